@@ -1,0 +1,6 @@
+"""python generate.py --help"""
+
+from exam.cli import generate
+
+if __name__ == "__main__":
+    generate()

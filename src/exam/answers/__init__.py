@@ -1,0 +1,1 @@
+"""Answers: saved predictions, baselines, results and submissions."""

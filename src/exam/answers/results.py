@@ -1,0 +1,115 @@
+"""Result tables: systems with intervals, paired differences, baselines; printed and as JSON."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from exam.artefacts import Stage, write_json
+from exam.metrics import (
+    Estimate,
+    Floats,
+    average_precision,
+    estimate,
+    random_average_precision,
+    ranking,
+)
+
+RANDOM = "random order (expected)"
+LONGEST = "longest option first"
+LEXICAL = "lexical (word overlap with the passages)"
+K = 3
+
+
+@dataclass(frozen=True)
+class System:
+    """A named row: each question's average precision at 3."""
+
+    name: str
+    scores: Floats
+
+
+def of_logits(name: str, logits: Floats, labels: list[int]) -> System:
+    """A reader's row."""
+    return System(name, average_precision(ranking(logits), np.array(labels), K))
+
+
+def baselines(questions: Dataset, support: list[list[float]] | None) -> list[System]:
+    """Random order, longest option first and, open book, the option with most supported words."""
+    labels = list(questions["label"])
+    lengths = [[float(len(o)) for o in q] for q in questions["options"]]
+    options = np.array([len(q) for q in lengths])
+    found = [
+        System(RANDOM, random_average_precision(options, K)),
+        of_logits(LONGEST, padded(lengths), labels),
+    ]
+    if support is not None:
+        found.append(of_logits(LEXICAL, padded(support), labels))
+    return found
+
+
+def padded(values: list[list[float]]) -> Floats:
+    """Lists of one value per option as an array, `-inf` where a question has fewer."""
+    array = np.full((len(values), max(map(len, values))), -np.inf)
+    for row, value in zip(array, values, strict=True):
+        row[: len(value)] = value
+    return array
+
+
+def paired(a: System, b: System) -> dict[str, Any]:
+    """The mean of a - b on the same questions, with its interval."""
+    found = estimate(a.scores - b.scores)
+    return {"a": a.name, "b": b.name, "n": found.n, "difference": found.value, "ci": _ci(found)}
+
+
+def _ci(found: Estimate) -> list[float]:
+    return [found.low, found.high]
+
+
+def results(
+    systems: list[System], pairs: list[tuple[System, System]], stages: list[Stage]
+) -> dict[str, Any]:
+    """The content of results.json."""
+    rows = []
+    for system in systems:
+        found = estimate(system.scores)
+        rows.append(
+            {"system": system.name, "n": found.n, "map_at_3": found.value, "ci": _ci(found)}
+        )
+    return {
+        "rows": rows,
+        "paired": [paired(a, b) for a, b in pairs],
+        "seconds": {_label(s): round(s.seconds, 1) for s in stages},
+        "peak_mib": {_label(s): round(s.peak_mib) for s in stages},
+        "reused": [_label(s) for s in stages if s.reused],
+    }
+
+
+def _label(stage: Stage) -> str:
+    return f"{stage.kind}/{stage.folder.name}"
+
+
+def table(found: dict[str, Any]) -> str:
+    """The results as plain text."""
+    width = max(len(row["system"]) for row in found["rows"])
+    lines = [f"{'system':<{width}}     n   MAP@3   95 % interval"]
+    for row in found["rows"]:
+        low, high = row["ci"]
+        lines.append(
+            f"{row['system']:<{width}} {row['n']:>5}    {row['map_at_3']:.3f}   "
+            f"[{low:.3f}, {high:.3f}]"
+        )
+    for pair in found["paired"]:
+        low, high = pair["ci"]
+        verdict = "" if low > 0 or high < 0 else " (within noise)"
+        lines.append(
+            f"{pair['a']} − {pair['b']}: {pair['difference']:+.3f} [{low:+.3f}, {high:+.3f}]{verdict}"
+        )
+    return "\n".join(lines)
+
+
+def save(found: dict[str, Any], path: Path) -> None:
+    """Write results.json."""
+    write_json(path, found)

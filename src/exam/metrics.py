@@ -1,0 +1,85 @@
+"""Ranking metrics and their uncertainty. Knows nothing of the rest of the project."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+RESAMPLES = 10_000
+
+
+def ranking(logits: Floats) -> Ints:
+    """Options from best to worst, shape `(questions, options)`; equal logits keep their order.
+
+    Options that a question does not have carry `-inf` and so come last.
+    """
+    if np.isnan(logits).any():
+        raise ValueError("logits contain NaN")
+    return np.argsort(-np.asarray(logits, dtype=np.float64), axis=1, kind="stable")
+
+
+def count_ties(logits: Floats) -> int:
+    """How many questions have two equal finite logits, so that option order decided."""
+    ordered = np.sort(logits, axis=1)
+    equal = (np.diff(ordered, axis=1) == 0) & np.isfinite(ordered[:, 1:])
+    return int(equal.any(axis=1).sum())
+
+
+def average_precision(order: Ints, labels: Ints, k: int = 3) -> Floats:
+    """Each question's 1 / rank of the right option within the first `k`, else 0.
+
+    With one right option this is its average precision at k; the mean is MAP@k as the
+    competition defines it. Shapes: order `(questions, options)`, labels `(questions,)`.
+    """
+    hits = order[:, :k] == labels[:, None]
+    return hits @ (1.0 / np.arange(1, hits.shape[1] + 1))
+
+
+def map_at_k(logits: Floats, labels: Ints, k: int = 3) -> float:
+    """Mean average precision at k."""
+    return float(average_precision(ranking(logits), labels, k).mean())
+
+
+def random_average_precision(options: Ints, k: int = 3) -> Floats:
+    """Expected average precision at k of a random order, for questions with that many options."""
+    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, k + 1))])
+    expected: Floats = harmonic[np.minimum(options, k)] / options
+    return expected
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over questions with its 95 % percentile-bootstrap interval."""
+
+    n: int
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def estimate(scores: Floats, seed: int = 0) -> Estimate:
+    """Mean of per-question scores, shape `(questions,)`; for a paired comparison pass differences."""
+    from scipy.stats import bootstrap
+
+    mean = float(np.mean(scores))
+    if len(scores) < 2 or np.ptp(scores) == 0:
+        return Estimate(len(scores), mean, mean, mean)
+    interval = bootstrap(
+        (scores,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        batch=500,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Estimate(len(scores), mean, float(interval.low), float(interval.high))
+
+
+def recall_at_k(ranks: Floats, k: int) -> Floats:
+    """1 where the wanted item's rank (from 1; inf when absent) is within the first `k`."""
+    return (ranks <= k).astype(np.float64)

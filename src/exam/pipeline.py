@@ -1,0 +1,273 @@
+"""The verbs' bodies: which stages run, in which order, on which files."""
+
+import logging
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from exam.answers.predictions import write_predictions
+from exam.answers.results import baselines, of_logits, results, save, table
+from exam.answers.submission import write_submission
+from exam.artefacts import KEY, Stage, finished, open_stage, read_json, write_json
+from exam.config import (
+    Generate,
+    Infer,
+    Retrieve,
+    Train,
+    load_run,
+    names,
+    save_run,
+    trainer_values,
+)
+from exam.errors import ExamError
+from exam.generation import FILE as QUESTIONS
+from exam.generation import generate
+from exam.metrics import Floats
+from exam.questions import Split, questions_digest, read, read_split
+from exam.reader.features import build_features, shuffle_options
+from exam.reader.model import load_reader, longest_input
+from exam.reader.training import Reader, predict, train, training_arguments
+from exam.retrieval.contexts import read_contexts, read_support, retrieve
+from exam.retrieval.evaluation import Contexts
+from exam.runtime import environment
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+MODEL = "model"
+CHECKPOINTS = "checkpoints"
+PREDICTIONS = "predictions.parquet"
+SUBMISSION = "submission.csv"
+RESULTS = "results.json"
+ENVIRONMENT = "environment.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished verb: its own stage, every stage it stands on, and what it found."""
+
+    stage: Stage
+    stages: list[Stage]
+    found: dict[str, Any]
+
+
+def _generated(config: Train | Retrieve, stages: list[Stage]) -> Path | None:
+    """The generated questions' file, where the configuration asks for them."""
+    wanted = [*names(config.data.train), *names(config.data.valid), *names(config.data.test)]
+    if "generated" not in wanted:
+        return None
+    stage, before = generate(
+        config.corpus, config.encoder, config.index, config.generator, Path(config.outputs)
+    )
+    stages += [*before, stage]
+    return stage.folder / QUESTIONS
+
+
+def _retrieve(
+    config: Train | Retrieve, questions: Dataset, name: str, stages: list[Stage], resume: str
+) -> Stage:
+    """Contexts for one set of questions."""
+    stage, before = retrieve(
+        questions,
+        f"{config.data.name}-{name}",
+        config.corpus,
+        config.encoder,
+        config.retriever,
+        config.index,
+        Path(config.outputs),
+        resume,
+    )
+    stages += [s for s in [*before, stage] if s.folder not in {t.folder for t in stages}]
+    return stage
+
+
+def run_retrieve(config: Retrieve) -> None:
+    """`retrieve.py`: contexts of every question the data name, and their scores."""
+    stages: list[Stage] = []
+    generated = _generated(config, stages)
+    found = False
+    for name in ("train", "valid", "test"):
+        entries = getattr(config.data, name)
+        if entries is None or (name == "test" and entries == config.data.valid):
+            continue
+        found = True
+        questions = read(config.data, entries, generated)
+        stage = _retrieve(config, questions, name, stages, config.resume.value)
+        _log_scores(stage, name)
+    if not found:
+        raise ExamError(
+            f"data={config.data.name} names no questions.\nGive a file: data.test=<file>"
+        )
+
+
+def _log_scores(stage: Stage, name: str) -> None:
+    for metric, figure in stage.facts["scores"].items():
+        low, high = figure["ci"]
+        value = f"{figure['value']:.3f} [{low:.3f}, {high:.3f}]"
+        log.info("%s: %s %s (n = %d)", name, metric, value, figure["n"])
+
+
+def run_generate(config: Generate) -> None:
+    """`generate.py`: new questions from a corpus."""
+    stage, _ = generate(
+        config.corpus,
+        config.encoder,
+        config.index,
+        config.generator,
+        Path(config.outputs),
+        config.resume.value,
+    )
+    log.info("questions: %s", stage.folder / QUESTIONS)
+
+
+def run_train(config: Train) -> Run:
+    """`train.py`: retrieve, fine-tune, and score on the reported questions."""
+    stages: list[Stage] = []
+    split = read_split(config.data, _generated(config, stages))
+    pool = _retrieve(config, split.pool, "train", stages, "auto")
+    held_out = config.data.valid is None
+    valid = pool if held_out else _retrieve(config, split.valid, "valid", stages, "auto")
+    _log_scores(valid, "valid")
+    parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
+    key = {
+        "questions": {name: questions_digest(part) for name, part in parts.items()},
+        "contexts": {"train": pool.hash, "valid": valid.hash},
+        "context": asdict(config.context),
+        "model": asdict(config.model),
+        "trainer": trainer_values(config.trainer),
+        "seed": config.seed,
+    }
+    outputs = Path(config.outputs)
+    with open_stage(outputs, "train", config.name, key, config.resume.value) as stage:
+        if not stage.reused:
+            reader = _fit(config, stage, split, read_contexts(pool, config.context.top_k))
+            contexts = read_contexts(valid, config.context.top_k)
+            answered = _answer(reader, config, stage, split.valid, contexts, valid.folder.name)
+            _save_results(stage, split.valid, valid, answered, stages)
+            stage.finish(_files(stage.folder), questions=len(split.train))
+    return _report(stage, stages)
+
+
+def _fit(config: Train, stage: Stage, split: Split, contexts: Contexts) -> Reader:
+    """Train, and save configuration, environment, model, tokenizer and trainer state."""
+    folder = stage.folder
+    save_run(config, folder / CONFIG)
+    write_json(folder / ENVIRONMENT, environment())
+    texts = (t for q in split.train for t in [q["prompt"], *q["options"]])
+    model, tokenizer = load_reader(config.model, config.seed, texts)
+    arguments = training_arguments(
+        trainer_values(config.trainer), folder / CHECKPOINTS, config.seed
+    )
+    reader = Reader(model, tokenizer, arguments)
+    shuffled = shuffle_options(split.train, config.seed)
+    features = {
+        name: _features(reader, config, part, contexts)
+        for name, part in (("train", shuffled), ("dev", split.dev))
+    }
+    figures = train(reader, features["train"], features["dev"])
+    log.info("train: %s", " · ".join(f"{k} {v}" for k, v in figures.items()))
+    model.save_pretrained(folder / MODEL, safe_serialization=True)
+    tokenizer.save_pretrained(folder / MODEL)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return reader
+
+
+def _features(reader: Reader, config: Train, questions: Dataset, contexts: Contexts) -> Dataset:
+    limit = longest_input(reader.model, config.model.max_length)
+    features, _ = build_features(
+        questions, contexts, reader.tokenizer, config.model.max_length, limit
+    )
+    return features
+
+
+def _answer(
+    reader: Reader,
+    config: Train,
+    stage: Stage,
+    questions: Dataset,
+    contexts: Contexts,
+    contexts_name: str,
+) -> Floats:
+    """Predict and write predictions.parquet; logits of shape `(questions, options)`."""
+    logits = predict(reader, _features(reader, config, questions, contexts))
+    path = stage.folder / PREDICTIONS
+    write_predictions(path, questions, logits, config.name, contexts_name)
+    return logits
+
+
+def _save_results(
+    stage: Stage, questions: Dataset, contexts: Stage, logits: Floats, stages: list[Stage]
+) -> None:
+    """Write results.json: the reader beside the baselines, paired with each."""
+    support = read_support(contexts, questions["id"])
+    rows = baselines(questions, support)
+    reader = of_logits(f"reader {stage.folder.name}", logits, questions["label"])
+    pairs = [(reader, row) for row in rows[1:]]
+    save(results([*rows, reader], pairs, stages), stage.folder / RESULTS)
+
+
+def _report(stage: Stage, stages: list[Stage]) -> Run:
+    found = read_json(stage.folder / RESULTS)
+    log.info("results in %s\n%s", stage.folder / RESULTS, table(found))
+    return Run(stage, [*stages, stage], found)
+
+
+def _files(folder: Path) -> list[str]:
+    """Every file of a run folder but its key and hidden ones."""
+    paths = (p for p in folder.rglob("*") if p.is_file() and p.name != KEY)
+    return [str(p.relative_to(folder)) for p in paths if not p.name.startswith(".")]
+
+
+def run_infer(infer: Infer) -> Run:
+    """`infer.py`: a run's reader answers other questions, retrieved and prepared as in training.
+
+    Raises:
+        ExamError: `ckpt` is no finished run folder, or an override is not one of its values.
+    """
+    folder = Path(infer.ckpt)
+    trained = finished(folder)
+    config = load_run(folder / CONFIG, infer)
+    _warn_of_versions(folder)
+    stages: list[Stage] = []
+    questions = read(config.data, config.data.test or config.data.valid)
+    contexts = _retrieve(config, questions, "test", stages, "auto")
+    key = {
+        "run": trained.hash,
+        "weights": trained.files,
+        "questions": questions_digest(questions),
+        "contexts": contexts.hash,
+        "context": asdict(config.context),
+        "max_length": config.model.max_length,
+    }
+    outputs, name = Path(infer.outputs), f"{config.data.name}-{folder.name}"
+    with open_stage(outputs, "infer", name, key, infer.resume.value) as stage:
+        if not stage.reused:
+            saved = replace(config.model, name_or_path=str(folder / MODEL), package=None)
+            model, tokenizer = load_reader(saved, config.seed)
+            values = trainer_values(config.trainer)
+            reader = Reader(
+                model, tokenizer, training_arguments(values, stage.folder, config.seed)
+            )
+            found = read_contexts(contexts, config.context.top_k)
+            logits = _answer(reader, config, stage, questions, found, contexts.folder.name)
+            write_submission(stage.folder / SUBMISSION, questions["id"], logits)
+            files = [PREDICTIONS, SUBMISSION]
+            if None not in questions["label"]:
+                _save_results(stage, questions, contexts, logits, stages)
+                files.append(RESULTS)
+            stage.finish(files, questions=len(questions))
+    log.info("submission: %s", stage.folder / SUBMISSION)
+    if (stage.folder / RESULTS).is_file():
+        return _report(stage, stages)
+    return Run(stage, [*stages, stage], {})
+
+
+def _warn_of_versions(folder: Path) -> None:
+    """Name each package that may prepare the questions otherwise than at training."""
+    then, now = read_json(folder / ENVIRONMENT), environment()
+    for name in sorted(then.keys() & now.keys()):
+        if then[name] != now[name] and name != "machine":
+            log.warning("infer: %s is %s, the run was made with %s", name, now[name], then[name])

@@ -1,0 +1,368 @@
+"""Questions: read, validate, split and fold.
+
+A set of questions is a `datasets.Dataset` with the columns of `FEATURES`: whatever the file
+looked like, everything after this module sees `id`, `prompt`, `options`, `label`.
+"""
+
+import logging
+import string
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+
+from exam.artefacts import digest
+from exam.config import Data, Source, names
+from exam.errors import ExamError
+from exam.tables import read_rows
+
+log = logging.getLogger(__name__)
+
+LETTERS = string.ascii_uppercase
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "prompt": Value("string"),
+        "options": List(Value("string")),
+        "label": Value("int64"),  # null where the answer is not known
+        "context": Value("string"),  # a text that came with the question, else null
+        "article": Value("string"),  # the article it was written from (qrels), else null
+    }
+)
+DEMO = Path(__file__).parent / "demo" / "questions.csv"
+OWN_FORM = {"id": "id", "prompt": "prompt", "answer": "answer", "article": "article"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Questions to train on, to choose the checkpoint on, and to report the result on.
+
+    `pool` holds all questions of `data.train` in their order, whatever part they went to.
+    """
+
+    pool: Dataset
+    train: Dataset
+    dev: Dataset
+    valid: Dataset
+
+
+def read(data: Data, entries: Any, generated: Path | None = None) -> Dataset:
+    """Read one or several entries of `data.train`, `data.valid` or `data.test` into one set.
+
+    Raises:
+        ExamError: a file or row is not what the configuration says, with file, row and remedy.
+    """
+    wanted = names(entries)
+    sets = [_read_entry(data, entry, generated) for entry in wanted]
+    if len(sets) > 1:  # ids count from 0 in every public file
+        sets = [_prefixed(s, Path(name).stem) for s, name in zip(sets, wanted, strict=True)]
+    whole = concatenate_datasets(sets) if sets else Dataset.from_dict(_empty(), features=FEATURES)
+    return whole.select(range(min(data.limit, len(whole)))) if data.limit else whole
+
+
+def questions_digest(questions: Dataset) -> str:
+    """Hash of every question's content, for the keys of the stages that read them."""
+    return digest(questions.to_list())
+
+
+def read_split(data: Data, generated: Path | None) -> Split:
+    """The training, checkpoint-choosing and reported questions of a configuration."""
+    pool = train = read(data, data.train, generated)
+    if not len(train):
+        raise ExamError(
+            f"data={data.name} has no training questions.\nGive a file: data.train=<file>"
+        )
+    if data.valid is not None:
+        valid = read(data, data.valid, generated)
+    elif data.valid_share:
+        folds = max(2, round(1 / data.valid_share))
+        inside = fold_of(train, folds, data.split_seed) == 0
+        valid = _where(train, inside)
+        train = _where(train, ~inside)
+    else:
+        raise ExamError(
+            f"data={data.name} names no questions to report the result on.\n"
+            "Give a file, data.valid=<file>, or hold out a share: data.valid_share=0.2"
+        )
+    _require_labels(train, "train")
+    if data.fold is None:
+        return Split(pool, train, train.select([]), valid)
+    inside = fold_of(train, data.folds, data.split_seed) == data.fold
+    return Split(pool, _where(train, ~inside), _where(train, inside), valid)
+
+
+def fold_of(questions: Dataset, folds: int, seed: int) -> Any:
+    """The fold (0 … folds-1) of every question, shape `(questions,)`.
+
+    Near-duplicates and questions of one article stay in one fold, else a reader is judged on
+    what it has seen.
+    """
+    import numpy as np
+    from sklearn.model_selection import GroupKFold
+
+    groups = related(questions)
+    if len(set(groups.tolist())) < folds:
+        raise ExamError(
+            f"{len(questions)} questions form {len(set(groups.tolist()))} groups of their own, "
+            f"but {folds} folds are asked for.\nSet a smaller data.folds, or data.fold=null."
+        )
+    fold = np.empty(len(questions), dtype=np.int64)
+    splitter = GroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    for number, (_, inside) in enumerate(splitter.split(fold, groups=groups)):
+        fold[inside] = number
+    return fold
+
+
+def related(questions: Dataset, threshold: float = 0.9, block: int = 2000) -> Any:
+    """Group number of every question, shape `(questions,)`.
+
+    Questions are related when they were written from one article, or when the cosine of their
+    TF-IDF vectors (words and word pairs of prompt and options) reaches `threshold`.
+    """
+    import numpy as np
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    n = len(questions)
+    texts = [" ".join([q["prompt"], *sorted(q["options"])]) for q in questions]
+    vectors = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+").fit_transform(texts)
+    rows, columns = [], []
+    for start in range(0, n, block):
+        near = (vectors[start : start + block] @ vectors.T) >= threshold
+        found = near.tocoo()
+        rows.append(found.row + start)
+        columns.append(found.col)
+    first: dict[str, int] = {}
+    for i, article in enumerate(questions["article"]):
+        if article is not None:
+            rows.append(np.array([i]))
+            columns.append(np.array([first.setdefault(article, i)]))
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    graph = coo_matrix((np.ones(len(row)), (row, column)), shape=(n, n))
+    return connected_components(graph, directed=False)[1]
+
+
+def _where(questions: Dataset, mask: Any) -> Dataset:
+    return questions.select(mask.nonzero()[0])
+
+
+def _require_labels(questions: Dataset, name: str) -> None:
+    unknown = [q["id"] for q in questions if q["label"] is None]
+    if unknown:
+        raise ExamError(
+            f"{len(unknown)} of {len(questions)} {name} questions have no answer "
+            f"(first: {unknown[0]}).\nTraining needs all of them: map the column with "
+            "data.columns.answer=<name>, or remove those rows."
+        )
+
+
+def _empty() -> dict[str, list[Any]]:
+    return {name: [] for name in FEATURES}
+
+
+def _prefixed(questions: Dataset, stem: str) -> Dataset:
+    ids = [f"{stem}:{i}" for i in questions["id"]]
+    return Dataset.from_dict({**questions.to_dict(), "id": ids}, features=FEATURES)
+
+
+def _read_entry(data: Data, entry: str, generated: Path | None) -> Dataset:
+    if entry in ("generated", "demo"):
+        path = generated if entry == "generated" else DEMO
+        if path is None:
+            raise ExamError(
+                f"data={data.name} asks for generated questions, which this command cannot make.\n"
+                "Write them first with generate.py and give the file."
+            )
+        own = replace(data, options="ABCDE", columns=dict(OWN_FORM), shuffle_options=False)
+        return parse(read_rows(path), own, path.name)
+    if data.source is Source.hub:
+        return parse(_hub_rows(data, entry), data, f"{data.hub} ({entry})")
+    path = Path(data.dir or ".") / entry
+    if not path.is_file():
+        raise ExamError(
+            f"{path} does not exist.\nGive its folder with data.dir=<folder> and its name with "
+            "data.train=, data.valid= or data.test=<file>; without a valid file, "
+            "data.valid=null data.valid_share=0.2 holds out a share of train."
+        )
+    questions = parse(read_rows(path), data, str(path))
+    return _with_qrels(questions, data, path)
+
+
+def _with_qrels(questions: Dataset, data: Data, path: Path) -> Dataset:
+    """Add each question's article from `<file>_qrels.csv` beside it, or from `data.qrels`."""
+    files = [path.parent / name for name in names(data.qrels)]
+    beside = path.with_name(f"{path.stem}_qrels.csv")
+    files = files or ([beside] if beside.is_file() else [])
+    article: dict[str, str] = {}
+    for file in files:
+        for row in read_rows(file):
+            if "question" not in row or "article" not in row:
+                raise ExamError(
+                    f"{file} has columns {', '.join(row)}.\nQrels need question and article."
+                )
+            article[row["question"]] = row["article"]
+    if not article:
+        return questions
+    articles = [article.get(i, a) for i, a in zip(questions["id"], questions["article"])]
+    return Dataset.from_dict({**questions.to_dict(), "article": articles}, features=FEATURES)
+
+
+def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(str(data.hub), data.hub_config, split=split)
+    except (OSError, ValueError) as error:
+        raise ExamError(
+            f"The data set {data.hub} ({split}) could not be read: {str(error).splitlines()[0]}\n"
+            "Where there is no hub, give files instead: data=csv data.train=<file> "
+            "data.valid=<file>, with the same data.columns."
+        ) from None
+
+
+def parse(rows: Iterable[dict[str, Any]], data: Data, where: str) -> Dataset:
+    """Map and validate the rows of one file; `where` names it in messages."""
+    found = _empty()
+    seen: dict[str, int] = {}
+    equal = 0
+    for number, row in enumerate(rows, 1):
+        if number == 1:
+            _check_columns(row, data, where)
+        question = _question(row, number, data, where)
+        key = question["id"]
+        place = f"{where}, row {number} (id {key!r})"
+        if key in seen:
+            raise ExamError(
+                f"{place}: row {seen[key]} has the same id.\nGive every question an id of its "
+                "own, or number them with data.columns.id=null."
+            )
+        seen[key] = number
+        equal += _count_equal_options(question, place, data.strict)
+        for name, column in found.items():
+            column.append(question[name])
+    if not seen:
+        raise ExamError(f"{where} holds no question.\nGive a file with at least one row.")
+    if equal:
+        log.warning(
+            "%s: %d of %d questions have two equal options (data.strict=true refuses them)",
+            where,
+            equal,
+            len(seen),
+        )
+    return Dataset.from_dict(found, features=FEATURES)
+
+
+def _column(data: Data, name: str) -> str | None:
+    return data.columns.get(name, name if len(name) == 1 else None)
+
+
+def _check_columns(row: dict[str, Any], data: Data, where: str) -> None:
+    """Refuse a file whose first row lacks a column that every question needs."""
+    have = ", ".join(row)
+    for letter in data.options or ():
+        if _column(data, letter) not in row:
+            ways = f"Map another name with data.columns.{letter}=<name>"
+            if len(data.options or "") > 2:
+                fewer = (data.options or "").replace(letter, "")
+                ways += f", or set data.options={fewer}"
+            raise ExamError(
+                f"{where} has columns {have}; option '{letter}' is missing.\n"
+                f"Every question needs the same options. {ways}."
+            )
+    for name in ("id", "prompt", *(() if data.options else ("options",))):
+        column = data.columns.get(name)
+        if column is None and name == "id":
+            continue
+        if column not in row:
+            raise ExamError(
+                f"{where} has columns {have}; {name} column '{column}' is missing.\n"
+                f"Map another name with data.columns.{name}=<name>."
+            )
+
+
+def _question(row: dict[str, Any], number: int, data: Data, where: str) -> dict[str, Any]:
+    id_column = data.columns.get("id")
+    key = str(row[id_column]) if id_column else f"{Path(where).stem}-{number}"
+    place = f"{where}, row {number} (id {key!r})"
+    prompt = _text(row[str(data.columns["prompt"])])
+    if not prompt:
+        raise ExamError(f"{place}: the prompt is empty.\nFill it in, or delete the row.")
+    texts, labels = _options(row, data, place)
+    for label, text in zip(labels, texts, strict=True):
+        if not text:
+            raise ExamError(f"{place}: option {label} is empty.\nFill it in, or delete the row.")
+    answer = _label(row, texts, labels, data, place)
+    if data.shuffle_options:
+        order = list(range(len(texts)))
+        Random(digest(key)).shuffle(order)
+        texts = [texts[i] for i in order]
+        answer = None if answer is None else order.index(answer)
+    return {
+        "id": key,
+        "prompt": prompt,
+        "options": texts,
+        "label": answer,
+        "context": _text(row.get(data.columns.get("context") or "")) or None,
+        "article": _text(row.get(data.columns.get("article") or "")) or None,
+    }
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _options(row: dict[str, Any], data: Data, place: str) -> tuple[list[str], list[str]]:
+    """Texts and labels of a question's options, from letter columns or from one list column."""
+    if data.options:
+        return [_text(row[str(_column(data, c))]) for c in data.options], list(data.options)
+    value = row[str(data.columns["options"])]
+    own = value.get("label") if isinstance(value, dict) else None
+    texts = value.get("text") if isinstance(value, dict) else value
+    if texts is None or isinstance(texts, str) or not 2 <= len(texts) <= 26:
+        count = "no list" if texts is None or isinstance(texts, str) else f"{len(texts)} of them"
+        raise ExamError(
+            f"{place}: options are {count}.\nA question has 2 to 26: correct the row, or name "
+            "the column of the list with data.columns.options=<name>."
+        )
+    labels = [str(label) for label in own] if own is not None else list(LETTERS[: len(texts)])
+    return [_text(t) for t in texts], labels
+
+
+def _label(
+    row: dict[str, Any], texts: list[str], labels: list[str], data: Data, place: str
+) -> int | None:
+    """The index of the right option: by its label, its number from 0, or (`correct`) its text."""
+    if data.columns.get("correct"):
+        text = _text(row.get(str(data.columns["correct"])))
+        return texts.index(text) if text in texts else None
+    value = row.get(data.columns.get("answer") or "")
+    if isinstance(value, int):
+        if 0 <= value < len(texts):
+            return value
+        if value == -1:  # the hub's way of saying that the answer is withheld
+            return None
+    elif not _text(value):
+        return None
+    elif _text(value) in labels:
+        return labels.index(_text(value))
+    raise ExamError(
+        f"{place}: answer {value!r} is not among the labels {', '.join(labels)}.\n"
+        "Correct the row, or map another column with data.columns.answer=<name>."
+    )
+
+
+def _count_equal_options(question: dict[str, Any], place: str, strict: bool) -> int:
+    options = question["options"]
+    if len(set(options)) == len(options):
+        return 0
+    if strict:
+        double = next(o for i, o in enumerate(options) if o in options[:i])
+        raise ExamError(
+            f"{place}: two options are equal ({double!r}).\n"
+            "Correct the row, or accept such rows with data.strict=false."
+        )
+    return 1

@@ -1,0 +1,1 @@
+"""Readers: features, collator, model, training and prediction under the Hugging Face Trainer."""

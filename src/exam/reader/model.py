@@ -1,0 +1,116 @@
+"""Load a reader: fp32 weights, an fp32 head, a tokenizer."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForMultipleChoice,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+
+from exam.config import Model
+from exam.errors import ExamError
+from exam.weights import locate, reaching
+
+TINY_VOCABULARY = 2000
+
+
+class Fp32Linear(nn.Linear):
+    """A head outside autocast: bf16 logits tie often, and ties are ranked by option order."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+def load_reader(
+    config: Model, seed: int, texts: Iterable[str] = ()
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A multiple-choice model and its tokenizer, ready for training or prediction.
+
+    `texts` train the tokenizer of a random model (`config.config`); they are not read otherwise.
+    """
+    set_seed(seed)  # a new head starts from random weights
+    if config.name_or_path is None:
+        tokenizer = tiny_tokenizer(texts)
+        architecture = AutoConfig.for_model(**(config.config or {}), vocab_size=len(tokenizer))
+        model = AutoModelForMultipleChoice.from_config(architecture)
+    else:
+        place = locate(config.name_or_path, config.package, config.sha256)
+        with reaching("reader", config.name_or_path, "model.name_or_path"):
+            tokenizer = AutoTokenizer.from_pretrained(
+                place, trust_remote_code=config.trust_remote_code
+            )
+            model = AutoModelForMultipleChoice.from_pretrained(
+                place,
+                dtype=torch.float32,  # not the checkpoint's: deberta-v3-large is stored in fp16
+                use_safetensors=True,
+                trust_remote_code=config.trust_remote_code,
+            )
+    return _prepared(model), tokenizer
+
+
+def _prepared(model: Any) -> PreTrainedModel:
+    """Put the head in fp32 and say that the model does not normalise the loss over a step."""
+    head = model.classifier
+    wide = Fp32Linear(head.in_features, head.out_features, bias=head.bias is not None)
+    wide.load_state_dict(head.state_dict())
+    model.classifier = wide
+    model.accepts_loss_kwargs = False
+    prepared: PreTrainedModel = model
+    return prepared
+
+
+def longest_input(model: PreTrainedModel, max_length: int) -> int:
+    """How many tokens the model reads; relative positions have no end, so what is asked for.
+
+    Raises:
+        ExamError: `model.max_length` is more than the model's position embeddings.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+            limit = module.num_embeddings - reserved
+            if max_length > limit:
+                raise ExamError(
+                    f"model.max_length={max_length} is more than the {limit} tokens this model "
+                    f"reads.\nSet model.max_length={limit}, or choose another model."
+                )
+            return limit
+    return max(max_length, 4096)
+
+
+def tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """A WordPiece tokenizer trained in memory."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.WordPieceTrainer(
+            vocab_size=TINY_VOCABULARY, special_tokens=special, show_progress=False
+        ),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )

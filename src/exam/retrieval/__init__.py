@@ -1,0 +1,1 @@
+"""Contexts: from questions and a corpus to ranked passages in a file."""

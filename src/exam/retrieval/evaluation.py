@@ -1,0 +1,101 @@
+"""Retrieval scored without a reader: recall, MRR, answer support.
+
+*Support* of an option: the share, weighted by inverse document frequency, of its words that do
+not stand in the prompt and that occur in the question's best passages (up to 450 words in all).
+A question is *supported* when its right option's support is above .6.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from exam.corpus import CorpusFile, iter_articles
+from exam.metrics import Floats, estimate, recall_at_k
+
+WORD_BUDGET = 450
+SUPPORTED = 0.6
+SAMPLE = 200_000
+DEPTHS = (1, 3, 5, 10, 20)
+Contexts = dict[str, list[dict[str, Any]]]
+
+
+def words(text: str) -> list[str]:
+    """Lower-cased alphanumeric tokens."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def inverse_document_frequency(
+    files: list[CorpusFile], articles: int, wanted: set[str]
+) -> dict[str, float]:
+    """log(N / (1 + df)) of the wanted words, over every article or an even sample of 200,000."""
+    step = -(-articles // SAMPLE)
+    frequency: Counter[str] = Counter()
+    n = 0
+    stream = (article for file in files for article in iter_articles(file))
+    for i, article in enumerate(stream):
+        if i % step == 0:
+            n += 1
+            frequency.update(wanted.intersection(words(f"{article.title} {article.text}")))
+    return {word: float(np.log(n / (1 + frequency[word]))) for word in wanted}
+
+
+def within_budget(passages: Iterable[dict[str, Any]]) -> list[str]:
+    """The words of the best passages until the next would pass the budget; at least of one."""
+    taken: list[str] = []
+    for passage in passages:
+        more = words(passage["text"])
+        if taken and len(taken) + len(more) > WORD_BUDGET:
+            break
+        taken += more
+    return taken[:WORD_BUDGET]
+
+
+def option_support(
+    questions: Dataset, contexts: Contexts, idf: dict[str, float]
+) -> list[list[float]]:
+    """Support of every option of every question; 1 when an option has no word of its own."""
+    result = []
+    for question in questions:
+        passages = set(within_budget(contexts.get(question["id"], [])))
+        prompt = set(words(question["prompt"]))
+        result.append([_support(option, prompt, passages, idf) for option in question["options"]])
+    return result
+
+
+def _support(option: str, prompt: set[str], passages: set[str], idf: dict[str, float]) -> float:
+    new = [w for w in dict.fromkeys(words(option)) if w not in prompt]
+    total = sum(idf[w] for w in new)
+    return sum(idf[w] for w in new if w in passages) / total if total > 0 else 1.0
+
+
+def score_contexts(
+    questions: Dataset, contexts: Contexts, support: list[list[float]]
+) -> dict[str, Any]:
+    """Recall and MRR of the questions with a known article, support of those with an answer."""
+    scores: dict[str, Floats] = {}
+    known = [q for q in questions if q["article"] is not None]
+    if known:
+        ranks = np.array([_article_rank(q, contexts) for q in known])
+        scores.update({f"recall_at_{k}": recall_at_k(ranks, k) for k in DEPTHS})
+        scores["mrr"] = 1.0 / ranks
+    right = [s[q["label"]] for q, s in zip(questions, support) if q["label"] is not None]
+    if right:
+        scores["supported"] = (np.array(right) > SUPPORTED).astype(np.float64)
+    return {name: _figures(values) for name, values in scores.items()}
+
+
+def _figures(values: Floats) -> dict[str, Any]:
+    found = estimate(values)
+    return {"n": found.n, "value": found.value, "ci": [found.low, found.high]}
+
+
+def _article_rank(question: dict[str, Any], contexts: Contexts) -> float:
+    """Rank of the first passage of the question's own article; inf when there is none."""
+    for passage in contexts.get(question["id"], []):
+        if passage["article_id"] == question["article"]:
+            return float(passage["rank"])
+    return float("inf")

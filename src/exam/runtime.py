@@ -1,0 +1,78 @@
+"""The process: logging, memory, versions."""
+
+import logging
+import os
+import platform
+import resource
+import sys
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "sentence-transformers",
+    "faiss-cpu",
+    "blingfire",
+    "pyarrow",
+    "numpy",
+)
+
+
+def start_logging(level: str) -> None:
+    """Send this project's log lines to standard error, one plain line each."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("exam")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+def quiet_libraries() -> None:
+    """Silence what the libraries say of themselves before they are imported.
+
+    Tokenizers warn of forks that the data loader makes on purpose; the hub client draws bars.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
+def is_terminal() -> bool:
+    """Whether a person watches: progress bars are drawn only then."""
+    return sys.stderr.isatty()
+
+
+def reset_peak_memory() -> None:
+    """Start a new measurement of peak memory, where the system can (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_memory_mib() -> float:
+    """Peak resident memory in MiB since the last reset; since the start where it cannot be reset."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    line = next(row for row in status.splitlines() if row.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, as saved beside a run."""
+    found = {"python": platform.python_version(), "machine": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

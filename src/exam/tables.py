@@ -1,0 +1,102 @@
+"""Rows of CSV, Parquet and JSONL files that people bring, with clear refusals."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from exam.errors import ExamError
+
+READERS = (".csv", ".parquet", ".jsonl")
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield a file's rows as dictionaries, in order.
+
+    CSV values are strings exactly as they stand: "None" and "NA" are legitimate option texts.
+
+    Raises:
+        ExamError: the file is empty, not of the form its name says, or not UTF-8.
+    """
+    if path.suffix not in READERS:
+        raise ExamError(f"{path} is none of {', '.join(READERS)}.\nConvert it to one of them.")
+    if not path.is_file():
+        raise ExamError(f"{path} does not exist.")
+    if path.stat().st_size == 0:
+        raise ExamError(f"{path} is empty.\nGive a file with a header and at least one row.")
+    reader = {".csv": _csv_rows, ".parquet": _parquet_rows, ".jsonl": _jsonl_rows}[path.suffix]
+    yield from reader(path)
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    _check_utf8(path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        csv.field_size_limit(2**31 - 1)
+        rows = csv.reader(file, strict=True)
+        try:
+            header = next(rows)
+            double = [name for name, count in Counter(header).items() if count > 1]
+            if double:
+                raise ExamError(
+                    f"{path} has {header.count(double[0])} columns named '{double[0]}'.\n"
+                    "Rename all but one of them."
+                )
+            for number, row in enumerate(filter(None, rows), 1):
+                if len(row) != len(header):
+                    raise ExamError(
+                        f"{path}, row {number} has {len(row)} fields, the header {len(header)}.\n"
+                        "Quote fields that contain commas or line breaks."
+                    )
+                yield dict(zip(header, row, strict=True))
+        except csv.Error as error:
+            raise ExamError(
+                f"{path}, line {rows.line_num} is not valid CSV: {error}.\n"
+                "Quote fields that contain commas, quotes or line breaks."
+            ) from None
+
+
+def _check_utf8(path: Path) -> None:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ExamError(
+                    f"{path}, line {number}: byte {line[error.start]:#04x} is not UTF-8.\n"
+                    "Save the file as UTF-8."
+                ) from None
+
+
+def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
+    _check_utf8(path)
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ExamError(
+                    f"{path}, line {number} is not JSON: {error}.\nWrite one object a line."
+                ) from None
+            if not isinstance(row, dict):
+                raise ExamError(
+                    f"{path}, line {number} is a {type(row).__name__}.\nWrite one object a line."
+                )
+            yield row
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ExamError(
+            f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}\nFetch it again."
+        ) from None

