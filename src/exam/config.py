@@ -120,6 +120,7 @@ class Encoder:
 class Retriever:
     """How contexts are found. `depth` is how many ranked passages a contexts file holds."""
 
+    name: str = MISSING
     kind: RetrieverKind = MISSING
     articles: int = 3
     depth: int = 20

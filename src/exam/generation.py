@@ -17,14 +17,13 @@ import faiss
 import numpy as np
 
 from exam.artefacts import Stage, atomic, open_stage
-from exam.config import Corpus, Encoder, Generator, Index, names
-from exam.corpus import article_id, fetch, sentence_offsets
+from exam.config import Generator, names
+from exam.corpus import fetch, sentence_offsets
 from exam.errors import ExamError
-from exam.questions import DEMO, LETTERS
-from exam.retrieval.contexts import lazy_encode
+from exam.questions import DEMO, LETTERS, read_own_form
+from exam.retrieval.contexts import Retrieval
 from exam.retrieval.encoder import Vectors
-from exam.retrieval.index import VECTORS, ArticleIndex, build_index
-from exam.tables import read_rows
+from exam.retrieval.index import VECTORS, ArticleIndex
 
 log = logging.getLogger(__name__)
 
@@ -55,40 +54,31 @@ class Fact:
     text: str
 
 
-def generate(
-    corpus: Corpus,
-    encoder: Encoder,
-    index: Index,
-    generator: Generator,
-    outputs: Path,
-    resume: str = "auto",
-) -> tuple[Stage, list[Stage]]:
-    """Write `questions.csv` (Kaggle's columns and `article`), and give the stages it stands on.
+def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -> Stage:
+    """Write `questions.csv`: Kaggle's columns and `article`.
 
     Raises:
         ExamError: the corpus states too few facts for `generator.n` questions.
     """
-    articles = build_index(corpus, encoder, index, outputs, lazy_encode(encoder))
     left_out = {
-        article_id(row["article"]) if path == DEMO else row["article"]
-        for path in (DEMO if n == "demo" else Path(n) for n in names(generator.exclude))
-        for row in read_rows(path)
-        if row.get("article")
+        q["article"]
+        for name in names(generator.exclude)
+        for q in read_own_form(DEMO if name == "demo" else Path(name))
     }
     key = {
-        "index": articles.stage.hash,
+        "index": retrieval.articles.stage.hash,
         "generator": asdict(generator),
-        "left_out": sorted(left_out),
+        "left_out": sorted(filter(None, left_out)),
     }
-    label = f"{generator.name}-{corpus.name}"
-    with open_stage(outputs, "generate", label, key, resume) as stage:
+    label = f"{generator.name}-{retrieval.corpus.name}"
+    with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
         if not stage.reused:
-            questions = list(_questions(articles, generator, left_out))
+            questions = list(_questions(retrieval.articles, generator, left_out))
             _check(questions, generator)
             _write(stage.folder / FILE, questions)
-            longest = sum(_longest_is_right(q) for q in questions) / len(questions)
+            longest = sum(map(_longest_is_right, questions))
             stage.finish([FILE], questions=len(questions), longest_is_right=longest)
-    return stage, [articles.stage]
+    return stage
 
 
 def _questions(

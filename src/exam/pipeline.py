@@ -16,6 +16,8 @@ from exam.config import (
     Generate,
     Infer,
     Retrieve,
+    Retriever,
+    RetrieverKind,
     Train,
     load_run,
     names,
@@ -30,7 +32,7 @@ from exam.questions import Split, questions_digest, read, read_split
 from exam.reader.features import build_features, shuffle_options
 from exam.reader.model import load_reader, longest_input
 from exam.reader.training import Reader, predict, train, training_arguments
-from exam.retrieval.contexts import read_contexts, read_support, retrieve
+from exam.retrieval.contexts import Retrieval, read_contexts, read_support
 from exam.retrieval.evaluation import Contexts
 from exam.runtime import environment
 
@@ -54,53 +56,32 @@ class Run:
     found: dict[str, Any]
 
 
-def _generated(config: Train | Retrieve, stages: list[Stage]) -> Path | None:
-    """The generated questions' file, where the configuration asks for them."""
-    wanted = [*names(config.data.train), *names(config.data.valid), *names(config.data.test)]
-    if "generated" not in wanted:
-        return None
-    stage, before = generate(
-        config.corpus, config.encoder, config.index, config.generator, Path(config.outputs)
+def _retrieval(config: Train | Retrieve | Generate, retriever: Retriever) -> Retrieval:
+    return Retrieval(
+        config.corpus, config.encoder, retriever, config.index, Path(config.outputs)
     )
-    stages += [*before, stage]
-    return stage.folder / QUESTIONS
 
 
-def _retrieve(
-    config: Train | Retrieve, questions: Dataset, name: str, stages: list[Stage], resume: str
-) -> Stage:
-    """Contexts for one set of questions."""
-    stage, before = retrieve(
-        questions,
-        f"{config.data.name}-{name}",
-        config.corpus,
-        config.encoder,
-        config.retriever,
-        config.index,
-        Path(config.outputs),
-        resume,
-    )
-    stages += [s for s in [*before, stage] if s.folder not in {t.folder for t in stages}]
-    return stage
+def _generated(config: Train | Retrieve, retrieval: Retrieval) -> Stage | None:
+    """The generated questions, where the configuration asks for them."""
+    data = config.data
+    wanted = [*names(data.train), *names(data.valid), *names(data.test)]
+    return generate(retrieval, config.generator) if "generated" in wanted else None
 
 
 def run_retrieve(config: Retrieve) -> None:
     """`retrieve.py`: contexts of every question the data name, and their scores."""
-    stages: list[Stage] = []
-    generated = _generated(config, stages)
-    found = False
-    for name in ("train", "valid", "test"):
-        entries = getattr(config.data, name)
-        if entries is None or (name == "test" and entries == config.data.valid):
-            continue
-        found = True
-        questions = read(config.data, entries, generated)
-        stage = _retrieve(config, questions, name, stages, config.resume.value)
+    retrieval = _retrieval(config, config.retriever)
+    generated = _generated(config, retrieval)
+    data = config.data
+    sets = {"train": data.train, "valid": data.valid, "test": data.test}
+    wanted = {n: e for n, e in sets.items() if e is not None and (n != "test" or e != data.valid)}
+    if not wanted:
+        raise ExamError(f"data={data.name} names no questions.\nGive a file: data.test=<file>")
+    for name, entries in wanted.items():
+        questions = read(data, entries, generated and generated.folder / QUESTIONS)
+        stage = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
         _log_scores(stage, name)
-    if not found:
-        raise ExamError(
-            f"data={config.data.name} names no questions.\nGive a file: data.test=<file>"
-        )
 
 
 def _log_scores(stage: Stage, name: str) -> None:
@@ -112,25 +93,21 @@ def _log_scores(stage: Stage, name: str) -> None:
 
 def run_generate(config: Generate) -> None:
     """`generate.py`: new questions from a corpus."""
-    stage, _ = generate(
-        config.corpus,
-        config.encoder,
-        config.index,
-        config.generator,
-        Path(config.outputs),
-        config.resume.value,
-    )
+    retrieval = _retrieval(config, Retriever(name="none", kind=RetrieverKind.none))
+    stage = generate(retrieval, config.generator, config.resume.value)
     log.info("questions: %s", stage.folder / QUESTIONS)
 
 
 def run_train(config: Train) -> Run:
     """`train.py`: retrieve, fine-tune, and score on the reported questions."""
-    stages: list[Stage] = []
-    split = read_split(config.data, _generated(config, stages))
-    pool = _retrieve(config, split.pool, "train", stages, "auto")
+    retrieval = _retrieval(config, config.retriever)
+    generated = _generated(config, retrieval)
+    split = read_split(config.data, generated and generated.folder / QUESTIONS)
+    pool = retrieval.contexts(split.pool, f"{config.data.name}-train")
     held_out = config.data.valid is None
-    valid = pool if held_out else _retrieve(config, split.valid, "valid", stages, "auto")
+    valid = pool if held_out else retrieval.contexts(split.valid, f"{config.data.name}-valid")
     _log_scores(valid, "valid")
+    stages = [s for s in (*retrieval.stages, generated, pool, valid) if s is not None]
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
     key = {
         "questions": {name: questions_digest(part) for name, part in parts.items()},
@@ -231,9 +208,10 @@ def run_infer(infer: Infer) -> Run:
     trained = finished(folder)
     config = load_run(folder / CONFIG, infer)
     _warn_of_versions(folder)
-    stages: list[Stage] = []
+    retrieval = _retrieval(config, config.retriever)
     questions = read(config.data, config.data.test or config.data.valid)
-    contexts = _retrieve(config, questions, "test", stages, "auto")
+    contexts = retrieval.contexts(questions, f"{config.data.name}-test")
+    stages = [*retrieval.stages, contexts]
     key = {
         "run": trained.hash,
         "weights": trained.files,

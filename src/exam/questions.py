@@ -7,7 +7,7 @@ looked like, everything after this module sees `id`, `prompt`, `options`, `label
 import logging
 import string
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +16,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from exam.artefacts import digest
 from exam.config import Data, Source, names
+from exam.corpus import article_id
 from exam.errors import ExamError
 from exam.tables import read_rows
 
@@ -177,8 +178,7 @@ def _read_entry(data: Data, entry: str, generated: Path | None) -> Dataset:
                 f"data={data.name} asks for generated questions, which this command cannot make.\n"
                 "Write them first with generate.py and give the file."
             )
-        own = replace(data, options="ABCDE", columns=dict(OWN_FORM), shuffle_options=False)
-        return parse(read_rows(path), own, path.name)
+        return read_own_form(path)
     if data.source is Source.hub:
         return parse(_hub_rows(data, entry), data, f"{data.hub} ({entry})")
     path = Path(data.dir or ".") / entry
@@ -190,6 +190,16 @@ def _read_entry(data: Data, entry: str, generated: Path | None) -> Dataset:
         )
     questions = parse(read_rows(path), data, str(path))
     return _with_qrels(questions, data, path)
+
+
+def read_own_form(path: Path) -> Dataset:
+    """Questions that this project wrote; those of the demo name their article by its title."""
+    form = Data(name=path.stem, columns=dict(OWN_FORM))
+    questions = parse(read_rows(path), form, path.name)
+    if path != DEMO:
+        return questions
+    articles = [article_id(title) for title in questions["article"]]
+    return Dataset.from_dict({**questions.to_dict(), "article": articles}, features=FEATURES)
 
 
 def _with_qrels(questions: Dataset, data: Data, path: Path) -> Dataset:

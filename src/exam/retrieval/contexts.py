@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict
-from functools import cache
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,8 +22,11 @@ from exam.retrieval.evaluation import (
     score_contexts,
     words,
 )
-from exam.retrieval.index import ArticleIndex, Encode, build_index
+from exam.retrieval.index import ArticleIndex, build_index
 from exam.retrieval.search import two_stage
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 log = logging.getLogger(__name__)
 
@@ -43,60 +46,69 @@ SCHEMA = pa.schema(
 )
 
 
-def lazy_encode(config: Encoder) -> Encode:
-    """An encoding function that loads the encoder at its first use, for stages that may be reused."""
-    load = cache(lambda: load_encoder(config))
+@dataclass(frozen=True)
+class Retrieval:
+    """One way to find contexts, for any number of sets of questions.
 
-    def call(texts: list[str]) -> Vectors:
-        return encode(load(), texts, config)
+    Index and encoder are opened at their first use, and once.
+    """
 
-    return call
+    corpus: Corpus
+    encoder: Encoder
+    retriever: Retriever
+    index: Index
+    outputs: Path
 
+    @cached_property
+    def model(self) -> "SentenceTransformer":
+        """The encoder, loaded."""
+        return load_encoder(self.encoder)
 
-def retrieve(
-    questions: Dataset,
-    name: str,
-    corpus: Corpus,
-    encoder: Encoder,
-    retriever: Retriever,
-    index: Index,
-    outputs: Path,
-    resume: str = "auto",
-) -> tuple[Stage, list[Stage]]:
-    """Contexts of the questions, as a stage's folder, and the stages it stands on."""
-    key: dict[str, Any] = {
-        "questions": questions_digest(questions),
-        "retriever": {**asdict(retriever), "kind": retriever.kind.value},
-    }
-    encoding = lazy_encode(encoder)
-    articles = None
-    if retriever.kind is RetrieverKind.two_stage:
-        articles = build_index(corpus, encoder, index, outputs, encoding)
-        key |= {"index": articles.stage.hash, "encoder": encoder_key(encoder)}
-    label = f"{name}-{retriever.kind.value}"
-    with open_stage(outputs, "contexts", label, key, resume) as stage:
-        if not stage.reused:
-            _write(stage, _search(questions, articles, retriever, encoder, encoding, stage.folder))
-            scores = _evaluate(stage, questions, articles)
-            for shard in stage.folder.glob("sentences-*.arrow"):
-                shard.unlink()
-            facts = {"questions": len(questions), "scores": scores}
-            stage.finish([FILE, SUPPORT], **facts)
-    return stage, [articles.stage] if articles else []
+    @cached_property
+    def articles(self) -> ArticleIndex:
+        """The index over the corpus, built where it is missing."""
+        return build_index(self.corpus, self.encoder, self.index, self.outputs, self.encode)
 
+    def encode(self, texts: list[str]) -> Vectors:
+        """Unit vectors of texts."""
+        return encode(self.model, texts, self.encoder)
 
-def _search(
-    questions: Dataset,
-    articles: ArticleIndex | None,
-    retriever: Retriever,
-    encoder: Encoder,
-    encoding: Encode,
-    work: Path,
-) -> Iterator[list[dict[str, Any]]]:
-    if articles is not None:
-        yield from two_stage(questions, articles, retriever, encoder, encoding, work)
-    elif retriever.kind is RetrieverKind.given:
-        yield from map(_given, questions)
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages that contexts stand on."""
+        return [self.articles.stage] if self.searches else []
+
+    @property
+    def searches(self) -> bool:
+        """Whether a corpus is searched at all."""
+        return self.retriever.kind is RetrieverKind.two_stage
+
+    def contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
+        """The questions' contexts, as a stage's folder; reused where they are there."""
+        key: dict[str, Any] = {
+            "questions": questions_digest(questions),
+            "retriever": {**asdict(self.retriever), "kind": self.retriever.kind.value},
+        }
+        if self.searches:
+            key |= {"index": self.articles.stage.hash, "encoder": encoder_key(self.encoder)}
+        label = f"{name}-{self.retriever.name}"
+        with open_stage(self.outputs, "contexts", label, key, resume) as stage:
+            if not stage.reused:
+                _write(stage, self._ranked(questions, stage.folder))
+                scores = _evaluate(stage, questions, self.articles if self.searches else None)
+                for shard in stage.folder.glob("sentences-*.arrow"):
+                    shard.unlink()
+                stage.finish([FILE, SUPPORT], questions=len(questions), scores=scores)
+        return stage
+
+    def _ranked(self, questions: Dataset, work: Path) -> Iterator[list[dict[str, Any]]]:
+        """Each question's passages, best first."""
+        if self.searches:
+            return two_stage(
+                questions, self.articles, self.retriever, self.encoder, self.encode, work
+            )
+        given = self.retriever.kind is RetrieverKind.given
+        return map(_given, questions) if given else iter(())
 
 
 def _given(question: dict[str, Any]) -> list[dict[str, Any]]:
