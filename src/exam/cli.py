@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from exam.config import ROOTS, conf_dir, register, typed
 from exam.errors import ExamError
-from exam.runtime import quiet_libraries, start_logging
+from exam.runtime import keep_freed_memory, quiet_libraries, start_logging
 
 
 def train() -> None:
@@ -69,6 +69,7 @@ def _task(verb: str, mistakes: list[str]) -> Callable[[DictConfig], None]:
             config = typed(composed)
             start_logging(config.log_level)
             quiet_libraries()
+            keep_freed_memory()
             from exam import pipeline
 
             getattr(pipeline, f"run_{verb}")(config)

@@ -150,6 +150,7 @@ class Model:
     package: str | None = None
     sha256: str | None = None
     max_length: int = 256
+    dropout: float | None = None  # null: the checkpoint's own
     config: dict[str, Any] | None = None
     trust_remote_code: bool = False
 

@@ -1,5 +1,6 @@
 """The process: logging, memory, versions."""
 
+import ctypes
 import logging
 import os
 import platform
@@ -9,6 +10,7 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 PACKAGES = (
     "torch",
     "transformers",
@@ -43,6 +45,19 @@ def quiet_libraries() -> None:
     if not is_terminal():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed blocks in the process instead of returning them to the system.
+
+    On a CPU the big activations of every step are otherwise mapped and cleared anew: that took
+    two fifths of a MiniLM training step. Elsewhere this does nothing.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def is_terminal() -> bool:

@@ -50,11 +50,19 @@ def load_reader(
             )
             model = AutoModelForMultipleChoice.from_pretrained(
                 place,
+                **_dropout(config),
                 dtype=torch.float32,  # not the checkpoint's: deberta-v3-large is stored in fp16
                 use_safetensors=True,
                 trust_remote_code=config.trust_remote_code,
             )
     return _prepared(model), tokenizer
+
+
+def _dropout(config: Model) -> dict[str, float]:
+    """The architecture's dropout settings, where the configuration names a rate."""
+    if config.dropout is None:
+        return {}
+    return {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
 
 
 def _prepared(model: Any) -> PreTrainedModel:

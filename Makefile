@@ -1,0 +1,35 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check lock
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make the virtual environment from the lock
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $(READY)
+
+demo: $(READY)  ## retrieve, train, predict on the demo corpus: one table in minutes
+	$(BIN)/python -m exam.demo
+
+test: $(READY)  ## the fast tests
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(READY)  ## the slow tests
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+check: $(READY)  ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: $(READY)  ## write requirements.lock from this environment
+	$(BIN)/python scripts/lock.py

@@ -1,0 +1,30 @@
+"""Write requirements.lock: the exact versions installed here, without local version labels."""
+
+import re
+from importlib.metadata import distributions
+from pathlib import Path
+
+TARGET = Path(__file__).parents[1] / "requirements.lock"
+NOT_LOCKED = {"exam", "pip", "setuptools", "wheel"}
+
+
+def canonical(name: str) -> str:
+    """A distribution's name as registries compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def render(pairs: dict[str, str]) -> str:
+    """The lock's text; `torch==2.13.0+cpu` becomes `torch==2.13.0`, which every machine finds."""
+    lines = [f"{name}=={version.partition('+')[0]}" for name, version in sorted(pairs.items())]
+    return "# Written by `make lock`. Installed by every make target.\n" + "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Lock this environment."""
+    installed = {canonical(d.metadata["Name"]): d.version for d in distributions()}
+    pairs = {name: version for name, version in installed.items() if name not in NOT_LOCKED}
+    TARGET.write_text(render(pairs), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
