@@ -5,6 +5,7 @@ heavy is imported. Below the command line, functions take these classes, never a
 """
 
 import logging
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -386,6 +387,11 @@ def _check_retriever(retriever: Retriever) -> None:
 
 
 def _check_train(config: Train) -> None:
+    if not re.fullmatch(r"[\w.-]+", config.name):
+        raise ExamError(
+            f"name={config.name} is no folder's name.\n"
+            "Use letters, digits, dots, dashes and underscores."
+        )
     trainer = trainer_values(config.trainer)
     for name, value in trainer.items():
         if name in MANAGED:

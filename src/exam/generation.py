@@ -39,7 +39,10 @@ SUBJECTS = r"it|they|he|she|this|these|its [a-z]+|their [a-z]+|the [a-z]+(?: [a-
 VERBS = (
     r"is|are|was|were|has|have|had|can|may|will|would|does|do|did|became|occurs?|contains?|"
     r"consists?|includes?|refers?|uses?|forms?|produces?|provides?|makes?|involves?|requires?|"
-    r"describes?|causes?|allows?|states?|lives?|grows?|belongs?|began|became|developed|won|wrote"
+    r"describes?|causes?|allows?|states?|lives?|grows?|belongs?|began|developed|won|wrote"
+)
+FACT = re.compile(
+    rf"^(?:{SUBJECTS}),? (?:also |often |usually )?((?:{VERBS}) .+)$", re.IGNORECASE | re.DOTALL
 )
 PLURAL = {"are", "were", "have", "do"}
 LENGTH = (40, 180)  # characters of an option
@@ -134,26 +137,37 @@ def facts_of(title: str, text: str) -> list[str]:
 
     A statement that still contains a word of the title is dropped: it would give itself away.
     """
-    subject = rf"(?:(?:the |a |an )?{re.escape(title)}|{SUBJECTS})" if title else f"(?:{SUBJECTS})"
-    pattern = re.compile(rf"^{subject}(?: \([^)]*\))?,? (?:also |often |usually )?((?:{VERBS}) .+)$", re.I)
-    name = {w for w in re.findall(r"\w+", title.lower()) if len(w) > 3}
+    name = _name(title)
     facts = []
     for start, end in sentence_offsets(text, LENGTH[0]):
-        match = pattern.match(re.sub(r"\s*\([^)]*\)", "", text[start:end]).strip())
+        match = FACT.match(_subject_first(text[start:end], title))
         if match is None:
             continue
-        statement = match.group(1).strip()
+        statement = match[1].strip()
         plural = statement.split()[0].lower() in PLURAL
         fact = f"{'They' if plural else 'It'} {statement}"
-        words = set(re.findall(r"\w+", fact.lower()))
-        if LENGTH[0] <= len(fact) <= LENGTH[1] and not _shares(name, words):
+        if LENGTH[0] <= len(fact) <= LENGTH[1] and not _shares(name, fact):
             facts.append(fact)
     return facts
 
 
-def _shares(name: set[str], words: set[str]) -> bool:
-    """Whether a word of the title, or one that starts with it (a plural), is among the words."""
-    return any(w.startswith(n[:6]) for n in name for w in words)
+def _subject_first(sentence: str, title: str) -> str:
+    """The sentence without parentheses, its subject "It" where it starts with the title."""
+    plain = re.sub(r"\s*\([^)]*\)", "", sentence).strip()
+    bare = re.sub(r"^(?:the|an?) ", "", plain, flags=re.IGNORECASE)
+    if title and bare.lower().startswith(title.lower()):
+        return f"It{bare[len(title) :]}"
+    return plain
+
+
+def _name(title: str) -> set[str]:
+    """The words of a title that would give it away."""
+    return {w for w in re.findall(r"\w+", title.lower()) if len(w) > 3}
+
+
+def _shares(name: set[str], text: str) -> bool:
+    """Whether a text contains a word of the title, or one that starts like it (a plural)."""
+    return any(w.startswith(n[:6]) for n in name for w in re.findall(r"\w+", text.lower()))
 
 
 def _question(
@@ -170,8 +184,8 @@ def _question(
     if not title:
         return None
     right = random.choice(own).text
-    name = {w for w in re.findall(r"\w+", title.lower()) if len(w) > 3}
-    wrong = {f.text for f in pool if not _shares(name, set(re.findall(r"\w+", f.text.lower())))}
+    name = _name(title)
+    wrong = {f.text for f in pool if not _shares(name, f.text)}
     chosen = _of_length(right, sorted(wrong), number % generator.options, generator, random)
     if chosen is None:
         return None

@@ -23,7 +23,7 @@ def ranking(logits: Floats) -> Ints:
 def count_ties(logits: Floats) -> int:
     """How many questions have two equal finite logits, so that option order decided."""
     ordered = np.sort(logits, axis=1)
-    equal = (np.diff(ordered, axis=1) == 0) & np.isfinite(ordered[:, 1:])
+    equal = (ordered[:, 1:] == ordered[:, :-1]) & np.isfinite(ordered[:, 1:])
     return int(equal.any(axis=1).sum())
 
 

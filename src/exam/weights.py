@@ -7,6 +7,7 @@ from pathlib import Path
 
 from exam.artefacts import file_digest
 from exam.errors import ExamError
+from exam.runtime import is_terminal
 
 WEIGHTS = "model.safetensors"
 
@@ -40,8 +41,12 @@ def locate(name_or_path: str, package: str | None, sha256: str | None) -> str:
 def reaching(what: str, name_or_path: str, key: str) -> Iterator[None]:
     """Turn a checkpoint that cannot be read into one message with the way out.
 
-    `key` is the setting that takes a local folder instead, such as `model.name_or_path`.
+    Progress bars of the loading are drawn for a person only. `key` is the setting that takes a local folder instead, such as `model.name_or_path`.
     """
+    from transformers.utils.logging import disable_progress_bar
+
+    if not is_terminal():
+        disable_progress_bar()
     try:
         yield
     except (OSError, ValueError) as error:

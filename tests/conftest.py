@@ -1,0 +1,111 @@
+"""Small real things: questions, a corpus, an encoder and a command line that runs on them."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("EXAM_DATA", ROOT.parent / "shared" / "data"))
+
+ANIMALS = ["otter", "heron", "badger", "newt", "falcon", "mole", "trout", "beetle", "lynx", "toad"]
+PLACES = ["river", "marsh", "forest", "pond", "cliff", "meadow", "stream", "log", "mountain", "well"]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real questions and articles, where this machine has it."""
+    if not (SHARED / "exam" / "train.csv").is_file():
+        pytest.skip("the real data are not on this machine (set EXAM_DATA to their folder)")
+    return SHARED
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def kaggle_rows(n: int, start: int = 0) -> list[dict[str, str]]:
+    """Questions whose answer stands in the article of their animal."""
+    rows = []
+    for i in range(start, start + n):
+        animal, right = ANIMALS[i % 10], i % 5
+        places = [PLACES[(i + 2 * j + 1) % 10] for j in range(5)]
+        places[right] = PLACES[i % 10]
+        rows.append(
+            {
+                "id": str(i),
+                "prompt": f"Question {i}: where does the {animal} number {i // 10} live?",
+                **dict(zip("ABCDE", places, strict=True)),
+                "answer": "ABCDE"[right],
+            }
+        )
+    return rows
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """A folder with train.csv (40), valid.csv (10) and test.csv (6, no answers)."""
+    folder = tmp_path / "questions"
+    folder.mkdir()
+    write_csv(folder / "train.csv", kaggle_rows(40))
+    write_csv(folder / "valid.csv", kaggle_rows(10, start=40))
+    test = [{k: v for k, v in row.items() if k != "answer"} for row in kaggle_rows(6, start=50)]
+    write_csv(folder / "test.csv", test)
+    return folder
+
+
+@pytest.fixture
+def articles(tmp_path: Path) -> Path:
+    """A JSONL corpus of ten articles."""
+    path = tmp_path / "articles.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for i, (animal, place) in enumerate(zip(ANIMALS, PLACES, strict=True)):
+            text = f"The {animal} is an animal. It lives in the {place}. It is number {i}."
+            file.write(json.dumps({"id": f"a{i}", "title": animal.title(), "text": text}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random sentence encoder of two small layers, saved as a folder."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import BertConfig, BertModel
+
+    from exam.reader.model import tiny_tokenizer
+
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer = tiny_tokenizer([" ".join([*ANIMALS, *PLACES, "the lives in where does it is an"])])
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    BertModel(config).save_pretrained(folder / "plain")
+    tokenizer.save_pretrained(folder / "plain")
+    module = Transformer(str(folder / "plain"))
+    SentenceTransformer(modules=[module, Pooling(32)]).save(str(folder / "st"))
+    return folder / "st"
+
+
+def exam(verb: str, *overrides: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a verb as a person would, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / f"{verb}.py"), *overrides],
+        cwd=cwd or ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -1,0 +1,155 @@
+"""Configuration mistakes: one message, about a second, nothing heavy imported."""
+
+import runpy
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, exam
+from hydra import compose, initialize_config_dir
+
+from exam.cli import known_keys
+from exam.config import ROOTS, conf_dir, register, typed
+
+MISTAKES = {
+    "modle=minilm": (
+        "modle is not a value of train.py.\n"
+        "Did you mean model? All of them are listed by: python train.py --cfg job\n"
+    ),
+    "context.topk=3": (
+        "context.topk is not a value of train.py.\n"
+        "Did you mean context.top_k? All of them are listed by: python train.py --cfg job\n"
+    ),
+    "trainer.learning_rat=1": (
+        "trainer.learning_rat is not a value of train.py.\n"
+        "Did you mean trainer.learning_rate? All of them are listed by: python train.py --cfg job\n"
+    ),
+    "retriever=two_stages": (
+        "retriever=two_stages is no option of retriever.\n"
+        "Did you mean retriever=two_stage? There are: given, none, two_stage. "
+        "For your own values choose one and set retriever.<key>=<value>.\n"
+    ),
+    "trainer.num_train_epochs=abc": (
+        "trainer.num_train_epochs: Value 'abc' of type 'str' could not be converted to Float\n"
+        "See its type and default with: python train.py --cfg job\n"
+    ),
+    "context.top_k=21": (
+        "context.top_k=21 asks for more passages than retriever.depth=20 keeps.\n"
+        "Set retriever.depth=21, or a smaller context.top_k.\n"
+    ),
+    "trainer.fp16=true": (
+        "trainer.fp16=true needs a GPU, but trainer.use_cpu=true.\n"
+        "Set trainer.fp16=false, or choose trainer=gpu.\n"
+    ),
+    "trainer.output_dir=x": (
+        "trainer.output_dir is not yours to set: the run folder is outputs/train/<name>-<hash>.\n"
+    ),
+    "trainer.save_strategy=steps": (
+        "trainer.load_best_model_at_end needs trainer.eval_strategy=epoch and "
+        "trainer.save_strategy=steps to be the same.\n"
+    ),
+    "trainer.eval_strategy=always": (
+        "trainer.eval_strategy=always is not one of its values: no, steps, epoch.\n"
+    ),
+    "data.fold=null": (
+        "data.fold=null leaves no questions to choose a checkpoint on, but trainer.eval_strategy "
+        "or trainer.load_best_model_at_end asks for them.\n"
+        "Set data.fold=0, or trainer.eval_strategy=no trainer.load_best_model_at_end=false.\n"
+    ),
+    "data.fold=10": (
+        "data.fold=10 is not one of the 10 folds.\nChoose data.fold between 0 and 9, data.folds "
+        "of at least 2, or data.fold=null to train on all questions.\n"
+    ),
+    "data.options=A": (
+        "data.options=A names 1 options.\n"
+        "A question has 2 to 26: give one letter for each, such as data.options=ABCD.\n"
+    ),
+    "name=a/b": (
+        "name=a/b is no folder's name.\nUse letters, digits, dots, dashes and underscores.\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_mistakes_get_one_message(override):
+    done = exam("train", override)
+    assert (done.returncode, done.stderr, done.stdout) == (2, MISTAKES[override], "")
+
+
+def test_ungrammatical_override():
+    done = exam("train", "model")
+    assert done.returncode == 2
+    assert done.stderr.endswith("\nWrite overrides as group=option or group.key=value.\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_checkpoint_is_asked_for():
+    done = exam("infer")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "ckpt has no value.\nGive it on the command line: ckpt=<value>\n",
+    )
+
+
+@pytest.mark.parametrize("verb", ROOTS)
+def test_help_lists_the_groups(verb):
+    done = exam(verb, "--help")
+    assert done.returncode == 0
+    assert "corpus: demo, jsonl, wikipedia" in done.stdout
+
+
+def test_a_refusal_imports_nothing_heavy_and_is_quick():
+    code = (
+        "import sys; sys.argv = ['train.py', 'context.top_k=99']\n"
+        "from exam.cli import main\n"
+        "assert main('train') == 2\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'faiss', 'numpy', 'pyarrow'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert time.monotonic() - started < 5  # a second on an idle machine
+
+
+def test_trainer_fields_are_those_of_the_installed_transformers():
+    module = runpy.run_path(str(ROOT / "scripts" / "trainer_fields.py"))
+    table = ROOT / "src" / "exam" / "trainer_fields.py"
+    assert table.read_text(encoding="utf-8") == module["render"]()
+
+
+def test_any_training_argument_is_overridden_without_plus():
+    config = composed("train", "trainer.warmup_steps=0.25", "trainer.optim=adafactor")
+    assert (config.trainer.warmup_steps, config.trainer.optim) == (0.25, "adafactor")
+
+
+def composed(verb, *overrides):
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return typed(compose(verb, list(overrides)))
+
+
+GROUPS = [
+    (path.parent.name, path.stem)
+    for path in sorted(conf_dir().glob("*/*.yaml"))
+    if path.parent.name != "cli"
+]
+
+
+@pytest.mark.parametrize(("group", "option"), GROUPS)
+def test_every_option_of_every_group_fits_the_schema(group, option):
+    closed = ["context.top_k=0"] if group == "retriever" else []
+    needed = ["data.hub=owner/name"] if (group, option) == ("data", "hub") else []
+    config = composed("train", f"{group}={option}", *closed, *needed)
+    assert hasattr(config, group)
+
+
+def test_known_keys_cover_nested_groups():
+    keys = known_keys(ROOTS["train"])
+    assert {"data.columns", "trainer.learning_rate", "seed", "corpus.also"} <= set(keys)
+
+
+def test_defaults_are_those_that_need_no_hub():
+    config = composed("train")
+    assert (config.data.name, config.corpus.name, config.model.name) == ("demo", "demo", "minilm")

@@ -1,0 +1,76 @@
+"""Metrics on hand-worked cases."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exam.metrics import (
+    average_precision,
+    count_ties,
+    estimate,
+    map_at_k,
+    random_average_precision,
+    ranking,
+    recall_at_k,
+)
+
+
+def test_average_precision_is_one_over_the_rank_within_k():
+    logits = np.array([[5, 4, 3, 2, 1]] * 5, dtype=float)
+    scores = average_precision(ranking(logits), np.arange(5), k=3)
+    assert scores.tolist() == pytest.approx([1, 1 / 2, 1 / 3, 0, 0])
+    assert map_at_k(logits, np.arange(5), k=3) == pytest.approx((1 + 1 / 2 + 1 / 3) / 5)
+
+
+def test_k_above_the_option_count_counts_every_rank():
+    assert map_at_k(np.array([[1.0, 2.0]]), np.array([0]), k=3) == pytest.approx(1 / 2)
+
+
+def test_equal_logits_are_ranked_in_option_order_and_counted():
+    logits = np.array([[1.0, 1.0, 0.0], [3.0, 2.0, 1.0]])
+    assert ranking(logits).tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert count_ties(logits) == 1
+
+
+def test_options_that_a_question_lacks_come_last_and_are_no_ties():
+    logits = np.array([[-5.0, 1.0, -np.inf, -np.inf]])
+    assert ranking(logits).tolist() == [[1, 0, 2, 3]]
+    assert count_ties(logits) == 0
+
+
+def test_nan_is_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        ranking(np.array([[np.nan, 1.0]]))
+
+
+def test_random_order_of_five_options_scores_11_thirtieths():
+    assert random_average_precision(np.array([5, 2]), k=3).tolist() == pytest.approx([11 / 30, 0.75])
+
+
+@given(
+    st.integers(2, 6).flatmap(
+        lambda n: st.tuples(
+            st.lists(st.integers(-3, 3), min_size=n, max_size=n), st.integers(0, n - 1)
+        )
+    ),
+    st.integers(1, 8),
+)
+def test_map_equals_its_definition(case, k):
+    logits, label = case
+    rank = 1 + sum(v > logits[label] for v in logits)
+    rank += sum(v == logits[label] for v in logits[:label])
+    expected = 1 / rank if rank <= k else 0.0
+    assert map_at_k(np.array([logits], dtype=float), np.array([label]), k) == pytest.approx(expected)
+
+
+def test_interval_of_a_coin_is_that_of_the_binomial():
+    scores = np.array([0.0, 1.0] * 200)
+    found = estimate(scores)
+    assert found.value == 0.5
+    assert (found.low, found.high) == pytest.approx((0.451, 0.549), abs=0.006)
+    assert estimate(scores) == found  # seeded
+
+
+def test_recall_counts_ranks_up_to_k():
+    assert recall_at_k(np.array([1, 3, np.inf]), 3).tolist() == [1, 1, 0]

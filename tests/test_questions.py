@@ -1,0 +1,333 @@
+"""Questions: every public form is read, every refusal says file, row and remedy."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import kaggle_rows, write_csv
+from omegaconf import OmegaConf
+
+from exam.config import Data, Source, conf_dir
+from exam.errors import ExamError
+from exam.questions import fold_of, parse, read, read_split, related
+
+LETTERED = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}
+
+
+def data(folder, **values) -> Data:
+    return Data(name="mine", dir=str(folder), columns=dict(LETTERED), **values)
+
+
+def refusal(folder, **values) -> str:
+    with pytest.raises(ExamError) as caught:
+        read(data(folder, **values), "q.csv")
+    return str(caught.value).replace(str(folder), "")
+
+
+ROW = {
+    "id": "1",
+    "prompt": "Which?",
+    "A": "a",
+    "B": "None",
+    "C": "NA",
+    "D": "d",
+    "E": "e",
+    "answer": "B",
+}
+
+
+def test_csv_keeps_none_and_na_as_texts(tmp_path):
+    write_csv(tmp_path / "q.csv", [ROW])
+    row = read(data(tmp_path), "q.csv")[0]
+    assert row["options"] == ["a", "None", "NA", "d", "e"]
+    assert row["label"] == 1
+
+
+def test_parquet_and_jsonl_read_as_csv_does(tmp_path):
+    rows = kaggle_rows(7)
+    write_csv(tmp_path / "q.csv", rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "q.parquet")
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    forms = [read(data(tmp_path), f"q.{form}").to_list() for form in ("csv", "parquet", "jsonl")]
+    assert forms[0] == forms[1] == forms[2]
+    assert len(forms[0]) == 7
+
+
+def test_answer_column_is_optional(tmp_path):
+    write_csv(tmp_path / "q.csv", [{k: v for k, v in ROW.items() if k != "answer"}])
+    assert read(data(tmp_path), "q.csv")["label"][:] == [None]
+
+
+def test_two_to_twenty_six_options(tmp_path):
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    row = {"id": "1", "prompt": "Which?", **{c: f"option {c}" for c in letters}, "answer": "Z"}
+    write_csv(tmp_path / "q.csv", [row])
+    assert read(data(tmp_path, options=letters), "q.csv")[0]["label"] == 25
+    write_csv(tmp_path / "q.csv", [{**row, "answer": "A"}])
+    assert read(data(tmp_path, options="AB"), "q.csv")[0]["options"] == ["option A", "option B"]
+
+
+def test_several_files_keep_their_ids_apart(tmp_path):
+    write_csv(tmp_path / "one.csv", kaggle_rows(2))
+    write_csv(tmp_path / "two.csv", kaggle_rows(2))
+    found = read(data(tmp_path), ["one.csv", "two.csv"])
+    assert found["id"][:] == ["one:0", "one:1", "two:0", "two:1"]
+
+
+def test_limit_takes_the_first(tmp_path):
+    write_csv(tmp_path / "q.csv", kaggle_rows(5))
+    assert read(data(tmp_path, limit=2), "q.csv")["id"][:] == ["0", "1"]
+
+
+def test_qrels_beside_the_file_give_articles(tmp_path):
+    write_csv(tmp_path / "q.csv", kaggle_rows(2))
+    write_csv(tmp_path / "q_qrels.csv", [{"question": "1", "article": "a7"}])
+    assert read(data(tmp_path), "q.csv")["article"][:] == [None, "a7"]
+
+
+# Refusals, whole.
+
+
+def test_missing_option_column(tmp_path):
+    write_csv(tmp_path / "q.csv", [{k: v for k, v in ROW.items() if k not in "E answer"}])
+    assert refusal(tmp_path) == (
+        "/q.csv has columns id, prompt, A, B, C, D; option 'E' is missing.\n"
+        "Every question needs the same options. Map another name with data.columns.E=<name>, "
+        "or set data.options=ABCD."
+    )
+
+
+def test_missing_prompt_column(tmp_path):
+    write_csv(tmp_path / "q.csv", [{k: v for k, v in ROW.items() if k != "prompt"}])
+    assert refusal(tmp_path) == (
+        "/q.csv has columns id, A, B, C, D, E, answer; prompt column 'prompt' is missing.\n"
+        "Map another name with data.columns.prompt=<name>."
+    )
+
+
+def test_duplicate_columns(tmp_path):
+    (tmp_path / "q.csv").write_text("id,prompt,A,A\n1,x,y,z\n")
+    assert refusal(tmp_path) == (
+        "/q.csv has 2 columns named 'A'.\nRename all but one of them."
+    )
+
+
+def test_duplicate_ids(tmp_path):
+    write_csv(tmp_path / "q.csv", [ROW, {**ROW, "prompt": "Other?"}])
+    assert refusal(tmp_path) == (
+        "/q.csv, row 2 (id '1'): row 1 has the same id.\nGive every question an id of its own, "
+        "or number them with data.columns.id=null."
+    )
+
+
+def test_empty_prompt(tmp_path):
+    write_csv(tmp_path / "q.csv", [{**ROW, "prompt": "  "}])
+    assert refusal(tmp_path) == (
+        "/q.csv, row 1 (id '1'): the prompt is empty.\nFill it in, or delete the row."
+    )
+
+
+def test_empty_option(tmp_path):
+    write_csv(tmp_path / "q.csv", [ROW, {**ROW, "id": "2", "D": ""}])
+    assert refusal(tmp_path) == (
+        "/q.csv, row 2 (id '2'): option D is empty.\nFill it in, or delete the row."
+    )
+
+
+def test_answer_that_is_no_label(tmp_path):
+    write_csv(tmp_path / "q.csv", [{**ROW, "answer": "F"}])
+    assert refusal(tmp_path) == (
+        "/q.csv, row 1 (id '1'): answer 'F' is not among the labels A, B, C, D, E.\n"
+        "Correct the row, or map another column with data.columns.answer=<name>."
+    )
+
+
+def test_equal_options_are_counted_or_refused(tmp_path, caplog):
+    write_csv(tmp_path / "q.csv", [{**ROW, "E": "a"}, {**ROW, "id": "2"}])
+    read(data(tmp_path), "q.csv")
+    assert caplog.messages == [
+        f"{tmp_path}/q.csv: 1 of 2 questions have two equal options (data.strict=true refuses them)"
+    ]
+    assert refusal(tmp_path, strict=True) == (
+        "/q.csv, row 1 (id '1'): two options are equal ('a').\n"
+        "Correct the row, or accept such rows with data.strict=false."
+    )
+
+
+def test_undecodable_bytes(tmp_path):
+    (tmp_path / "q.csv").write_bytes(b"id,prompt\n1,caf\xe9\n")
+    assert refusal(tmp_path) == (
+        "/q.csv, line 2: byte 0xe9 is not UTF-8.\nSave the file as UTF-8."
+    )
+
+
+def test_empty_files(tmp_path):
+    (tmp_path / "q.csv").write_text("")
+    assert refusal(tmp_path) == (
+        "/q.csv is empty.\nGive a file with a header and at least one row."
+    )
+    (tmp_path / "q.csv").write_text("id,prompt,A,B,C,D,E\n")
+    assert refusal(tmp_path) == "/q.csv holds no question.\nGive a file with at least one row."
+
+
+def test_row_of_another_width(tmp_path):
+    (tmp_path / "q.csv").write_text("id,prompt,A,B\n1,x,y\n")
+    assert refusal(tmp_path) == (
+        "/q.csv, row 1 has 3 fields, the header 4.\n"
+        "Quote fields that contain commas or line breaks."
+    )
+
+
+def test_missing_file(tmp_path):
+    assert refusal(tmp_path) == (
+        "/q.csv does not exist.\nGive its folder with data.dir=<folder> and its name with "
+        "data.train=, data.valid= or data.test=<file>; without a valid file, data.valid=null "
+        "data.valid_share=0.2 holds out a share of train."
+    )
+
+
+def test_truncated_parquet(tmp_path):
+    pq.write_table(pa.Table.from_pylist(kaggle_rows(3)), tmp_path / "q.parquet")
+    whole = (tmp_path / "q.parquet").read_bytes()
+    (tmp_path / "q.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ExamError, match=r"q\.parquet is not a whole Parquet file: .*\nFetch it"):
+        read(data(tmp_path), "q.parquet")
+
+
+def test_training_without_answers_is_refused(tmp_path):
+    write_csv(tmp_path / "q.csv", [ROW, {**ROW, "id": "2", "answer": ""}])
+    with pytest.raises(ExamError) as caught:
+        read_split(data(tmp_path, train="q.csv", valid="q.csv", fold=None), None)
+    assert str(caught.value) == (
+        "1 of 2 train questions have no answer (first: 2).\nTraining needs all of them: map the "
+        "column with data.columns.answer=<name>, or remove those rows."
+    )
+
+
+# Public exams: rows in the shape that each hub data set has.
+
+PUBLIC = {
+    "arc": (
+        {
+            "id": "Mercury_7175875",
+            "question": "Which one melts?",
+            "choices": {"text": ["ice", "sand", "iron"], "label": ["1", "2", "3"]},
+            "answerKey": "3",
+        },
+        (["ice", "sand", "iron"], 2),
+    ),
+    "openbookqa": (
+        {
+            "id": "7-980",
+            "question_stem": "The sun is responsible for",
+            "choices": {"text": ["puppies", "plants", "mud", "tin"], "label": ["A", "B", "C", "D"]},
+            "answerKey": "B",
+        },
+        (["puppies", "plants", "mud", "tin"], 1),
+    ),
+    "mmlu": (
+        {
+            "question": "Find the degree.",
+            "subject": "abstract_algebra",
+            "choices": ["0", "4", "2", "6"],
+            "answer": 1,
+        },
+        (["0", "4", "2", "6"], 1),
+    ),
+    "race": (
+        {
+            "example_id": "high19088.txt",
+            "article": "Last week I talked to them.",
+            "answer": "D",
+            "question": "What happened?",
+            "options": ["a", "b", "c", "d"],
+        },
+        (["a", "b", "c", "d"], 3),
+    ),
+    "medmcqa": (
+        {
+            "id": "e9ad821a",
+            "question": "Chronic obstruction leads to",
+            "opa": "w",
+            "opb": "x",
+            "opc": "y",
+            "opd": "z",
+            "cop": 2,
+            "choice_type": "single",
+            "exp": None,
+        },
+        (["w", "x", "y", "z"], 2),
+    ),
+}
+
+
+def preset(name: str) -> Data:
+    schema = OmegaConf.structured(Data)
+    return OmegaConf.to_object(
+        OmegaConf.merge(schema, OmegaConf.load(conf_dir() / "data" / f"{name}.yaml"))
+    )
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_exams(name):
+    row, (options, label) = PUBLIC[name]
+    config = preset(name)
+    assert config.source is Source.hub
+    found = parse([row], config, config.hub)[0]
+    assert (found["options"], found["label"]) == (options, label)
+    assert found["context"] == row.get("article")
+
+
+def test_sciq_draws_an_order_and_keeps_the_right_text():
+    rows = [
+        {
+            "question": f"What is {i}?",
+            "correct_answer": "right",
+            "distractor1": "w1",
+            "distractor2": "w2",
+            "distractor3": "w3",
+            "support": "It is right.",
+        }
+        for i in range(40)
+    ]
+    found = parse(rows, preset("sciq"), "allenai/sciq")
+    assert all(q["options"][q["label"]] == "right" for q in found)
+    assert set(found["label"]) == {0, 1, 2, 3}
+    assert found[0]["context"] == "It is right."
+
+
+def test_withheld_answers_of_the_hub_are_unknown():
+    row, _ = PUBLIC["medmcqa"]
+    assert parse([{**row, "cop": -1}], preset("medmcqa"), "x")[0]["label"] is None
+
+
+# Folds.
+
+
+def test_near_duplicates_and_questions_of_one_article_share_a_fold(tmp_path):
+    rows = kaggle_rows(30)
+    rows.append({**rows[3], "id": "twin", "prompt": rows[3]["prompt"].replace("where", "Where")})
+    write_csv(tmp_path / "q.csv", rows)
+    qrels = [{"question": "5", "article": "x"}, {"question": "6", "article": "x"}]
+    write_csv(tmp_path / "q_qrels.csv", qrels)
+    found = read(data(tmp_path), "q.csv")
+    groups = related(found)
+    assert groups[3] == groups[30]
+    assert groups[5] == groups[6]
+    for seed in range(5):
+        fold = fold_of(found, 4, seed)
+        assert fold[3] == fold[30]
+        assert fold[5] == fold[6]
+        assert sorted(set(fold.tolist())) == [0, 1, 2, 3]
+
+
+def test_split_is_a_partition_and_depends_on_the_seed_alone(tmp_path):
+    write_csv(tmp_path / "q.csv", kaggle_rows(40))
+    config = data(tmp_path, train="q.csv", valid_share=0.2, folds=5)
+    split = read_split(config, None)
+    parts = [split.train["id"][:], split.dev["id"][:], split.valid["id"][:]]
+    assert sorted(sum(parts, [])) == sorted(split.pool["id"][:])
+    assert [len(p) for p in parts] == [25, 7, 8]
+    again = read_split(config, None)
+    assert again.valid["id"][:] == parts[2]

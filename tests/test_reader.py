@@ -1,0 +1,354 @@
+"""Features, collator, model, training: literal tensors and invariants."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import kaggle_rows
+from datasets import Dataset
+
+from exam.config import Model
+from exam.errors import ExamError
+from exam.metrics import map_at_k
+from exam.questions import FEATURES, LETTERS
+from exam.reader.collator import MultipleChoiceCollator, Template
+from exam.reader.features import build_features, shuffle_options, token_ids
+from exam.reader.model import load_reader, longest_input, tiny_tokenizer
+from exam.reader.training import (
+    Reader,
+    last_whole_checkpoint,
+    option_loss,
+    predict,
+    train,
+    training_arguments,
+)
+
+TINY = {
+    "model_type": "deberta-v2",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "pooler_hidden_size": 32,
+    "relative_attention": True,
+    "position_buckets": 16,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "pooler_dropout": 0.0,
+}
+CPU = {"use_cpu": True, "dataloader_pin_memory": False, "learning_rate": 1e-3, "logging_steps": 1}
+
+
+def as_questions(rows) -> Dataset:
+    return Dataset.from_list(
+        [
+            {
+                "id": r["id"],
+                "prompt": r["prompt"],
+                "options": [r[c] for c in "ABCDE"],
+                "label": LETTERS.index(r["answer"]) if "answer" in r else None,
+                "context": None,
+                "article": None,
+            }
+            for r in rows
+        ],
+        features=FEATURES,
+    )
+
+
+@pytest.fixture(scope="module")
+def asked() -> Dataset:
+    return as_questions(kaggle_rows(24))
+
+
+def contexts_of(asked, passages=("It lives in the river.", "The log is a place.")):
+    return {q["id"]: [{"text": t} for t in passages] for q in asked}
+
+
+def texts(asked):
+    return [t for q in asked for t in [q["prompt"], *q["options"], "it lives the is a place"]]
+
+
+def reader_in(tmp_path, asked, seed=0, config=None, **values) -> Reader:
+    model, tokenizer = load_reader(Model(name="t", config=config or dict(TINY)), seed, texts(asked))
+    return Reader(model, tokenizer, training_arguments({**CPU, **values}, tmp_path / "c", seed))
+
+
+def features_of(reader, asked, contexts=None, max_length=48):
+    found = contexts_of(asked) if contexts is None else contexts
+    return build_features(asked, found, reader.tokenizer, max_length, 512)[0]
+
+
+# Features.
+
+
+def test_context_comes_first_and_only_it_is_cut(asked):
+    tokenizer = tiny_tokenizer(texts(asked))
+    passages = ["It lives in the river.", "The log is a place.", "It is number 1."]
+    first = [token_ids(tokenizer, [p])[0] for p in passages]
+    needed = max(
+        len(token_ids(tokenizer, [q["prompt"]])[0]) + max(map(len, token_ids(tokenizer, q["options"])))
+        for q in asked.select([0])
+    ) + tokenizer.num_special_tokens_to_add(pair=True)
+    room = len(first[0]) + 2
+    rows, cut = build_features(
+        asked.select([0]), contexts_of(asked, passages), tokenizer, needed + room, 512
+    )
+    assert rows[0]["context"] == first[0] + first[1][:2]
+    assert rows[0]["prompt"] == token_ids(tokenizer, [asked[0]["prompt"]])[0]
+    assert rows[0]["options"] == token_ids(tokenizer, asked[0]["options"])
+    left = len(first[1]) - 2 + len(first[2])
+    assert (cut.questions, cut.passages, cut.tokens) == (1, 1, left)
+
+
+def test_question_longer_than_the_budget_loses_its_context_not_its_options(asked):
+    tokenizer = tiny_tokenizer(texts(asked))
+    rows, _ = build_features(asked, contexts_of(asked), tokenizer, max_length=5, longest=512)
+    assert rows[0]["context"] == []
+    assert rows[0]["options"] == token_ids(tokenizer, asked[0]["options"])
+
+
+def test_question_longer_than_the_model_is_refused(asked):
+    tokenizer = tiny_tokenizer(texts(asked))
+    with pytest.raises(ExamError) as caught:
+        build_features(asked, {}, tokenizer, max_length=8, longest=8)
+    assert str(caught.value).endswith(
+        "tokens, the model reads 8.\nOptions are never cut: shorten the question, or choose a "
+        "model that reads more (model=deberta_base)."
+    )
+
+
+def test_special_tokens_in_a_text_stay_text(asked):
+    tokenizer = tiny_tokenizer(texts(asked))
+    forged = token_ids(tokenizer, ["the [SEP] river [CLS]"])[0]
+    assert not {tokenizer.sep_token_id, tokenizer.cls_token_id} & set(forged)
+
+
+def test_shuffled_options_keep_the_right_text_and_balance_the_letters():
+    asked = as_questions([{**r, "A": f"right {r['id']}", "answer": "A"} for r in kaggle_rows(100)])
+    shuffled = shuffle_options(asked, seed=1)
+    for before, after in zip(asked, shuffled, strict=True):
+        assert sorted(before["options"]) == sorted(after["options"])
+        assert after["options"][after["label"]] == f"right {after['id']}"
+    assert min(np.bincount(shuffled["label"], minlength=5)) >= 10
+    assert shuffle_options(asked, seed=1)["label"][:] == shuffled["label"][:]
+    assert shuffle_options(asked, seed=2)["label"][:] != shuffled["label"][:]
+
+
+# Collator.
+
+
+@pytest.fixture
+def small():
+    tokenizer = tiny_tokenizer(["a b c d e f g"])
+    ids = {c: tokenizer.convert_tokens_to_ids(c) for c in "abcdefg"}
+    return tokenizer, ids
+
+
+def test_collator_lays_out_literal_tensors(small):
+    tokenizer, i = small
+    row = {"context": [i["a"], i["b"]], "prompt": [i["c"]], "options": [[i["d"]], [i["e"], i["f"]]]}
+    before = copy.deepcopy(row)
+    batch = MultipleChoiceCollator(tokenizer, options=2)([{**row, "labels": 1}])
+    cls, sep, pad = 2, 3, 0
+    assert batch["input_ids"].tolist() == [
+        [
+            [cls, i["a"], i["b"], sep, i["c"], i["d"], sep, pad],
+            [cls, i["a"], i["b"], sep, i["c"], i["e"], i["f"], sep],
+        ]
+    ]
+    assert batch["attention_mask"].tolist() == [[[1] * 7 + [0], [1] * 8]]
+    assert batch["token_type_ids"].tolist() == [[[0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 1, 1, 1, 1]]]
+    assert batch["labels"].tolist() == [1]
+    assert batch["option_mask"].tolist() == [[True, True]]
+    assert row == before
+
+
+def test_collator_without_labels_and_without_context(small):
+    tokenizer, i = small
+    row = {"context": [], "prompt": [i["c"]], "options": [[i["d"]], [i["e"]]], "labels": None}
+    batch = MultipleChoiceCollator(tokenizer, options=2)([row])
+    assert "labels" not in batch
+    assert batch["input_ids"].tolist() == [[[2, i["c"], i["d"], 3], [2, i["c"], i["e"], 3]]]
+
+
+def test_collator_pads_missing_options(small):
+    tokenizer, i = small
+    rows = [
+        {"context": [], "prompt": [i["c"]], "options": [[i["d"]], [i["e"]], [i["f"]]]},
+        {"context": [], "prompt": [i["c"]], "options": [[i["d"]], [i["e"]]]},
+    ]
+    batch = MultipleChoiceCollator(tokenizer, options=3)(rows)
+    assert batch["input_ids"].shape == (2, 3, 4)
+    assert batch["option_mask"].tolist() == [[True, True, True], [True, True, False]]
+
+
+def test_template_equals_the_tokenizer_own_pair(small):
+    tokenizer, i = small
+    built = Template.of(tokenizer, pair=True).build([i["a"]], [i["b"], i["c"]])
+    assert built == dict(tokenizer("a", "b c", return_token_type_ids=True))
+
+
+# Model and loss.
+
+
+def test_loss_ignores_options_that_do_not_exist():
+    args = training_arguments({**CPU, "label_smoothing_factor": 0.3}, "unused", 0)
+    logits = torch.tensor([[1.0, 2.0, -torch.inf]])
+    two = torch.nn.functional.cross_entropy(
+        logits[:, :2], torch.tensor([1]), label_smoothing=0.3
+    )
+    assert option_loss(logits, torch.tensor([1]), args).item() == pytest.approx(two.item())
+
+
+def test_head_stays_fp32_under_autocast(tmp_path, asked):
+    reader = reader_in(tmp_path, asked)
+    batch = MultipleChoiceCollator(reader.tokenizer, 5)(features_of(reader, asked).to_list()[:2])
+    batch.pop("option_mask"), batch.pop("labels")
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert reader.model(**batch).logits.dtype == torch.float32
+
+
+def test_position_limits():
+    bert = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model, _ = load_reader(Model(name="b", config={**bert, "intermediate_size": 16}), 0, ["a"])
+    assert longest_input(model, 256) == 512
+    with pytest.raises(ExamError) as caught:
+        longest_input(model, 600)
+    assert str(caught.value) == (
+        "model.max_length=600 is more than the 512 tokens this model reads.\n"
+        "Set model.max_length=512, or choose another model."
+    )
+    roberta = {**bert, "model_type": "roberta", "intermediate_size": 16, "pad_token_id": 1}
+    model, _ = load_reader(
+        Model(name="r", config={**roberta, "max_position_embeddings": 514}), 0, ["a"]
+    )
+    assert longest_input(model, 512) == 512
+
+
+# Training.
+
+
+def test_training_moves_every_parameter(tmp_path, asked):
+    reader = reader_in(tmp_path, asked, num_train_epochs=1)
+    before = {n: p.detach().clone() for n, p in reader.model.named_parameters()}
+    features = features_of(reader, asked)
+    train(reader, features, features.select([]))
+    still = [n for n, p in reader.model.named_parameters() if torch.equal(before[n], p)]
+    assert still == []
+
+
+def first_step(tmp_path, asked, batch, accumulation):
+    """Loss and gradient norm that the Trainer logs for the first optimiser step."""
+    reader = reader_in(
+        tmp_path,
+        asked,
+        max_steps=1,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+    )
+    features = features_of(reader, asked)
+    trainer = reader.trainer(features, None, 5)
+    trainer.train()
+    log = trainer.state.log_history[0]
+    return log["loss"], log["grad_norm"]
+
+
+def test_accumulation_equals_a_larger_batch(tmp_path, asked):
+    whole = first_step(tmp_path / "a", asked, 8, 1)
+    parts = first_step(tmp_path / "b", asked, 1, 8)
+    assert whole == pytest.approx(parts, rel=1e-4)
+    assert whole[0] == pytest.approx(np.log(5), abs=0.05)  # not eight times that
+
+
+def test_predict_equals_evaluate_and_a_reloaded_model(tmp_path, asked):
+    reader = reader_in(tmp_path, asked, num_train_epochs=1, per_device_eval_batch_size=5)
+    features = features_of(reader, asked)
+    train(reader, features, features.select([]))
+    logits = predict(reader, features)
+    evaluated = reader.trainer(None, features, 5).evaluate()
+    assert evaluated["eval_map_at_3"] == map_at_k(logits, np.array(asked["label"]))
+    reader.model.save_pretrained(tmp_path / "m")
+    reader.tokenizer.save_pretrained(tmp_path / "m")
+    model, tokenizer = load_reader(Model(name="m", name_or_path=str(tmp_path / "m")), seed=9)
+    again = Reader(model, tokenizer, reader.arguments)
+    assert np.array_equal(predict(again, features_of(again, asked)), logits)
+
+
+def test_predict_needs_no_labels_and_masks_missing_options(tmp_path, asked):
+    reader = reader_in(tmp_path, asked)
+    rows = [{**q, "label": None} for q in asked.select(range(3))]
+    rows[1]["options"] = rows[1]["options"][:3]
+    features = features_of(reader, Dataset.from_list(rows, features=FEATURES))
+    logits = predict(reader, features)
+    assert np.isinf(logits).tolist() == [[False] * 5, [False] * 3 + [True] * 2, [False] * 5]
+    whole = predict(reader, features_of(reader, asked.select(range(3))))
+    assert logits[1, :3] == pytest.approx(whole[1, :3], abs=1e-5)
+
+
+class Stop(Exception):
+    """Stands for a process that is killed."""
+
+
+def losses(trainer_state):
+    return [(h["step"], h["loss"]) for h in trainer_state if "loss" in h]
+
+
+@pytest.mark.parametrize("cut", ["between checkpoints", "within a checkpoint"])
+def test_resumed_training_equals_uninterrupted(tmp_path, asked, cut, monkeypatch):
+    from transformers import Trainer
+
+    from exam.artefacts import read_json
+
+    dropout = {**TINY, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    steps = {"max_steps": 8, "save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 4}
+
+    def run(folder):
+        reader = reader_in(folder, asked, config=dropout, **steps)
+        features = features_of(reader, asked)
+        train(reader, features, features.select([]))
+        return predict(reader, features), read_json(folder / "trainer_state.json")
+
+    whole, state = run(tmp_path / "whole")
+    name = "training_step" if cut == "between checkpoints" else "_save_optimizer_and_scheduler"
+    real, calls = getattr(Trainer, name), []
+    limit = 5 if cut == "between checkpoints" else 2
+
+    def dying(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == limit:
+            raise Stop
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, name, dying)
+    with pytest.raises(Stop):
+        run(tmp_path / "cut")
+    monkeypatch.setattr(Trainer, name, real)
+    assert last_whole_checkpoint(tmp_path / "cut" / "c").name == "checkpoint-3"
+    resumed, resumed_state = run(tmp_path / "cut")
+    assert resumed_state["global_step"] == state["global_step"] == 8
+    assert losses(resumed_state["log_history"]) == losses(state["log_history"])
+    assert np.array_equal(resumed, whole)
+
+
+def test_best_checkpoint_is_chosen_on_the_dev_fold(tmp_path, asked):
+    reader = reader_in(
+        tmp_path,
+        asked,
+        num_train_epochs=3,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+    )
+    features = features_of(reader, asked)
+    figures = train(reader, features.select(range(16)), features.select(range(16, 24)))
+    found = map_at_k(
+        predict(reader, features.select(range(16, 24))), np.array(asked["label"][16:24])
+    )
+    assert figures["best"] == pytest.approx(found)

@@ -1,0 +1,257 @@
+"""Two-stage retrieval against a brute-force definition, its artefact, its scores, its resumption."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import ANIMALS, kaggle_rows, write_csv
+from datasets import Dataset
+
+from exam.config import Corpus, CorpusReader, Data, Encoder, Index, Retriever, RetrieverKind
+from exam.corpus import lead, sentence_offsets
+from exam.errors import ExamError
+from exam.questions import FEATURES, read
+from exam.retrieval import index as index_module
+from exam.retrieval import search as search_module
+from exam.retrieval.contexts import Retrieval, read_contexts, read_support
+from exam.retrieval.evaluation import option_support, score_contexts, within_budget, words
+
+
+@pytest.fixture
+def retrieval(articles, encoder, tmp_path):
+    return Retrieval(
+        Corpus(name="animals", reader=CorpusReader.jsonl, dir=str(articles.parent), files=articles.name),
+        Encoder(name="tiny", name_or_path=str(encoder), query_prefix="query: ", passage_prefix="p: "),
+        Retriever(name="two_stage", kind=RetrieverKind.two_stage, articles=2, depth=3),
+        Index(shard_size=4),
+        tmp_path / "outputs",
+    )
+
+
+@pytest.fixture
+def asked(tmp_path):
+    write_csv(tmp_path / "q.csv", kaggle_rows(12))
+    rows = [{"question": str(i), "article": f"a{i % 10}"} for i in range(12)]
+    write_csv(tmp_path / "q_qrels.csv", rows)
+    columns = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}
+    return read(Data(name="q", dir=str(tmp_path), columns=columns), "q.csv")
+
+
+def brute_force(question, retrieval, texts):
+    """The definition: best articles by lead and prompt, then their sentences by full query."""
+    encode = retrieval.encode
+    leads = encode([lead(a) for a in texts])
+    prompt = encode(["query: " + question["prompt"]])[0]
+    best = np.argsort(-(leads @ prompt), kind="stable")[:2]
+    found = {}
+    for i in best:
+        for a, b in sentence_offsets(texts[i].text, 4):
+            found.setdefault(texts[i].text[a:b], f"{texts[i].id}:{a}-{b}")
+    query = encode(["query: " + " ".join([question["prompt"], *question["options"]])])[0]
+    scores = encode(["p: " + text for text in found]) @ query
+    order = np.argsort(-scores, kind="stable")[:3]
+    return [list(found.values())[i] for i in order]
+
+
+def test_two_stage_equals_its_definition(retrieval, asked, articles):
+    from exam.corpus import Article
+
+    texts = [Article(**json.loads(line)) for line in articles.read_text().splitlines()]
+    contexts = read_contexts(retrieval.contexts(asked, "q"), top_k=3)
+    for question in asked:
+        found = [p["passage_id"] for p in contexts[question["id"]]]
+        assert found == brute_force(question, retrieval, texts)
+
+
+def test_contexts_file_keeps_its_contract(retrieval, asked):
+    stage = retrieval.contexts(asked, "q")
+    table = pq.read_table(stage.folder / "contexts.parquet")
+    assert table.column_names == [
+        "question_id", "rank", "score", "article_id", "passage_id", "title", "text", "source",
+    ]  # fmt: skip
+    rows = table.to_pylist()
+    assert [r["rank"] for r in rows if r["question_id"] == "0"] == [1, 2, 3]
+    scores = [r["score"] for r in rows if r["question_id"] == "0"]
+    assert scores == sorted(scores, reverse=True)
+    assert {r["source"] for r in rows} == {"articles.jsonl"}
+    manifest = json.loads((stage.folder / "manifest.json").read_text())
+    assert set(manifest["key"]) == {"format", "questions", "retriever", "index", "encoder"}
+
+
+def test_same_request_reuses_and_says_so(retrieval, asked, caplog):
+    first = retrieval.contexts(asked, "q")
+    with caplog.at_level("INFO", logger="exam"):
+        second = retrieval.contexts(asked, "q")
+    assert second.reused
+    assert second.folder == first.folder
+    assert caplog.messages[-1].startswith(f"contexts reused: {first.folder} · 12 questions")
+
+
+def test_changed_request_is_redone_and_the_key_named(retrieval, asked, caplog):
+    retrieval.contexts(asked, "q")
+    retrieval.retriever.depth = 2
+    with caplog.at_level("INFO", logger="exam"):
+        again = retrieval.contexts(asked, "q")
+    assert not again.reused
+    assert any("because retriever.depth (3 → 2) differs from q-two_stage-" in m for m in caplog.messages)
+
+
+def test_changed_corpus_is_indexed_anew(retrieval, asked, articles):
+    first = retrieval.contexts(asked, "q")
+    articles.write_text(articles.read_text().replace("lives", "dwells"))
+    fresh = Retrieval(
+        retrieval.corpus, retrieval.encoder, retrieval.retriever, retrieval.index, retrieval.outputs
+    )
+    second = fresh.contexts(asked, "q")
+    assert second.folder != first.folder
+    assert "dwells" in str(read_contexts(second, 3))
+
+
+def test_broken_artefact_is_refused_by_name(retrieval, asked):
+    stage = retrieval.contexts(asked, "q")
+    path = stage.folder / "contexts.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ExamError) as caught:
+        retrieval.contexts(asked, "q")
+    assert str(caught.value) == (
+        f"{path} is not the file that was written.\n"
+        f"Delete the folder {stage.folder} and run the command again."
+    )
+
+
+class Cut(Exception):
+    """Stands for a process that is killed."""
+
+
+@pytest.mark.parametrize("after", range(1, 7))
+def test_interrupted_retrieval_continues_and_equals_a_whole_one(
+    retrieval, asked, after, monkeypatch, tmp_path
+):
+    """Encoding calls: three index shards, prompts, sentence shards, queries."""
+    monkeypatch.setattr(search_module, "ARTICLES_PER_SHARD", 4)
+    calls = []
+    real = Retrieval.encode
+
+    def counted(self, texts):
+        if len(calls) == after:
+            raise Cut
+        calls.append(len(texts))
+        return real(self, texts)
+
+    monkeypatch.setattr(Retrieval, "encode", counted)
+    with pytest.raises(Cut):
+        retrieval.contexts(asked, "q")
+    done = list(calls)
+    monkeypatch.setattr(Retrieval, "encode", real)
+    again = []
+    monkeypatch.setattr(
+        Retrieval, "encode", lambda self, texts: again.append(len(texts)) or real(self, texts)
+    )
+    resumed = pq.read_table(retrieval.contexts(asked, "q").folder / "contexts.parquet")
+    whole = Retrieval(
+        retrieval.corpus, retrieval.encoder, retrieval.retriever, retrieval.index, tmp_path / "o2"
+    )
+    expected = pq.read_table(whole.contexts(asked, "q").folder / "contexts.parquet")
+    assert resumed.equals(expected)
+    kept = [n for n in done[:3] if n in (4, 2)]  # whole index shards are not encoded again
+    assert again[: 3 - len(kept)] == [4, 4, 2][len(kept) :]
+
+
+def test_each_sentence_is_encoded_once(retrieval, asked, monkeypatch):
+    monkeypatch.setattr(search_module, "ARTICLES_PER_SHARD", 2)
+    seen = []
+    real = Retrieval.encode
+
+    def spy(self, texts):
+        seen.extend(t for t in texts if t.startswith("p: "))
+        return real(self, texts)
+
+    monkeypatch.setattr(Retrieval, "encode", spy)
+    retrieval.contexts(asked, "q")
+    assert len(seen) == len(set(seen)) > 10
+
+
+def test_corpus_without_articles_is_refused(retrieval, asked, articles):
+    articles.write_text("\n")
+    with pytest.raises(ExamError, match="The corpus holds no article"):
+        retrieval.contexts(asked, "q")
+
+
+def test_given_contexts_pass_through(retrieval, asked):
+    retrieval.retriever.kind = RetrieverKind.given
+    rows = [{**q, "context": f"text of {q['id']}" if q["id"] != "3" else None} for q in asked]
+    stage = retrieval.contexts(Dataset.from_list(rows, features=FEATURES), "q")
+    contexts = read_contexts(stage, 1)
+    assert contexts["2"][0]["text"] == "text of 2"
+    assert "3" not in contexts
+
+
+def test_closed_book_retrieves_nothing_and_needs_no_corpus(retrieval, asked):
+    retrieval.retriever.kind = RetrieverKind.none
+    retrieval.corpus.dir = "/nowhere"
+    stage = retrieval.contexts(asked, "q")
+    assert read_contexts(stage, 5) == {}
+    assert read_support(stage, asked["id"][:]) is None
+
+
+# Scores, by hand.
+
+
+def passage(rank, article, text):
+    return {"rank": rank, "article_id": article, "text": text}
+
+
+def question(options, label, article):
+    return {
+        "id": "q",
+        "prompt": "Where is the cat?",
+        "options": options,
+        "label": label,
+        "context": None,
+        "article": article,
+    }
+
+
+def test_support_is_the_idf_share_of_new_words():
+    asked = Dataset.from_list([question(["the red mat", "a cat"], 0, "x")], features=FEATURES)
+    contexts = {"q": [passage(1, "x", "A mat.")]}
+    idf = {"red": 1.0, "mat": 3.0, "a": 0.5, "the": 0.1, "cat": 1.0}
+    assert option_support(asked, contexts, idf) == [[0.75, 1.0]]  # "the", "cat" stand in the prompt
+    figures = score_contexts(asked, contexts, [[0.75, 1.0]])
+    assert figures["supported"]["value"] == 1.0
+
+
+def test_recall_and_mrr_by_hand():
+    asked = Dataset.from_list([question(["x", "y"], 0, "own")], features=FEATURES)
+    contexts = {"q": [passage(1, "other", "t"), passage(2, "own", "t")]}
+    figures = score_contexts(asked, contexts, [[0.0, 0.0]])
+    values = {k: v["value"] for k, v in figures.items()}
+    assert values["recall_at_1"] == 0
+    assert values["recall_at_3"] == 1
+    assert values["mrr"] == 0.5
+
+
+def test_word_budget_takes_whole_passages_but_at_least_one():
+    long, short = "w " * 400, "v " * 100
+    assert len(within_budget([{"text": long}, {"text": short}])) == 400
+    assert len(within_budget([{"text": "w " * 600}])) == 450
+    assert words("It's α-helix_2") == ["it", "s", "α", "helix", "2"]
+
+
+def test_memory_holds_a_shard_not_the_corpus(retrieval, asked, monkeypatch):
+    """The stream is never read ahead of the shard that is encoded."""
+    produced = []
+    real = index_module.iter_articles
+    monkeypatch.setattr(
+        index_module,
+        "iter_articles",
+        lambda file: (produced.append(a.id) or a for a in real(file)),
+    )
+    sizes = []
+    encode = Retrieval.encode
+    monkeypatch.setattr(
+        Retrieval, "encode", lambda self, t: sizes.append(len(produced)) or encode(self, t)
+    )
+    retrieval.contexts(asked, "q")
+    assert sizes[:3] == [4, 8, len(ANIMALS)]
