@@ -1,4 +1,4 @@
-"""python generate.py --help"""
+"""The verb `generate`: see `python generate.py --help`."""
 
 from exam.cli import generate
 

@@ -1,4 +1,4 @@
-"""python infer.py --help"""
+"""The verb `infer`: see `python infer.py --help`."""
 
 from exam.cli import infer
 

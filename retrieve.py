@@ -1,4 +1,4 @@
-"""python retrieve.py --help"""
+"""The verb `retrieve`: see `python retrieve.py --help`."""
 
 from exam.cli import retrieve
 

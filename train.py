@@ -1,4 +1,4 @@
-"""python train.py --help"""
+"""The verb `train`: see `python train.py --help`."""
 
 from exam.cli import train
 

@@ -13,7 +13,18 @@ ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("EXAM_DATA", ROOT.parent / "shared" / "data"))
 
 ANIMALS = ["otter", "heron", "badger", "newt", "falcon", "mole", "trout", "beetle", "lynx", "toad"]
-PLACES = ["river", "marsh", "forest", "pond", "cliff", "meadow", "stream", "log", "mountain", "well"]
+PLACES = [
+    "river",
+    "marsh",
+    "forest",
+    "pond",
+    "cliff",
+    "meadow",
+    "stream",
+    "log",
+    "mountain",
+    "well",
+]
 
 
 @pytest.fixture(scope="session")
@@ -50,10 +61,8 @@ def kaggle_rows(n: int, start: int = 0) -> list[dict[str, str]]:
     return rows
 
 
-@pytest.fixture
-def questions(tmp_path: Path) -> Path:
+def make_questions(folder: Path) -> Path:
     """A folder with train.csv (40), valid.csv (10) and test.csv (6, no answers)."""
-    folder = tmp_path / "questions"
     folder.mkdir()
     write_csv(folder / "train.csv", kaggle_rows(40))
     write_csv(folder / "valid.csv", kaggle_rows(10, start=40))
@@ -62,15 +71,19 @@ def questions(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def articles(tmp_path: Path) -> Path:
+def make_articles(path: Path) -> Path:
     """A JSONL corpus of ten articles."""
-    path = tmp_path / "articles.jsonl"
     with path.open("w", encoding="utf-8") as file:
         for i, (animal, place) in enumerate(zip(ANIMALS, PLACES, strict=True)):
             text = f"The {animal} is an animal. It lives in the {place}. It is number {i}."
             file.write(json.dumps({"id": f"a{i}", "title": animal.title(), "text": text}) + "\n")
     return path
+
+
+@pytest.fixture
+def articles(tmp_path: Path) -> Path:
+    """A JSONL corpus of ten articles."""
+    return make_articles(tmp_path / "articles.jsonl")
 
 
 @pytest.fixture(scope="session")

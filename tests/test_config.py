@@ -7,10 +7,9 @@ import time
 
 import pytest
 from conftest import ROOT, exam
-from hydra import compose, initialize_config_dir
 
 from exam.cli import known_keys
-from exam.config import ROOTS, conf_dir, register, typed
+from exam.config import ROOTS, composed, conf_dir
 
 MISTAKES = {
     "modle=minilm": (
@@ -122,12 +121,6 @@ def test_trainer_fields_are_those_of_the_installed_transformers():
 def test_any_training_argument_is_overridden_without_plus():
     config = composed("train", "trainer.warmup_steps=0.25", "trainer.optim=adafactor")
     assert (config.trainer.warmup_steps, config.trainer.optim) == (0.25, "adafactor")
-
-
-def composed(verb, *overrides):
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return typed(compose(verb, list(overrides)))
 
 
 GROUPS = [

@@ -53,7 +53,9 @@ def test_articles_are_fetched_by_id(wikipedia, tmp_path):
 
 
 def test_number_ids_are_fetched_as_texts(tmp_path):
-    pq.write_table(pa.table({"id": [7, 8], "title": ["x", "y"], "text": ["p", "q"]}), tmp_path / "n.parquet")
+    pq.write_table(
+        pa.table({"id": [7, 8], "title": ["x", "y"], "text": ["p", "q"]}), tmp_path / "n.parquet"
+    )
     file = CorpusFile(tmp_path / "n.parquet", {"id": "id", "title": "title", "text": "text"})
     assert fetch(file, ["8"]) == {"8": Article("8", "y", "q")}
 
@@ -89,7 +91,9 @@ def test_missing_corpus_is_refused(tmp_path):
 def test_truncated_file_is_refused(wikipedia, tmp_path):
     path = tmp_path / "wiki" / "a.parquet"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ExamError, match=r"a\.parquet is not a whole Parquet file.*\nFetch it again"):
+    with pytest.raises(
+        ExamError, match=r"a\.parquet is not a whole Parquet file.*\nFetch it again"
+    ):
         corpus_files(wikipedia, tmp_path)
 
 

@@ -45,7 +45,9 @@ def test_nan_is_refused():
 
 
 def test_random_order_of_five_options_scores_11_thirtieths():
-    assert random_average_precision(np.array([5, 2]), k=3).tolist() == pytest.approx([11 / 30, 0.75])
+    assert random_average_precision(np.array([5, 2]), k=3).tolist() == pytest.approx(
+        [11 / 30, 0.75]
+    )
 
 
 @given(
@@ -61,7 +63,9 @@ def test_map_equals_its_definition(case, k):
     rank = 1 + sum(v > logits[label] for v in logits)
     rank += sum(v == logits[label] for v in logits[:label])
     expected = 1 / rank if rank <= k else 0.0
-    assert map_at_k(np.array([logits], dtype=float), np.array([label]), k) == pytest.approx(expected)
+    assert map_at_k(np.array([logits], dtype=float), np.array([label]), k) == pytest.approx(
+        expected
+    )
 
 
 def test_interval_of_a_coin_is_that_of_the_binomial():

@@ -1,6 +1,7 @@
 """Questions: every public form is read, every refusal says file, row and remedy."""
 
 import json
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -108,9 +109,7 @@ def test_missing_prompt_column(tmp_path):
 
 def test_duplicate_columns(tmp_path):
     (tmp_path / "q.csv").write_text("id,prompt,A,A\n1,x,y,z\n")
-    assert refusal(tmp_path) == (
-        "/q.csv has 2 columns named 'A'.\nRename all but one of them."
-    )
+    assert refusal(tmp_path) == ("/q.csv has 2 columns named 'A'.\nRename all but one of them.")
 
 
 def test_duplicate_ids(tmp_path):
@@ -157,9 +156,7 @@ def test_equal_options_are_counted_or_refused(tmp_path, caplog):
 
 def test_undecodable_bytes(tmp_path):
     (tmp_path / "q.csv").write_bytes(b"id,prompt\n1,caf\xe9\n")
-    assert refusal(tmp_path) == (
-        "/q.csv, line 2: byte 0xe9 is not UTF-8.\nSave the file as UTF-8."
-    )
+    assert refusal(tmp_path) == ("/q.csv, line 2: byte 0xe9 is not UTF-8.\nSave the file as UTF-8.")
 
 
 def test_empty_files(tmp_path):
@@ -327,7 +324,7 @@ def test_split_is_a_partition_and_depends_on_the_seed_alone(tmp_path):
     config = data(tmp_path, train="q.csv", valid_share=0.2, folds=5)
     split = read_split(config, None)
     parts = [split.train["id"][:], split.dev["id"][:], split.valid["id"][:]]
-    assert sorted(sum(parts, [])) == sorted(split.pool["id"][:])
+    assert sorted(chain(*parts)) == sorted(split.pool["id"][:])
     assert [len(p) for p in parts] == [25, 7, 8]
     again = read_split(config, None)
     assert again.valid["id"][:] == parts[2]

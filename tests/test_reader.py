@@ -93,7 +93,8 @@ def test_context_comes_first_and_only_it_is_cut(asked):
     passages = ["It lives in the river.", "The log is a place.", "It is number 1."]
     first = [token_ids(tokenizer, [p])[0] for p in passages]
     needed = max(
-        len(token_ids(tokenizer, [q["prompt"]])[0]) + max(map(len, token_ids(tokenizer, q["options"])))
+        len(token_ids(tokenizer, [q["prompt"]])[0])
+        + max(map(len, token_ids(tokenizer, q["options"])))
         for q in asked.select([0])
     ) + tokenizer.num_special_tokens_to_add(pair=True)
     room = len(first[0]) + 2
@@ -164,7 +165,9 @@ def test_collator_lays_out_literal_tensors(small):
         ]
     ]
     assert batch["attention_mask"].tolist() == [[[1] * 7 + [0], [1] * 8]]
-    assert batch["token_type_ids"].tolist() == [[[0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 1, 1, 1, 1]]]
+    assert batch["token_type_ids"].tolist() == [
+        [[0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 1, 1, 1, 1]]
+    ]
     assert batch["labels"].tolist() == [1]
     assert batch["option_mask"].tolist() == [[True, True]]
     assert row == before
@@ -201,9 +204,7 @@ def test_template_equals_the_tokenizer_own_pair(small):
 def test_loss_ignores_options_that_do_not_exist():
     args = training_arguments({**CPU, "label_smoothing_factor": 0.3}, "unused", 0)
     logits = torch.tensor([[1.0, 2.0, -torch.inf]])
-    two = torch.nn.functional.cross_entropy(
-        logits[:, :2], torch.tensor([1]), label_smoothing=0.3
-    )
+    two = torch.nn.functional.cross_entropy(logits[:, :2], torch.tensor([1]), label_smoothing=0.3)
     assert option_loss(logits, torch.tensor([1]), args).item() == pytest.approx(two.item())
 
 
@@ -216,7 +217,12 @@ def test_head_stays_fp32_under_autocast(tmp_path, asked):
 
 
 def test_position_limits():
-    bert = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = {
+        "model_type": "bert",
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     model, _ = load_reader(Model(name="b", config={**bert, "intermediate_size": 16}), 0, ["a"])
     assert longest_input(model, 256) == 512
     with pytest.raises(ExamError) as caught:
@@ -307,7 +313,12 @@ def test_resumed_training_equals_uninterrupted(tmp_path, asked, cut, monkeypatch
     from exam.artefacts import read_json
 
     dropout = {**TINY, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    steps = {"max_steps": 8, "save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 4}
+    steps = {
+        "max_steps": 8,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "per_device_train_batch_size": 4,
+    }
 
     def run(folder):
         reader = reader_in(folder, asked, config=dropout, **steps)

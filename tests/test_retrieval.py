@@ -1,4 +1,4 @@
-"""Two-stage retrieval against a brute-force definition, its artefact, its scores, its resumption."""
+"""Two-stage retrieval: against its definition; its artefact, scores and resumption."""
 
 import json
 
@@ -21,8 +21,12 @@ from exam.retrieval.evaluation import option_support, score_contexts, within_bud
 @pytest.fixture
 def retrieval(articles, encoder, tmp_path):
     return Retrieval(
-        Corpus(name="animals", reader=CorpusReader.jsonl, dir=str(articles.parent), files=articles.name),
-        Encoder(name="tiny", name_or_path=str(encoder), query_prefix="query: ", passage_prefix="p: "),
+        Corpus(
+            name="animals", reader=CorpusReader.jsonl, dir=str(articles.parent), files=articles.name
+        ),
+        Encoder(
+            name="tiny", name_or_path=str(encoder), query_prefix="query: ", passage_prefix="p: "
+        ),
         Retriever(name="two_stage", kind=RetrieverKind.two_stage, articles=2, depth=3),
         Index(shard_size=4),
         tmp_path / "outputs",
@@ -94,7 +98,9 @@ def test_changed_request_is_redone_and_the_key_named(retrieval, asked, caplog):
     with caplog.at_level("INFO", logger="exam"):
         again = retrieval.contexts(asked, "q")
     assert not again.reused
-    assert any("because retriever.depth (3 → 2) differs from q-two_stage-" in m for m in caplog.messages)
+    assert any(
+        "because retriever.depth (3 → 2) differs from q-two_stage-" in m for m in caplog.messages
+    )
 
 
 def test_changed_corpus_is_indexed_anew(retrieval, asked, articles):

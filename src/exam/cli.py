@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from exam.config import ROOTS, conf_dir, register, typed
 from exam.errors import ExamError
-from exam.runtime import keep_freed_memory, quiet_libraries, start_logging
+from exam.runtime import complain, keep_freed_memory, quiet_libraries, start_logging
 
 
 def train() -> None:
@@ -48,8 +48,7 @@ def main(verb: str) -> int:
         The exit code: 0, or 2 after a user's mistake, whose message is printed without traceback.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the messages are ours
-    sys.argv[1:] = [f"++{a}" if a.startswith("run.") else a for a in sys.argv[1:]]
-    sys.argv.append(f"hydra.job.name={verb}")
+    sys.argv[1:] = _arguments(sys.argv[1:], verb)
     register()
     application = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)
     mistakes: list[str] = []
@@ -57,8 +56,15 @@ def main(verb: str) -> int:
         application(_task(verb, mistakes))()
     except (HydraException, OmegaConfBaseException) as error:
         mistakes.append(explain(error, verb))
-        print(mistakes[-1], file=sys.stderr)
+        complain(mistakes[-1])
     return 2 if mistakes else 0
+
+
+def _arguments(given: list[str], verb: str) -> list[str]:
+    """What Hydra reads: `-m` anywhere, and values below `run`, which its schema leaves open."""
+    several = [a for a in given if a in ("-m", "--multirun")]
+    others = [f"++{a}" if a.startswith("run.") else a for a in given if a not in several]
+    return [*several, *others, f"hydra.job.name={verb}"]
 
 
 def _task(verb: str, mistakes: list[str]) -> Callable[[DictConfig], None]:
@@ -76,7 +82,7 @@ def _task(verb: str, mistakes: list[str]) -> Callable[[DictConfig], None]:
         except (ExamError, OmegaConfBaseException) as error:
             own = isinstance(error, ExamError)
             mistakes.append(str(error) if own else explain(error, verb))
-            print(mistakes[-1], file=sys.stderr)
+            complain(mistakes[-1])
 
     return task
 
@@ -90,7 +96,7 @@ def explain(error: Exception, verb: str) -> str:
         return f"{text.splitlines()[0]}\nWrite overrides as group=option or group.key=value."
     if isinstance(error, MissingConfigException):
         return _unknown_option(text)
-    unknown = re.search(r"Key '([^']+)' (?:is not in|not in) .*?full_key: (\S+)", detail, re.S)
+    unknown = re.search(r"Key '([^']+)' (?:is not in|not in) .*?full_key: (\S+)", detail, re.DOTALL)
     if unknown:
         return _unknown_key(unknown[2], verb)
     wrong = re.search(r"^(.*)\n\s+full_key: (\S+)", detail)
@@ -105,7 +111,7 @@ def explain(error: Exception, verb: str) -> str:
 def _unknown_option(text: str) -> str:
     """`model/foo` is no option of its group: name the options, and the nearest."""
     found = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
-    options = re.findall(r"^\t(\S+)$", text, re.M)
+    options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
     if not found or not options:
         return text
     group, name = found[1], found[2]

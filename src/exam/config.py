@@ -284,10 +284,21 @@ def typed(config: DictConfig) -> Any:
         if name in config:
             group = config[name]
             given = {k: group[k] for k in group if not OmegaConf.is_missing(group, k)}
-            values[name] = TrainerFields(**OmegaConf.to_container(OmegaConf.create(given)))
-    value = OmegaConf.get_type(config)(**values)
+            plain: Any = OmegaConf.to_container(OmegaConf.create(given))
+            values[name] = TrainerFields(**plain)
+    schema: Any = OmegaConf.get_type(config)
+    value = schema(**values)
     check(value)
     return value
+
+
+def composed(verb: str, *overrides: str) -> Any:
+    """A verb's configuration as its command line would compose it."""
+    from hydra import compose, initialize_config_dir
+
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return typed(compose(verb, list(overrides)))
 
 
 def save_run(config: Train, path: Path) -> None:
@@ -304,7 +315,7 @@ def load_run(path: Path, infer: Infer) -> Train:
     """
     try:
         saved = OmegaConf.merge(OmegaConf.structured(Train), OmegaConf.load(path))
-        config = OmegaConf.merge(saved, infer.run)
+        config: Any = OmegaConf.merge(saved, infer.run)
     except (OmegaConfBaseException, YAMLError) as error:
         raise ExamError(
             f"run: {str(error).splitlines()[0]}\n"
@@ -392,44 +403,51 @@ def _check_train(config: Train) -> None:
             f"name={config.name} is no folder's name.\n"
             "Use letters, digits, dots, dashes and underscores."
         )
+    if config.model.name_or_path is None and config.model.config is None:
+        raise ExamError("model.name_or_path has no value.\nGive a hub id or a folder.")
+    _check_depth(config)
     trainer = trainer_values(config.trainer)
     for name, value in trainer.items():
-        if name in MANAGED:
-            raise ExamError(f"trainer.{name} is not yours to set: {MANAGED[name]}.")
-        if name in CHOICES and value is not None and value not in CHOICES[name]:
-            raise ExamError(
-                f"trainer.{name}={value} is not one of its values: {', '.join(CHOICES[name])}."
-            )
-    if config.context.top_k < 0:
-        raise ExamError(f"context.top_k={config.context.top_k} must be 0 or more.")
-    if (
-        config.retriever.kind is RetrieverKind.two_stage
-        and config.context.top_k > config.retriever.depth
-    ):
+        _check_trainer_value(name, value)
+    _check_evaluation(config, trainer)
+
+
+def _check_depth(config: Train) -> None:
+    top_k, depth = config.context.top_k, config.retriever.depth
+    if top_k < 0:
+        raise ExamError(f"context.top_k={top_k} must be 0 or more.")
+    if config.retriever.kind is RetrieverKind.two_stage and top_k > depth:
         raise ExamError(
-            f"context.top_k={config.context.top_k} asks for more passages than "
-            f"retriever.depth={config.retriever.depth} keeps.\n"
-            f"Set retriever.depth={config.context.top_k}, or a smaller context.top_k."
+            f"context.top_k={top_k} asks for more passages than retriever.depth={depth} keeps.\n"
+            f"Set retriever.depth={top_k}, or a smaller context.top_k."
         )
-    evaluates = trainer.get("eval_strategy", "no") != "no"
-    if config.data.fold is None and (evaluates or trainer.get("load_best_model_at_end")):
+
+
+def _check_trainer_value(name: str, value: Any) -> None:
+    if name in MANAGED:
+        raise ExamError(f"trainer.{name} is not yours to set: {MANAGED[name]}.")
+    if name in CHOICES and value is not None and value not in CHOICES[name]:
+        raise ExamError(
+            f"trainer.{name}={value} is not one of its values: {', '.join(CHOICES[name])}."
+        )
+
+
+def _check_evaluation(config: Train, trainer: dict[str, Any]) -> None:
+    best = trainer.get("load_best_model_at_end")
+    evaluates, saves = trainer.get("eval_strategy", "no"), trainer.get("save_strategy", "steps")
+    if config.data.fold is None and (evaluates != "no" or best):
         raise ExamError(
             "data.fold=null leaves no questions to choose a checkpoint on, but "
             "trainer.eval_strategy or trainer.load_best_model_at_end asks for them.\n"
             "Set data.fold=0, or trainer.eval_strategy=no trainer.load_best_model_at_end=false."
         )
-    if trainer.get("load_best_model_at_end") and trainer.get("eval_strategy") != trainer.get(
-        "save_strategy"
-    ):
+    if best and evaluates != saves:
         raise ExamError(
-            f"trainer.load_best_model_at_end needs trainer.eval_strategy="
-            f"{trainer.get('eval_strategy', 'no')} and trainer.save_strategy="
-            f"{trainer.get('save_strategy', 'steps')} to be the same."
+            f"trainer.load_best_model_at_end needs trainer.eval_strategy={evaluates} and "
+            f"trainer.save_strategy={saves} to be the same."
         )
     if trainer.get("fp16") and trainer.get("use_cpu"):
         raise ExamError(
             "trainer.fp16=true needs a GPU, but trainer.use_cpu=true.\n"
             "Set trainer.fp16=false, or choose trainer=gpu."
         )
-    if config.model.name_or_path is None and config.model.config is None:
-        raise ExamError("model.name_or_path has no value.\nGive a hub id or a folder.")

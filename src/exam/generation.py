@@ -22,7 +22,6 @@ from exam.corpus import fetch, sentence_offsets
 from exam.errors import ExamError
 from exam.questions import DEMO, LETTERS, read_own_form
 from exam.retrieval.contexts import Retrieval
-from exam.retrieval.encoder import Vectors
 from exam.retrieval.index import VECTORS, ArticleIndex
 
 log = logging.getLogger(__name__)
@@ -90,7 +89,7 @@ def _questions(
     """Questions in a seeded order of articles, until there are `n`."""
     random = Random(generator.seed)
     vectors = faiss.read_index(str(index.stage.folder / VECTORS))
-    facts = _facts(index, random)
+    facts = _facts(index)
     order = sorted(facts)
     random.shuffle(order)
     allowed = [a for a in order if index.articles["id"][a].as_py() not in left_out]
@@ -110,12 +109,12 @@ def _questions(
 
 def _near(vectors: faiss.Index, article: int, neighbours: int) -> list[int]:
     """Articles near in meaning, but for the nearest, whose sentences the reader may be shown."""
-    own: Vectors = vectors.reconstruct(article)[None]
-    _, rows = vectors.search(own, min(neighbours + NEAREST_LEFT_OUT + 1, vectors.ntotal))
+    own = vectors.reconstruct(article)
+    _, rows = vectors.search(own[None], min(neighbours + NEAREST_LEFT_OUT + 1, vectors.ntotal))
     return [int(r) for r in rows[0] if r != article][NEAREST_LEFT_OUT:]
 
 
-def _facts(index: ArticleIndex, random: Random) -> dict[int, list[Fact]]:
+def _facts(index: ArticleIndex) -> dict[int, list[Fact]]:
     """Facts of every article that states any, by its row."""
     found: dict[int, list[Fact]] = {}
     table = index.articles

@@ -34,7 +34,8 @@ def average_precision(order: Ints, labels: Ints, k: int = 3) -> Floats:
     competition defines it. Shapes: order `(questions, options)`, labels `(questions,)`.
     """
     hits = order[:, :k] == labels[:, None]
-    return hits @ (1.0 / np.arange(1, hits.shape[1] + 1))
+    scores: Floats = hits @ (1.0 / np.arange(1, hits.shape[1] + 1))
+    return scores
 
 
 def map_at_k(logits: Floats, labels: Ints, k: int = 3) -> float:
@@ -63,7 +64,10 @@ class Estimate:
 
 
 def estimate(scores: Floats, seed: int = 0) -> Estimate:
-    """Mean of per-question scores, shape `(questions,)`; for a paired comparison pass differences."""
+    """Mean of per-question scores, shape `(questions,)`.
+
+    For a paired comparison pass their differences.
+    """
     from scipy.stats import bootstrap
 
     mean = float(np.mean(scores))

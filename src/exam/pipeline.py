@@ -4,12 +4,11 @@ import logging
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 
-from exam.answers.predictions import write_predictions
-from exam.answers.results import baselines, of_logits, results, save, table
+from exam.answers.predictions import read_predictions, write_predictions
+from exam.answers.results import System, baselines, of_logits, results, table
 from exam.answers.submission import write_submission
 from exam.artefacts import KEY, Stage, finished, open_stage, read_json, write_json
 from exam.config import (
@@ -34,7 +33,7 @@ from exam.reader.model import load_reader, longest_input
 from exam.reader.training import Reader, predict, train, training_arguments
 from exam.retrieval.contexts import Retrieval, read_contexts, read_support
 from exam.retrieval.evaluation import Contexts
-from exam.runtime import environment
+from exam.runtime import environment, say
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +52,11 @@ class Run:
 
     stage: Stage
     stages: list[Stage]
-    found: dict[str, Any]
+    systems: list[System]  # baselines first, the reader last; empty where answers are unknown
 
 
 def _retrieval(config: Train | Retrieve | Generate, retriever: Retriever) -> Retrieval:
-    return Retrieval(
-        config.corpus, config.encoder, retriever, config.index, Path(config.outputs)
-    )
+    return Retrieval(config.corpus, config.encoder, retriever, config.index, Path(config.outputs))
 
 
 def _generated(config: Train | Retrieve, retrieval: Retrieval) -> Stage | None:
@@ -79,7 +76,7 @@ def run_retrieve(config: Retrieve) -> None:
     if not wanted:
         raise ExamError(f"data={data.name} names no questions.\nGive a file: data.test=<file>")
     for name, entries in wanted.items():
-        questions = read(data, entries, generated and generated.folder / QUESTIONS)
+        questions = read(data, entries, generated.folder / QUESTIONS if generated else None)
         stage = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
         _log_scores(stage, name)
 
@@ -95,14 +92,14 @@ def run_generate(config: Generate) -> None:
     """`generate.py`: new questions from a corpus."""
     retrieval = _retrieval(config, Retriever(name="none", kind=RetrieverKind.none))
     stage = generate(retrieval, config.generator, config.resume.value)
-    log.info("questions: %s", stage.folder / QUESTIONS)
+    say(str(stage.folder / QUESTIONS))
 
 
 def run_train(config: Train) -> Run:
     """`train.py`: retrieve, fine-tune, and score on the reported questions."""
     retrieval = _retrieval(config, config.retriever)
     generated = _generated(config, retrieval)
-    split = read_split(config.data, generated and generated.folder / QUESTIONS)
+    split = read_split(config.data, generated.folder / QUESTIONS if generated else None)
     pool = retrieval.contexts(split.pool, f"{config.data.name}-train")
     held_out = config.data.valid is None
     valid = pool if held_out else retrieval.contexts(split.valid, f"{config.data.name}-valid")
@@ -121,11 +118,11 @@ def run_train(config: Train) -> Run:
     with open_stage(outputs, "train", config.name, key, config.resume.value) as stage:
         if not stage.reused:
             reader = _fit(config, stage, split, read_contexts(pool, config.context.top_k))
-            contexts = read_contexts(valid, config.context.top_k)
-            answered = _answer(reader, config, stage, split.valid, contexts, valid.folder.name)
-            _save_results(stage, split.valid, valid, answered, stages)
+            _answer(reader, config, stage, split.valid, valid)
+            _score(stage, split.valid, valid, stages)
+            shutil.rmtree(stage.folder / CHECKPOINTS)
             stage.finish(_files(stage.folder), questions=len(split.train))
-    return _report(stage, stages)
+    return _report(stage, split.valid, valid, stages)
 
 
 def _fit(config: Train, stage: Stage, split: Split, contexts: Contexts) -> Reader:
@@ -148,7 +145,6 @@ def _fit(config: Train, stage: Stage, split: Split, contexts: Contexts) -> Reade
     log.info("train: %s", " · ".join(f"{k} {v}" for k, v in figures.items()))
     model.save_pretrained(folder / MODEL, safe_serialization=True)
     tokenizer.save_pretrained(folder / MODEL)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return reader
 
 
@@ -161,35 +157,34 @@ def _features(reader: Reader, config: Train, questions: Dataset, contexts: Conte
 
 
 def _answer(
-    reader: Reader,
-    config: Train,
-    stage: Stage,
-    questions: Dataset,
-    contexts: Contexts,
-    contexts_name: str,
+    reader: Reader, config: Train, stage: Stage, questions: Dataset, contexts: Stage
 ) -> Floats:
     """Predict and write predictions.parquet; logits of shape `(questions, options)`."""
-    logits = predict(reader, _features(reader, config, questions, contexts))
+    found = read_contexts(contexts, config.context.top_k)
+    logits = predict(reader, _features(reader, config, questions, found))
     path = stage.folder / PREDICTIONS
-    write_predictions(path, questions, logits, config.name, contexts_name)
+    write_predictions(path, questions, logits, config.name, contexts.folder.name)
     return logits
 
 
-def _save_results(
-    stage: Stage, questions: Dataset, contexts: Stage, logits: Floats, stages: list[Stage]
-) -> None:
-    """Write results.json: the reader beside the baselines, paired with each."""
-    support = read_support(contexts, questions["id"])
-    rows = baselines(questions, support)
-    reader = of_logits(f"reader {stage.folder.name}", logits, questions["label"])
-    pairs = [(reader, row) for row in rows[1:]]
-    save(results([*rows, reader], pairs, stages), stage.folder / RESULTS)
+def _systems(stage: Stage, questions: Dataset, contexts: Stage) -> list[System]:
+    """The baselines and, last, the reader whose predictions the stage holds."""
+    predictions = read_predictions(stage.folder / PREDICTIONS)
+    reader = of_logits(stage.folder.name, predictions.logits, questions["label"])
+    return [*baselines(questions, read_support(contexts, questions["id"])), reader]
 
 
-def _report(stage: Stage, stages: list[Stage]) -> Run:
-    found = read_json(stage.folder / RESULTS)
-    log.info("results in %s\n%s", stage.folder / RESULTS, table(found))
-    return Run(stage, [*stages, stage], found)
+def _score(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> None:
+    """Write results.json: the reader beside the baselines, paired with each but the random one."""
+    *rows, reader = _systems(stage, questions, contexts)
+    found = results([*rows, reader], [(reader, row) for row in rows[1:]], stages)
+    write_json(stage.folder / RESULTS, found)
+
+
+def _report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> Run:
+    """Print the saved results."""
+    say(f"{table(read_json(stage.folder / RESULTS))}\n{stage.folder / RESULTS}")
+    return Run(stage, [*stages, stage], _systems(stage, questions, contexts))
 
 
 def _files(folder: Path) -> list[str]:
@@ -226,21 +221,18 @@ def run_infer(infer: Infer) -> Run:
             saved = replace(config.model, name_or_path=str(folder / MODEL), package=None)
             model, tokenizer = load_reader(saved, config.seed)
             values = trainer_values(config.trainer)
-            reader = Reader(
-                model, tokenizer, training_arguments(values, stage.folder, config.seed)
-            )
-            found = read_contexts(contexts, config.context.top_k)
-            logits = _answer(reader, config, stage, questions, found, contexts.folder.name)
+            reader = Reader(model, tokenizer, training_arguments(values, stage.folder, config.seed))
+            logits = _answer(reader, config, stage, questions, contexts)
             write_submission(stage.folder / SUBMISSION, questions["id"], logits)
             files = [PREDICTIONS, SUBMISSION]
             if None not in questions["label"]:
-                _save_results(stage, questions, contexts, logits, stages)
+                _score(stage, questions, contexts, stages)
                 files.append(RESULTS)
             stage.finish(files, questions=len(questions))
-    log.info("submission: %s", stage.folder / SUBMISSION)
+    say(str(stage.folder / SUBMISSION))
     if (stage.folder / RESULTS).is_file():
-        return _report(stage, stages)
-    return Run(stage, [*stages, stage], {})
+        return _report(stage, questions, contexts, stages)
+    return Run(stage, [*stages, stage], [])
 
 
 def _warn_of_versions(folder: Path) -> None:

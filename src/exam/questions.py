@@ -217,7 +217,9 @@ def _with_qrels(questions: Dataset, data: Data, path: Path) -> Dataset:
             article[row["question"]] = row["article"]
     if not article:
         return questions
-    articles = [article.get(i, a) for i, a in zip(questions["id"], questions["article"])]
+    articles = [
+        article.get(i, a) for i, a in zip(questions["id"], questions["article"], strict=True)
+    ]
     return Dataset.from_dict({**questions.to_dict(), "article": articles}, features=FEATURES)
 
 
@@ -225,13 +227,14 @@ def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
     from datasets import load_dataset
 
     try:
-        return load_dataset(str(data.hub), data.hub_config, split=split)
+        rows: Iterable[dict[str, Any]] = load_dataset(str(data.hub), data.hub_config, split=split)
     except (OSError, ValueError) as error:
         raise ExamError(
             f"The data set {data.hub} ({split}) could not be read: {str(error).splitlines()[0]}\n"
             "Where there is no hub, give files instead: data=csv data.train=<file> "
             "data.valid=<file>, with the same data.columns."
         ) from None
+    return rows
 
 
 def parse(rows: Iterable[dict[str, Any]], data: Data, where: str) -> Dataset:

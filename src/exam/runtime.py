@@ -34,6 +34,17 @@ def start_logging(level: str) -> None:
     logger.propagate = False
 
 
+def say(text: str) -> None:
+    """Print a result to standard output; the log goes to standard error."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    """Print a user's mistake to standard error."""
+    sys.stderr.write(f"{text}\n")
+
+
 def quiet_libraries() -> None:
     """Silence what the libraries say of themselves before they are imported.
 
@@ -74,7 +85,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_mib() -> float:
-    """Peak resident memory in MiB since the last reset; since the start where it cannot be reset."""
+    """Peak resident memory in MiB since the last reset, or since the start where none is."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

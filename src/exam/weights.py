@@ -41,12 +41,13 @@ def locate(name_or_path: str, package: str | None, sha256: str | None) -> str:
 def reaching(what: str, name_or_path: str, key: str) -> Iterator[None]:
     """Turn a checkpoint that cannot be read into one message with the way out.
 
-    Progress bars of the loading are drawn for a person only. `key` is the setting that takes a local folder instead, such as `model.name_or_path`.
+    `key` is the setting that takes a local folder instead, such as `model.name_or_path`.
+    Progress bars of the loading are drawn for a person only.
     """
     from transformers.utils.logging import disable_progress_bar
 
     if not is_terminal():
-        disable_progress_bar()
+        disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     except (OSError, ValueError) as error:

@@ -1,13 +1,12 @@
 """Result tables: systems with intervals, paired differences, baselines; printed and as JSON."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from exam.artefacts import Stage, write_json
+from exam.artefacts import Stage
 from exam.metrics import (
     Estimate,
     Floats,
@@ -104,12 +103,6 @@ def table(found: dict[str, Any]) -> str:
     for pair in found["paired"]:
         low, high = pair["ci"]
         verdict = "" if low > 0 or high < 0 else " (within noise)"
-        lines.append(
-            f"{pair['a']} − {pair['b']}: {pair['difference']:+.3f} [{low:+.3f}, {high:+.3f}]{verdict}"
-        )
+        interval = f"{pair['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+        lines.append(f"{pair['a']} − {pair['b']}: {interval}{verdict}")
     return "\n".join(lines)
-
-
-def save(found: dict[str, Any], path: Path) -> None:
-    """Write results.json."""
-    write_json(path, found)

@@ -41,6 +41,8 @@ def validate_submission(path: Path, ids: list[str], options: int, k: int = 3) ->
     for key, prediction in rows:
         labels = prediction.split(" ")
         if len(labels) != min(k, options) or len(set(labels)) != len(labels):
-            raise ExamError(f"{path}: question {key!r} has prediction {prediction!r}, not {k} labels.")
+            raise ExamError(
+                f"{path}: question {key!r} has prediction {prediction!r}, not {k} labels."
+            )
         if not set(labels) <= letters:
             raise ExamError(f"{path}: question {key!r} has a label that is none of its options.")

@@ -65,6 +65,7 @@ class MultipleChoiceCollator:
         self.pair = Template.of(self.tokenizer, pair=True)
 
     def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+        """`input_ids` and the like, `option_mask`, and `labels` where every row has one."""
         sequences = [
             self._sequence(row, option)
             for row in rows

@@ -26,9 +26,10 @@ TINY_VOCABULARY = 2000
 class Fp32Linear(nn.Linear):
     """A head outside autocast: bf16 logits tie often, and ties are ranked by option order."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.float())
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Scores of pooled vectors, in fp32 whatever surrounds it."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            return super().forward(pooled.float())
 
 
 def load_reader(
@@ -42,7 +43,7 @@ def load_reader(
     if config.name_or_path is None:
         tokenizer = tiny_tokenizer(texts)
         architecture = AutoConfig.for_model(**(config.config or {}), vocab_size=len(tokenizer))
-        model = AutoModelForMultipleChoice.from_config(architecture)
+        model = AutoModelForMultipleChoice.from_config(architecture)  # type: ignore[no-untyped-call]
     else:
         place = locate(config.name_or_path, config.package, config.sha256)
         with reaching("reader", config.name_or_path, "model.name_or_path"):
@@ -123,7 +124,7 @@ def tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")],
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
         unk_token="[UNK]",

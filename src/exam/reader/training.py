@@ -3,6 +3,7 @@
 import logging
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from exam.runtime import is_terminal
 
 log = logging.getLogger(__name__)
 
+newest_checkpoint: Callable[[str], str | None] = get_last_checkpoint
 WHOLE = "whole.json"  # written into a checkpoint after everything else
 
 
@@ -179,7 +181,7 @@ def _total_steps(args: TrainingArguments, questions: int) -> int:
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose files are those that were written; broken ones are removed."""
-    while folder.is_dir() and (found := get_last_checkpoint(str(folder))):
+    while folder.is_dir() and (found := newest_checkpoint(str(folder))):
         checkpoint = Path(found)
         if _is_whole(checkpoint):
             return checkpoint

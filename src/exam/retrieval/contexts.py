@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 FILE = "contexts.parquet"
 SUPPORT = "support.json"
+ROWS_AT_ONCE = 20_000
 SCHEMA = pa.schema(
     {
         "question_id": pa.string(),
@@ -137,7 +138,7 @@ def _write(stage: Stage, ranked: Iterator[list[dict[str, Any]]]) -> None:
         block: list[dict[str, Any]] = []
         for rows in ranked:
             block += rows
-            if len(block) >= 20_000:
+            if len(block) >= ROWS_AT_ONCE:
                 writer.write_table(pa.Table.from_pylist(block, schema=SCHEMA))
                 block = []
         writer.write_table(pa.Table.from_pylist(block, schema=SCHEMA))

@@ -82,7 +82,9 @@ def score_contexts(
         ranks = np.array([_article_rank(q, contexts) for q in known])
         scores.update({f"recall_at_{k}": recall_at_k(ranks, k) for k in DEPTHS})
         scores["mrr"] = 1.0 / ranks
-    right = [s[q["label"]] for q, s in zip(questions, support) if q["label"] is not None]
+    right = [
+        s[q["label"]] for q, s in zip(questions, support, strict=True) if q["label"] is not None
+    ]
     if right:
         scores["supported"] = (np.array(right) > SUPPORTED).astype(np.float64)
     return {name: _figures(values) for name, values in scores.items()}

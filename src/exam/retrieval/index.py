@@ -35,8 +35,8 @@ class ArticleIndex:
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, NDArray[np.int64]]:
         """Scores and rows of the `k` best articles, shapes `(queries, k)`, best first."""
-        import torch  # noqa: F401  (faiss imported before torch can crash)
         import faiss
+        import torch  # noqa: F401  (faiss imported before torch can crash)
 
         index = faiss.read_index(str(self.stage.folder / VECTORS))
         scores, rows = index.search(queries, min(k, index.ntotal))
@@ -91,8 +91,8 @@ def _numbered(i: int, file: CorpusFile) -> Iterator[tuple[int, Article]]:
 
 def _assemble(stage: Stage, size: int) -> int:
     """Add the shards to one flat index, one at a time; remove them when it is written."""
-    import torch  # noqa: F401  (faiss imported before torch can crash)
     import faiss
+    import torch  # noqa: F401  (faiss imported before torch can crash)
 
     shards = sorted(stage.folder.glob(f"shard-{size}-*.parquet"))
     if not shards:

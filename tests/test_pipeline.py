@@ -1,0 +1,282 @@
+"""The whole path on tiny data, as a person runs it: retrieve → train → infer."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, exam, kaggle_rows, make_articles, make_questions, write_csv
+
+
+TINY = ["model=tiny", "trainer.num_train_epochs=1", "context.top_k=2"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with questions, articles and outputs, and the overrides that name them."""
+
+    folder: Path
+    encoder: Path
+
+    @property
+    def outputs(self) -> Path:
+        return self.folder / "outputs"
+
+    @property
+    def out(self) -> str:
+        return f"outputs={self.outputs}"
+
+    @property
+    def questions(self) -> str:
+        return f"data.dir={self.folder / 'questions'}"
+
+    @property
+    def setting(self) -> list[str]:
+        """Overrides of a run that takes seconds."""
+        return [
+            "data=kaggle",
+            self.questions,
+            "data.folds=4",
+            "corpus=jsonl",
+            f"corpus.dir={self.folder}",
+            "corpus.files=articles.jsonl",
+            f"encoder.name_or_path={self.encoder}",
+            "encoder.package=null",
+            "encoder.sha256=null",
+            self.out,
+        ]
+
+    def the(self, pattern: str) -> Path:
+        (found,) = sorted(self.outputs.glob(pattern))
+        return found
+
+    @property
+    def run(self) -> Path:
+        return self.the("train/kaggle-tiny-two_stage-????????")
+
+    def asked(self) -> list[str]:
+        """Overrides of infer.py for the six questions without answers."""
+        return [f"ckpt={self.run}", "data=kaggle_test", self.questions, self.out]
+
+
+def make_place(folder, encoder) -> Place:
+    folder.mkdir(exist_ok=True)
+    make_questions(folder / "questions")
+    make_articles(folder / "articles.jsonl")
+    return Place(folder, encoder)
+
+
+@pytest.fixture
+def place(tmp_path, encoder) -> Place:
+    return make_place(tmp_path / "place", encoder)
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory, encoder) -> tuple[Place, str]:
+    """A place with a trained run, and what training printed."""
+    made = make_place(tmp_path_factory.mktemp("trained") / "place", encoder)
+    return made, ran("train", *made.setting, *TINY).stdout
+
+
+@pytest.fixture
+def trained(finished_run, tmp_path) -> Place:
+    """A copy of the trained place, to be changed at will."""
+    place, _ = finished_run
+    shutil.copytree(place.folder, tmp_path / "place")
+    return Place(tmp_path / "place", place.encoder)
+
+
+def ran(verb, *overrides):
+    done = exam(verb, *overrides)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_run_folder_holds_what_it_promises(finished_run):
+    place, printed = finished_run
+    names = {p.name for p in place.run.iterdir() if not p.name.startswith(".")}
+    assert names == {
+        "config.yaml", "environment.json", "key.json", "manifest.json", "model",
+        "predictions.parquet", "results.json", "trainer_state.json",
+    }  # fmt: skip
+    assert not list(place.run.rglob("*.bin"))  # no pickle is kept
+    found = json.loads((place.run / "results.json").read_text())
+    assert [row["system"] for row in found["rows"]] == [
+        "random order (expected)",
+        "longest option first",
+        "lexical (word overlap with the passages)",
+        place.run.name,
+    ]
+    assert all(row["n"] == 10 for row in found["rows"])
+    assert "95 % interval" in printed
+
+
+def test_submission_has_every_id_once_in_order(trained):
+    ran("infer", *trained.asked())
+    submission = trained.the("infer/*/submission.csv")
+    with submission.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["id", "prediction"]
+    assert [row[0] for row in rows] == [str(i) for i in range(50, 56)]
+    assert all(len(set(row[1].split())) == 3 for row in rows)
+    assert not (submission.parent / "results.json").exists()  # no answers, no score
+
+
+def test_infer_repeats_what_training_reported_in_another_place(trained):
+    answered = ["data=kaggle", trained.questions, "data.test=valid.csv", trained.out]
+    corpus = ["corpus=jsonl", f"corpus.dir={trained.folder}", "corpus.files=articles.jsonl"]
+    ran("infer", f"ckpt={trained.run}", *answered, *corpus)
+    again = trained.the("infer/kaggle-kaggle-*")
+    tables = [pq.read_table(p / "predictions.parquet") for p in (trained.run, again)]
+    before, after = (t["logit"].to_numpy() for t in tables)
+    assert after == pytest.approx(before, abs=1e-6)
+    scores = [json.loads((p / "results.json").read_text())["rows"] for p in (trained.run, again)]
+    assert scores[0][-1]["map_at_3"] == scores[1][-1]["map_at_3"]
+
+
+def test_second_run_reuses_everything_and_never_makes_a_numbered_one(finished_run):
+    place, _ = finished_run
+    again = ran("train", *place.setting, *TINY)
+    assert again.stderr.count(" reused: ") == again.stderr.count("/outputs/") == 4
+    numbered = ran("train", *place.setting, *TINY, "resume=never")
+    assert "-2 · new" in numbered.stderr
+    second = place.run.with_name(f"{place.run.name}-2")
+    same = [pq.read_table(p / "predictions.parquet").to_pylist() for p in (place.run, second)]
+    assert same[0] == same[1]
+
+
+def test_sweep_retrieves_once_and_goes_on_after_a_mistake(place):
+    done = exam("train", *place.setting, *TINY, "-m", "context.top_k=0,99,3")
+    assert done.returncode == 2
+    assert "context.top_k=99 asks for more passages than retriever.depth=20 keeps." in done.stderr
+    assert done.stderr.count("contexts done") == 2  # train and valid
+    assert len(list(place.outputs.glob("train/kaggle-tiny-*/manifest.json"))) == 2
+
+
+def test_overrides_of_a_run_are_logged_and_wrong_ones_refused(trained):
+    changed = ran("infer", *trained.asked(), "run.context.top_k=1")
+    assert "infer: run.context.top_k: 2 → 1" in changed.stderr
+    refused = exam("infer", *trained.asked(), "run.context.topk=1")
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "run: Key 'topk' not in 'Context'\n"
+        f"Override a value that {trained.run}/config.yaml has, as run.<key>=<value>.\n"
+    )
+
+
+def test_changed_or_unfinished_run_is_refused(trained):
+    run = trained.run
+    weights = run / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    changed = exam("infer", *trained.asked())
+    assert (changed.returncode, changed.stderr) == (
+        2,
+        f"{weights} is not the file that was written.\n"
+        f"Delete the folder {run} and run the command again.\n",
+    )
+    (run / "manifest.json").unlink()
+    unfinished = exam("infer", *trained.asked())
+    assert (unfinished.returncode, unfinished.stderr) == (
+        2,
+        f"{run} is unfinished: it has no manifest.json.\n"
+        "Give a finished run folder, or run the command that makes it again.\n",
+    )
+
+
+def test_unreachable_model_names_the_way_out(finished_run):
+    place, _ = finished_run
+    nowhere = "/nowhere/deberta"
+    overrides = ["model=deberta_large", f"model.name_or_path={nowhere}"]
+    done = exam("train", *place.setting, *overrides)
+    assert done.returncode == 2
+    message = done.stderr.splitlines()[-2:]
+    assert message[0].startswith(f"The reader {nowhere} could not be read: ")
+    assert message[1] == (
+        "Where the hub is out of reach, copy its files to a folder and set "
+        "model.name_or_path=<folder>; model=minilm and encoder=minilm need no hub."
+    )
+
+
+def test_retrieve_scores_itself_when_articles_are_known(trained):
+    rows = [{"question": str(i), "article": f"a{i % 10}"} for i in range(40, 50)]
+    write_csv(trained.folder / "questions" / "valid_qrels.csv", rows)
+    done = ran("retrieve", *trained.setting)
+    for metric in ("recall_at_5", "mrr", "supported"):
+        assert f"valid: {metric} " in done.stderr
+
+
+def compare(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "exam.compare", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_compare_pairs_runs_and_refuses_other_questions(trained):
+    ran("train", *trained.setting, *TINY, "retriever=none")
+    closed = trained.the("train/kaggle-tiny-none-????????")
+    target = trained.folder / "compared.json"
+    done = compare(trained.run, closed, "--json", target)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(target.read_text())
+    a, b = (row["map_at_3"] for row in figures["rows"][1:])
+    assert figures["paired"][0]["difference"] == pytest.approx(a - b)
+    write_csv(trained.folder / "questions" / "valid.csv", kaggle_rows(10, start=60))
+    ran("train", *trained.setting, *TINY, "name=other")
+    other = trained.the("train/other-*")
+    refused = compare(trained.run, other)
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        f"{trained.run} and {other} answered different questions: 40 and 60.\n"
+        "Compare runs with the same data.valid.\n",
+    )
+
+
+def killed_when(command, seen, limit=120):
+    """Start a command, wait until its log contains `seen`, kill it with SIGKILL."""
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        os.set_blocking(process.stderr.fileno(), False)
+        log, end = "", time.monotonic() + limit
+        while seen not in log and time.monotonic() < end and process.poll() is None:
+            log += process.stderr.read() or ""
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert seen in log, log
+    return log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "moment",
+    ["index: encoded 4 ", "contexts: encoded sentences", "train: step 4 ", "train: train_runtime"],
+)
+def test_killed_and_repeated_equals_uninterrupted(place, tmp_path, moment):
+    steps = ["trainer.num_train_epochs=2", "trainer.logging_steps=1", "index.shard_size=4"]
+    command = [sys.executable, str(ROOT / "train.py"), *place.setting, *TINY, *steps]
+    killed_when(command, moment)
+    assert not list(place.outputs.glob("train/*/manifest.json"))
+    resumed = ran("train", *place.setting, *TINY, *steps)
+    if moment.startswith("train: step"):
+        assert "train: resuming at step 4 of 8" in resumed.stderr or "step 1 of 8" in resumed.stderr
+    whole = make_place(tmp_path / "whole", place.encoder)
+    ran("train", *whole.setting, *TINY, *steps)
+    runs = [place.run, whole.run]
+    states = [json.loads((p / "trainer_state.json").read_text()) for p in runs]
+    losses = [[h["loss"] for h in s["log_history"] if "loss" in h] for s in states]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 8
+    tables = [pq.read_table(p / "predictions.parquet") for p in runs]
+    assert tables[0].equals(tables[1])

@@ -1,0 +1,77 @@
+"""The repository itself: what it says, what it holds, what it locks."""
+
+import re
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+# Words of the workshop, spelled so that this file does not hold them.
+FORBIDDEN = {
+    "a path above the repository": re.escape("../" + "shared"),
+    "an absolute path": r"(?<![\w.])/(?:" + "|".join(["work", "root", "home", "tmp", "Users"]) + r")/\w",
+    "a workplace's tool": r"\b(?:farm-" + r"\w+|CEO|DEVELOPERS\.md)\b",
+    "a registry's host": r"\b(?:pypi|registry)\." + r"(?:org|npmjs)",
+}
+FIXTURES = {"tests/conftest.py", "tests/test_project.py"}
+
+
+def tracked():
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False
+    ).stdout.decode()
+    names = [name for name in listed.split("\0") if name]
+    if not names:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in names if (ROOT / name).is_file()]
+
+
+def test_tracked_files_speak_of_the_project_alone():
+    found = []
+    for path in tracked():
+        name = str(path.relative_to(ROOT))
+        if name in FIXTURES:
+            continue
+        text = path.read_text(encoding="utf-8")
+        found += [f"{name}: {what}" for what, word in FORBIDDEN.items() if re.search(word, text)]
+    assert found == []
+
+
+def test_no_tracked_file_is_large_or_binary():
+    large = [p.name for p in tracked() if p.stat().st_size > 1_000_000]
+    weights = [p.name for p in tracked() if p.suffix in {".safetensors", ".bin", ".pt", ".parquet"}]
+    assert (large, weights) == ([], [])
+
+
+def test_lock_pins_every_package_without_local_labels():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()[1:]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[^+\s]+", line) for line in lines)
+    locked = {line.partition("==")[0] for line in lines}
+    wanted = {"torch", "transformers", "datasets", "faiss-cpu", "peft", "wandb", "ruff", "pytest"}
+    assert wanted <= locked
+
+
+def test_imports_point_downwards():
+    order = [
+        ["errors", "trainer_fields", "metrics", "runtime"],
+        ["artefacts"],
+        ["config", "tables", "weights"],
+        ["corpus"],
+        ["questions"],
+        ["retrieval"],
+        ["generation", "reader"],
+        ["answers"],
+        ["pipeline"],
+        ["cli", "compare", "demo"],
+    ]
+    level = {name: i for i, names in enumerate(order) for name in names}
+    source = ROOT / "src" / "exam"
+    upward = []
+    for path in source.rglob("*.py"):
+        own = path.relative_to(source).with_suffix("").parts[0]
+        if own == "__init__":
+            continue
+        for name in re.findall(r"from exam\.(\w+)", path.read_text()):
+            if level[name] > level[own] or (level[name] == level[own] and name != own):
+                upward.append(f"{path.name} → {name}")
+    assert upward == []
