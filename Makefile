@@ -14,7 +14,7 @@ setup: $(READY)  ## make the virtual environment from the lock
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
 demo: $(READY)  ## retrieve, train, predict on the demo corpus: one table in minutes

@@ -9,7 +9,9 @@ from conftest import ROOT
 # Words of the workshop, spelled so that this file does not hold them.
 FORBIDDEN = {
     "a path above the repository": re.escape("../" + "shared"),
-    "an absolute path": r"(?<![\w.])/(?:" + "|".join(["work", "root", "home", "tmp", "Users"]) + r")/\w",
+    "an absolute path": r"(?<![\w.])/(?:"
+    + "|".join(["work", "root", "home", "tmp", "Users"])
+    + r")/\w",
     "a workplace's tool": r"\b(?:farm-" + r"\w+|CEO|DEVELOPERS\.md)\b",
     "a registry's host": r"\b(?:pypi|registry)\." + r"(?:org|npmjs)",
 }
