@@ -45,7 +45,7 @@ def render() -> str:
     return TEMPLATE.format(fields="\n".join(fields), choices="\n".join(choices))
 
 
-TEMPLATE = '''"""Every field of transformers.TrainingArguments, written by scripts/trainer_fields.py.
+TEMPLATE = '''"""All fields of transformers.TrainingArguments; written by scripts/trainer_fields.py.
 
 A configuration is checked against this table before torch and transformers are imported.
 Fields left at MISSING are not passed on, so the library's own defaults apply.

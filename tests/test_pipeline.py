@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, exam, kaggle_rows, make_articles, make_questions, write_csv
 
-
 TINY = ["model=tiny", "trainer.num_train_epochs=1", "context.top_k=2"]
 
 

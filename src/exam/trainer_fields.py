@@ -1,4 +1,4 @@
-"""Every field of transformers.TrainingArguments, written by scripts/trainer_fields.py.
+"""All fields of transformers.TrainingArguments; written by scripts/trainer_fields.py.
 
 A configuration is checked against this table before torch and transformers are imported.
 Fields left at MISSING are not passed on, so the library's own defaults apply.
