@@ -1,16 +1,12 @@
 """Write requirements.lock: the exact versions installed here, without local version labels."""
 
-import re
 from importlib.metadata import distributions
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 TARGET = Path(__file__).parents[1] / "requirements.lock"
 NOT_LOCKED = {"exam", "pip", "setuptools", "wheel"}
-
-
-def canonical(name: str) -> str:
-    """A distribution's name as registries compare it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def render(pairs: dict[str, str]) -> str:
@@ -21,7 +17,7 @@ def render(pairs: dict[str, str]) -> str:
 
 def main() -> None:
     """Lock this environment."""
-    installed = {canonical(d.metadata["Name"]): d.version for d in distributions()}
+    installed = {str(canonicalize_name(d.metadata["Name"])): d.version for d in distributions()}
     pairs = {name: version for name, version in installed.items() if name not in NOT_LOCKED}
     TARGET.write_text(render(pairs), encoding="utf-8")
 

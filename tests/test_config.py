@@ -64,6 +64,16 @@ MISTAKES = {
         "data.options=A names 1 options.\n"
         "A question has 2 to 26: give one letter for each, such as data.options=ABCD.\n"
     ),
+    "trainer.per_device_train_batch_size=0": (
+        "trainer.per_device_train_batch_size=0 must be at least 1.\n"
+    ),
+    "index.shard_size=0": "index.shard_size=0 must be at least 1.\n",
+    "data.limit=0": "data.limit=0 must be at least 1.\n",
+    "data.options=AAB": "data.options=AAB names an option twice.\n",
+    "trainer.save_total_limit=1": (
+        "trainer.save_total_limit=1 leaves no whole checkpoint while one is being written.\n"
+        "Set trainer.save_total_limit=2, or null to keep all.\n"
+    ),
     "name=a/b": (
         "name=a/b is no folder's name.\nUse letters, digits, dots, dashes and underscores.\n"
     ),

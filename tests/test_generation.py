@@ -112,6 +112,16 @@ def test_excluded_articles_are_left_alone(retrieval, tmp_path):
     assert not {r["article"] for r in first} & {r["article"] for r in second}
 
 
+def test_exclusion_that_excludes_nothing_is_refused(retrieval, tmp_path):
+    (tmp_path / "exam.csv").write_text("id,prompt,A,B\n1,p,x,y\n")
+    with pytest.raises(ExamError) as caught:
+        generate(retrieval, Generator(name="r", n=5, exclude=str(tmp_path / "exam.csv")))
+    assert str(caught.value) == (
+        f"generator.exclude={tmp_path}/exam.csv names no articles.\nIt needs a column `article`, "
+        "or exam_qrels.csv (question,article) beside it."
+    )
+
+
 def test_too_small_a_corpus_is_refused(retrieval):
     with pytest.raises(ExamError) as caught:
         generate(retrieval, Generator(name="rules", n=500, neighbours=60))

@@ -48,8 +48,6 @@ class Place:
             f"corpus.dir={self.folder}",
             "corpus.files=articles.jsonl",
             f"encoder.name_or_path={self.encoder}",
-            "encoder.package=null",
-            "encoder.sha256=null",
             self.out,
         ]
 

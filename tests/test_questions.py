@@ -192,14 +192,79 @@ def test_truncated_parquet(tmp_path):
         read(data(tmp_path), "q.parquet")
 
 
-def test_training_without_answers_is_refused(tmp_path):
-    write_csv(tmp_path / "q.csv", [ROW, {**ROW, "id": "2", "answer": ""}])
+def split_refusal(folder, **values) -> str:
     with pytest.raises(ExamError) as caught:
-        read_split(data(tmp_path, train="q.csv", valid="q.csv", fold=None), None)
+        read_split(data(folder, fold=None, **values), None)
+    return str(caught.value)
+
+
+NO_ANSWER = (
+    "1 of 2 {} questions have no answer (first: 2).\nTraining and scoring need all of them: map "
+    "the column with data.columns.answer=<name>, or remove those rows."
+)
+
+
+def test_questions_without_answers_are_neither_trained_on_nor_scored(tmp_path):
+    write_csv(tmp_path / "q.csv", [ROW, {**ROW, "id": "2", "answer": ""}])
+    write_csv(tmp_path / "whole.csv", [ROW])
+    assert split_refusal(tmp_path, train="q.csv", valid="whole.csv") == NO_ANSWER.format("train")
+    assert split_refusal(tmp_path, train="whole.csv", valid="q.csv") == NO_ANSWER.format("valid")
+
+
+def test_files_of_one_name_are_refused(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write_csv(tmp_path / folder / "q.csv", [ROW])
+    with pytest.raises(ExamError) as caught:
+        read(data(tmp_path), ["one/q.csv", "two/q.csv"])
     assert str(caught.value) == (
-        "1 of 2 train questions have no answer (first: 2).\nTraining needs all of them: map the "
-        "column with data.columns.answer=<name>, or remove those rows."
+        "one/q.csv, two/q.csv give 1 ids twice (first: 'q:1').\n"
+        "Name each file once, and give the files different names."
     )
+
+
+def test_leaks_between_training_and_reported_questions_are_counted(tmp_path, caplog):
+    rows = kaggle_rows(12)
+    write_csv(tmp_path / "t.csv", rows[:10])
+    write_csv(tmp_path / "v.csv", [{**rows[0], "id": "copy"}, *rows[10:]])
+    read_split(data(tmp_path, train="t.csv", valid="v.csv", fold=None), None)
+    assert caplog.messages == [
+        "questions: 1 of 3 valid questions nearly equal a training question "
+        "or share an article with one"
+    ]
+
+
+def test_qrels_of_another_file_are_refused(tmp_path):
+    write_csv(tmp_path / "q.csv", [ROW])
+    write_csv(tmp_path / "q_qrels.csv", [{"question": "x9", "article": "a7"}])
+    assert refusal(tmp_path) == (
+        "The qrels beside /q.csv name none of its questions ('x9' …).\n"
+        "Their column `question` holds the questions' ids."
+    )
+
+
+def test_a_later_row_without_an_option_is_refused(tmp_path):
+    rows = [ROW, {k: v for k, v in ROW.items() if k != "E"}]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ExamError, match="option 'E' is missing"):
+        read(data(tmp_path), "q.jsonl")
+
+
+def test_half_a_surrogate_pair_is_refused(tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"id": "1", "prompt": "\\ud800"}\n')
+    with pytest.raises(ExamError) as caught:
+        read(data(tmp_path), "q.jsonl")
+    assert str(caught.value) == (
+        f"{tmp_path}/q.jsonl, line 1 holds half of a surrogate pair.\n"
+        "Write characters as UTF-8, or as whole pairs."
+    )
+
+
+def test_number_labels_are_labels_before_they_are_places(tmp_path):
+    row = {"id": "1", "prompt": "p", "1": "x", "2": "y", "3": "z", "answer": 1}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row))
+    found = read(data(tmp_path, options="123"), "q.jsonl")
+    assert (found[0]["options"], found[0]["label"]) == (["x", "y", "z"], 0)
 
 
 # Public exams: rows in the shape that each hub data set has.
@@ -325,6 +390,6 @@ def test_split_is_a_partition_and_depends_on_the_seed_alone(tmp_path):
     split = read_split(config, None)
     parts = [split.train["id"][:], split.dev["id"][:], split.valid["id"][:]]
     assert sorted(chain(*parts)) == sorted(split.pool["id"][:])
-    assert [len(p) for p in parts] == [25, 7, 8]
+    assert len(parts[2]) == 8
     again = read_split(config, None)
     assert again.valid["id"][:] == parts[2]

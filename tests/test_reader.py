@@ -8,6 +8,7 @@ import torch
 from conftest import kaggle_rows
 from datasets import Dataset
 
+from exam.artefacts import file_digest, read_json, write_json
 from exam.config import Model
 from exam.errors import ExamError
 from exam.metrics import map_at_k
@@ -287,6 +288,48 @@ def test_predict_equals_evaluate_and_a_reloaded_model(tmp_path, asked):
     assert np.array_equal(predict(again, features_of(again, asked)), logits)
 
 
+def test_partly_answered_questions_are_predicted(tmp_path, asked):
+    reader = reader_in(tmp_path, asked, per_device_eval_batch_size=4)
+    rows = [{**q, "label": None if i > 7 else q["label"]} for i, q in enumerate(asked)]
+    part = predict(reader, features_of(reader, Dataset.from_list(rows, features=FEATURES)))
+    assert np.array_equal(part, predict(reader, features_of(reader, asked)))
+
+
+def test_a_diverged_reader_is_refused(tmp_path, asked):
+    reader = reader_in(tmp_path, asked)
+    with torch.no_grad():
+        reader.model.classifier.weight.fill_(torch.nan)
+    message = (
+        "The reader gave NaN for 24 of 24 questions.\n"
+        "Train again with a lower trainer.learning_rate, or without fp16."
+    )
+    with pytest.raises(ExamError) as caught:
+        predict(reader, features_of(reader, asked))
+    assert str(caught.value) == message
+
+
+def test_a_checkpoint_without_its_best_one_is_not_resumed(tmp_path, asked):
+    reader = reader_in(
+        tmp_path,
+        asked,
+        num_train_epochs=3,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+    )
+    features = features_of(reader, asked)
+    train(reader, features.select(range(16)), features.select(range(16, 24)))
+    folder = tmp_path / "c"
+    newest = last_whole_checkpoint(folder)
+    state = read_json(newest / "trainer_state.json")
+    state["best_global_step"] = 1
+    write_json(newest / "trainer_state.json", state)
+    files = [p for p in newest.rglob("*") if p.is_file() and p.name != "whole.json"]
+    marks = {str(p.relative_to(newest)): file_digest(p) for p in files}
+    write_json(newest / "whole.json", marks)
+    assert last_whole_checkpoint(folder) != newest
+
+
 def test_predict_needs_no_labels_and_masks_missing_options(tmp_path, asked):
     reader = reader_in(tmp_path, asked)
     rows = [{**q, "label": None} for q in asked.select(range(3))]
@@ -309,8 +352,6 @@ def losses(trainer_state):
 @pytest.mark.parametrize("cut", ["between checkpoints", "within a checkpoint"])
 def test_resumed_training_equals_uninterrupted(tmp_path, asked, cut, monkeypatch):
     from transformers import Trainer
-
-    from exam.artefacts import read_json
 
     dropout = {**TINY, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     steps = {

@@ -1,6 +1,8 @@
 """Two-stage retrieval: against its definition; its artefact, scores and resumption."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +17,7 @@ from exam.questions import FEATURES, read
 from exam.retrieval import index as index_module
 from exam.retrieval import search as search_module
 from exam.retrieval.contexts import Retrieval, read_contexts, read_support
+from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.evaluation import option_support, score_contexts, within_budget, words
 
 
@@ -44,8 +47,8 @@ def asked(tmp_path):
 
 def brute_force(question, retrieval, texts):
     """The definition: best articles by lead and prompt, then their sentences by full query."""
-    encode = retrieval.encode
-    leads = encode([lead(a) for a in texts])
+    encode = retrieval.sentence_encoder.encode
+    leads = encode(["p: " + lead(a) for a in texts])
     prompt = encode(["query: " + question["prompt"]])[0]
     best = np.argsort(-(leads @ prompt), kind="stable")[:2]
     found = {}
@@ -80,7 +83,7 @@ def test_contexts_file_keeps_its_contract(retrieval, asked):
     assert scores == sorted(scores, reverse=True)
     assert {r["source"] for r in rows} == {"articles.jsonl"}
     manifest = json.loads((stage.folder / "manifest.json").read_text())
-    assert set(manifest["key"]) == {"format", "questions", "retriever", "index", "encoder"}
+    assert set(manifest["key"]) == {"format", "questions", "kind", "retriever", "index", "encoder"}
 
 
 def test_same_request_reuses_and_says_so(retrieval, asked, caplog):
@@ -137,7 +140,7 @@ def test_interrupted_retrieval_continues_and_equals_a_whole_one(
     """Encoding calls: three index shards, prompts, sentence shards, queries."""
     monkeypatch.setattr(search_module, "ARTICLES_PER_SHARD", 4)
     calls = []
-    real = Retrieval.encode
+    real = SentenceEncoder.encode
 
     def counted(self, texts):
         if len(calls) == after:
@@ -145,14 +148,14 @@ def test_interrupted_retrieval_continues_and_equals_a_whole_one(
         calls.append(len(texts))
         return real(self, texts)
 
-    monkeypatch.setattr(Retrieval, "encode", counted)
+    monkeypatch.setattr(SentenceEncoder, "encode", counted)
     with pytest.raises(Cut):
         retrieval.contexts(asked, "q")
     done = list(calls)
-    monkeypatch.setattr(Retrieval, "encode", real)
+    monkeypatch.setattr(SentenceEncoder, "encode", real)
     again = []
     monkeypatch.setattr(
-        Retrieval, "encode", lambda self, texts: again.append(len(texts)) or real(self, texts)
+        SentenceEncoder, "encode", lambda self, texts: again.append(len(texts)) or real(self, texts)
     )
     resumed = pq.read_table(retrieval.contexts(asked, "q").folder / "contexts.parquet")
     whole = Retrieval(
@@ -167,13 +170,13 @@ def test_interrupted_retrieval_continues_and_equals_a_whole_one(
 def test_each_sentence_is_encoded_once(retrieval, asked, monkeypatch):
     monkeypatch.setattr(search_module, "ARTICLES_PER_SHARD", 2)
     seen = []
-    real = Retrieval.encode
+    real = SentenceEncoder.encode
 
     def spy(self, texts):
-        seen.extend(t for t in texts if t.startswith("p: "))
+        seen.extend(t for t in texts if t.startswith("p: ") and t.endswith("."))
         return real(self, texts)
 
-    monkeypatch.setattr(Retrieval, "encode", spy)
+    monkeypatch.setattr(SentenceEncoder, "encode", spy)
     retrieval.contexts(asked, "q")
     assert len(seen) == len(set(seen)) > 10
 
@@ -182,6 +185,45 @@ def test_corpus_without_articles_is_refused(retrieval, asked, articles):
     articles.write_text("\n")
     with pytest.raises(ExamError, match="The corpus holds no article"):
         retrieval.contexts(asked, "q")
+
+
+@pytest.mark.parametrize(
+    ("id_", "state"), [("null", "no id"), ('"a0"', "the id 'a0' of an earlier one")]
+)
+def test_articles_without_an_id_of_their_own_are_refused(retrieval, asked, articles, id_, state):
+    with articles.open("a") as file:
+        file.write(f'{{"id": {id_}, "title": "Twin", "text": "It lives."}}\n')
+    with pytest.raises(ExamError) as caught:
+        retrieval.contexts(asked, "q")
+    assert str(caught.value) == (
+        f"{articles}: article 11 has {state}.\nGive every article an id of its own; map the "
+        "column with corpus.columns.id=<name>."
+    )
+
+
+def test_an_encoder_changed_in_its_folder_is_another_encoder(retrieval, asked, encoder, tmp_path):
+    shutil.copytree(encoder, tmp_path / "own")
+    retrieval.encoder.name_or_path = str(tmp_path / "own")
+    first = retrieval.contexts(asked, "q")
+    (tmp_path / "own" / "README.md").write_text("trained further")
+    fresh = replace(retrieval)
+    assert fresh.contexts(asked, "q").folder != first.folder
+
+
+def test_given_contexts_that_all_lack_are_refused(retrieval, asked):
+    retrieval.retriever.kind = RetrieverKind.given
+    with pytest.raises(
+        ExamError, match=r"none has one\.\nMap its column with data\.columns\.context"
+    ):
+        retrieval.contexts(asked, "q")
+
+
+def test_recall_is_not_given_beyond_the_stored_depth(retrieval, asked):
+    stage = retrieval.contexts(asked, "q")
+    assert [k for k in stage.facts["scores"] if k.startswith("recall")] == [
+        "recall_at_1",
+        "recall_at_3",
+    ]
 
 
 def test_given_contexts_pass_through(retrieval, asked):
@@ -224,14 +266,14 @@ def test_support_is_the_idf_share_of_new_words():
     contexts = {"q": [passage(1, "x", "A mat.")]}
     idf = {"red": 1.0, "mat": 3.0, "a": 0.5, "the": 0.1, "cat": 1.0}
     assert option_support(asked, contexts, idf) == [[0.75, 1.0]]  # "the", "cat" stand in the prompt
-    figures = score_contexts(asked, contexts, [[0.75, 1.0]])
+    figures = score_contexts(asked, contexts, [[0.75, 1.0]], 1)
     assert figures["supported"]["value"] == 1.0
 
 
 def test_recall_and_mrr_by_hand():
     asked = Dataset.from_list([question(["x", "y"], 0, "own")], features=FEATURES)
     contexts = {"q": [passage(1, "other", "t"), passage(2, "own", "t")]}
-    figures = score_contexts(asked, contexts, [[0.0, 0.0]])
+    figures = score_contexts(asked, contexts, [[0.0, 0.0]], 3)
     values = {k: v["value"] for k, v in figures.items()}
     assert values["recall_at_1"] == 0
     assert values["recall_at_3"] == 1
@@ -255,9 +297,9 @@ def test_memory_holds_a_shard_not_the_corpus(retrieval, asked, monkeypatch):
         lambda file: (produced.append(a.id) or a for a in real(file)),
     )
     sizes = []
-    encode = Retrieval.encode
+    encode = SentenceEncoder.encode
     monkeypatch.setattr(
-        Retrieval, "encode", lambda self, t: sizes.append(len(produced)) or encode(self, t)
+        SentenceEncoder, "encode", lambda self, t: sizes.append(len(produced)) or encode(self, t)
     )
     retrieval.contexts(asked, "q")
     assert sizes[:3] == [4, 8, len(ANIMALS)]

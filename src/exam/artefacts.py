@@ -93,11 +93,15 @@ class Stage:
         """The hash of what determines this stage, for the keys of later stages."""
         return digest(self.key)
 
+    def measure(self) -> None:
+        """Note time and peak memory so far."""
+        self.seconds = time.perf_counter() - self._started
+        self.peak_mib = peak_memory_mib()
+
     def finish(self, files: list[str], **facts: Any) -> None:
         """Record `files` (names within the folder) and `facts`: the stage is now whole."""
         self.facts = facts
-        self.seconds = time.perf_counter() - self._started
-        self.peak_mib = peak_memory_mib()
+        self.measure()
         write_json(
             self.folder / MANIFEST,
             {

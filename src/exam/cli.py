@@ -61,9 +61,13 @@ def main(verb: str) -> int:
 
 
 def _arguments(given: list[str], verb: str) -> list[str]:
-    """What Hydra reads: `-m` anywhere, and values below `run`, which its schema leaves open."""
+    """What Hydra reads: `-m` anywhere, and new keys of the values that are dictionaries."""
     several = [a for a in given if a in ("-m", "--multirun")]
-    others = [f"++{a}" if a.startswith("run.") else a for a in given if a not in several]
+    others = [
+        f"++{a}" if a.startswith(("run.", "data.columns.")) else a
+        for a in given
+        if a not in several
+    ]
     return [*several, *others, f"hydra.job.name={verb}"]
 
 

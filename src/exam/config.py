@@ -6,7 +6,7 @@ heavy is imported. Below the command line, functions take these classes, never a
 
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -70,9 +70,10 @@ class Data:
     train: Any = None
     valid: Any = None
     test: Any = None
-    qrels: Any = None  # default: <file>_qrels.csv beside each file of questions, where there is one
     options: str | None = "ABCDE"  # option columns; null when columns.options names a list column
-    columns: dict[str, str | None] = field(default_factory=dict)
+    columns: dict[str, str | None] = field(
+        default_factory=lambda: {"id": "id", "prompt": "prompt", "answer": "answer"}
+    )  # and context, correct, options, or an option's letter where its column has another name
     shuffle_options: bool = False  # for data sets that list the right option first
     folds: int = 10
     fold: int | None = 0  # the fold of the training questions that chooses the checkpoint
@@ -104,12 +105,10 @@ class Corpus(CorpusSource):
 
 @dataclass
 class Encoder:
-    """A sentence encoder: hub id, folder, or the package that carries its weights."""
+    """A sentence encoder: hub id or folder."""
 
     name: str = MISSING
     name_or_path: str = MISSING
-    package: str | None = None
-    sha256: str | None = None
     max_length: int = 256
     batch_size: int = 32
     query_prefix: str = ""
@@ -144,12 +143,10 @@ class Context:
 
 @dataclass
 class Model:
-    """A reader: hub id or folder, the package that carries it, or `config` for random weights."""
+    """A reader: hub id or folder, or `config` for random weights."""
 
     name: str = MISSING
     name_or_path: str | None = None
-    package: str | None = None
-    sha256: str | None = None
     max_length: int = 256
     dropout: float | None = None  # null: the checkpoint's own
     config: dict[str, Any] | None = None
@@ -236,8 +233,6 @@ ROOTS: dict[str, type] = {
     "infer": Infer,
     "generate": Generate,
 }
-OPTIONAL = ("trainer",)  # fields of these groups may stay unset: the library's default applies
-
 MANAGED = {
     "output_dir": "the run folder is outputs/train/<name>-<hash>",
     "seed": "set seed=… at the top level",
@@ -248,6 +243,9 @@ MANAGED = {
     "do_eval": "choose the verb: train.py or infer.py",
     "do_predict": "choose the verb: train.py or infer.py",
     "local_rank": "the launcher sets it",
+    "dataloader_drop_last": "every question is trained on and answered",
+    "eval_do_concat_batches": "MAP@3 is measured over all questions at once",
+    "batch_eval_metrics": "MAP@3 is measured over all questions at once",
 }
 
 
@@ -270,7 +268,7 @@ def typed(config: DictConfig) -> Any:
     Raises:
         ExamError: a mandatory value is missing, or two values contradict each other.
     """
-    missing = [k for k in sorted(OmegaConf.missing_keys(config)) if k.split(".")[0] not in OPTIONAL]
+    missing = sorted(k for k in OmegaConf.missing_keys(config) if not k.startswith("trainer."))
     if missing:
         raise ExamError(
             f"{missing[0]} has no value.\nGive it on the command line: {missing[0]}=<value>"
@@ -278,14 +276,11 @@ def typed(config: DictConfig) -> Any:
     values = {
         str(name): OmegaConf.to_object(node) if isinstance(node, Container) else node
         for name, node in config.items()
-        if name not in OPTIONAL
+        if name != "trainer"
     }
-    for name in OPTIONAL:
-        if name in config:
-            group = config[name]
-            given = {k: group[k] for k in group if not OmegaConf.is_missing(group, k)}
-            plain: Any = OmegaConf.to_container(OmegaConf.create(given))
-            values[name] = TrainerFields(**plain)
+    if "trainer" in config:
+        fields: Any = OmegaConf.to_container(config.trainer)
+        values["trainer"] = TrainerFields(**fields)
     schema: Any = OmegaConf.get_type(config)
     value = schema(**values)
     check(value)
@@ -322,6 +317,7 @@ def load_run(path: Path, infer: Infer) -> Train:
             f"Override a value that {path} has, as run.<key>=<value>."
         ) from None
     for key in _dotted(infer.run):
+        _check_restored(key)
         then, now = OmegaConf.select(saved, key), OmegaConf.select(config, key)
         log.info("infer: run.%s: %s → %s", key, then, now)
     config.outputs, config.log_level = infer.outputs, infer.log_level
@@ -330,6 +326,15 @@ def load_run(path: Path, infer: Infer) -> Train:
             config[name] = getattr(infer, name)
     restored: Train = typed(config)
     return restored
+
+
+def _check_restored(key: str) -> None:
+    """Refuse overrides that a run's own weights or infer's own keys decide."""
+    own = ("data", "corpus", "outputs", "log_level", "resume", "name")
+    if key.split(".", maxsplit=1)[0] in own:
+        raise ExamError(f"run.{key} is infer's own.\nGive it as {key}=<value>, without run.")
+    if key in ("model.name_or_path", "model.config"):
+        raise ExamError(f"run.{key} is what the run trained.\nGive another run: ckpt=<folder>")
 
 
 def _dotted(values: dict[str, Any], prefix: str = "") -> list[str]:
@@ -345,7 +350,7 @@ def _dotted(values: dict[str, Any], prefix: str = "") -> list[str]:
 
 def trainer_values(fields: TrainerFields) -> dict[str, Any]:
     """The TrainingArguments a configuration sets, without those left to the library."""
-    return {name: value for name, value in vars(fields).items() if value != "???"}
+    return {name: value for name, value in vars(fields).items() if value != MISSING}
 
 
 def names(value: Any) -> list[str]:
@@ -357,6 +362,8 @@ def names(value: Any) -> list[str]:
 
 def check(config: Any) -> None:
     """Refuse values and pairs that cannot work, before anything loads."""
+    for group, value in (("", config), *vars(config).items()):
+        _check_positive(group, value)
     if isinstance(config, (Train, Retrieve)):
         _check_data(config.data)
         _check_retriever(config.retriever)
@@ -369,9 +376,33 @@ def check(config: Any) -> None:
         raise ExamError(f"log_level={config.log_level} is not one of {', '.join(levels)}.")
 
 
+POSITIVE = {
+    "n", "neighbours", "shard_size", "batch_size", "max_length", "min_sentence_chars", "limit",
+    "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
+}  # fmt: skip
+
+
+def _check_positive(group: str, values: Any) -> None:
+    """Refuse a count or size below one."""
+    for name, value in vars(values).items() if is_dataclass(values) else ():
+        if name in POSITIVE and isinstance(value, int) and value < 1:
+            raise ExamError(f"{group + '.' if group else ''}{name}={value} must be at least 1.")
+
+
+def _check_name(key: str, name: str) -> None:
+    """Names become folders."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ExamError(
+            f"{key}={name} is no folder's name.\nUse letters, digits, dots, dashes and underscores."
+        )
+
+
 def _check_data(data: Data) -> None:
+    _check_name("data.name", data.name)
     if data.source is Source.hub and not data.hub:
         raise ExamError("data.source=hub needs data.hub=<owner/name>.")
+    if data.options is not None and len(set(data.options)) < len(data.options):
+        raise ExamError(f"data.options={data.options} names an option twice.")
     if data.options is not None and not 2 <= len(data.options) <= 26:
         raise ExamError(
             f"data.options={data.options} names {len(data.options)} options.\n"
@@ -385,8 +416,6 @@ def _check_data(data: Data) -> None:
         )
     if not 0 <= data.valid_share < 1:
         raise ExamError(f"data.valid_share={data.valid_share} is not a share: give 0 to 0.99.")
-    if data.limit is not None and data.limit < 1:
-        raise ExamError(f"data.limit={data.limit} leaves no question: give 1 or more, or null.")
 
 
 def _check_retriever(retriever: Retriever) -> None:
@@ -398,11 +427,7 @@ def _check_retriever(retriever: Retriever) -> None:
 
 
 def _check_train(config: Train) -> None:
-    if not re.fullmatch(r"[\w.-]+", config.name):
-        raise ExamError(
-            f"name={config.name} is no folder's name.\n"
-            "Use letters, digits, dots, dashes and underscores."
-        )
+    _check_name("name", config.name)
     if config.model.name_or_path is None and config.model.config is None:
         raise ExamError("model.name_or_path has no value.\nGive a hub id or a folder.")
     _check_depth(config)
@@ -441,10 +466,15 @@ def _check_evaluation(config: Train, trainer: dict[str, Any]) -> None:
             "trainer.eval_strategy or trainer.load_best_model_at_end asks for them.\n"
             "Set data.fold=0, or trainer.eval_strategy=no trainer.load_best_model_at_end=false."
         )
-    if best and evaluates != saves:
+    if best and saves not in (evaluates, "best"):
         raise ExamError(
             f"trainer.load_best_model_at_end needs trainer.eval_strategy={evaluates} and "
             f"trainer.save_strategy={saves} to be the same."
+        )
+    if trainer.get("save_total_limit") == 1:
+        raise ExamError(
+            "trainer.save_total_limit=1 leaves no whole checkpoint while one is being written.\n"
+            "Set trainer.save_total_limit=2, or null to keep all."
         )
     if trainer.get("fp16") and trainer.get("use_cpu"):
         raise ExamError(

@@ -69,7 +69,7 @@ def _files_of(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
         return [CorpusFile(demo_articles(outputs), part.columns)]
     folder = Path(part.dir or ".")
     patterns = names(part.files) or [PATTERNS[part.reader]]
-    paths = sorted(p for pattern in patterns for p in folder.glob(pattern) if p.is_file())
+    paths = sorted({p for pattern in patterns for p in _matching(folder, pattern)})
     if part.reader is CorpusReader.wikipedia:
         paths = [p for p in paths if _has_columns(p, part.columns)]
     if not paths:
@@ -78,6 +78,14 @@ def _files_of(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
             "Give its folder with corpus.dir=<folder>, its files with corpus.files=<pattern>."
         )
     return [CorpusFile(path, part.columns) for path in paths]
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    """A file named as it is (also with its whole path), or all that a pattern matches."""
+    named = folder / pattern
+    if named.is_file() or Path(pattern).is_absolute():
+        return [named] if named.is_file() else []
+    return [path for path in folder.glob(pattern) if path.is_file()]
 
 
 def _has_columns(path: Path, columns: dict[str, str]) -> bool:

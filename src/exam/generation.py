@@ -6,27 +6,23 @@ the longest no more often than chance.
 """
 
 import csv
-import logging
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from random import Random
 
-import faiss
-import numpy as np
-
 from exam.artefacts import Stage, atomic, open_stage
 from exam.config import Generator, names
-from exam.corpus import fetch, sentence_offsets
+from exam.corpus import iter_articles, sentence_offsets
 from exam.errors import ExamError
-from exam.questions import DEMO, LETTERS, read_own_form
+from exam.questions import DEMO, LETTERS, read_qrels
 from exam.retrieval.contexts import Retrieval
-from exam.retrieval.index import VECTORS, ArticleIndex
+from exam.retrieval.index import ArticleIndex
+from exam.tables import read_rows
 
-log = logging.getLogger(__name__)
-
-FILE = "questions.csv"
+QUESTIONS = "questions.csv"
 PROMPTS = (
     "Which of the following statements about {} is correct?",
     "What is true of {}?",
@@ -45,7 +41,7 @@ FACT = re.compile(
 )
 PLURAL = {"are", "were", "have", "do"}
 LENGTH = (40, 180)  # characters of an option
-NEAREST_LEFT_OUT = 3  # these articles' sentences may stand among the question's own contexts
+NEAREST_LEFT_OUT = 3
 
 
 @dataclass(frozen=True)
@@ -62,25 +58,41 @@ def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -
     Raises:
         ExamError: the corpus states too few facts for `generator.n` questions.
     """
-    left_out = {
-        q["article"]
-        for name in names(generator.exclude)
-        for q in read_own_form(DEMO if name == "demo" else Path(name))
-    }
+    left_out = _left_out(generator)
     key = {
-        "index": retrieval.articles.stage.hash,
+        "index": retrieval.article_index.stage.hash,
         "generator": asdict(generator),
-        "left_out": sorted(filter(None, left_out)),
+        "left_out": sorted(left_out),
     }
     label = f"{generator.name}-{retrieval.corpus.name}"
     with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
         if not stage.reused:
-            questions = list(_questions(retrieval.articles, generator, left_out))
+            questions = list(_questions(retrieval.article_index, generator, left_out))
             _check(questions, generator)
-            _write(stage.folder / FILE, questions)
+            _write(stage.folder / QUESTIONS, questions)
             longest = sum(map(_longest_is_right, questions))
-            stage.finish([FILE], questions=len(questions), longest_is_right=longest)
+            stage.finish([QUESTIONS], questions=len(questions), longest_is_right=longest)
     return stage
+
+
+def _left_out(generator: Generator) -> set[str]:
+    """Ids and titles of the articles that the excluded questions rest on.
+
+    Raises:
+        ExamError: a file names no articles, so that nothing could be left out.
+    """
+    left_out: set[str] = set()
+    for name in names(generator.exclude):
+        path = DEMO if name == "demo" else Path(name)
+        articles = {row["article"] for row in read_rows(path) if row.get("article")}
+        articles |= set(read_qrels(path.with_name(f"{path.stem}_qrels.csv")).values())
+        if not articles:
+            raise ExamError(
+                f"generator.exclude={name} names no articles.\nIt needs a column `article`, or "
+                f"{path.stem}_qrels.csv (question,article) beside it."
+            )
+        left_out |= articles
+    return left_out
 
 
 def _questions(
@@ -88,18 +100,19 @@ def _questions(
 ) -> Iterator[dict[str, str]]:
     """Questions in a seeded order of articles, until there are `n`."""
     random = Random(generator.seed)
-    vectors = faiss.read_index(str(index.stage.folder / VECTORS))
     facts = _facts(index)
     order = sorted(facts)
     random.shuffle(order)
-    allowed = [a for a in order if index.articles["id"][a].as_py() not in left_out]
+    ids, titles = index.table["id"].to_pylist(), index.table["title"].to_pylist()
+    allowed = [a for a in order if not {ids[a], titles[a]} & left_out]
     letters = [i % generator.options for i in range(generator.n)]
     random.shuffle(letters)
     made = 0
     for article in allowed:
         if made == generator.n:
             return
-        near = _near(vectors, article, generator.neighbours)
+        # The nearest articles' sentences may stand among the question's own contexts.
+        near = index.near(article, generator.neighbours + NEAREST_LEFT_OUT)[NEAREST_LEFT_OUT:]
         pool = [f for other in near for f in facts.get(other, [])]
         question = _question(index, facts[article], pool, letters[made], made, random, generator)
         if question is not None:
@@ -107,28 +120,14 @@ def _questions(
             yield question
 
 
-def _near(vectors: faiss.Index, article: int, neighbours: int) -> list[int]:
-    """Articles near in meaning, but for the nearest, whose sentences the reader may be shown."""
-    own = vectors.reconstruct(article)
-    _, rows = vectors.search(own[None], min(neighbours + NEAREST_LEFT_OUT + 1, vectors.ntotal))
-    return [int(r) for r in rows[0] if r != article][NEAREST_LEFT_OUT:]
-
-
 def _facts(index: ArticleIndex) -> dict[int, list[Fact]]:
-    """Facts of every article that states any, by its row."""
-    found: dict[int, list[Fact]] = {}
-    table = index.articles
-    files = table["file"].to_numpy()
-    for number in np.unique(files):
-        rows = np.flatnonzero(files == number)
-        ids = [table["id"][int(r)].as_py() for r in rows]
-        texts = fetch(index.files[number], ids)
-        for row, key in zip(rows.tolist(), ids, strict=True):
-            article = texts[key]
-            facts = [Fact(row, text) for text in facts_of(article.title, article.text)]
-            if facts:
-                found[row] = facts
-    return found
+    """Facts of every article that states any, by its row; the corpus passes as a stream."""
+    stream = chain.from_iterable(map(iter_articles, index.files))
+    found = {
+        row: [Fact(row, text) for text in facts_of(article.title, article.text)]
+        for row, article in enumerate(stream)
+    }
+    return {row: facts for row, facts in found.items() if facts}
 
 
 def facts_of(title: str, text: str) -> list[str]:
@@ -179,7 +178,7 @@ def _question(
     generator: Generator,
 ) -> dict[str, str] | None:
     """One question, or None when the neighbours lend too few facts of fitting length."""
-    title = index.articles["title"][own[0].article].as_py()
+    title = index.table["title"][own[0].article].as_py()
     if not title:
         return None
     right = random.choice(own).text
@@ -195,7 +194,7 @@ def _question(
         "prompt": prompt,
         **dict(zip(LETTERS, options, strict=False)),
         "answer": LETTERS[letter],
-        "article": index.articles["id"][own[0].article].as_py(),
+        "article": index.table["id"][own[0].article].as_py(),
     }
 
 

@@ -59,9 +59,6 @@ class Estimate:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
 
 def estimate(scores: Floats, seed: int = 0) -> Estimate:
     """Mean of per-question scores, shape `(questions,)`.

@@ -24,16 +24,16 @@ from exam.config import (
     trainer_values,
 )
 from exam.errors import ExamError
-from exam.generation import FILE as QUESTIONS
-from exam.generation import generate
+from exam.generation import QUESTIONS, generate
 from exam.metrics import Floats
-from exam.questions import Split, questions_digest, read, read_split
+from exam.questions import LETTERS, Split, questions_digest, read, read_split
 from exam.reader.features import build_features, shuffle_options
 from exam.reader.model import load_reader, longest_input
 from exam.reader.training import Reader, predict, train, training_arguments
 from exam.retrieval.contexts import Retrieval, read_contexts, read_support
 from exam.retrieval.evaluation import Contexts
 from exam.runtime import environment, say
+from exam.weights import identity
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def run_retrieve(config: Retrieve) -> None:
     generated = _generated(config, retrieval)
     data = config.data
     sets = {"train": data.train, "valid": data.valid, "test": data.test}
-    wanted = {n: e for n, e in sets.items() if e is not None and (n != "test" or e != data.valid)}
+    wanted = {name: entries for name, entries in sets.items() if entries is not None}
     if not wanted:
         raise ExamError(f"data={data.name} names no questions.\nGive a file: data.test=<file>")
     for name, entries in wanted.items():
@@ -104,13 +104,14 @@ def run_train(config: Train) -> Run:
     held_out = config.data.valid is None
     valid = pool if held_out else retrieval.contexts(split.valid, f"{config.data.name}-valid")
     _log_scores(valid, "valid")
-    stages = [s for s in (*retrieval.stages, generated, pool, valid) if s is not None]
+    before = (*retrieval.stages, generated, pool, None if held_out else valid)
+    stages = [stage for stage in before if stage is not None]
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
     key = {
         "questions": {name: questions_digest(part) for name, part in parts.items()},
         "contexts": {"train": pool.hash, "valid": valid.hash},
         "context": asdict(config.context),
-        "model": asdict(config.model),
+        "model": {**asdict(config.model), "checkpoint": identity(config.model.name_or_path)},
         "trainer": trainer_values(config.trainer),
         "seed": config.seed,
     }
@@ -120,8 +121,8 @@ def run_train(config: Train) -> Run:
             reader = _fit(config, stage, split, read_contexts(pool, config.context.top_k))
             _answer(reader, config, stage, split.valid, valid)
             _score(stage, split.valid, valid, stages)
-            shutil.rmtree(stage.folder / CHECKPOINTS)
             stage.finish(_files(stage.folder), questions=len(split.train))
+        shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     return _report(stage, split.valid, valid, stages)
 
 
@@ -143,7 +144,7 @@ def _fit(config: Train, stage: Stage, split: Split, contexts: Contexts) -> Reade
     }
     figures = train(reader, features["train"], features["dev"])
     log.info("train: %s", " · ".join(f"{k} {v}" for k, v in figures.items()))
-    model.save_pretrained(folder / MODEL, safe_serialization=True)
+    model.save_pretrained(folder / MODEL)
     tokenizer.save_pretrained(folder / MODEL)
     return reader
 
@@ -177,7 +178,8 @@ def _systems(stage: Stage, questions: Dataset, contexts: Stage) -> list[System]:
 def _score(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> None:
     """Write results.json: the reader beside the baselines, paired with each but the random one."""
     *rows, reader = _systems(stage, questions, contexts)
-    found = results([*rows, reader], [(reader, row) for row in rows[1:]], stages)
+    stage.measure()
+    found = results([*rows, reader], [(reader, row) for row in rows[1:]], [*stages, stage])
     write_json(stage.folder / RESULTS, found)
 
 
@@ -188,9 +190,9 @@ def _report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stag
 
 
 def _files(folder: Path) -> list[str]:
-    """Every file of a run folder but its key and hidden ones."""
-    paths = (p for p in folder.rglob("*") if p.is_file() and p.name != KEY)
-    return [str(p.relative_to(folder)) for p in paths if not p.name.startswith(".")]
+    """Every file of a run folder but its key and its checkpoints."""
+    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.name != KEY)
+    return [str(path) for path in paths if path.parts[0] != CHECKPOINTS]
 
 
 def run_infer(infer: Infer) -> Run:
@@ -201,10 +203,16 @@ def run_infer(infer: Infer) -> Run:
     """
     folder = Path(infer.ckpt)
     trained = finished(folder)
+    if CONFIG not in trained.files:
+        raise ExamError(f"{folder} is no run of train.py.\nGive a folder of outputs/train.")
     config = load_run(folder / CONFIG, infer)
     _warn_of_versions(folder)
     retrieval = _retrieval(config, config.retriever)
-    questions = read(config.data, config.data.test or config.data.valid)
+    # The submission speaks of the options as the file has them.
+    asked = replace(config.data, shuffle_options=False)
+    questions = read(asked, asked.test or asked.valid)
+    if not len(questions):
+        raise ExamError(f"data={asked.name} names no questions.\nGive a file: data.test=<file>")
     contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     stages = [*retrieval.stages, contexts]
     key = {
@@ -213,17 +221,19 @@ def run_infer(infer: Infer) -> Run:
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
         "context": asdict(config.context),
-        "max_length": config.model.max_length,
+        "model": asdict(config.model),
+        "trainer": trainer_values(config.trainer),
     }
     outputs, name = Path(infer.outputs), f"{config.data.name}-{folder.name}"
     with open_stage(outputs, "infer", name, key, infer.resume.value) as stage:
         if not stage.reused:
-            saved = replace(config.model, name_or_path=str(folder / MODEL), package=None)
+            saved = replace(config.model, name_or_path=str(folder / MODEL))
             model, tokenizer = load_reader(saved, config.seed)
             values = trainer_values(config.trainer)
             reader = Reader(model, tokenizer, training_arguments(values, stage.folder, config.seed))
             logits = _answer(reader, config, stage, questions, contexts)
-            write_submission(stage.folder / SUBMISSION, questions["id"], logits)
+            letters = config.data.options or LETTERS
+            write_submission(stage.folder / SUBMISSION, questions["id"], logits, letters)
             files = [PREDICTIONS, SUBMISSION]
             if None not in questions["label"]:
                 _score(stage, questions, contexts, stages)

@@ -6,6 +6,7 @@ looked like, everything after this module sees `id`, `prompt`, `options`, `label
 
 import logging
 import string
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ FEATURES = Features(
     }
 )
 DEMO = Path(__file__).parent / "demo" / "questions.csv"
-OWN_FORM = {"id": "id", "prompt": "prompt", "answer": "answer", "article": "article"}
+OWN_COLUMNS = {"id": "id", "prompt": "prompt", "answer": "answer", "article": "article"}
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,19 @@ def read(data: Data, entries: Any, generated: Path | None = None) -> Dataset:
     sets = [_read_entry(data, entry, generated) for entry in wanted]
     if len(sets) > 1:  # ids count from 0 in every public file
         sets = [_prefixed(s, Path(name).stem) for s, name in zip(sets, wanted, strict=True)]
+        _check_distinct(sets, wanted)
     whole = concatenate_datasets(sets) if sets else Dataset.from_dict(_empty(), features=FEATURES)
     return whole.select(range(min(data.limit, len(whole)))) if data.limit else whole
+
+
+def _check_distinct(sets: list[Dataset], wanted: list[str]) -> None:
+    ids = Counter(key for part in sets for key in part["id"])
+    double = [key for key, count in ids.items() if count > 1]
+    if double:
+        raise ExamError(
+            f"{', '.join(wanted)} give {len(double)} ids twice (first: {double[0]!r}).\n"
+            "Name each file once, and give the files different names."
+        )
 
 
 def questions_digest(questions: Dataset) -> str:
@@ -79,20 +91,28 @@ def read_split(data: Data, generated: Path | None) -> Split:
     if data.valid is not None:
         valid = read(data, data.valid, generated)
     elif data.valid_share:
-        folds = max(2, round(1 / data.valid_share))
-        inside = fold_of(train, folds, data.split_seed) == 0
-        valid = _where(train, inside)
-        train = _where(train, ~inside)
+        train, valid = _hold_out(train, data.valid_share, data.split_seed)
     else:
         raise ExamError(
             f"data={data.name} names no questions to report the result on.\n"
             "Give a file, data.valid=<file>, or hold out a share: data.valid_share=0.2"
         )
     _require_labels(train, "train")
+    _require_labels(valid, "valid")
+    _warn_of_leaks(train, valid)
     if data.fold is None:
         return Split(pool, train, train.select([]), valid)
     inside = fold_of(train, data.folds, data.split_seed) == data.fold
     return Split(pool, _where(train, ~inside), _where(train, inside), valid)
+
+
+def _hold_out(questions: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """The rest and about `share` of the questions, related ones on one side."""
+    from sklearn.model_selection import GroupShuffleSplit
+
+    splitter = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+    rest, held_out = next(splitter.split(questions["id"], groups=related(questions)))
+    return questions.select(sorted(rest)), questions.select(sorted(held_out))
 
 
 def fold_of(questions: Dataset, folds: int, seed: int) -> Any:
@@ -147,6 +167,20 @@ def related(questions: Dataset, threshold: float = 0.9, block: int = 2000) -> An
     return connected_components(graph, directed=False)[1]
 
 
+def _warn_of_leaks(train: Dataset, valid: Dataset) -> None:
+    """Count reported questions that training has, or nearly has, seen."""
+    group = related(concatenate_datasets([train, valid]))
+    seen = set(group[: len(train)].tolist())
+    leaks = sum(g in seen for g in group[len(train) :].tolist())
+    if leaks:
+        log.warning(
+            "questions: %d of %d valid questions nearly equal a training question "
+            "or share an article with one",
+            leaks,
+            len(valid),
+        )
+
+
 def _where(questions: Dataset, mask: Any) -> Dataset:
     return questions.select(mask.nonzero()[0])
 
@@ -156,7 +190,7 @@ def _require_labels(questions: Dataset, name: str) -> None:
     if unknown:
         raise ExamError(
             f"{len(unknown)} of {len(questions)} {name} questions have no answer "
-            f"(first: {unknown[0]}).\nTraining needs all of them: map the column with "
+            f"(first: {unknown[0]}).\nTraining and scoring need all of them: map the column with "
             "data.columns.answer=<name>, or remove those rows."
         )
 
@@ -189,38 +223,45 @@ def _read_entry(data: Data, entry: str, generated: Path | None) -> Dataset:
             "data.valid=null data.valid_share=0.2 holds out a share of train."
         )
     questions = parse(read_rows(path), data, str(path))
-    return _with_qrels(questions, data, path)
+    return _with_qrels(questions, path)
 
 
 def read_own_form(path: Path) -> Dataset:
     """Questions that this project wrote; those of the demo name their article by its title."""
-    form = Data(name=path.stem, columns=dict(OWN_FORM))
-    questions = parse(read_rows(path), form, path.name)
+    rows = list(read_rows(path))
+    letters = "".join(c for c in LETTERS if rows and c in rows[0])
+    form = Data(name=path.stem, options=letters, columns=dict(OWN_COLUMNS))
+    questions = parse(rows, form, path.name)
     if path != DEMO:
         return questions
     articles = [article_id(title) for title in questions["article"]]
     return Dataset.from_dict({**questions.to_dict(), "article": articles}, features=FEATURES)
 
 
-def _with_qrels(questions: Dataset, data: Data, path: Path) -> Dataset:
-    """Add each question's article from `<file>_qrels.csv` beside it, or from `data.qrels`."""
-    files = [path.parent / name for name in names(data.qrels)]
-    beside = path.with_name(f"{path.stem}_qrels.csv")
-    files = files or ([beside] if beside.is_file() else [])
-    article: dict[str, str] = {}
-    for file in files:
-        for row in read_rows(file):
-            if "question" not in row or "article" not in row:
-                raise ExamError(
-                    f"{file} has columns {', '.join(row)}.\nQrels need question and article."
-                )
-            article[row["question"]] = row["article"]
-    if not article:
-        return questions
+def _with_qrels(questions: Dataset, path: Path) -> Dataset:
+    """Add each question's article from `<file>_qrels.csv` beside it, where there is one."""
+    article = read_qrels(path.with_name(f"{path.stem}_qrels.csv"))
+    if article and not article.keys() & set(questions["id"]):
+        raise ExamError(
+            f"The qrels beside {path} name none of its questions ({next(iter(article))!r} …).\n"
+            "Their column `question` holds the questions' ids."
+        )
     articles = [
         article.get(i, a) for i, a in zip(questions["id"], questions["article"], strict=True)
     ]
     return Dataset.from_dict({**questions.to_dict(), "article": articles}, features=FEATURES)
+
+
+def read_qrels(path: Path) -> dict[str, str]:
+    """The article of each question, the first where there are several; empty without the file."""
+    article: dict[str, str] = {}
+    for row in read_rows(path) if path.is_file() else ():
+        if "question" not in row or "article" not in row:
+            raise ExamError(
+                f"{path} has columns {', '.join(row)}.\nQrels need question and article."
+            )
+        article.setdefault(str(row["question"]), str(row["article"]))
+    return article
 
 
 def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
@@ -228,7 +269,7 @@ def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
 
     try:
         rows: Iterable[dict[str, Any]] = load_dataset(str(data.hub), data.hub_config, split=split)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ExamError(
             f"The data set {data.hub} ({split}) could not be read: {str(error).splitlines()[0]}\n"
             "Where there is no hub, give files instead: data=csv data.train=<file> "
@@ -243,8 +284,7 @@ def parse(rows: Iterable[dict[str, Any]], data: Data, where: str) -> Dataset:
     seen: dict[str, int] = {}
     equal = 0
     for number, row in enumerate(rows, 1):
-        if number == 1:
-            _check_columns(row, data, where)
+        _check_columns(row, data, where)
         question = _question(row, number, data, where)
         key = question["id"]
         place = f"{where}, row {number} (id {key!r})"
@@ -274,7 +314,7 @@ def _column(data: Data, name: str) -> str | None:
 
 
 def _check_columns(row: dict[str, Any], data: Data, where: str) -> None:
-    """Refuse a file whose first row lacks a column that every question needs."""
+    """Refuse a row that lacks a column that every question needs."""
     have = ", ".join(row)
     for letter in data.options or ():
         if _column(data, letter) not in row:
@@ -353,6 +393,8 @@ def _label(
         text = _text(row.get(str(data.columns["correct"])))
         return texts.index(text) if text in texts else None
     value = row.get(data.columns.get("answer") or "")
+    if _text(value) in labels:
+        return labels.index(_text(value))
     if isinstance(value, int):
         if 0 <= value < len(texts):
             return value
@@ -360,8 +402,6 @@ def _label(
             return None
     elif not _text(value):
         return None
-    elif _text(value) in labels:
-        return labels.index(_text(value))
     raise ExamError(
         f"{place}: answer {value!r} is not among the labels {', '.join(labels)}.\n"
         "Correct the row, or map another column with data.columns.answer=<name>."

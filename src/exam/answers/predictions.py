@@ -37,8 +37,9 @@ class Predictions:
 
 def probabilities(logits: Floats) -> Floats:
     """Softmax over each question's options."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    result: Floats = shifted / shifted.sum(axis=1, keepdims=True)
+    from scipy.special import softmax
+
+    result: Floats = softmax(logits, axis=1)
     return result
 
 

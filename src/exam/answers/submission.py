@@ -3,26 +3,35 @@
 import csv
 from pathlib import Path
 
+import numpy as np
+
 from exam.artefacts import atomic
 from exam.errors import ExamError
 from exam.metrics import Floats, ranking
 from exam.questions import LETTERS
 
 
-def write_submission(path: Path, ids: list[str], logits: Floats, k: int = 3) -> None:
+def write_submission(
+    path: Path, ids: list[str], logits: Floats, letters: str = LETTERS, k: int = 3
+) -> None:
     """Write `id,prediction`, then read the file back and validate it."""
-    order = ranking(logits)
+    chosen = [
+        [letters[option] for option in best if logit[option] > -np.inf][:k]
+        for best, logit in zip(ranking(logits), logits, strict=True)
+    ]
     with atomic(path) as temporary:
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["id", "prediction"])
-            for key, best in zip(ids, order[:, :k].tolist(), strict=True):
-                writer.writerow([key, " ".join(LETTERS[option] for option in best)])
-        validate_submission(temporary, ids, logits.shape[1], k)
+            writer.writerows([key, " ".join(best)] for key, best in zip(ids, chosen, strict=True))
+        options = np.isfinite(logits).sum(axis=1).tolist()
+        validate_submission(temporary, ids, options, letters, k)
 
 
-def validate_submission(path: Path, ids: list[str], options: int, k: int = 3) -> None:
-    """Every id once, in the input's order, each with k distinct labels of the question.
+def validate_submission(
+    path: Path, ids: list[str], options: list[int], letters: str = LETTERS, k: int = 3
+) -> None:
+    """Every id once, in the input's order, each with k distinct labels of its own options.
 
     Raises:
         ExamError: the first row that is not so.
@@ -31,18 +40,15 @@ def validate_submission(path: Path, ids: list[str], options: int, k: int = 3) ->
         header, *rows = csv.reader(file)
     if header != ["id", "prediction"]:
         raise ExamError(f"{path} has columns {', '.join(header)}; id,prediction is required.")
-    found = [row[0] for row in rows]
-    if found != ids:
+    if [row[0] for row in rows] != ids:
         raise ExamError(
-            f"{path} holds {len(found)} ids that are not the {len(ids)} questions in their order.\n"
-            "Predict again."
+            f"{path} holds {len(rows)} ids that are not the {len(ids)} questions in their order."
         )
-    letters = set(LETTERS[:options])
-    for key, prediction in rows:
+    for (key, prediction), count in zip(rows, options, strict=True):
         labels = prediction.split(" ")
-        if len(labels) != min(k, options) or len(set(labels)) != len(labels):
+        distinct = set(labels) & set(letters[:count])
+        if len(labels) != min(k, count) or len(distinct) != len(labels):
             raise ExamError(
-                f"{path}: question {key!r} has prediction {prediction!r}, not {k} labels."
+                f"{path}: question {key!r} has prediction {prediction!r}; "
+                f"{min(k, count)} distinct labels of {letters[:count]} are required."
             )
-        if not set(labels) <= letters:
-            raise ExamError(f"{path}: question {key!r} has a label that is none of its options.")

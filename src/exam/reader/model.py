@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoModelForMultipleChoice,
     AutoTokenizer,
+    BertTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
     set_seed,
 )
 
@@ -29,7 +30,8 @@ class Fp32Linear(nn.Linear):
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """Scores of pooled vectors, in fp32 whatever surrounds it."""
         with torch.autocast(pooled.device.type, enabled=False):
-            return super().forward(pooled.float())
+            bias = None if self.bias is None else self.bias.float()
+            return functional.linear(pooled.float(), self.weight.float(), bias)
 
 
 def load_reader(
@@ -45,7 +47,7 @@ def load_reader(
         architecture = AutoConfig.for_model(**(config.config or {}), vocab_size=len(tokenizer))
         model = AutoModelForMultipleChoice.from_config(architecture)  # type: ignore[no-untyped-call]
     else:
-        place = locate(config.name_or_path, config.package, config.sha256)
+        place = locate(config.name_or_path)
         with reaching("reader", config.name_or_path, "model.name_or_path"):
             tokenizer = AutoTokenizer.from_pretrained(
                 place, trust_remote_code=config.trust_remote_code
@@ -79,7 +81,7 @@ def _prepared(model: Any) -> PreTrainedModel:
 
 
 def longest_input(model: PreTrainedModel, max_length: int) -> int:
-    """How many tokens the model reads; relative positions have no end, so what is asked for.
+    """How many tokens the model reads; with relative positions, which have no end, at least 4096.
 
     Raises:
         ExamError: `model.max_length` is more than the model's position embeddings.
@@ -103,7 +105,7 @@ def tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
     Counted here, because the library's trainer breaks ties at random and so gives a resumed run
     other ids.
     """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from tokenizers import normalizers, pre_tokenizers
 
     normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     words = Counter(
@@ -116,19 +118,5 @@ def tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces = [*special, *characters, *(f"##{c}" for c in characters), *frequent]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = splitter
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")],
-    )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    )
+    tokenizer: PreTrainedTokenizerBase = BertTokenizer(vocab=vocabulary)
+    return tokenizer

@@ -1,9 +1,7 @@
 """Fine-tune a reader with `transformers.Trainer`, and predict with the same code."""
 
 import logging
-import math
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,6 @@ from exam.runtime import is_terminal
 
 log = logging.getLogger(__name__)
 
-newest_checkpoint: Callable[[str], str | None] = get_last_checkpoint
 WHOLE = "whole.json"  # written into a checkpoint after everything else
 
 
@@ -135,16 +132,26 @@ class Reader:
 def map_at_3(prediction: EvalPrediction) -> dict[str, float]:
     """The Trainer's metric: `eval_map_at_3`."""
     logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    _refuse_nan(logits)
     return {"map_at_3": map_at_k(logits.astype(np.float64), labels, k=3)}
+
+
+def _refuse_nan(logits: Floats) -> None:
+    broken = int(np.isnan(logits).any(axis=1).sum())
+    if broken:
+        raise ExamError(
+            f"The reader gave NaN for {broken} of {len(logits)} questions.\n"
+            "Train again with a lower trainer.learning_rate, or without fp16."
+        )
 
 
 def training_arguments(values: dict[str, Any], folder: Path, seed: int) -> TrainingArguments:
     """The Trainer's arguments of a configuration, saving below `folder`."""
-    best = {"metric_for_best_model": "map_at_3", "greater_is_better": True}
-    defaults = best if values.get("load_best_model_at_end") else {}
+    best = values.get("load_best_model_at_end")
+    defaults = {"metric_for_best_model": "map_at_3"} if best else {}
     try:
         return TrainingArguments(
-            **{"report_to": "none", **defaults, **values},
+            **{**defaults, **values},
             output_dir=str(folder),
             seed=seed,
             remove_unused_columns=False,
@@ -164,28 +171,26 @@ def train(reader: Reader, train: Dataset, dev: Dataset) -> dict[str, Any]:
     folder = Path(str(reader.arguments.output_dir))
     checkpoint = last_whole_checkpoint(folder)
     if checkpoint:
-        step = read_json(checkpoint / "trainer_state.json")["global_step"]
-        total = _total_steps(reader.arguments, len(train))
-        log.info("train: resuming at step %d of %d", step, total)
+        state = read_json(checkpoint / "trainer_state.json")
+        log.info("train: resuming at step %d of %d", state["global_step"], state["max_steps"])
     figures = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
     trainer.state.save_to_json(str(folder.parent / "trainer_state.json"))
     return {**figures, "steps": trainer.state.global_step, "best": trainer.state.best_metric}
 
 
-def _total_steps(args: TrainingArguments, questions: int) -> int:
-    if args.max_steps > 0:
-        return args.max_steps
-    batches = math.ceil(questions / args.train_batch_size)
-    return math.ceil(math.ceil(batches / args.gradient_accumulation_steps) * args.num_train_epochs)
-
-
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files are those that were written; broken ones are removed."""
-    while folder.is_dir() and (found := newest_checkpoint(str(folder))):
+    """The newest checkpoint whose files are those that were written; broken ones are removed.
+
+    A checkpoint that names a best one is whole only together with that one: the Trainer would
+    otherwise finish with the last weights instead of the best.
+    """
+    while folder.is_dir() and (found := get_last_checkpoint(str(folder))):  # type: ignore[no-untyped-call]
         checkpoint = Path(found)
         if _is_whole(checkpoint):
-            return checkpoint
-        log.warning("train: %s was cut off while it was written; removed", checkpoint)
+            best = read_json(checkpoint / "trainer_state.json")["best_global_step"]
+            if not best or _is_whole(folder / f"checkpoint-{best}"):
+                return checkpoint
+        log.warning("train: %s is not whole, or its best one is not; removed", checkpoint)
         shutil.rmtree(checkpoint)
     return None
 
@@ -207,14 +212,10 @@ def predict(reader: Reader, features: Dataset) -> Floats:
         ExamError: the model gave NaN.
     """
     options = max(len(o) for o in features["options"])
-    output = reader.trainer(None, features, options).predict(features)
+    unlabelled = features.remove_columns("labels")  # answers may be known for a part only
+    output = reader.trainer(None, unlabelled, options).predict(unlabelled)
     logits = np.asarray(output.predictions, dtype=np.float64)
-    if np.isnan(logits).any():
-        broken = int(np.isnan(logits).any(axis=1).sum())
-        raise ExamError(
-            f"The reader gave NaN for {broken} of {len(logits)} questions.\n"
-            "Train again with a lower trainer.learning_rate, or without fp16."
-        )
+    _refuse_nan(logits)
     ties = count_ties(logits)
     if ties:
         log.warning("predict: %d questions with equal logits, ranked in option order", ties)

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,8 +14,9 @@ from datasets import Dataset
 
 from exam.artefacts import Stage, atomic, open_stage, read_json, write_json
 from exam.config import Corpus, Encoder, Index, Retriever, RetrieverKind
+from exam.errors import ExamError
 from exam.questions import questions_digest
-from exam.retrieval.encoder import Vectors, encode, encoder_key, load_encoder
+from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.evaluation import (
     Contexts,
     inverse_document_frequency,
@@ -24,9 +26,6 @@ from exam.retrieval.evaluation import (
 )
 from exam.retrieval.index import ArticleIndex, build_index
 from exam.retrieval.search import two_stage
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
 
 log = logging.getLogger(__name__)
 
@@ -61,23 +60,19 @@ class Retrieval:
     outputs: Path
 
     @cached_property
-    def model(self) -> "SentenceTransformer":
-        """The encoder, loaded."""
-        return load_encoder(self.encoder)
+    def sentence_encoder(self) -> SentenceEncoder:
+        """The encoder."""
+        return SentenceEncoder(self.encoder)
 
     @cached_property
-    def articles(self) -> ArticleIndex:
+    def article_index(self) -> ArticleIndex:
         """The index over the corpus, built where it is missing."""
-        return build_index(self.corpus, self.encoder, self.index, self.outputs, self.encode)
-
-    def encode(self, texts: list[str]) -> Vectors:
-        """Unit vectors of texts."""
-        return encode(self.model, texts, self.encoder)
+        return build_index(self.corpus, self.sentence_encoder, self.index, self.outputs)
 
     @property
     def stages(self) -> list[Stage]:
         """The stages that contexts stand on."""
-        return [self.articles.stage] if self.searches else []
+        return [self.article_index.stage] if self.searches else []
 
     @property
     def searches(self) -> bool:
@@ -88,28 +83,46 @@ class Retrieval:
         """The questions' contexts, as a stage's folder; reused where they are there."""
         key: dict[str, Any] = {
             "questions": questions_digest(questions),
-            "retriever": {**asdict(self.retriever), "kind": self.retriever.kind.value},
+            "kind": self.retriever.kind.value,
         }
         if self.searches:
-            key |= {"index": self.articles.stage.hash, "encoder": encoder_key(self.encoder)}
+            key |= {
+                "retriever": {**asdict(self.retriever), "kind": self.retriever.kind.value},
+                "index": self.article_index.stage.hash,
+                "encoder": self.sentence_encoder.key,
+            }
         label = f"{name}-{self.retriever.name}"
         with open_stage(self.outputs, "contexts", label, key, resume) as stage:
             if not stage.reused:
                 _write(stage, self._ranked(questions, stage.folder))
-                scores = _evaluate(stage, questions, self.articles if self.searches else None)
-                for shard in stage.folder.glob("sentences-*.arrow"):
-                    shard.unlink()
+                scores = _evaluate(stage, questions, self.article_index if self.searches else None)
                 stage.finish([FILE, SUPPORT], questions=len(questions), scores=scores)
+            for shard in stage.folder.glob("sentences-*.arrow"):
+                shard.unlink()
         return stage
 
     def _ranked(self, questions: Dataset, work: Path) -> Iterator[list[dict[str, Any]]]:
         """Each question's passages, best first."""
         if self.searches:
             return two_stage(
-                questions, self.articles, self.retriever, self.encoder, self.encode, work
+                questions, self.article_index, self.retriever, self.sentence_encoder, work
             )
-        given = self.retriever.kind is RetrieverKind.given
-        return map(_given, questions) if given else iter(())
+        if self.retriever.kind is RetrieverKind.given:
+            _check_given(questions)
+            return map(_given, questions)
+        return iter(())
+
+
+def _check_given(questions: Dataset) -> None:
+    """Refuse questions that all lack a context; count those that do."""
+    lacking = questions["context"][:].count(None)
+    if lacking == len(questions):
+        raise ExamError(
+            "retriever=given reads the context of each question, but none has one.\n"
+            "Map its column with data.columns.context=<name>, or choose another retriever."
+        )
+    if lacking:
+        log.warning("contexts: %d of %d questions have no context", lacking, len(questions))
 
 
 def _given(question: dict[str, Any]) -> list[dict[str, Any]]:
@@ -135,18 +148,15 @@ def _write(stage: Stage, ranked: Iterator[list[dict[str, Any]]]) -> None:
         atomic(stage.folder / FILE) as temporary,
         pq.ParquetWriter(temporary, SCHEMA) as writer,
     ):
-        block: list[dict[str, Any]] = []
-        for rows in ranked:
-            block += rows
-            if len(block) >= ROWS_AT_ONCE:
-                writer.write_table(pa.Table.from_pylist(block, schema=SCHEMA))
-                block = []
-        writer.write_table(pa.Table.from_pylist(block, schema=SCHEMA))
+        rows = chain.from_iterable(ranked)
+        while block := list(islice(rows, ROWS_AT_ONCE)):
+            writer.write_table(pa.Table.from_pylist(block, schema=SCHEMA))
 
 
-def read_contexts(stage: Stage, top_k: int) -> Contexts:
-    """The `top_k` best passages of each question, best first."""
-    rows = pq.read_table(stage.folder / FILE, filters=[("rank", "<=", top_k)]).to_pylist()
+def read_contexts(stage: Stage, top_k: int | None = None) -> Contexts:
+    """The `top_k` best passages of each question (all without one), best first."""
+    filters = None if top_k is None else [("rank", "<=", top_k)]
+    rows = pq.read_table(stage.folder / FILE, filters=filters).to_pylist()
     contexts: Contexts = {}
     for row in rows:
         contexts.setdefault(row["question_id"], []).append(row)
@@ -161,7 +171,7 @@ def read_support(stage: Stage, ids: list[str]) -> list[list[float]] | None:
 
 def _evaluate(stage: Stage, questions: Dataset, articles: ArticleIndex | None) -> dict[str, Any]:
     """Write each option's support, and score the retrieval where answers or articles are known."""
-    contexts = read_contexts(stage, top_k=1_000)
+    contexts = read_contexts(stage)
     if not contexts:
         write_json(stage.folder / SUPPORT, {})
         return {}
@@ -169,7 +179,8 @@ def _evaluate(stage: Stage, questions: Dataset, articles: ArticleIndex | None) -
     if articles is None:
         idf = dict.fromkeys(wanted, 1.0)
     else:
-        idf = inverse_document_frequency(articles.files, len(articles.articles), wanted)
+        idf = inverse_document_frequency(articles.files, len(articles), wanted)
     support = option_support(questions, contexts, idf)
     write_json(stage.folder / SUPPORT, dict(zip(questions["id"], support, strict=True)))
-    return score_contexts(questions, contexts, support)
+    deepest = max(len(passages) for passages in contexts.values())
+    return score_contexts(questions, contexts, support, deepest)

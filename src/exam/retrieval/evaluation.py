@@ -73,14 +73,17 @@ def _support(option: str, prompt: set[str], passages: set[str], idf: dict[str, f
 
 
 def score_contexts(
-    questions: Dataset, contexts: Contexts, support: list[list[float]]
+    questions: Dataset, contexts: Contexts, support: list[list[float]], deepest: int
 ) -> dict[str, Any]:
-    """Recall and MRR of the questions with a known article, support of those with an answer."""
+    """Recall and MRR of the questions with a known article, support of those with an answer.
+
+    Recall is given up to the `deepest` ranking there is.
+    """
     scores: dict[str, Floats] = {}
     known = [q for q in questions if q["article"] is not None]
     if known:
         ranks = np.array([_article_rank(q, contexts) for q in known])
-        scores.update({f"recall_at_{k}": recall_at_k(ranks, k) for k in DEPTHS})
+        scores.update({f"recall_at_{k}": recall_at_k(ranks, k) for k in DEPTHS if k <= deepest})
         scores["mrr"] = 1.0 / ranks
     right = [
         s[q["label"]] for q, s in zip(questions, support, strict=True) if q["label"] is not None

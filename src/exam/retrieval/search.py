@@ -16,38 +16,38 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from exam.artefacts import atomic
-from exam.config import Encoder, Retriever
-from exam.corpus import fetch, sentence_offsets
-from exam.retrieval.encoder import Vectors
-from exam.retrieval.index import ArticleIndex, Encode
+from exam.config import Retriever
+from exam.corpus import sentence_offsets
+from exam.retrieval.encoder import SentenceEncoder, Vectors
+from exam.retrieval.index import ArticleIndex, vectors_of, with_vectors
 
 log = logging.getLogger(__name__)
 
 ARTICLES_PER_SHARD = 1024
+SENTENCE = pa.schema(
+    {"article": pa.int64(), "start": pa.int64(), "end": pa.int64(), "text": pa.large_string()}
+)
 
 
 def two_stage(
     questions: Dataset,
     index: ArticleIndex,
     retriever: Retriever,
-    encoder: Encoder,
-    encode: Encode,
+    encoder: SentenceEncoder,
     work: Path,
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield each question's ranked passages, best first, as rows of the contexts file.
 
     `work` keeps encoded sentences in shards, so that an interrupted search continues.
     """
-    prompts = encode([encoder.query_prefix + q for q in questions["prompt"]])
-    _, found = index.search(prompts, retriever.articles)
-    sentences = _encode_sentences(np.unique(found), index, retriever, encoder, encode, work)
-    queries = encode([encoder.query_prefix + full_query(q) for q in questions])
-    vectors = sentences["vector"].combine_chunks()
-    matrix = vectors.values.to_numpy().reshape(len(sentences), -1)
+    found = index.search(encoder.queries(questions["prompt"]), retriever.articles)
+    sentences = _encode_sentences(np.unique(found), index, retriever, encoder, work)
+    queries = encoder.queries([full_query(q) for q in questions])
+    vectors = vectors_of(sentences)
     owner = sentences["article"].to_numpy()
     for question, query, articles in zip(questions, queries, found, strict=True):
         own = np.concatenate([_rows_of(owner, a) for a in articles])
-        ranked = _rank(own, matrix[own] @ query, sentences, retriever.depth)
+        ranked = _rank(own, vectors[own] @ query, sentences, retriever.depth)
         yield [
             _row(question["id"], rank, score, row, sentences, index)
             for rank, (row, score) in enumerate(ranked, 1)
@@ -81,18 +81,17 @@ def _rank(
 def _row(
     question: str, rank: int, score: float, row: int, sentences: pa.Table, index: ArticleIndex
 ) -> dict[str, Any]:
-    article = sentences["article"][row].as_py()
-    start, end = sentences["start"][row].as_py(), sentences["end"][row].as_py()
-    article_id = index.articles["id"][article].as_py()
+    sentence = sentences.select(SENTENCE.names).slice(row, 1).to_pylist()[0]
+    article = index.table.slice(sentence["article"], 1).to_pylist()[0]
     return {
         "question_id": question,
         "rank": rank,
         "score": score,
-        "article_id": article_id,
-        "passage_id": f"{article_id}:{start}-{end}",
-        "title": index.articles["title"][article].as_py(),
-        "text": sentences["text"][row].as_py(),
-        "source": index.files[index.articles["file"][article].as_py()].source,
+        "article_id": article["id"],
+        "passage_id": f"{article['id']}:{sentence['start']}-{sentence['end']}",
+        "title": article["title"],
+        "text": sentence["text"],
+        "source": index.files[article["file"]].source,
     }
 
 
@@ -100,8 +99,7 @@ def _encode_sentences(
     articles: NDArray[np.int64],
     index: ArticleIndex,
     retriever: Retriever,
-    encoder: Encoder,
-    encode: Encode,
+    encoder: SentenceEncoder,
     work: Path,
 ) -> pa.Table:
     """Sentences of the articles (ascending rows of the index) with their vectors, memory-mapped.
@@ -115,12 +113,9 @@ def _encode_sentences(
         path = work / f"sentences-{number:06d}.arrow"
         if not path.is_file():
             rows = _split(articles[start : start + ARTICLES_PER_SHARD], index, retriever)
-            _write_shard(path, rows, shards, seen, encoder, encode)
-            log.info(
-                "contexts: encoded sentences of %s of %s articles",
-                f"{min(start + ARTICLES_PER_SHARD, len(articles)):,}",
-                f"{len(articles):,}",
-            )
+            _write_shard(path, rows, shards, seen, encoder)
+            done = min(start + ARTICLES_PER_SHARD, len(articles))
+            log.info("contexts: encoded sentences of %s of %s articles", done, len(articles))
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()
         for row, text in enumerate(table["text"].to_pylist()):
@@ -136,26 +131,12 @@ def _fingerprint(text: str) -> bytes:
 def _split(
     articles: NDArray[np.int64], index: ArticleIndex, retriever: Retriever
 ) -> list[dict[str, Any]]:
-    """The sentences of some articles, in the articles' order, read one corpus file at a time."""
-    rows: list[dict[str, Any]] = []
-    chosen = index.articles.take(articles)
-    by_file: dict[int, list[tuple[int, str]]] = {}
-    for row, article_id, file in zip(
-        articles.tolist(), chosen["id"].to_pylist(), chosen["file"].to_pylist(), strict=True
-    ):
-        by_file.setdefault(file, []).append((row, article_id))
-    for file, wanted in by_file.items():
-        found = fetch(index.files[file], [article_id for _, article_id in wanted])
-        for row, article_id in wanted:
-            text = found[article_id].text
-            for start, end in sentence_offsets(text, retriever.min_sentence_chars):
-                rows.append({"article": row, "start": start, "end": end, "text": text[start:end]})
-    return rows
-
-
-SENTENCE = pa.schema(
-    {"article": pa.int64(), "start": pa.int64(), "end": pa.int64(), "text": pa.large_string()}
-)
+    """The sentences of some articles, in the articles' order."""
+    return [
+        {"article": row, "start": start, "end": end, "text": article.text[start:end]}
+        for row, article in index.fetch(articles.tolist())
+        for start, end in sentence_offsets(article.text, retriever.min_sentence_chars)
+    ]
 
 
 def _write_shard(
@@ -163,21 +144,18 @@ def _write_shard(
     rows: list[dict[str, Any]],
     shards: list[pa.Table],
     seen: dict[bytes, tuple[int, int]],
-    encoder: Encoder,
-    encode: Encode,
+    encoder: SentenceEncoder,
 ) -> None:
     """Encode what no earlier shard holds, and write sentences and vectors together."""
     keys = [_fingerprint(row["text"]) for row in rows]
     new = [i for i, key in enumerate(keys) if key not in seen]
-    fresh = encode([encoder.passage_prefix + rows[i]["text"] for i in new] or [""])
+    fresh = encoder.passages([rows[i]["text"] for i in new] or [""])  # "" gives the dimension
     vectors = np.empty((len(rows), fresh.shape[1]), dtype=np.float32)
     vectors[new] = fresh[: len(new)]
     for i, key in enumerate(keys):
         if key in seen:
             shard, row = seen[key]
             vectors[i] = shards[shard]["vector"][row].as_py()
-    table = pa.Table.from_pylist(rows, schema=SENTENCE).append_column(
-        "vector", pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
-    )
+    table = with_vectors(pa.Table.from_pylist(rows, schema=SENTENCE), vectors)
     with atomic(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
         writer.write_table(table)

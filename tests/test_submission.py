@@ -1,0 +1,36 @@
+"""The submission file and its validation."""
+
+import numpy as np
+import pytest
+
+from exam.answers.submission import validate_submission, write_submission
+from exam.errors import ExamError
+
+LOGITS = np.array([[0.1, 3.0, 2.0, 1.0, 0.0], [5.0, 1.0, 2.0, -np.inf, -np.inf]])
+
+
+def test_best_three_labels_in_the_input_order(tmp_path):
+    write_submission(tmp_path / "s.csv", ["7", "=cmd, x"], LOGITS)
+    assert (tmp_path / "s.csv").read_text() == 'id,prediction\n7,B C D\n"=cmd, x",A C B\n'
+
+
+def test_a_question_with_two_options_gets_two_labels(tmp_path):
+    write_submission(tmp_path / "s.csv", ["1"], np.array([[0.0, 1.0, -np.inf]]))
+    assert (tmp_path / "s.csv").read_text() == "id,prediction\n1,B A\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("1,A B C\n3,A B C\n", "holds 2 ids that are not the 2 questions in their order."),
+        ("1,A B C\n", "holds 1 ids that are not the 2 questions in their order."),
+        ("1,A A B\n2,A B C\n", "prediction 'A A B'; 3 distinct labels of ABCDE are required."),
+        ("1,A B\n2,A B C\n", "prediction 'A B'; 3 distinct labels of ABCDE are required."),
+        ("1,A B C\n2,A B E\n", "prediction 'A B E'; 3 distinct labels of ABC are required."),
+    ],
+)
+def test_broken_submissions_are_refused(tmp_path, rows, message):
+    (tmp_path / "s.csv").write_text(f"id,prediction\n{rows}")
+    with pytest.raises(ExamError) as caught:
+        validate_submission(tmp_path / "s.csv", ["1", "2"], [5, 3])
+    assert str(caught.value).endswith(message)
