@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT, exam
 
 from exam.cli import known_keys
-from exam.config import ROOTS, composed, conf_dir
+from exam.compose import composed, conf_dir
+from exam.config import ROOTS
 
 MISTAKES = {
     "modle=minilm": (

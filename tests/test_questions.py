@@ -9,9 +9,11 @@ import pytest
 from conftest import kaggle_rows, write_csv
 from omegaconf import OmegaConf
 
-from exam.config import Data, Source, conf_dir
+from exam.compose import conf_dir
+from exam.config import Data, Source
 from exam.errors import ExamError
-from exam.questions import fold_of, parse, read, read_split, related
+from exam.questions import parse, read
+from exam.splits import fold_of, read_split, related
 
 LETTERED = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}
 

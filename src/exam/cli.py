@@ -16,7 +16,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from exam.config import ROOTS, conf_dir, register, typed
+from exam.compose import conf_dir, register, typed
+from exam.config import ROOTS
 from exam.errors import ExamError
 from exam.runtime import complain, keep_freed_memory, quiet_libraries, start_logging
 

@@ -11,6 +11,7 @@ from exam.answers.predictions import read_predictions, write_predictions
 from exam.answers.results import System, baselines, of_logits, results, table
 from exam.answers.submission import write_submission
 from exam.artefacts import KEY, Stage, finished, open_stage, read_json, write_json
+from exam.compose import load_run, save_run
 from exam.config import (
     Generate,
     Infer,
@@ -18,21 +19,20 @@ from exam.config import (
     Retriever,
     RetrieverKind,
     Train,
-    load_run,
     names,
-    save_run,
     trainer_values,
 )
 from exam.errors import ExamError
 from exam.generation import QUESTIONS, generate
 from exam.metrics import Floats
-from exam.questions import LETTERS, Split, questions_digest, read, read_split
+from exam.questions import LETTERS, questions_digest, read
 from exam.reader.features import build_features, shuffle_options
 from exam.reader.model import load_reader, longest_input
 from exam.reader.training import Reader, predict, train, training_arguments
 from exam.retrieval.contexts import Retrieval, read_contexts, read_support
 from exam.retrieval.evaluation import Contexts
 from exam.runtime import environment, say
+from exam.splits import Split, read_split
 from exam.weights import identity
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ def main() -> int:
 def _run() -> str:
     from exam.answers.results import System, results, table
     from exam.artefacts import write_json
-    from exam.config import composed
+    from exam.compose import composed
     from exam.pipeline import PREDICTIONS, run_train
 
     config = composed("train", *OVERRIDES)

@@ -1,0 +1,117 @@
+"""Compose a configuration from `conf/`, and save and restore a run's."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from exam.artefacts import atomic
+from exam.checks import check
+from exam.config import ROOTS, Infer, Train
+from exam.errors import ExamError
+from exam.trainer_fields import TrainerFields
+
+log = logging.getLogger(__name__)
+
+
+def register() -> None:
+    """Make the schemas known to Hydra under the names that `conf/*.yaml` start from."""
+    store = ConfigStore.instance()
+    for name, schema in ROOTS.items():
+        store.store(name=f"{name}_schema", node=schema)
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: inside the installed package, or beside `src` in a clone."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def typed(config: DictConfig) -> Any:
+    """The dataclass of a composed configuration, checked.
+
+    Raises:
+        ExamError: a mandatory value is missing, or two values contradict each other.
+    """
+    missing = sorted(k for k in OmegaConf.missing_keys(config) if not k.startswith("trainer."))
+    if missing:
+        raise ExamError(
+            f"{missing[0]} has no value.\nGive it on the command line: {missing[0]}=<value>"
+        )
+    values = {
+        str(name): OmegaConf.to_object(node) if isinstance(node, Container) else node
+        for name, node in config.items()
+        if name != "trainer"
+    }
+    if "trainer" in config:
+        fields: Any = OmegaConf.to_container(config.trainer)
+        values["trainer"] = TrainerFields(**fields)
+    schema: Any = OmegaConf.get_type(config)
+    value = schema(**values)
+    check(value)
+    return value
+
+
+def composed(verb: str, *overrides: str) -> Any:
+    """A verb's configuration as its command line would compose it."""
+    from hydra import compose, initialize_config_dir
+
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return typed(compose(verb, list(overrides)))
+
+
+def save_run(config: Train, path: Path) -> None:
+    """Write a run's configuration: what `infer.py` restores."""
+    with atomic(path) as temporary:
+        OmegaConf.save(OmegaConf.structured(config), temporary)
+
+
+def load_run(path: Path, infer: Infer) -> Train:
+    """A run's configuration with infer's own keys and `run.<key>=…` laid over it, each logged.
+
+    Raises:
+        ExamError: an override names no value of the run, or one of another type.
+    """
+    try:
+        saved = OmegaConf.merge(OmegaConf.structured(Train), OmegaConf.load(path))
+        config: Any = OmegaConf.merge(saved, infer.run)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ExamError(
+            f"run: {str(error).splitlines()[0]}\n"
+            f"Override a value that {path} has, as run.<key>=<value>."
+        ) from None
+    for key in _dotted(infer.run):
+        _check_restored(key)
+        then, now = OmegaConf.select(saved, key), OmegaConf.select(config, key)
+        log.info("infer: run.%s: %s → %s", key, then, now)
+    config.outputs, config.log_level = infer.outputs, infer.log_level
+    for name in ("data", "corpus"):
+        if getattr(infer, name) is not None:
+            config[name] = getattr(infer, name)
+    restored: Train = typed(config)
+    return restored
+
+
+def _check_restored(key: str) -> None:
+    """Refuse overrides that a run's own weights or infer's own keys decide."""
+    own = ("data", "corpus", "outputs", "log_level", "resume", "name")
+    if key.split(".", maxsplit=1)[0] in own:
+        raise ExamError(f"run.{key} is infer's own.\nGive it as {key}=<value>, without run.")
+    if key in ("model.name_or_path", "model.config"):
+        raise ExamError(f"run.{key} is what the run trained.\nGive another run: ckpt=<folder>")
+
+
+def _dotted(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the leaves of nested dictionaries."""
+    return [
+        name
+        for key, value in values.items()
+        for name in (
+            _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+        )
+    ]
