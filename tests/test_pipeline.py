@@ -15,6 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, exam, kaggle_rows, make_articles, make_questions, write_csv
 
+from exam.compose import composed
+from exam.errors import ExamError
+from exam.pipeline import run_infer
+
 TINY = ["model=tiny", "trainer.num_train_epochs=1", "context.top_k=2"]
 
 
@@ -186,6 +190,35 @@ def test_changed_or_unfinished_run_is_refused(trained):
         f"{run} is unfinished: it has no manifest.json.\n"
         "Give a finished run folder, or run the command that makes it again.\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["ckpt={contexts}"],
+            "{contexts} is no run of train.py.\nGive a folder of outputs/train.",
+        ),
+        (
+            ["ckpt={run}", "data=csv"],
+            "data=csv names no questions.\nGive a file: data.test=<file>",
+        ),
+        (
+            ["ckpt={run}", "++run.data.limit=2"],
+            "run.data.limit is infer's own.\nGive it as data.limit=<value>, without run.",
+        ),
+        (
+            ["ckpt={run}", "++run.model.name_or_path=x"],
+            "run.model.name_or_path is what the run trained.\nGive another run: ckpt=<folder>",
+        ),
+    ],
+)
+def test_infer_refuses_what_it_cannot_answer(finished_run, overrides, message):
+    place, _ = finished_run
+    folders = {"run": place.run, "contexts": place.the("contexts/kaggle-valid-*")}
+    with pytest.raises(ExamError) as caught:
+        run_infer(composed("infer", *(o.format(**folders) for o in overrides)))
+    assert str(caught.value) == message.format(**folders)
 
 
 def test_unreachable_model_names_the_way_out(finished_run):
