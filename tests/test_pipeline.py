@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -272,20 +271,17 @@ def test_compare_pairs_runs_and_refuses_other_questions(trained):
     )
 
 
-def killed_when(command, seen, limit=120):
+def killed_when(command, seen, log, limit=120):
     """Start a command, wait until its log contains `seen`, kill it with SIGKILL."""
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as process:
-        os.set_blocking(process.stderr.fileno(), False)
-        log, end = "", time.monotonic() + limit
-        while seen not in log and time.monotonic() < end and process.poll() is None:
-            log += process.stderr.read() or ""
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert seen in log, log
-    return log
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL)
+    end = time.monotonic() + limit
+    while seen not in log.read_text() and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert seen in log.read_text()
+    assert process.returncode == -signal.SIGKILL  # it was still at work
 
 
 @pytest.mark.slow
@@ -296,7 +292,7 @@ def killed_when(command, seen, limit=120):
 def test_killed_and_repeated_equals_uninterrupted(place, tmp_path, moment):
     steps = ["trainer.num_train_epochs=2", "trainer.logging_steps=1", "index.shard_size=4"]
     command = [sys.executable, str(ROOT / "train.py"), *place.setting, *TINY, *steps]
-    killed_when(command, moment)
+    killed_when(command, moment, tmp_path / "log")
     assert not list(place.outputs.glob("train/*/manifest.json"))
     resumed = ran("train", *place.setting, *TINY, *steps)
     if moment.startswith("train: step"):
