@@ -27,7 +27,7 @@ from exam.generation import QUESTIONS, generate
 from exam.metrics import Floats
 from exam.questions import LETTERS, questions_digest, read
 from exam.reader.features import build_features, shuffle_options
-from exam.reader.model import load_reader, longest_input
+from exam.reader.model import check_reachable, load_reader, longest_input
 from exam.reader.training import Reader, predict, train, training_arguments
 from exam.retrieval.contexts import Retrieval, read_contexts, read_support
 from exam.retrieval.evaluation import Contexts
@@ -97,6 +97,7 @@ def run_generate(config: Generate) -> None:
 
 def run_train(config: Train) -> Run:
     """`train.py`: retrieve, fine-tune, and score on the reported questions."""
+    check_reachable(config.model)
     retrieval = _retrieval(config, config.retriever)
     generated = _generated(config, retrieval)
     split = read_split(config.data, generated.folder / QUESTIONS if generated else None)

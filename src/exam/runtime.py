@@ -48,11 +48,13 @@ def complain(text: str) -> None:
 def quiet_libraries() -> None:
     """Silence what the libraries say of themselves before they are imported.
 
-    Tokenizers warn of forks that the data loader makes on purpose; the hub client draws bars.
+    Tokenizers warn of forks that the data loader makes on purpose; the hub client draws bars
+    and tells of every retry.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries; the last one is reported
     if not is_terminal():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")

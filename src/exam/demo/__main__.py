@@ -39,7 +39,7 @@ def _run() -> str:
     *baselines, reader = opened.systems
     without = System(CLOSED, closed.systems[-1].scores)
     within = System(OPEN, reader.scores)
-    stages = {s.folder: s for s in (*opened.stages, *closed.stages)}
+    stages = {s.folder: s for s in (*closed.stages, *opened.stages)}  # as they were done
     found = results(
         [*baselines, without, within],
         [(within, without), (within, baselines[-1])],

@@ -34,6 +34,15 @@ class Fp32Linear(nn.Linear):
             return functional.linear(pooled.float(), self.weight.float(), bias)
 
 
+def check_reachable(config: Model) -> None:
+    """Refuse a checkpoint that cannot be read before anything is computed for it."""
+    if config.name_or_path is not None:
+        with reaching("reader", config.name_or_path, "model.name_or_path"):
+            AutoConfig.from_pretrained(
+                locate(config.name_or_path), trust_remote_code=config.trust_remote_code
+            )
+
+
 def load_reader(
     config: Model, seed: int, texts: Iterable[str] = ()
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
