@@ -271,17 +271,17 @@ def test_compare_pairs_runs_and_refuses_other_questions(trained):
     )
 
 
-def killed_when(command, seen, log, limit=120):
-    """Start a command, wait until its log contains `seen`, kill it with SIGKILL."""
+def killed_when(command, seen, log, limit=120, by=signal.SIGKILL):
+    """Start a command, wait until its log contains `seen`, send it a signal; its exit code."""
     with log.open("w") as file:
         process = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL)
     end = time.monotonic() + limit
     while seen not in log.read_text() and time.monotonic() < end and process.poll() is None:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(by)
     process.wait()
     assert seen in log.read_text()
-    assert process.returncode == -signal.SIGKILL  # it was still at work
+    return process.returncode
 
 
 @pytest.mark.slow
@@ -292,7 +292,7 @@ def killed_when(command, seen, log, limit=120):
 def test_killed_and_repeated_equals_uninterrupted(place, tmp_path, moment):
     steps = ["trainer.num_train_epochs=2", "trainer.logging_steps=1", "index.shard_size=4"]
     command = [sys.executable, str(ROOT / "train.py"), *place.setting, *TINY, *steps]
-    killed_when(command, moment, tmp_path / "log")
+    assert killed_when(command, moment, tmp_path / "log") == -signal.SIGKILL  # still at work
     assert not list(place.outputs.glob("train/*/manifest.json"))
     resumed = ran("train", *place.setting, *TINY, *steps)
     if moment.startswith("train: step"):
@@ -306,3 +306,16 @@ def test_killed_and_repeated_equals_uninterrupted(place, tmp_path, moment):
     assert len(losses[0]) == 8
     tables = [pq.read_table(p / "predictions.parquet") for p in runs]
     assert tables[0].equals(tables[1])
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_one_line(place, tmp_path):
+    steps = ["trainer.num_train_epochs=200", "trainer.logging_steps=1"]
+    command = [sys.executable, str(ROOT / "train.py"), *place.setting, *TINY, *steps]
+    code = killed_when(command, "train: step 4 ", tmp_path / "log", by=signal.SIGINT)
+    *_, last = (tmp_path / "log").read_text().splitlines()
+    assert (code, last) == (
+        130,
+        "Interrupted. The same command continues from what is finished.",
+    )
+    assert "Traceback" not in (tmp_path / "log").read_text()

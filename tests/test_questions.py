@@ -395,3 +395,13 @@ def test_split_is_a_partition_and_depends_on_the_seed_alone(tmp_path):
     assert len(parts[2]) == 8
     again = read_split(config, None)
     assert again.valid["id"][:] == parts[2]
+
+
+def test_a_share_that_leaves_nothing_to_train_on_is_refused(tmp_path):
+    write_csv(tmp_path / "q.csv", kaggle_rows(3))
+    with pytest.raises(ExamError) as error:
+        read_split(data(tmp_path, train="q.csv", valid_share=0.9), None)
+    assert str(error.value) == (
+        "data.valid_share=0.9 of 3 questions, 3 when related ones count once, leaves none to "
+        "train on.\nSet a smaller share, bring more questions, or give a file: data.valid=<file>"
+    )

@@ -46,7 +46,8 @@ def main(verb: str) -> int:
     """Run a verb on the process's arguments.
 
     Returns:
-        The exit code: 0, or 2 after a user's mistake, whose message is printed without traceback.
+        The exit code: 0, 2 after a user's mistake, whose message is printed without traceback, or
+        130 after Ctrl-C.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the messages are ours
     sys.argv[1:] = _arguments(sys.argv[1:], verb)
@@ -58,6 +59,9 @@ def main(verb: str) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         mistakes.append(explain(error, verb))
         complain(mistakes[-1])
+    except KeyboardInterrupt:
+        complain("Interrupted. The same command continues from what is finished.")
+        return 130
     return 2 if mistakes else 0
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,16 @@ def _hold_out(questions: Dataset, share: float, seed: int) -> tuple[Dataset, Dat
     """The rest and about `share` of the questions, related ones on one side."""
     from sklearn.model_selection import GroupShuffleSplit
 
+    groups = related(questions)
+    apart = len(set(groups.tolist()))
+    if ceil(share * apart) >= apart:
+        raise ExamError(
+            f"data.valid_share={share} of {len(questions)} questions, {apart} when related ones "
+            "count once, leaves none to train on.\n"
+            "Set a smaller share, bring more questions, or give a file: data.valid=<file>"
+        )
     splitter = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
-    rest, held_out = next(splitter.split(questions["id"], groups=related(questions)))
+    rest, held_out = next(splitter.split(questions["id"], groups=groups))
     return questions.select(sorted(rest)), questions.select(sorted(held_out))
 
 

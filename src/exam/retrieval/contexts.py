@@ -71,8 +71,8 @@ class Retrieval:
 
     @property
     def stages(self) -> list[Stage]:
-        """The stages that contexts stand on."""
-        return [self.article_index.stage] if self.searches else []
+        """The index, once contexts or generated questions have needed it."""
+        return [self.article_index.stage] if "article_index" in vars(self) else []
 
     @property
     def searches(self) -> bool:
