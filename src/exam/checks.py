@@ -7,6 +7,7 @@ from typing import Any
 from exam.config import (
     Data,
     Infer,
+    ReaderKind,
     Retrieve,
     Retriever,
     RetrieverKind,
@@ -119,7 +120,8 @@ def _check_members(retriever: Retriever) -> None:
 
 def _check_train(config: Train) -> None:
     _check_name("name", config.name)
-    if config.model.name_or_path is None and config.model.config is None:
+    named = config.model.name_or_path is not None or config.model.config is not None
+    if config.model.kind is ReaderKind.transformer and not named:
         raise ExamError("model.name_or_path has no value.\nGive a hub id or a folder.")
     _check_depth(config)
     trainer = trainer_values(config.trainer)

@@ -67,6 +67,13 @@ class Fusion(Enum):
     weighted = "weighted"
 
 
+class ReaderKind(Enum):
+    """What answers the questions."""
+
+    transformer = "transformer"
+    lexical = "lexical"
+
+
 @dataclass
 class Data:
     """Questions: which files (or hub splits), which columns, how they are split.
@@ -181,11 +188,12 @@ class Context:
 
 @dataclass
 class Model:
-    """A reader: hub id or folder, or `config` for random weights."""
+    """A reader: hub id or folder, or `config` for random weights; `lexical` needs none of them."""
 
     name: str = MISSING
+    kind: ReaderKind = ReaderKind.transformer
     name_or_path: str | None = None
-    max_length: int = 256
+    max_length: int = 256  # tokens; words of the passages for the lexical reader
     dropout: float | None = None  # null: the checkpoint's own
     config: dict[str, Any] | None = None
     trust_remote_code: bool = False
@@ -235,6 +243,7 @@ class Retrieve:
     retriever: Retriever = MISSING
     index: Index = MISSING
     generator: Generator = MISSING
+    evaluate: bool = True
     resume: Resume = Resume.auto
     outputs: str = "outputs"
     log_level: str = "info"

@@ -2,11 +2,15 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from datasets import Dataset
+import numpy as np
+from datasets import Dataset, concatenate_datasets
 
+from exam.answers.contexts import comparison, ranked
+from exam.answers.contexts import table as contexts_table
 from exam.answers.predictions import read_predictions, write_predictions
 from exam.answers.results import System, baselines, of_logits, results, table
 from exam.answers.submission import write_submission
@@ -16,6 +20,7 @@ from exam.config import (
     Generate,
     Infer,
     Passages,
+    ReaderKind,
     Retrieve,
     Retriever,
     RetrieverKind,
@@ -28,10 +33,19 @@ from exam.generation import QUESTIONS, generate
 from exam.metrics import Floats
 from exam.questions import LETTERS, questions_digest, read
 from exam.reader.features import build_features, shuffle_options
+from exam.reader.lexical import (
+    FEATURES,
+    LexicalReader,
+    cross_fitted,
+    fit,
+    lexical_features,
+    load_lexical,
+    save_lexical,
+)
 from exam.reader.model import check_reachable, load_reader, longest_input
 from exam.reader.training import Reader, predict, train, training_arguments
 from exam.retrieval.contexts import Retrieval, read_contexts, read_support
-from exam.retrieval.evaluation import Contexts
+from exam.retrieval.evaluation import Contexts, figures
 from exam.runtime import environment, say
 from exam.splits import Split, read_split
 from exam.weights import identity
@@ -45,6 +59,8 @@ PREDICTIONS = "predictions.parquet"
 SUBMISSION = "submission.csv"
 RESULTS = "results.json"
 ENVIRONMENT = "environment.json"
+LEXICAL = "lexical.json"
+Answer = Callable[[Dataset, Stage], Floats]  # logits of questions, read with a stage's contexts
 
 
 @dataclass(frozen=True)
@@ -80,10 +96,29 @@ def run_retrieve(config: Retrieve) -> None:
     wanted = {name: entries for name, entries in sets.items() if entries is not None}
     if not wanted:
         raise ExamError(f"data={data.name} names no questions.\nGive a file: data.test=<file>")
+    stages = {}
     for name, entries in wanted.items():
         questions = read(data, entries, generated.folder / QUESTIONS if generated else None)
-        stage = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
-        _log_scores(stage, name)
+        stages[name] = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
+        _log_scores(stages[name], name)
+    for name, stage in stages.items() if config.evaluate else ():
+        _evaluate(stage, None if name == "train" else stages.get("train"), config)
+
+
+def _evaluate(stage: Stage, fitted_on: Stage | None, config: Retrieve) -> None:
+    """Score contexts without a neural reader, as a stage of its own; print and save the table."""
+    key = {
+        "contexts": stage.hash,
+        "fitted_on": None if fitted_on is None else fitted_on.hash,
+        "features": list(FEATURES),
+    }
+    outputs, name = Path(config.outputs), stage.folder.name
+    with open_stage(outputs, "evaluation", name, key, config.resume.value) as evaluation:
+        path = evaluation.folder / RESULTS
+        if not evaluation.reused:
+            write_json(path, comparison([ranked(stage, fitted_on)]))
+            evaluation.finish([RESULTS])
+    say(f"{contexts_table(read_json(path))}\n{path}")
 
 
 def _log_scores(stage: Stage, name: str) -> None:
@@ -125,19 +160,20 @@ def run_train(config: Train) -> Run:
     outputs = Path(config.outputs)
     with open_stage(outputs, "train", config.name, key, config.resume.value) as stage:
         if not stage.reused:
-            reader = _fit(config, stage, split, read_contexts(pool, config.context.top_k))
-            _answer(reader, config, stage, split.valid, valid)
+            save_run(config, stage.folder / CONFIG)
+            write_json(stage.folder / ENVIRONMENT, environment())
+            lexical = config.model.kind is ReaderKind.lexical
+            answer = (_fit_lexical if lexical else _fit)(config, stage, split, pool)
+            _answer(answer, config, stage, split.valid, valid)
             _score(stage, split.valid, valid, stages)
             stage.finish(_files(stage.folder), questions=len(split.train))
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     return _report(stage, split.valid, valid, stages)
 
 
-def _fit(config: Train, stage: Stage, split: Split, contexts: Contexts) -> Reader:
-    """Train, and save configuration, environment, model, tokenizer and trainer state."""
-    folder = stage.folder
-    save_run(config, folder / CONFIG)
-    write_json(folder / ENVIRONMENT, environment())
+def _fit(config: Train, stage: Stage, split: Split, pool: Stage) -> Answer:
+    """Train, and save model, tokenizer and trainer state."""
+    folder, contexts = stage.folder, read_contexts(pool, config.context.top_k)
     texts = (t for q in split.train for t in [q["prompt"], *q["options"]])
     model, tokenizer = load_reader(config.model, config.seed, texts)
     arguments = training_arguments(
@@ -153,7 +189,41 @@ def _fit(config: Train, stage: Stage, split: Split, contexts: Contexts) -> Reade
     log.info("train: %s", " · ".join(f"{k} {v}" for k, v in figures.items()))
     model.save_pretrained(folder / MODEL)
     tokenizer.save_pretrained(folder / MODEL)
-    return reader
+    return _answering(reader, config)
+
+
+def _answering(reader: Reader, config: Train) -> Answer:
+    def answer(questions: Dataset, contexts: Stage) -> Floats:
+        found = read_contexts(contexts, config.context.top_k)
+        return predict(reader, _features(reader, config, questions, found))
+
+    return answer
+
+
+def _fit_lexical(config: Train, stage: Stage, split: Split, pool: Stage) -> Answer:
+    """Fit on all training questions, as no checkpoint is chosen; say how well that generalises."""
+    questions = concatenate_datasets([split.train, split.dev])
+    top_k, budget = config.context.top_k, config.model.max_length
+    features, labels = lexical_features(questions, pool, top_k, budget), questions["label"]
+    logits = cross_fitted(questions, features)
+    if logits is not None:
+        found = figures(of_logits("", logits, labels).scores)
+        log.info(
+            "train: cross-fitted MAP@3 %.3f [%.3f, %.3f] (n = %d)",
+            found["value"],
+            *found["ci"],
+            found["n"],
+        )
+    reader = fit(features, np.array(labels))
+    save_lexical(reader, stage.folder / MODEL / LEXICAL)
+    return _answering_lexical(reader, config)
+
+
+def _answering_lexical(reader: LexicalReader, config: Train) -> Answer:
+    top_k, budget = config.context.top_k, config.model.max_length
+    return lambda questions, contexts: reader.logits(
+        lexical_features(questions, contexts, top_k, budget)
+    )
 
 
 def _features(reader: Reader, config: Train, questions: Dataset, contexts: Contexts) -> Dataset:
@@ -165,11 +235,10 @@ def _features(reader: Reader, config: Train, questions: Dataset, contexts: Conte
 
 
 def _answer(
-    reader: Reader, config: Train, stage: Stage, questions: Dataset, contexts: Stage
+    answer: Answer, config: Train, stage: Stage, questions: Dataset, contexts: Stage
 ) -> Floats:
     """Predict and write predictions.parquet; logits of shape `(questions, options)`."""
-    found = read_contexts(contexts, config.context.top_k)
-    logits = predict(reader, _features(reader, config, questions, found))
+    logits = answer(questions, contexts)
     path = stage.folder / PREDICTIONS
     write_predictions(path, questions, logits, config.name, contexts.folder.name)
     return logits
@@ -234,11 +303,8 @@ def run_infer(infer: Infer) -> Run:
     outputs, name = Path(infer.outputs), f"{config.data.name}-{folder.name}"
     with open_stage(outputs, "infer", name, key, infer.resume.value) as stage:
         if not stage.reused:
-            saved = replace(config.model, name_or_path=str(folder / MODEL))
-            model, tokenizer = load_reader(saved, config.seed)
-            values = trainer_values(config.trainer)
-            reader = Reader(model, tokenizer, training_arguments(values, stage.folder, config.seed))
-            logits = _answer(reader, config, stage, questions, contexts)
+            answer = _load(config, folder / MODEL, stage.folder)
+            logits = _answer(answer, config, stage, questions, contexts)
             letters = config.data.options or LETTERS
             write_submission(stage.folder / SUBMISSION, questions["id"], logits, letters)
             files = [PREDICTIONS, SUBMISSION]
@@ -250,6 +316,15 @@ def run_infer(infer: Infer) -> Run:
     if (stage.folder / RESULTS).is_file():
         return _report(stage, questions, contexts, stages)
     return Run(stage, [*stages, stage], [])
+
+
+def _load(config: Train, saved: Path, work: Path) -> Answer:
+    """A run's reader, ready to answer."""
+    if config.model.kind is ReaderKind.lexical:
+        return _answering_lexical(load_lexical(saved / LEXICAL), config)
+    model, tokenizer = load_reader(replace(config.model, name_or_path=str(saved)), config.seed)
+    arguments = training_arguments(trainer_values(config.trainer), work, config.seed)
+    return _answering(Reader(model, tokenizer, arguments), config)
 
 
 def _warn_of_versions(folder: Path) -> None:

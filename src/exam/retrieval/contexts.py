@@ -25,13 +25,14 @@ from exam.config import (
 )
 from exam.corpus import CorpusFile
 from exam.errors import ExamError
-from exam.questions import questions_digest
+from exam.questions import FEATURES, questions_digest
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.evaluation import (
     Contexts,
+    figures,
     inverse_document_frequency,
     option_support,
-    score_contexts,
+    question_scores,
     words,
 )
 from exam.retrieval.fusion import fuse
@@ -44,7 +45,10 @@ from exam.retrieval.search import two_stage
 log = logging.getLogger(__name__)
 
 FILE = "contexts.parquet"
+QUESTIONS = "questions.parquet"
 SUPPORT = "support.json"
+RARITY = "rarity.json"
+EVALUATED = (QUESTIONS, SUPPORT, RARITY)
 ROWS_AT_ONCE = 20_000
 SPARE = 2  # passages looked up for each one kept: some have equal texts
 SCHEMA = pa.schema(
@@ -107,7 +111,7 @@ class Retrieval:
             if not stage.reused:
                 _write(stage, self._ranked(questions, search, members, stage.folder))
                 scores = _evaluate(stage, questions, self._articles(search))
-                stage.finish([FILE, SUPPORT], questions=len(questions), scores=scores)
+                stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
             for shard in stage.folder.glob("sentences-*.arrow"):
                 shard.unlink()
         return stage
@@ -272,20 +276,39 @@ def read_support(stage: Stage, ids: list[str]) -> list[list[float]] | None:
     return [found[key] for key in ids] if found else None
 
 
+def read_rarity(stage: Stage) -> dict[str, float]:
+    """Inverse document frequency in the corpus of every word of the questions."""
+    found: dict[str, float] = read_json(stage.folder / RARITY)
+    return found
+
+
+def read_questions(stage: Stage) -> Dataset:
+    """The questions that the contexts were found for."""
+    rows = pq.read_table(stage.folder / QUESTIONS).to_pylist()
+    return Dataset.from_list(rows, features=FEATURES)
+
+
 def _evaluate(
     stage: Stage, questions: Dataset, articles: tuple[list[CorpusFile], int] | None
 ) -> dict[str, Any]:
-    """Write each option's support, and score the retrieval where answers or articles are known."""
-    contexts = read_contexts(stage)
-    if not contexts:
-        write_json(stage.folder / SUPPORT, {})
-        return {}
-    wanted = {w for q in questions for option in q["options"] for w in words(option)}
+    """Weigh the questions' words by their rarity in the corpus, equally without one; then score."""
+    wanted = {w for q in questions for text in [q["prompt"], *q["options"]] for w in words(text)}
     if articles is None:
-        idf = dict.fromkeys(wanted, 1.0)
-    else:
-        idf = inverse_document_frequency(*articles, wanted)
-    support = option_support(questions, contexts, idf)
-    write_json(stage.folder / SUPPORT, dict(zip(questions["id"], support, strict=True)))
-    deepest = max(len(passages) for passages in contexts.values())
-    return score_contexts(questions, contexts, support, deepest)
+        return score_contexts(stage, questions, dict.fromkeys(sorted(wanted), 1.0))
+    idf = inverse_document_frequency(*articles, wanted)
+    return score_contexts(stage, questions, idf)
+
+
+def score_contexts(stage: Stage, questions: Dataset, idf: dict[str, float]) -> dict[str, Any]:
+    """Write what evaluation reads (EVALUATED); score where answers or articles are known."""
+    with atomic(stage.folder / QUESTIONS) as temporary:
+        pq.write_table(pa.Table.from_pylist(questions.to_list()), temporary)
+    write_json(stage.folder / RARITY, idf)
+    contexts = read_contexts(stage)
+    support = option_support(questions, contexts, idf) if contexts else []
+    by_question = dict(zip(questions["id"], support, strict=bool(contexts)))
+    write_json(stage.folder / SUPPORT, by_question)
+    if not contexts:
+        return {}
+    scores = question_scores(questions, contexts, support)
+    return {name: figures(values) for name, values in scores.items()}
