@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from exam.config import (
     Encoder,
     Index,
     Passages,
+    Reranker,
     Retriever,
     RetrieverKind,
     Search,
@@ -40,6 +41,7 @@ from exam.retrieval.index import ArticleIndex, build_index
 from exam.retrieval.lexical import Hits, bm25_search, tfidf_search
 from exam.retrieval.passages import PassageTable, build_passages
 from exam.retrieval.queries import Parts, merged, query_parts
+from exam.retrieval.rerank import PairScorer, rerank
 from exam.retrieval.search import two_stage
 
 log = logging.getLogger(__name__)
@@ -78,11 +80,17 @@ class Retrieval:
     retriever: Retriever
     index: Index
     outputs: Path
+    reranker: Reranker = field(default_factory=Reranker)
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:
         """The encoder."""
         return SentenceEncoder(self.encoder)
+
+    @cached_property
+    def pair_scorer(self) -> PairScorer:
+        """The reranker."""
+        return PairScorer(self.reranker)
 
     @cached_property
     def article_index(self) -> ArticleIndex:
@@ -102,6 +110,27 @@ class Retrieval:
 
     def contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
         """The questions' contexts, as a stage's folder; reused where they are there."""
+        first = self.first_contexts(questions, name, resume)
+        if self.reranker.ckpt is None:
+            return first
+        scorer = self.pair_scorer
+        key = {
+            "questions": questions_digest(questions),
+            "first": first.hash,
+            "reranker": scorer.key,
+        }
+        label = f"{first.folder.name.rpartition('-')[0]}-{self.reranker.name}"
+        with open_stage(self.outputs, "contexts", label, key, resume) as stage:
+            if not stage.reused:
+                _write(stage, rerank(questions, read_contexts(first), scorer, stage.folder))
+                scores = score_contexts(stage, questions, read_rarity(first))
+                stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
+            for shard in stage.folder.glob("scores-*.npy"):
+                shard.unlink()
+        return stage
+
+    def first_contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
+        """The questions' contexts as the retriever alone ranks them."""
         return self._contexts(questions, name, self.retriever, resume)
 
     def _contexts(self, questions: Dataset, name: str, search: Search, resume: str) -> Stage:
