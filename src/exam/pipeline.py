@@ -55,7 +55,6 @@ from exam.retrieval.rerank import check_reachable as check_reranker
 from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
 from exam.runtime import environment, say
 from exam.splits import Split, read_split
-from exam.tune import train_retrieval
 from exam.weights import MODEL, identity
 
 log = logging.getLogger(__name__)
@@ -152,6 +151,8 @@ def run_train(config: Train) -> None:
     if config.task is Task.reader:
         train_reader(config)
         return
+    from exam.tune import train_retrieval
+
     retrieval = _retrieval(config, config.passages, config.retriever)
     generated = _generated(config, retrieval)
     split = read_split(config.data, generated.folder / QUESTIONS if generated else None)

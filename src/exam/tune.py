@@ -72,7 +72,7 @@ def _report(config: Train, retrieval: Retrieval, split: Split, stage: Stage) -> 
 
 
 def _rankings(config: Train, retrieval: Retrieval, stage: Stage) -> list[Retrieval]:
-    """With the trained weights; with the checkpoint as it was, where it can score; the first one."""
+    """With the trained weights; with the checkpoint as it was, where it can score; without."""
     trained = str(stage.folder)
     if config.task is Task.encoder:
         encoder = replace(config.encoder, name_or_path=trained)
