@@ -27,7 +27,7 @@ from exam.retrieval import index as index_module
 from exam.retrieval import search as search_module
 from exam.retrieval.contexts import Retrieval, read_contexts, read_support
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.evaluation import option_support, score_contexts, within_budget, words
+from exam.retrieval.evaluation import option_support, question_scores, within_budget, words
 
 
 @pytest.fixture
@@ -272,24 +272,26 @@ def test_support_is_the_idf_share_of_new_words():
     contexts = {"q": [passage(1, "x", "A mat.")]}
     idf = {"red": 1.0, "mat": 3.0, "a": 0.5, "the": 0.1, "cat": 1.0}
     assert option_support(asked, contexts, idf) == [[0.75, 1.0]]  # "the", "cat" stand in the prompt
-    figures = score_contexts(asked, contexts, [[0.75, 1.0]], 1)
-    assert figures["supported"]["value"] == 1.0
+    assert question_scores(asked, contexts, [[0.75, 1.0]])["supported"].tolist() == [1.0]
 
 
 def test_recall_and_mrr_by_hand():
     asked = Dataset.from_list([question(["x", "y"], 0, "own")], features=FEATURES)
-    contexts = {"q": [passage(1, "other", "t"), passage(2, "own", "t")]}
-    figures = score_contexts(asked, contexts, [[0.0, 0.0]], 3)
-    values = {k: v["value"] for k, v in figures.items()}
-    assert values["recall_at_1"] == 0
-    assert values["recall_at_3"] == 1
-    assert values["mrr"] == 0.5
+    contexts = {"q": [passage(1, "other", "t"), passage(2, "own", "t"), passage(3, "own", "t")]}
+    scores = question_scores(asked, contexts, [[0.0, 0.0]])
+    assert {name: values.tolist() for name, values in scores.items()} == {
+        "recall_at_1": [0.0],
+        "recall_at_3": [1.0],
+        "mrr": [0.5],
+        "supported": [0.0],
+    }
 
 
 def test_word_budget_takes_whole_passages_but_at_least_one():
     long, short = "w " * 400, "v " * 100
-    assert len(within_budget([{"text": long}, {"text": short}])) == 400
-    assert len(within_budget([{"text": "w " * 600}])) == 450
+    assert within_budget([{"text": long}, {"text": short}]) == [["w"] * 400]
+    assert within_budget([{"text": "w " * 600}]) == [["w"] * 450]
+    assert within_budget([{"text": "a b"}, {"text": "c"}, {"text": "d"}], 3) == [["a", "b"], ["c"]]
     assert words("It's α-helix_2") == ["it", "s", "α", "helix", "2"]
 
 
