@@ -1,4 +1,4 @@
-"""Contexts evaluated and compared without a neural reader; the lexical reader on the command line."""
+"""Contexts compared without a neural reader; the lexical reader on the command line."""
 
 import json
 import shutil
