@@ -143,7 +143,7 @@ def fit(features: Floats, labels: Ints) -> LexicalReader:
         value = PENALTY / 2 * weights @ weights - log_softmax(logits, axis=1)[right].sum()
         return float(value), PENALTY * weights + expected - inputs[right].sum(axis=0)
 
-    found = minimize(loss, np.zeros(features.shape[2]), jac=True, method="L-BFGS-B")
+    found = minimize(loss, np.zeros(features.shape[2]), jac=True, method="L-BFGS-B", tol=1e-10)
     return LexicalReader(found.x / spread)
 
 
