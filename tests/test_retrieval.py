@@ -10,7 +10,16 @@ import pytest
 from conftest import ANIMALS, kaggle_rows, write_csv
 from datasets import Dataset
 
-from exam.config import Corpus, CorpusReader, Data, Encoder, Index, Retriever, RetrieverKind
+from exam.config import (
+    Corpus,
+    CorpusReader,
+    Data,
+    Encoder,
+    Index,
+    Passages,
+    Retriever,
+    RetrieverKind,
+)
 from exam.corpus import lead, sentence_offsets
 from exam.errors import ExamError
 from exam.questions import FEATURES, read
@@ -30,6 +39,7 @@ def retrieval(articles, encoder, tmp_path):
         Encoder(
             name="tiny", name_or_path=str(encoder), query_prefix="query: ", passage_prefix="p: "
         ),
+        Passages(words=8, overlap=1),
         Retriever(name="two_stage", kind=RetrieverKind.two_stage, articles=2, depth=3),
         Index(shard_size=4),
         tmp_path / "outputs",
@@ -109,9 +119,7 @@ def test_changed_request_is_redone_and_the_key_named(retrieval, asked, caplog):
 def test_changed_corpus_is_indexed_anew(retrieval, asked, articles):
     first = retrieval.contexts(asked, "q")
     articles.write_text(articles.read_text().replace("lives", "dwells"))
-    fresh = Retrieval(
-        retrieval.corpus, retrieval.encoder, retrieval.retriever, retrieval.index, retrieval.outputs
-    )
+    fresh = replace(retrieval)
     second = fresh.contexts(asked, "q")
     assert second.folder != first.folder
     assert "dwells" in str(read_contexts(second, 3))
@@ -158,9 +166,7 @@ def test_interrupted_retrieval_continues_and_equals_a_whole_one(
         SentenceEncoder, "encode", lambda self, texts: again.append(len(texts)) or real(self, texts)
     )
     resumed = pq.read_table(retrieval.contexts(asked, "q").folder / "contexts.parquet")
-    whole = Retrieval(
-        retrieval.corpus, retrieval.encoder, retrieval.retriever, retrieval.index, tmp_path / "o2"
-    )
+    whole = replace(retrieval, outputs=tmp_path / "o2")
     expected = pq.read_table(whole.contexts(asked, "q").folder / "contexts.parquet")
     assert resumed.equals(expected)
     kept = [n for n in done[:3] if n in (4, 2)]  # whole index shards are not encoded again

@@ -16,7 +16,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from exam.artefacts import atomic
-from exam.config import Retriever
+from exam.config import Search
 from exam.corpus import sentence_offsets
 from exam.retrieval.encoder import SentenceEncoder, Vectors
 from exam.retrieval.index import ArticleIndex, vectors_of, with_vectors
@@ -32,7 +32,7 @@ SENTENCE = pa.schema(
 def two_stage(
     questions: Dataset,
     index: ArticleIndex,
-    retriever: Retriever,
+    retriever: Search,
     encoder: SentenceEncoder,
     work: Path,
 ) -> Iterator[list[dict[str, Any]]]:
@@ -98,7 +98,7 @@ def _row(
 def _encode_sentences(
     articles: NDArray[np.int64],
     index: ArticleIndex,
-    retriever: Retriever,
+    retriever: Search,
     encoder: SentenceEncoder,
     work: Path,
 ) -> pa.Table:
@@ -129,7 +129,7 @@ def _fingerprint(text: str) -> bytes:
 
 
 def _split(
-    articles: NDArray[np.int64], index: ArticleIndex, retriever: Retriever
+    articles: NDArray[np.int64], index: ArticleIndex, retriever: Search
 ) -> list[dict[str, Any]]:
     """The sentences of some articles, in the articles' order."""
     return [
