@@ -172,11 +172,23 @@ class Passages:
     min_sentence_chars: int = 4
 
 
+class Recipe(Enum):
+    """How vectors are stored and searched."""
+
+    exact = "exact"
+    low_ram = "low_ram"
+    auto = "auto"
+
+
 @dataclass
 class Index:
-    """How article vectors are stored."""
+    """How vectors are stored and searched."""
 
-    shard_size: int = 4096
+    recipe: Recipe = Recipe.exact
+    shard_size: int = 4096  # texts encoded between two points to resume at
+    memory_gib: float = 4.0  # auto: what exact vectors may take
+    probe: int = 64  # low_ram: lists read for each query
+    refine: int = 200  # low_ram: nearest codes ranked again by their vectors
 
 
 @dataclass
