@@ -43,6 +43,14 @@ class RetrieverKind(Enum):
     two_stage = "two_stage"
 
 
+class Dtype(Enum):
+    """The number format of an encoder. `auto`: bfloat16 where the device computes in it."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 @dataclass
 class Data:
     """Questions: which files (or hub splits), which columns, how they are split.
@@ -100,7 +108,8 @@ class Encoder:
     name: str = MISSING
     name_or_path: str = MISSING
     max_length: int = 256
-    batch_size: int = 32
+    batch_tokens: int = 2048  # texts of like length, padding counted; sets memory, not the ranking
+    dtype: Dtype = Dtype.auto
     query_prefix: str = ""
     passage_prefix: str = ""
     trust_remote_code: bool = False
