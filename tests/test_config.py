@@ -27,7 +27,8 @@ MISTAKES = {
     ),
     "retriever=two_stages": (
         "retriever=two_stages is no option of retriever.\n"
-        "Did you mean retriever=two_stage? There are: given, none, two_stage. "
+        "Did you mean retriever=two_stage? There are: bm25, given, hybrid, none, "
+        "passages, tfidf, two_stage. "
         "For your own values choose one and set retriever.<key>=<value>.\n"
     ),
     "trainer.num_train_epochs=abc": (

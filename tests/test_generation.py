@@ -6,7 +6,16 @@ from collections import Counter
 
 import pytest
 
-from exam.config import Corpus, CorpusReader, Encoder, Generator, Index, Retriever, RetrieverKind
+from exam.config import (
+    Corpus,
+    CorpusReader,
+    Encoder,
+    Generator,
+    Index,
+    Passages,
+    Retriever,
+    RetrieverKind,
+)
 from exam.errors import ExamError
 from exam.generation import facts_of, generate
 from exam.retrieval.contexts import Retrieval
@@ -61,6 +70,7 @@ def retrieval(corpus, encoder, tmp_path):
     return Retrieval(
         Corpus(name="c", reader=CorpusReader.jsonl, dir=str(tmp_path), files=corpus.name),
         Encoder(name="tiny", name_or_path=str(encoder)),
+        Passages(),
         Retriever(name="none", kind=RetrieverKind.none),
         Index(),
         tmp_path / "outputs",

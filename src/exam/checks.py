@@ -33,6 +33,7 @@ MANAGED = {
 }
 POSITIVE = {
     "n", "neighbours", "shard_size", "batch_tokens", "max_length", "min_sentence_chars", "limit",
+    "encode_at_most",
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
 }  # fmt: skip
 
@@ -90,10 +91,30 @@ def _check_data(data: Data) -> None:
 
 
 def _check_retriever(retriever: Retriever) -> None:
-    if retriever.kind is RetrieverKind.two_stage and min(retriever.articles, retriever.depth) < 1:
+    if retriever.kind.searches and min(retriever.articles, retriever.depth) < 1:
         raise ExamError(
             f"retriever.articles={retriever.articles} and retriever.depth={retriever.depth} must "
             "be at least 1.\nFor a closed-book reader choose retriever=none."
+        )
+    if retriever.kind is RetrieverKind.hybrid:
+        _check_members(retriever)
+
+
+def _check_members(retriever: Retriever) -> None:
+    """A hybrid fuses at least two rankings that search, and weights name its members."""
+    members = retriever.members
+    wrong = [name for name, m in members.items() if not m.kind.searches or m.kind is retriever.kind]
+    if wrong or len(members) < 2:
+        raise ExamError(
+            f"retriever=hybrid fuses {', '.join(members) or 'nothing'}; it needs two or more of "
+            "two_stage, bm25, tfidf, passages.\n"
+            "Add one: +retriever@retriever.members.tfidf=tfidf"
+        )
+    unknown = [name for name in retriever.weights if name not in members]
+    if unknown:
+        raise ExamError(
+            f"retriever.weights.{unknown[0]} is the weight of no member.\n"
+            f"The members are {', '.join(members)}."
         )
 
 
@@ -112,7 +133,7 @@ def _check_depth(config: Train) -> None:
     top_k, depth = config.context.top_k, config.retriever.depth
     if top_k < 0:
         raise ExamError(f"context.top_k={top_k} must be 0 or more.")
-    if config.retriever.kind is RetrieverKind.two_stage and top_k > depth:
+    if config.retriever.kind.searches and top_k > depth:
         raise ExamError(
             f"context.top_k={top_k} asks for more passages than retriever.depth={depth} keeps.\n"
             f"Set retriever.depth={top_k}, or a smaller context.top_k."

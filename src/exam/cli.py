@@ -69,7 +69,7 @@ def _arguments(given: list[str], verb: str) -> list[str]:
     """What Hydra reads: `-m` anywhere, and new keys of the values that are dictionaries."""
     several = [a for a in given if a in ("-m", "--multirun")]
     others = [
-        f"++{a}" if a.startswith(("run.", "data.columns.")) else a
+        f"++{a}" if a.startswith(("run.", "data.columns.", "retriever.weights.")) else a
         for a in given
         if a not in several
     ]

@@ -4,7 +4,7 @@ Hydra composes `conf/` onto these classes, so a wrong name or type is refused be
 heavy is imported. Below the command line, functions take these classes, never a `DictConfig`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
@@ -41,6 +41,30 @@ class RetrieverKind(Enum):
     none = "none"
     given = "given"
     two_stage = "two_stage"
+    bm25 = "bm25"
+    tfidf = "tfidf"
+    passages = "passages"
+    hybrid = "hybrid"
+
+    @property
+    def searches(self) -> bool:
+        """Whether a corpus is searched at all."""
+        return self not in (RetrieverKind.none, RetrieverKind.given)
+
+
+class Query(Enum):
+    """What of a question is searched for."""
+
+    prompt = "prompt"
+    prompt_options = "prompt_options"  # prompt and all options as one text
+    per_option = "per_option"  # prompt + option, one search for each, merged
+
+
+class Fusion(Enum):
+    """How several rankings become one."""
+
+    rrf = "rrf"
+    weighted = "weighted"
 
 
 class Dtype(Enum):
@@ -116,13 +140,39 @@ class Encoder:
 
 
 @dataclass
-class Retriever:
-    """How contexts are found. `depth` is how many ranked passages a contexts file holds."""
+class Search:
+    """One way to rank passages. `depth` is how many ranked passages a contexts file holds."""
 
     name: str = MISSING
     kind: RetrieverKind = MISSING
-    articles: int = 3
     depth: int = 20
+    query: Query = Query.prompt_options
+    articles: int = 3  # two_stage
+    article_query: Query = Query.prompt  # two_stage: what its articles are searched by
+    encode_at_most: int | None = None  # two_stage: sentences a question; null ranks all exactly
+    min_sentence_chars: int = 4  # two_stage
+    k1: float = 1.2  # bm25: how soon repeated words stop counting
+    b: float = 0.75  # bm25: how much long passages are held back
+    ngrams: int = 2  # tfidf: the longest run of words that counts as a term
+    prompt_weight: float = 3.0  # tfidf: the prompt's share against all options' share of one
+
+
+@dataclass
+class Retriever(Search):
+    """How contexts are found; `members` are the rankings that `hybrid` fuses."""
+
+    members: dict[str, Search] = field(default_factory=dict)
+    fusion: Fusion = Fusion.rrf
+    rrf_k: int = 60  # weakens the first ranks' lead (Cormack and others, 2009)
+    weights: dict[str, float] = field(default_factory=dict)  # of members; 1 where not given
+
+
+@dataclass
+class Passages:
+    """How a corpus is cut into passages: windows of whole sentences."""
+
+    words: int = 90
+    overlap: int = 1  # sentences that a window shares with the one before
     min_sentence_chars: int = 4
 
 
@@ -171,6 +221,7 @@ class Train:
     data: Data = MISSING
     corpus: Corpus = MISSING
     encoder: Encoder = MISSING
+    passages: Passages = MISSING
     retriever: Retriever = MISSING
     index: Index = MISSING
     context: Context = MISSING
@@ -191,6 +242,7 @@ class Retrieve:
     data: Data = MISSING
     corpus: Corpus = MISSING
     encoder: Encoder = MISSING
+    passages: Passages = MISSING
     retriever: Retriever = MISSING
     index: Index = MISSING
     generator: Generator = MISSING
@@ -244,3 +296,14 @@ def names(value: Any) -> list[str]:
     if value is None:
         return []
     return [str(v) for v in value] if isinstance(value, list) else [str(value)]
+
+
+def plain(settings: Any) -> Any:
+    """A dataclass's values as JSON can hold them, for keys."""
+    if isinstance(settings, Enum):
+        return settings.value
+    if is_dataclass(settings):
+        return {f.name: plain(getattr(settings, f.name)) for f in fields(settings)}
+    if isinstance(settings, dict):
+        return {name: plain(value) for name, value in settings.items()}
+    return settings

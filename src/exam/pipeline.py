@@ -15,6 +15,7 @@ from exam.compose import load_run, save_run
 from exam.config import (
     Generate,
     Infer,
+    Passages,
     Retrieve,
     Retriever,
     RetrieverKind,
@@ -55,8 +56,12 @@ class Run:
     systems: list[System]  # baselines first, the reader last; empty where answers are unknown
 
 
-def _retrieval(config: Train | Retrieve | Generate, retriever: Retriever) -> Retrieval:
-    return Retrieval(config.corpus, config.encoder, retriever, config.index, Path(config.outputs))
+def _retrieval(
+    config: Train | Retrieve | Generate, passages: Passages, retriever: Retriever
+) -> Retrieval:
+    return Retrieval(
+        config.corpus, config.encoder, passages, retriever, config.index, Path(config.outputs)
+    )
 
 
 def _generated(config: Train | Retrieve, retrieval: Retrieval) -> Stage | None:
@@ -68,7 +73,7 @@ def _generated(config: Train | Retrieve, retrieval: Retrieval) -> Stage | None:
 
 def run_retrieve(config: Retrieve) -> None:
     """`retrieve.py`: contexts of every question the data name, and their scores."""
-    retrieval = _retrieval(config, config.retriever)
+    retrieval = _retrieval(config, config.passages, config.retriever)
     generated = _generated(config, retrieval)
     data = config.data
     sets = {"train": data.train, "valid": data.valid, "test": data.test}
@@ -90,7 +95,8 @@ def _log_scores(stage: Stage, name: str) -> None:
 
 def run_generate(config: Generate) -> None:
     """`generate.py`: new questions from a corpus."""
-    retrieval = _retrieval(config, Retriever(name="none", kind=RetrieverKind.none))
+    retriever = Retriever(name="none", kind=RetrieverKind.none)
+    retrieval = _retrieval(config, Passages(), retriever)
     stage = generate(retrieval, config.generator, config.resume.value)
     say(str(stage.folder / QUESTIONS))
 
@@ -98,7 +104,7 @@ def run_generate(config: Generate) -> None:
 def run_train(config: Train) -> Run:
     """`train.py`: retrieve, fine-tune, and score on the reported questions."""
     check_reachable(config.model)
-    retrieval = _retrieval(config, config.retriever)
+    retrieval = _retrieval(config, config.passages, config.retriever)
     generated = _generated(config, retrieval)
     split = read_split(config.data, generated.folder / QUESTIONS if generated else None)
     pool = retrieval.contexts(split.pool, f"{config.data.name}-train")
@@ -208,7 +214,7 @@ def run_infer(infer: Infer) -> Run:
         raise ExamError(f"{folder} is no run of train.py.\nGive a folder of outputs/train.")
     config = load_run(folder / CONFIG, infer)
     _warn_of_versions(folder)
-    retrieval = _retrieval(config, config.retriever)
+    retrieval = _retrieval(config, config.passages, config.retriever)
     # The submission speaks of the options as the file has them.
     asked = replace(config.data, shuffle_options=False)
     questions = read(asked, asked.test or asked.valid)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -13,9 +13,20 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from exam.artefacts import Stage, atomic, open_stage, read_json, write_json
-from exam.config import Corpus, Encoder, Index, Retriever, RetrieverKind
+from exam.config import (
+    Corpus,
+    Encoder,
+    Index,
+    Passages,
+    Retriever,
+    RetrieverKind,
+    Search,
+    plain,
+)
+from exam.corpus import CorpusFile
 from exam.errors import ExamError
 from exam.questions import questions_digest
+from exam.retrieval.embeddings import Embeddings
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.evaluation import (
     Contexts,
@@ -24,7 +35,11 @@ from exam.retrieval.evaluation import (
     score_contexts,
     words,
 )
+from exam.retrieval.fusion import fuse
 from exam.retrieval.index import ArticleIndex, build_index
+from exam.retrieval.lexical import Hits, bm25_search, tfidf_search
+from exam.retrieval.passages import PassageTable, build_passages
+from exam.retrieval.queries import Parts, merged, query_parts
 from exam.retrieval.search import two_stage
 
 log = logging.getLogger(__name__)
@@ -32,6 +47,7 @@ log = logging.getLogger(__name__)
 FILE = "contexts.parquet"
 SUPPORT = "support.json"
 ROWS_AT_ONCE = 20_000
+SPARE = 2  # passages looked up for each one kept: some have equal texts
 SCHEMA = pa.schema(
     {
         "question_id": pa.string(),
@@ -50,11 +66,12 @@ SCHEMA = pa.schema(
 class Retrieval:
     """One way to find contexts, for any number of sets of questions.
 
-    Index and encoder are opened at their first use, and once.
+    Index, passages and encoder are opened at their first use, and once.
     """
 
     corpus: Corpus
     encoder: Encoder
+    passages: Passages
     retriever: Retriever
     index: Index
     outputs: Path
@@ -65,52 +82,142 @@ class Retrieval:
         return SentenceEncoder(self.encoder)
 
     @cached_property
+    def embeddings(self) -> Embeddings:
+        """The encoder's store of vectors."""
+        return Embeddings(self.sentence_encoder, self.outputs)
+
+    @cached_property
     def article_index(self) -> ArticleIndex:
         """The index over the corpus, built where it is missing."""
         return build_index(self.corpus, self.sentence_encoder, self.index, self.outputs)
 
-    @property
-    def stages(self) -> list[Stage]:
-        """The index, once contexts or generated questions have needed it."""
-        return [self.article_index.stage] if "article_index" in vars(self) else []
+    @cached_property
+    def passage_table(self) -> PassageTable:
+        """The corpus in passages, cut where they are missing."""
+        return build_passages(self.corpus, self.passages, self.outputs)
 
     @property
-    def searches(self) -> bool:
-        """Whether a corpus is searched at all."""
-        return self.retriever.kind is RetrieverKind.two_stage
+    def stages(self) -> list[Stage]:
+        """The stages that contexts or generated questions have needed so far."""
+        opened = ("article_index", "passage_table")
+        return [getattr(self, name).stage for name in opened if name in vars(self)]
 
     def contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
         """The questions' contexts, as a stage's folder; reused where they are there."""
-        key: dict[str, Any] = {
-            "questions": questions_digest(questions),
-            "kind": self.retriever.kind.value,
-        }
-        if self.searches:
-            key |= {
-                "retriever": {**asdict(self.retriever), "kind": self.retriever.kind.value},
-                "index": self.article_index.stage.hash,
-                "encoder": self.sentence_encoder.key,
-            }
-        label = f"{name}-{self.retriever.name}"
-        with open_stage(self.outputs, "contexts", label, key, resume) as stage:
+        return self._contexts(questions, name, self.retriever, resume)
+
+    def _contexts(self, questions: Dataset, name: str, search: Search, resume: str) -> Stage:
+        members = self._members(questions, name, search)
+        key = {"questions": questions_digest(questions), **self._key(search, members)}
+        with open_stage(self.outputs, "contexts", f"{name}-{search.name}", key, resume) as stage:
             if not stage.reused:
-                _write(stage, self._ranked(questions, stage.folder))
-                scores = _evaluate(stage, questions, self.article_index if self.searches else None)
+                _write(stage, self._ranked(questions, search, members, stage.folder))
+                scores = _evaluate(stage, questions, self._articles(search))
                 stage.finish([FILE, SUPPORT], questions=len(questions), scores=scores)
-            for shard in stage.folder.glob("sentences-*.arrow"):
-                shard.unlink()
         return stage
 
-    def _ranked(self, questions: Dataset, work: Path) -> Iterator[list[dict[str, Any]]]:
+    def _members(self, questions: Dataset, name: str, search: Search) -> dict[str, Stage]:
+        """The contexts of every ranking that a hybrid fuses."""
+        if search.kind is not RetrieverKind.hybrid:
+            return {}
+        return {
+            member: self._contexts(questions, name, settings, "auto")
+            for member, settings in self.retriever.members.items()
+        }
+
+    def _key(self, search: Search, members: dict[str, Stage]) -> dict[str, Any]:
+        """What of the configuration determines a ranking."""
+        kind = search.kind
+        key: dict[str, Any] = {"kind": kind.value}
+        if kind.searches:
+            key["retriever"] = plain(search)
+        if kind is RetrieverKind.two_stage:
+            key["index"] = self.article_index.stage.hash
+        if kind in (RetrieverKind.bm25, RetrieverKind.tfidf, RetrieverKind.passages):
+            key["passages"] = self.passage_table.stage.hash
+        if kind in (RetrieverKind.two_stage, RetrieverKind.passages):
+            key["encoder"] = self.sentence_encoder.key
+        if members:
+            key["members"] = {member: stage.hash for member, stage in members.items()}
+        return key
+
+    def _ranked(
+        self, questions: Dataset, search: Search, members: dict[str, Stage], work: Path
+    ) -> Iterator[list[dict[str, Any]]]:
         """Each question's passages, best first."""
-        if self.searches:
-            return two_stage(
-                questions, self.article_index, self.retriever, self.sentence_encoder, work
-            )
-        if self.retriever.kind is RetrieverKind.given:
-            _check_given(questions)
-            return map(_given, questions)
-        return iter(())
+        match search.kind:
+            case RetrieverKind.two_stage:
+                return two_stage(questions, self.article_index, search, self.embeddings, work)
+            case RetrieverKind.bm25 | RetrieverKind.tfidf | RetrieverKind.passages:
+                return self._passages(questions, search)
+            case RetrieverKind.given:
+                _check_given(questions)
+                return map(_given, questions)
+            case RetrieverKind.none:
+                return iter(())
+            case RetrieverKind.hybrid:
+                return _fused(questions, self.retriever, members)
+
+    def _passages(self, questions: Dataset, search: Search) -> Iterator[list[dict[str, Any]]]:
+        """Rank all passages for each question's queries, merged; equal texts once."""
+        table = self.passage_table
+        queries = [query_parts(q, search.query) for q in questions]
+        flat = list(chain.from_iterable(queries))
+        k = SPARE * search.depth
+        hits = self._hits(search, flat, k)
+        for question, parts in zip(questions, queries, strict=True):
+            rows, scores = merged(islice(hits, len(parts)))
+            yield _distinct(question["id"], table.rows(rows.tolist()), scores, search.depth)
+
+    def _hits(self, search: Search, queries: list[Parts], k: int) -> Iterator[Hits]:
+        """Each query's best `k` rows of the passage table."""
+        if search.kind is RetrieverKind.tfidf:
+            return tfidf_search(self.passage_table, search, queries, k)
+        texts = [" ".join(filter(None, parts)) for parts in queries]
+        if search.kind is RetrieverKind.bm25:
+            return bm25_search(self.passage_table, search, texts, k, self.outputs)
+        raise NotImplementedError
+
+    def _articles(self, search: Search) -> tuple[list[CorpusFile], int] | None:
+        """The corpus's files and number of articles, where one is searched."""
+        if not search.kind.searches:
+            return None
+        if "article_index" in vars(self):
+            return self.article_index.files, len(self.article_index)
+        return self.passage_table.files, self.passage_table.stage.facts["articles"]
+
+
+def _fused(
+    questions: Dataset, search: Retriever, members: dict[str, Stage]
+) -> Iterator[list[dict[str, Any]]]:
+    """The members' rankings of each question as one."""
+    found = [read_contexts(stage) for stage in members.values()]
+    weights = [search.weights.get(member, 1.0) for member in members]
+    for key in questions["id"]:
+        rankings = [contexts.get(key, []) for contexts in found]
+        yield fuse(rankings, weights, search.fusion, search.rrf_k, search.depth)
+
+
+def _distinct(
+    question: str, passages: list[dict[str, Any]], scores: Any, depth: int
+) -> list[dict[str, Any]]:
+    """Rows of the contexts file for the best `depth` passages with distinct texts."""
+    best: dict[str, tuple[dict[str, Any], float]] = {}
+    for passage, score in zip(passages, scores.tolist(), strict=True):
+        best.setdefault(passage["text"], (passage, score))
+    return [
+        {
+            "question_id": question,
+            "rank": rank,
+            "score": score,
+            "article_id": passage["article_id"],
+            "passage_id": f"{passage['article_id']}:{passage['start']}-{passage['end']}",
+            "title": passage["title"],
+            "text": passage["text"],
+            "source": passage["source"],
+        }
+        for rank, (passage, score) in enumerate(islice(best.values(), depth), 1)
+    ]
 
 
 def _check_given(questions: Dataset) -> None:
@@ -169,7 +276,9 @@ def read_support(stage: Stage, ids: list[str]) -> list[list[float]] | None:
     return [found[key] for key in ids] if found else None
 
 
-def _evaluate(stage: Stage, questions: Dataset, articles: ArticleIndex | None) -> dict[str, Any]:
+def _evaluate(
+    stage: Stage, questions: Dataset, articles: tuple[list[CorpusFile], int] | None
+) -> dict[str, Any]:
     """Write each option's support, and score the retrieval where answers or articles are known."""
     contexts = read_contexts(stage)
     if not contexts:
@@ -179,7 +288,7 @@ def _evaluate(stage: Stage, questions: Dataset, articles: ArticleIndex | None) -
     if articles is None:
         idf = dict.fromkeys(wanted, 1.0)
     else:
-        idf = inverse_document_frequency(articles.files, len(articles), wanted)
+        idf = inverse_document_frequency(*articles, wanted)
     support = option_support(questions, contexts, idf)
     write_json(stage.folder / SUPPORT, dict(zip(questions["id"], support, strict=True)))
     deepest = max(len(passages) for passages in contexts.values())

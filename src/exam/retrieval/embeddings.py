@@ -29,6 +29,18 @@ def fingerprints(texts: Sequence[str]) -> Keys:
     return np.frombuffer(b"".join(found), f"S{KEY_BYTES}")
 
 
+def key_column(keys: Keys) -> pa.FixedSizeBinaryArray:
+    """Keys as Arrow keeps them."""
+    buffers = [None, pa.py_buffer(keys.tobytes())]
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), len(keys), buffers)
+
+
+def keys_of(column: pa.FixedSizeBinaryArray) -> Keys:
+    """Keys that Arrow kept, without a copy."""
+    start = column.offset * KEY_BYTES
+    return np.frombuffer(column.buffers()[1], f"S{KEY_BYTES}", len(column), start)
+
+
 class Embeddings:
     """One encoder's store, in `outputs/embeddings/<encoder>-<hash8>`; vectors stay on disk."""
 
@@ -66,9 +78,7 @@ class Embeddings:
         keys = fingerprints(texts)
         vectors = self.encoder.encode(texts)
         columns = {
-            "key": pa.FixedSizeBinaryArray.from_buffers(
-                pa.binary(KEY_BYTES), len(keys), [None, pa.py_buffer(keys)]
-            ),
+            "key": key_column(keys),
             "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1]),
         }
         path = self.folder / f"{digest(keys.tobytes().hex())[:16]}.arrow"
@@ -112,4 +122,4 @@ def _read(path: Path) -> tuple[Keys, Vectors]:
             "Delete that file: its texts are encoded again."
         ) from None
     found: Vectors = vectors.values.to_numpy().reshape(len(table), -1)
-    return np.frombuffer(keys.buffers()[1], f"S{KEY_BYTES}", len(table)), found
+    return keys_of(keys), found

@@ -7,6 +7,7 @@ each question's articles; only their sentences are encoded and ranked, each ques
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,21 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from exam.artefacts import atomic
-from exam.config import Retriever
+from exam.config import Query, Search
 from exam.corpus import Article, sentence_offsets
-from exam.retrieval.embeddings import KEY_BYTES, TEXTS_PER_SHARD, Embeddings, Keys, fingerprints
+from exam.retrieval.embeddings import (
+    KEY_BYTES,
+    TEXTS_PER_SHARD,
+    Embeddings,
+    Keys,
+    fingerprints,
+    key_column,
+    keys_of,
+)
 from exam.retrieval.encoder import Vectors
 from exam.retrieval.evaluation import words
 from exam.retrieval.index import ArticleIndex
+from exam.retrieval.queries import query_texts
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +53,7 @@ Rows = NDArray[np.int64]
 def two_stage(
     questions: Dataset,
     index: ArticleIndex,
-    retriever: Retriever,
+    search: Search,
     embeddings: Embeddings,
     work: Path,
 ) -> Iterator[list[dict[str, Any]]]:
@@ -51,80 +61,86 @@ def two_stage(
 
     What an interrupted search had split and encoded is found again in `work` and `embeddings`.
     """
-    found = index.search(embeddings.queries(questions["prompt"]), retriever.articles)
-    sentences = _split(np.unique(found), index, retriever, embeddings, work)
-    keys = np.concatenate([np.empty(0, f"S{KEY_BYTES}"), *map(_keys, sentences["key"].chunks)])
+    nearest = _articles(questions, index, search, embeddings)
+    sentences = _split(np.unique(np.concatenate(nearest)), index, search, embeddings, work)
+    keys = np.concatenate([np.empty(0, f"S{KEY_BYTES}"), *map(keys_of, sentences["key"].chunks)])
     owner = sentences["article"].to_numpy()
-    own = [np.concatenate([_rows_of(owner, a) for a in articles]) for articles in found]
     near = [
-        _lexical(question, rows, keys, sentences, retriever.encode_at_most)
-        for question, rows in zip(questions, own, strict=True)
+        lexical(question, _rows_of(owner, articles), keys, sentences, search.encode_at_most)
+        for question, articles in zip(questions, nearest, strict=True)
     ]
     _encode(np.unique(np.concatenate([rows for rows, _, _ in near])), keys, sentences, embeddings)
-    queries = embeddings.queries([full_query(q) for q in questions])
+    queries = _queries(questions, search.query, embeddings)
     for start in range(0, len(questions), QUESTIONS_AT_ONCE):
         block = range(start, min(start + QUESTIONS_AT_ONCE, len(questions)))
-        ranked = [_rank(near[i], queries[i], keys, embeddings, retriever.depth) for i in block]
+        ranked = [_rank(near[i], queries[i], keys, embeddings, search.depth) for i in block]
         yield from _passages(questions["id"][block.start : block.stop], ranked, sentences, index)
     (work / SENTENCES).unlink()
 
 
-def full_query(question: dict[str, Any]) -> str:
-    """Prompt and all options as one query."""
-    return " ".join([question["prompt"], *question["options"]])
+def _queries(questions: Dataset, query: Query, embeddings: Embeddings) -> list[Vectors]:
+    """Vectors of each question's queries, shape `(queries, dimension)`."""
+    texts = [query_texts(question, query) for question in questions]
+    vectors = embeddings.queries(list(chain.from_iterable(texts)))
+    return np.split(vectors, np.cumsum([len(own) for own in texts])[:-1])
+
+
+def _articles(
+    questions: Dataset, index: ArticleIndex, search: Search, embeddings: Embeddings
+) -> list[Rows]:
+    """Rows of each question's nearest articles; of several queries the best ranks."""
+    queries = _queries(questions, search.article_query, embeddings)
+    found = index.search(np.concatenate(queries), search.articles)
+    ends = np.cumsum([len(own) for own in queries])[:-1]
+    ranked = [rows.T.ravel() for rows in np.split(found, ends)]
+    return [rows[_places(rows)][: search.articles] for rows in ranked]
+
+
+def _places(values: NDArray[Any]) -> Rows:
+    """Where each distinct value stands first."""
+    return np.sort(np.unique(values, return_index=True)[1])
 
 
 def _split(
-    articles: Rows, index: ArticleIndex, retriever: Retriever, embeddings: Embeddings, work: Path
+    articles: Rows, index: ArticleIndex, search: Search, embeddings: Embeddings, work: Path
 ) -> pa.Table:
     """The sentences of articles (ascending rows of the index), in their order, memory-mapped.
 
-    They pass through a file, so that the texts of a few articles at most are in memory.
+    They pass through a file, so that the texts of one corpus file at most are in memory.
     """
     path = work / SENTENCES
     prefix = embeddings.encoder.config.passage_prefix
     if not path.is_file():
+        stream = index.fetch(articles.tolist())
         with atomic(path) as temporary, pa.ipc.new_file(str(temporary), SENTENCE) as writer:
-            for start in range(0, len(articles), ARTICLES_AT_ONCE):
-                some = articles[start : start + ARTICLES_AT_ONCE].tolist()
-                for row, article in index.fetch(some):
-                    writer.write(_sentences(row, article, retriever.min_sentence_chars, prefix))
+            while some := list(islice(stream, ARTICLES_AT_ONCE)):
+                writer.write(_sentences(some, search.min_sentence_chars, prefix))
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_file(source).read_all()
 
 
-def _sentences(row: int, article: Article, min_chars: int, prefix: str) -> pa.RecordBatch:
-    offsets = sentence_offsets(article.text, min_chars)
-    texts = [article.text[start:end] for start, end in offsets]
-    keys = fingerprints([prefix + text for text in texts]).tobytes()
-    columns = [
-        pa.array([row] * len(offsets), pa.int64()),
-        pa.array([start for start, _ in offsets], pa.int64()),
-        pa.array([end for _, end in offsets], pa.int64()),
-        pa.array(texts, pa.large_string()),
-        pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(KEY_BYTES), len(offsets), [None, pa.py_buffer(keys)]
-        ),
+def _sentences(articles: list[tuple[int, Article]], min_chars: int, prefix: str) -> pa.RecordBatch:
+    """Each sentence with its place and with the key of its vector."""
+    found = [
+        (row, start, end, article.text[start:end])
+        for row, article in articles
+        for start, end in sentence_offsets(article.text, min_chars)
     ]
-    return pa.record_batch(columns, schema=SENTENCE)
+    rows, starts, ends, texts = zip(*found, strict=True) if found else ([], [], [], [])
+    keys = key_column(fingerprints([prefix + text for text in texts]))
+    return pa.record_batch([rows, starts, ends, texts, keys], schema=SENTENCE)
 
 
-def _keys(column: pa.FixedSizeBinaryArray) -> Keys:
-    return np.frombuffer(
-        column.buffers()[1], f"S{KEY_BYTES}", len(column), column.offset * KEY_BYTES
-    )
-
-
-def _rows_of(owner: Rows, article: int) -> Rows:
-    """Rows of one article's sentences; `owner` ascends."""
-    start, end = np.searchsorted(owner, [article, article + 1])
-    return np.arange(start, end)
+def _rows_of(owner: Rows, articles: Rows) -> Rows:
+    """Rows of some articles' sentences; `owner` ascends."""
+    starts, ends = np.searchsorted(owner, [articles, articles + 1])
+    return np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
 
 
 Near = tuple[Rows, Rows, Vectors]  # rows to encode; the others, best first, and their scores
 
 
-def _lexical(
+def lexical(
     question: dict[str, Any], rows: Rows, keys: Keys, sentences: pa.Table, most: int | None
 ) -> Near:
     """Part a question's sentences into the `most` that share most words with it, and the others.
@@ -132,11 +148,10 @@ def _lexical(
     A word weighs by its rarity among these sentences, so other questions do not matter. The
     others' scores are below any cosine: the share of the question's weight they hold, minus two.
     """
-    _, first = np.unique(keys[rows], return_index=True)
-    rows = rows[np.sort(first)]  # equal texts once
+    rows = rows[_places(keys[rows])]  # equal texts once
     if most is None or len(rows) <= most:
         return rows, np.empty(0, np.int64), np.empty(0, np.float32)
-    asked = set(words(full_query(question)))
+    asked = {word for text in (question["prompt"], *question["options"]) for word in words(text)}
     shared = [asked.intersection(words(text)) for text in sentences["text"].take(rows).to_pylist()]
     frequency = Counter(word for own in shared for word in own)
     weight = {word: float(np.log((1 + len(rows)) / n)) for word, n in frequency.items()}
@@ -161,11 +176,11 @@ def _encode(rows: Rows, keys: Keys, sentences: pa.Table, embeddings: Embeddings)
 
 
 def _rank(
-    near: Near, query: Vectors, keys: Keys, embeddings: Embeddings, depth: int
+    near: Near, queries: Vectors, keys: Keys, embeddings: Embeddings, depth: int
 ) -> tuple[Rows, Vectors]:
-    """The best `depth` rows and their scores."""
+    """The best `depth` rows and their scores: of several queries the best."""
     rows, others, below = near
-    scores = embeddings.vectors(keys[rows]) @ query
+    scores = (embeddings.vectors(keys[rows]) @ queries.T).max(axis=1)
     order = np.argsort(-scores, kind="stable")
     ranked = np.concatenate([rows[order], others])[:depth]
     return ranked, np.concatenate([scores[order], below])[:depth]
