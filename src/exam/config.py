@@ -74,6 +74,14 @@ class ReaderKind(Enum):
     lexical = "lexical"
 
 
+class Dtype(Enum):
+    """The number format of an encoder. `auto`: bfloat16 where the device computes in it."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 @dataclass
 class Data:
     """Questions: which files (or hub splits), which columns, how they are split.
@@ -131,7 +139,8 @@ class Encoder:
     name: str = MISSING
     name_or_path: str = MISSING
     max_length: int = 256
-    batch_size: int = 32
+    batch_tokens: int = 2048  # texts of like length, padding counted; sets memory, not the ranking
+    dtype: Dtype = Dtype.auto
     query_prefix: str = ""
     passage_prefix: str = ""
     trust_remote_code: bool = False
@@ -146,6 +155,8 @@ class Search:
     depth: int = 20
     query: Query = Query.prompt_options
     articles: int = 3  # two_stage
+    article_query: Query = Query.prompt  # two_stage: what its articles are searched by
+    encode_at_most: int | None = None  # two_stage: sentences a question; null ranks all exactly
     min_sentence_chars: int = 4  # two_stage
     k1: float = 1.2  # bm25: how soon repeated words stop counting
     b: float = 0.75  # bm25: how much long passages are held back
