@@ -6,6 +6,7 @@ from typing import Any
 
 from exam.config import (
     Data,
+    Index,
     Infer,
     Query,
     ReaderKind,
@@ -37,7 +38,8 @@ MANAGED = {
     "batch_eval_metrics": "MAP@3 is measured over all questions at once",
 }
 POSITIVE = {
-    "n", "neighbours", "shard_size", "batch_size", "max_length", "min_sentence_chars", "limit",
+    "n", "neighbours", "shard_size", "probe", "refine", "batch_tokens", "max_length",
+    "min_sentence_chars", "limit", "encode_at_most", "batch_size",
     "per_question", "negatives",
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
 }  # fmt: skip
@@ -47,6 +49,8 @@ def check(config: Any) -> None:
     """Refuse values and pairs that cannot work, before anything loads."""
     for group, value in (("", config), *vars(config).items()):
         _check_positive(group, value)
+    if not isinstance(config, Infer):
+        _check_index(config.index)
     if isinstance(config, (Train, Retrieve)):
         _check_data(config.data)
         _check_retriever(config.retriever)
@@ -65,6 +69,11 @@ def _check_positive(group: str, values: Any) -> None:
     for name, value in vars(values).items() if is_dataclass(values) else ():
         if name in POSITIVE and isinstance(value, int) and value < 1:
             raise ExamError(f"{group + '.' if group else ''}{name}={value} must be at least 1.")
+
+
+def _check_index(index: Index) -> None:
+    if index.memory_gib <= 0:
+        raise ExamError(f"index.memory_gib={index.memory_gib:g} must be more than 0.")
 
 
 def _check_name(key: str, name: str) -> None:

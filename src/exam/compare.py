@@ -20,8 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
         type=Path,
         metavar="FOLDER",
         default=[],
-        help="contexts of other questions, one for each of those compared and in their order, that "
-        "the lexical reader is fitted on; without them it is cross-fitted on the questions compared",
+        help="contexts of other questions, one for each of those compared and in their order, "
+        "that the lexical reader is fitted on; without them it is cross-fitted on those compared",
     )
     parser.add_argument(
         "--json", type=Path, help="where to write the same figures; of contexts also a plot (.png)"
@@ -104,6 +104,11 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
                 f"{group[0].folder} and {differing[0]} hold contexts of different questions.\n"
                 "Compare contexts of the same data."
             )
+    if others and others[0].key["questions"] == stages[0].key["questions"]:
+        raise ExamError(
+            f"{others[0].folder} holds the questions that are compared.\n"
+            "Fit on others, or leave out --fit-on: the reader is then cross-fitted."
+        )
     systems = [
         ranked(stage, fitted_on)
         for stage, fitted_on in zip(stages, others or [None] * len(stages), strict=True)

@@ -110,7 +110,7 @@ def _check_restored(key: str) -> None:
     own = ("data", "corpus", "reranker", "outputs", "log_level", "resume", "name")
     if key.split(".", maxsplit=1)[0] in own:
         raise ExamError(f"run.{key} is infer's own.\nGive it as {key}=<value>, without run.")
-    if key in ("model.name_or_path", "model.config"):
+    if key in ("model.kind", "model.name_or_path", "model.config"):
         raise ExamError(f"run.{key} is what the run trained.\nGive another run: ckpt=<folder>")
 
 

@@ -96,6 +96,14 @@ class ReaderKind(Enum):
     lexical = "lexical"
 
 
+class Dtype(Enum):
+    """The number format of an encoder. `auto`: bfloat16 where the device computes in it."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 @dataclass
 class Data:
     """Questions: which files (or hub splits), which columns, how they are split.
@@ -153,7 +161,8 @@ class Encoder:
     name: str = MISSING
     name_or_path: str = MISSING
     max_length: int = 256
-    batch_size: int = 32
+    batch_tokens: int = 2048  # texts of like length, padding counted; sets memory, not the ranking
+    dtype: Dtype = Dtype.auto
     query_prefix: str = ""
     passage_prefix: str = ""
     trust_remote_code: bool = False
@@ -168,6 +177,8 @@ class Search:
     depth: int = 20
     query: Query = Query.prompt_options
     articles: int = 3  # two_stage
+    article_query: Query = Query.prompt  # two_stage: what its articles are searched by
+    encode_at_most: int | None = None  # two_stage: sentences a question; null ranks all exactly
     min_sentence_chars: int = 4  # two_stage
     k1: float = 1.2  # bm25: how soon repeated words stop counting
     b: float = 0.75  # bm25: how much long passages are held back
@@ -194,6 +205,14 @@ class Passages:
     min_sentence_chars: int = 4
 
 
+class Recipe(Enum):
+    """How vectors are stored and searched."""
+
+    exact = "exact"
+    low_ram = "low_ram"
+    auto = "auto"
+
+
 @dataclass
 class Reranker:
     """A cross-encoder over the first passages of a ranking; without `ckpt` there is none."""
@@ -205,7 +224,7 @@ class Reranker:
     weight: float = 1.0  # of its standardised score; the rest is the first ranking's own
     max_length: int = 256
     batch_size: int = 32
-    bf16: bool = False  # faster where the device computes in it; near ties may swap
+    dtype: Dtype = Dtype.auto  # in bfloat16 near ties may swap
     trust_remote_code: bool = False
 
 
@@ -225,9 +244,13 @@ class Pairs:
 
 @dataclass
 class Index:
-    """How article vectors are stored."""
+    """How vectors are stored and searched."""
 
-    shard_size: int = 4096
+    recipe: Recipe = Recipe.exact
+    shard_size: int = 4096  # texts encoded between two points to resume at
+    memory_gib: float = 4.0  # auto: what exact vectors may take
+    probe: int = 64  # low_ram: lists read for each query
+    refine: int = 200  # low_ram: nearest codes ranked again by their vectors
 
 
 @dataclass

@@ -108,8 +108,10 @@ def run_retrieve(config: Retrieve) -> None:
     stages = {}
     for name, entries in wanted.items():
         questions = read(data, entries, generated.folder / QUESTIONS if generated else None)
-        stages[name] = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
-        _log_scores(stages[name], name)
+        stage = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
+        _log_scores(stage, name)
+        if {*questions["label"], *questions["article"]} - {None}:
+            stages[name] = stage
     for name, stage in stages.items() if config.evaluate else ():
         _evaluate(stage, None if name == "train" else stages.get("train"), config)
 

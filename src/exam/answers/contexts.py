@@ -108,8 +108,9 @@ class Ranked:
 
 
 def ranked(stage: Stage, fitted_on: Stage | None = None) -> Ranked:
-    """A contexts stage to be scored."""
-    return Ranked(stage, None if fitted_on is None else Ranked(fitted_on))
+    """A contexts stage to be scored; the reader is cross-fitted where no other answer is known."""
+    others = None if fitted_on is None else Ranked(fitted_on)
+    return Ranked(stage, others if others and len(others.answered) else None)
 
 
 def comparison(systems: list[Ranked]) -> dict[str, Any]:

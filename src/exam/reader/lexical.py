@@ -5,7 +5,6 @@ in the loop, and it is the baseline that a neural reader has to beat.
 """
 
 from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import pairwise
 from math import fsum, isfinite, log1p
@@ -83,12 +82,14 @@ def option_features(
     wanted = asked.union(*sets)
     present = {word for passage in passages for word in passage if word in wanted}
     pairs = {pair for passage in passages for pair in pairwise(passage)}
-    windows = [(window, _share(asked, window, idf)) for window in _windows(passages, wanted)]
+    total = _rarity(asked, idf) or 1.0
+    windows = [(w, _rarity(asked & w, idf) / total) for w in _windows(passages, wanted)]
     rows = []
     for place, (option, own) in enumerate(zip(options, sets, strict=True)):
         others = sets[:place] + sets[place + 1 :]
         new = own - asked
-        shares = [(_share(new, window, idf), share) for window, share in windows]
+        total = _rarity(new, idf) or 1.0
+        shares = [(_rarity(new & window, idf) / total, share) for window, share in windows]
         rows.append(
             [
                 max((a * b for a, b in shares), default=0.0),
@@ -98,7 +99,7 @@ def option_features(
                 _rarity(new.difference(present, *others), idf),
                 float(len(option)),
                 log1p(sum(map(len, option))),
-                _share(own, asked, idf),
+                _rarity(own & asked, idf) / (_rarity(own, idf) or 1.0),
                 fsum(len(own & other) / max(1, len(own | other)) for other in others) / len(others),
             ]
         )
@@ -108,11 +109,6 @@ def option_features(
 def _rarity(wanted: Iterable[str], idf: dict[str, float]) -> float:
     """Sum of inverse document frequencies; exact, so that the order of a set does not matter."""
     return fsum(max(idf.get(word, 0.0), 0.0) for word in wanted)
-
-
-def _share(wanted: set[str], found: AbstractSet[str], idf: dict[str, float]) -> float:
-    total = _rarity(wanted, idf)
-    return _rarity(wanted & found, idf) / total if total > 0 else 0.0
 
 
 def _windows(passages: list[list[str]], wanted: set[str]) -> set[frozenset[str]]:
@@ -147,7 +143,7 @@ def fit(features: Floats, labels: Ints) -> LexicalReader:
         value = PENALTY / 2 * weights @ weights - log_softmax(logits, axis=1)[right].sum()
         return float(value), PENALTY * weights + expected - inputs[right].sum(axis=0)
 
-    found = minimize(loss, np.zeros(features.shape[2]), jac=True, method="L-BFGS-B")
+    found = minimize(loss, np.zeros(features.shape[2]), jac=True, method="L-BFGS-B", tol=1e-10)
     return LexicalReader(found.x / spread)
 
 

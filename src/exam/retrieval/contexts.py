@@ -27,6 +27,7 @@ from exam.config import (
 from exam.corpus import CorpusFile
 from exam.errors import ExamError
 from exam.questions import FEATURES, questions_digest
+from exam.retrieval.embeddings import Embeddings
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.evaluation import (
     Contexts,
@@ -37,7 +38,12 @@ from exam.retrieval.evaluation import (
     words,
 )
 from exam.retrieval.fusion import fuse
-from exam.retrieval.index import ArticleIndex, build_index
+from exam.retrieval.index import (
+    ArticleIndex,
+    build_index,
+    build_passage_vectors,
+    open_vectors,
+)
 from exam.retrieval.lexical import Hits, bm25_search, tfidf_search
 from exam.retrieval.passages import PassageTable, build_passages
 from exam.retrieval.queries import Parts, merged, query_parts
@@ -93,6 +99,11 @@ class Retrieval:
         return PairScorer(self.reranker)
 
     @cached_property
+    def embeddings(self) -> Embeddings:
+        """The encoder's store of vectors."""
+        return Embeddings(self.sentence_encoder, self.outputs)
+
+    @cached_property
     def article_index(self) -> ArticleIndex:
         """The index over the corpus, built where it is missing."""
         return build_index(self.corpus, self.sentence_encoder, self.index, self.outputs)
@@ -102,11 +113,19 @@ class Retrieval:
         """The corpus in passages, cut where they are missing."""
         return build_passages(self.corpus, self.passages, self.outputs)
 
+    @cached_property
+    def passage_vectors(self) -> Stage:
+        """The passages' vectors, encoded where they are missing."""
+        return build_passage_vectors(
+            self.passage_table, self.sentence_encoder, self.index, self.outputs
+        )
+
     @property
     def stages(self) -> list[Stage]:
         """The stages that contexts or generated questions have needed so far."""
-        opened = ("article_index", "passage_table")
-        return [getattr(self, name).stage for name in opened if name in vars(self)]
+        opened = vars(self)
+        found = [opened[n].stage for n in ("article_index", "passage_table") if n in opened]
+        return [*found, *(opened[n] for n in ("passage_vectors",) if n in opened)]
 
     def contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
         """The questions' contexts, as a stage's folder; reused where they are there."""
@@ -119,7 +138,7 @@ class Retrieval:
             "first": first.hash,
             "reranker": scorer.key,
         }
-        label = f"{first.folder.name.rpartition('-')[0]}-{self.reranker.name}"
+        label = f"{name}-{self.retriever.name}-{self.reranker.name}"
         with open_stage(self.outputs, "contexts", label, key, resume) as stage:
             if not stage.reused:
                 _write(stage, rerank(questions, read_contexts(first), scorer, stage.folder))
@@ -141,8 +160,6 @@ class Retrieval:
                 _write(stage, self._ranked(questions, search, members, stage.folder))
                 scores = _evaluate(stage, questions, self._articles(search))
                 stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
-            for shard in stage.folder.glob("sentences-*.arrow"):
-                shard.unlink()
         return stage
 
     def _members(self, questions: Dataset, name: str, search: Search) -> dict[str, Stage]:
@@ -162,10 +179,11 @@ class Retrieval:
             key["retriever"] = plain(search)
         if kind is RetrieverKind.two_stage:
             key["index"] = self.article_index.stage.hash
-        if kind in (RetrieverKind.bm25, RetrieverKind.tfidf, RetrieverKind.passages):
-            key["passages"] = self.passage_table.stage.hash
-        if kind in (RetrieverKind.two_stage, RetrieverKind.passages):
             key["encoder"] = self.sentence_encoder.key
+        if kind in (RetrieverKind.bm25, RetrieverKind.tfidf):
+            key["passages"] = self.passage_table.stage.hash
+        if kind is RetrieverKind.passages:
+            key["index"] = self.passage_vectors.hash
         if members:
             key["members"] = {member: stage.hash for member, stage in members.items()}
         return key
@@ -176,7 +194,7 @@ class Retrieval:
         """Each question's passages, best first."""
         match search.kind:
             case RetrieverKind.two_stage:
-                return two_stage(questions, self.article_index, search, self.sentence_encoder, work)
+                return two_stage(questions, self.article_index, search, self.embeddings, work)
             case RetrieverKind.bm25 | RetrieverKind.tfidf | RetrieverKind.passages:
                 return self._passages(questions, search)
             case RetrieverKind.given:
@@ -205,7 +223,8 @@ class Retrieval:
         texts = [" ".join(filter(None, parts)) for parts in queries]
         if search.kind is RetrieverKind.bm25:
             return bm25_search(self.passage_table, search, texts, k, self.outputs)
-        raise NotImplementedError
+        scores, rows = open_vectors(self.passage_vectors).search(self.embeddings.queries(texts), k)
+        return iter(zip(rows, scores, strict=True))
 
     def _articles(self, search: Search) -> tuple[list[CorpusFile], int] | None:
         """The corpus's files and number of articles, where one is searched."""

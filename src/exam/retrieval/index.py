@@ -1,37 +1,55 @@
-"""The article index: one vector for each article, in shards while it is built, then in faiss."""
+"""Indexes of articles and of passages: encoded in shards, then handed to a faiss recipe.
+
+Under `torchrun` the shards are split over the processes; rank 0 alone holds the stage, assembles
+the shards and does all that follows.
+"""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain, count, islice
+from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from tqdm import tqdm
 
-from exam.artefacts import Stage, atomic, open_stage
+from exam import ranks
+from exam.artefacts import Stage, atomic, finished, open_stage
 from exam.config import Corpus, Index
 from exam.corpus import (
     Article,
     CorpusFile,
     corpus_files,
     corpus_key,
+    count_articles,
     fetch,
     iter_articles,
     lead,
 )
 from exam.errors import ExamError
 from exam.retrieval.encoder import SentenceEncoder, Vectors
+from exam.retrieval.vectors import (
+    Plan,
+    Rows,
+    VectorIndex,
+    build_vectors,
+    plan_index,
+    recipe_key,
+)
+from exam.runtime import is_terminal
+
+if TYPE_CHECKING:
+    from exam.retrieval.passages import PassageTable
 
 log = logging.getLogger(__name__)
 
-VECTORS = "index.faiss"
 ARTICLES = "articles.parquet"
 ARTICLE = pa.schema({"id": pa.string(), "title": pa.string(), "file": pa.int32()})
+PASSAGE = pa.schema({"passage": pa.int64()})
+Shard = tuple[pa.Table, list[str]]  # rows, and the text that stands for each
 
 
 @dataclass(frozen=True)
@@ -46,20 +64,18 @@ class ArticleIndex:
         return len(self.table)
 
     @cached_property
-    def vectors(self) -> Any:
-        """The faiss index."""
-        return _faiss().read_index(str(self.stage.folder / VECTORS))
+    def vectors(self) -> VectorIndex:
+        """The vectors of the articles' titles and first sentences."""
+        return open_vectors(self.stage)
 
-    def search(self, queries: Vectors, k: int) -> NDArray[np.int64]:
+    def search(self, queries: Vectors, k: int) -> Rows:
         """Rows of the `k` articles nearest to each query, shape `(queries, k)`, best first."""
-        _, rows = self.vectors.search(queries, min(k, len(self)))
-        found: NDArray[np.int64] = rows
-        return found
+        return self.vectors.search(queries, k)[1]
 
     def near(self, row: int, k: int) -> list[int]:
         """Rows of the `k` articles nearest in meaning to another, best first, without itself."""
-        own = self.vectors.reconstruct(row)
-        return [int(r) for r in self.search(own[None], k + 1)[0] if r != row][:k]
+        own = self.vectors.vectors_at([row])
+        return [int(r) for r in self.search(own, k + 1)[0] if r != row][:k]
 
     def fetch(self, rows: list[int]) -> Iterator[tuple[int, Article]]:
         """The articles at ascending rows, read one corpus file at a time."""
@@ -72,12 +88,9 @@ class ArticleIndex:
             yield from ((row, found[key]) for row, key in wanted.items())
 
 
-def _faiss() -> Any:
-    """The faiss module; importing it before torch can crash."""
-    import torch  # noqa: F401, I001
-    import faiss
-
-    return faiss
+def open_vectors(stage: Stage) -> VectorIndex:
+    """The vectors of a finished index."""
+    return VectorIndex(stage.folder, Plan(**stage.facts["plan"]))
 
 
 def build_index(
@@ -89,33 +102,102 @@ def build_index(
         ExamError: the corpus holds no article.
     """
     files = corpus_files(corpus, outputs)
-    key = {"corpus": corpus_key(files), "encoder": encoder.key, "recipe": "flat"}
-    with open_stage(outputs, "index", f"{corpus.name}-{encoder.config.name}", key) as stage:
-        if not stage.reused:
-            _encode_shards(stage, files, index.shard_size, encoder)
-            articles = _assemble(stage, index.shard_size)
-            stage.finish([VECTORS, ARTICLES], articles=articles)
-        for shard in stage.folder.glob("shard-*.parquet"):
-            shard.unlink()
+    stream = chain.from_iterable(_numbered(i, file) for i, file in enumerate(files))
+    shards = _shards(stream, index.shard_size, _articles)
+    key = {"corpus": corpus_key(files)}
+    stage = _build(corpus.name, key, shards, count_articles(files), encoder, index, outputs)
     return ArticleIndex(stage, files, pq.read_table(stage.folder / ARTICLES, memory_map=True))
 
 
+def build_passage_vectors(
+    table: "PassageTable", encoder: SentenceEncoder, index: Index, outputs: Path
+) -> Stage:
+    """Encode every passage; `open_vectors` opens the result. A vector's row is its passage's."""
+    name = table.stage.folder.name.rpartition("-")[0]
+    stream = enumerate(chain.from_iterable(table.texts()))
+    shards = _shards(stream, index.shard_size, _passages)
+    key = {"passages": table.stage.hash}
+    return _build(f"{name}-passages", key, shards, len(table), encoder, index, outputs)
+
+
+def _shards(
+    stream: Iterator[Any], size: int, shard: Callable[[list[Any]], Shard]
+) -> Iterator[Callable[[], Shard]]:
+    """Shards of `size` rows, worked out only where they are encoded."""
+    while rows := list(islice(stream, size)):
+        yield partial(shard, rows)
+
+
+def _articles(rows: list[tuple[int, Article]]) -> Shard:
+    table = [{"id": a.id, "title": a.title, "file": i} for i, a in rows]
+    return pa.Table.from_pylist(table, ARTICLE), [lead(article) for _, article in rows]
+
+
+def _passages(rows: list[tuple[int, str]]) -> Shard:
+    numbers, texts = zip(*rows, strict=True)
+    return pa.table({"passage": numbers}, PASSAGE), list(texts)
+
+
+def _build(
+    name: str,
+    key: dict[str, Any],
+    shards: Iterator[Callable[[], Shard]],
+    rows: int | None,
+    encoder: SentenceEncoder,
+    index: Index,
+    outputs: Path,
+) -> Stage:
+    """The stage of an index, by all processes: each encodes its shards, rank 0 assembles them."""
+    key = {**key, "encoder": encoder.key, "index": recipe_key(index)}
+    if ranks.rank() > 0:
+        folder, reused = ranks.told(None)
+        if not reused:
+            _encode_shards(folder, shards, rows, index.shard_size, encoder)
+            ranks.wait()
+        ranks.wait()
+        return finished(folder)
+    with open_stage(outputs, "index", f"{name}-{encoder.config.name}", key) as stage:
+        ranks.told((stage.folder, stage.reused))
+        if not stage.reused:
+            number = _encode_shards(stage.folder, shards, rows, index.shard_size, encoder)
+            ranks.wait()
+            files, facts = _assemble(stage.folder, index, number)
+            stage.finish(files, **facts)
+        for shard in stage.folder.glob("shard-*.parquet"):
+            shard.unlink()
+    ranks.wait()
+    return stage
+
+
+def _shard_path(folder: Path, size: int, number: int) -> Path:
+    return folder / f"shard-{size}-{number:06d}.parquet"
+
+
 def _encode_shards(
-    stage: Stage, files: list[CorpusFile], size: int, encoder: SentenceEncoder
-) -> None:
-    stream = chain.from_iterable(_numbered(i, file) for i, file in enumerate(files))
-    for number in count():
-        shard = list(islice(stream, size))
-        if not shard:
-            return
-        path = stage.folder / f"shard-{size}-{number:06d}.parquet"
-        if path.is_file():
-            continue
-        rows = [{"id": a.id, "title": a.title, "file": i} for i, a in shard]
-        vectors = encoder.passages([lead(article) for _, article in shard])
-        with atomic(path) as temporary:
-            pq.write_table(with_vectors(pa.Table.from_pylist(rows, ARTICLE), vectors), temporary)
-        log.info("index: encoded %s articles", f"{number * size + len(shard):,}")
+    folder: Path,
+    shards: Iterator[Callable[[], Shard]],
+    rows: int | None,
+    size: int,
+    encoder: SentenceEncoder,
+) -> int:
+    """Encode every shard that is this process's and not yet there; how many shards there are."""
+    number = 0
+    bar = tqdm(total=rows, unit=" texts", desc="encoded", disable=not is_terminal())
+    for number, shard in enumerate(shards, 1):
+        path = _shard_path(folder, size, number - 1)
+        if number % ranks.world_size() == ranks.rank() and not path.is_file():
+            table, texts = shard()
+            with atomic(path) as temporary:
+                pq.write_table(
+                    with_vectors(table, encoder.passages(texts)),
+                    temporary,
+                    compression="none",
+                    use_dictionary=False,
+                )
+            log.info("index: encoded %s texts", f"{(number - 1) * size + len(texts):,}")
+        bar.update(size)
+    bar.close()
+    return number
 
 
 def _numbered(i: int, file: CorpusFile) -> Iterator[tuple[int, Article]]:
@@ -144,22 +226,35 @@ def vectors_of(table: pa.Table) -> Vectors:
     return vectors
 
 
-def _assemble(stage: Stage, size: int) -> int:
-    """Add the shards to one flat index, one at a time."""
-    shards = sorted(stage.folder.glob(f"shard-{size}-*.parquet"))
-    if not shards:
+def _assemble(folder: Path, index: Index, number: int) -> tuple[list[str], dict[str, Any]]:
+    """Build the vectors' index from the shards, and one table of the articles, shard by shard."""
+    if not number:
         raise ExamError("The corpus holds no article.\nGive one with corpus.dir= and corpus.files=")
-    index: Any = None
-    with (
-        atomic(stage.folder / ARTICLES) as temporary,
-        pq.ParquetWriter(temporary, ARTICLE) as writer,
-    ):
+    shards = [_shard_path(folder, index.shard_size, i) for i in range(number)]
+    missing = [shard for shard in shards if not shard.is_file()]
+    if missing:
+        raise ExamError(
+            f"{missing[0]} is missing: another process wrote it elsewhere, or not at all.\n"
+            "Give every process the same outputs=<folder>, on a file system they share."
+        )
+    rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    schema = pq.read_schema(shards[0])
+    plan = plan_index(index, rows, schema.field("vector").type.list_size)
+    files, facts = build_vectors(lambda: _blocks(shards), folder, plan)
+    if schema.names[:-1] == ARTICLE.names:
+        _write_articles(shards, folder / ARTICLES)
+        return [ARTICLES, *files], {"articles": rows, **facts}
+    return files, {"passages": rows, **facts}
+
+
+def _blocks(shards: list[Path]) -> Iterator[Vectors]:
+    """The shards' vectors, a shard at a time."""
+    for shard in shards:
+        yield vectors_of(pq.read_table(shard, columns=["vector"]))
+
+
+def _write_articles(shards: list[Path], path: Path) -> None:
+    """The rows of the shards without their vectors."""
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, ARTICLE) as writer:
         for shard in shards:
-            table = pq.read_table(shard)
-            vectors = vectors_of(table)
-            index = index or _faiss().IndexFlatIP(vectors.shape[1])
-            index.add(vectors)
-            writer.write_table(table.drop_columns(["vector"]))
-    with atomic(stage.folder / VECTORS) as temporary:
-        _faiss().write_index(index, str(temporary))
-    return int(index.ntotal)
+            writer.write_table(pq.read_table(shard, columns=ARTICLE.names))

@@ -1,0 +1,198 @@
+"""faiss recipes: against brute force; their plan, resumption, refusals and processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from exam.config import Index, Recipe
+from exam.errors import ExamError
+from exam.retrieval import vectors as vectors_module
+from exam.retrieval.vectors import VectorIndex, build_vectors, plan_index, recipe_key
+
+
+def unit(n, d, seed, topics=40):
+    """Unit vectors around a few topics."""
+    random = np.random.default_rng(seed)
+    found = np.random.default_rng(99).standard_normal((topics, d))[random.integers(0, topics, n)]
+    found = found + 0.7 * random.standard_normal((n, d))
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+def streamed(vectors, size=300):
+    """The vectors in blocks, anew at every call."""
+    return lambda: iter([vectors[i : i + size] for i in range(0, len(vectors), size)])
+
+
+def built(folder, vectors, recipe, **values):
+    folder.mkdir(exist_ok=True)
+    plan = plan_index(Index(recipe=recipe, **values), *vectors.shape)
+    files, facts = build_vectors(streamed(vectors), folder, plan)
+    return VectorIndex(folder, plan), files, facts
+
+
+def brute_force(queries, vectors, k):
+    return np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :k]
+
+
+def test_exact_search_equals_brute_force_over_several_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(vectors_module, "BLOCK_BYTES", 4 * 24 * 128)  # 128 vectors
+    vectors, queries = unit(1000, 24, 0), unit(30, 24, 1)
+    index, files, facts = built(tmp_path / "i", vectors, Recipe.exact)
+    scores, rows = index.search(queries, 7)
+    assert (rows == brute_force(queries, vectors, 7)).all()
+    np.testing.assert_allclose(scores, np.take_along_axis(queries @ vectors.T, rows, 1), atol=1e-6)
+    assert files == ["vectors.npy"]
+    assert "recall" not in facts
+    np.testing.assert_array_equal(index.vectors_at([3, 999, 0]), vectors[[3, 999, 0]])
+    assert (tmp_path / "i" / "vectors.npy").stat().st_size == 128 + 4 * 24 * 1000
+
+
+def test_low_ram_finds_nearly_what_brute_force_finds(tmp_path):
+    vectors, queries = unit(6000, 32, 0), unit(100, 32, 1)
+    index, files, facts = built(tmp_path / "i", vectors, Recipe.low_ram, probe=32, refine=100)
+    scores, rows = index.search(queries, 3)
+    exact = brute_force(queries, vectors, 3)
+    shared = [len(set(a) & set(b)) / 3 for a, b in zip(rows, exact, strict=True)]
+    assert np.mean(shared) >= 0.97
+    assert (np.diff(scores) <= 0).all()
+    np.testing.assert_allclose(scores, np.take_along_axis(queries @ vectors.T, rows, 1), atol=2e-3)
+    assert index.plan.lists == 64
+    assert facts["recall"]["queries"] == 500
+    assert facts["recall"]["recall_at_3"]["value"] >= 0.97
+    assert sorted(files) == sorted(p.name for p in (tmp_path / "i").iterdir())
+    on_disk = sum((tmp_path / "i" / name).stat().st_size for name in files)
+    assert abs(on_disk / index.plan.disk - 1) < 0.05  # what was predicted
+
+
+def test_measured_recall_is_that_of_the_index_not_of_the_search_method(tmp_path):
+    """One list read and four candidates: the measurement must see the loss."""
+    vectors = unit(6000, 32, 0)
+    _, _, facts = built(tmp_path / "i", vectors, Recipe.low_ram, probe=1, refine=4)
+    assert 0.05 < facts["recall"]["recall_at_3"]["value"] < 0.8
+
+
+def test_lists_that_hold_too_few_are_all_read(tmp_path):
+    vectors, queries = unit(300, 16, 0), unit(5, 16, 1)
+    index, _, _ = built(tmp_path / "i", vectors, Recipe.low_ram, probe=1, refine=1)
+    assert index.plan.lists == 4
+    _, rows = index.search(queries, 290)
+    assert all(len(set(row)) == 290 and row.min() >= 0 for row in rows)
+
+
+@pytest.mark.parametrize("recipe", [Recipe.exact, Recipe.low_ram])
+def test_one_vector_and_more_asked_than_there_are(tmp_path, recipe):
+    vectors = unit(1, 16, 0)
+    index, _, _ = built(tmp_path / "i", vectors, recipe)
+    scores, rows = index.search(vectors, 5)
+    assert rows.tolist() == [[0]]
+    assert scores[0, 0] == pytest.approx(1, abs=1e-3)
+    assert index.search(vectors[:0], 5)[1].shape == (0, 1)
+
+
+def test_queries_of_another_dimension_are_refused(tmp_path):
+    index, _, _ = built(tmp_path / "i", unit(10, 16, 0), Recipe.exact)
+    with pytest.raises(ExamError) as caught:
+        index.search(unit(2, 24, 0), 1)
+    assert str(caught.value) == (
+        f"{tmp_path / 'i'} holds 16-d vectors, but the encoder gives 24-d queries.\n"
+        "Choose the encoder it was built with, or build another index with retrieve.py."
+    )
+
+
+def test_auto_takes_what_fits_the_budget():
+    auto = Index(recipe=Recipe.auto, memory_gib=4.0)
+    assert plan_index(auto, 1_000_000, 384).recipe == "exact"  # 1.43 GiB
+    plan = plan_index(auto, 6_286_775, 384)
+    assert (plan.recipe, plan.lists, plan.probe, plan.refine) == ("low_ram", 4096, 64, 200)
+    assert plan.memory == 6_286_775 * 64 + 4 * 384 * (4096 + 384)
+    assert plan.disk == plan.memory + 2 * 384 * 6_286_775
+    assert plan_index(replace(auto, memory_gib=10.0), 6_286_775, 384).recipe == "exact"
+
+
+def test_auto_says_what_it_predicts(caplog):
+    with caplog.at_level("INFO", logger="exam"):
+        plan_index(Index(recipe=Recipe.auto, memory_gib=0.001), 100_000, 64)
+    assert caplog.messages == [
+        "index: even low_ram exceeds index.memory_gib=0.001",
+        "index: low_ram: 100,000 × 64 · 512 lists, 64 read, 200 ranked again · "
+        "predicted 2,547,456 bytes in memory, 15,347,456 on disk",
+    ]
+
+
+def test_auto_prefers_exact_where_a_gpu_is(monkeypatch):
+    monkeypatch.setattr(vectors_module.faiss_module(), "get_num_gpus", lambda: 1)
+    auto = Index(recipe=Recipe.auto, memory_gib=0.001)
+    assert plan_index(auto, 100_000, 64).recipe == "exact"
+    assert recipe_key(auto)["gpu"] is True
+    assert recipe_key(Index()) == {"recipe": "exact"}
+
+
+BUILD = """
+import sys, os, signal
+import numpy as np
+from pathlib import Path
+from exam.config import Index, Recipe
+from exam.retrieval import vectors as module
+sys.path.insert(0, "tests")
+from test_vectors import unit, streamed
+module.PART_BYTES = 4 * 32 * 1000
+folder, stop = Path(sys.argv[1]), int(sys.argv[2])
+real = module._progress
+def killed(blocks, plan, what):
+    for number, block in enumerate(real(blocks, plan, what)):
+        if number == stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield block
+module._progress = killed
+vectors = unit(4500, 32, 0)
+plan = module.plan_index(Index(recipe=Recipe.low_ram), *vectors.shape)
+module.build_vectors(streamed(vectors), folder, plan)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_build_continues_and_equals_a_whole_one(tmp_path):
+    def build(folder, stop):
+        folder.mkdir(exist_ok=True)
+        return subprocess.run(
+            [sys.executable, "-c", BUILD, str(folder), str(stop)], cwd=ROOT, check=False
+        ).returncode
+
+    assert build(tmp_path / "cut", 3) == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "index.faiss").exists()
+    kept = sorted(p.name for p in (tmp_path / "cut").glob("part-*.faiss"))
+    assert kept == ["part-00000.faiss", "part-00001.faiss", "part-00002.faiss"]
+    stamp = (tmp_path / "cut" / kept[0]).stat().st_mtime_ns
+    assert build(tmp_path / "cut", 4) == -signal.SIGKILL
+    assert (tmp_path / "cut" / kept[0]).stat().st_mtime_ns == stamp
+    assert build(tmp_path / "cut", -1) == build(tmp_path / "whole", -1) == 0
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "cut" / path.name).read_bytes(), path.name
+    assert len(list((tmp_path / "cut").iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_a_small_form_of_the_scale_benchmark(tmp_path):
+    out = tmp_path / "scale.json"
+    command = [sys.executable, "benchmarks/wikipedia_scale.py", "--small"]
+    place = ["--work", str(tmp_path / "work"), "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([*command, *place], cwd=ROOT, check=True, env=environment)
+    figures = json.loads(out.read_text())
+    assert figures["synthetic"]["build"]["plan"]["vectors"] == 20_000
+    assert figures["synthetic"]["exact"]["recall_at_3"]["n"] == 200
+    assert figures["synthetic"]["exact"]["recall_at_3"]["value"] >= 0.9
+    assert set(figures["ratios"]) == {
+        "build_peak_to_target",
+        "search_peak_to_target",
+        "recall_at_3_to_target",
+        "warm_seconds_to_target",
+        "disk_to_exact",
+    }
