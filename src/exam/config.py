@@ -97,7 +97,7 @@ class ReaderKind(Enum):
 
 
 class Dtype(Enum):
-    """The number format of an encoder. `auto`: bfloat16 where the device computes in it."""
+    """A number format. `auto`: bfloat16 where the device computes in it."""
 
     auto = "auto"
     float32 = "float32"

@@ -28,7 +28,7 @@ class SentenceEncoder:
     @cached_property
     def dtype(self) -> Dtype:
         """The number format of weights and activations on this machine."""
-        return dtype_here(self.config.dtype, "encoder.dtype")
+        return dtype_here(self.config.dtype)
 
     @cached_property
     def model(self) -> "SentenceTransformer":
@@ -107,7 +107,7 @@ def batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int6
         start += size
 
 
-def dtype_here(wanted: Dtype, key: str) -> Dtype:
+def dtype_here(wanted: Dtype, key: str = "encoder.dtype") -> Dtype:
     """The number format to compute in: `auto` is bfloat16 where the device has it natively.
 
     `key` is the setting's name.
