@@ -163,7 +163,7 @@ def test_training_moves_every_weight_of_the_reranker(material, encoder, tmp_path
     assert sorted(dev) == ["0.0", "0.25", "0.5", "0.75", "1.0"]
     assert set(dev["1.0"]) == {"support", "supported", "mrr"}
     assert has_head(Reranker(ckpt=str(tmp_path)))
-    assert not list(tmp_path.rglob("*.bin"))
+    assert not list((tmp_path / "model").rglob("*.bin"))
 
 
 def test_saved_reranker_scores_as_it_did(material, encoder, tmp_path):
