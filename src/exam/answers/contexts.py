@@ -27,6 +27,7 @@ from exam.retrieval.evaluation import (
 )
 
 MAP = "map_at_3"
+METRICS = (*(f"recall_at_{k}" for k in DEPTHS), "mrr", "supported", MAP)
 PRINTED = ("supported", MAP)  # of the paired differences; the JSON has all
 
 
@@ -151,7 +152,7 @@ def _row(system: Ranked) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """A comparison as plain text: value ± half of the 95 % interval, and paired differences."""
     rows = [(row["system"], _cells(row)) for row in found["rows"]]
-    metrics = list(dict.fromkeys(metric for _, cells in rows for metric in cells))
+    metrics = [metric for metric in METRICS if any(metric in cells for _, cells in rows)]
     width = max(len(name) for name, _ in rows)
     heads = "".join(f"{metric:>14}" for metric in metrics)
     lines = [f"{'contexts':<{width}}{heads}  seconds     MiB"]
