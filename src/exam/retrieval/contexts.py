@@ -35,7 +35,12 @@ from exam.retrieval.evaluation import (
     words,
 )
 from exam.retrieval.fusion import fuse
-from exam.retrieval.index import ArticleIndex, build_index
+from exam.retrieval.index import (
+    ArticleIndex,
+    PassageIndex,
+    build_index,
+    build_passage_index,
+)
 from exam.retrieval.lexical import Hits, bm25_search, tfidf_search
 from exam.retrieval.passages import PassageTable, build_passages
 from exam.retrieval.queries import Parts, merged, query_parts
@@ -90,10 +95,29 @@ class Retrieval:
         """The corpus in passages, cut where they are missing."""
         return build_passages(self.corpus, self.passages, self.outputs)
 
+    @cached_property
+    def passage_index(self) -> PassageIndex:
+        """The vectors of the passages, built where they are missing."""
+        return build_passage_index(
+            self.passage_table, self.sentence_encoder, self.index, self.outputs
+        )
+
+    def build(self, *, generates: bool) -> list[Stage]:
+        """Build what the retriever, or the generator of questions, searches.
+
+        Under `torchrun` all processes come here together.
+        """
+        kinds = {search.kind for search in (self.retriever, *self.retriever.members.values())}
+        needed = {
+            "article_index": generates or RetrieverKind.two_stage in kinds,
+            "passage_index": RetrieverKind.passages in kinds,
+        }
+        return [getattr(self, name).stage for name, wanted in needed.items() if wanted]
+
     @property
     def stages(self) -> list[Stage]:
         """The stages that contexts or generated questions have needed so far."""
-        opened = ("article_index", "passage_table")
+        opened = ("article_index", "passage_table", "passage_index")
         return [getattr(self, name).stage for name in opened if name in vars(self)]
 
     def contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
@@ -129,8 +153,10 @@ class Retrieval:
             key["retriever"] = plain(search)
         if kind is RetrieverKind.two_stage:
             key["index"] = self.article_index.stage.hash
-        if kind in (RetrieverKind.bm25, RetrieverKind.tfidf, RetrieverKind.passages):
+        if kind in (RetrieverKind.bm25, RetrieverKind.tfidf):
             key["passages"] = self.passage_table.stage.hash
+        if kind is RetrieverKind.passages:
+            key["index"] = self.passage_index.stage.hash
         if kind in (RetrieverKind.two_stage, RetrieverKind.passages):
             key["encoder"] = self.sentence_encoder.key
         if members:
@@ -172,7 +198,8 @@ class Retrieval:
         texts = [" ".join(filter(None, parts)) for parts in queries]
         if search.kind is RetrieverKind.bm25:
             return bm25_search(self.passage_table, search, texts, k, self.outputs)
-        raise NotImplementedError
+        scores, rows = self.passage_index.search(self.sentence_encoder.queries(texts), k)
+        return zip(rows, scores, strict=True)
 
     def _articles(self, search: Search) -> tuple[list[CorpusFile], int] | None:
         """The corpus's files and number of articles, where one is searched."""
