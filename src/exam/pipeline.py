@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
+from exam import ranks
 from exam.answers.contexts import comparison, ranked
 from exam.answers.contexts import table as contexts_table
 from exam.answers.predictions import read_predictions, write_predictions
@@ -17,6 +18,7 @@ from exam.answers.submission import write_submission
 from exam.artefacts import KEY, Stage, finished, open_stage, read_json, write_json
 from exam.compose import load_run, save_run
 from exam.config import (
+    Data,
     Generate,
     Infer,
     Passages,
@@ -82,14 +84,24 @@ def _retrieval(
 
 def _generated(config: Train | Retrieve, retrieval: Retrieval) -> Stage | None:
     """The generated questions, where the configuration asks for them."""
-    data = config.data
-    wanted = [*names(data.train), *names(data.valid), *names(data.test)]
-    return generate(retrieval, config.generator) if "generated" in wanted else None
+    return generate(retrieval, config.generator) if _generates(config.data) else None
+
+
+def _generates(data: Data) -> bool:
+    """Whether generated questions are among those asked for."""
+    return "generated" in [*names(data.train), *names(data.valid), *names(data.test)]
 
 
 def run_retrieve(config: Retrieve) -> None:
-    """`retrieve.py`: contexts of every question the data name, and their scores."""
+    """`retrieve.py`: contexts of every question the data name, and their scores.
+
+    Under `torchrun` all processes build the indexes; rank 0 does the rest.
+    """
     retrieval = _retrieval(config, config.passages, config.retriever)
+    if ranks.world_size() > 1:
+        retrieval.build(generates=_generates(config.data))
+        if ranks.rank() > 0:
+            return
     generated = _generated(config, retrieval)
     data = config.data
     sets = {"train": data.train, "valid": data.valid, "test": data.test}
