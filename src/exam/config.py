@@ -20,6 +20,14 @@ class Source(Enum):
     hub = "hub"
 
 
+class Task(Enum):
+    """What `train.py` trains."""
+
+    reader = "reader"
+    reranker = "reranker"
+    encoder = "encoder"
+
+
 class Resume(Enum):
     """What to do with an earlier run of the same configuration."""
 
@@ -58,6 +66,20 @@ class Query(Enum):
     prompt = "prompt"
     prompt_options = "prompt_options"  # prompt and all options as one text
     per_option = "per_option"  # prompt + option, one search for each, merged
+
+
+class Target(Enum):
+    """What a passage should be given by the reranker that is trained."""
+
+    support = "support"  # the share of the right option's new words that it holds
+    binary = "binary"  # 1 for positives, 0 for negatives
+
+
+class PairLoss(Enum):
+    """What the reranker's training minimises."""
+
+    bce = "bce"  # each passage by itself
+    lambda_loss = "lambda_loss"  # the order of a question's passages
 
 
 class Fusion(Enum):
@@ -192,6 +214,35 @@ class Recipe(Enum):
 
 
 @dataclass
+class Reranker:
+    """A cross-encoder over the first passages of a ranking; without `ckpt` there is none."""
+
+    name: str = "none"
+    ckpt: str | None = None  # hub id, folder, or a run of train.py task=reranker
+    depth: int = 20  # how many first passages are scored and kept
+    query: Query = Query.prompt_options
+    weight: float = 1.0  # of its standardised score; the rest is the first ranking's own
+    max_length: int = 256
+    batch_size: int = 32
+    bf16: bool = False  # faster where the device computes in it; near ties may swap
+    trust_remote_code: bool = False
+
+
+@dataclass
+class Pairs:
+    """Which (question, passage) pairs train a reranker or an encoder."""
+
+    target: Target = Target.support
+    loss: PairLoss = PairLoss.bce
+    positives: str | None = None  # a file of them; null: the own article's best passages
+    per_question: int = 2  # positives
+    negatives: int = 4
+    first: int = 1  # ranks that candidates come from
+    last: int = 20
+    max_support: float = 0.3  # of the right option, by a negative
+
+
+@dataclass
 class Index:
     """How vectors are stored and searched."""
 
@@ -248,6 +299,9 @@ class Train:
     model: Model = MISSING
     trainer: TrainerFields = MISSING
     generator: Generator = MISSING
+    reranker: Reranker = field(default_factory=Reranker)
+    pairs: Pairs = field(default_factory=Pairs)
+    task: Task = Task.reader
     name: str = MISSING
     seed: int = 42
     resume: Resume = Resume.auto
@@ -267,6 +321,7 @@ class Retrieve:
     index: Index = MISSING
     generator: Generator = MISSING
     evaluate: bool = True
+    reranker: Reranker = field(default_factory=Reranker)
     resume: Resume = Resume.auto
     outputs: str = "outputs"
     log_level: str = "info"
@@ -279,10 +334,19 @@ class Infer:
     ckpt: str = MISSING
     data: Data | None = None
     corpus: Corpus | None = None
+    reranker: Reranker | None = None
     run: dict[str, Any] = field(default_factory=dict)
     resume: Resume = Resume.auto
     outputs: str = "outputs"
     log_level: str = "info"
+
+
+@dataclass
+class Evidence(Infer):
+    """`evidence.py`: what each passage alone adds to a reader's belief in the right option."""
+
+    contexts: str | None = None  # a folder of outputs/contexts; null: the run's own retrieval
+    depth: int = 10
 
 
 @dataclass
@@ -303,6 +367,7 @@ ROOTS: dict[str, type] = {
     "train": Train,
     "retrieve": Retrieve,
     "infer": Infer,
+    "evidence": Evidence,
     "generate": Generate,
 }
 

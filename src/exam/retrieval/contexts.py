@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from exam.config import (
     Encoder,
     Index,
     Passages,
+    Reranker,
     Retriever,
     RetrieverKind,
     Search,
@@ -46,6 +47,7 @@ from exam.retrieval.index import (
 from exam.retrieval.lexical import Hits, bm25_search, tfidf_search
 from exam.retrieval.passages import PassageTable, build_passages
 from exam.retrieval.queries import Parts, merged, query_parts
+from exam.retrieval.rerank import PairScorer, rerank
 from exam.retrieval.search import two_stage
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,7 @@ class Retrieval:
     retriever: Retriever
     index: Index
     outputs: Path
+    reranker: Reranker = field(default_factory=Reranker)
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:
@@ -94,6 +97,11 @@ class Retrieval:
     def embeddings(self) -> Embeddings:
         """The encoder's store of vectors."""
         return Embeddings(self.sentence_encoder, self.outputs)
+
+    @cached_property
+    def pair_scorer(self) -> PairScorer:
+        """The reranker."""
+        return PairScorer(self.reranker)
 
     @cached_property
     def article_index(self) -> ArticleIndex:
@@ -132,6 +140,27 @@ class Retrieval:
 
     def contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
         """The questions' contexts, as a stage's folder; reused where they are there."""
+        first = self.first_contexts(questions, name, resume)
+        if self.reranker.ckpt is None:
+            return first
+        scorer = self.pair_scorer
+        key = {
+            "questions": questions_digest(questions),
+            "first": first.hash,
+            "reranker": scorer.key,
+        }
+        label = f"{first.folder.name.rpartition('-')[0]}-{self.reranker.name}"
+        with open_stage(self.outputs, "contexts", label, key, resume) as stage:
+            if not stage.reused:
+                _write(stage, rerank(questions, read_contexts(first), scorer, stage.folder))
+                scores = score_contexts(stage, questions, read_rarity(first))
+                stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
+            for shard in stage.folder.glob("scores-*.npy"):
+                shard.unlink()
+        return stage
+
+    def first_contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
+        """The questions' contexts as the retriever alone ranks them."""
         return self._contexts(questions, name, self.retriever, resume)
 
     def _contexts(self, questions: Dataset, name: str, search: Search, resume: str) -> Stage:
