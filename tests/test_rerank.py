@@ -11,6 +11,7 @@ from exam.config import (
     Corpus,
     CorpusReader,
     Data,
+    Dtype,
     Encoder,
     Index,
     Passages,
@@ -53,7 +54,9 @@ def retrieval(articles, cross_encoder, tmp_path):
         Retriever(name="bm25", kind=RetrieverKind.bm25, depth=6),
         Index(),
         tmp_path / "outputs",
-        Reranker(name="cross_encoder", ckpt=str(cross_encoder), depth=5, weight=1.0),
+        Reranker(
+            name="cross_encoder", ckpt=str(cross_encoder), depth=5, weight=1.0, dtype=Dtype.float32
+        ),
     )
 
 
@@ -170,7 +173,7 @@ def test_key_names_what_determines_the_order(retrieval, asked, caplog):
     manifest = json.loads((stage.folder / "manifest.json").read_text())
     assert set(manifest["key"]) == {"format", "questions", "first", "reranker"}
     assert set(manifest["key"]["reranker"]) == {
-        "checkpoint", "depth", "max_length", "query", "weight", "bf16",
+        "checkpoint", "depth", "max_length", "query", "weight", "dtype",
     }  # fmt: skip
     assert "model.safetensors" in manifest["key"]["reranker"]["checkpoint"]
     assert stage.folder.name.startswith("q-bm25-cross_encoder-")

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import set_seed
 
 from exam.compose import composed
-from exam.config import Encoder, PairLoss, Pairs, Query, Reranker, Target
+from exam.config import Dtype, Encoder, PairLoss, Pairs, Query, Reranker, Target
 from exam.errors import ExamError
 from exam.questions import FEATURES
 from exam.retrieval.encoder import SentenceEncoder
@@ -155,9 +155,9 @@ def test_training_moves_every_weight_of_the_reranker(material, encoder, tmp_path
     split, contexts = material
     config = run_config("reranker", encoder, f"pairs.loss={loss.name}")
     dev = tune(config, split, contexts, RARITY, tmp_path)
-    after = dict(load_cross_encoder(Reranker(ckpt=str(tmp_path))).named_parameters())
+    after = dict(load_cross_encoder(Reranker(ckpt=str(tmp_path)), Dtype.float32).named_parameters())
     set_seed(config.seed)  # the head that training began with
-    before = dict(load_cross_encoder(config.reranker).named_parameters())
+    before = dict(load_cross_encoder(config.reranker, Dtype.float32).named_parameters())
     assert len(before) > 20
     assert [name for name, old in before.items() if torch.equal(old, after[name])] == []
     assert sorted(dev) == ["0.0", "0.25", "0.5", "0.75", "1.0"]

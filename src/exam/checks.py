@@ -38,8 +38,8 @@ MANAGED = {
     "batch_eval_metrics": "MAP@3 is measured over all questions at once",
 }
 POSITIVE = {
-    "n", "neighbours", "shard_size", "probe", "refine", "batch_tokens", "batch_size", "max_length",
-    "min_sentence_chars", "limit", "encode_at_most",
+    "n", "neighbours", "shard_size", "probe", "refine", "batch_tokens", "max_length",
+    "min_sentence_chars", "limit", "encode_at_most", "batch_size",
     "per_question", "negatives",
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
 }  # fmt: skip

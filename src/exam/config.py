@@ -97,7 +97,7 @@ class ReaderKind(Enum):
 
 
 class Dtype(Enum):
-    """The number format of an encoder. `auto`: bfloat16 where the device computes in it."""
+    """A number format. `auto`: bfloat16 where the device computes in it."""
 
     auto = "auto"
     float32 = "float32"
@@ -224,7 +224,7 @@ class Reranker:
     weight: float = 1.0  # of its standardised score; the rest is the first ranking's own
     max_length: int = 256
     batch_size: int = 32
-    bf16: bool = False  # faster where the device computes in it; near ties may swap
+    dtype: Dtype = Dtype.auto  # in bfloat16 near ties may swap
     trust_remote_code: bool = False
 
 

@@ -107,8 +107,10 @@ def batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int6
         start += size
 
 
-def dtype_here(wanted: Dtype) -> Dtype:
+def dtype_here(wanted: Dtype, key: str = "encoder.dtype") -> Dtype:
     """The number format to compute in: `auto` is bfloat16 where the device has it natively.
+
+    `key` is the setting's name.
 
     Raises:
         ExamError: bfloat16 is asked of a processor that would emulate it, a hundred times slower.
@@ -123,7 +125,7 @@ def dtype_here(wanted: Dtype) -> Dtype:
         return Dtype.bfloat16 if native else Dtype.float32
     if wanted is Dtype.bfloat16 and not native:
         raise ExamError(
-            "encoder.dtype=bfloat16, but this machine has no GPU and no processor that computes "
-            "in it.\nSet encoder.dtype=auto, or encoder.dtype=float32."
+            f"{key}=bfloat16, but this machine has no GPU and no processor that computes in it.\n"
+            f"Set {key}=auto, or {key}=float32."
         )
     return wanted

@@ -11,9 +11,10 @@ import numpy as np
 from datasets import Dataset
 
 from exam.artefacts import atomic
-from exam.config import Reranker
+from exam.config import Dtype, Reranker
 from exam.errors import ExamError
 from exam.metrics import Floats
+from exam.retrieval.encoder import dtype_here
 from exam.retrieval.evaluation import Contexts
 from exam.retrieval.passages import searched
 from exam.retrieval.queries import query_texts
@@ -37,9 +38,14 @@ class PairScorer:
     config: Reranker
 
     @cached_property
+    def dtype(self) -> Dtype:
+        """The number format of weights and activations on this machine."""
+        return dtype_here(self.config.dtype, "reranker.dtype")
+
+    @cached_property
     def model(self) -> "CrossEncoder":
         """The loaded model."""
-        return load_cross_encoder(self.config)
+        return load_cross_encoder(self.config, self.dtype)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -51,25 +57,20 @@ class PairScorer:
             "max_length": config.max_length,
             "query": config.query.value,
             "weight": config.weight,
-            "bf16": config.bf16,
+            "dtype": self.dtype.value,
         }
 
     def scores(self, pairs: Sequence[Pair]) -> Floats:
-        """The model's logit of each pair, shape `(pairs,)`."""
-        return pair_scores(self.model, pairs, self.config.batch_size)
+        """The model's logit of each pair, shape `(pairs,)`: a sigmoid presses the best together."""
+        from torch.nn import Identity
 
-
-def pair_scores(model: "CrossEncoder", pairs: Sequence[Pair], batch_size: int) -> Floats:
-    """Logits of pairs, shape `(pairs,)`: a sigmoid would press the best ones together."""
-    from torch.nn import Identity
-
-    scores = model.predict(
-        list(pairs),
-        batch_size=batch_size,
-        activation_fn=Identity(),
-        show_progress_bar=is_terminal(),
-    )
-    return np.asarray(scores, dtype=np.float64)
+        scores = self.model.predict(
+            list(pairs),
+            batch_size=self.config.batch_size,
+            activation_fn=Identity(),
+            show_progress_bar=is_terminal(),
+        )
+        return np.asarray(scores, dtype=np.float64)
 
 
 def has_head(config: Reranker) -> bool:
@@ -100,13 +101,12 @@ def check_reachable(config: Reranker, *, trained: bool = True) -> None:
         )
 
 
-def load_cross_encoder(config: Reranker) -> "CrossEncoder":
+def load_cross_encoder(config: Reranker, dtype: Dtype) -> "CrossEncoder":
     """The checkpoint as a model of one score a pair; a head that it lacks starts at random.
 
     Raises:
         ExamError: it cannot be read, or it gives several scores a pair.
     """
-    import torch
     from sentence_transformers import CrossEncoder
 
     ckpt = str(config.ckpt)
@@ -117,10 +117,7 @@ def load_cross_encoder(config: Reranker) -> "CrossEncoder":
             num_labels=new,
             max_length=config.max_length,
             trust_remote_code=config.trust_remote_code,
-            model_kwargs={
-                "use_safetensors": True,
-                "dtype": torch.bfloat16 if config.bf16 else torch.float32,
-            },
+            model_kwargs={"use_safetensors": True, "dtype": dtype.value},
         )
     if model.num_labels != 1:
         raise ExamError(

@@ -20,19 +20,13 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, L
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from transformers import Trainer, set_seed
 
-from exam.config import Encoder, PairLoss, Query, Reranker, Task, Train, trainer_values
+from exam.config import Dtype, Encoder, PairLoss, Query, Task, Train, trainer_values
 from exam.metrics import Floats
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.evaluation import Contexts, option_support, question_scores
 from exam.retrieval.pairs import Example, mine_pairs
 from exam.retrieval.queries import query_texts
-from exam.retrieval.rerank import (
-    Pair,
-    load_cross_encoder,
-    pair_scores,
-    passage_text,
-    reordered,
-)
+from exam.retrieval.rerank import Pair, PairScorer, passage_text, reordered
 from exam.runs import CHECKPOINTS, fit, training_arguments, with_callbacks
 from exam.splits import Split
 from exam.weights import MODEL
@@ -41,7 +35,7 @@ log = logging.getLogger(__name__)
 
 METRIC = "support"  # chooses the checkpoint: finer than the share of supported questions
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-Scorer = Callable[[Any, Sequence[Pair]], Floats]
+Scorer = Callable[[Sequence[Pair]], Floats]
 
 
 class RankingEvaluator(BaseEvaluator):
@@ -60,23 +54,23 @@ class RankingEvaluator(BaseEvaluator):
         weight: float,
         scorer: Scorer,
     ) -> None:
-        """Keep what every evaluation needs; `scorer` gives a model's scores of pairs."""
+        """Keep what every evaluation needs; `scorer` holds the model that is trained."""
         super().__init__()
         self.questions, self.contexts, self.rarity = questions, contexts, rarity
         self.query, self.weight, self.scorer = query, weight, scorer
 
     def __call__(self, model: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The figures of the model's ranking."""
-        return self.figures(self.scores(model), self.weight)
+        return self.figures(self.scores(), self.weight)
 
-    def scores(self, model: Any) -> list[Floats]:
+    def scores(self) -> list[Floats]:
         """The model's score of every passage of every question."""
         pairs: list[Pair] = []
         for question in self.questions:
             (query,) = query_texts(question, self.query)
             pairs += [(query, passage_text(p)) for p in self.contexts.get(question["id"], [])]
         sizes = [len(self.contexts.get(key, [])) for key in self.questions["id"]]
-        return np.split(self.scorer(model, pairs), np.cumsum(sizes)[:-1])
+        return np.split(self.scorer(pairs), np.cumsum(sizes)[:-1])
 
     def figures(self, scores: list[Floats], weight: float) -> dict[str, float]:
         """The figures of the rankings that some scores give."""
@@ -117,12 +111,12 @@ def tune(
     log.info("train: %s", " · ".join(f"{k} {v}" for k, v in figures.items()))
     # Without a model card, which differs between equal runs: the files identify the model.
     model.save_pretrained(str(folder / MODEL), create_model_card=False)
-    return _by_weight(evaluator, model) if len(split.dev) else {}
+    return _by_weight(evaluator) if len(split.dev) else {}
 
 
-def _by_weight(evaluator: RankingEvaluator, model: Any) -> dict[str, dict[str, float]]:
+def _by_weight(evaluator: RankingEvaluator) -> dict[str, dict[str, float]]:
     """The dev figures of every blend of the first ranking and the model's."""
-    scores = evaluator.scores(model)
+    scores = evaluator.scores()
     found = {str(weight): evaluator.figures(scores, weight) for weight in WEIGHTS}
     for weight, figures in found.items():
         text = " · ".join(f"{name} {value:.3f}" for name, value in figures.items())
@@ -134,8 +128,8 @@ def _reranker(
     config: Train, examples: list[Example], folder: Path
 ) -> tuple[CrossEncoder, Scorer, Callable[[Any], Trainer]]:
     """A cross-encoder, how it scores, and its Trainer given an evaluator."""
-    settings: Reranker = replace(config.reranker, bf16=False)  # trained weights stay in fp32
-    model = load_cross_encoder(settings)
+    scorer = PairScorer(replace(config.reranker, dtype=Dtype.float32))
+    model = scorer.model
     lists = config.pairs.loss is PairLoss.lambda_loss
     loss = LambdaLoss(model) if lists else BinaryCrossEntropyLoss(model)
     arguments = training_arguments(
@@ -155,15 +149,16 @@ def _reranker(
             evaluator=evaluator,
         )
 
-    return model, lambda m, pairs: pair_scores(m, pairs, settings.batch_size), trainer
+    return model, scorer.scores, trainer
 
 
 def _encoder(
     config: Train, examples: list[Example], folder: Path
 ) -> tuple[SentenceTransformer, Scorer, Callable[[Any], Trainer]]:
     """A sentence encoder, how it scores, and its Trainer given an evaluator."""
-    settings = config.encoder
-    model = SentenceEncoder(settings).model
+    settings = replace(config.encoder, dtype=Dtype.float32)
+    encoder = SentenceEncoder(settings)
+    model = encoder.model
     arguments = training_arguments(
         SentenceTransformerTrainingArguments,
         trainer_values(config.trainer),
@@ -182,23 +177,12 @@ def _encoder(
             evaluator=evaluator,
         )
 
-    return model, lambda m, pairs: cosines(m, pairs, settings), trainer
+    def cosines(pairs: Sequence[Pair]) -> Floats:
+        queries = encoder.queries([query for query, _ in pairs])
+        passages = encoder.passages([passage for _, passage in pairs])
+        return np.asarray((queries * passages).sum(axis=1), dtype=np.float64)
 
-
-def cosines(model: SentenceTransformer, pairs: Sequence[Pair], settings: Encoder) -> Floats:
-    """Cosine of each query and passage, each distinct text encoded once; shape `(pairs,)`."""
-    parts = []
-    for side, prefix in enumerate((settings.query_prefix, settings.passage_prefix)):
-        distinct = dict.fromkeys(pair[side] for pair in pairs)
-        row = {text: number for number, text in enumerate(distinct)}
-        vectors = model.encode(
-            [prefix + text for text in distinct],
-            batch_size=settings.batch_size,
-            normalize_embeddings=True,
-            show_progress_bar=False,
-        )
-        parts.append(np.asarray(vectors, dtype=np.float64)[[row[pair[side]] for pair in pairs]])
-    return np.asarray((parts[0] * parts[1]).sum(axis=1))
+    return model, cosines, trainer
 
 
 def _labelled(examples: list[Example]) -> Dataset:
