@@ -12,6 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -72,7 +73,7 @@ class ArticleIndex:
 
     def near(self, row: int, k: int) -> list[int]:
         """Rows of the `k` articles nearest in meaning to another, best first, without itself."""
-        own = self.vectors.vectors_at([row])
+        own = self.vectors.vectors_at(np.array([row]))
         return [int(r) for r in self.search(own, k + 1)[0] if r != row][:k]
 
     def fetch(self, rows: list[int]) -> Iterator[tuple[int, Article]]:

@@ -112,7 +112,7 @@ def load_cross_encoder(config: Reranker, dtype: Dtype) -> "CrossEncoder":
     ckpt = str(config.ckpt)
     new = None if has_head(config) else 1
     with reaching("reranker", ckpt, "reranker.ckpt"):
-        model = CrossEncoder(
+        model: CrossEncoder = CrossEncoder(
             locate(ckpt),
             num_labels=new,
             max_length=config.max_length,

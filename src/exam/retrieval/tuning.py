@@ -55,7 +55,7 @@ class RankingEvaluator(BaseEvaluator):
         scorer: Scorer,
     ) -> None:
         """Keep what every evaluation needs; `scorer` holds the model that is trained."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.questions, self.contexts, self.rarity = questions, contexts, rarity
         self.query, self.weight, self.scorer = query, weight, scorer
 
@@ -81,10 +81,8 @@ class RankingEvaluator(BaseEvaluator):
         support = option_support(self.questions, ranked, self.rarity)
         found = question_scores(self.questions, ranked, support)
         right = [s[label] for s, label in zip(support, self.questions["label"], strict=True)]
-        means = {
-            name: float(np.mean(found[name])) for name in ("supported", "mrr") if name in found
-        }
-        return {METRIC: float(np.mean(right)), **means}
+        kept = [name for name in ("supported", "mrr") if name in found]
+        return {METRIC: float(np.mean(right)), **{k: float(np.mean(found[k])) for k in kept}}
 
 
 def tune(
@@ -99,6 +97,7 @@ def tune(
     examples = mine_pairs(split.train, contexts, rarity, config.pairs, query, config.seed)
     depth = config.reranker.depth if config.task is Task.reranker else config.pairs.last
     best = {key: passages[:depth] for key, passages in contexts.items()}
+    model: CrossEncoder | SentenceTransformer
     if config.task is Task.reranker:
         model, scorer, trainer = _reranker(config, examples, folder)
     else:
