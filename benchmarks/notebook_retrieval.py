@@ -275,7 +275,6 @@ def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> d
         config.encoder,
         config.passages,
         config.retriever,
-        config.reranker,
         config.index,
         work / "exact",
     ).article_index
