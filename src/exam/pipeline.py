@@ -9,27 +9,34 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
+from exam import ranks
 from exam.answers.contexts import comparison, ranked
 from exam.answers.contexts import table as contexts_table
 from exam.answers.predictions import read_predictions, write_predictions
 from exam.answers.results import System, baselines, of_logits, results, table
 from exam.answers.submission import write_submission
-from exam.artefacts import KEY, Stage, finished, open_stage, read_json, write_json
+from exam.artefacts import Stage, finished, open_stage, read_json, write_json
 from exam.compose import load_run, save_run
 from exam.config import (
+    Data,
+    Evidence,
     Generate,
     Infer,
     Passages,
     ReaderKind,
+    Reranker,
     Retrieve,
     Retriever,
     RetrieverKind,
+    Task,
     Train,
     names,
     plain,
     trainer_values,
 )
 from exam.errors import ExamError
+from exam.evidence import FILE as EVIDENCE
+from exam.evidence import weigh_passages
 from exam.generation import QUESTIONS, generate
 from exam.metrics import Floats
 from exam.questions import LETTERS, questions_digest, read
@@ -44,22 +51,19 @@ from exam.reader.lexical import (
     save_lexical,
 )
 from exam.reader.model import check_reachable, load_reader, longest_input
-from exam.reader.training import Reader, predict, train, training_arguments
+from exam.reader.training import Reader, predict, reader_arguments, train
 from exam.retrieval.contexts import Retrieval, read_contexts, read_support
 from exam.retrieval.evaluation import Contexts, figures
+from exam.retrieval.rerank import check_reachable as check_reranker
+from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
 from exam.runtime import environment, say
 from exam.splits import Split, read_split
-from exam.weights import identity
+from exam.weights import MODEL, identity
 
 log = logging.getLogger(__name__)
 
-CONFIG = "config.yaml"
-MODEL = "model"
-CHECKPOINTS = "checkpoints"
 PREDICTIONS = "predictions.parquet"
 SUBMISSION = "submission.csv"
-RESULTS = "results.json"
-ENVIRONMENT = "environment.json"
 LEXICAL = "lexical.json"
 Answer = Callable[[Dataset, Stage], Floats]  # logits of questions, read with a stage's contexts
 
@@ -77,20 +81,37 @@ def _retrieval(
     config: Train | Retrieve | Generate, passages: Passages, retriever: Retriever
 ) -> Retrieval:
     return Retrieval(
-        config.corpus, config.encoder, passages, retriever, config.index, Path(config.outputs)
+        config.corpus,
+        config.encoder,
+        passages,
+        retriever,
+        config.index,
+        Path(config.outputs),
+        Reranker() if isinstance(config, Generate) else config.reranker,
     )
 
 
 def _generated(config: Train | Retrieve, retrieval: Retrieval) -> Stage | None:
     """The generated questions, where the configuration asks for them."""
-    data = config.data
-    wanted = [*names(data.train), *names(data.valid), *names(data.test)]
-    return generate(retrieval, config.generator) if "generated" in wanted else None
+    return generate(retrieval, config.generator) if _generates(config.data) else None
+
+
+def _generates(data: Data) -> bool:
+    """Whether generated questions are among those asked for."""
+    return "generated" in [*names(data.train), *names(data.valid), *names(data.test)]
 
 
 def run_retrieve(config: Retrieve) -> None:
-    """`retrieve.py`: contexts of every question the data name, and their scores."""
+    """`retrieve.py`: contexts of every question the data name, and their scores.
+
+    Under `torchrun` all processes build the indexes; rank 0 does the rest.
+    """
+    check_reranker(config.reranker)
     retrieval = _retrieval(config, config.passages, config.retriever)
+    if ranks.world_size() > 1:
+        retrieval.build(generates=_generates(config.data))
+        if ranks.rank() > 0:
+            return
     generated = _generated(config, retrieval)
     data = config.data
     sets = {"train": data.train, "valid": data.valid, "test": data.test}
@@ -139,8 +160,22 @@ def run_generate(config: Generate) -> None:
     say(str(stage.folder / QUESTIONS))
 
 
-def run_train(config: Train) -> Run:
-    """`train.py`: retrieve, fine-tune, and score on the reported questions."""
+def run_train(config: Train) -> None:
+    """`train.py`: the reader, or what finds its contexts."""
+    check_reranker(config.reranker, trained=config.task is not Task.reranker)
+    if config.task is Task.reader:
+        train_reader(config)
+        return
+    from exam.tune import train_retrieval
+
+    retrieval = _retrieval(config, config.passages, config.retriever)
+    generated = _generated(config, retrieval)
+    split = read_split(config.data, generated.folder / QUESTIONS if generated else None)
+    train_retrieval(config, retrieval, split)
+
+
+def train_reader(config: Train) -> Run:
+    """Retrieve, fine-tune, and score on the reported questions."""
     check_reachable(config.model)
     retrieval = _retrieval(config, config.passages, config.retriever)
     generated = _generated(config, retrieval)
@@ -169,7 +204,7 @@ def run_train(config: Train) -> Run:
             answer = (_fit_lexical if lexical else _fit)(config, stage, split, pool)
             _answer(answer, config, stage, split.valid, valid)
             _score(stage, split.valid, valid, stages)
-            stage.finish(_files(stage.folder), questions=len(split.train))
+            stage.finish(run_files(stage.folder), questions=len(split.train))
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     return _report(stage, split.valid, valid, stages)
 
@@ -179,9 +214,7 @@ def _fit(config: Train, stage: Stage, split: Split, pool: Stage) -> Answer:
     folder, contexts = stage.folder, read_contexts(pool, config.context.top_k)
     texts = (t for q in split.train for t in [q["prompt"], *q["options"]])
     model, tokenizer = load_reader(config.model, config.seed, texts)
-    arguments = training_arguments(
-        trainer_values(config.trainer), folder / CHECKPOINTS, config.seed
-    )
+    arguments = reader_arguments(trainer_values(config.trainer), folder / CHECKPOINTS, config.seed)
     reader = Reader(model, tokenizer, arguments)
     shuffled = shuffle_options(split.train, config.seed)
     features = {
@@ -268,24 +301,10 @@ def _report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stag
     return Run(stage, [*stages, stage], _systems(stage, questions, contexts))
 
 
-def _files(folder: Path) -> list[str]:
-    """Every file of a run folder but its key and its checkpoints."""
-    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.name != KEY)
-    return [str(path) for path in paths if path.parts[0] != CHECKPOINTS]
-
-
 def run_infer(infer: Infer) -> Run:
-    """`infer.py`: a run's reader answers other questions, retrieved and prepared as in training.
-
-    Raises:
-        ExamError: `ckpt` is no finished run folder, or an override is not one of its values.
-    """
+    """`infer.py`: a run's reader answers other questions, retrieved and prepared as in training."""
     folder = Path(infer.ckpt)
-    trained = finished(folder)
-    if CONFIG not in trained.files:
-        raise ExamError(f"{folder} is no run of train.py.\nGive a folder of outputs/train.")
-    config = load_run(folder / CONFIG, infer)
-    _warn_of_versions(folder)
+    trained, config = _restored(infer)
     retrieval = _retrieval(config, config.passages, config.retriever)
     # The submission speaks of the options as the file has them.
     asked = replace(config.data, shuffle_options=False)
@@ -326,8 +345,51 @@ def _load(config: Train, saved: Path, work: Path) -> Answer:
     if config.model.kind is ReaderKind.lexical:
         return _answering_lexical(load_lexical(saved / LEXICAL), config)
     model, tokenizer = load_reader(replace(config.model, name_or_path=str(saved)), config.seed)
-    arguments = training_arguments(trainer_values(config.trainer), work, config.seed)
+    arguments = reader_arguments(trainer_values(config.trainer), work, config.seed)
     return _answering(Reader(model, tokenizer, arguments), config)
+
+
+def run_evidence(evidence: Evidence) -> None:
+    """`evidence.py`: what each training question's passages, each alone, add to a run's reader."""
+    trained, config = _restored(evidence)
+    if config.model.kind is ReaderKind.lexical:
+        raise ExamError(
+            f"{trained.folder} is a lexical reader; evidence is weighed by a transformer.\n"
+            "Give another run: ckpt=<folder>"
+        )
+    questions = read(config.data, config.data.train)
+    if evidence.contexts is not None:
+        contexts = finished(Path(evidence.contexts))
+    else:
+        retrieval = _retrieval(config, config.passages, config.retriever)
+        contexts = retrieval.contexts(questions, f"{config.data.name}-train")
+    saved = replace(config.model, name_or_path=str(trained.folder / MODEL))
+    stage = weigh_passages(
+        replace(config, model=saved),
+        trained,
+        questions,
+        contexts,
+        evidence.depth,
+        Path(evidence.outputs),
+        evidence.resume.value,
+    )
+    say(str(stage.folder / EVIDENCE))
+
+
+def _restored(infer: Infer) -> tuple[Stage, Train]:
+    """A finished run of a reader, and its configuration with infer's overrides.
+
+    Raises:
+        ExamError: `ckpt` is no such folder, or an override is not one of its values.
+    """
+    folder = Path(infer.ckpt)
+    trained = finished(folder)
+    if CONFIG not in trained.files:
+        raise ExamError(f"{folder} is no run of train.py.\nGive a folder of outputs/train.")
+    config = load_run(folder / CONFIG, infer)
+    check_reranker(config.reranker)
+    _warn_of_versions(folder)
+    return trained, config
 
 
 def _warn_of_versions(folder: Path) -> None:

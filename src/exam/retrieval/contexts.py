@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from exam.config import (
     Encoder,
     Index,
     Passages,
+    Reranker,
     Retriever,
     RetrieverKind,
     Search,
@@ -26,6 +27,7 @@ from exam.config import (
 from exam.corpus import CorpusFile
 from exam.errors import ExamError
 from exam.questions import FEATURES, questions_digest
+from exam.retrieval.embeddings import Embeddings
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.evaluation import (
     Contexts,
@@ -36,10 +38,16 @@ from exam.retrieval.evaluation import (
     words,
 )
 from exam.retrieval.fusion import fuse
-from exam.retrieval.index import ArticleIndex, build_index
+from exam.retrieval.index import (
+    ArticleIndex,
+    build_index,
+    build_passage_vectors,
+    open_vectors,
+)
 from exam.retrieval.lexical import Hits, bm25_search, tfidf_search
 from exam.retrieval.passages import PassageTable, build_passages
 from exam.retrieval.queries import Parts, merged, query_parts
+from exam.retrieval.rerank import PairScorer, rerank
 from exam.retrieval.search import two_stage
 
 log = logging.getLogger(__name__)
@@ -78,11 +86,22 @@ class Retrieval:
     retriever: Retriever
     index: Index
     outputs: Path
+    reranker: Reranker = field(default_factory=Reranker)
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:
         """The encoder."""
         return SentenceEncoder(self.encoder)
+
+    @cached_property
+    def pair_scorer(self) -> PairScorer:
+        """The reranker."""
+        return PairScorer(self.reranker)
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """The encoder's store of vectors."""
+        return Embeddings(self.sentence_encoder, self.outputs)
 
     @cached_property
     def article_index(self) -> ArticleIndex:
@@ -94,14 +113,43 @@ class Retrieval:
         """The corpus in passages, cut where they are missing."""
         return build_passages(self.corpus, self.passages, self.outputs)
 
+    @cached_property
+    def passage_vectors(self) -> Stage:
+        """The passages' vectors, encoded where they are missing."""
+        return build_passage_vectors(
+            self.passage_table, self.sentence_encoder, self.index, self.outputs
+        )
+
     @property
     def stages(self) -> list[Stage]:
         """The stages that contexts or generated questions have needed so far."""
-        opened = ("article_index", "passage_table")
-        return [getattr(self, name).stage for name in opened if name in vars(self)]
+        opened = vars(self)
+        found = [opened[n].stage for n in ("article_index", "passage_table") if n in opened]
+        return [*found, *(opened[n] for n in ("passage_vectors",) if n in opened)]
 
     def contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
         """The questions' contexts, as a stage's folder; reused where they are there."""
+        first = self.first_contexts(questions, name, resume)
+        if self.reranker.ckpt is None:
+            return first
+        scorer = self.pair_scorer
+        key = {
+            "questions": questions_digest(questions),
+            "first": first.hash,
+            "reranker": scorer.key,
+        }
+        label = f"{name}-{self.retriever.name}-{self.reranker.name}"
+        with open_stage(self.outputs, "contexts", label, key, resume) as stage:
+            if not stage.reused:
+                _write(stage, rerank(questions, read_contexts(first), scorer, stage.folder))
+                scores = score_contexts(stage, questions, read_rarity(first))
+                stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
+            for shard in stage.folder.glob("scores-*.npy"):
+                shard.unlink()
+        return stage
+
+    def first_contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
+        """The questions' contexts as the retriever alone ranks them."""
         return self._contexts(questions, name, self.retriever, resume)
 
     def _contexts(self, questions: Dataset, name: str, search: Search, resume: str) -> Stage:
@@ -112,8 +160,6 @@ class Retrieval:
                 _write(stage, self._ranked(questions, search, members, stage.folder))
                 scores = _evaluate(stage, questions, self._articles(search))
                 stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
-            for shard in stage.folder.glob("sentences-*.arrow"):
-                shard.unlink()
         return stage
 
     def _members(self, questions: Dataset, name: str, search: Search) -> dict[str, Stage]:
@@ -133,10 +179,11 @@ class Retrieval:
             key["retriever"] = plain(search)
         if kind is RetrieverKind.two_stage:
             key["index"] = self.article_index.stage.hash
-        if kind in (RetrieverKind.bm25, RetrieverKind.tfidf, RetrieverKind.passages):
-            key["passages"] = self.passage_table.stage.hash
-        if kind in (RetrieverKind.two_stage, RetrieverKind.passages):
             key["encoder"] = self.sentence_encoder.key
+        if kind in (RetrieverKind.bm25, RetrieverKind.tfidf):
+            key["passages"] = self.passage_table.stage.hash
+        if kind is RetrieverKind.passages:
+            key["index"] = self.passage_vectors.hash
         if members:
             key["members"] = {member: stage.hash for member, stage in members.items()}
         return key
@@ -147,7 +194,7 @@ class Retrieval:
         """Each question's passages, best first."""
         match search.kind:
             case RetrieverKind.two_stage:
-                return two_stage(questions, self.article_index, search, self.sentence_encoder, work)
+                return two_stage(questions, self.article_index, search, self.embeddings, work)
             case RetrieverKind.bm25 | RetrieverKind.tfidf | RetrieverKind.passages:
                 return self._passages(questions, search)
             case RetrieverKind.given:
@@ -176,7 +223,8 @@ class Retrieval:
         texts = [" ".join(filter(None, parts)) for parts in queries]
         if search.kind is RetrieverKind.bm25:
             return bm25_search(self.passage_table, search, texts, k, self.outputs)
-        raise NotImplementedError
+        scores, rows = open_vectors(self.passage_vectors).search(self.embeddings.queries(texts), k)
+        return iter(zip(rows, scores, strict=True))
 
     def _articles(self, search: Search) -> tuple[list[CorpusFile], int] | None:
         """The corpus's files and number of articles, where one is searched."""

@@ -74,6 +74,14 @@ def _support(option: str, prompt: set[str], passages: set[str], idf: dict[str, f
     return sum(idf[w] for w in new if w in passages) / total if total > 0 else 1.0
 
 
+def passage_support(
+    question: dict[str, Any], passage: dict[str, Any], idf: dict[str, float]
+) -> float:
+    """Support of the right option by one passage alone."""
+    right = question["options"][question["label"]]
+    return _support(right, set(words(question["prompt"])), set(words(passage["text"])), idf)
+
+
 def question_scores(
     questions: Dataset, contexts: Contexts, support: list[list[float]]
 ) -> dict[str, Floats]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +31,7 @@ from exam.corpus import (
 )
 from exam.errors import ExamError
 from exam.retrieval.encoder import SentenceEncoder, Vectors
+from exam.retrieval.passages import PassageTable
 from exam.retrieval.vectors import (
     Plan,
     Rows,
@@ -40,9 +41,6 @@ from exam.retrieval.vectors import (
     recipe_key,
 )
 from exam.runtime import is_terminal
-
-if TYPE_CHECKING:
-    from exam.retrieval.passages import PassageTable
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +86,22 @@ class ArticleIndex:
             yield from ((row, found[key]) for row, key in wanted.items())
 
 
+@dataclass(frozen=True)
+class PassageIndex:
+    """The passages of a table, by their row."""
+
+    stage: Stage
+
+    @cached_property
+    def vectors(self) -> VectorIndex:
+        """The vectors of the passages with their titles."""
+        return open_vectors(self.stage)
+
+    def search(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
+        """Scores and rows of the `k` nearest passages, `(queries, k)` each, best first."""
+        return self.vectors.search(queries, k)
+
+
 def open_vectors(stage: Stage) -> VectorIndex:
     """The vectors of a finished index."""
     return VectorIndex(stage.folder, Plan(**stage.facts["plan"]))
@@ -109,15 +123,17 @@ def build_index(
     return ArticleIndex(stage, files, pq.read_table(stage.folder / ARTICLES, memory_map=True))
 
 
-def build_passage_vectors(
-    table: "PassageTable", encoder: SentenceEncoder, index: Index, outputs: Path
-) -> Stage:
-    """Encode every passage; `open_vectors` opens the result. A vector's row is its passage's."""
+def build_passage_index(
+    table: PassageTable, encoder: SentenceEncoder, index: Index, outputs: Path
+) -> PassageIndex:
+    """Encode every passage of a table; continue at the last whole shard."""
     name = table.stage.folder.name.rpartition("-")[0]
     stream = enumerate(chain.from_iterable(table.texts()))
     shards = _shards(stream, index.shard_size, _passages)
     key = {"passages": table.stage.hash}
-    return _build(f"{name}-passages", key, shards, len(table), encoder, index, outputs)
+    return PassageIndex(
+        _build(f"{name}-passages", key, shards, len(table), encoder, index, outputs)
+    )
 
 
 def _shards(
