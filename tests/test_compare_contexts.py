@@ -21,7 +21,7 @@ def setting(folder):
         f"corpus.dir={folder}",
         "corpus.files=articles.jsonl",
         f"outputs={folder / 'outputs'}",
-        "passages.words=8",
+        "passages.words=20",
     ]
 
 

@@ -31,6 +31,7 @@ from exam.config import (
     Task,
     Train,
     names,
+    plain,
     trainer_values,
 )
 from exam.errors import ExamError
@@ -190,7 +191,7 @@ def train_reader(config: Train) -> Run:
         "questions": {name: questions_digest(part) for name, part in parts.items()},
         "contexts": {"train": pool.hash, "valid": valid.hash},
         "context": asdict(config.context),
-        "model": {**asdict(config.model), "checkpoint": identity(config.model.name_or_path)},
+        "model": {**plain(config.model), "checkpoint": identity(config.model.name_or_path)},
         "trainer": trainer_values(config.trainer),
         "seed": config.seed,
     }
@@ -318,7 +319,7 @@ def run_infer(infer: Infer) -> Run:
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
         "context": asdict(config.context),
-        "model": asdict(config.model),
+        "model": plain(config.model),
         "trainer": trainer_values(config.trainer),
     }
     outputs, name = Path(infer.outputs), f"{config.data.name}-{folder.name}"

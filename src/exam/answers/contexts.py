@@ -186,17 +186,20 @@ def plot(found: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     labels = {"recall": "recall of the question's article", MAP: "reader-free MAP@3"}
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for axis, (metric, label) in zip(axes, labels.items(), strict=True):
+    drawn = [metric for metric in labels if any(metrics[metric] for metrics in found.values())]
+    figure, (axes,) = plt.subplots(
+        1, max(1, len(drawn)), squeeze=False, figsize=(11, 4), layout="constrained"
+    )
+    for axis, metric in zip(axes, drawn, strict=False):
         for name, metrics in found.items():
             points = metrics[metric]
             depth = [p["depth"] for p in points]
             low, high = ([p["ci"][end] for p in points] for end in (0, 1))
             axis.plot(depth, [p["value"] for p in points], marker=".", label=name)
             axis.fill_between(depth, low, high, alpha=0.15)
-        axis.set(xlabel="passages a question", ylabel=label, xscale="log")
+        axis.set(xlabel="passages a question", ylabel=labels[metric], xscale="log")
         axis.grid(visible=True, alpha=0.3)
-    axes[0].legend(fontsize="small")
+        axis.legend(fontsize="small")
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
     plt.close(figure)
