@@ -128,7 +128,7 @@ def count_articles(files: list[CorpusFile]) -> int | None:
     if any(file.path.suffix == ".jsonl" for file in files):
         return None
     try:
-        return sum(pq.read_metadata(file.path).num_rows for file in files)
+        return sum(int(pq.read_metadata(file.path).num_rows) for file in files)
     except (pa.ArrowInvalid, OSError) as error:
         raise _broken(files[0].path, error) from None
 
