@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check lock
+.PHONY: help setup demo test test-slow check lock bench-retrieval bench-scale
 
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 setup: $(READY)  ## make the virtual environment from the lock
 
@@ -30,6 +30,12 @@ check: $(READY)  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-retrieval: $(READY)  ## two-stage retrieval beside the notebooks' (EXAM_DATA=<folder>)
+	$(BIN)/python benchmarks/notebook_retrieval.py
+
+bench-scale: $(READY)  ## an index as large as Wikipedia's, in a notebook's memory (EXAM_DATA=<folder>)
+	$(BIN)/python benchmarks/wikipedia_scale.py
 
 lock: $(READY)  ## write requirements.lock from this environment
 	$(BIN)/python scripts/lock.py

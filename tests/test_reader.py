@@ -18,12 +18,12 @@ from exam.reader.features import build_features, shuffle_options, token_ids
 from exam.reader.model import load_reader, longest_input, tiny_tokenizer
 from exam.reader.training import (
     Reader,
-    last_whole_checkpoint,
     option_loss,
     predict,
+    reader_arguments,
     train,
-    training_arguments,
 )
+from exam.runs import last_whole_checkpoint
 
 TINY = {
     "model_type": "deberta-v2",
@@ -78,7 +78,7 @@ def texts(asked):
 
 def reader_in(tmp_path, asked, seed=0, config=None, **values) -> Reader:
     model, tokenizer = load_reader(Model(name="t", config=config or dict(TINY)), seed, texts(asked))
-    return Reader(model, tokenizer, training_arguments({**CPU, **values}, tmp_path / "c", seed))
+    return Reader(model, tokenizer, reader_arguments({**CPU, **values}, tmp_path / "c", seed))
 
 
 def features_of(reader, asked, contexts=None, max_length=48):
@@ -203,7 +203,7 @@ def test_template_equals_the_tokenizer_own_pair(small):
 
 
 def test_loss_ignores_options_that_do_not_exist():
-    args = training_arguments({**CPU, "label_smoothing_factor": 0.3}, "unused", 0)
+    args = reader_arguments({**CPU, "label_smoothing_factor": 0.3}, "unused", 0)
     logits = torch.tensor([[1.0, 2.0, -torch.inf]])
     two = torch.nn.functional.cross_entropy(logits[:, :2], torch.tensor([1]), label_smoothing=0.3)
     assert option_loss(logits, torch.tensor([1]), args).item() == pytest.approx(two.item())

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ANIMALS, kaggle_rows, write_csv
@@ -17,6 +18,7 @@ from exam.config import (
     Encoder,
     Index,
     Passages,
+    Query,
     Retriever,
     RetrieverKind,
 )
@@ -26,8 +28,10 @@ from exam.questions import FEATURES, read
 from exam.retrieval import index as index_module
 from exam.retrieval import search as search_module
 from exam.retrieval.contexts import Retrieval, read_contexts, read_support
+from exam.retrieval.embeddings import fingerprints
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.evaluation import option_support, score_contexts, within_budget, words
+from exam.retrieval.evaluation import option_support, question_scores, within_budget, words
+from exam.retrieval.search import lexical
 
 
 @pytest.fixture
@@ -146,7 +150,7 @@ def test_interrupted_retrieval_continues_and_equals_a_whole_one(
     retrieval, asked, after, monkeypatch, tmp_path
 ):
     """Encoding calls: three index shards, prompts, sentence shards, queries."""
-    monkeypatch.setattr(search_module, "ARTICLES_PER_SHARD", 4)
+    monkeypatch.setattr(search_module, "TEXTS_PER_SHARD", 12)
     calls = []
     real = SentenceEncoder.encode
 
@@ -174,7 +178,7 @@ def test_interrupted_retrieval_continues_and_equals_a_whole_one(
 
 
 def test_each_sentence_is_encoded_once(retrieval, asked, monkeypatch):
-    monkeypatch.setattr(search_module, "ARTICLES_PER_SHARD", 2)
+    monkeypatch.setattr(search_module, "TEXTS_PER_SHARD", 2)
     seen = []
     real = SentenceEncoder.encode
 
@@ -185,6 +189,98 @@ def test_each_sentence_is_encoded_once(retrieval, asked, monkeypatch):
     monkeypatch.setattr(SentenceEncoder, "encode", spy)
     retrieval.contexts(asked, "q")
     assert len(seen) == len(set(seen)) > 10
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The texts that are encoded from now on."""
+    seen = []
+    real = SentenceEncoder.encode
+    monkeypatch.setattr(
+        SentenceEncoder, "encode", lambda self, texts: seen.extend(texts) or real(self, texts)
+    )
+    return seen
+
+
+def test_another_depth_and_query_encode_nothing_twice(retrieval, asked, encoded):
+    retrieval.contexts(asked, "q")
+    del encoded[:]
+    retrieval.retriever.depth = 2
+    retrieval.contexts(asked, "q")
+    assert encoded == []
+    retrieval.retriever.query = Query.prompt  # what the articles were searched by
+    retrieval.contexts(asked, "q")
+    assert encoded == []
+
+
+def test_one_changed_question_encodes_its_own_texts_alone(retrieval, asked, encoded):
+    retrieval.contexts(asked, "q")
+    del encoded[:]
+    rows = asked.to_list()
+    rows[3]["prompt"] = "Where does the toad dwell?"
+    retrieval.contexts(Dataset.from_list(rows, features=FEATURES), "q")
+    queries = [text for text in encoded if text.startswith("query: ")]
+    full = " ".join([rows[3]["prompt"], *rows[3]["options"]])
+    assert queries == ["query: " + rows[3]["prompt"], "query: " + full]
+    assert len(encoded) <= 2 + 3 * retrieval.retriever.articles
+
+
+def test_with_room_for_every_sentence_the_prefilter_changes_nothing(retrieval, asked):
+    exact = read_contexts(retrieval.contexts(asked, "q"))
+    retrieval.retriever.encode_at_most = 6
+    assert read_contexts(retrieval.contexts(asked, "q")) == exact
+
+
+def test_sentences_beyond_the_prefilter_follow_in_lexical_order(retrieval, asked, encoded):
+    retrieval.retriever.depth = 6
+    every = read_contexts(retrieval.contexts(asked, "q"))
+    shutil.rmtree(retrieval.outputs / "embeddings")
+    retrieval = replace(retrieval)
+    retrieval.retriever.encode_at_most = 2
+    del encoded[:]
+    for key, found in read_contexts(retrieval.contexts(asked, "q")).items():
+        assert {p["text"] for p in found} == {p["text"] for p in every[key]}
+        scores = [p["score"] for p in found]
+        assert scores == sorted(scores, reverse=True)
+        assert [s < -1 for s in scores] == [False] * 2 + [True] * (len(scores) - 2)
+    sentences = {text for text in encoded if text.startswith("p: ")}
+    assert 0 < len(sentences) < len({p["text"] for found in every.values() for p in found})
+
+
+def test_the_prefilter_prefers_rare_words_of_the_question():
+    question = {"prompt": "Where does the otter live?", "options": ["river", "marsh"]}
+    texts = ["The otter is here.", "The river is here.", "The mole is here.", "The otter, a river."]
+    sentences = pa.table({"text": pa.array(texts, pa.large_string())})
+    near, others, scores = lexical(question, np.arange(4), fingerprints(texts), sentences, 1)
+    assert (near.tolist(), others.tolist()) == ([3], [0, 1, 2])
+    # log(5 / 2) for "otter" and "river", log(5 / 4) for "the": 4, 2 and 1 of those sentences
+    rare, common = np.log(5 / 2), np.log(5 / 4)
+    expected = np.array([rare + common, rare + common, common]) / (2 * rare + common) - 2
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+
+def test_per_option_queries_take_each_sentences_best(retrieval, asked):
+    retrieval.retriever.query = Query.per_option
+    found = read_contexts(retrieval.contexts(asked, "q"))
+    encode = retrieval.sentence_encoder.encode
+    for question in asked.select(range(3)):
+        options = [f"query: {question['prompt']} {option}" for option in question["options"]]
+        rows = found[question["id"]]
+        scores = encode(["p: " + row["text"] for row in rows]) @ encode(options).T
+        np.testing.assert_allclose([r["score"] for r in rows], scores.max(axis=1), atol=1e-5)
+
+
+def test_articles_of_several_queries_by_their_best_ranks(retrieval, asked):
+    retrieval.retriever.article_query = Query.per_option
+    found = read_contexts(retrieval.contexts(asked, "q"))
+    assert {len({p["article_id"] for p in rows}) for rows in found.values()} <= {1, 2}
+
+
+def test_articles_without_a_sentence_give_no_passage(retrieval, asked, articles):
+    rows = [json.dumps({"id": f"e{i}", "title": "Otter", "text": ""}) for i in range(3)]
+    articles.write_text("\n".join(rows) + "\n")
+    stage = retrieval.contexts(asked, "q")
+    assert read_contexts(stage) == {}
 
 
 def test_corpus_without_articles_is_refused(retrieval, asked, articles):
@@ -272,24 +368,26 @@ def test_support_is_the_idf_share_of_new_words():
     contexts = {"q": [passage(1, "x", "A mat.")]}
     idf = {"red": 1.0, "mat": 3.0, "a": 0.5, "the": 0.1, "cat": 1.0}
     assert option_support(asked, contexts, idf) == [[0.75, 1.0]]  # "the", "cat" stand in the prompt
-    figures = score_contexts(asked, contexts, [[0.75, 1.0]], 1)
-    assert figures["supported"]["value"] == 1.0
+    assert question_scores(asked, contexts, [[0.75, 1.0]])["supported"].tolist() == [1.0]
 
 
 def test_recall_and_mrr_by_hand():
     asked = Dataset.from_list([question(["x", "y"], 0, "own")], features=FEATURES)
-    contexts = {"q": [passage(1, "other", "t"), passage(2, "own", "t")]}
-    figures = score_contexts(asked, contexts, [[0.0, 0.0]], 3)
-    values = {k: v["value"] for k, v in figures.items()}
-    assert values["recall_at_1"] == 0
-    assert values["recall_at_3"] == 1
-    assert values["mrr"] == 0.5
+    contexts = {"q": [passage(1, "other", "t"), passage(2, "own", "t"), passage(3, "own", "t")]}
+    scores = question_scores(asked, contexts, [[0.0, 0.0]])
+    assert {name: values.tolist() for name, values in scores.items()} == {
+        "recall_at_1": [0.0],
+        "recall_at_3": [1.0],
+        "mrr": [0.5],
+        "supported": [0.0],
+    }
 
 
 def test_word_budget_takes_whole_passages_but_at_least_one():
     long, short = "w " * 400, "v " * 100
-    assert len(within_budget([{"text": long}, {"text": short}])) == 400
-    assert len(within_budget([{"text": "w " * 600}])) == 450
+    assert within_budget([{"text": long}, {"text": short}]) == [["w"] * 400]
+    assert within_budget([{"text": "w " * 600}]) == [["w"] * 450]
+    assert within_budget([{"text": "a b"}, {"text": "c"}, {"text": "d"}], 3) == [["a", "b"], ["c"]]
     assert words("It's α-helix_2") == ["it", "s", "α", "helix", "2"]
 
 

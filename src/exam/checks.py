@@ -8,10 +8,15 @@ from exam.config import (
     Data,
     Index,
     Infer,
+    Query,
+    ReaderKind,
+    Reranker,
     Retrieve,
     Retriever,
     RetrieverKind,
     Source,
+    Target,
+    Task,
     Train,
     trainer_values,
 )
@@ -33,8 +38,9 @@ MANAGED = {
     "batch_eval_metrics": "MAP@3 is measured over all questions at once",
 }
 POSITIVE = {
-    "n", "neighbours", "shard_size", "probe", "refine", "batch_size", "max_length",
-    "min_sentence_chars", "limit",
+    "n", "neighbours", "shard_size", "probe", "refine", "batch_tokens", "max_length",
+    "min_sentence_chars", "limit", "encode_at_most", "batch_size",
+    "per_question", "negatives",
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
 }  # fmt: skip
 
@@ -48,6 +54,7 @@ def check(config: Any) -> None:
     if isinstance(config, (Train, Retrieve)):
         _check_data(config.data)
         _check_retriever(config.retriever)
+        _check_reranker(config.reranker, config.retriever)
     if isinstance(config, Infer) and config.data is not None:
         _check_data(config.data)
     if isinstance(config, Train):
@@ -126,9 +133,69 @@ def _check_members(retriever: Retriever) -> None:
         )
 
 
+def _check_reranker(reranker: Reranker, retriever: Retriever) -> None:
+    if reranker.ckpt is None:
+        return
+    if not retriever.kind.searches:
+        raise ExamError(
+            f"reranker={reranker.name} has nothing to reorder: retriever={retriever.name}.\n"
+            "Choose a retriever that searches, or reranker=none."
+        )
+    if reranker.depth < 1:
+        raise ExamError(f"reranker.depth={reranker.depth} must be at least 1.")
+    if not 0 < reranker.weight <= 1:
+        raise ExamError(
+            f"reranker.weight={reranker.weight} is no share of the new order.\n"
+            "Give more than 0, and at most 1 for the reranker alone."
+        )
+    if reranker.depth > retriever.depth:
+        raise ExamError(
+            f"reranker.depth={reranker.depth} asks for more passages than "
+            f"retriever.depth={retriever.depth} keeps.\n"
+            f"Set retriever.depth={reranker.depth}, or a smaller reranker.depth."
+        )
+
+
+def _check_task(config: Train) -> None:
+    """Training of a reranker or an encoder needs one, a ranking to mine, and whole questions."""
+    if config.task is Task.reader:
+        return
+    retriever, pairs, task = config.retriever, config.pairs, config.task
+    if task is Task.reranker and config.reranker.ckpt is None:
+        raise ExamError(
+            "task=reranker trains reranker.ckpt, which has no value.\n"
+            "Give a hub id or a folder: reranker.ckpt=cross-encoder/ms-marco-MiniLM-L6-v2"
+        )
+    kinds = {retriever.kind, *(member.kind for member in retriever.members.values())}
+    if task is Task.encoder and not kinds & {RetrieverKind.two_stage, RetrieverKind.passages}:
+        raise ExamError(
+            f"task=encoder is scored by its own ranking, but retriever={retriever.name} uses no "
+            "encoder.\nChoose retriever=two_stage, passages or hybrid."
+        )
+    if not retriever.kind.searches or not 1 <= pairs.first < pairs.last <= retriever.depth:
+        raise ExamError(
+            f"pairs.first={pairs.first} and pairs.last={pairs.last} are no ranks of "
+            f"retriever={retriever.name}, which keeps {retriever.depth}.\n"
+            f"Set pairs.last to at most retriever.depth, and pairs.first below it."
+        )
+    query = config.reranker.query if task is Task.reranker else retriever.query
+    if query is Query.per_option:
+        raise ExamError(
+            "query=per_option shows one option at a time; training pairs carry a whole question.\n"
+            f"Set {'reranker' if task is Task.reranker else 'retriever'}.query=prompt_options."
+        )
+    if task is Task.encoder and pairs.target is Target.support:
+        raise ExamError(
+            "task=encoder tells positives from negatives; pairs.target=support grades passages.\n"
+            "Choose pairs=binary."
+        )
+
+
 def _check_train(config: Train) -> None:
     _check_name("name", config.name)
-    if config.model.name_or_path is None and config.model.config is None:
+    _check_task(config)
+    named = config.model.name_or_path is not None or config.model.config is not None
+    if config.model.kind is ReaderKind.transformer and not named:
         raise ExamError("model.name_or_path has no value.\nGive a hub id or a folder.")
     _check_depth(config)
     trainer = trainer_values(config.trainer)
@@ -141,6 +208,12 @@ def _check_depth(config: Train) -> None:
     top_k, depth = config.context.top_k, config.retriever.depth
     if top_k < 0:
         raise ExamError(f"context.top_k={top_k} must be 0 or more.")
+    reranker = config.reranker
+    if reranker.ckpt is not None and config.task is Task.reader and top_k > reranker.depth:
+        raise ExamError(
+            f"context.top_k={top_k} asks for more passages than reranker.depth={reranker.depth} "
+            f"keeps.\nSet reranker.depth={top_k}, or a smaller context.top_k."
+        )
     if config.retriever.kind.searches and top_k > depth:
         raise ExamError(
             f"context.top_k={top_k} asks for more passages than retriever.depth={depth} keeps.\n"

@@ -42,6 +42,11 @@ def generate() -> None:
     sys.exit(main("generate"))
 
 
+def evidence() -> None:
+    """`exam-evidence`, `python evidence.py`."""
+    sys.exit(main("evidence"))
+
+
 def main(verb: str) -> int:
     """Run a verb on the process's arguments.
 

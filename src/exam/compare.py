@@ -1,7 +1,8 @@
-"""`python -m exam.compare RUN_A RUN_B …`: runs on the same questions, paired."""
+"""`python -m exam.compare A B …`: runs, or contexts, of the same questions, paired."""
 
 import argparse
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 from exam.errors import ExamError
@@ -12,12 +13,26 @@ def main(arguments: list[str] | None = None) -> int:
     """Print and save the comparison; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m exam.compare", description=__doc__)
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="folder of train or infer"
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="of train or infer; or of contexts"
     )
-    parser.add_argument("--json", type=Path, help="where to write the same figures")
+    parser.add_argument(
+        "--fit-on",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        default=[],
+        help="contexts of other questions, one for each of those compared and in their order, "
+        "that the lexical reader is fitted on; without them it is cross-fitted on those compared",
+    )
+    parser.add_argument(
+        "--json", type=Path, help="where to write the same figures; of contexts also a plot (.png)"
+    )
     options = parser.parse_args(arguments)
     try:
-        say(compare(options.runs, options.json))
+        if options.fit_on or (options.folders[0] / "contexts.parquet").is_file():
+            say(compare_contexts(options.folders, options.fit_on, options.json))
+        else:
+            say(compare(options.folders, options.json))
     except ExamError as error:
         complain(str(error))
         return 2
@@ -58,6 +73,49 @@ def compare(runs: list[Path], target: Path | None) -> str:
     figures = results(rows, pairs, stages)
     if target is not None:
         write_json(target, figures)
+    return table(figures)
+
+
+def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | None) -> str:
+    """The first contexts against each of the others, by recall, support and reader-free MAP@3.
+
+    Raises:
+        ExamError: a folder holds no contexts, or those of other questions.
+    """
+    from exam.answers.contexts import comparison, curves, plot, ranked, table
+    from exam.artefacts import finished, write_json
+
+    if fit_on and len(fit_on) != len(folders):
+        raise ExamError(
+            f"--fit-on names {len(fit_on)} folders for {len(folders)} that are compared.\n"
+            "Give one for each, in their order."
+        )
+    stages, others = ([finished(folder) for folder in given] for given in (folders, fit_on))
+    for stage in [*stages, *others]:
+        if "questions.parquet" not in stage.files:
+            raise ExamError(
+                f"{stage.folder} holds no contexts with their questions.\n"
+                "Give folders of outputs/contexts; run retrieve.py again where they are older."
+            )
+    for group in (stages, others):
+        asked = [stage.key["questions"] for stage in group]
+        differing = [s.folder for s, key in zip(group, asked, strict=True) if key != asked[0]]
+        if differing:
+            raise ExamError(
+                f"{group[0].folder} and {differing[0]} hold contexts of different questions.\n"
+                "Compare contexts of the same data."
+            )
+    if others and others[0].key["questions"] == stages[0].key["questions"]:
+        raise ExamError(
+            f"{others[0].folder} holds the questions that are compared.\n"
+            "Fit on others, or leave out --fit-on: the reader is then cross-fitted."
+        )
+    systems = [ranked(stage, fitted_on) for stage, fitted_on in zip_longest(stages, others)]
+    figures = comparison(systems)
+    if target is not None:
+        figures["curves"] = curves(systems)
+        write_json(target, figures)
+        plot(figures["curves"], target.with_suffix(".png"))
     return table(figures)
 
 

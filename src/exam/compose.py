@@ -11,11 +11,13 @@ from yaml import YAMLError
 
 from exam.artefacts import atomic
 from exam.checks import check
-from exam.config import ROOTS, Infer, Train
+from exam.config import ROOTS, Infer, Task, Train
 from exam.errors import ExamError
 from exam.trainer_fields import TrainerFields
 
 log = logging.getLogger(__name__)
+
+USES = {"reranker": "reranker.ckpt", "encoder": "encoder.name_or_path"}
 
 
 def register() -> None:
@@ -90,19 +92,25 @@ def load_run(path: Path, infer: Infer) -> Train:
         then, now = OmegaConf.select(saved, key), OmegaConf.select(config, key)
         log.info("infer: run.%s: %s → %s", key, then, now)
     config.outputs, config.log_level = infer.outputs, infer.log_level
-    for name in ("data", "corpus"):
+    for name in ("data", "corpus", "reranker"):
         if getattr(infer, name) is not None:
             config[name] = getattr(infer, name)
     restored: Train = typed(config)
+    if restored.task is not Task.reader:
+        task = restored.task.value
+        raise ExamError(
+            f"{path.parent} is a run of task={task}: it answers no questions.\n"
+            f"Use it to retrieve ({USES[task]}=<folder>), and give a reader: ckpt=<run>"
+        )
     return restored
 
 
 def _check_restored(key: str) -> None:
     """Refuse overrides that a run's own weights or infer's own keys decide."""
-    own = ("data", "corpus", "outputs", "log_level", "resume", "name")
+    own = ("data", "corpus", "reranker", "outputs", "log_level", "resume", "name")
     if key.split(".", maxsplit=1)[0] in own:
         raise ExamError(f"run.{key} is infer's own.\nGive it as {key}=<value>, without run.")
-    if key in ("model.name_or_path", "model.config"):
+    if key in ("model.kind", "model.name_or_path", "model.config"):
         raise ExamError(f"run.{key} is what the run trained.\nGive another run: ckpt=<folder>")
 
 

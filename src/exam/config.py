@@ -20,6 +20,14 @@ class Source(Enum):
     hub = "hub"
 
 
+class Task(Enum):
+    """What `train.py` trains."""
+
+    reader = "reader"
+    reranker = "reranker"
+    encoder = "encoder"
+
+
 class Resume(Enum):
     """What to do with an earlier run of the same configuration."""
 
@@ -60,11 +68,40 @@ class Query(Enum):
     per_option = "per_option"  # prompt + option, one search for each, merged
 
 
+class Target(Enum):
+    """What a passage should be given by the reranker that is trained."""
+
+    support = "support"  # the share of the right option's new words that it holds
+    binary = "binary"  # 1 for positives, 0 for negatives
+
+
+class PairLoss(Enum):
+    """What the reranker's training minimises."""
+
+    bce = "bce"  # each passage by itself
+    lambda_loss = "lambda_loss"  # the order of a question's passages
+
+
 class Fusion(Enum):
     """How several rankings become one."""
 
     rrf = "rrf"
     weighted = "weighted"
+
+
+class ReaderKind(Enum):
+    """What answers the questions."""
+
+    transformer = "transformer"
+    lexical = "lexical"
+
+
+class Dtype(Enum):
+    """A number format. `auto`: bfloat16 where the device computes in it."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 @dataclass
@@ -124,7 +161,8 @@ class Encoder:
     name: str = MISSING
     name_or_path: str = MISSING
     max_length: int = 256
-    batch_size: int = 32
+    batch_tokens: int = 2048  # texts of like length, padding counted; sets memory, not the ranking
+    dtype: Dtype = Dtype.auto
     query_prefix: str = ""
     passage_prefix: str = ""
     trust_remote_code: bool = False
@@ -139,6 +177,8 @@ class Search:
     depth: int = 20
     query: Query = Query.prompt_options
     articles: int = 3  # two_stage
+    article_query: Query = Query.prompt  # two_stage: what its articles are searched by
+    encode_at_most: int | None = None  # two_stage: sentences a question; null ranks all exactly
     min_sentence_chars: int = 4  # two_stage
     k1: float = 1.2  # bm25: how soon repeated words stop counting
     b: float = 0.75  # bm25: how much long passages are held back
@@ -174,6 +214,35 @@ class Recipe(Enum):
 
 
 @dataclass
+class Reranker:
+    """A cross-encoder over the first passages of a ranking; without `ckpt` there is none."""
+
+    name: str = "none"
+    ckpt: str | None = None  # hub id, folder, or a run of train.py task=reranker
+    depth: int = 20  # how many first passages are scored and kept
+    query: Query = Query.prompt_options
+    weight: float = 1.0  # of its standardised score; the rest is the first ranking's own
+    max_length: int = 256
+    batch_size: int = 32
+    dtype: Dtype = Dtype.auto  # in bfloat16 near ties may swap
+    trust_remote_code: bool = False
+
+
+@dataclass
+class Pairs:
+    """Which (question, passage) pairs train a reranker or an encoder."""
+
+    target: Target = Target.support
+    loss: PairLoss = PairLoss.bce
+    positives: str | None = None  # a file of them; null: the own article's best passages
+    per_question: int = 2  # positives
+    negatives: int = 4
+    first: int = 1  # ranks that candidates come from
+    last: int = 20
+    max_support: float = 0.3  # of the right option, by a negative
+
+
+@dataclass
 class Index:
     """How vectors are stored and searched."""
 
@@ -193,11 +262,12 @@ class Context:
 
 @dataclass
 class Model:
-    """A reader: hub id or folder, or `config` for random weights."""
+    """A reader: hub id or folder, or `config` for random weights; `lexical` needs none of them."""
 
     name: str = MISSING
+    kind: ReaderKind = ReaderKind.transformer
     name_or_path: str | None = None
-    max_length: int = 256
+    max_length: int = 256  # tokens; words of the passages for the lexical reader
     dropout: float | None = None  # null: the checkpoint's own
     config: dict[str, Any] | None = None
     trust_remote_code: bool = False
@@ -229,6 +299,9 @@ class Train:
     model: Model = MISSING
     trainer: TrainerFields = MISSING
     generator: Generator = MISSING
+    reranker: Reranker = field(default_factory=Reranker)
+    pairs: Pairs = field(default_factory=Pairs)
+    task: Task = Task.reader
     name: str = MISSING
     seed: int = 42
     resume: Resume = Resume.auto
@@ -247,6 +320,8 @@ class Retrieve:
     retriever: Retriever = MISSING
     index: Index = MISSING
     generator: Generator = MISSING
+    evaluate: bool = True
+    reranker: Reranker = field(default_factory=Reranker)
     resume: Resume = Resume.auto
     outputs: str = "outputs"
     log_level: str = "info"
@@ -259,10 +334,19 @@ class Infer:
     ckpt: str = MISSING
     data: Data | None = None
     corpus: Corpus | None = None
+    reranker: Reranker | None = None
     run: dict[str, Any] = field(default_factory=dict)
     resume: Resume = Resume.auto
     outputs: str = "outputs"
     log_level: str = "info"
+
+
+@dataclass
+class Evidence(Infer):
+    """`evidence.py`: what each passage alone adds to a reader's belief in the right option."""
+
+    contexts: str | None = None  # a folder of outputs/contexts; null: the run's own retrieval
+    depth: int = 10
 
 
 @dataclass
@@ -283,6 +367,7 @@ ROOTS: dict[str, type] = {
     "train": Train,
     "retrieve": Retrieve,
     "infer": Infer,
+    "evidence": Evidence,
     "generate": Generate,
 }
 

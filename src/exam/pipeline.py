@@ -2,51 +2,70 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from datasets import Dataset
+import numpy as np
+from datasets import Dataset, concatenate_datasets
 
 from exam import ranks
+from exam.answers.contexts import comparison, ranked
+from exam.answers.contexts import table as contexts_table
 from exam.answers.predictions import read_predictions, write_predictions
 from exam.answers.results import System, baselines, of_logits, results, table
 from exam.answers.submission import write_submission
-from exam.artefacts import KEY, Stage, finished, open_stage, read_json, write_json
+from exam.artefacts import Stage, finished, open_stage, read_json, write_json
 from exam.compose import load_run, save_run
 from exam.config import (
     Data,
+    Evidence,
     Generate,
     Infer,
     Passages,
+    ReaderKind,
+    Reranker,
     Retrieve,
     Retriever,
     RetrieverKind,
+    Task,
     Train,
     names,
+    plain,
     trainer_values,
 )
 from exam.errors import ExamError
+from exam.evidence import FILE as EVIDENCE
+from exam.evidence import weigh_passages
 from exam.generation import QUESTIONS, generate
 from exam.metrics import Floats
 from exam.questions import LETTERS, questions_digest, read
 from exam.reader.features import build_features, shuffle_options
+from exam.reader.lexical import (
+    FEATURES,
+    LexicalReader,
+    cross_fitted,
+    fit,
+    lexical_features,
+    load_lexical,
+    save_lexical,
+)
 from exam.reader.model import check_reachable, load_reader, longest_input
-from exam.reader.training import Reader, predict, train, training_arguments
+from exam.reader.training import Reader, predict, reader_arguments, train
 from exam.retrieval.contexts import Retrieval, read_contexts, read_support
-from exam.retrieval.evaluation import Contexts
+from exam.retrieval.evaluation import Contexts, figures
+from exam.retrieval.rerank import check_reachable as check_reranker
+from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
 from exam.runtime import environment, say
 from exam.splits import Split, read_split
-from exam.weights import identity
+from exam.weights import MODEL, identity
 
 log = logging.getLogger(__name__)
 
-CONFIG = "config.yaml"
-MODEL = "model"
-CHECKPOINTS = "checkpoints"
 PREDICTIONS = "predictions.parquet"
 SUBMISSION = "submission.csv"
-RESULTS = "results.json"
-ENVIRONMENT = "environment.json"
+LEXICAL = "lexical.json"
+Answer = Callable[[Dataset, Stage], Floats]  # logits of questions, read with a stage's contexts
 
 
 @dataclass(frozen=True)
@@ -62,7 +81,13 @@ def _retrieval(
     config: Train | Retrieve | Generate, passages: Passages, retriever: Retriever
 ) -> Retrieval:
     return Retrieval(
-        config.corpus, config.encoder, passages, retriever, config.index, Path(config.outputs)
+        config.corpus,
+        config.encoder,
+        passages,
+        retriever,
+        config.index,
+        Path(config.outputs),
+        Reranker() if isinstance(config, Generate) else config.reranker,
     )
 
 
@@ -81,6 +106,7 @@ def run_retrieve(config: Retrieve) -> None:
 
     Under `torchrun` all processes build the indexes; rank 0 does the rest.
     """
+    check_reranker(config.reranker)
     retrieval = _retrieval(config, config.passages, config.retriever)
     if ranks.world_size() > 1:
         retrieval.build(generates=_generates(config.data))
@@ -92,10 +118,31 @@ def run_retrieve(config: Retrieve) -> None:
     wanted = {name: entries for name, entries in sets.items() if entries is not None}
     if not wanted:
         raise ExamError(f"data={data.name} names no questions.\nGive a file: data.test=<file>")
+    stages = {}
     for name, entries in wanted.items():
         questions = read(data, entries, generated.folder / QUESTIONS if generated else None)
         stage = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
         _log_scores(stage, name)
+        if {*questions["label"], *questions["article"]} - {None}:
+            stages[name] = stage
+    for name, stage in stages.items() if config.evaluate else ():
+        _evaluate(stage, None if name == "train" else stages.get("train"), config)
+
+
+def _evaluate(stage: Stage, fitted_on: Stage | None, config: Retrieve) -> None:
+    """Score contexts without a neural reader, as a stage of its own; print and save the table."""
+    key = {
+        "contexts": stage.hash,
+        "fitted_on": None if fitted_on is None else fitted_on.hash,
+        "features": list(FEATURES),
+    }
+    outputs, name = Path(config.outputs), stage.folder.name
+    with open_stage(outputs, "evaluation", name, key, config.resume.value) as evaluation:
+        path = evaluation.folder / RESULTS
+        if not evaluation.reused:
+            write_json(path, comparison([ranked(stage, fitted_on)]))
+            evaluation.finish([RESULTS])
+    say(f"{contexts_table(read_json(path))}\n{path}")
 
 
 def _log_scores(stage: Stage, name: str) -> None:
@@ -113,8 +160,22 @@ def run_generate(config: Generate) -> None:
     say(str(stage.folder / QUESTIONS))
 
 
-def run_train(config: Train) -> Run:
-    """`train.py`: retrieve, fine-tune, and score on the reported questions."""
+def run_train(config: Train) -> None:
+    """`train.py`: the reader, or what finds its contexts."""
+    check_reranker(config.reranker, trained=config.task is not Task.reranker)
+    if config.task is Task.reader:
+        train_reader(config)
+        return
+    from exam.tune import train_retrieval
+
+    retrieval = _retrieval(config, config.passages, config.retriever)
+    generated = _generated(config, retrieval)
+    split = read_split(config.data, generated.folder / QUESTIONS if generated else None)
+    train_retrieval(config, retrieval, split)
+
+
+def train_reader(config: Train) -> Run:
+    """Retrieve, fine-tune, and score on the reported questions."""
     check_reachable(config.model)
     retrieval = _retrieval(config, config.passages, config.retriever)
     generated = _generated(config, retrieval)
@@ -130,31 +191,30 @@ def run_train(config: Train) -> Run:
         "questions": {name: questions_digest(part) for name, part in parts.items()},
         "contexts": {"train": pool.hash, "valid": valid.hash},
         "context": asdict(config.context),
-        "model": {**asdict(config.model), "checkpoint": identity(config.model.name_or_path)},
+        "model": {**plain(config.model), "checkpoint": identity(config.model.name_or_path)},
         "trainer": trainer_values(config.trainer),
         "seed": config.seed,
     }
     outputs = Path(config.outputs)
     with open_stage(outputs, "train", config.name, key, config.resume.value) as stage:
         if not stage.reused:
-            reader = _fit(config, stage, split, read_contexts(pool, config.context.top_k))
-            _answer(reader, config, stage, split.valid, valid)
+            save_run(config, stage.folder / CONFIG)
+            write_json(stage.folder / ENVIRONMENT, environment())
+            lexical = config.model.kind is ReaderKind.lexical
+            answer = (_fit_lexical if lexical else _fit)(config, stage, split, pool)
+            _answer(answer, config, stage, split.valid, valid)
             _score(stage, split.valid, valid, stages)
-            stage.finish(_files(stage.folder), questions=len(split.train))
+            stage.finish(run_files(stage.folder), questions=len(split.train))
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     return _report(stage, split.valid, valid, stages)
 
 
-def _fit(config: Train, stage: Stage, split: Split, contexts: Contexts) -> Reader:
-    """Train, and save configuration, environment, model, tokenizer and trainer state."""
-    folder = stage.folder
-    save_run(config, folder / CONFIG)
-    write_json(folder / ENVIRONMENT, environment())
+def _fit(config: Train, stage: Stage, split: Split, pool: Stage) -> Answer:
+    """Train, and save model, tokenizer and trainer state."""
+    folder, contexts = stage.folder, read_contexts(pool, config.context.top_k)
     texts = (t for q in split.train for t in [q["prompt"], *q["options"]])
     model, tokenizer = load_reader(config.model, config.seed, texts)
-    arguments = training_arguments(
-        trainer_values(config.trainer), folder / CHECKPOINTS, config.seed
-    )
+    arguments = reader_arguments(trainer_values(config.trainer), folder / CHECKPOINTS, config.seed)
     reader = Reader(model, tokenizer, arguments)
     shuffled = shuffle_options(split.train, config.seed)
     features = {
@@ -165,7 +225,41 @@ def _fit(config: Train, stage: Stage, split: Split, contexts: Contexts) -> Reade
     log.info("train: %s", " · ".join(f"{k} {v}" for k, v in figures.items()))
     model.save_pretrained(folder / MODEL)
     tokenizer.save_pretrained(folder / MODEL)
-    return reader
+    return _answering(reader, config)
+
+
+def _answering(reader: Reader, config: Train) -> Answer:
+    def answer(questions: Dataset, contexts: Stage) -> Floats:
+        found = read_contexts(contexts, config.context.top_k)
+        return predict(reader, _features(reader, config, questions, found))
+
+    return answer
+
+
+def _fit_lexical(config: Train, stage: Stage, split: Split, pool: Stage) -> Answer:
+    """Fit on all training questions, as no checkpoint is chosen; say how well that generalises."""
+    questions = concatenate_datasets([split.train, split.dev])
+    top_k, budget = config.context.top_k, config.model.max_length
+    features, labels = lexical_features(questions, pool, top_k, budget), questions["label"]
+    logits = cross_fitted(questions, features)
+    if logits is not None:
+        found = figures(of_logits("", logits, labels).scores)
+        log.info(
+            "train: cross-fitted MAP@3 %.3f [%.3f, %.3f] (n = %d)",
+            found["value"],
+            *found["ci"],
+            found["n"],
+        )
+    reader = fit(features, np.array(labels))
+    save_lexical(reader, stage.folder / MODEL / LEXICAL)
+    return _answering_lexical(reader, config)
+
+
+def _answering_lexical(reader: LexicalReader, config: Train) -> Answer:
+    top_k, budget = config.context.top_k, config.model.max_length
+    return lambda questions, contexts: reader.logits(
+        lexical_features(questions, contexts, top_k, budget)
+    )
 
 
 def _features(reader: Reader, config: Train, questions: Dataset, contexts: Contexts) -> Dataset:
@@ -177,11 +271,10 @@ def _features(reader: Reader, config: Train, questions: Dataset, contexts: Conte
 
 
 def _answer(
-    reader: Reader, config: Train, stage: Stage, questions: Dataset, contexts: Stage
+    answer: Answer, config: Train, stage: Stage, questions: Dataset, contexts: Stage
 ) -> Floats:
     """Predict and write predictions.parquet; logits of shape `(questions, options)`."""
-    found = read_contexts(contexts, config.context.top_k)
-    logits = predict(reader, _features(reader, config, questions, found))
+    logits = answer(questions, contexts)
     path = stage.folder / PREDICTIONS
     write_predictions(path, questions, logits, config.name, contexts.folder.name)
     return logits
@@ -208,24 +301,10 @@ def _report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stag
     return Run(stage, [*stages, stage], _systems(stage, questions, contexts))
 
 
-def _files(folder: Path) -> list[str]:
-    """Every file of a run folder but its key and its checkpoints."""
-    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.name != KEY)
-    return [str(path) for path in paths if path.parts[0] != CHECKPOINTS]
-
-
 def run_infer(infer: Infer) -> Run:
-    """`infer.py`: a run's reader answers other questions, retrieved and prepared as in training.
-
-    Raises:
-        ExamError: `ckpt` is no finished run folder, or an override is not one of its values.
-    """
+    """`infer.py`: a run's reader answers other questions, retrieved and prepared as in training."""
     folder = Path(infer.ckpt)
-    trained = finished(folder)
-    if CONFIG not in trained.files:
-        raise ExamError(f"{folder} is no run of train.py.\nGive a folder of outputs/train.")
-    config = load_run(folder / CONFIG, infer)
-    _warn_of_versions(folder)
+    trained, config = _restored(infer)
     retrieval = _retrieval(config, config.passages, config.retriever)
     # The submission speaks of the options as the file has them.
     asked = replace(config.data, shuffle_options=False)
@@ -240,17 +319,14 @@ def run_infer(infer: Infer) -> Run:
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
         "context": asdict(config.context),
-        "model": asdict(config.model),
+        "model": plain(config.model),
         "trainer": trainer_values(config.trainer),
     }
     outputs, name = Path(infer.outputs), f"{config.data.name}-{folder.name}"
     with open_stage(outputs, "infer", name, key, infer.resume.value) as stage:
         if not stage.reused:
-            saved = replace(config.model, name_or_path=str(folder / MODEL))
-            model, tokenizer = load_reader(saved, config.seed)
-            values = trainer_values(config.trainer)
-            reader = Reader(model, tokenizer, training_arguments(values, stage.folder, config.seed))
-            logits = _answer(reader, config, stage, questions, contexts)
+            answer = _load(config, folder / MODEL, stage.folder)
+            logits = _answer(answer, config, stage, questions, contexts)
             letters = config.data.options or LETTERS
             write_submission(stage.folder / SUBMISSION, questions["id"], logits, letters)
             files = [PREDICTIONS, SUBMISSION]
@@ -262,6 +338,58 @@ def run_infer(infer: Infer) -> Run:
     if (stage.folder / RESULTS).is_file():
         return _report(stage, questions, contexts, stages)
     return Run(stage, [*stages, stage], [])
+
+
+def _load(config: Train, saved: Path, work: Path) -> Answer:
+    """A run's reader, ready to answer."""
+    if config.model.kind is ReaderKind.lexical:
+        return _answering_lexical(load_lexical(saved / LEXICAL), config)
+    model, tokenizer = load_reader(replace(config.model, name_or_path=str(saved)), config.seed)
+    arguments = reader_arguments(trainer_values(config.trainer), work, config.seed)
+    return _answering(Reader(model, tokenizer, arguments), config)
+
+
+def run_evidence(evidence: Evidence) -> None:
+    """`evidence.py`: what each training question's passages, each alone, add to a run's reader."""
+    trained, config = _restored(evidence)
+    if config.model.kind is ReaderKind.lexical:
+        raise ExamError(
+            f"{trained.folder} is a lexical reader; evidence is weighed by a transformer.\n"
+            "Give another run: ckpt=<folder>"
+        )
+    questions = read(config.data, config.data.train)
+    if evidence.contexts is not None:
+        contexts = finished(Path(evidence.contexts))
+    else:
+        retrieval = _retrieval(config, config.passages, config.retriever)
+        contexts = retrieval.contexts(questions, f"{config.data.name}-train")
+    saved = replace(config.model, name_or_path=str(trained.folder / MODEL))
+    stage = weigh_passages(
+        replace(config, model=saved),
+        trained,
+        questions,
+        contexts,
+        evidence.depth,
+        Path(evidence.outputs),
+        evidence.resume.value,
+    )
+    say(str(stage.folder / EVIDENCE))
+
+
+def _restored(infer: Infer) -> tuple[Stage, Train]:
+    """A finished run of a reader, and its configuration with infer's overrides.
+
+    Raises:
+        ExamError: `ckpt` is no such folder, or an override is not one of its values.
+    """
+    folder = Path(infer.ckpt)
+    trained = finished(folder)
+    if CONFIG not in trained.files:
+        raise ExamError(f"{folder} is no run of train.py.\nGive a folder of outputs/train.")
+    config = load_run(folder / CONFIG, infer)
+    check_reranker(config.reranker)
+    _warn_of_versions(folder)
+    return trained, config
 
 
 def _warn_of_versions(folder: Path) -> None:

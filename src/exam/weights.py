@@ -11,6 +11,7 @@ from exam.errors import ExamError
 from exam.runtime import is_terminal
 
 WEIGHTS = "model.safetensors"
+MODEL = "model"  # a run folder's weights
 # Hub checkpoints that install from a package registry: package, sha256 of the hub's own weights.
 PACKAGED = {
     "sentence-transformers/all-MiniLM-L6-v2": (
@@ -21,7 +22,7 @@ PACKAGED = {
 
 
 def locate(name_or_path: str) -> str:
-    """The folder of an installed weights package, else `name_or_path` as it is.
+    """The folder of an installed weights package or a run's model, else `name_or_path` as it is.
 
     Only data files are read: nothing of the package is imported.
 
@@ -30,7 +31,7 @@ def locate(name_or_path: str) -> str:
     """
     package, sha256 = PACKAGED.get(name_or_path, (None, None))
     if package is None:
-        return name_or_path
+        return model_folder(name_or_path)
     try:
         files = distribution(package).files or []
     except PackageNotFoundError:
@@ -44,9 +45,15 @@ def locate(name_or_path: str) -> str:
     return str(weights.parent)
 
 
+def model_folder(name_or_path: str) -> str:
+    """A run folder's model folder; anything else as it is."""
+    inside = Path(name_or_path) / MODEL
+    return str(inside) if (inside / "config.json").is_file() else name_or_path
+
+
 def identity(name_or_path: str | None) -> Any:
     """What identifies a checkpoint in a key: a hub id, or the bytes of a folder's files."""
-    folder = Path(name_or_path or "")
+    folder = Path(model_folder(name_or_path or ""))
     if name_or_path is None or not folder.is_dir():
         return name_or_path
     files = sorted(p for p in folder.rglob("*") if p.is_file())

@@ -31,11 +31,11 @@ def _run() -> str:
     from exam.answers.results import System, results, table
     from exam.artefacts import write_json
     from exam.compose import composed
-    from exam.pipeline import PREDICTIONS, run_train
+    from exam.pipeline import PREDICTIONS, train_reader
 
     config = composed("train", *OVERRIDES)
-    opened = run_train(config)
-    closed = run_train(composed("train", *OVERRIDES, "retriever=none"))
+    opened = train_reader(config)
+    closed = train_reader(composed("train", *OVERRIDES, "retriever=none"))
     *baselines, reader = opened.systems
     without = System(CLOSED, closed.systems[-1].scores)
     within = System(OPEN, reader.scores)

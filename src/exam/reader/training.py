@@ -1,7 +1,6 @@
 """Fine-tune a reader with `transformers.Trainer`, and predict with the same code."""
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
 
-from exam.artefacts import file_digest, read_json, write_json
 from exam.errors import ExamError
 from exam.metrics import Floats, count_ties, map_at_k
 from exam.reader.collator import MultipleChoiceCollator
-from exam.runtime import is_terminal
+from exam.runs import fit, training_arguments, with_callbacks
 
 log = logging.getLogger(__name__)
-
-WHOLE = "whole.json"  # written into a checkpoint after everything else
 
 
 class ReaderTrainer(Trainer):
@@ -65,13 +58,6 @@ class ReaderTrainer(Trainer):
             loss, logits = self.compute_loss(model, inputs, return_outputs=True)
         return loss, logits, inputs.get("labels")
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        super()._save_checkpoint(*args, **kwargs)
-        if self.args.should_save:
-            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            files = [p for p in folder.rglob("*") if p.is_file() and p.name != WHOLE]
-            write_json(folder / WHOLE, {str(p.relative_to(folder)): file_digest(p) for p in files})
-
 
 def option_loss(
     logits: torch.Tensor, labels: torch.Tensor, args: TrainingArguments
@@ -88,19 +74,6 @@ def option_loss(
     spread = -log_p.masked_fill(~exists, 0).sum(-1) / exists.sum(-1)
     share = args.label_smoothing_factor
     return ((1 - share) * right + share * spread).mean()
-
-
-class LogCallback(TrainerCallback):
-    """One log line for every figure the Trainer reports."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Log step, total and figures."""
-        if not state.is_world_process_zero or "train_runtime" in (logs or {}):
-            return
-        figures = " · ".join(
-            f"{k} {v:.4g}" for k, v in (logs or {}).items() if isinstance(v, float) and k != "epoch"
-        )
-        log.info("train: step %d of %d · %s", state.global_step, state.max_steps, figures)
 
 
 @dataclass(frozen=True)
@@ -121,11 +94,8 @@ class Reader:
             data_collator=MultipleChoiceCollator(self.tokenizer, options),
             compute_metrics=map_at_3,
             processing_class=self.tokenizer,
-            callbacks=[LogCallback()],
         )
-        trainer.remove_callback(PrinterCallback)
-        if not is_terminal():
-            trainer.remove_callback(ProgressCallback)
+        with_callbacks(trainer)
         return trainer
 
 
@@ -145,20 +115,10 @@ def _refuse_nan(logits: Floats) -> None:
         )
 
 
-def training_arguments(values: dict[str, Any], folder: Path, seed: int) -> TrainingArguments:
+def reader_arguments(values: dict[str, Any], folder: Path, seed: int) -> TrainingArguments:
     """The Trainer's arguments of a configuration, saving below `folder`."""
-    best = values.get("load_best_model_at_end")
-    defaults = {"metric_for_best_model": "map_at_3"} if best else {}
-    try:
-        return TrainingArguments(
-            **{**defaults, **values},
-            output_dir=str(folder),
-            seed=seed,
-            remove_unused_columns=False,
-            label_names=["labels"],
-        )
-    except (ValueError, ImportError) as error:
-        raise ExamError(f"trainer: {error}") from None
+    own = {"remove_unused_columns": False, "label_names": ["labels"]}
+    return training_arguments(TrainingArguments, values, folder, seed, "map_at_3", **own)
 
 
 def train(reader: Reader, train: Dataset, dev: Dataset) -> dict[str, Any]:
@@ -168,41 +128,7 @@ def train(reader: Reader, train: Dataset, dev: Dataset) -> dict[str, Any]:
     """
     options = max(len(o) for part in (train, dev) for o in part["options"])
     trainer = reader.trainer(train, dev if len(dev) else None, options)
-    folder = Path(str(reader.arguments.output_dir))
-    checkpoint = last_whole_checkpoint(folder)
-    if checkpoint:
-        state = read_json(checkpoint / "trainer_state.json")
-        log.info("train: resuming at step %d of %d", state["global_step"], state["max_steps"])
-    figures = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
-    trainer.state.save_to_json(str(folder.parent / "trainer_state.json"))
-    return {**figures, "steps": trainer.state.global_step, "best": trainer.state.best_metric}
-
-
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files are those that were written; broken ones are removed.
-
-    A checkpoint that names a best one is whole only together with that one: the Trainer would
-    otherwise finish with the last weights instead of the best.
-    """
-    while folder.is_dir() and (found := get_last_checkpoint(str(folder))):  # type: ignore[no-untyped-call]
-        checkpoint = Path(found)
-        if _is_whole(checkpoint):
-            best = read_json(checkpoint / "trainer_state.json")["best_global_step"]
-            if not best or _is_whole(folder / f"checkpoint-{best}"):
-                return checkpoint
-        log.warning("train: %s is not whole, or its best one is not; removed", checkpoint)
-        shutil.rmtree(checkpoint)
-    return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    if not (checkpoint / WHOLE).is_file():
-        return False
-    files = read_json(checkpoint / WHOLE)
-    return all(
-        (checkpoint / name).is_file() and file_digest(checkpoint / name) == digest
-        for name, digest in files.items()
-    )
+    return fit(trainer)
 
 
 def predict(reader: Reader, features: Dataset) -> Floats:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from exam.config import (
     Encoder,
     Index,
     Passages,
+    Reranker,
     Retriever,
     RetrieverKind,
     Search,
@@ -25,13 +26,15 @@ from exam.config import (
 )
 from exam.corpus import CorpusFile
 from exam.errors import ExamError
-from exam.questions import questions_digest
+from exam.questions import FEATURES, questions_digest
+from exam.retrieval.embeddings import Embeddings
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.evaluation import (
     Contexts,
+    figures,
     inverse_document_frequency,
     option_support,
-    score_contexts,
+    question_scores,
     words,
 )
 from exam.retrieval.fusion import fuse
@@ -44,12 +47,16 @@ from exam.retrieval.index import (
 from exam.retrieval.lexical import Hits, bm25_search, tfidf_search
 from exam.retrieval.passages import PassageTable, build_passages
 from exam.retrieval.queries import Parts, merged, query_parts
+from exam.retrieval.rerank import PairScorer, rerank
 from exam.retrieval.search import two_stage
 
 log = logging.getLogger(__name__)
 
 FILE = "contexts.parquet"
+QUESTIONS = "questions.parquet"
 SUPPORT = "support.json"
+RARITY = "rarity.json"
+EVALUATED = (QUESTIONS, SUPPORT, RARITY)
 ROWS_AT_ONCE = 20_000
 SPARE = 2  # passages looked up for each one kept: some have equal texts
 SCHEMA = pa.schema(
@@ -79,11 +86,22 @@ class Retrieval:
     retriever: Retriever
     index: Index
     outputs: Path
+    reranker: Reranker = field(default_factory=Reranker)
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:
         """The encoder."""
         return SentenceEncoder(self.encoder)
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """The encoder's store of vectors."""
+        return Embeddings(self.sentence_encoder, self.outputs)
+
+    @cached_property
+    def pair_scorer(self) -> PairScorer:
+        """The reranker."""
+        return PairScorer(self.reranker)
 
     @cached_property
     def article_index(self) -> ArticleIndex:
@@ -122,6 +140,27 @@ class Retrieval:
 
     def contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
         """The questions' contexts, as a stage's folder; reused where they are there."""
+        first = self.first_contexts(questions, name, resume)
+        if self.reranker.ckpt is None:
+            return first
+        scorer = self.pair_scorer
+        key = {
+            "questions": questions_digest(questions),
+            "first": first.hash,
+            "reranker": scorer.key,
+        }
+        label = f"{name}-{self.retriever.name}-{self.reranker.name}"
+        with open_stage(self.outputs, "contexts", label, key, resume) as stage:
+            if not stage.reused:
+                _write(stage, rerank(questions, read_contexts(first), scorer, stage.folder))
+                scores = score_contexts(stage, questions, read_rarity(first))
+                stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
+            for shard in stage.folder.glob("scores-*.npy"):
+                shard.unlink()
+        return stage
+
+    def first_contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
+        """The questions' contexts as the retriever alone ranks them."""
         return self._contexts(questions, name, self.retriever, resume)
 
     def _contexts(self, questions: Dataset, name: str, search: Search, resume: str) -> Stage:
@@ -131,9 +170,7 @@ class Retrieval:
             if not stage.reused:
                 _write(stage, self._ranked(questions, search, members, stage.folder))
                 scores = _evaluate(stage, questions, self._articles(search))
-                stage.finish([FILE, SUPPORT], questions=len(questions), scores=scores)
-            for shard in stage.folder.glob("sentences-*.arrow"):
-                shard.unlink()
+                stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
         return stage
 
     def _members(self, questions: Dataset, name: str, search: Search) -> dict[str, Stage]:
@@ -153,12 +190,11 @@ class Retrieval:
             key["retriever"] = plain(search)
         if kind is RetrieverKind.two_stage:
             key["index"] = self.article_index.stage.hash
+            key["encoder"] = self.sentence_encoder.key
         if kind in (RetrieverKind.bm25, RetrieverKind.tfidf):
             key["passages"] = self.passage_table.stage.hash
         if kind is RetrieverKind.passages:
             key["index"] = self.passage_index.stage.hash
-        if kind in (RetrieverKind.two_stage, RetrieverKind.passages):
-            key["encoder"] = self.sentence_encoder.key
         if members:
             key["members"] = {member: stage.hash for member, stage in members.items()}
         return key
@@ -169,7 +205,7 @@ class Retrieval:
         """Each question's passages, best first."""
         match search.kind:
             case RetrieverKind.two_stage:
-                return two_stage(questions, self.article_index, search, self.sentence_encoder, work)
+                return two_stage(questions, self.article_index, search, self.embeddings, work)
             case RetrieverKind.bm25 | RetrieverKind.tfidf | RetrieverKind.passages:
                 return self._passages(questions, search)
             case RetrieverKind.given:
@@ -198,7 +234,7 @@ class Retrieval:
         texts = [" ".join(filter(None, parts)) for parts in queries]
         if search.kind is RetrieverKind.bm25:
             return bm25_search(self.passage_table, search, texts, k, self.outputs)
-        scores, rows = self.passage_index.search(self.sentence_encoder.queries(texts), k)
+        scores, rows = self.passage_index.search(self.embeddings.queries(texts), k)
         return zip(rows, scores, strict=True)
 
     def _articles(self, search: Search) -> tuple[list[CorpusFile], int] | None:
@@ -299,20 +335,39 @@ def read_support(stage: Stage, ids: list[str]) -> list[list[float]] | None:
     return [found[key] for key in ids] if found else None
 
 
+def read_rarity(stage: Stage) -> dict[str, float]:
+    """Inverse document frequency in the corpus of every word of the questions."""
+    found: dict[str, float] = read_json(stage.folder / RARITY)
+    return found
+
+
+def read_questions(stage: Stage) -> Dataset:
+    """The questions that the contexts were found for."""
+    rows = pq.read_table(stage.folder / QUESTIONS).to_pylist()
+    return Dataset.from_list(rows, features=FEATURES)
+
+
 def _evaluate(
     stage: Stage, questions: Dataset, articles: tuple[list[CorpusFile], int] | None
 ) -> dict[str, Any]:
-    """Write each option's support, and score the retrieval where answers or articles are known."""
-    contexts = read_contexts(stage)
-    if not contexts:
-        write_json(stage.folder / SUPPORT, {})
-        return {}
-    wanted = {w for q in questions for option in q["options"] for w in words(option)}
+    """Weigh the questions' words by their rarity in the corpus, equally without one; then score."""
+    wanted = {w for q in questions for text in [q["prompt"], *q["options"]] for w in words(text)}
     if articles is None:
-        idf = dict.fromkeys(wanted, 1.0)
-    else:
-        idf = inverse_document_frequency(*articles, wanted)
-    support = option_support(questions, contexts, idf)
-    write_json(stage.folder / SUPPORT, dict(zip(questions["id"], support, strict=True)))
-    deepest = max(len(passages) for passages in contexts.values())
-    return score_contexts(questions, contexts, support, deepest)
+        return score_contexts(stage, questions, dict.fromkeys(sorted(wanted), 1.0))
+    idf = inverse_document_frequency(*articles, wanted)
+    return score_contexts(stage, questions, idf)
+
+
+def score_contexts(stage: Stage, questions: Dataset, idf: dict[str, float]) -> dict[str, Any]:
+    """Write what evaluation reads (EVALUATED); score where answers or articles are known."""
+    with atomic(stage.folder / QUESTIONS) as temporary:
+        pq.write_table(pa.Table.from_pylist(questions.to_list()), temporary)
+    write_json(stage.folder / RARITY, idf)
+    contexts = read_contexts(stage)
+    support = option_support(questions, contexts, idf) if contexts else []
+    by_question = dict(zip(questions["id"], support, strict=bool(contexts)))
+    write_json(stage.folder / SUPPORT, by_question)
+    if not contexts:
+        return {}
+    scores = question_scores(questions, contexts, support)
+    return {name: figures(values) for name, values in scores.items()}

@@ -1,6 +1,6 @@
 """Sentence vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exam.config import Encoder
+from exam.config import Dtype, Encoder
+from exam.errors import ExamError
 from exam.runtime import is_terminal
 from exam.weights import identity, locate, reaching
 
@@ -25,6 +26,11 @@ class SentenceEncoder:
     config: Encoder
 
     @cached_property
+    def dtype(self) -> Dtype:
+        """The number format of weights and activations on this machine."""
+        return dtype_here(self.config.dtype)
+
+    @cached_property
     def model(self) -> "SentenceTransformer":
         """The loaded model."""
         from sentence_transformers import SentenceTransformer
@@ -35,20 +41,21 @@ class SentenceEncoder:
             model = SentenceTransformer(
                 place,
                 trust_remote_code=config.trust_remote_code,
-                model_kwargs={"use_safetensors": True},
+                model_kwargs={"use_safetensors": True, "dtype": self.dtype.value},
             )
         model.max_seq_length = config.max_length
         return model
 
     @property
     def key(self) -> dict[str, Any]:
-        """What of the configuration determines the vectors."""
+        """What determines the vectors."""
         config = self.config
         return {
             "checkpoint": identity(config.name_or_path),
             "max_length": config.max_length,
             "query_prefix": config.query_prefix,
             "passage_prefix": config.passage_prefix,
+            "dtype": self.dtype.value,
         }
 
     def queries(self, texts: Sequence[str]) -> Vectors:
@@ -61,14 +68,64 @@ class SentenceEncoder:
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors of texts as they are; each distinct text is encoded once."""
+        from tqdm import tqdm
+
         distinct = list(dict.fromkeys(texts))
         row = {text: i for i, text in enumerate(distinct)}
-        vectors = self.model.encode(
-            distinct,
-            batch_size=self.config.batch_size,
-            normalize_embeddings=True,
-            convert_to_numpy=True,
-            show_progress_bar=is_terminal(),
-        )
-        chosen: Vectors = np.asarray(vectors, dtype=np.float32)[[row[text] for text in texts]]
+        vectors = np.zeros((len(distinct), self.model.get_embedding_dimension() or 0), np.float32)
+        lengths = self._lengths(distinct)
+        with tqdm(total=len(distinct), desc="Encoding", disable=not is_terminal()) as bar:
+            for batch in batches(lengths, self.config.batch_tokens):
+                vectors[batch] = self.model.encode(
+                    [distinct[i] for i in batch], batch_size=len(batch), show_progress_bar=False
+                )
+                bar.update(len(batch))
+        # Here and not in the model: bfloat16 would round the lengths.
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        chosen: Vectors = vectors[[row[text] for text in texts]]
         return chosen
+
+    def _lengths(self, texts: list[str]) -> NDArray[np.int64]:
+        """Tokens of each text, as far as the model reads it."""
+        if not texts:
+            return np.empty(0, np.int64)
+        limit = self.model.max_seq_length
+        found = self.model.tokenizer(texts, truncation=True, max_length=limit, return_length=True)
+        return np.array([len(ids) for ids in found["input_ids"]])
+
+
+def batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Positions of texts of like length, longest first: at most `tokens` a batch with padding.
+
+    A text that is longer has a batch of its own.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, tokens // max(1, int(lengths[order[start]])))
+        yield order[start : start + size]
+        start += size
+
+
+def dtype_here(wanted: Dtype, key: str = "encoder.dtype") -> Dtype:
+    """The number format to compute in: `auto` is bfloat16 where the device has it natively.
+
+    `key` is the setting's name.
+
+    Raises:
+        ExamError: bfloat16 is asked of a processor that would emulate it, a hundred times slower.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # processors with AMX have this too
+        native = torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
+    if wanted is Dtype.auto:
+        return Dtype.bfloat16 if native else Dtype.float32
+    if wanted is Dtype.bfloat16 and not native:
+        raise ExamError(
+            f"{key}=bfloat16, but this machine has no GPU and no processor that computes in it.\n"
+            f"Set {key}=auto, or {key}=float32."
+        )
+    return wanted

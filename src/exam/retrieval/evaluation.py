@@ -19,7 +19,7 @@ from exam.metrics import Floats, estimate, recall_at_k
 WORD_BUDGET = 450
 SUPPORTED = 0.6
 SAMPLE = 200_000
-DEPTHS = (1, 3, 5, 10, 20)
+DEPTHS = (1, 3, 5, 10, 20, 50)
 Contexts = dict[str, list[dict[str, Any]]]
 
 
@@ -40,18 +40,20 @@ def inverse_document_frequency(
         if i % step == 0:
             n += 1
             frequency.update(wanted.intersection(words(f"{article.title} {article.text}")))
-    return {word: float(np.log(n / (1 + frequency[word]))) for word in wanted}
+    return {word: float(np.log(n / (1 + frequency[word]))) for word in sorted(wanted)}
 
 
-def within_budget(passages: Iterable[dict[str, Any]]) -> list[str]:
+def within_budget(passages: Iterable[dict[str, Any]], budget: int = WORD_BUDGET) -> list[list[str]]:
     """The words of the best passages until the next would pass the budget; at least of one."""
-    taken: list[str] = []
+    taken: list[list[str]] = []
+    left = budget
     for passage in passages:
         more = words(passage["text"])
-        if taken and len(taken) + len(more) > WORD_BUDGET:
+        if taken and len(more) > left:
             break
-        taken += more
-    return taken[:WORD_BUDGET]
+        taken.append(more[:left])
+        left -= len(more)
+    return taken
 
 
 def option_support(
@@ -60,7 +62,7 @@ def option_support(
     """Support of every option of every question; 1 when an option has no word of its own."""
     result = []
     for question in questions:
-        passages = set(within_budget(contexts.get(question["id"], [])))
+        passages = set().union(*within_budget(contexts.get(question["id"], [])))
         prompt = set(words(question["prompt"]))
         result.append([_support(option, prompt, passages, idf) for option in question["options"]])
     return result
@@ -72,17 +74,25 @@ def _support(option: str, prompt: set[str], passages: set[str], idf: dict[str, f
     return sum(idf[w] for w in new if w in passages) / total if total > 0 else 1.0
 
 
-def score_contexts(
-    questions: Dataset, contexts: Contexts, support: list[list[float]], deepest: int
-) -> dict[str, Any]:
-    """Recall and MRR of the questions with a known article, support of those with an answer.
+def passage_support(
+    question: dict[str, Any], passage: dict[str, Any], idf: dict[str, float]
+) -> float:
+    """Support of the right option by one passage alone."""
+    right = question["options"][question["label"]]
+    return _support(right, set(words(question["prompt"])), set(words(passage["text"])), idf)
 
-    Recall is given up to the `deepest` ranking there is.
+
+def question_scores(
+    questions: Dataset, contexts: Contexts, support: list[list[float]]
+) -> dict[str, Floats]:
+    """Each question's recall and 1 / rank where its article is known, *supported* where its answer.
+
+    Recall is given up to the deepest ranking there is.
     """
     scores: dict[str, Floats] = {}
-    known = [q for q in questions if q["article"] is not None]
-    if known:
-        ranks = np.array([_article_rank(q, contexts) for q in known])
+    ranks = article_ranks(questions, contexts)
+    if len(ranks):
+        deepest = max(map(len, contexts.values()), default=0)
         scores.update({f"recall_at_{k}": recall_at_k(ranks, k) for k in DEPTHS if k <= deepest})
         scores["mrr"] = 1.0 / ranks
     right = [
@@ -90,16 +100,22 @@ def score_contexts(
     ]
     if right:
         scores["supported"] = (np.array(right) > SUPPORTED).astype(np.float64)
-    return {name: _figures(values) for name, values in scores.items()}
+    return scores
 
 
-def _figures(values: Floats) -> dict[str, Any]:
-    found = estimate(values)
+def figures(scores: Floats) -> dict[str, Any]:
+    """A mean over questions as it is saved: n, value, 95 % interval."""
+    found = estimate(scores)
     return {"n": found.n, "value": found.value, "ci": [found.low, found.high]}
 
 
+def article_ranks(questions: Dataset, contexts: Contexts) -> Floats:
+    """Rank of the own article's first passage, inf without one, where the article is known."""
+    known = [q for q in questions if q["article"] is not None]
+    return np.array([_article_rank(q, contexts) for q in known])
+
+
 def _article_rank(question: dict[str, Any], contexts: Contexts) -> float:
-    """Rank of the first passage of the question's own article; inf when there is none."""
     for passage in contexts.get(question["id"], []):
         if passage["article_id"] == question["article"]:
             return float(passage["rank"])

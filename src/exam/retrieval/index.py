@@ -12,6 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -28,6 +29,7 @@ from exam.corpus import (
     fetch,
     iter_articles,
     lead,
+    with_own_ids,
 )
 from exam.errors import ExamError
 from exam.retrieval.encoder import SentenceEncoder, Vectors
@@ -72,7 +74,7 @@ class ArticleIndex:
 
     def near(self, row: int, k: int) -> list[int]:
         """Rows of the `k` articles nearest in meaning to another, best first, without itself."""
-        own = self.vectors.vectors_at([row])
+        own = self.vectors.vectors_at(np.array([row]))
         return [int(r) for r in self.search(own, k + 1)[0] if r != row][:k]
 
     def fetch(self, rows: list[int]) -> Iterator[tuple[int, Article]]:
@@ -217,17 +219,8 @@ def _encode_shards(
 
 
 def _numbered(i: int, file: CorpusFile) -> Iterator[tuple[int, Article]]:
-    """A file's articles with its number; texts are fetched by id, so ids must be unique."""
-    seen: set[str] = set()
-    for row, article in enumerate(iter_articles(file), 1):
-        if not article.id or article.id in seen:
-            state = f"the id {article.id!r} of an earlier one" if article.id else "no id"
-            raise ExamError(
-                f"{file.path}: article {row} has {state}.\n"
-                "Give every article an id of its own; map the column with corpus.columns.id=<name>."
-            )
-        seen.add(article.id)
-        yield i, article
+    """A file's articles with its number."""
+    return ((i, article) for article in with_own_ids(file, iter_articles(file)))
 
 
 def with_vectors(table: pa.Table, vectors: Vectors) -> pa.Table:
@@ -238,7 +231,8 @@ def with_vectors(table: pa.Table, vectors: Vectors) -> pa.Table:
 
 def vectors_of(table: pa.Table) -> Vectors:
     """The vectors that `with_vectors` added."""
-    vectors: Vectors = table["vector"].combine_chunks().values.to_numpy().reshape(len(table), -1)
+    column = table["vector"].combine_chunks()
+    vectors: Vectors = column.values.to_numpy().reshape(-1, column.type.list_size)
     return vectors
 
 

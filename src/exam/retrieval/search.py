@@ -5,8 +5,9 @@ each question's articles; only their sentences are encoded and ranked, each ques
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
-from hashlib import blake2b
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,73 +17,204 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from exam.artefacts import atomic
-from exam.config import Search
-from exam.corpus import sentence_offsets
-from exam.retrieval.encoder import SentenceEncoder, Vectors
-from exam.retrieval.index import ArticleIndex, vectors_of, with_vectors
+from exam.config import Query, Search
+from exam.corpus import Article, sentence_offsets
+from exam.retrieval.embeddings import (
+    KEY_BYTES,
+    TEXTS_PER_SHARD,
+    Embeddings,
+    Keys,
+    fingerprints,
+    key_column,
+    keys_of,
+)
+from exam.retrieval.encoder import Vectors
+from exam.retrieval.evaluation import words
+from exam.retrieval.index import ArticleIndex
+from exam.retrieval.queries import query_texts
 
 log = logging.getLogger(__name__)
 
-ARTICLES_PER_SHARD = 1024
+ARTICLES_AT_ONCE = 1024
+QUESTIONS_AT_ONCE = 64
+SENTENCES = "sentences.arrow"
 SENTENCE = pa.schema(
-    {"article": pa.int64(), "start": pa.int64(), "end": pa.int64(), "text": pa.large_string()}
+    {
+        "article": pa.int64(),
+        "start": pa.int64(),
+        "end": pa.int64(),
+        "text": pa.large_string(),
+        "key": pa.binary(KEY_BYTES),
+    }
 )
+Rows = NDArray[np.int64]
 
 
 def two_stage(
     questions: Dataset,
     index: ArticleIndex,
-    retriever: Search,
-    encoder: SentenceEncoder,
+    search: Search,
+    embeddings: Embeddings,
     work: Path,
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield each question's ranked passages, best first, as rows of the contexts file.
 
-    `work` keeps encoded sentences in shards, so that an interrupted search continues.
+    What an interrupted search had split and encoded is found again in `work` and `embeddings`.
     """
-    found = index.search(encoder.queries(questions["prompt"]), retriever.articles)
-    sentences = _encode_sentences(np.unique(found), index, retriever, encoder, work)
-    queries = encoder.queries([full_query(q) for q in questions])
-    vectors = vectors_of(sentences)
+    nearest = _articles(questions, index, search, embeddings)
+    sentences = _split(np.unique(np.concatenate(nearest)), index, search, embeddings, work)
+    keys = np.concatenate([np.empty(0, f"S{KEY_BYTES}"), *map(keys_of, sentences["key"].chunks)])
     owner = sentences["article"].to_numpy()
-    for question, query, articles in zip(questions, queries, found, strict=True):
-        own = np.concatenate([_rows_of(owner, a) for a in articles])
-        ranked = _rank(own, vectors[own] @ query, sentences, retriever.depth)
-        yield [
-            _row(question["id"], rank, score, row, sentences, index)
-            for rank, (row, score) in enumerate(ranked, 1)
-        ]
+    near = [
+        lexical(question, _rows_of(owner, articles), keys, sentences, search.encode_at_most)
+        for question, articles in zip(questions, nearest, strict=True)
+    ]
+    _encode(np.unique(np.concatenate([rows for rows, _, _ in near])), keys, sentences, embeddings)
+    queries = _queries(questions, search.query, embeddings)
+    for start in range(0, len(questions), QUESTIONS_AT_ONCE):
+        block = range(start, min(start + QUESTIONS_AT_ONCE, len(questions)))
+        ranked = [_rank(near[i], queries[i], keys, embeddings, search.depth) for i in block]
+        yield from _passages(questions["id"][block.start : block.stop], ranked, sentences, index)
+    (work / SENTENCES).unlink()
 
 
-def full_query(question: dict[str, Any]) -> str:
-    """Prompt and all options as one query."""
-    return " ".join([question["prompt"], *question["options"]])
+def _queries(questions: Dataset, query: Query, embeddings: Embeddings) -> list[Vectors]:
+    """Vectors of each question's queries, shape `(queries, dimension)`."""
+    texts = [query_texts(question, query) for question in questions]
+    vectors = embeddings.queries(list(chain.from_iterable(texts)))
+    return np.split(vectors, np.cumsum([len(own) for own in texts])[:-1])
 
 
-def _rows_of(owner: NDArray[np.int64], article: int) -> NDArray[np.int64]:
-    """Rows of one article's sentences; `owner` ascends."""
-    start, end = np.searchsorted(owner, [article, article + 1])
-    return np.arange(start, end)
+def _articles(
+    questions: Dataset, index: ArticleIndex, search: Search, embeddings: Embeddings
+) -> list[Rows]:
+    """Rows of each question's nearest articles; of several queries the best ranks."""
+    queries = _queries(questions, search.article_query, embeddings)
+    found = index.search(np.concatenate(queries), search.articles)
+    ends = np.cumsum([len(own) for own in queries])[:-1]
+    ranked = [rows.T.ravel() for rows in np.split(found, ends)]
+    return [rows[_places(rows)][: search.articles] for rows in ranked]
+
+
+def _places(values: NDArray[Any]) -> Rows:
+    """Where each distinct value stands first."""
+    return np.sort(np.unique(values, return_index=True)[1])
+
+
+def _split(
+    articles: Rows, index: ArticleIndex, search: Search, embeddings: Embeddings, work: Path
+) -> pa.Table:
+    """The sentences of articles (ascending rows of the index), in their order, memory-mapped.
+
+    They pass through a file, so that the texts of one corpus file at most are in memory.
+    """
+    path = work / SENTENCES
+    prefix = embeddings.encoder.config.passage_prefix
+    if not path.is_file():
+        stream = index.fetch(articles.tolist())
+        with atomic(path) as temporary, pa.ipc.new_file(str(temporary), SENTENCE) as writer:
+            while some := list(islice(stream, ARTICLES_AT_ONCE)):
+                writer.write(_sentences(some, search.min_sentence_chars, prefix))
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def _sentences(articles: list[tuple[int, Article]], min_chars: int, prefix: str) -> pa.RecordBatch:
+    """Each sentence with its place and with the key of its vector."""
+    found = [
+        (row, start, end, article.text[start:end])
+        for row, article in articles
+        for start, end in sentence_offsets(article.text, min_chars)
+    ]
+    rows, starts, ends, texts = zip(*found, strict=True) if found else ([], [], [], [])
+    keys = key_column(fingerprints([prefix + text for text in texts]))
+    return pa.record_batch([rows, starts, ends, texts, keys], schema=SENTENCE)
+
+
+def _rows_of(owner: Rows, articles: Rows) -> Rows:
+    """Rows of some articles' sentences; `owner` ascends."""
+    starts, ends = np.searchsorted(owner, [articles, articles + 1])
+    return np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
+
+
+Near = tuple[Rows, Rows, Vectors]  # rows to encode; the others, best first, and their scores
+
+
+def lexical(
+    question: dict[str, Any], rows: Rows, keys: Keys, sentences: pa.Table, most: int | None
+) -> Near:
+    """Part a question's sentences into the `most` that share most words with it, and the others.
+
+    A word weighs by its rarity among these sentences, so other questions do not matter. The
+    others' scores are below any cosine: the share of the question's weight they hold, minus two.
+    """
+    rows = rows[_places(keys[rows])]  # equal texts once
+    if most is None or len(rows) <= most:
+        return rows, np.empty(0, np.int64), np.empty(0, np.float32)
+    asked = {word for text in (question["prompt"], *question["options"]) for word in words(text)}
+    shared = [asked.intersection(words(text)) for text in sentences["text"].take(rows).to_pylist()]
+    frequency = Counter(word for own in shared for word in own)
+    weight = {word: float(np.log((1 + len(rows)) / n)) for word, n in frequency.items()}
+    total = sum(weight.values()) or 1.0
+    score = np.array([sum(weight[word] for word in own) / total for own in shared], np.float32)
+    order = np.argsort(-score, kind="stable")
+    return rows[np.sort(order[:most])], rows[order[most:]], score[order[most:]] - 2
+
+
+def _encode(rows: Rows, keys: Keys, sentences: pa.Table, embeddings: Embeddings) -> None:
+    """Encode the sentences that have no vector yet, a shard at a time."""
+    new = rows[embeddings.missing(keys[rows])]
+    prefix = embeddings.encoder.config.passage_prefix
+    for start in range(0, len(new), TEXTS_PER_SHARD):
+        block = new[start : start + TEXTS_PER_SHARD]
+        embeddings.add([prefix + text for text in sentences["text"].take(block).to_pylist()])
+        log.info(
+            "contexts: encoded %s of %s new sentences",
+            f"{start + len(block):,}",
+            f"{len(new):,}",
+        )
 
 
 def _rank(
-    rows: NDArray[np.int64], scores: Vectors, sentences: pa.Table, depth: int
-) -> list[tuple[int, float]]:
-    """The best `depth` rows with distinct texts, and their scores."""
-    ranked: dict[str, tuple[int, float]] = {}
-    for i in np.argsort(-scores, kind="stable"):
-        if len(ranked) == depth:
-            break
-        text = sentences["text"][int(rows[i])].as_py()
-        ranked.setdefault(text, (int(rows[i]), float(scores[i])))
-    return list(ranked.values())
+    near: Near, queries: Vectors, keys: Keys, embeddings: Embeddings, depth: int
+) -> tuple[Rows, Vectors]:
+    """The best `depth` rows and their scores: of several queries the best."""
+    rows, others, below = near
+    scores = (embeddings.vectors(keys[rows]) @ queries.T).max(axis=1)
+    order = np.argsort(-scores, kind="stable")
+    ranked = np.concatenate([rows[order], others])[:depth]
+    return ranked, np.concatenate([scores[order], below])[:depth]
 
 
-def _row(
-    question: str, rank: int, score: float, row: int, sentences: pa.Table, index: ArticleIndex
+def _passages(
+    ids: list[str],
+    ranked: list[tuple[Rows, Vectors]],
+    sentences: pa.Table,
+    index: ArticleIndex,
+) -> Iterator[list[dict[str, Any]]]:
+    """The contexts file's rows of some questions, fetched together."""
+    columns = ["article", "start", "end", "text"]
+    rows = np.concatenate([rows for rows, _ in ranked])
+    found = iter(sentences.select(columns).take(rows).to_pylist())
+    articles = np.unique(sentences["article"].take(rows).to_numpy())
+    of = dict(zip(articles.tolist(), index.table.take(articles).to_pylist(), strict=True))
+    for question, (own, scores) in zip(ids, ranked, strict=True):
+        yield [
+            _passage(question, rank, score, sentence, of[sentence["article"]], index)
+            for rank, (score, sentence) in enumerate(
+                zip(scores.tolist(), (next(found) for _ in own), strict=True), 1
+            )
+        ]
+
+
+def _passage(
+    question: str,
+    rank: int,
+    score: float,
+    sentence: dict[str, Any],
+    article: dict[str, Any],
+    index: ArticleIndex,
 ) -> dict[str, Any]:
-    sentence = sentences.select(SENTENCE.names).slice(row, 1).to_pylist()[0]
-    article = index.table.slice(sentence["article"], 1).to_pylist()[0]
     return {
         "question_id": question,
         "rank": rank,
@@ -93,69 +225,3 @@ def _row(
         "text": sentence["text"],
         "source": index.files[article["file"]].source,
     }
-
-
-def _encode_sentences(
-    articles: NDArray[np.int64],
-    index: ArticleIndex,
-    retriever: Search,
-    encoder: SentenceEncoder,
-    work: Path,
-) -> pa.Table:
-    """Sentences of the articles (ascending rows of the index) with their vectors, memory-mapped.
-
-    At most one shard's texts are in memory. A sentence that stood in an earlier shard is not
-    encoded again.
-    """
-    shards: list[pa.Table] = []
-    seen: dict[bytes, tuple[int, int]] = {}
-    for number, start in enumerate(range(0, len(articles), ARTICLES_PER_SHARD)):
-        path = work / f"sentences-{number:06d}.arrow"
-        if not path.is_file():
-            rows = _split(articles[start : start + ARTICLES_PER_SHARD], index, retriever)
-            _write_shard(path, rows, shards, seen, encoder)
-            done = min(start + ARTICLES_PER_SHARD, len(articles))
-            log.info("contexts: encoded sentences of %s of %s articles", done, len(articles))
-        with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
-        for row, text in enumerate(table["text"].to_pylist()):
-            seen.setdefault(_fingerprint(text), (number, row))
-        shards.append(table)
-    return pa.concat_tables(shards)
-
-
-def _fingerprint(text: str) -> bytes:
-    return blake2b(text.encode(), digest_size=16).digest()
-
-
-def _split(
-    articles: NDArray[np.int64], index: ArticleIndex, retriever: Search
-) -> list[dict[str, Any]]:
-    """The sentences of some articles, in the articles' order."""
-    return [
-        {"article": row, "start": start, "end": end, "text": article.text[start:end]}
-        for row, article in index.fetch(articles.tolist())
-        for start, end in sentence_offsets(article.text, retriever.min_sentence_chars)
-    ]
-
-
-def _write_shard(
-    path: Path,
-    rows: list[dict[str, Any]],
-    shards: list[pa.Table],
-    seen: dict[bytes, tuple[int, int]],
-    encoder: SentenceEncoder,
-) -> None:
-    """Encode what no earlier shard holds, and write sentences and vectors together."""
-    keys = [_fingerprint(row["text"]) for row in rows]
-    new = [i for i, key in enumerate(keys) if key not in seen]
-    fresh = encoder.passages([rows[i]["text"] for i in new] or [""])  # "" gives the dimension
-    vectors = np.empty((len(rows), fresh.shape[1]), dtype=np.float32)
-    vectors[new] = fresh[: len(new)]
-    for i, key in enumerate(keys):
-        if key in seen:
-            shard, row = seen[key]
-            vectors[i] = shards[shard]["vector"][row].as_py()
-    table = with_vectors(pa.Table.from_pylist(rows, schema=SENTENCE), vectors)
-    with atomic(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
-        writer.write_table(table)

@@ -1,0 +1,130 @@
+"""What each passage alone adds to a trained reader's belief in the right option.
+
+The passages that add most are positives for training a reranker or an encoder
+(`pairs.positives=<the file>`): made by a stage of its own, so that retrieval needs no reader.
+"""
+
+import logging
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+from scipy.special import log_softmax
+
+from exam.artefacts import Stage, atomic, open_stage
+from exam.config import Train, trainer_values
+from exam.questions import questions_digest
+from exam.reader.features import build_features
+from exam.reader.model import load_reader, longest_input
+from exam.reader.training import Reader, predict, reader_arguments
+from exam.retrieval.contexts import read_contexts
+from exam.retrieval.evaluation import Contexts
+
+log = logging.getLogger(__name__)
+
+FILE = "evidence.parquet"
+QUESTIONS_PER_SHARD = 128
+SCHEMA = pa.schema(
+    {
+        "question_id": pa.string(),
+        "passage_id": pa.string(),
+        "rank": pa.int32(),
+        "gain": pa.float64(),  # log-probability of the right option with the passage, less without
+        "title": pa.string(),
+        "text": pa.large_string(),
+    }
+)
+
+
+def weigh_passages(
+    config: Train,
+    trained: Stage,
+    questions: Dataset,
+    contexts: Stage,
+    depth: int,
+    outputs: Path,
+    resume: str,
+) -> Stage:
+    """Write the gain of each question's best `depth` passages, each alone; a stage's folder.
+
+    `config.model` names the trained weights. Shards of questions that are there are read again.
+    """
+    key = {
+        "run": trained.hash,
+        "weights": trained.files,
+        "questions": questions_digest(questions),
+        "contexts": contexts.hash,
+        "depth": depth,
+        "model": {**asdict(config.model), "name_or_path": None},
+        "trainer": trainer_values(config.trainer),
+    }
+    with open_stage(outputs, "evidence", trained.folder.name, key, resume) as stage:
+        if not stage.reused:
+            found = read_contexts(contexts, depth)
+            model, tokenizer = load_reader(config.model, config.seed)
+            arguments = reader_arguments(
+                trainer_values(config.trainer), stage.folder / "predictions", config.seed
+            )
+            reader = Reader(model, tokenizer, arguments)
+            tables = [
+                _shard(
+                    stage.folder / f"gains-{number:06d}.parquet",
+                    questions.select(
+                        range(start, min(start + QUESTIONS_PER_SHARD, len(questions)))
+                    ),
+                    found,
+                    reader,
+                    config.model.max_length,
+                )
+                for number, start in enumerate(range(0, len(questions), QUESTIONS_PER_SHARD))
+            ]
+            with atomic(stage.folder / FILE) as temporary:
+                pq.write_table(pa.concat_tables(tables), temporary)
+            gains = pa.concat_tables(tables)["gain"].to_pylist()
+            raised = sum(gain > 0 for gain in gains)
+            stage.finish([FILE], questions=len(questions), passages=len(gains), raised=raised)
+        for path in stage.folder.glob("gains-*.parquet"):
+            path.unlink()
+    return stage
+
+
+def _shard(
+    path: Path, questions: Dataset, contexts: Contexts, reader: Reader, max_length: int
+) -> pa.Table:
+    """Some questions' gains, read where they are there."""
+    if not path.is_file():
+        rows = list(_gains(questions, contexts, reader, max_length))
+        with atomic(path) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+        log.info("evidence: %s · %d passages", path.name, len(rows))
+    return pq.read_table(path)
+
+
+def _gains(
+    questions: Dataset, contexts: Contexts, reader: Reader, max_length: int
+) -> list[dict[str, Any]]:
+    """Rows of SCHEMA: each question is asked without a passage, and once with each."""
+    asked: list[dict[str, Any]] = []
+    alone: Contexts = {}
+    for question in questions:
+        for passage in [None, *contexts.get(question["id"], [])]:
+            key = str(len(asked))
+            asked.append({**question, "id": key})
+            alone[key] = [] if passage is None else [passage]
+    limit = longest_input(reader.model, max_length)
+    repeated = Dataset.from_list(asked, features=questions.features)
+    features, _ = build_features(repeated, alone, reader.tokenizer, max_length, limit)
+    chances = log_softmax(predict(reader, features), axis=1)
+    found = iter([float(row[q["label"]]) for row, q in zip(chances, asked, strict=True)])
+    rows = []
+    for question in questions:
+        without = next(found)
+        passages = contexts.get(question["id"], [])
+        for passage, chance in zip(passages, islice(found, len(passages)), strict=True):
+            own = {name: passage[name] for name in SCHEMA.names if name != "gain"}
+            rows.append({**own, "gain": chance - without})
+    return rows

@@ -1,0 +1,186 @@
+"""The lexical reader: a conditional logit over what each option's words have in the passages.
+
+It costs no encoding and trains in a second, so it tells retrievers apart without a neural reader
+in the loop, and it is the baseline that a neural reader has to beat.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from math import fsum, isfinite, log1p
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from exam.artefacts import Stage, read_json, write_json
+from exam.errors import ExamError
+from exam.metrics import Floats, Ints
+from exam.retrieval.contexts import read_contexts, read_rarity
+from exam.retrieval.evaluation import Contexts, within_budget, words
+from exam.splits import fold_of, related
+
+WINDOW = 30  # words: about one long sentence
+FOLDS = 5
+PENALTY = 1.0
+FEATURES = (
+    "window",  # best share of its new words in a window, times that window's share of the prompt
+    "coverage",  # best share of its new words in a window
+    "bigrams",  # its word pairs that occur in the passages
+    "missing",  # its new words that occur in none
+    "missing_own",  # those of them that no other option has, weighted by rarity
+    "words",  # its length
+    "characters",  # the logarithm of its length
+    "prompt",  # share of its words that occur in the prompt
+    "centrality",  # mean Jaccard overlap with the other options' words
+)
+
+
+@dataclass(frozen=True)
+class LexicalReader:
+    """One weight for each of FEATURES; an option's logit is their weighted sum."""
+
+    weights: Floats
+
+    def logits(self, features: Floats) -> Floats:
+        """Logits of shape `(questions, options)`, `-inf` where there is no such option."""
+        missing = np.isnan(features).any(axis=2)
+        found: Floats = np.where(missing, -np.inf, np.nan_to_num(features) @ self.weights)
+        return found
+
+
+def build_features(
+    questions: Dataset, contexts: Contexts, idf: dict[str, float], budget: int | None = None
+) -> Floats:
+    """Features of shape `(questions, options, FEATURES)`, NaN where a question has fewer options.
+
+    Passages are read up to `budget` words; all of them without one.
+    """
+    options = max(map(len, questions["options"]), default=0)
+    found = np.full((len(questions), options, len(FEATURES)), np.nan)
+    for row, question in zip(found, questions, strict=True):
+        ranked = contexts.get(question["id"], [])
+        passages = [words(p["text"]) for p in ranked]
+        if budget is not None:
+            passages = within_budget(ranked, budget)
+        row[: len(question["options"])] = option_features(
+            words(question["prompt"]), [words(o) for o in question["options"]], passages, idf
+        )
+    return found
+
+
+def lexical_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
+    """The same, with the `top_k` best passages of a contexts stage."""
+    return build_features(questions, read_contexts(stage, top_k), read_rarity(stage), budget)
+
+
+def option_features(
+    prompt: list[str], options: list[list[str]], passages: list[list[str]], idf: dict[str, float]
+) -> list[list[float]]:
+    """FEATURES of every option of one question; every text is a list of words."""
+    asked, sets = set(prompt), [set(option) for option in options]
+    wanted = asked.union(*sets)
+    present = {word for passage in passages for word in passage if word in wanted}
+    pairs = {pair for passage in passages for pair in pairwise(passage)}
+    total = _rarity(asked, idf) or 1.0
+    windows = [(w, _rarity(asked & w, idf) / total) for w in _windows(passages, wanted)]
+    rows = []
+    for place, (option, own) in enumerate(zip(options, sets, strict=True)):
+        others = sets[:place] + sets[place + 1 :]
+        new = own - asked
+        total = _rarity(new, idf) or 1.0
+        shares = [(_rarity(new & window, idf) / total, share) for window, share in windows]
+        rows.append(
+            [
+                max((a * b for a, b in shares), default=0.0),
+                max((a for a, _ in shares), default=0.0),
+                fsum(_rarity(pair, idf) for pair in pairs.intersection(pairwise(option))),
+                float(len(new - present)),
+                _rarity(new.difference(present, *others), idf),
+                float(len(option)),
+                log1p(sum(map(len, option))),
+                _rarity(own & asked, idf) / (_rarity(own, idf) or 1.0),
+                fsum(len(own & other) / max(1, len(own | other)) for other in others) / len(others),
+            ]
+        )
+    return rows
+
+
+def _rarity(wanted: Iterable[str], idf: dict[str, float]) -> float:
+    """Sum of inverse document frequencies; exact, so that the order of a set does not matter."""
+    return fsum(max(idf.get(word, 0.0), 0.0) for word in wanted)
+
+
+def _windows(passages: list[list[str]], wanted: set[str]) -> set[frozenset[str]]:
+    """The wanted words of every window; windows overlap by half."""
+    half = WINDOW // 2
+    return {
+        frozenset(wanted.intersection(passage[start : start + WINDOW]))
+        for passage in passages
+        for start in range(0, max(1, len(passage) - half), half)
+    }
+
+
+def fit(features: Floats, labels: Ints) -> LexicalReader:
+    """Fit a conditional logit: softmax over each question's options, with an L2 penalty.
+
+    The penalty is on features in units of their spread within questions; the loss is convex, so
+    the weights depend on nothing but the data.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax, softmax
+
+    missing = np.isnan(features).any(axis=2)
+    centred = features - np.nanmean(features, axis=1, keepdims=True)
+    spread = np.nanstd(centred, axis=(0, 1))
+    spread[spread == 0] = 1.0
+    inputs = np.nan_to_num(centred / spread)
+    right = np.arange(len(labels)), labels
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        logits = np.where(missing, -np.inf, inputs @ weights)
+        expected = np.einsum("qo,qof->f", softmax(logits, axis=1), inputs)
+        value = PENALTY / 2 * weights @ weights - log_softmax(logits, axis=1)[right].sum()
+        return float(value), PENALTY * weights + expected - inputs[right].sum(axis=0)
+
+    found = minimize(loss, np.zeros(features.shape[2]), jac=True, method="L-BFGS-B", tol=1e-10)
+    return LexicalReader(found.x / spread)
+
+
+def cross_fitted(questions: Dataset, features: Floats, seed: int = 0) -> Floats | None:
+    """Logits of every question by a reader fitted on the other folds; None for too few questions.
+
+    Related questions stay in one fold.
+    """
+    folds = min(FOLDS, len(set(related(questions).tolist())) if len(questions) else 0)
+    if folds < 2:
+        return None
+    fold, labels = fold_of(questions, folds, seed), np.array(questions["label"])
+    logits = np.empty(features.shape[:2])
+    for number in range(folds):
+        inside = fold == number
+        logits[inside] = fit(features[~inside], labels[~inside]).logits(features[inside])
+    return logits
+
+
+def save_lexical(reader: LexicalReader, path: Path) -> None:
+    """Write the weights by their features' names."""
+    write_json(path, dict(zip(FEATURES, reader.weights.tolist(), strict=True)))
+
+
+def load_lexical(path: Path) -> LexicalReader:
+    """Read what `save_lexical` wrote.
+
+    Raises:
+        ExamError: the file holds other features, or values that are no finite numbers.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict) or list(found) != list(FEATURES):
+        raise ExamError(
+            f"{path} does not weigh this version's features ({', '.join(FEATURES)}).\n"
+            "Train again: python train.py model=lexical"
+        )
+    values = list(found.values())
+    if not all(isinstance(v, (int, float)) and isfinite(v) for v in values):
+        raise ExamError(f"{path} holds a weight that is no finite number.\nTrain again.")
+    return LexicalReader(np.array(values, dtype=np.float64))

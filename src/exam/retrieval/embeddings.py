@@ -1,0 +1,125 @@
+"""Embeddings kept by content: no text is encoded twice by one encoder.
+
+The sentences and queries of any questions, depth or query form share one store for each encoder.
+A shard is written whole under a name made of its content, so a killed process leaves nothing
+half-written, and two processes that encode the same texts write the same file.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from exam.artefacts import KEY, atomic, digest, write_json
+from exam.errors import ExamError
+from exam.retrieval.encoder import SentenceEncoder, Vectors
+
+TEXTS_PER_SHARD = 2048
+KEY_BYTES = 16
+Keys = NDArray[np.bytes_]  # one fingerprint a text
+
+
+def fingerprints(texts: Sequence[str]) -> Keys:
+    """What texts, prefix included, are looked up by."""
+    found = [blake2b(text.encode(), digest_size=KEY_BYTES).digest() for text in texts]
+    return np.frombuffer(b"".join(found), f"S{KEY_BYTES}")
+
+
+def key_column(keys: Keys) -> pa.FixedSizeBinaryArray:
+    """Keys as Arrow keeps them."""
+    buffers = [None, pa.py_buffer(keys.tobytes())]
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), len(keys), buffers)
+
+
+def keys_of(column: pa.FixedSizeBinaryArray) -> Keys:
+    """Keys that Arrow kept, without a copy."""
+    start = column.offset * KEY_BYTES
+    return np.frombuffer(column.buffers()[1], f"S{KEY_BYTES}", len(column), start)
+
+
+class Embeddings:
+    """One encoder's store, in `outputs/embeddings/<encoder>-<hash8>`; vectors stay on disk."""
+
+    def __init__(self, encoder: SentenceEncoder, outputs: Path) -> None:
+        """Open the store, with every shard there is by now."""
+        self.encoder = encoder
+        key = encoder.key
+        self.folder = outputs / "embeddings" / f"{encoder.config.name}-{digest(key)[:8]}"
+        if not (self.folder / KEY).is_file():
+            write_json(self.folder / KEY, key)
+        self._vectors: list[Vectors] = []
+        self._starts = np.zeros(1, np.int64)  # the first row of each shard, then of the next one
+        self._keys = np.empty(0, f"S{KEY_BYTES}")  # ascending
+        self._rows = np.empty(0, np.int64)  # of `_keys`
+        shards = [_read(path) for path in sorted(self.folder.glob("*.arrow"))]
+        self._include(shards)
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors of what is searched for, shape `(texts, dimension)`."""
+        prefixed = [self.encoder.config.query_prefix + text for text in texts]
+        keys = fingerprints(prefixed)
+        new = self.missing(keys)
+        for start in range(0, len(new), TEXTS_PER_SHARD):
+            self.add([prefixed[i] for i in new[start : start + TEXTS_PER_SHARD]])
+        return self.vectors(keys)
+
+    def missing(self, keys: Keys) -> NDArray[np.int64]:
+        """Positions of the keys that have no vector yet; of equal keys the first."""
+        _, first = np.unique(keys, return_index=True)
+        first.sort()
+        return first[~np.isin(keys[first], self._keys)]
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Encode texts, prefix included, and keep their vectors as one shard."""
+        keys = fingerprints(texts)
+        vectors = self.encoder.encode(texts)
+        columns = {
+            "key": key_column(keys),
+            "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1]),
+        }
+        path = self.folder / f"{digest(keys.tobytes().hex())[:16]}.arrow"
+        table = pa.table(columns)
+        with atomic(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+            writer.write_table(table)
+        self._include([_read(path)])
+
+    def vectors(self, keys: Keys) -> Vectors:
+        """Vectors of keys that have one, shape `(keys, dimension)`."""
+        rows = self._rows[np.searchsorted(self._keys, keys)]
+        shard = np.searchsorted(self._starts, rows, side="right") - 1
+        dimension = self._vectors[0].shape[1] if self._vectors else 0
+        found = np.empty((len(keys), dimension), np.float32)
+        for number in np.unique(shard):
+            own = shard == number
+            found[own] = self._vectors[number][rows[own] - self._starts[number]]
+        return found
+
+    def _include(self, shards: list[tuple[Keys, Vectors]]) -> None:
+        """Make shards part of the store; of equal keys the earlier one's vector stays."""
+        for _, vectors in shards:
+            self._vectors.append(vectors)
+            self._starts = np.append(self._starts, self._starts[-1] + len(vectors))
+        keys = np.concatenate([self._keys, *(own for own, _ in shards)])
+        count = len(keys) - len(self._keys)
+        rows = np.concatenate([self._rows, np.arange(self._starts[-1] - count, self._starts[-1])])
+        self._keys, first = np.unique(keys, return_index=True)
+        self._rows = rows[first]
+
+
+def _read(path: Path) -> tuple[Keys, Vectors]:
+    """A shard's keys and vectors, mapped."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            table: Any = pa.ipc.open_file(source).read_all().combine_chunks()
+        keys, vectors = (table[name].chunk(0) for name in ("key", "vector"))
+    except (pa.ArrowInvalid, OSError, KeyError, IndexError) as error:
+        raise ExamError(
+            f"{path} is not a whole shard of embeddings: {str(error).splitlines()[0]}\n"
+            "Delete that file: its texts are encoded again."
+        ) from None
+    found: Vectors = vectors.values.to_numpy().reshape(len(table), -1)
+    return keys_of(keys), found

@@ -1,0 +1,207 @@
+"""A cross-encoder reads each question with its best passages, together, and reorders them."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import Dataset
+
+from exam.artefacts import atomic
+from exam.config import Dtype, Reranker
+from exam.errors import ExamError
+from exam.metrics import Floats
+from exam.retrieval.encoder import dtype_here
+from exam.retrieval.evaluation import Contexts
+from exam.retrieval.passages import searched
+from exam.retrieval.queries import query_texts
+from exam.runtime import is_terminal
+from exam.weights import identity, locate, reaching
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
+
+log = logging.getLogger(__name__)
+
+PAIRS_PER_SHARD = 4096
+SCORING = ("ForSequenceClassification", "ForCausalLM")  # a causal one answers "yes" or "no"
+Pair = tuple[str, str]  # query, passage
+
+
+@dataclass(frozen=True)
+class PairScorer:
+    """A cross-encoder that loads at its first use, on the device sentence-transformers finds."""
+
+    config: Reranker
+
+    @cached_property
+    def dtype(self) -> Dtype:
+        """The number format of weights and activations on this machine."""
+        return dtype_here(self.config.dtype, "reranker.dtype")
+
+    @cached_property
+    def model(self) -> "CrossEncoder":
+        """The loaded model."""
+        return load_cross_encoder(self.config, self.dtype)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What of the configuration determines the ranking."""
+        config = self.config
+        return {
+            "checkpoint": identity(config.ckpt),
+            "depth": config.depth,
+            "max_length": config.max_length,
+            "query": config.query.value,
+            "weight": config.weight,
+            "dtype": self.dtype.value,
+        }
+
+    def scores(self, pairs: Sequence[Pair]) -> Floats:
+        """The model's logit of each pair, shape `(pairs,)`: a sigmoid presses the best together."""
+        from torch.nn import Identity
+
+        scores = self.model.predict(
+            list(pairs),
+            batch_size=self.config.batch_size,
+            activation_fn=Identity(),
+            show_progress_bar=is_terminal(),
+        )
+        return np.asarray(scores, dtype=np.float64)
+
+
+def has_head(config: Reranker) -> bool:
+    """Whether a checkpoint has a head that scores passages: a new head's scores are random.
+
+    Raises:
+        ExamError: it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    ckpt = str(config.ckpt)
+    with reaching("reranker", ckpt, "reranker.ckpt"):
+        found = AutoConfig.from_pretrained(locate(ckpt), trust_remote_code=config.trust_remote_code)
+    return any(name.endswith(SCORING) for name in found.architectures or [])
+
+
+def check_reachable(config: Reranker, *, trained: bool = True) -> None:
+    """Refuse a checkpoint that cannot be read or, where it must be `trained`, has no head.
+
+    Raises:
+        ExamError: either.
+    """
+    if config.ckpt is not None and not has_head(config) and trained:
+        raise ExamError(
+            f"reranker.ckpt={config.ckpt} has no head that scores a passage.\n"
+            "Give a cross-encoder, or train one from it: "
+            f"python train.py task=reranker reranker.ckpt={config.ckpt}"
+        )
+
+
+def load_cross_encoder(config: Reranker, dtype: Dtype) -> "CrossEncoder":
+    """The checkpoint as a model of one score a pair; a head that it lacks starts at random.
+
+    Raises:
+        ExamError: it cannot be read, or it gives several scores a pair.
+    """
+    from sentence_transformers import CrossEncoder
+
+    ckpt = str(config.ckpt)
+    new = None if has_head(config) else 1
+    with reaching("reranker", ckpt, "reranker.ckpt"):
+        model: CrossEncoder = CrossEncoder(
+            locate(ckpt),
+            num_labels=new,
+            max_length=config.max_length,
+            trust_remote_code=config.trust_remote_code,
+            model_kwargs={"use_safetensors": True, "dtype": dtype.value},
+        )
+    if model.num_labels != 1:
+        raise ExamError(
+            f"reranker.ckpt={config.ckpt} gives {model.num_labels} scores a passage; a reranker "
+            "gives one.\nChoose another checkpoint, such as cross-encoder/ms-marco-MiniLM-L6-v2."
+        )
+    return model
+
+
+def rerank(
+    questions: Dataset, contexts: Contexts, scorer: PairScorer, work: Path
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield each question's best `depth` passages in their new order, as rows of the contexts file.
+
+    With several queries a question, a passage has the best of their scores. `work` keeps scores in
+    shards, so that an interrupted scoring continues.
+    """
+    config = scorer.config
+    wanted = [
+        (query_texts(question, config.query), contexts.get(question["id"], [])[: config.depth])
+        for question in questions
+    ]
+    row: dict[Pair, int] = {}
+    for queries, passages in wanted:
+        for query in queries:
+            for passage in passages:
+                row.setdefault((query, passage_text(passage)), len(row))
+    scores = _scored(list(row), scorer, work)
+    for queries, passages in wanted:
+        found = [max(scores[row[q, passage_text(p)]] for q in queries) for p in passages]
+        yield reordered(passages, np.array(found), config.weight)
+
+
+def passage_text(passage: dict[str, Any]) -> str:
+    """A passage as the cross-encoder reads it: its article's title in front."""
+    return searched(passage["title"], passage["text"])
+
+
+def reordered(
+    passages: list[dict[str, Any]], scores: Floats, weight: float
+) -> list[dict[str, Any]]:
+    """A question's passages by `weight` × new score + (1 - weight) × their own, each standardised.
+
+    Standardised over the question's passages, because the two speak in different units.
+    """
+    own = np.array([passage["score"] for passage in passages], dtype=np.float64)
+    blended = weight * standardised(scores) + (1 - weight) * standardised(own)
+    return [
+        {**passages[i], "rank": rank, "score": float(blended[i])}
+        for rank, i in enumerate(np.argsort(-blended, kind="stable"), 1)
+    ]
+
+
+def standardised(scores: Floats) -> Floats:
+    """Scores with mean 0 and deviation 1; all 0 where they are equal."""
+    spread = scores.std() if len(scores) else 0.0
+    return (scores - scores.mean()) / spread if spread > 0 else np.zeros(len(scores))
+
+
+def _scored(pairs: list[Pair], scorer: PairScorer, work: Path) -> Floats:
+    """Scores of distinct pairs, a shard at a time; shards that are there are read."""
+    parts = [np.empty(0)]
+    for number, start in enumerate(range(0, len(pairs), PAIRS_PER_SHARD)):
+        path = work / f"scores-{number:06d}.npy"
+        if not path.is_file():
+            shard = pairs[start : start + PAIRS_PER_SHARD]
+            scores = scorer.scores(shard)
+            with atomic(path) as temporary, temporary.open("wb") as file:
+                np.save(file, scores, allow_pickle=False)
+            cut = count_cut(shard, scorer.model, scorer.config.max_length)
+            log.info(
+                "contexts: scored %d of %d pairs · cut short: %d, by %d tokens in all",
+                start + len(shard), len(pairs), *cut,
+            )  # fmt: skip
+        parts.append(np.load(path, allow_pickle=False))
+    return np.concatenate(parts)
+
+
+def count_cut(pairs: Sequence[Pair], model: "CrossEncoder", max_length: int) -> tuple[int, int]:
+    """How many pairs `max_length` cuts short, and how many of their tokens it leaves out."""
+    tokenizer: Any = model.tokenizer
+    distinct = list(dict.fromkeys(text for pair in pairs for text in pair))
+    ids = tokenizer(distinct, add_special_tokens=False, truncation=False, verbose=False)
+    length = dict(zip(distinct, map(len, ids["input_ids"]), strict=True))
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    over = [max(0, length[a] + length[b] + special - max_length) for a, b in pairs]
+    return sum(n > 0 for n in over), sum(over)

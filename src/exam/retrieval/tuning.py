@@ -1,0 +1,218 @@
+"""Fine-tune a cross-encoder or a sentence encoder with sentence-transformers' own Trainers."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from sentence_transformers import (
+    CrossEncoder,
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, LambdaLoss
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from transformers import Trainer, set_seed
+
+from exam.config import Dtype, Encoder, PairLoss, Query, Task, Train, trainer_values
+from exam.metrics import Floats
+from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval.evaluation import Contexts, option_support, question_scores
+from exam.retrieval.pairs import Example, mine_pairs
+from exam.retrieval.queries import query_texts
+from exam.retrieval.rerank import Pair, PairScorer, passage_text, reordered
+from exam.runs import CHECKPOINTS, fit, training_arguments, with_callbacks
+from exam.splits import Split
+from exam.weights import MODEL
+
+log = logging.getLogger(__name__)
+
+METRIC = "support"  # chooses the checkpoint: finer than the share of supported questions
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+Scorer = Callable[[Sequence[Pair]], Floats]
+
+
+class RankingEvaluator(BaseEvaluator):
+    """Scores of the dev questions' rankings, reordered by the model in training.
+
+    `support` is the right options' mean support by the best passages, `supported` the share of
+    questions above the threshold.
+    """
+
+    def __init__(
+        self,
+        questions: Dataset,
+        contexts: Contexts,
+        rarity: dict[str, float],
+        query: Query,
+        weight: float,
+        scorer: Scorer,
+    ) -> None:
+        """Keep what every evaluation needs; `scorer` holds the model that is trained."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.questions, self.contexts, self.rarity = questions, contexts, rarity
+        self.query, self.weight, self.scorer = query, weight, scorer
+
+    def __call__(self, model: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The figures of the model's ranking."""
+        return self.figures(self.scores(), self.weight)
+
+    def scores(self) -> list[Floats]:
+        """The model's score of every passage of every question."""
+        pairs: list[Pair] = []
+        for question in self.questions:
+            (query,) = query_texts(question, self.query)
+            pairs += [(query, passage_text(p)) for p in self.contexts.get(question["id"], [])]
+        sizes = [len(self.contexts.get(key, [])) for key in self.questions["id"]]
+        return np.split(self.scorer(pairs), np.cumsum(sizes)[:-1])
+
+    def figures(self, scores: list[Floats], weight: float) -> dict[str, float]:
+        """The figures of the rankings that some scores give."""
+        ranked = {
+            key: reordered(self.contexts.get(key, []), own, weight)
+            for key, own in zip(self.questions["id"], scores, strict=True)
+        }
+        support = option_support(self.questions, ranked, self.rarity)
+        found = question_scores(self.questions, ranked, support)
+        right = [s[label] for s, label in zip(support, self.questions["label"], strict=True)]
+        kept = [name for name in ("supported", "mrr") if name in found]
+        return {METRIC: float(np.mean(right)), **{k: float(np.mean(found[k])) for k in kept}}
+
+
+def tune(
+    config: Train, split: Split, contexts: Contexts, rarity: dict[str, float], folder: Path
+) -> dict[str, Any]:
+    """Train the reranker or the encoder, and save it below `folder`.
+
+    Returns the dev questions' figures by weight of the new ranking (0: the first ranking alone).
+    """
+    set_seed(config.seed)  # a new head starts from random weights
+    query = config.reranker.query if config.task is Task.reranker else config.retriever.query
+    examples = mine_pairs(split.train, contexts, rarity, config.pairs, query, config.seed)
+    depth = config.reranker.depth if config.task is Task.reranker else config.pairs.last
+    best = {key: passages[:depth] for key, passages in contexts.items()}
+    model: CrossEncoder | SentenceTransformer
+    if config.task is Task.reranker:
+        model, scorer, trainer = _reranker(config, examples, folder)
+    else:
+        model, scorer, trainer = _encoder(config, examples, folder)
+    weight = config.reranker.weight if config.task is Task.reranker else 1.0
+    evaluator = RankingEvaluator(split.dev, best, rarity, query, weight, scorer)
+    trained = trainer(evaluator if len(split.dev) else None)
+    with_callbacks(trained)
+    figures = fit(trained)
+    log.info("train: %s", " · ".join(f"{k} {v}" for k, v in figures.items()))
+    # Without a model card, which differs between equal runs: the files identify the model.
+    model.save_pretrained(str(folder / MODEL), create_model_card=False)
+    return _by_weight(evaluator) if len(split.dev) else {}
+
+
+def _by_weight(evaluator: RankingEvaluator) -> dict[str, dict[str, float]]:
+    """The dev figures of every blend of the first ranking and the model's."""
+    scores = evaluator.scores()
+    found = {str(weight): evaluator.figures(scores, weight) for weight in WEIGHTS}
+    for weight, figures in found.items():
+        text = " · ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        log.info("dev: weight %s · %s", weight, text)
+    return found
+
+
+def _reranker(
+    config: Train, examples: list[Example], folder: Path
+) -> tuple[CrossEncoder, Scorer, Callable[[Any], Trainer]]:
+    """A cross-encoder, how it scores, and its Trainer given an evaluator."""
+    scorer = PairScorer(replace(config.reranker, dtype=Dtype.float32))
+    model = scorer.model
+    lists = config.pairs.loss is PairLoss.lambda_loss
+    loss = LambdaLoss(model) if lists else BinaryCrossEntropyLoss(model)
+    arguments = training_arguments(
+        CrossEncoderTrainingArguments,
+        trainer_values(config.trainer),
+        folder / CHECKPOINTS,
+        config.seed,
+        METRIC,
+    )
+
+    def trainer(evaluator: BaseEvaluator | None) -> Trainer:
+        return CrossEncoderTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=_lists(examples) if lists else _labelled(examples),
+            loss=loss,
+            evaluator=evaluator,
+        )
+
+    return model, scorer.scores, trainer
+
+
+def _encoder(
+    config: Train, examples: list[Example], folder: Path
+) -> tuple[SentenceTransformer, Scorer, Callable[[Any], Trainer]]:
+    """A sentence encoder, how it scores, and its Trainer given an evaluator."""
+    settings = replace(config.encoder, dtype=Dtype.float32)
+    encoder = SentenceEncoder(settings)
+    model = encoder.model
+    arguments = training_arguments(
+        SentenceTransformerTrainingArguments,
+        trainer_values(config.trainer),
+        folder / CHECKPOINTS,
+        config.seed,
+        METRIC,
+        batch_sampler="no_duplicates",  # a passage twice in a batch would be its own negative
+    )
+
+    def trainer(evaluator: BaseEvaluator | None) -> Trainer:
+        return SentenceTransformerTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=_triplets(examples, settings, config.pairs.negatives),
+            loss=MultipleNegativesRankingLoss(model),
+            evaluator=evaluator,
+        )
+
+    def cosines(pairs: Sequence[Pair]) -> Floats:
+        queries = encoder.queries([query for query, _ in pairs])
+        passages = encoder.passages([passage for _, passage in pairs])
+        return np.asarray((queries * passages).sum(axis=1), dtype=np.float64)
+
+    return model, cosines, trainer
+
+
+def _labelled(examples: list[Example]) -> Dataset:
+    """One row a pair, for losses that look at a passage by itself."""
+    return Dataset.from_list(
+        [
+            {"query": example.query, "passage": passage, "label": label}
+            for example in examples
+            for passage, label in zip(example.passages, example.labels, strict=True)
+        ]
+    )
+
+
+def _lists(examples: list[Example]) -> Dataset:
+    """One row a question, for losses that look at the order of its passages."""
+    return Dataset.from_list(
+        [{"query": e.query, "passages": e.passages, "labels": e.labels} for e in examples]
+    )
+
+
+def _triplets(examples: list[Example], settings: Encoder, negatives: int) -> Dataset:
+    """One row a positive, with the question's hard negatives; repeated where there are too few."""
+    rows = []
+    for example in examples:
+        others = [settings.passage_prefix + text for text in example.passages[example.positives :]]
+        rows += [
+            {
+                "query": settings.query_prefix + example.query,
+                "positive": settings.passage_prefix + positive,
+                **{f"negative_{i}": others[i % len(others)] for i in range(negatives)},
+            }
+            for positive in example.passages[: example.positives]
+        ]
+    return Dataset.from_list(rows)

@@ -1,0 +1,119 @@
+"""A training run's folder, whatever it trains: its files, its whole checkpoints, its log lines."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from exam.artefacts import KEY, file_digest, read_json, write_json
+from exam.errors import ExamError
+from exam.runtime import is_terminal
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+ENVIRONMENT = "environment.json"
+RESULTS = "results.json"
+WHOLE = "whole.json"  # written into a checkpoint after everything else
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+class LogCallback(TrainerCallback):
+    """One log line for every figure the Trainer reports."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Log step, total and figures."""
+        if not state.is_world_process_zero or "train_runtime" in (logs or {}):
+            return
+        figures = " · ".join(
+            f"{k} {v:.4g}" for k, v in (logs or {}).items() if isinstance(v, float) and k != "epoch"
+        )
+        log.info("train: step %d of %d · %s", state.global_step, state.max_steps, figures)
+
+
+class WholeCallback(TrainerCallback):
+    """Mark each checkpoint as whole once all of it is written."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the digests of the checkpoint's files."""
+        if args.should_save:
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            files = [p for p in folder.rglob("*") if p.is_file() and p.name != WHOLE]
+            write_json(folder / WHOLE, {str(p.relative_to(folder)): file_digest(p) for p in files})
+
+
+def with_callbacks(trainer: Trainer) -> None:
+    """Log in this project's way, and mark whole checkpoints; a bar is drawn for a person only."""
+    trainer.add_callback(LogCallback())
+    trainer.add_callback(WholeCallback())
+    trainer.remove_callback(PrinterCallback)
+    if not is_terminal():
+        trainer.remove_callback(ProgressCallback)
+
+
+def training_arguments(
+    kind: type[Arguments], values: dict[str, Any], folder: Path, seed: int, metric: str, **own: Any
+) -> Arguments:
+    """The Trainer's arguments of a configuration, saving below `folder`.
+
+    `metric` chooses the checkpoint where the configuration asks for the best one.
+    """
+    best = values.get("load_best_model_at_end")
+    defaults = {"metric_for_best_model": metric} if best else {}
+    try:
+        return kind(**{**defaults, **values}, output_dir=str(folder), seed=seed, **own)
+    except (ValueError, ImportError) as error:
+        raise ExamError(f"trainer: {error}") from None
+
+
+def fit(trainer: Trainer) -> dict[str, Any]:
+    """Train, from the last whole checkpoint if there is one; the best checkpoint is left loaded.
+
+    Returns the Trainer's final figures. The state file lies beside the checkpoints' folder.
+    """
+    folder = Path(str(trainer.args.output_dir))
+    checkpoint = last_whole_checkpoint(folder)
+    if checkpoint:
+        state = read_json(checkpoint / "trainer_state.json")
+        log.info("train: resuming at step %d of %d", state["global_step"], state["max_steps"])
+    figures = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
+    trainer.state.save_to_json(str(folder.parent / "trainer_state.json"))
+    return {**figures, "steps": trainer.state.global_step, "best": trainer.state.best_metric}
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose files are those that were written; broken ones are removed.
+
+    A checkpoint that names a best one is whole only together with that one: the Trainer would
+    otherwise finish with the last weights instead of the best.
+    """
+    while folder.is_dir() and (found := get_last_checkpoint(str(folder))):  # type: ignore[no-untyped-call]
+        checkpoint = Path(found)
+        if _is_whole(checkpoint):
+            best = read_json(checkpoint / "trainer_state.json")["best_global_step"]
+            if not best or _is_whole(folder / f"checkpoint-{best}"):
+                return checkpoint
+        log.warning("train: %s is not whole, or its best one is not; removed", checkpoint)
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    if not (checkpoint / WHOLE).is_file():
+        return False
+    files = read_json(checkpoint / WHOLE)
+    return all(
+        (checkpoint / name).is_file() and file_digest(checkpoint / name) == digest
+        for name, digest in files.items()
+    )
+
+
+def run_files(folder: Path) -> list[str]:
+    """Every file of a run folder but its key and its checkpoints."""
+    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.name != KEY)
+    return [str(path) for path in paths if path.parts[0] != CHECKPOINTS]

@@ -1,0 +1,154 @@
+"""The lexical reader: its features by hand, its fit against scikit-learn's, its file."""
+
+import json
+from math import inf, log
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exam.errors import ExamError
+from exam.questions import FEATURES as QUESTION
+from exam.reader.lexical import (
+    FEATURES,
+    LexicalReader,
+    build_features,
+    cross_fitted,
+    fit,
+    load_lexical,
+    option_features,
+    save_lexical,
+)
+
+IDF = {"is": 1.0, "cat": 2.0, "red": 1.0, "mat": 3.0, "a": 0.5, "blue": 2.0, "the": -0.1}
+
+
+def test_features_by_hand():
+    rows = option_features(
+        ["where", "is", "the", "cat"],
+        [["the", "red", "mat"], ["a", "cat"], ["blue", "mat"]],
+        [["a", "red", "mat", "is", "here"]],
+        IDF,
+    )
+    # The one window holds "is" of the prompt's "is" and "cat": a third of their rarity.
+    expected = [
+        {"window": 1 / 3, "coverage": 1, "bigrams": 4, "missing": 0, "missing_own": 0,
+         "words": 3, "characters": log(10), "prompt": 0, "centrality": 1 / 8},
+        {"window": 1 / 3, "coverage": 1, "bigrams": 0, "missing": 0, "missing_own": 0,
+         "words": 2, "characters": log(5), "prompt": 0.8, "centrality": 0},
+        {"window": 0.2, "coverage": 0.6, "bigrams": 0, "missing": 1, "missing_own": 2,
+         "words": 2, "characters": log(8), "prompt": 0, "centrality": 1 / 8},
+    ]  # fmt: skip
+    for row, wanted in zip(rows, expected, strict=True):
+        assert dict(zip(FEATURES, row, strict=True)) == pytest.approx(wanted)
+
+
+def test_a_window_is_about_one_sentence():
+    """Words 40 apart never stand in one window; words of two passages neither."""
+    far = ["cat", *["x"] * 40, "mat"]
+    for passages in ([far], [["cat"], ["mat"]]):
+        (row, _) = option_features(["cat"], [["mat"], ["red"]], passages, IDF)
+        assert row[:2] == [0.0, 1.0]
+
+
+def test_without_passages_only_the_options_speak():
+    (row, _) = option_features(["cat"], [["mat"], ["red"]], [], IDF)
+    assert dict(zip(FEATURES, row, strict=True)) == pytest.approx(
+        {"window": 0, "coverage": 0, "bigrams": 0, "missing": 1, "missing_own": 3,
+         "words": 1, "characters": log(4), "prompt": 0, "centrality": 0}
+    )  # fmt: skip
+
+
+texts = st.lists(st.sampled_from(sorted(IDF)), max_size=8)
+
+
+@given(texts, st.lists(texts, min_size=2, max_size=5), st.lists(texts, max_size=4), st.randoms())
+def test_permuted_options_permute_features(prompt, options, passages, random):
+    order = random.sample(range(len(options)), len(options))
+    rows = option_features(prompt, options, passages, IDF)
+    again = option_features(prompt, [options[i] for i in order], passages, IDF)
+    assert again == [rows[i] for i in order]
+
+
+def asked(n, options=2):
+    rows = [
+        {"id": str(i), "prompt": f"p{i} q{i}", "options": [f"o{i}{j}" for j in range(options)],
+         "label": i % options, "context": None, "article": None}
+        for i in range(n)
+    ]  # fmt: skip
+    return Dataset.from_list(rows, features=QUESTION)
+
+
+def test_budget_and_fewer_options():
+    rows = [*asked(1, 3), *asked(1, 2)]
+    rows[1]["id"] = "1"
+    questions = Dataset.from_list(rows, features=QUESTION)
+    contexts = {"0": [{"text": "p0 q0 x"}, {"text": "o00"}]}
+    features = build_features(questions, contexts, {"o00": 1.0}, 3)
+    assert features.shape == (2, 3, len(FEATURES))
+    assert np.isnan(features[1, 2]).all()
+    assert not np.isnan(features[0]).any()
+    missing = FEATURES.index("missing")
+    assert features[0, 0, missing] == 1
+    assert build_features(questions, contexts, {"o00": 1.0})[0, 0, missing] == 0
+    logits = LexicalReader(np.ones(len(FEATURES))).logits(features)
+    assert logits[1, 2] == -inf
+    assert np.isfinite(logits[:, :2]).all()
+
+
+def test_fit_is_the_conditional_logit():
+    """With two options it is a logistic regression of their difference, without intercept."""
+    from sklearn.linear_model import LogisticRegression
+
+    random = np.random.default_rng(0)
+    features = random.normal(size=(60, 2, 3)) * [1, 10, 0.1]
+    labels = (features[:, 1, 0] + random.normal(size=60) > features[:, 0, 0]).astype(np.int64)
+    difference = features[:, 1] - features[:, 0]
+    spread = np.sqrt((difference**2).mean(axis=0)) / 2
+    model = LogisticRegression(C=1, fit_intercept=False, tol=1e-8).fit(difference / spread, labels)
+    assert fit(features, labels).weights == pytest.approx(model.coef_[0] / spread, rel=1e-3)
+
+
+def test_a_feature_that_never_differs_weighs_nothing_and_absent_options_do_not_count():
+    features = np.random.default_rng(0).normal(size=(20, 3, 2))
+    features[:, :, 1] = 7.0
+    labels = np.zeros(20, dtype=np.int64)
+    weights = fit(features, labels).weights
+    assert weights[1] == 0
+    wider = np.concatenate([features, np.full((20, 1, 2), np.nan)], axis=1)
+    assert fit(wider, labels).weights == pytest.approx(weights)
+
+
+def test_a_question_is_not_answered_by_a_reader_that_saw_it():
+    questions, features = asked(20), np.random.default_rng(0).normal(size=(20, 2, 3))
+    before = cross_fitted(questions, features)
+    rows = questions.to_list()
+    rows[3]["label"] = 1 - rows[3]["label"]
+    after = cross_fitted(Dataset.from_list(rows, features=QUESTION), features)
+    assert (after[3] == before[3]).all()
+    assert (after != before).any()  # the others' readers did see it
+    assert cross_fitted(questions.select([0]), features[:1]) is None
+
+
+def test_weights_round_trip(tmp_path):
+    weights = np.random.default_rng(0).normal(size=len(FEATURES)) / 3
+    save_lexical(LexicalReader(weights), tmp_path / "lexical.json")
+    assert (load_lexical(tmp_path / "lexical.json").weights == weights).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"coverage": None}, "holds a weight that is no finite number.\nTrain again."),
+        ({"other": 1.0}, "does not weigh this version's features (window, coverage, bigrams, "),
+    ],
+)
+def test_weights_of_another_form_are_refused(tmp_path, change, message):
+    path = tmp_path / "lexical.json"
+    save_lexical(LexicalReader(np.zeros(len(FEATURES))), path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ExamError) as caught:
+        load_lexical(path)
+    assert str(caught.value).startswith(f"{path} {message}")
