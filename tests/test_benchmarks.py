@@ -42,12 +42,9 @@ def data(tmp_path):
 @pytest.mark.slow
 def test_notebook_retrieval_finds_the_same_sentences(data, tmp_path):
     work, output = tmp_path / "work", tmp_path / "bench.json"
-    subprocess.run(
-        [sys.executable, "benchmarks/notebook_retrieval.py", str(data), "--questions", "6"]
-        + ["--rounds", "1", "--work", str(work), "--output", str(output)],
-        cwd=ROOT,
-        check=True,
-    )
+    command = [sys.executable, "benchmarks/notebook_retrieval.py", str(data), "--questions", "6"]
+    command += ["--rounds", "1", "--work", str(work), "--output", str(output)]
+    subprocess.run(command, cwd=ROOT, check=True)
     found = json.loads(output.read_text())
     assert found["questions"] == 6
     assert found["ratios"]["exact_identical"]["sets_without_repeats"] == 1
