@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 METRIC = "support"  # chooses the checkpoint: finer than the share of supported questions
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 Scorer = Callable[[Sequence[Pair]], Floats]
+# A model, how it scores, and its Trainer given an evaluator.
+Tuned = tuple[CrossEncoder | SentenceTransformer, Scorer, Callable[[BaseEvaluator | None], Trainer]]
 
 
 class RankingEvaluator(BaseEvaluator):
@@ -81,8 +83,11 @@ class RankingEvaluator(BaseEvaluator):
         support = option_support(self.questions, ranked, self.rarity)
         found = question_scores(self.questions, ranked, support)
         right = [s[label] for s, label in zip(support, self.questions["label"], strict=True)]
-        kept = [name for name in ("supported", "mrr") if name in found]
-        return {METRIC: float(np.mean(right)), **{k: float(np.mean(found[k])) for k in kept}}
+        figures = {METRIC: float(np.mean(right))}
+        for name in ("supported", "mrr"):
+            if name in found:
+                figures[name] = float(np.mean(found[name]))
+        return figures
 
 
 def tune(
@@ -97,11 +102,8 @@ def tune(
     examples = mine_pairs(split.train, contexts, rarity, config.pairs, query, config.seed)
     depth = config.reranker.depth if config.task is Task.reranker else config.pairs.last
     best = {key: passages[:depth] for key, passages in contexts.items()}
-    model: CrossEncoder | SentenceTransformer
-    if config.task is Task.reranker:
-        model, scorer, trainer = _reranker(config, examples, folder)
-    else:
-        model, scorer, trainer = _encoder(config, examples, folder)
+    prepare = _reranker if config.task is Task.reranker else _encoder
+    model, scorer, trainer = prepare(config, examples, folder)
     weight = config.reranker.weight if config.task is Task.reranker else 1.0
     evaluator = RankingEvaluator(split.dev, best, rarity, query, weight, scorer)
     trained = trainer(evaluator if len(split.dev) else None)
@@ -123,10 +125,8 @@ def _by_weight(evaluator: RankingEvaluator) -> dict[str, dict[str, float]]:
     return found
 
 
-def _reranker(
-    config: Train, examples: list[Example], folder: Path
-) -> tuple[CrossEncoder, Scorer, Callable[[Any], Trainer]]:
-    """A cross-encoder, how it scores, and its Trainer given an evaluator."""
+def _reranker(config: Train, examples: list[Example], folder: Path) -> Tuned:
+    """The cross-encoder to be trained."""
     scorer = PairScorer(replace(config.reranker, dtype=Dtype.float32))
     model = scorer.model
     lists = config.pairs.loss is PairLoss.lambda_loss
@@ -151,10 +151,8 @@ def _reranker(
     return model, scorer.scores, trainer
 
 
-def _encoder(
-    config: Train, examples: list[Example], folder: Path
-) -> tuple[SentenceTransformer, Scorer, Callable[[Any], Trainer]]:
-    """A sentence encoder, how it scores, and its Trainer given an evaluator."""
+def _encoder(config: Train, examples: list[Example], folder: Path) -> Tuned:
+    """The sentence encoder to be trained."""
     settings = replace(config.encoder, dtype=Dtype.float32)
     encoder = SentenceEncoder(settings)
     model = encoder.model
