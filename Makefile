@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check lock bench-retrieval
+.PHONY: help setup demo test test-slow check lock bench-retrieval bench-scale
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -33,6 +33,9 @@ check: $(READY)  ## lint and types
 
 bench-retrieval: $(READY)  ## two-stage retrieval beside the notebooks' (EXAM_DATA=<folder>)
 	$(BIN)/python benchmarks/notebook_retrieval.py
+
+bench-scale: $(READY)  ## an index as large as Wikipedia's, in a notebook's memory (EXAM_DATA=<folder>)
+	$(BIN)/python benchmarks/wikipedia_scale.py
 
 lock: $(READY)  ## write requirements.lock from this environment
 	$(BIN)/python scripts/lock.py

@@ -261,9 +261,10 @@ def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> d
     from exam.questions import read
     from exam.retrieval.contexts import Retrieval
     from exam.retrieval.evaluation import (
+        figures,
         inverse_document_frequency,
         option_support,
-        score_contexts,
+        question_scores,
         words,
     )
 
@@ -284,10 +285,9 @@ def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> d
         for key, own in zip(questions["id"], passages, strict=True)
     }
     support = option_support(questions, contexts, idf)
-    scores: dict[str, Any] = score_contexts(questions, contexts, support, MINILM_SENTENCES)
-    return {
-        name: scores[name] for name in ("recall_at_1", "recall_at_5", "supported") if name in scores
-    }
+    scores = question_scores(questions, contexts, support)
+    wanted_scores = ("recall_at_1", "recall_at_5", "supported")
+    return {name: figures(scores[name]) for name in wanted_scores if name in scores}
 
 
 def identical(ours: list[Any], theirs: list[Any]) -> dict[str, float]:
@@ -346,7 +346,7 @@ def forget(work: Path, name: str) -> None:
 
 def median(runs: list[dict[str, Any]], figure: str) -> float:
     """The median of one figure."""
-    return statistics.median(run[figure] for run in runs)
+    return float(statistics.median(run[figure] for run in runs))
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:

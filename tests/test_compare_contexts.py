@@ -1,6 +1,7 @@
 """Contexts compared without a neural reader; the lexical reader on the command line."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ from conftest import make_articles, make_questions, write_csv
 from exam.compare import compare_contexts
 from exam.compose import composed
 from exam.errors import ExamError
-from exam.pipeline import run_infer, run_retrieve, run_train
+from exam.pipeline import run_infer, run_retrieve, train_reader
 
 
 def setting(folder):
@@ -21,7 +22,7 @@ def setting(folder):
         f"corpus.dir={folder}",
         "corpus.files=articles.jsonl",
         f"outputs={folder / 'outputs'}",
-        "passages.words=8",
+        "passages.words=20",
     ]
 
 
@@ -30,7 +31,8 @@ def retrieved(tmp_path_factory):
     """A folder with BM25 and TF-IDF contexts of train (40), valid (10) and test questions."""
     folder = tmp_path_factory.mktemp("compared")
     make_questions(folder / "questions")
-    make_articles(folder / "articles.jsonl")
+    articles = make_articles(folder / "articles.jsonl")  # a number would point to two animals
+    articles.write_text(re.sub(r" It is number \d\.", "", articles.read_text()))
     rows = [{"question": str(i), "article": f"a{i % 10}"} for i in range(40, 50)]
     write_csv(folder / "questions" / "valid_qrels.csv", rows)
     for retriever in ("bm25", "tfidf"):
@@ -50,7 +52,7 @@ def contexts(place, name):
 
 
 def test_retrieve_evaluates_what_has_answers(retrieved):
-    folders = sorted(p.name[:-18] for p in retrieved.glob("outputs/evaluation/*-*"))
+    folders = sorted(p.name[:-18] for p in retrieved.glob("outputs/evaluation/[!.]*"))
     assert folders == ["kaggle-train-bm25", "kaggle-train-tfidf", "kaggle-valid-bm25",
                        "kaggle-valid-tfidf"]  # fmt: skip
     (path,) = retrieved.glob("outputs/evaluation/kaggle-valid-bm25-*/results.json")
@@ -58,7 +60,7 @@ def test_retrieve_evaluates_what_has_answers(retrieved):
     assert row["lexical_reader"] == contexts(retrieved, "train-bm25").name
     assert row["n"] == row["recall_at_5"]["n"] == row["supported"]["n"] == 10
     assert row["recall_at_5"]["value"] == 1.0
-    assert row["map_at_3"] > 0.9  # the place stands beside the animal's name
+    assert row["map_at_3"] > 0.8  # the place stands beside the animal's name
 
 
 def test_compare_pairs_contexts_and_draws_them(retrieved, tmp_path):
@@ -113,14 +115,14 @@ def test_contexts_that_do_not_compare_are_refused(retrieved, compared, fit_on, m
 
 def test_lexical_reader_trains_and_answers_like_any_other(place):
     overrides = [*setting(place), "retriever=bm25", "model=lexical"]
-    run = run_train(composed("train", *overrides))
+    run = train_reader(composed("train", *overrides))
     files = {p.name for p in run.stage.folder.rglob("*") if p.is_file()}
     assert files == {
         "config.yaml", "environment.json", "key.json", "manifest.json", "lexical.json",
         "predictions.parquet", "results.json",
     }  # fmt: skip
-    assert run.systems[-1].scores.mean() > 0.9
-    again = run_train(composed("train", *overrides))
+    assert run.systems[-1].scores.mean() > 0.8  # a random order has .457
+    again = train_reader(composed("train", *overrides))
     assert again.stage.reused
     data = [f"data.dir={place / 'questions'}", f"outputs={place / 'outputs'}"]
     answered = run_infer(

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 from exam.errors import ExamError
@@ -109,10 +110,7 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
             f"{others[0].folder} holds the questions that are compared.\n"
             "Fit on others, or leave out --fit-on: the reader is then cross-fitted."
         )
-    systems = [
-        ranked(stage, fitted_on)
-        for stage, fitted_on in zip(stages, others or [None] * len(stages), strict=True)
-    ]
+    systems = [ranked(stage, fitted_on) for stage, fitted_on in zip_longest(stages, others)]
     figures = comparison(systems)
     if target is not None:
         figures["curves"] = curves(systems)

@@ -128,9 +128,27 @@ def count_articles(files: list[CorpusFile]) -> int | None:
     if any(file.path.suffix == ".jsonl" for file in files):
         return None
     try:
-        return sum(pq.read_metadata(file.path).num_rows for file in files)
+        return sum(int(pq.read_metadata(file.path).num_rows) for file in files)
     except (pa.ArrowInvalid, OSError) as error:
         raise _broken(files[0].path, error) from None
+
+
+def with_own_ids(file: CorpusFile, articles: Iterable[Article]) -> Iterator[Article]:
+    """A file's articles; texts and passages are found again by id, so ids must be unique.
+
+    Raises:
+        ExamError: an article has no id, or that of an earlier one.
+    """
+    seen: set[str] = set()
+    for row, article in enumerate(articles, 1):
+        if not article.id or article.id in seen:
+            state = f"the id {article.id!r} of an earlier one" if article.id else "no id"
+            raise ExamError(
+                f"{file.path}: article {row} has {state}.\n"
+                "Give every article an id of its own; map the column with corpus.columns.id=<name>."
+            )
+        seen.add(article.id)
+        yield article
 
 
 def _article(row: dict[str, Any], column: dict[str, str]) -> Article:

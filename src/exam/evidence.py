@@ -5,7 +5,6 @@ The passages that add most are positives for training a reranker or an encoder
 """
 
 import logging
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from datasets import Dataset
 from scipy.special import log_softmax
 
 from exam.artefacts import Stage, atomic, open_stage
-from exam.config import Train, trainer_values
+from exam.config import Train, plain, trainer_values
 from exam.questions import questions_digest
 from exam.reader.features import build_features
 from exam.reader.model import load_reader, longest_input
@@ -59,7 +58,7 @@ def weigh_passages(
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
         "depth": depth,
-        "model": {**asdict(config.model), "name_or_path": None},
+        "model": {**plain(config.model), "name_or_path": None},
         "trainer": trainer_values(config.trainer),
     }
     with open_stage(outputs, "evidence", trained.folder.name, key, resume) as stage:

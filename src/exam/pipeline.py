@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
+from exam import ranks
 from exam.answers.contexts import comparison, ranked
 from exam.answers.contexts import table as contexts_table
 from exam.answers.predictions import read_predictions, write_predictions
@@ -17,6 +18,7 @@ from exam.answers.submission import write_submission
 from exam.artefacts import Stage, finished, open_stage, read_json, write_json
 from exam.compose import load_run, save_run
 from exam.config import (
+    Data,
     Evidence,
     Generate,
     Infer,
@@ -29,6 +31,7 @@ from exam.config import (
     Task,
     Train,
     names,
+    plain,
     trainer_values,
 )
 from exam.errors import ExamError
@@ -90,15 +93,25 @@ def _retrieval(
 
 def _generated(config: Train | Retrieve, retrieval: Retrieval) -> Stage | None:
     """The generated questions, where the configuration asks for them."""
-    data = config.data
-    wanted = [*names(data.train), *names(data.valid), *names(data.test)]
-    return generate(retrieval, config.generator) if "generated" in wanted else None
+    return generate(retrieval, config.generator) if _generates(config.data) else None
+
+
+def _generates(data: Data) -> bool:
+    """Whether generated questions are among those asked for."""
+    return "generated" in [*names(data.train), *names(data.valid), *names(data.test)]
 
 
 def run_retrieve(config: Retrieve) -> None:
-    """`retrieve.py`: contexts of every question the data name, and their scores."""
+    """`retrieve.py`: contexts of every question the data name, and their scores.
+
+    Under `torchrun` all processes build the indexes; rank 0 does the rest.
+    """
     check_reranker(config.reranker)
     retrieval = _retrieval(config, config.passages, config.retriever)
+    if ranks.world_size() > 1:
+        retrieval.build(generates=_generates(config.data))
+        if ranks.rank() > 0:
+            return
     generated = _generated(config, retrieval)
     data = config.data
     sets = {"train": data.train, "valid": data.valid, "test": data.test}
@@ -178,7 +191,7 @@ def train_reader(config: Train) -> Run:
         "questions": {name: questions_digest(part) for name, part in parts.items()},
         "contexts": {"train": pool.hash, "valid": valid.hash},
         "context": asdict(config.context),
-        "model": {**asdict(config.model), "checkpoint": identity(config.model.name_or_path)},
+        "model": {**plain(config.model), "checkpoint": identity(config.model.name_or_path)},
         "trainer": trainer_values(config.trainer),
         "seed": config.seed,
     }
@@ -306,7 +319,7 @@ def run_infer(infer: Infer) -> Run:
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
         "context": asdict(config.context),
-        "model": asdict(config.model),
+        "model": plain(config.model),
         "trainer": trainer_values(config.trainer),
     }
     outputs, name = Path(infer.outputs), f"{config.data.name}-{folder.name}"

@@ -27,6 +27,7 @@ from exam.retrieval.evaluation import (
 )
 
 MAP = "map_at_3"
+METRICS = (*(f"recall_at_{k}" for k in DEPTHS), "mrr", "supported", MAP)
 PRINTED = ("supported", MAP)  # of the paired differences; the JSON has all
 
 
@@ -151,7 +152,7 @@ def _row(system: Ranked) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """A comparison as plain text: value ± half of the 95 % interval, and paired differences."""
     rows = [(row["system"], _cells(row)) for row in found["rows"]]
-    metrics = list(dict.fromkeys(metric for _, cells in rows for metric in cells))
+    metrics = [metric for metric in METRICS if any(metric in cells for _, cells in rows)]
     width = max(len(name) for name, _ in rows)
     heads = "".join(f"{metric:>14}" for metric in metrics)
     lines = [f"{'contexts':<{width}}{heads}  seconds     MiB"]
@@ -185,17 +186,20 @@ def plot(found: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     labels = {"recall": "recall of the question's article", MAP: "reader-free MAP@3"}
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for axis, (metric, label) in zip(axes, labels.items(), strict=True):
+    drawn = [metric for metric in labels if any(metrics[metric] for metrics in found.values())]
+    figure, (axes,) = plt.subplots(
+        1, max(1, len(drawn)), squeeze=False, figsize=(11, 4), layout="constrained"
+    )
+    for axis, metric in zip(axes, drawn, strict=False):
         for name, metrics in found.items():
             points = metrics[metric]
             depth = [p["depth"] for p in points]
             low, high = ([p["ci"][end] for p in points] for end in (0, 1))
             axis.plot(depth, [p["value"] for p in points], marker=".", label=name)
             axis.fill_between(depth, low, high, alpha=0.15)
-        axis.set(xlabel="passages a question", ylabel=label, xscale="log")
+        axis.set(xlabel="passages a question", ylabel=labels[metric], xscale="log")
         axis.grid(visible=True, alpha=0.3)
-    axes[0].legend(fontsize="small")
+        axis.legend(fontsize="small")
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
     plt.close(figure)

@@ -40,9 +40,9 @@ from exam.retrieval.evaluation import (
 from exam.retrieval.fusion import fuse
 from exam.retrieval.index import (
     ArticleIndex,
+    PassageIndex,
     build_index,
-    build_passage_vectors,
-    open_vectors,
+    build_passage_index,
 )
 from exam.retrieval.lexical import Hits, bm25_search, tfidf_search
 from exam.retrieval.passages import PassageTable, build_passages
@@ -94,14 +94,14 @@ class Retrieval:
         return SentenceEncoder(self.encoder)
 
     @cached_property
-    def pair_scorer(self) -> PairScorer:
-        """The reranker."""
-        return PairScorer(self.reranker)
-
-    @cached_property
     def embeddings(self) -> Embeddings:
         """The encoder's store of vectors."""
         return Embeddings(self.sentence_encoder, self.outputs)
+
+    @cached_property
+    def pair_scorer(self) -> PairScorer:
+        """The reranker."""
+        return PairScorer(self.reranker)
 
     @cached_property
     def article_index(self) -> ArticleIndex:
@@ -114,18 +114,29 @@ class Retrieval:
         return build_passages(self.corpus, self.passages, self.outputs)
 
     @cached_property
-    def passage_vectors(self) -> Stage:
-        """The passages' vectors, encoded where they are missing."""
-        return build_passage_vectors(
+    def passage_index(self) -> PassageIndex:
+        """The vectors of the passages, built where they are missing."""
+        return build_passage_index(
             self.passage_table, self.sentence_encoder, self.index, self.outputs
         )
+
+    def build(self, *, generates: bool) -> list[Stage]:
+        """Build what the retriever, or the generator of questions, searches.
+
+        Under `torchrun` all processes come here together.
+        """
+        kinds = {search.kind for search in (self.retriever, *self.retriever.members.values())}
+        needed = {
+            "article_index": generates or RetrieverKind.two_stage in kinds,
+            "passage_index": RetrieverKind.passages in kinds,
+        }
+        return [getattr(self, name).stage for name, wanted in needed.items() if wanted]
 
     @property
     def stages(self) -> list[Stage]:
         """The stages that contexts or generated questions have needed so far."""
-        opened = vars(self)
-        found = [opened[n].stage for n in ("article_index", "passage_table") if n in opened]
-        return [*found, *(opened[n] for n in ("passage_vectors",) if n in opened)]
+        opened = ("article_index", "passage_table", "passage_index")
+        return [getattr(self, name).stage for name in opened if name in vars(self)]
 
     def contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
         """The questions' contexts, as a stage's folder; reused where they are there."""
@@ -183,7 +194,7 @@ class Retrieval:
         if kind in (RetrieverKind.bm25, RetrieverKind.tfidf):
             key["passages"] = self.passage_table.stage.hash
         if kind is RetrieverKind.passages:
-            key["index"] = self.passage_vectors.hash
+            key["index"] = self.passage_index.stage.hash
         if members:
             key["members"] = {member: stage.hash for member, stage in members.items()}
         return key
@@ -223,8 +234,8 @@ class Retrieval:
         texts = [" ".join(filter(None, parts)) for parts in queries]
         if search.kind is RetrieverKind.bm25:
             return bm25_search(self.passage_table, search, texts, k, self.outputs)
-        scores, rows = open_vectors(self.passage_vectors).search(self.embeddings.queries(texts), k)
-        return iter(zip(rows, scores, strict=True))
+        scores, rows = self.passage_index.search(self.embeddings.queries(texts), k)
+        return zip(rows, scores, strict=True)
 
     def _articles(self, search: Search) -> tuple[list[CorpusFile], int] | None:
         """The corpus's files and number of articles, where one is searched."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -28,9 +29,11 @@ from exam.corpus import (
     fetch,
     iter_articles,
     lead,
+    with_own_ids,
 )
 from exam.errors import ExamError
 from exam.retrieval.encoder import SentenceEncoder, Vectors
+from exam.retrieval.passages import PassageTable
 from exam.retrieval.vectors import (
     Plan,
     Rows,
@@ -40,9 +43,6 @@ from exam.retrieval.vectors import (
     recipe_key,
 )
 from exam.runtime import is_terminal
-
-if TYPE_CHECKING:
-    from exam.retrieval.passages import PassageTable
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class ArticleIndex:
 
     def near(self, row: int, k: int) -> list[int]:
         """Rows of the `k` articles nearest in meaning to another, best first, without itself."""
-        own = self.vectors.vectors_at([row])
+        own = self.vectors.vectors_at(np.array([row]))
         return [int(r) for r in self.search(own, k + 1)[0] if r != row][:k]
 
     def fetch(self, rows: list[int]) -> Iterator[tuple[int, Article]]:
@@ -86,6 +86,22 @@ class ArticleIndex:
         for file, wanted in by_file.items():
             found = fetch(self.files[file], wanted.values())
             yield from ((row, found[key]) for row, key in wanted.items())
+
+
+@dataclass(frozen=True)
+class PassageIndex:
+    """The passages of a table, by their row."""
+
+    stage: Stage
+
+    @cached_property
+    def vectors(self) -> VectorIndex:
+        """The vectors of the passages with their titles."""
+        return open_vectors(self.stage)
+
+    def search(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
+        """Scores and rows of the `k` nearest passages, `(queries, k)` each, best first."""
+        return self.vectors.search(queries, k)
 
 
 def open_vectors(stage: Stage) -> VectorIndex:
@@ -109,15 +125,17 @@ def build_index(
     return ArticleIndex(stage, files, pq.read_table(stage.folder / ARTICLES, memory_map=True))
 
 
-def build_passage_vectors(
-    table: "PassageTable", encoder: SentenceEncoder, index: Index, outputs: Path
-) -> Stage:
-    """Encode every passage; `open_vectors` opens the result. A vector's row is its passage's."""
+def build_passage_index(
+    table: PassageTable, encoder: SentenceEncoder, index: Index, outputs: Path
+) -> PassageIndex:
+    """Encode every passage of a table; continue at the last whole shard."""
     name = table.stage.folder.name.rpartition("-")[0]
     stream = enumerate(chain.from_iterable(table.texts()))
     shards = _shards(stream, index.shard_size, _passages)
     key = {"passages": table.stage.hash}
-    return _build(f"{name}-passages", key, shards, len(table), encoder, index, outputs)
+    return PassageIndex(
+        _build(f"{name}-passages", key, shards, len(table), encoder, index, outputs)
+    )
 
 
 def _shards(
@@ -201,17 +219,8 @@ def _encode_shards(
 
 
 def _numbered(i: int, file: CorpusFile) -> Iterator[tuple[int, Article]]:
-    """A file's articles with its number; texts are fetched by id, so ids must be unique."""
-    seen: set[str] = set()
-    for row, article in enumerate(iter_articles(file), 1):
-        if not article.id or article.id in seen:
-            state = f"the id {article.id!r} of an earlier one" if article.id else "no id"
-            raise ExamError(
-                f"{file.path}: article {row} has {state}.\n"
-                "Give every article an id of its own; map the column with corpus.columns.id=<name>."
-            )
-        seen.add(article.id)
-        yield i, article
+    """A file's articles with its number."""
+    return ((i, article) for article in with_own_ids(file, iter_articles(file)))
 
 
 def with_vectors(table: pa.Table, vectors: Vectors) -> pa.Table:
@@ -222,7 +231,8 @@ def with_vectors(table: pa.Table, vectors: Vectors) -> pa.Table:
 
 def vectors_of(table: pa.Table) -> Vectors:
     """The vectors that `with_vectors` added."""
-    vectors: Vectors = table["vector"].combine_chunks().values.to_numpy().reshape(len(table), -1)
+    column = table["vector"].combine_chunks()
+    vectors: Vectors = column.values.to_numpy().reshape(-1, column.type.list_size)
     return vectors
 
 

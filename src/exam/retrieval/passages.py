@@ -18,6 +18,7 @@ from exam.corpus import (
     corpus_key,
     iter_articles,
     sentence_offsets,
+    with_own_ids,
 )
 from exam.errors import ExamError
 
@@ -110,7 +111,7 @@ def _write(path: Path, files: list[CorpusFile], passages: Passages) -> tuple[int
 
 
 def _sourced(file: CorpusFile) -> Iterator[tuple[str, Article]]:
-    return ((file.source, article) for article in iter_articles(file))
+    return ((file.source, article) for article in with_own_ids(file, iter_articles(file)))
 
 
 def windows(text: str, passages: Passages) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ candidates it ranks again. Both are built as a stream.
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -159,7 +159,7 @@ class VectorIndex:
         """All vectors, freshly mapped: pages that were read go when the mapping does."""
         return np.load(self.folder / VECTORS, mmap_mode="r", allow_pickle=False)
 
-    def vectors_at(self, rows: Rows) -> Vectors:
+    def vectors_at(self, rows: Sequence[int] | Rows) -> Vectors:
         """The vectors of some rows, shape `(rows, dimension)`.
 
         Read, not mapped: touching single rows of a mapping brings 64 KiB around each into memory.

@@ -1,0 +1,60 @@
+"""The benchmarks themselves, at the smallest size that runs every part of them."""
+
+import json
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ANIMALS, PLACES, ROOT, kaggle_rows, write_csv
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Questions and articles in the layout of the notebooks' data sets."""
+    exam, wikipedia = tmp_path / "exam", tmp_path / "wikipedia"
+    exam.mkdir()
+    wikipedia.mkdir()
+    for name, rows in (("train", 6), ("valid", 2), ("test", 2)):
+        write_csv(exam / f"{name}.csv", kaggle_rows(rows))
+    qrels = [{"question": str(i), "article": f"a{i}"} for i in range(6)]
+    write_csv(exam / "train_qrels.csv", qrels)
+    pairs = list(zip(ANIMALS, PLACES, strict=True))
+    files = {"a.parquet": pairs[:5], "b.parquet": pairs[5:]}
+    index = []
+    for file, part in files.items():
+        rows = [
+            {
+                "id": f"a{ANIMALS.index(animal)}",
+                "title": animal.title(),
+                "text": f"The {animal} is an animal. The {animal} lives in the {place}.",
+                "categories": "",
+            }
+            for animal, place in part
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), wikipedia / file)
+        index += [{"id": row["id"], "file": file} for row in rows]
+    pq.write_table(pa.Table.from_pylist(index), wikipedia / "wiki_2023_index.parquet")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_notebook_retrieval_finds_the_same_sentences(data, tmp_path):
+    work, output = tmp_path / "work", tmp_path / "bench.json"
+    command = [sys.executable, "benchmarks/notebook_retrieval.py", str(data), "--questions", "6"]
+    command += ["--rounds", "1", "--work", str(work), "--output", str(output)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    found = json.loads(output.read_text())
+    assert found["questions"] == 6
+    assert found["ratios"]["exact_identical"]["sets_without_repeats"] == 1
+    assert found["quality"]["notebook"]["recall_at_5"]["n"] == 6
+    jobs = {name: len(runs) for name, runs in found["runs"].items()}
+    assert jobs == dict.fromkeys(
+        [
+            "notebook",
+            *("exact", "exact-again", "exact-changed"),
+            *("recommended", "recommended-again", "recommended-changed"),
+        ],
+        1,
+    )

@@ -1,0 +1,238 @@
+"""Indexes of articles and passages: refusals, reuse, several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT
+
+from exam import artefacts
+from exam.artefacts import digest, finished, open_stage, read_json, write_json
+from exam.config import Corpus, CorpusReader, Encoder, Index, Passages, Recipe
+from exam.errors import ExamError
+from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval.index import build_index, build_passage_index
+from exam.retrieval.passages import build_passages
+
+
+@pytest.fixture
+def corpus(articles):
+    return Corpus(
+        name="animals", reader=CorpusReader.jsonl, dir=str(articles.parent), files=articles.name
+    )
+
+
+@pytest.fixture
+def sentences(encoder):
+    return SentenceEncoder(Encoder(name="tiny", name_or_path=str(encoder)))
+
+
+@pytest.mark.parametrize("recipe", [Recipe.exact, Recipe.low_ram, Recipe.auto])
+def test_every_recipe_finds_an_article_by_its_own_words(corpus, sentences, tmp_path, recipe):
+    index = build_index(corpus, sentences, Index(recipe=recipe, shard_size=4), tmp_path / "o")
+    queries = sentences.passages([f"{a}. The {a.lower()} is an animal" for a in ["Heron", "Lynx"]])
+    rows = index.search(queries, 3)
+    assert index.table.take(rows[:, 0])["title"].to_pylist() == ["Heron", "Lynx"]
+    assert index.near(1, 3) == [r for r in index.search(queries[:1], 4)[0] if r != 1][:3]
+    assert index.stage.facts["articles"] == 10
+
+
+def test_passage_vectors_follow_the_rows_of_the_table(corpus, sentences, tmp_path):
+    table = build_passages(corpus, Passages(words=12, overlap=0), tmp_path / "o")
+    index = build_passage_index(table, sentences, Index(shard_size=4), tmp_path / "o")
+    texts = [text for block in table.texts() for text in block]
+    assert len(texts) == index.stage.facts["passages"] == len(table) > 10
+    vectors = index.vectors.vectors_at(range(len(texts)))
+    np.testing.assert_allclose(vectors, sentences.passages(texts), atol=1e-6)
+    assert index.search(vectors[7:8], 1)[1].tolist() == [[texts.index(texts[7])]]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("name", ["vectors.npy", "lists.ivfdata"])
+def test_a_damaged_index_is_refused_by_name(
+    corpus, sentences, tmp_path, damage, large, name, monkeypatch
+):
+    monkeypatch.setattr(artefacts, "LARGE", 1 if large else 1 << 30)
+    index = Index(recipe=Recipe.low_ram)
+    folder = build_index(corpus, sentences, index, tmp_path / "o").stage.folder
+    whole = (folder / name).read_bytes()
+    broken = whole[:-1] if damage == "cut" else whole[:-1] + bytes([whole[-1] ^ 1])
+    (folder / name).write_bytes(broken)
+    with pytest.raises(ExamError) as caught:
+        build_index(corpus, sentences, index, tmp_path / "o")
+    assert str(caught.value) == (
+        f"{folder / name} is not the file that was written.\n"
+        f"Delete the folder {folder} and run the command again."
+    )
+
+
+def test_a_large_file_is_hashed_once_while_it_stands_still(tmp_path, monkeypatch):
+    monkeypatch.setattr(artefacts, "LARGE", 1000)
+    with open_stage(tmp_path, "index", "x", {}) as stage:
+        (stage.folder / "large").write_bytes(b"x" * 1000)
+        (stage.folder / "small").write_bytes(b"x" * 999)
+        stage.finish(["large", "small"])
+    hashed = []
+    real = artefacts.file_digest
+    monkeypatch.setattr(artefacts, "file_digest", lambda p: hashed.append(p.name) or real(p))
+    finished(stage.folder)
+    assert hashed == ["small"]
+    os.utime(stage.folder / "large")
+    finished(stage.folder)
+    finished(stage.folder)
+    assert hashed == ["small", "large", "small", "small"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("encoder", "max_length", 64), "encoder.max_length (64 → 256)"),
+        (("index", "recipe", "low_ram"), "index.recipe (low_ram → exact)"),
+        (("corpus", None, []), "corpus ("),
+    ],
+)
+def test_a_manifest_of_another_request_is_refused_by_name(
+    corpus, sentences, tmp_path, change, named
+):
+    """As a folder copied under a wrong name would be."""
+    folder = build_index(corpus, sentences, Index(), tmp_path / "o").stage.folder
+    manifest = read_json(folder / "manifest.json")
+    group, key, value = change
+    if key:
+        manifest["key"][group][key] = value
+    else:
+        manifest["key"][group] = value
+    write_json(folder / "manifest.json", manifest)
+    with pytest.raises(ExamError) as caught:
+        build_index(corpus, sentences, Index(), tmp_path / "o")
+    assert str(caught.value).startswith(f"{folder} holds another configuration's result ({named}")
+
+
+def test_recipes_have_folders_of_their_own(corpus, sentences, tmp_path):
+    keys = [
+        build_index(corpus, sentences, Index(recipe=recipe), tmp_path / "o").stage.hash
+        for recipe in Recipe
+    ]
+    assert len(set(keys)) == 3
+
+
+RETRIEVE = """
+import json, sys
+from pathlib import Path
+from exam import ranks
+from exam.config import Corpus, CorpusReader, Encoder, Index, Passages, Recipe
+from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval.index import build_index, build_passage_index
+from exam.retrieval.passages import build_passages
+encoded = []
+real = SentenceEncoder.encode
+SentenceEncoder.encode = lambda self, texts: encoded.append(len(texts)) or real(self, texts)
+articles, encoder, outputs = map(Path, sys.argv[1:])
+corpus = Corpus(name="a", reader=CorpusReader.jsonl, dir=str(articles.parent), files=articles.name)
+sentences = SentenceEncoder(Encoder(name="tiny", name_or_path=str(encoder)))
+index = build_index(corpus, sentences, Index(recipe=Recipe.low_ram, shard_size=2), outputs)
+table = build_passages(corpus, Passages(words=12, overlap=0), outputs)
+build_passage_index(table, sentences, Index(shard_size=3), outputs)
+assert len(index) == 10
+import torch.distributed
+joined = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+said = {"rank": ranks.rank(), "world": joined, "encoded": encoded, "passages": len(table)}
+(outputs / f"said-{ranks.rank()}.json").write_text(json.dumps(said))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_build_the_index_of_one(articles, encoder, tmp_path):
+    (tmp_path / "run.py").write_text(RETRIEVE)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    for name, launcher in (("one", []), ("two", torchrun)):
+        command = [*launcher, str(tmp_path / "run.py"), str(articles), str(encoder)]
+        done = subprocess.run(
+            [sys.executable, *command, str(tmp_path / name)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    said = [json.loads((tmp_path / "two" / f"said-{i}.json").read_text()) for i in (0, 1)]
+    assert [(s["rank"], s["world"]) for s in said] == [(0, 2), (1, 2)]
+    assert all(s["encoded"] for s in said)
+    total = sum(sum(s["encoded"]) for s in said)
+    assert total == 10 + said[0]["passages"]  # each text by one of them
+    one, two = (
+        sorted(p for p in (tmp_path / name / "index").glob("*/*") if p.is_file())
+        for name in ("one", "two")
+    )
+    assert [p.parent.name + p.name for p in one] == [p.parent.name + p.name for p in two]
+    for a, b in zip(one, two, strict=True):
+        if a.suffix in (".npy", ".faiss", ".ivfdata", ".parquet"):
+            assert a.read_bytes() == b.read_bytes(), a.name
+    assert not list((tmp_path / "two").glob("index/*/shard-*"))
+
+
+@pytest.mark.slow
+def test_retrieve_under_torchrun_gives_the_contexts_of_one_process(articles, encoder, tmp_path):
+    from conftest import make_questions
+
+    data = make_questions(tmp_path / "data")
+    values = [
+        "data=kaggle", f"data.dir={data}", "corpus=jsonl", f"corpus.files={articles}",
+        f"encoder.name_or_path={encoder}", "retriever=two_stage", "index.shard_size=2",
+    ]  # fmt: skip
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    tables = []
+    for name, launcher in (("one", []), ("two", torchrun)):
+        outputs = tmp_path / name
+        done = subprocess.run(
+            [sys.executable, *launcher, "retrieve.py", *values, f"outputs={outputs}"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        paths = sorted(outputs.glob("contexts/*/contexts.parquet"))
+        tables.append([(p.parent.name, pq.read_table(p)) for p in paths])
+    assert len(tables[0]) == 3
+    assert [n for n, _ in tables[0]] == [n for n, _ in tables[1]]
+    for (_, a), (_, b) in zip(*tables, strict=True):
+        assert a.drop_columns("score").equals(b.drop_columns("score"))
+
+
+@pytest.mark.slow
+def test_a_killed_build_resumes_at_the_last_whole_shard(articles, encoder, tmp_path):
+    cut = RETRIEVE.replace("encoded.append(len(texts))", "stop(encoded, texts)").replace(
+        "encoded = []",
+        "encoded = []\nimport os, signal\n"
+        "def stop(encoded, texts):\n"
+        "    encoded.append(len(texts))\n"
+        "    if len(encoded) == 4: os.kill(os.getpid(), signal.SIGKILL)\n",
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+
+    def build(source, name):
+        command = [sys.executable, "-c", source, str(articles), str(encoder), str(tmp_path / name)]
+        return subprocess.run(command, env=environment, check=False).returncode
+
+    assert build(cut, "cut") == -signal.SIGKILL
+    assert build(RETRIEVE, "cut") == build(RETRIEVE, "whole") == 0
+    said = json.loads((tmp_path / "cut" / "said-0.json").read_text())
+    assert said["encoded"][:2] == [2, 2]  # of five shards, three were whole
+    cut_files, whole_files = (
+        {
+            p.parent.name + p.name: digest(p.read_bytes().hex())
+            for p in (tmp_path / name).glob("index/*/*")
+            if p.suffix in (".npy", ".faiss", ".ivfdata", ".parquet")
+        }
+        for name in ("cut", "whole")
+    )
+    assert cut_files == whole_files
