@@ -215,16 +215,19 @@ def part_search(given: argparse.Namespace) -> dict[str, Any]:
     queries = np.load(given.work / "queries.npy", allow_pickle=False)
     faiss_module()
     before = peak_memory_mib()
-    seconds = []
+    seconds, cpu = [], []
     rows = np.empty((0, K), np.int64)
     for _ in range(4):
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), time.process_time()
         _, rows = index.search(queries, K)
         seconds.append(time.perf_counter() - started)
+        cpu.append(time.process_time() - spent)
     np.save(folder / "found.npy", rows, allow_pickle=False)
     return {
         "first_seconds": round(seconds[0], 3),
         "warm_seconds": round(float(np.median(seconds[1:])), 3),
+        "warm_processor_seconds": round(float(np.median(cpu[1:])), 3),
+        "load_average": round(os.getloadavg()[0], 1),
         "peak_mib": round(peak_memory_mib(), 1),
         "peak_before_search_mib": round(before, 1),
     }

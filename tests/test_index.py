@@ -54,7 +54,7 @@ def test_passage_vectors_follow_the_rows_of_the_table(corpus, sentences, tmp_pat
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
 @pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize("name", ["vectors.npy", "lists.ivfdata"])
+@pytest.mark.parametrize("name", ["vectors.npy", "index.faiss"])
 def test_a_damaged_index_is_refused_by_name(
     corpus, sentences, tmp_path, damage, large, name, monkeypatch
 ):
@@ -173,7 +173,7 @@ def test_two_processes_build_the_index_of_one(articles, encoder, tmp_path):
     )
     assert [p.parent.name + p.name for p in one] == [p.parent.name + p.name for p in two]
     for a, b in zip(one, two, strict=True):
-        if a.suffix in (".npy", ".faiss", ".ivfdata", ".parquet"):
+        if a.suffix in (".npy", ".faiss", ".parquet"):
             assert a.read_bytes() == b.read_bytes(), a.name
     assert not list((tmp_path / "two").glob("index/*/shard-*"))
 
@@ -231,7 +231,7 @@ def test_a_killed_build_resumes_at_the_last_whole_shard(articles, encoder, tmp_p
         {
             p.parent.name + p.name: digest(p.read_bytes().hex())
             for p in (tmp_path / name).glob("index/*/*")
-            if p.suffix in (".npy", ".faiss", ".ivfdata", ".parquet")
+            if p.suffix in (".npy", ".faiss", ".parquet")
         }
         for name in ("cut", "whole")
     )

@@ -249,7 +249,7 @@ class Index:
     recipe: Recipe = Recipe.exact
     shard_size: int = 4096  # texts encoded between two points to resume at
     memory_gib: float = 4.0  # auto: what exact vectors may take
-    probe: int = 64  # low_ram: lists read for each query
+    probe: int = 256  # low_ram: lists read for each query
     refine: int = 200  # low_ram: nearest codes ranked again by their vectors
 
 

@@ -1,8 +1,8 @@
 """Several processes of one command (`torchrun`): which one this is, and waiting for the others.
 
-Accelerate's `PartialState` joins the processes on the library's own terms. Only words pass between
-them, through a gloo group of our own: rank 0 may take hours over an index, and a wait on a device
-would end after minutes.
+Torch joins the processes on its own terms (Accelerate's `PartialState` joins none where there is no
+GPU, unless told so). Only words pass between them, through a gloo group of our own: rank 0 may take
+hours over an index, and a wait on a device would end after minutes.
 """
 
 import os
@@ -28,13 +28,14 @@ def rank() -> int:
 @cache
 def _group() -> Any:
     """The group that all processes joined."""
-    from accelerate import PartialState
     from torch import distributed
 
-    state = PartialState()
-    if (state.num_processes, state.process_index) != (world_size(), rank()):
+    if not distributed.is_initialized():
+        distributed.init_process_group()  # the backend of each device that there is
+    if distributed.get_world_size() != world_size():
         raise ExamError(
-            f"The launcher announced {world_size()} processes, but {state.num_processes} joined.\n"
+            f"The launcher announced {world_size()} processes, but "
+            f"{distributed.get_world_size()} joined.\n"
             "Start them with torchrun --nproc-per-node <processes> retrieve.py …"
         )
     return distributed.new_group(backend="gloo", timeout=PATIENCE)

@@ -32,8 +32,7 @@ Rows = NDArray[np.int64]
 Blocks = Callable[[], Iterator[Vectors]]  # all vectors, streamed anew at every call
 
 VECTORS = "vectors.npy"
-QUANTISER = "index.faiss"
-LISTS = "lists.ivfdata"
+LISTS = "index.faiss"
 TRAINED = "trained.faiss"
 BLOCK_BYTES = 64 << 20  # of vectors searched at once
 PART_BYTES = 256 << 20  # of vectors added between two points to resume at
@@ -176,8 +175,7 @@ class VectorIndex:
     def _lists(self) -> Any:
         """The faiss index, its lists mapped."""
         faiss = faiss_module()
-        flags = faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY
-        return faiss.read_index(str(self.folder / QUANTISER), flags)
+        return faiss.read_index(str(self.folder / LISTS), faiss.IO_FLAG_MMAP)
 
     def _candidates(self, queries: Vectors, k: int) -> Rows:
         """Rows of the vectors whose codes are nearest, at least `k` a query."""
@@ -233,7 +231,7 @@ def build_vectors(blocks: Blocks, folder: Path, plan: Plan) -> tuple[list[str], 
     recall = _measure(blocks, VectorIndex(folder, plan))
     for path in (folder / TRAINED, *parts):
         path.unlink()
-    return [VECTORS, QUANTISER, LISTS], {"plan": asdict(plan), "recall": recall}
+    return [VECTORS, LISTS], {"plan": asdict(plan), "recall": recall}
 
 
 def _progress(blocks: Iterator[Vectors], plan: Plan, what: str) -> Iterator[Vectors]:
@@ -331,15 +329,15 @@ def _regrouped(blocks: Iterator[Vectors], size: int) -> Iterator[Vectors]:
 
 
 def _merge(parts: list[Path], folder: Path) -> None:
-    """Join the parts' lists on disk, without holding them."""
+    """Join the parts' lists into one file. Their codes, not the vectors, are held meanwhile."""
     faiss = faiss_module()
-    from faiss.contrib.ondisk import merge_ondisk
-
     index = faiss.read_index(str(folder / TRAINED))
-    merge_ondisk(index, [str(part) for part in parts], str(folder / LISTS))
-    lists = faiss.downcast_InvertedLists(faiss.extract_index_ivf(index).invlists)
-    lists.filename = LISTS  # beside the index, wherever the folder goes
-    with atomic(folder / QUANTISER) as temporary:
+    cells = faiss.extract_index_ivf(index)
+    for path in parts:
+        part = faiss.read_index(str(path))
+        cells.merge_from(faiss.extract_index_ivf(part), 0)
+    index.ntotal = cells.ntotal
+    with atomic(folder / LISTS) as temporary:
         faiss.write_index(index, str(temporary))
 
 
