@@ -21,7 +21,7 @@ demo: $(READY)  ## retrieve, train, predict on the demo corpus: one table in min
 	$(BIN)/python -m exam.demo
 
 test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist worksteal
 
 test-slow: $(READY)  ## the slow tests
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -28,7 +28,7 @@ MISTAKES = {
     "retriever=two_stages": (
         "retriever=two_stages is no option of retriever.\n"
         "Did you mean retriever=two_stage? There are: bm25, given, hybrid, none, "
-        "passages, tfidf, two_stage. "
+        "passages, tfidf, two_stage, two_stage_fast. "
         "For your own values choose one and set retriever.<key>=<value>.\n"
     ),
     "trainer.num_train_epochs=abc": (

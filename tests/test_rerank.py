@@ -203,11 +203,11 @@ def test_a_checkpoint_without_a_head_is_refused(encoder):
 
 def test_an_unreachable_checkpoint_is_refused_before_anything_is_retrieved(tmp_path):
     done = exam(
-        "retrieve", "reranker=cross_encoder", "reranker.ckpt=no/such", f"outputs={tmp_path}"
+        "retrieve", "reranker=cross_encoder", "reranker.ckpt=/no/such", f"outputs={tmp_path}"
     )
     assert done.returncode == 2
     observed, way_out = done.stderr.splitlines()[-2:]
-    assert observed.startswith("The reranker no/such could not be read: ")
+    assert observed.startswith("The reranker /no/such could not be read: ")
     assert way_out.endswith(
         "copy its files to a folder and set reranker.ckpt=<folder>; "
         "model=minilm and encoder=minilm need no hub."

@@ -163,7 +163,7 @@ def test_training_moves_every_weight_of_the_reranker(material, encoder, tmp_path
     assert sorted(dev) == ["0.0", "0.25", "0.5", "0.75", "1.0"]
     assert set(dev["1.0"]) == {"support", "supported", "mrr"}
     assert has_head(Reranker(ckpt=str(tmp_path)))
-    assert not list(tmp_path.rglob("*.bin"))
+    assert not list((tmp_path / "model").rglob("*.bin"))
 
 
 def test_saved_reranker_scores_as_it_did(material, encoder, tmp_path):
@@ -311,10 +311,10 @@ def test_reranker_from_training_to_answers(place, encoder):
     assert list((root / "o" / "contexts").glob("kaggle-test-bm25-cross_encoder-*"))
 
     wrong = exam("infer", f"ckpt={run}", f"outputs={root / 'o'}")
-    assert (wrong.returncode, wrong.stderr) == (
-        2,
+    assert wrong.returncode == 2
+    assert wrong.stderr.endswith(
         f"{run} is a run of task=reranker: it answers no questions.\n"
-        "Use it to retrieve (reranker.ckpt=<folder>), and give a reader: ckpt=<run>\n",
+        "Use it to retrieve (reranker.ckpt=<folder>), and give a reader: ckpt=<run>\n"
     )
 
     weighed = exam("evidence", f"ckpt={reader}", "depth=3", f"outputs={root / 'o'}")

@@ -21,7 +21,7 @@ from exam.runtime import peak_memory_mib, reset_peak_memory
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raised when the meaning of any artefact changes
+FORMAT = 2  # raised when the meaning of any artefact changes
 MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
 LARGE = 64 << 20  # bytes from which a file is not hashed again while its time stamps stand still
