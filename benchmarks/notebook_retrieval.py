@@ -312,7 +312,9 @@ def identical(ours: list[Any], theirs: list[Any]) -> dict[str, float]:
 def worker(job: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One job of one process."""
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     torch.set_num_threads(arguments.threads)
     data, work, limit = arguments.data, arguments.work, arguments.questions
     name, _, part = job.partition("-")
