@@ -189,7 +189,7 @@ def configured(name: str, data: Path, outputs: Path, limit: int | None) -> Any:
 
 def retrieval_of(config: Any) -> Any:
     """The configured retrieval, its encoder loaded and used once."""
-    from exam.retrieval.contexts import Retrieval
+    from exam.retrieval.retrieval import Retrieval
 
     found = Retrieval(
         config.corpus,
@@ -259,7 +259,6 @@ def ours(name: str, data: Path, work: Path, limit: int | None, change: bool) -> 
 def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> dict[str, Any]:
     """Recall and answer support of passages, each over the questions where it is known."""
     from exam.questions import read
-    from exam.retrieval.contexts import Retrieval
     from exam.retrieval.evaluation import (
         figures,
         inverse_document_frequency,
@@ -267,6 +266,7 @@ def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> d
         question_scores,
         words,
     )
+    from exam.retrieval.retrieval import Retrieval
 
     config = configured("exact", data, work / "exact", limit)
     questions = read(config.data, config.data.test)
@@ -314,7 +314,7 @@ def worker(job: str, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(arguments.threads)
     data, work, limit = arguments.data, arguments.work, arguments.questions
     name, _, part = job.partition("-")

@@ -18,7 +18,7 @@ from exam.config import (
 )
 from exam.errors import ExamError
 from exam.generation import facts_of, generate
-from exam.retrieval.contexts import Retrieval
+from exam.retrieval.retrieval import Retrieval
 
 KINDS = ["bird", "fish", "insect", "mammal", "plant", "mineral", "river", "mountain"]
 TRAITS = [

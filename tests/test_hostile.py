@@ -22,7 +22,8 @@ from exam.config import (
 )
 from exam.errors import ExamError
 from exam.questions import read
-from exam.retrieval.contexts import Retrieval, read_contexts
+from exam.retrieval.contexts import read_contexts
+from exam.retrieval.retrieval import Retrieval
 
 KINDS = ["two_stage", "bm25", "tfidf", "passages", "hybrid"]
 TEXT = "The otter is an animal. It lives in the river. It eats fish."

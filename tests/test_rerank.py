@@ -23,8 +23,9 @@ from exam.config import (
 from exam.errors import ExamError
 from exam.questions import read
 from exam.retrieval import rerank as rerank_module
-from exam.retrieval.contexts import Retrieval, read_contexts
+from exam.retrieval.contexts import read_contexts
 from exam.retrieval.rerank import PairScorer, check_reachable, count_cut, reordered, standardised
+from exam.retrieval.retrieval import Retrieval
 
 
 @pytest.fixture(scope="session")

@@ -27,10 +27,11 @@ from exam.errors import ExamError
 from exam.questions import FEATURES, read
 from exam.retrieval import index as index_module
 from exam.retrieval import search as search_module
-from exam.retrieval.contexts import Retrieval, read_contexts, read_support
+from exam.retrieval.contexts import read_contexts, read_support
 from exam.retrieval.embeddings import fingerprints
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.evaluation import option_support, question_scores, within_budget, words
+from exam.retrieval.retrieval import Retrieval
 from exam.retrieval.search import lexical
 
 

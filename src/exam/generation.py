@@ -18,8 +18,8 @@ from exam.config import Generator, names
 from exam.corpus import iter_articles, sentence_offsets
 from exam.errors import ExamError
 from exam.questions import DEMO, LETTERS, read_qrels
-from exam.retrieval.contexts import Retrieval
 from exam.retrieval.index import ArticleIndex
+from exam.retrieval.retrieval import Retrieval
 from exam.tables import read_rows
 
 QUESTIONS = "questions.csv"

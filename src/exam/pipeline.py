@@ -52,9 +52,10 @@ from exam.reader.lexical import (
 )
 from exam.reader.model import check_reachable, load_reader, longest_input
 from exam.reader.training import Reader, predict, reader_arguments, train
-from exam.retrieval.contexts import Retrieval, read_contexts, read_support
+from exam.retrieval.contexts import read_contexts, read_support
 from exam.retrieval.evaluation import Contexts, figures
 from exam.retrieval.rerank import check_reachable as check_reranker
+from exam.retrieval.retrieval import Retrieval
 from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
 from exam.runtime import environment, say
 from exam.splits import Split, read_split

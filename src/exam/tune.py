@@ -10,8 +10,9 @@ from exam.artefacts import Stage, file_digest, open_stage, read_json, write_json
 from exam.compose import save_run
 from exam.config import Reranker, Task, Train, plain, trainer_values
 from exam.questions import questions_digest
-from exam.retrieval.contexts import Retrieval, read_contexts, read_rarity
+from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.rerank import has_head
+from exam.retrieval.retrieval import Retrieval
 from exam.retrieval.tuning import tune
 from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
 from exam.runtime import environment, say

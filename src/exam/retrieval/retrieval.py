@@ -1,0 +1,290 @@
+"""Retrieval: every way to find contexts, dispatched by `retriever.kind`."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from exam.artefacts import Stage, open_stage
+from exam.config import (
+    Corpus,
+    Encoder,
+    Index,
+    Passages,
+    Reranker,
+    Retriever,
+    RetrieverKind,
+    Search,
+    plain,
+)
+from exam.corpus import CorpusFile
+from exam.errors import ExamError
+from exam.questions import questions_digest
+from exam.retrieval.contexts import (
+    EVALUATED,
+    FILE,
+    evaluate,
+    read_contexts,
+    read_rarity,
+    score_contexts,
+    write_contexts,
+)
+from exam.retrieval.embeddings import Embeddings
+from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval.fusion import fuse
+from exam.retrieval.index import (
+    ArticleIndex,
+    PassageIndex,
+    build_index,
+    build_passage_index,
+)
+from exam.retrieval.lexical import Hits, bm25_search, tfidf_search
+from exam.retrieval.passages import PassageTable, build_passages
+from exam.retrieval.queries import Parts, merged, query_parts
+from exam.retrieval.rerank import PairScorer, rerank
+from exam.retrieval.search import two_stage
+
+log = logging.getLogger(__name__)
+
+SPARE = 2  # passages looked up for each one kept: some have equal texts
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """One way to find contexts, for any number of sets of questions.
+
+    Index, passages and encoder are opened at their first use, and once.
+    """
+
+    corpus: Corpus
+    encoder: Encoder
+    passages: Passages
+    retriever: Retriever
+    index: Index
+    outputs: Path
+    reranker: Reranker = field(default_factory=Reranker)
+
+    @cached_property
+    def sentence_encoder(self) -> SentenceEncoder:
+        """The encoder."""
+        return SentenceEncoder(self.encoder)
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """The encoder's store of vectors."""
+        return Embeddings(self.sentence_encoder, self.outputs)
+
+    @cached_property
+    def pair_scorer(self) -> PairScorer:
+        """The reranker."""
+        return PairScorer(self.reranker)
+
+    @cached_property
+    def article_index(self) -> ArticleIndex:
+        """The index over the corpus, built where it is missing."""
+        return build_index(self.corpus, self.sentence_encoder, self.index, self.outputs)
+
+    @cached_property
+    def passage_table(self) -> PassageTable:
+        """The corpus in passages, cut where they are missing."""
+        return build_passages(self.corpus, self.passages, self.outputs)
+
+    @cached_property
+    def passage_index(self) -> PassageIndex:
+        """The vectors of the passages, built where they are missing."""
+        return build_passage_index(
+            self.passage_table, self.sentence_encoder, self.index, self.outputs
+        )
+
+    def build(self, *, generates: bool) -> list[Stage]:
+        """Build what the retriever, or the generator of questions, searches.
+
+        Under `torchrun` all processes come here together.
+        """
+        kinds = {search.kind for search in (self.retriever, *self.retriever.members.values())}
+        needed = {
+            "article_index": generates or RetrieverKind.two_stage in kinds,
+            "passage_index": RetrieverKind.passages in kinds,
+        }
+        return [getattr(self, name).stage for name, wanted in needed.items() if wanted]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages that contexts or generated questions have needed so far."""
+        opened = ("article_index", "passage_table", "passage_index")
+        return [getattr(self, name).stage for name in opened if name in vars(self)]
+
+    def contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
+        """The questions' contexts, as a stage's folder; reused where they are there."""
+        first = self.first_contexts(questions, name, resume)
+        if self.reranker.ckpt is None:
+            return first
+        scorer = self.pair_scorer
+        key = {
+            "questions": questions_digest(questions),
+            "first": first.hash,
+            "reranker": scorer.key,
+        }
+        label = f"{name}-{self.retriever.name}-{self.reranker.name}"
+        with open_stage(self.outputs, "contexts", label, key, resume) as stage:
+            if not stage.reused:
+                write_contexts(stage, rerank(questions, read_contexts(first), scorer, stage.folder))
+                scores = score_contexts(stage, questions, read_rarity(first))
+                stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
+            for shard in stage.folder.glob("scores-*.npy"):
+                shard.unlink()
+        return stage
+
+    def first_contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
+        """The questions' contexts as the retriever alone ranks them."""
+        return self._contexts(questions, name, self.retriever, resume)
+
+    def _contexts(self, questions: Dataset, name: str, search: Search, resume: str) -> Stage:
+        members = self._members(questions, name, search)
+        key = {"questions": questions_digest(questions), **self._key(search, members)}
+        with open_stage(self.outputs, "contexts", f"{name}-{search.name}", key, resume) as stage:
+            if not stage.reused:
+                write_contexts(stage, self._ranked(questions, search, members, stage.folder))
+                scores = evaluate(stage, questions, self._articles(search))
+                stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
+        return stage
+
+    def _members(self, questions: Dataset, name: str, search: Search) -> dict[str, Stage]:
+        """The contexts of every ranking that a hybrid fuses."""
+        if search.kind is not RetrieverKind.hybrid:
+            return {}
+        return {
+            member: self._contexts(questions, name, settings, "auto")
+            for member, settings in self.retriever.members.items()
+        }
+
+    def _key(self, search: Search, members: dict[str, Stage]) -> dict[str, Any]:
+        """What of the configuration determines a ranking."""
+        kind = search.kind
+        key: dict[str, Any] = {"kind": kind.value}
+        if kind.searches:
+            key["retriever"] = plain(search)
+        if kind is RetrieverKind.two_stage:
+            key["index"] = self.article_index.stage.hash
+            key["encoder"] = self.sentence_encoder.key
+        if kind in (RetrieverKind.bm25, RetrieverKind.tfidf):
+            key["passages"] = self.passage_table.stage.hash
+        if kind is RetrieverKind.passages:
+            key["index"] = self.passage_index.stage.hash
+        if members:
+            key["members"] = {member: stage.hash for member, stage in members.items()}
+        return key
+
+    def _ranked(
+        self, questions: Dataset, search: Search, members: dict[str, Stage], work: Path
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Each question's passages, best first."""
+        match search.kind:
+            case RetrieverKind.two_stage:
+                return two_stage(questions, self.article_index, search, self.embeddings, work)
+            case RetrieverKind.bm25 | RetrieverKind.tfidf | RetrieverKind.passages:
+                return self._passages(questions, search)
+            case RetrieverKind.given:
+                _check_given(questions)
+                return map(_given, questions)
+            case RetrieverKind.none:
+                return iter(())
+            case RetrieverKind.hybrid:
+                return _fused(questions, self.retriever, members)
+
+    def _passages(self, questions: Dataset, search: Search) -> Iterator[list[dict[str, Any]]]:
+        """Rank all passages for each question's queries, merged; equal texts once."""
+        table = self.passage_table
+        queries = [query_parts(q, search.query) for q in questions]
+        flat = list(chain.from_iterable(queries))
+        k = SPARE * search.depth
+        hits = self._hits(search, flat, k)
+        for question, parts in zip(questions, queries, strict=True):
+            rows, scores = merged(islice(hits, len(parts)))
+            yield _distinct(question["id"], table.rows(rows.tolist()), scores, search.depth)
+
+    def _hits(self, search: Search, queries: list[Parts], k: int) -> Iterator[Hits]:
+        """Each query's best `k` rows of the passage table."""
+        if search.kind is RetrieverKind.tfidf:
+            return tfidf_search(self.passage_table, search, queries, k)
+        texts = [" ".join(filter(None, parts)) for parts in queries]
+        if search.kind is RetrieverKind.bm25:
+            return bm25_search(self.passage_table, search, texts, k, self.outputs)
+        scores, rows = self.passage_index.search(self.embeddings.queries(texts), k)
+        return zip(rows, scores, strict=True)
+
+    def _articles(self, search: Search) -> tuple[list[CorpusFile], int] | None:
+        """The corpus's files and number of articles, where one is searched."""
+        if not search.kind.searches:
+            return None
+        if "article_index" in vars(self):
+            return self.article_index.files, len(self.article_index)
+        return self.passage_table.files, self.passage_table.stage.facts["articles"]
+
+
+def _fused(
+    questions: Dataset, search: Retriever, members: dict[str, Stage]
+) -> Iterator[list[dict[str, Any]]]:
+    """The members' rankings of each question as one."""
+    found = [read_contexts(stage) for stage in members.values()]
+    weights = [search.weights.get(member, 1.0) for member in members]
+    for key in questions["id"]:
+        rankings = [contexts.get(key, []) for contexts in found]
+        yield fuse(rankings, weights, search.fusion, search.rrf_k, search.depth)
+
+
+def _distinct(
+    question: str, passages: list[dict[str, Any]], scores: Any, depth: int
+) -> list[dict[str, Any]]:
+    """Rows of the contexts file for the best `depth` passages with distinct texts."""
+    best: dict[str, tuple[dict[str, Any], float]] = {}
+    for passage, score in zip(passages, scores.tolist(), strict=True):
+        best.setdefault(passage["text"], (passage, score))
+    return [
+        {
+            "question_id": question,
+            "rank": rank,
+            "score": score,
+            "article_id": passage["article_id"],
+            "passage_id": f"{passage['article_id']}:{passage['start']}-{passage['end']}",
+            "title": passage["title"],
+            "text": passage["text"],
+            "source": passage["source"],
+        }
+        for rank, (passage, score) in enumerate(islice(best.values(), depth), 1)
+    ]
+
+
+def _check_given(questions: Dataset) -> None:
+    """Refuse questions that all lack a context; count those that do."""
+    lacking = questions["context"][:].count(None)
+    if lacking == len(questions):
+        raise ExamError(
+            "retriever=given reads the context of each question, but none has one.\n"
+            "Map its column with data.columns.context=<name>, or choose another retriever."
+        )
+    if lacking:
+        log.warning("contexts: %d of %d questions have no context", lacking, len(questions))
+
+
+def _given(question: dict[str, Any]) -> list[dict[str, Any]]:
+    """The context that came with a question, as its only passage."""
+    if question["context"] is None:
+        return []
+    return [
+        {
+            "question_id": question["id"],
+            "rank": 1,
+            "score": 1.0,
+            "article_id": question["article"],
+            "passage_id": question["id"],
+            "title": "",
+            "text": question["context"],
+            "source": "given",
+        }
+    ]
