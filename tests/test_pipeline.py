@@ -287,7 +287,7 @@ def killed_when(command, seen, log, limit=120, by=signal.SIGKILL):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
-    ["index: encoded 4 ", "contexts: encoded sentences", "train: step 4 ", "train: train_runtime"],
+    ["index: encoded 4 ", "contexts: encoded", "train: step 4 ", "train: train_runtime"],
 )
 def test_killed_and_repeated_equals_uninterrupted(place, tmp_path, moment):
     steps = ["trainer.num_train_epochs=2", "trainer.logging_steps=1", "index.shard_size=4"]
