@@ -261,25 +261,16 @@ def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> d
     from exam.questions import read
     from exam.retrieval.evaluation import (
         figures,
-        inverse_document_frequency,
         option_support,
         question_scores,
         words,
     )
-    from exam.retrieval.retrieval import Retrieval
 
     config = configured("exact", data, work / "exact", limit)
     questions = read(config.data, config.data.test)
-    articles = Retrieval(
-        config.corpus,
-        config.encoder,
-        config.passages,
-        config.retriever,
-        config.index,
-        work / "exact",
-    ).article_index
+    retrieval = retrieval_of(config)
     wanted = {w for q in questions for option in q["options"] for w in words(option)}
-    idf = inverse_document_frequency(articles.files, len(articles), wanted)
+    idf = retrieval.rarity.of(wanted)
     contexts = {
         key: [{**p, "rank": rank} for rank, p in enumerate(own, 1)]
         for key, own in zip(questions["id"], passages, strict=True)

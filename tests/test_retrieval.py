@@ -1,6 +1,7 @@
 """Two-stage retrieval: against its definition; its artefact, scores and resumption."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -26,11 +27,14 @@ from exam.corpus import lead, sentence_offsets
 from exam.errors import ExamError
 from exam.questions import FEATURES, read
 from exam.retrieval import index as index_module
+from exam.retrieval import rarity
 from exam.retrieval import search as search_module
 from exam.retrieval.contexts import read_contexts, read_support
 from exam.retrieval.embeddings import fingerprints
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.evaluation import option_support, question_scores, within_budget, words
+from exam.retrieval.passages import build_passages
+from exam.retrieval.rarity import build_rarity
 from exam.retrieval.retrieval import Retrieval
 from exam.retrieval.search import lexical
 
@@ -408,3 +412,19 @@ def test_memory_holds_a_shard_not_the_corpus(retrieval, asked, monkeypatch):
     )
     retrieval.contexts(asked, "q")
     assert sizes[:3] == [4, 8, len(ANIMALS)]
+
+
+def test_rarity_is_counted_once_a_corpus(tmp_path, monkeypatch):
+    rows = [("Red cat", "the cat sat"), ("", "The dog"), ("", "a dog, a dog"), ("x", "y")]
+    texts = [json.dumps({"id": str(i), "title": a, "text": b}) for i, (a, b) in enumerate(rows)]
+    (tmp_path / "c.jsonl").write_text("\n".join(texts))
+    corpus = Corpus(name="c", reader=CorpusReader.jsonl, dir=str(tmp_path), files="c.jsonl")
+    table = build_passages(corpus, Passages(), tmp_path / "o")
+    found = build_rarity(table.stage, table.files, "c", tmp_path / "o")
+    expected = {"cat": math.log(4 / 2), "dog": math.log(4 / 3), "owl": math.log(4)}
+    assert found.of({"dog", "owl", "cat"}) == pytest.approx(expected)
+    assert build_rarity(table.stage, table.files, "c", tmp_path / "o").stage.reused
+    monkeypatch.setattr(rarity, "SAMPLE", 2)  # articles 0 and 2
+    sampled = build_rarity(table.stage, table.files, "c", tmp_path / "o")
+    assert not sampled.stage.reused
+    assert sampled.of({"cat", "dog"}) == pytest.approx({"cat": 0.0, "dog": 0.0})

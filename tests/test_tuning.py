@@ -237,6 +237,10 @@ MISTAKES = {
         "task=encoder tells positives from negatives; pairs.target=support grades passages.\n"
         "Choose pairs=binary.\n"
     ),
+    ("task=reranker", "pairs.positives=missing.csv"): (
+        "pairs.positives=missing.csv does not exist.\n"
+        "Write one with: python evidence.py ckpt=<run of train.py>\n"
+    ),
     ("task=reranker", "pairs.last=30"): (
         "pairs.first=1 and pairs.last=30 are no ranks of retriever=two_stage, which keeps 20.\n"
         "Set pairs.last to at most retriever.depth, and pairs.first below it.\n"
@@ -324,6 +328,22 @@ def test_reranker_from_training_to_answers(place, encoder):
     assert len(rows) == 40 * 3
     assert {row["rank"] for row in rows} == {1, 2, 3}
     assert len({row["gain"] for row in rows}) > 40
+
+    (valid,) = (root / "o" / "contexts").glob("kaggle-valid-bm25-cross_encoder-*")
+    refusals = {
+        (f"contexts={valid}",): (
+            f"{valid} holds no contexts of the questions of data.train.\n"
+            "Give a folder that retrieve.py wrote for them, or leave out contexts=.\n"
+        ),
+        (f"data.dir={root / 'data'}", "data=kaggle", "data.train=test.csv"): (
+            "6 of 6 questions of data.train have no answer to weigh passages by.\n"
+            "Give questions with answers: data.train=<file>\n"
+        ),
+    }
+    for overrides_, message in refusals.items():
+        refused = exam("evidence", f"ckpt={reader}", *overrides_, f"outputs={root / 'o'}")
+        assert refused.returncode == 2
+        assert refused.stderr.endswith(message)
 
     again = exam(
         "train", "task=reranker", f"reranker.ckpt={run}", "reranker.depth=6", "pairs=binary",

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any
 
 from exam.config import (
@@ -188,6 +189,11 @@ def _check_task(config: Train) -> None:
         raise ExamError(
             "task=encoder tells positives from negatives; pairs.target=support grades passages.\n"
             "Choose pairs=binary."
+        )
+    if pairs.positives is not None and not Path(pairs.positives).is_file():
+        raise ExamError(
+            f"pairs.positives={pairs.positives} does not exist.\n"
+            "Write one with: python evidence.py ckpt=<run of train.py>"
         )
 
 

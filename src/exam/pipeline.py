@@ -359,8 +359,19 @@ def run_evidence(evidence: Evidence) -> None:
             "Give another run: ckpt=<folder>"
         )
     questions = read(config.data, config.data.train)
+    lacking = questions["label"][:].count(None)
+    if lacking or not len(questions):
+        raise ExamError(
+            f"{lacking} of {len(questions)} questions of data.train have no answer to weigh "
+            "passages by.\nGive questions with answers: data.train=<file>"
+        )
     if evidence.contexts is not None:
         contexts = finished(Path(evidence.contexts))
+        if contexts.key.get("questions") != questions_digest(questions):
+            raise ExamError(
+                f"{contexts.folder} holds no contexts of the questions of data.train.\n"
+                "Give a folder that retrieve.py wrote for them, or leave out contexts=."
+            )
     else:
         retrieval = _retrieval(config, config.passages, config.retriever)
         contexts = retrieval.contexts(questions, f"{config.data.name}-train")

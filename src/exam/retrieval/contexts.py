@@ -9,16 +9,15 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from exam.artefacts import Stage, atomic, read_json, write_json
-from exam.corpus import CorpusFile
 from exam.questions import FEATURES
 from exam.retrieval.evaluation import (
     Contexts,
     figures,
-    inverse_document_frequency,
     option_support,
     question_scores,
     words,
 )
+from exam.retrieval.rarity import Rarity
 
 FILE = "contexts.parquet"
 QUESTIONS = "questions.parquet"
@@ -79,14 +78,10 @@ def read_questions(stage: Stage) -> Dataset:
     return Dataset.from_list(rows, features=FEATURES)
 
 
-def evaluate(
-    stage: Stage, questions: Dataset, articles: tuple[list[CorpusFile], int] | None
-) -> dict[str, Any]:
+def evaluate(stage: Stage, questions: Dataset, rarity: Rarity | None) -> dict[str, Any]:
     """Weigh the questions' words by their rarity in the corpus, equally without one; then score."""
     wanted = {w for q in questions for text in [q["prompt"], *q["options"]] for w in words(text)}
-    if articles is None:
-        return score_contexts(stage, questions, dict.fromkeys(sorted(wanted), 1.0))
-    idf = inverse_document_frequency(*articles, wanted)
+    idf = dict.fromkeys(sorted(wanted), 1.0) if rarity is None else rarity.of(wanted)
     return score_contexts(stage, questions, idf)
 
 

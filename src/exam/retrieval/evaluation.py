@@ -6,19 +6,16 @@ A question is *supported* when its right option's support is above .6.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from exam.corpus import CorpusFile, iter_articles
 from exam.metrics import Floats, estimate, recall_at_k
 
 WORD_BUDGET = 450
 SUPPORTED = 0.6
-SAMPLE = 200_000
 DEPTHS = (1, 3, 5, 10, 20, 50)
 Contexts = dict[str, list[dict[str, Any]]]
 
@@ -26,21 +23,6 @@ Contexts = dict[str, list[dict[str, Any]]]
 def words(text: str) -> list[str]:
     """Lower-cased alphanumeric tokens."""
     return re.findall(r"[^\W_]+", text.lower())
-
-
-def inverse_document_frequency(
-    files: list[CorpusFile], articles: int, wanted: set[str]
-) -> dict[str, float]:
-    """log(N / (1 + df)) of the wanted words, over every article or an even sample of 200,000."""
-    step = -(-articles // SAMPLE)
-    frequency: Counter[str] = Counter()
-    n = 0
-    stream = (article for file in files for article in iter_articles(file))
-    for i, article in enumerate(stream):
-        if i % step == 0:
-            n += 1
-            frequency.update(wanted.intersection(words(f"{article.title} {article.text}")))
-    return {word: float(np.log(n / (1 + frequency[word]))) for word in sorted(wanted)}
 
 
 def within_budget(passages: Iterable[dict[str, Any]], budget: int = WORD_BUDGET) -> list[list[str]]:

@@ -22,7 +22,6 @@ from exam.config import (
     Search,
     plain,
 )
-from exam.corpus import CorpusFile
 from exam.errors import ExamError
 from exam.questions import questions_digest
 from exam.retrieval.contexts import (
@@ -46,6 +45,7 @@ from exam.retrieval.index import (
 from exam.retrieval.lexical import Hits, bm25_search, tfidf_search
 from exam.retrieval.passages import PassageTable, build_passages
 from exam.retrieval.queries import Parts, merged, query_parts
+from exam.retrieval.rarity import Rarity, build_rarity
 from exam.retrieval.rerank import PairScorer, rerank
 from exam.retrieval.search import two_stage
 
@@ -101,6 +101,12 @@ class Retrieval:
             self.passage_table, self.sentence_encoder, self.index, self.outputs
         )
 
+    @cached_property
+    def rarity(self) -> Rarity:
+        """The rarity of the corpus's words, counted where it is missing."""
+        opened = self.article_index if "article_index" in vars(self) else self.passage_table
+        return build_rarity(opened.stage, opened.files, self.corpus.name, self.outputs)
+
     def build(self, *, generates: bool) -> list[Stage]:
         """Build what the retriever, or the generator of questions, searches.
 
@@ -116,7 +122,7 @@ class Retrieval:
     @property
     def stages(self) -> list[Stage]:
         """The stages that contexts or generated questions have needed so far."""
-        opened = ("article_index", "passage_table", "passage_index")
+        opened = ("article_index", "passage_table", "passage_index", "rarity")
         return [getattr(self, name).stage for name in opened if name in vars(self)]
 
     def contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
@@ -150,7 +156,8 @@ class Retrieval:
         with open_stage(self.outputs, "contexts", f"{name}-{search.name}", key, resume) as stage:
             if not stage.reused:
                 write_contexts(stage, self._ranked(questions, search, members, stage.folder))
-                scores = evaluate(stage, questions, self._articles(search))
+                rarity = self.rarity if search.kind.searches else None
+                scores = evaluate(stage, questions, rarity)
                 stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
         return stage
 
@@ -217,14 +224,6 @@ class Retrieval:
             return bm25_search(self.passage_table, search, texts, k, self.outputs)
         scores, rows = self.passage_index.search(self.embeddings.queries(texts), k)
         return zip(rows, scores, strict=True)
-
-    def _articles(self, search: Search) -> tuple[list[CorpusFile], int] | None:
-        """The corpus's files and number of articles, where one is searched."""
-        if not search.kind.searches:
-            return None
-        if "article_index" in vars(self):
-            return self.article_index.files, len(self.article_index)
-        return self.passage_table.files, self.passage_table.stage.facts["articles"]
 
 
 def _fused(

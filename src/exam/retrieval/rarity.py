@@ -1,0 +1,56 @@
+"""Inverse document frequency: in how many of a corpus's articles a word stands, counted once."""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from exam.artefacts import Stage, atomic, open_stage
+from exam.corpus import CorpusFile, iter_articles
+from exam.retrieval.evaluation import words
+
+FILE = "words.parquet"
+SAMPLE = 200_000  # articles counted at most, evenly spread
+SCHEMA = pa.schema({"word": pa.string(), "articles": pa.int64()})
+
+
+@dataclass(frozen=True)
+class Rarity:
+    """How many articles of a corpus hold each of its words."""
+
+    stage: Stage
+
+    def of(self, wanted: set[str]) -> dict[str, float]:
+        """log(N / (1 + df)) of each word."""
+        of_wanted = pc.field("word").isin(sorted(wanted))
+        found = pq.read_table(self.stage.folder / FILE, filters=of_wanted).to_pydict()
+        frequency = dict(zip(found["word"], found["articles"], strict=True))
+        n = self.stage.facts["articles"]
+        return {word: float(np.log(n / (1 + frequency.get(word, 0)))) for word in sorted(wanted)}
+
+
+def build_rarity(searched: Stage, files: list[CorpusFile], name: str, outputs: Path) -> Rarity:
+    """Count the words of every article, or of an even sample of 200,000.
+
+    `searched` is the index or passage table of the corpus that the files hold.
+    """
+    key = {"corpus": searched.key["corpus"], "sample": SAMPLE}
+    with open_stage(outputs, "words", name, key) as stage:
+        if not stage.reused:
+            stream = chain.from_iterable(map(iter_articles, files))
+            frequency: Counter[str] = Counter()
+            articles = 0
+            for article in islice(stream, 0, None, -(-searched.facts["articles"] // SAMPLE)):
+                frequency.update(set(words(f"{article.title} {article.text}")))
+                articles += 1
+            columns = {"word": list(frequency), "articles": list(frequency.values())}
+            table = pa.table(columns, schema=SCHEMA)
+            with atomic(stage.folder / FILE) as temporary:
+                pq.write_table(table, temporary)
+            stage.finish([FILE], articles=articles, words=len(table))
+    return Rarity(stage)
