@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
+
+from exam.config import Corpus, CorpusReader, Data
+from exam.questions import read
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("EXAM_DATA", ROOT.parent / "shared" / "data"))
@@ -78,6 +82,18 @@ def make_articles(path: Path) -> Path:
             text = f"The {animal} is an animal. It lives in the {place}. It is number {i}."
             file.write(json.dumps({"id": f"a{i}", "title": animal.title(), "text": text}) + "\n")
     return path
+
+
+def jsonl_corpus(path: Path) -> Corpus:
+    """The corpus of one JSONL file."""
+    return Corpus(name="c", reader=CorpusReader.jsonl, dir=str(path.parent), files=path.name)
+
+
+def read_csv(path: Path, rows: list[dict[str, str]]) -> Dataset:
+    """Questions written in Kaggle's form, and read again."""
+    write_csv(path, rows)
+    columns = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}
+    return read(Data(name=path.stem, dir=str(path.parent), columns=columns), path.name)
 
 
 @pytest.fixture

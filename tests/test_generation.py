@@ -5,10 +5,9 @@ import json
 from collections import Counter
 
 import pytest
+from conftest import jsonl_corpus
 
 from exam.config import (
-    Corpus,
-    CorpusReader,
     Encoder,
     Generator,
     Index,
@@ -68,7 +67,7 @@ def corpus(tmp_path):
 @pytest.fixture
 def retrieval(corpus, encoder, tmp_path):
     return Retrieval(
-        Corpus(name="c", reader=CorpusReader.jsonl, dir=str(tmp_path), files=corpus.name),
+        jsonl_corpus(corpus),
         Encoder(name="tiny", name_or_path=str(encoder)),
         Passages(),
         Retriever(name="none", kind=RetrieverKind.none),

@@ -5,14 +5,12 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import kaggle_rows, write_csv
+from conftest import jsonl_corpus, kaggle_rows, read_csv
 
 from exam.checks import check
 from exam.compose import composed
 from exam.config import (
-    Corpus,
     CorpusReader,
-    Data,
     Encoder,
     Index,
     Passages,
@@ -21,7 +19,6 @@ from exam.config import (
     Search,
 )
 from exam.errors import ExamError
-from exam.questions import read
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.retrieval import Retrieval
 
@@ -37,7 +34,7 @@ def retrieval(request, encoder, tmp_path):
         alone = ("two_stage", "bm25", "tfidf")
         members = {k: Search(name=k, kind=RetrieverKind[k], depth=3) for k in alone}
     return Retrieval(
-        Corpus(name="c", reader=CorpusReader.jsonl, dir=str(tmp_path), files="corpus.jsonl"),
+        jsonl_corpus(tmp_path / "corpus.jsonl"),
         Encoder(name="tiny", name_or_path=str(encoder)),
         Passages(words=90, overlap=1),
         Retriever(name=kind.value, kind=kind, depth=3, members=members),
@@ -50,9 +47,7 @@ def retrieval(request, encoder, tmp_path):
 def asked(tmp_path):
     rows = kaggle_rows(3)
     rows[1] |= {"prompt": "Zzyx qwv?", "A": "xq", "B": "vj", "C": "kk", "D": "jj", "E": "ww"}
-    write_csv(tmp_path / "q.csv", rows)
-    columns = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}
-    return read(Data(name="q", dir=str(tmp_path), columns=columns), "q.csv")
+    return read_csv(tmp_path / "q.csv", rows)
 
 
 def write(folder, *articles):

@@ -9,11 +9,11 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
+from conftest import ROOT, jsonl_corpus
 
 from exam import artefacts
 from exam.artefacts import digest, finished, open_stage, read_json, write_json
-from exam.config import Corpus, CorpusReader, Encoder, Index, Passages, Recipe
+from exam.config import Encoder, Index, Passages, Recipe
 from exam.errors import ExamError
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index, build_passage_index
@@ -22,9 +22,7 @@ from exam.retrieval.passages import build_passages
 
 @pytest.fixture
 def corpus(articles):
-    return Corpus(
-        name="animals", reader=CorpusReader.jsonl, dir=str(articles.parent), files=articles.name
-    )
+    return jsonl_corpus(articles)
 
 
 @pytest.fixture

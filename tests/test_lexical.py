@@ -6,8 +6,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from conftest import jsonl_corpus
 
-from exam.config import Corpus, CorpusReader, Fusion, Passages, Query, RetrieverKind, Search
+from exam.config import Fusion, Passages, Query, RetrieverKind, Search
 from exam.retrieval.fusion import fuse
 from exam.retrieval.lexical import bm25_search, tfidf_search
 from exam.retrieval.passages import build_passages
@@ -26,7 +27,7 @@ def table(tmp_path):
     path = tmp_path / "a.jsonl"
     rows = [{"id": str(i), "title": "", "text": text} for i, text in enumerate(TEXTS)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    corpus = Corpus(name="c", reader=CorpusReader.jsonl, dir=str(tmp_path), files=path.name)
+    corpus = jsonl_corpus(path)
     return build_passages(corpus, Passages(), tmp_path / "outputs")
 
 

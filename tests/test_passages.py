@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from conftest import jsonl_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exam.config import Corpus, CorpusReader, Passages
+from exam.config import Passages
 from exam.corpus import sentence_offsets
 from exam.errors import ExamError
 from exam.retrieval.passages import build_passages, windows
@@ -59,7 +60,7 @@ def test_every_sentence_stands_in_some_window(sentences, words, overlap):
 
 def corpus(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Corpus(name="c", reader=CorpusReader.jsonl, dir=str(path.parent), files=path.name)
+    return jsonl_corpus(path)
 
 
 def test_table_keeps_where_each_passage_stands(tmp_path):

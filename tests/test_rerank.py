@@ -1,16 +1,23 @@
 """Reranking: against its definition; its artefact, resumption, refusals."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import ANIMALS, PLACES, exam, kaggle_rows, make_questions, write_csv
+from conftest import (
+    ANIMALS,
+    PLACES,
+    exam,
+    jsonl_corpus,
+    kaggle_rows,
+    make_questions,
+    read_csv,
+)
+from datasets import Dataset
 
 from exam.config import (
-    Corpus,
-    CorpusReader,
-    Data,
     Dtype,
     Encoder,
     Index,
@@ -21,7 +28,6 @@ from exam.config import (
     RetrieverKind,
 )
 from exam.errors import ExamError
-from exam.questions import read
 from exam.retrieval import rerank as rerank_module
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.rerank import PairScorer, check_reachable, count_cut, reordered, standardised
@@ -47,9 +53,7 @@ def cross_encoder(encoder, tmp_path_factory):
 @pytest.fixture
 def retrieval(articles, cross_encoder, tmp_path):
     return Retrieval(
-        Corpus(
-            name="animals", reader=CorpusReader.jsonl, dir=str(articles.parent), files=articles.name
-        ),
+        jsonl_corpus(articles),
         Encoder(name="none", name_or_path="none"),
         Passages(words=8),
         Retriever(name="bm25", kind=RetrieverKind.bm25, depth=6),
@@ -63,9 +67,7 @@ def retrieval(articles, cross_encoder, tmp_path):
 
 @pytest.fixture
 def asked(tmp_path):
-    write_csv(tmp_path / "q.csv", kaggle_rows(7))
-    columns = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}
-    return read(Data(name="q", dir=str(tmp_path), columns=columns), "q.csv")
+    return read_csv(tmp_path / "q.csv", kaggle_rows(7))
 
 
 def brute_force(question, passages, folder, query):
@@ -167,6 +169,24 @@ def test_interrupted_scoring_continues_and_equals_a_whole_one(
         retrieval.index, tmp_path / "o2", retrieval.reranker,
     )  # fmt: skip
     assert resumed.equals(pq.read_table(whole.contexts(asked, "q").folder / "contexts.parquet"))
+
+
+def test_only_pairs_of_new_questions_are_scored(retrieval, asked, monkeypatch, tmp_path):
+    rows = asked.to_list()
+    rows[3]["prompt"] = "Where does the lynx live?"
+    changed = Dataset.from_list(rows, features=asked.features)
+    whole = replace(retrieval, outputs=tmp_path / "whole").contexts(changed, "q")
+    retrieval.contexts(asked, "q")
+    scored, real = [], PairScorer.scores
+    monkeypatch.setattr(
+        PairScorer, "scores", lambda self, pairs: scored.extend(pairs) or real(self, pairs)
+    )
+    stage = retrieval.contexts(changed, "q")
+    assert len(scored) == 5
+    assert all(query.startswith("Where does the lynx live?") for query, _ in scored)
+    expected = read_contexts(whole)
+    for key, passages in read_contexts(stage).items():
+        assert [p["passage_id"] for p in passages] == [p["passage_id"] for p in expected[key]]
 
 
 def test_key_names_what_determines_the_order(retrieval, asked, caplog):

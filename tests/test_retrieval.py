@@ -9,13 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ANIMALS, kaggle_rows, write_csv
+from conftest import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 from datasets import Dataset
 
 from exam.config import (
-    Corpus,
-    CorpusReader,
-    Data,
     Encoder,
     Index,
     Passages,
@@ -25,7 +22,7 @@ from exam.config import (
 )
 from exam.corpus import lead, sentence_offsets
 from exam.errors import ExamError
-from exam.questions import FEATURES, read
+from exam.questions import FEATURES
 from exam.retrieval import index as index_module
 from exam.retrieval import rarity
 from exam.retrieval import search as search_module
@@ -42,9 +39,7 @@ from exam.retrieval.search import lexical
 @pytest.fixture
 def retrieval(articles, encoder, tmp_path):
     return Retrieval(
-        Corpus(
-            name="animals", reader=CorpusReader.jsonl, dir=str(articles.parent), files=articles.name
-        ),
+        jsonl_corpus(articles),
         Encoder(
             name="tiny", name_or_path=str(encoder), query_prefix="query: ", passage_prefix="p: "
         ),
@@ -57,11 +52,9 @@ def retrieval(articles, encoder, tmp_path):
 
 @pytest.fixture
 def asked(tmp_path):
-    write_csv(tmp_path / "q.csv", kaggle_rows(12))
     rows = [{"question": str(i), "article": f"a{i % 10}"} for i in range(12)]
     write_csv(tmp_path / "q_qrels.csv", rows)
-    columns = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}
-    return read(Data(name="q", dir=str(tmp_path), columns=columns), "q.csv")
+    return read_csv(tmp_path / "q.csv", kaggle_rows(12))
 
 
 def brute_force(question, retrieval, texts):
@@ -123,6 +116,48 @@ def test_changed_request_is_redone_and_the_key_named(retrieval, asked, caplog):
     assert any(
         "because retriever.depth (3 → 2) differs from q-two_stage-" in m for m in caplog.messages
     )
+
+
+@pytest.mark.parametrize("kind", ["two_stage", "bm25", "tfidf"])
+def test_only_new_questions_are_ranked(retrieval, asked, kind, monkeypatch, tmp_path, caplog):
+    retrieval.retriever.kind = RetrieverKind[kind]
+    rows = asked.to_list()
+    rows[3]["prompt"] = "Where does the lynx live?"
+    changed = Dataset.from_list(rows[::-1], features=asked.features)
+    whole = replace(retrieval, outputs=tmp_path / "whole").contexts(changed, "q")
+    retrieval.contexts(asked, "q")
+    ranked = []
+    real = Retrieval._ranked
+
+    def spied(self, questions, *rest):
+        ranked.extend(questions["id"])
+        return real(self, questions, *rest)
+
+    monkeypatch.setattr(Retrieval, "_ranked", spied)
+    with caplog.at_level("INFO", logger="exam"):
+        stage = retrieval.contexts(changed, "another")
+    # TF-IDF's vocabulary is that of all questions, so one changes the others' ranking.
+    assert ranked == (changed["id"][:] if kind == "tfidf" else ["3"])
+    assert read_contexts(stage) == read_contexts(whole)
+    assert read_support(stage, changed["id"]) == read_support(whole, changed["id"])
+    assert stage.facts == whole.facts
+    if kind != "tfidf":
+        assert "contexts: 11 of 12 questions are ranked already" in caplog.messages
+    assert not list(stage.folder.glob("sentences-*"))
+    ranked.clear()
+    retrieval.contexts(changed, "another", resume="never")
+    assert len(ranked) == 12
+
+
+def test_a_damaged_earlier_ranking_is_not_reused(retrieval, asked, caplog):
+    first = retrieval.contexts(asked, "q")
+    path = first.folder / "contexts.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    with caplog.at_level("INFO", logger="exam"):
+        stage = retrieval.contexts(asked.select(range(6)), "q")
+    assert not stage.reused
+    assert f"contexts: not reused: {path} is not the file that was written." in caplog.messages
+    assert "contexts: 0 of 6 questions are ranked already" in caplog.messages
 
 
 def test_changed_corpus_is_indexed_anew(retrieval, asked, articles):
@@ -418,7 +453,7 @@ def test_rarity_is_counted_once_a_corpus(tmp_path, monkeypatch):
     rows = [("Red cat", "the cat sat"), ("", "The dog"), ("", "a dog, a dog"), ("x", "y")]
     texts = [json.dumps({"id": str(i), "title": a, "text": b}) for i, (a, b) in enumerate(rows)]
     (tmp_path / "c.jsonl").write_text("\n".join(texts))
-    corpus = Corpus(name="c", reader=CorpusReader.jsonl, dir=str(tmp_path), files="c.jsonl")
+    corpus = jsonl_corpus(tmp_path / "c.jsonl")
     table = build_passages(corpus, Passages(), tmp_path / "o")
     found = build_rarity(table.stage, table.files, "c", tmp_path / "o")
     expected = {"cat": math.log(4 / 2), "dog": math.log(4 / 3), "owl": math.log(4)}

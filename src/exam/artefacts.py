@@ -229,6 +229,17 @@ def open_stage(
         yield stage
 
 
+def siblings(stage: Stage, apart_from: str) -> list[Path]:
+    """Finished folders of the same kind whose keys differ in one entry alone, newest first."""
+    wanted = {**stage.key, apart_from: None}
+    manifests = sorted(
+        stage.folder.parent.glob(f"*/{MANIFEST}"), key=lambda path: -path.stat().st_mtime
+    )
+    return [
+        path.parent for path in manifests if {**read_json(path)["key"], apart_from: None} == wanted
+    ]
+
+
 def _numbered(base: Path) -> Path:
     """The first of base, base-2, base-3 … that this process is the one to make."""
     for number in range(1, 10_000):

@@ -1,6 +1,7 @@
 """The contexts file: every question's ranked passages, deeper than any reader needs."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from typing import Any
 
@@ -8,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from exam.artefacts import Stage, atomic, read_json, write_json
+from exam.artefacts import Stage, atomic, digest, finished, read_json, siblings, write_json
+from exam.errors import ExamError
 from exam.questions import FEATURES
 from exam.retrieval.evaluation import (
     Contexts,
@@ -18,6 +20,8 @@ from exam.retrieval.evaluation import (
     words,
 )
 from exam.retrieval.rarity import Rarity
+
+log = logging.getLogger(__name__)
 
 FILE = "contexts.parquet"
 QUESTIONS = "questions.parquet"
@@ -37,6 +41,43 @@ SCHEMA = pa.schema(
         "source": pa.string(),
     }
 )
+
+
+Rank = Callable[[Dataset], Iterator[list[dict[str, Any]]]]  # each question's passages, best first
+
+
+def known_contexts(stage: Stage, questions: Dataset) -> Contexts:
+    """Passages of the questions that other stages have ranked already, and in the same way."""
+    known: Contexts = {}
+    for folder in siblings(stage, apart_from="questions"):
+        try:
+            other = finished(folder)
+        except ExamError as error:
+            log.warning("contexts: not reused: %s", str(error).splitlines()[0])
+            continue
+        asked = {_asked(question): question["id"] for question in read_questions(other)}
+        contexts = read_contexts(other)
+        for question in questions:
+            key = asked.get(_asked(question))
+            if key is not None and question["id"] not in known:
+                rows = contexts.get(key, [])
+                known[question["id"]] = [{**row, "question_id": question["id"]} for row in rows]
+    log.info("contexts: %d of %d questions are ranked already", len(known), len(questions))
+    return known
+
+
+def _asked(question: dict[str, Any]) -> str:
+    """What a ranking may depend on."""
+    return digest([question["prompt"], question["options"], question["context"]])
+
+
+def continued(questions: Dataset, known: Contexts, rank: Rank) -> Iterator[list[dict[str, Any]]]:
+    """Each question's passages: the known ones, and the others' by `rank`."""
+    new = [i for i, key in enumerate(questions["id"]) if key not in known]
+    ranked = rank(questions.select(new)) if new else iter(())
+    for key in questions["id"]:
+        yield known[key] if key in known else next(ranked)
+    next(ranked, None)  # lets it tidy up
 
 
 def write_contexts(stage: Stage, ranked: Iterator[list[dict[str, Any]]]) -> None:

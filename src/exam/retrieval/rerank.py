@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
-from exam.artefacts import atomic
+from exam.artefacts import atomic, digest
 from exam.config import Dtype, Reranker
 from exam.errors import ExamError
 from exam.metrics import Floats
@@ -180,10 +180,10 @@ def standardised(scores: Floats) -> Floats:
 def _scored(pairs: list[Pair], scorer: PairScorer, work: Path) -> Floats:
     """Scores of distinct pairs, a shard at a time; shards that are there are read."""
     parts = [np.empty(0)]
-    for number, start in enumerate(range(0, len(pairs), PAIRS_PER_SHARD)):
-        path = work / f"scores-{number:06d}.npy"
+    for start in range(0, len(pairs), PAIRS_PER_SHARD):
+        shard = pairs[start : start + PAIRS_PER_SHARD]
+        path = work / f"scores-{digest(shard)[:16]}.npy"
         if not path.is_file():
-            shard = pairs[start : start + PAIRS_PER_SHARD]
             scores = scorer.scores(shard)
             with atomic(path) as temporary, temporary.open("wb") as file:
                 np.save(file, scores, allow_pickle=False)

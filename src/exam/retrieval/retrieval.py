@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from exam.questions import questions_digest
 from exam.retrieval.contexts import (
     EVALUATED,
     FILE,
+    continued,
     evaluate,
+    known_contexts,
     read_contexts,
     read_rarity,
     score_contexts,
@@ -131,15 +133,20 @@ class Retrieval:
         if self.reranker.ckpt is None:
             return first
         scorer = self.pair_scorer
+        label = f"{name}-{self.retriever.name}-{self.reranker.name}"
         key = {
             "questions": questions_digest(questions),
-            "first": first.hash,
+            "first": self._key(self.retriever, questions),
             "reranker": scorer.key,
         }
-        label = f"{name}-{self.retriever.name}-{self.reranker.name}"
         with open_stage(self.outputs, "contexts", label, key, resume) as stage:
             if not stage.reused:
-                write_contexts(stage, rerank(questions, read_contexts(first), scorer, stage.folder))
+                passages = read_contexts(first)
+                known = known_contexts(stage, questions) if resume != "never" else {}
+                ranked = continued(
+                    questions, known, lambda new: rerank(new, passages, scorer, stage.folder)
+                )
+                write_contexts(stage, ranked)
                 scores = score_contexts(stage, questions, read_rarity(first))
                 stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
             for shard in stage.folder.glob("scores-*.npy"):
@@ -152,10 +159,15 @@ class Retrieval:
 
     def _contexts(self, questions: Dataset, name: str, search: Search, resume: str) -> Stage:
         members = self._members(questions, name, search)
-        key = {"questions": questions_digest(questions), **self._key(search, members)}
+        key = {"questions": questions_digest(questions), **self._key(search, questions)}
         with open_stage(self.outputs, "contexts", f"{name}-{search.name}", key, resume) as stage:
             if not stage.reused:
-                write_contexts(stage, self._ranked(questions, search, members, stage.folder))
+                reuses = search.kind.searches and resume != "never"
+                known = known_contexts(stage, questions) if reuses else {}
+                ranked = continued(
+                    questions, known, lambda new: self._ranked(new, search, members, stage.folder)
+                )
+                write_contexts(stage, ranked)
                 rarity = self.rarity if search.kind.searches else None
                 scores = evaluate(stage, questions, rarity)
                 stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
@@ -170,8 +182,8 @@ class Retrieval:
             for member, settings in self.retriever.members.items()
         }
 
-    def _key(self, search: Search, members: dict[str, Stage]) -> dict[str, Any]:
-        """What of the configuration determines a ranking."""
+    def _key(self, search: Search, questions: Dataset) -> dict[str, Any]:
+        """What determines each question's ranking, apart from the question."""
         kind = search.kind
         key: dict[str, Any] = {"kind": kind.value}
         if kind.searches:
@@ -181,10 +193,13 @@ class Retrieval:
             key["encoder"] = self.sentence_encoder.key
         if kind in (RetrieverKind.bm25, RetrieverKind.tfidf):
             key["passages"] = self.passage_table.stage.hash
+        if kind is RetrieverKind.tfidf:  # its vocabulary is that of all questions
+            key["vocabulary"] = questions_digest(questions)
         if kind is RetrieverKind.passages:
             key["index"] = self.passage_index.stage.hash
-        if members:
-            key["members"] = {member: stage.hash for member, stage in members.items()}
+        if kind is RetrieverKind.hybrid:
+            members = self.retriever.members.items()
+            key["members"] = {name: self._key(member, questions) for name, member in members}
         return key
 
     def _ranked(
@@ -200,7 +215,7 @@ class Retrieval:
                 _check_given(questions)
                 return map(_given, questions)
             case RetrieverKind.none:
-                return iter(())
+                return repeat([], len(questions))
             case RetrieverKind.hybrid:
                 return _fused(questions, self.retriever, members)
 

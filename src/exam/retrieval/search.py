@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from exam.artefacts import atomic
+from exam.artefacts import atomic, digest
 from exam.config import Query, Search
 from exam.corpus import Article, sentence_offsets
 from exam.retrieval.embeddings import (
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 ARTICLES_AT_ONCE = 1024
 QUESTIONS_AT_ONCE = 64
-SENTENCES = "sentences.arrow"
+SENTENCES = "sentences-{}.arrow"
 SENTENCE = pa.schema(
     {
         "article": pa.int64(),
@@ -75,7 +75,8 @@ def two_stage(
         block = range(start, min(start + QUESTIONS_AT_ONCE, len(questions)))
         ranked = [_rank(near[i], queries[i], keys, embeddings, search.depth) for i in block]
         yield from _passages(questions["id"][block.start : block.stop], ranked, sentences, index)
-    (work / SENTENCES).unlink()
+    for path in work.glob(SENTENCES.format("*")):
+        path.unlink()
 
 
 def _queries(questions: Dataset, query: Query, embeddings: Embeddings) -> list[Vectors]:
@@ -108,7 +109,7 @@ def _split(
 
     They pass through a file, so that the texts of one corpus file at most are in memory.
     """
-    path = work / SENTENCES
+    path = work / SENTENCES.format(digest(articles.tolist())[:16])
     prefix = embeddings.encoder.config.passage_prefix
     if not path.is_file():
         stream = index.fetch(articles.tolist())
