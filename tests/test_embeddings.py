@@ -58,6 +58,21 @@ def test_vectors_do_not_depend_on_the_batches(encoder, tokens):
     np.testing.assert_allclose(small.encode(TEXTS), alone, atol=1e-6)
 
 
+@pytest.mark.parametrize(("max_length", "widths"), [(64, {16, 32, 48, 64}), (24, {8, 16, 24})])
+def test_sequences_have_few_widths(encoder, max_length, widths, monkeypatch):
+    few = SentenceEncoder(settings(encoder, max_length=max_length, batch_tokens=64))
+    seen = set()
+    real = type(few.model[0]).forward
+
+    def spy(self, features, **kwargs):
+        seen.add(features["input_ids"].shape[1])
+        return real(self, features, **kwargs)
+
+    monkeypatch.setattr(type(few.model[0]), "forward", spy)
+    few.encode(["otter " * n for n in range(80)])
+    assert seen == widths
+
+
 def test_long_texts_are_cut_at_the_limit(encoder):
     short = SentenceEncoder(settings(encoder, max_length=4))
     first, second = short.encode(["the otter lives in the marsh", "the otter is an animal"])

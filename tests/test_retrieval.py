@@ -289,14 +289,27 @@ def test_sentences_beyond_the_prefilter_follow_in_lexical_order(retrieval, asked
 
 def test_the_prefilter_prefers_rare_words_of_the_question():
     question = {"prompt": "Where does the otter live?", "options": ["river", "marsh"]}
-    texts = ["The otter is here.", "The river is here.", "The mole is here.", "The otter, a river."]
-    sentences = pa.table({"text": pa.array(texts, pa.large_string())})
-    near, others, scores = lexical(question, np.arange(4), fingerprints(texts), sentences, 1)
-    assert (near.tolist(), others.tolist()) == ([3], [0, 1, 2])
-    # log(5 / 2) for "otter" and "river", log(5 / 4) for "the": 4, 2 and 1 of those sentences
-    rare, common = np.log(5 / 2), np.log(5 / 4)
-    expected = np.array([rare + common, rare + common, common]) / (2 * rare + common) - 2
-    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+    texts = [
+        "The otter is here.", "The river is here.", "The mole is here.", "The otter, a river.",
+        "The otter and the river that it does live in, or not.",
+    ]  # fmt: skip
+
+    def parted(articles, most):
+        columns = {"text": pa.array(texts, pa.large_string()), "article": pa.array(articles)}
+        return lexical(question, np.arange(5), fingerprints(texts), pa.table(columns), most)
+
+    near, others, scores = parted([0] * 5, 1)
+    # log(6 / n) for a word of n of these sentences, by the root of a sentence's words
+    the, rare, live = np.log(6 / 5), np.log(6 / 3), np.log(6)
+    total = the + 2 * rare + 2 * live
+    share = np.array([the + rare, the + rare, the, the + 2 * rare, total])
+    expected = share / total / np.sqrt([4, 4, 4, 4, 12])
+    order = np.argsort(-expected, kind="stable")
+    assert [*near, *others] == order.tolist()
+    assert order[0] == 4
+    np.testing.assert_allclose(scores, expected[order[1:]] - 2, rtol=1e-6)
+    assert parted([0, 0, 1, 0, 0], 2)[0].tolist() == [2, 4]  # each article's best
+    assert parted([0, 0, 1, 0, 0], 2)[1].tolist() == [3, 0, 1]
 
 
 def test_per_option_queries_take_each_sentences_best(retrieval, asked):

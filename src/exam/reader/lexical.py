@@ -58,7 +58,7 @@ def build_features(
     """
     options = max(map(len, questions["options"]), default=0)
     found = np.full((len(questions), options, len(FEATURES)), np.nan)
-    for row, question in zip(found, questions, strict=True):
+    for row, question in zip(found, questions.to_list(), strict=True):
         ranked = contexts.get(question["id"], [])
         passages = [words(p["text"]) for p in ranked]
         if budget is not None:

@@ -55,9 +55,9 @@ def known_contexts(stage: Stage, questions: Dataset) -> Contexts:
         except ExamError as error:
             log.warning("contexts: not reused: %s", str(error).splitlines()[0])
             continue
-        asked = {_asked(question): question["id"] for question in read_questions(other)}
+        asked = {_asked(question): question["id"] for question in read_questions(other).to_list()}
         contexts = read_contexts(other)
-        for question in questions:
+        for question in questions.to_list():
             key = asked.get(_asked(question))
             if key is not None and question["id"] not in known:
                 rows = contexts.get(key, [])
@@ -73,9 +73,10 @@ def _asked(question: dict[str, Any]) -> str:
 
 def continued(questions: Dataset, known: Contexts, rank: Rank) -> Iterator[list[dict[str, Any]]]:
     """Each question's passages: the known ones, and the others' by `rank`."""
-    new = [i for i, key in enumerate(questions["id"]) if key not in known]
+    ids = questions["id"][:]
+    new = [i for i, key in enumerate(ids) if key not in known]
     ranked = rank(questions.select(new)) if new else iter(())
-    for key in questions["id"]:
+    for key in ids:
         yield known[key] if key in known else next(ranked)
     next(ranked, None)  # lets it tidy up
 
@@ -121,7 +122,9 @@ def read_questions(stage: Stage) -> Dataset:
 
 def evaluate(stage: Stage, questions: Dataset, rarity: Rarity | None) -> dict[str, Any]:
     """Weigh the questions' words by their rarity in the corpus, equally without one; then score."""
-    wanted = {w for q in questions for text in [q["prompt"], *q["options"]] for w in words(text)}
+    wanted = {
+        w for q in questions.to_list() for t in [q["prompt"], *q["options"]] for w in words(t)
+    }
     idf = dict.fromkeys(sorted(wanted), 1.0) if rarity is None else rarity.of(wanted)
     return score_contexts(stage, questions, idf)
 

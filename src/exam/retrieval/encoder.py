@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Vectors = NDArray[np.float32]
+LENGTHS = 16  # sequences are padded to a multiple: every new shape costs a processor memory
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,14 @@ class SentenceEncoder:
                 model_kwargs={"use_safetensors": True, "dtype": self.dtype.value},
             )
         model.max_seq_length = config.max_length
+        first: Any = model[0]
+        first.processing_kwargs = {"text": {"pad_to_multiple_of": self._multiple}}
         return model
+
+    @property
+    def _multiple(self) -> int:
+        """What sequences are padded to a multiple of, never beyond `max_length`."""
+        return gcd(LENGTHS, self.config.max_length)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -73,7 +82,7 @@ class SentenceEncoder:
         distinct = list(dict.fromkeys(texts))
         row = {text: i for i, text in enumerate(distinct)}
         vectors = np.zeros((len(distinct), self.model.get_embedding_dimension() or 0), np.float32)
-        lengths = self._lengths(distinct)
+        lengths = -(-self._lengths(distinct) // self._multiple) * self._multiple
         with tqdm(total=len(distinct), desc="Encoding", disable=not is_terminal()) as bar:
             for batch in batches(lengths, self.config.batch_tokens):
                 vectors[batch] = self.model.encode(

@@ -43,7 +43,7 @@ def option_support(
 ) -> list[list[float]]:
     """Support of every option of every question; 1 when an option has no word of its own."""
     result = []
-    for question in questions:
+    for question in questions.to_list():
         passages = set().union(*within_budget(contexts.get(question["id"], [])))
         prompt = set(words(question["prompt"]))
         result.append([_support(option, prompt, passages, idf) for option in question["options"]])
@@ -77,9 +77,8 @@ def question_scores(
         deepest = max(map(len, contexts.values()), default=0)
         scores.update({f"recall_at_{k}": recall_at_k(ranks, k) for k in DEPTHS if k <= deepest})
         scores["mrr"] = 1.0 / ranks
-    right = [
-        s[q["label"]] for q, s in zip(questions, support, strict=True) if q["label"] is not None
-    ]
+    labels = questions["label"][:]
+    right = [s[label] for label, s in zip(labels, support, strict=True) if label is not None]
     if right:
         scores["supported"] = (np.array(right) > SUPPORTED).astype(np.float64)
     return scores
@@ -93,7 +92,7 @@ def figures(scores: Floats) -> dict[str, Any]:
 
 def article_ranks(questions: Dataset, contexts: Contexts) -> Floats:
     """Rank of the own article's first passage, inf without one, where the article is known."""
-    known = [q for q in questions if q["article"] is not None]
+    known = [q for q in questions.to_list() if q["article"] is not None]
     return np.array([_article_rank(q, contexts) for q in known])
 
 

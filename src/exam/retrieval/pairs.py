@@ -49,7 +49,7 @@ def mine_pairs(
     """
     given = None if pairs.positives is None else read_positives(Path(pairs.positives))
     examples: list[Example] = []
-    for question in questions:
+    for question in questions.to_list():
         candidates = contexts.get(question["id"], [])[pairs.first - 1 : pairs.last]
         support = [passage_support(question, c, rarity) for c in candidates]
         if given is None:

@@ -138,7 +138,7 @@ def rerank(
     config = scorer.config
     wanted = [
         (query_texts(question, config.query), contexts.get(question["id"], [])[: config.depth])
-        for question in questions
+        for question in questions.to_list()
     ]
     row: dict[Pair, int] = {}
     for queries, passages in wanted:

@@ -222,11 +222,12 @@ class Retrieval:
     def _passages(self, questions: Dataset, search: Search) -> Iterator[list[dict[str, Any]]]:
         """Rank all passages for each question's queries, merged; equal texts once."""
         table = self.passage_table
-        queries = [query_parts(q, search.query) for q in questions]
+        asked = questions.to_list()
+        queries = [query_parts(q, search.query) for q in asked]
         flat = list(chain.from_iterable(queries))
         k = SPARE * search.depth
         hits = self._hits(search, flat, k)
-        for question, parts in zip(questions, queries, strict=True):
+        for question, parts in zip(asked, queries, strict=True):
             rows, scores = merged(islice(hits, len(parts)))
             yield _distinct(question["id"], table.rows(rows.tolist()), scores, search.depth)
 

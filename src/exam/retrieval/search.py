@@ -67,7 +67,7 @@ def two_stage(
     owner = sentences["article"].to_numpy()
     near = [
         lexical(question, _rows_of(owner, articles), keys, sentences, search.encode_at_most)
-        for question, articles in zip(questions, nearest, strict=True)
+        for question, articles in zip(questions.to_list(), nearest, strict=True)
     ]
     _encode(np.unique(np.concatenate([rows for rows, _, _ in near])), keys, sentences, embeddings)
     queries = _queries(questions, search.query, embeddings)
@@ -81,7 +81,7 @@ def two_stage(
 
 def _queries(questions: Dataset, query: Query, embeddings: Embeddings) -> list[Vectors]:
     """Vectors of each question's queries, shape `(queries, dimension)`."""
-    texts = [query_texts(question, query) for question in questions]
+    texts = [query_texts(question, query) for question in questions.to_list()]
     vectors = embeddings.queries(list(chain.from_iterable(texts)))
     return np.split(vectors, np.cumsum([len(own) for own in texts])[:-1])
 
@@ -146,20 +146,27 @@ def lexical(
 ) -> Near:
     """Part a question's sentences into the `most` that share most words with it, and the others.
 
-    A word weighs by its rarity among these sentences, so other questions do not matter. The
-    others' scores are below any cosine: the share of the question's weight they hold, minus two.
+    Those are each article's best, then the best of all. A word weighs by its rarity among these
+    sentences, so other questions do not matter; a sentence's shared weight is divided by the root
+    of its length. The others' scores are below any cosine: minus two.
     """
     rows = rows[_places(keys[rows])]  # equal texts once
     if most is None or len(rows) <= most:
         return rows, np.empty(0, np.int64), np.empty(0, np.float32)
     asked = {word for text in (question["prompt"], *question["options"]) for word in words(text)}
-    shared = [asked.intersection(words(text)) for text in sentences["text"].take(rows).to_pylist()]
+    found = [words(text) for text in sentences["text"].take(rows).to_pylist()]
+    shared = [asked.intersection(own) for own in found]
     frequency = Counter(word for own in shared for word in own)
     weight = {word: float(np.log((1 + len(rows)) / n)) for word, n in frequency.items()}
     total = sum(weight.values()) or 1.0
-    score = np.array([sum(weight[word] for word in own) / total for own in shared], np.float32)
+    share = np.array([sum(weight[word] for word in own) / total for own in shared], np.float32)
+    score = share / np.sqrt([max(1, len(own)) for own in found])
     order = np.argsort(-score, kind="stable")
-    return rows[np.sort(order[:most])], rows[order[most:]], score[order[most:]] - 2
+    best = _places(sentences["article"].take(rows[order]).to_numpy())
+    chosen = np.zeros(len(rows), bool)
+    chosen[order[np.concatenate([best, np.delete(np.arange(len(order)), best)])[:most]]] = True
+    others = order[~chosen[order]]
+    return rows[chosen], rows[others], (score[others] - 2).astype(np.float32)
 
 
 def _encode(rows: Rows, keys: Keys, sentences: pa.Table, embeddings: Embeddings) -> None:
