@@ -284,16 +284,19 @@ def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> d
 def identical(ours: list[Any], theirs: list[Any]) -> dict[str, float]:
     """Shares of questions whose five sentences are the same, in their order and as sets.
 
-    The notebook may list a sentence twice that stands in two articles; ours never does, so the
-    shares are also given over the questions where it does not.
+    The notebook may list a sentence twice that stands in two articles; ours never does. So there
+    are also shares over the questions where it does not, and that of all questions whose distinct
+    sentences are the first of ours.
     """
     pairs = [
         ([p["text"] for p in a[:MINILM_SENTENCES]], [p["text"] for p in b])
         for a, b in zip(ours, theirs, strict=True)
     ]
     single = [(a, b) for a, b in pairs if len(set(b)) == len(b)]
+    distinct = [(a, list(dict.fromkeys(b))) for a, b in pairs]
     return {
         "lists": statistics.mean(a == b for a, b in pairs),
+        "distinct": statistics.mean(a[: len(b)] == b for a, b in distinct),
         "without_repeats": len(single),
         "lists_without_repeats": statistics.mean(a == b for a, b in single),
         "sets_without_repeats": statistics.mean(set(a) == set(b) for a, b in single),

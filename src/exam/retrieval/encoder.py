@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Vectors = NDArray[np.float32]
-LENGTHS = 16  # sequences are padded to a multiple: every new shape costs a processor memory
+WIDTH = 16  # tokens
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,7 @@ class SentenceEncoder:
                 model_kwargs={"use_safetensors": True, "dtype": self.dtype.value},
             )
         model.max_seq_length = config.max_length
-        first: Any = model[0]
-        first.processing_kwargs = {"text": {"pad_to_multiple_of": self._multiple}}
         return model
-
-    @property
-    def _multiple(self) -> int:
-        """What sequences are padded to a multiple of, never beyond `max_length`."""
-        return gcd(LENGTHS, self.config.max_length)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -82,11 +75,15 @@ class SentenceEncoder:
         distinct = list(dict.fromkeys(texts))
         row = {text: i for i, text in enumerate(distinct)}
         vectors = np.zeros((len(distinct), self.model.get_embedding_dimension() or 0), np.float32)
-        lengths = -(-self._lengths(distinct) // self._multiple) * self._multiple
+        multiple = width_multiple(self.config.max_length)
+        lengths = -(-self._lengths(distinct) // multiple) * multiple
         with tqdm(total=len(distinct), desc="Encoding", disable=not is_terminal()) as bar:
             for batch in batches(lengths, self.config.batch_tokens):
                 vectors[batch] = self.model.encode(
-                    [distinct[i] for i in batch], batch_size=len(batch), show_progress_bar=False
+                    [distinct[i] for i in batch],
+                    batch_size=len(batch),
+                    show_progress_bar=False,
+                    processing_kwargs={"text": {"pad_to_multiple_of": multiple}},
                 )
                 bar.update(len(batch))
         # Here and not in the model: bfloat16 would round the lengths.
@@ -101,6 +98,14 @@ class SentenceEncoder:
         limit = self.model.max_seq_length
         found = self.model.tokenizer(texts, truncation=True, max_length=limit, return_length=True)
         return np.array([len(ids) for ids in found["input_ids"]])
+
+
+def width_multiple(max_length: int) -> int:
+    """What sequences are padded to a multiple of, never beyond `max_length`.
+
+    Every new shape costs a processor time and memory.
+    """
+    return gcd(WIDTH, max_length)
 
 
 def batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:

@@ -14,7 +14,7 @@ from exam.artefacts import atomic, digest
 from exam.config import Dtype, Reranker
 from exam.errors import ExamError
 from exam.metrics import Floats
-from exam.retrieval.encoder import dtype_here
+from exam.retrieval.encoder import dtype_here, width_multiple
 from exam.retrieval.evaluation import Contexts
 from exam.retrieval.passages import searched
 from exam.retrieval.queries import query_texts
@@ -69,6 +69,9 @@ class PairScorer:
             batch_size=self.config.batch_size,
             activation_fn=Identity(),
             show_progress_bar=is_terminal(),
+            processing_kwargs={
+                "text": {"pad_to_multiple_of": width_multiple(self.config.max_length)}
+            },
         )
         return np.asarray(scores, dtype=np.float64)
 
