@@ -21,9 +21,12 @@ class Candidate:
 
     def same(self, text: str, own: set[str]) -> bool:
         """Whether a text repeats this passage, lies in it, or has nearly the same words."""
-        if text in self.row["text"] or self.row["text"] in text:
-            return True
-        return len(self.words & own) >= SAME * len(self.words | own)
+        shorter, longer = sorted((len(self.words), len(own)))
+        if shorter >= SAME * longer:  # else the words cannot be nearly the same
+            shared = len(self.words & own)
+            if shared >= SAME * (shorter + longer - shared):
+                return True
+        return text in self.row["text"] or self.row["text"] in text
 
 
 def fuse(

@@ -109,17 +109,16 @@ class Retrieval:
         opened = self.article_index if "article_index" in vars(self) else self.passage_table
         return build_rarity(opened.stage, opened.files, self.corpus.name, self.outputs)
 
-    def build(self, *, generates: bool) -> list[Stage]:
+    def build(self, *, generates: bool) -> None:
         """Build what the retriever, or the generator of questions, searches.
 
         Under `torchrun` all processes come here together.
         """
         kinds = {search.kind for search in (self.retriever, *self.retriever.members.values())}
-        needed = {
-            "article_index": generates or RetrieverKind.two_stage in kinds,
-            "passage_index": RetrieverKind.passages in kinds,
-        }
-        return [getattr(self, name).stage for name, wanted in needed.items() if wanted]
+        if generates or RetrieverKind.two_stage in kinds:
+            _ = self.article_index
+        if RetrieverKind.passages in kinds:
+            _ = self.passage_index
 
     @property
     def stages(self) -> list[Stage]:
