@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from exam.config import (
     Query,
     Retriever,
     RetrieverKind,
+    Search,
 )
 from exam.corpus import lead, sentence_offsets
 from exam.errors import ExamError
@@ -147,6 +148,22 @@ def test_only_new_questions_are_ranked(retrieval, asked, kind, monkeypatch, tmp_
     ranked.clear()
     retrieval.contexts(changed, "another", resume="never")
     assert len(ranked) == 12
+
+
+def test_a_hybrid_reuses_what_its_members_ranked_alone(retrieval, asked):
+    alone = retrieval.contexts(asked, "q")
+    member = {f.name: getattr(retrieval.retriever, f.name) for f in fields(Search)}
+    members = {
+        "two_stage": Search(**member),
+        "bm25": Search(name="bm25", kind=RetrieverKind.bm25, depth=3),
+    }
+    hybrid = replace(
+        retrieval, retriever=Retriever(name="h", kind=RetrieverKind.hybrid, members=members)
+    )
+    hybrid.contexts(asked, "q")
+    assert hybrid._members(asked, "q", hybrid.retriever)["two_stage"].folder == alone.folder
+    weighted = replace(hybrid, retriever=replace(hybrid.retriever, weights={"two_stage": 2.0}))
+    assert not weighted.contexts(asked, "q").reused
 
 
 def test_a_damaged_earlier_ranking_is_not_reused(retrieval, asked, caplog):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -185,8 +185,10 @@ class Retrieval:
         """What determines each question's ranking, apart from the question."""
         kind = search.kind
         key: dict[str, Any] = {"kind": kind.value}
-        if kind.searches:
-            key["retriever"] = plain(search)
+        if kind.searches:  # the same alone and as a hybrid's member
+            own = {f.name for f in fields(Retriever if kind is RetrieverKind.hybrid else Search)}
+            settings = plain(search).items()
+            key["retriever"] = {k: v for k, v in settings if k in own - {"name", "kind", "members"}}
         if kind is RetrieverKind.two_stage:
             key["index"] = self.article_index.stage.hash
             key["encoder"] = self.sentence_encoder.key
