@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import exam, make_articles, make_questions, write_csv
 from datasets import Dataset
+from torch import nn
 from transformers import set_seed
 
 from exam.compose import composed
@@ -368,3 +369,17 @@ def test_encoder_from_training_to_retrieval(place):
     assert found.returncode == 0, found.stderr
     assert "contexts reused" in found.stderr  # ranked by the same weights during the report
     shutil.rmtree(run)
+
+
+def test_training_drops_out_as_configured(encoder):
+    models = {
+        rate: [
+            load_cross_encoder(Reranker(ckpt=str(encoder), dropout=rate), Dtype.float32),
+            SentenceEncoder(Encoder(name="e", name_or_path=str(encoder), dropout=rate)).model,
+        ]
+        for rate in (None, 0.3)
+    }
+    for rate, found in models.items():
+        dropouts = [m for model in found for m in model.modules() if isinstance(m, nn.Dropout)]
+        assert {dropout.p for dropout in dropouts} == {0.1 if rate is None else rate}
+        assert len(dropouts) > 6

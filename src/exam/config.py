@@ -165,6 +165,7 @@ class Encoder:
     dtype: Dtype = Dtype.auto
     query_prefix: str = ""
     passage_prefix: str = ""
+    dropout: float | None = None  # in task=encoder; null: the checkpoint's own
     trust_remote_code: bool = False
 
 
@@ -225,6 +226,7 @@ class Reranker:
     max_length: int = 256
     batch_size: int = 32
     dtype: Dtype = Dtype.auto  # in bfloat16 near ties may swap
+    dropout: float | None = None  # in task=reranker; null: the checkpoint's own
     trust_remote_code: bool = False
 
 

@@ -60,6 +60,13 @@ def identity(name_or_path: str | None) -> Any:
     return {str(p.relative_to(folder)): file_digest(p) for p in files}
 
 
+def dropout_fields(rate: float | None) -> dict[str, float]:
+    """The architecture's dropout settings; none where the checkpoint's own rate is wanted."""
+    if rate is None:
+        return {}
+    return {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate}
+
+
 @contextmanager
 def reaching(what: str, name_or_path: str, key: str) -> Iterator[None]:
     """Turn a checkpoint that cannot be read into one message with the way out.

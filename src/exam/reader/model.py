@@ -19,7 +19,7 @@ from transformers import (
 
 from exam.config import Model
 from exam.errors import ExamError
-from exam.weights import locate, reaching
+from exam.weights import dropout_fields, locate, reaching
 
 TINY_VOCABULARY = 2000
 
@@ -63,19 +63,12 @@ def load_reader(
             )
             model = AutoModelForMultipleChoice.from_pretrained(
                 place,
-                **_dropout(config),
+                **dropout_fields(config.dropout),
                 dtype=torch.float32,  # not the checkpoint's: deberta-v3-large is stored in fp16
                 use_safetensors=True,
                 trust_remote_code=config.trust_remote_code,
             )
     return _prepared(model), tokenizer
-
-
-def _dropout(config: Model) -> dict[str, float]:
-    """The architecture's dropout settings, where the configuration names a rate."""
-    if config.dropout is None:
-        return {}
-    return {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
 
 
 def _prepared(model: Any) -> PreTrainedModel:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from exam.config import Dtype, Encoder
 from exam.errors import ExamError
 from exam.runtime import is_terminal
-from exam.weights import identity, locate, reaching
+from exam.weights import dropout_fields, identity, locate, reaching
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -44,6 +44,7 @@ class SentenceEncoder:
                 place,
                 trust_remote_code=config.trust_remote_code,
                 model_kwargs={"use_safetensors": True, "dtype": self.dtype.value},
+                config_kwargs=dropout_fields(config.dropout),
             )
         model.max_seq_length = config.max_length
         return model

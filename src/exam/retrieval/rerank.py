@@ -19,7 +19,7 @@ from exam.retrieval.evaluation import Contexts
 from exam.retrieval.passages import searched
 from exam.retrieval.queries import query_texts
 from exam.runtime import is_terminal
-from exam.weights import identity, locate, reaching
+from exam.weights import dropout_fields, identity, locate, reaching
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -121,6 +121,7 @@ def load_cross_encoder(config: Reranker, dtype: Dtype) -> "CrossEncoder":
             max_length=config.max_length,
             trust_remote_code=config.trust_remote_code,
             model_kwargs={"use_safetensors": True, "dtype": dtype.value},
+            config_kwargs=dropout_fields(config.dropout),
         )
     if model.num_labels != 1:
         raise ExamError(
