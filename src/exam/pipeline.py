@@ -52,6 +52,7 @@ from exam.reader.lexical import (
 )
 from exam.reader.model import check_reachable, load_reader, longest_input
 from exam.reader.training import Reader, predict, reader_arguments, train
+from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import read_contexts, read_support
 from exam.retrieval.evaluation import Contexts, figures
 from exam.retrieval.rerank import check_reachable as check_reranker
@@ -367,7 +368,8 @@ def run_evidence(evidence: Evidence) -> None:
         )
     if evidence.contexts is not None:
         contexts = finished(Path(evidence.contexts))
-        if contexts.key.get("questions") != questions_digest(questions):
+        asked = contexts.key.get("questions")
+        if CONTEXTS not in contexts.files or asked != questions_digest(questions):
             raise ExamError(
                 f"{contexts.folder} holds no contexts of the questions of data.train.\n"
                 "Give a folder that retrieve.py wrote for them, or leave out contexts=."

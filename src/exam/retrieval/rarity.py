@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from exam.artefacts import Stage, atomic, open_stage
 from exam.corpus import CorpusFile, iter_articles
 from exam.retrieval.evaluation import words
+from exam.runtime import is_terminal
 
 FILE = "words.parquet"
 SAMPLE = 200_000  # articles counted at most, evenly spread
@@ -45,7 +47,11 @@ def build_rarity(searched: Stage, files: list[CorpusFile], name: str, outputs: P
             stream = chain.from_iterable(map(iter_articles, files))
             frequency: Counter[str] = Counter()
             articles = 0
-            for article in islice(stream, 0, None, -(-searched.facts["articles"] // SAMPLE)):
+            total = searched.facts["articles"]
+            watched = tqdm(
+                stream, total=total, unit=" articles", desc="words", disable=not is_terminal()
+            )
+            for article in islice(watched, 0, None, -(-total // SAMPLE)):
                 frequency.update(set(words(f"{article.title} {article.text}")))
                 articles += 1
             columns = {"word": list(frequency), "articles": list(frequency.values())}
