@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check lock bench-retrieval bench-scale
+.PHONY: help setup demo test test-slow check lock bench-retrieval bench-scale bench-reader
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -36,6 +36,9 @@ bench-retrieval: $(READY)  ## two-stage retrieval beside the notebooks' (EXAM_DA
 
 bench-scale: $(READY)  ## an index as large as Wikipedia's, in a notebook's memory (EXAM_DATA=<folder>)
 	$(BIN)/python benchmarks/wikipedia_scale.py
+
+bench-reader: $(READY)  ## our reader beside a plain Trainer script (EXAM_DATA=<folder>)
+	$(BIN)/python benchmarks/reader.py
 
 lock: $(READY)  ## write requirements.lock from this environment
 	$(BIN)/python scripts/lock.py

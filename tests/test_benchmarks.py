@@ -58,3 +58,22 @@ def test_notebook_retrieval_finds_the_same_sentences(data, tmp_path):
         ],
         1,
     )
+
+
+@pytest.mark.slow
+def test_both_readers_train_and_predict_the_same_questions(data, tmp_path):
+    output = tmp_path / "bench.json"
+    command = [sys.executable, "benchmarks/reader.py", str(data), "--questions", "2"]
+    command += ["--parts", "speed,quality", "--models", "minilm", "--rounds", "1", "--seeds", "[0]"]
+    command += ["--work", str(tmp_path / "work"), "--output", str(output)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    found = json.loads(output.read_text())
+    minilm = found["speed"]["minilm"]
+    plain, ours = (minilm["runs"][side][0]["tokens_per_question"] for side in ("plain", "ours"))
+    assert plain > 2 * ours > 0
+    for phase in ("train", "predict"):
+        rate = minilm[phase]["questions_per_second"]
+        assert minilm[phase]["ratio"] == pytest.approx(rate["ours"] / rate["plain"])
+        assert 0 < minilm[phase]["share_of_peak"] < 1
+    assert found["quality"]["difference"]["n"] == 2
+    assert found["quality"]["ours"]["value"] == pytest.approx(found["quality"]["each"]["ours"][0])

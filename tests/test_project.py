@@ -56,7 +56,7 @@ def test_imports_point_downwards():
         ["errors", "trainer_fields", "metrics", "runtime"],
         ["artefacts", "ranks"],
         ["config", "tables", "weights"],
-        ["checks", "corpus", "runs"],
+        ["checks", "corpus", "precision", "runs"],
         ["compose", "questions"],
         ["splits"],
         ["retrieval"],

@@ -1,6 +1,7 @@
 """Features, collator, model, training: literal tensors and invariants."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,13 +9,13 @@ import torch
 from conftest import kaggle_rows
 from datasets import Dataset
 
-from exam.artefacts import file_digest, read_json, write_json
-from exam.config import Model
+from exam.artefacts import file_digest, open_stage, read_json, write_json
+from exam.config import BatchBy, Model
 from exam.errors import ExamError
 from exam.metrics import map_at_k
 from exam.questions import FEATURES, LETTERS
 from exam.reader.collator import MultipleChoiceCollator, Template
-from exam.reader.features import build_features, shuffle_options, token_ids
+from exam.reader.features import build_features, saved_features, shuffle_options, token_ids
 from exam.reader.model import load_reader, longest_input, tiny_tokenizer
 from exam.reader.training import (
     Reader,
@@ -23,6 +24,8 @@ from exam.reader.training import (
     reader_arguments,
     train,
 )
+from exam.retrieval.contexts import FILE as CONTEXTS
+from exam.retrieval.contexts import SCHEMA, write_contexts
 from exam.runs import last_whole_checkpoint
 
 TINY = {
@@ -43,7 +46,13 @@ TINY = {
     "attention_probs_dropout_prob": 0.0,
     "pooler_dropout": 0.0,
 }
-CPU = {"use_cpu": True, "dataloader_pin_memory": False, "learning_rate": 1e-3, "logging_steps": 1}
+CPU = {
+    "use_cpu": True,
+    "bf16": False,
+    "dataloader_pin_memory": False,
+    "learning_rate": 1e-3,
+    "logging_steps": 1,
+}
 
 
 def as_questions(rows) -> Dataset:
@@ -76,9 +85,13 @@ def texts(asked):
     return [t for q in asked for t in [q["prompt"], *q["options"], "it lives the is a place"]]
 
 
-def reader_in(tmp_path, asked, seed=0, config=None, **values) -> Reader:
-    model, tokenizer = load_reader(Model(name="t", config=config or dict(TINY)), seed, texts(asked))
-    return Reader(model, tokenizer, reader_arguments({**CPU, **values}, tmp_path / "c", seed))
+def reader_in(tmp_path, asked, seed=0, config=None, model=None, **values) -> Reader:
+    model = Model(
+        name="t",
+        config=config or dict(TINY),
+        **{"batch_by": BatchBy.questions, **(model or {})},
+    )
+    return Reader.load(model, {**CPU, **values}, tmp_path / "c", seed, texts(asked))
 
 
 def features_of(reader, asked, contexts=None, max_length=48):
@@ -203,7 +216,7 @@ def test_template_equals_the_tokenizer_own_pair(small):
 
 
 def test_loss_ignores_options_that_do_not_exist():
-    args = reader_arguments({**CPU, "label_smoothing_factor": 0.3}, "unused", 0)
+    args = reader_arguments(Model(name="t"), {**CPU, "label_smoothing_factor": 0.3}, "unused", 0)
     logits = torch.tensor([[1.0, 2.0, -torch.inf]])
     two = torch.nn.functional.cross_entropy(logits[:, :2], torch.tensor([1]), label_smoothing=0.3)
     assert option_loss(logits, torch.tensor([1]), args).item() == pytest.approx(two.item())
@@ -283,8 +296,8 @@ def test_predict_equals_evaluate_and_a_reloaded_model(tmp_path, asked):
     assert evaluated["eval_map_at_3"] == map_at_k(logits, np.array(asked["label"]))
     reader.model.save_pretrained(tmp_path / "m")
     reader.tokenizer.save_pretrained(tmp_path / "m")
-    model, tokenizer = load_reader(Model(name="m", name_or_path=str(tmp_path / "m")), seed=9)
-    again = Reader(model, tokenizer, reader.arguments)
+    saved = replace(reader.config, name_or_path=str(tmp_path / "m"))
+    again = Reader.load(saved, {**CPU, "per_device_eval_batch_size": 5}, tmp_path, seed=9)
     assert np.array_equal(predict(again, features_of(again, asked)), logits)
 
 
@@ -404,3 +417,42 @@ def test_best_checkpoint_is_chosen_on_the_dev_fold(tmp_path, asked):
         predict(reader, features.select(range(16, 24))), np.array(asked["label"][16:24])
     )
     assert figures["best"] == pytest.approx(found)
+
+
+# Features kept.
+
+
+def contexts_stage(outputs, asked, text):
+    with open_stage(outputs, "contexts", "c", {"text": text}) as stage:
+        if not stage.reused:
+            rows = [
+                [{**dict.fromkeys(SCHEMA.names), "question_id": key, "rank": 1, "text": text}]
+                for key in asked["id"]
+            ]
+            write_contexts(stage, iter(rows))
+            stage.finish([CONTEXTS])
+    return stage
+
+
+def test_features_are_kept_until_something_they_stand_on_changes(tmp_path, asked):
+    tokenizer = tiny_tokenizer(texts(asked))
+    stage = contexts_stage(tmp_path, asked, "It lives in the river.")
+
+    def features(contexts=stage, tokenizer=tokenizer, questions=asked, max_length=48):
+        found = saved_features("f", questions, contexts, 1, tokenizer, max_length, 512)
+        folders = sorted(p.name for p in (tmp_path / "features").iterdir() if p.is_dir())
+        return found.to_list(), len(folders)
+
+    built, folders = features()
+    direct = build_features(
+        asked, contexts_of(asked, ["It lives in the river."]), tokenizer, 48, 512
+    )
+    assert built == direct[0].to_list()
+    assert folders == 1
+    assert features() == (built, 1)
+    other = contexts_stage(tmp_path, asked, "The log is a place.")
+    assert features(contexts=other)[1] == 2
+    assert features(tokenizer=tiny_tokenizer(texts(asked)[:9]))[1] == 3
+    assert features(questions=shuffle_options(asked, seed=3))[1] == 4
+    assert features(max_length=20)[1] == 5
+    assert features() == (built, 5)

@@ -26,6 +26,7 @@ MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
 LARGE = 64 << 20  # bytes from which a file is not hashed again while its time stamps stand still
 KEY = "key.json"
+_OPEN: list["Stage"] = []  # those being worked on: a peak is one since a stage was opened
 
 
 def digest(value: Any) -> str:
@@ -98,7 +99,7 @@ class Stage:
     def measure(self) -> None:
         """Note time and peak memory so far."""
         self.seconds = time.perf_counter() - self._started
-        self.peak_mib = peak_memory_mib()
+        self.peak_mib = max(self.peak_mib, peak_memory_mib())
 
     def finish(self, files: list[str], **facts: Any) -> None:
         """Record `files` (names within the folder) and `facts`: the stage is now whole."""
@@ -218,6 +219,8 @@ def open_stage(
     folder = _numbered(base) if resume == "never" else base
     folder.mkdir(exist_ok=True)
     with FileLock(root / f".{folder.name}.lock"):
+        for outer in _OPEN:
+            outer.peak_mib = max(outer.peak_mib, peak_memory_mib())
         reset_peak_memory()
         stage = Stage(kind, folder, key)
         if (folder / MANIFEST).is_file():
@@ -226,7 +229,11 @@ def open_stage(
         else:
             log.info("%s: %s · %s", kind, folder, _why(root, name, folder, key))
             write_json(folder / KEY, key)
-        yield stage
+            _OPEN.append(stage)
+        try:
+            yield stage
+        finally:
+            _OPEN[:] = [other for other in _OPEN if other is not stage]
 
 
 def siblings(stage: Stage, apart_from: str) -> list[Path]:

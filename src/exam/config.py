@@ -96,6 +96,21 @@ class ReaderKind(Enum):
     lexical = "lexical"
 
 
+class Packing(Enum):
+    """How a question is laid out for a transformer."""
+
+    none = "none"  # one sequence for each option
+    options = "options"  # all options behind one shared context
+    cross = "cross"  # the same, and the options are compared before they are scored
+
+
+class BatchBy(Enum):
+    """What is equal from batch to batch; `per_device_*_batch_size` counts questions."""
+
+    questions = "questions"
+    tokens = "tokens"  # of questions of like length; the batch size is their number on average
+
+
 class Dtype(Enum):
     """A number format. `auto`: bfloat16 where the device computes in it."""
 
@@ -269,7 +284,10 @@ class Model:
     name: str = MISSING
     kind: ReaderKind = ReaderKind.transformer
     name_or_path: str | None = None
-    max_length: int = 256  # tokens; words of the passages for the lexical reader
+    packing: Packing = Packing.none
+    max_length: int = 256  # tokens of one option's sequence; words for the lexical reader
+    batch_by: BatchBy = BatchBy.tokens
+    flash: bool = False  # DeBERTa with packing=none on a GPU: the package flashdeberta's attention
     dropout: float | None = None  # null: the checkpoint's own
     config: dict[str, Any] | None = None
     trust_remote_code: bool = False

@@ -18,8 +18,8 @@ from exam.artefacts import Stage, atomic, open_stage
 from exam.config import Train, plain, trainer_values
 from exam.questions import questions_digest
 from exam.reader.features import build_features
-from exam.reader.model import load_reader, longest_input
-from exam.reader.training import Reader, predict, reader_arguments
+from exam.reader.model import longest_input
+from exam.reader.training import Reader, predict
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
 
@@ -64,11 +64,8 @@ def weigh_passages(
     with open_stage(outputs, "evidence", trained.folder.name, key, resume) as stage:
         if not stage.reused:
             found = read_contexts(contexts, depth)
-            model, tokenizer = load_reader(config.model, config.seed)
-            arguments = reader_arguments(
-                trainer_values(config.trainer), stage.folder / "predictions", config.seed
-            )
-            reader = Reader(model, tokenizer, arguments)
+            values, work = trainer_values(config.trainer), stage.folder / "predictions"
+            reader = Reader.load(config.model, values, work, config.seed)
             tables = [
                 _shard(
                     stage.folder / f"gains-{number:06d}.parquet",

@@ -40,7 +40,7 @@ from exam.evidence import weigh_passages
 from exam.generation import QUESTIONS, generate
 from exam.metrics import Floats
 from exam.questions import LETTERS, questions_digest, read
-from exam.reader.features import build_features, shuffle_options
+from exam.reader.features import saved_features, shuffle_options
 from exam.reader.lexical import (
     FEATURES,
     LexicalReader,
@@ -50,11 +50,11 @@ from exam.reader.lexical import (
     load_lexical,
     save_lexical,
 )
-from exam.reader.model import check_reachable, load_reader, longest_input
-from exam.reader.training import Reader, predict, reader_arguments, train
+from exam.reader.model import check_reachable, longest_input
+from exam.reader.training import Reader, predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
-from exam.retrieval.contexts import read_contexts, read_support
-from exam.retrieval.evaluation import Contexts, figures
+from exam.retrieval.contexts import read_support
+from exam.retrieval.evaluation import figures
 from exam.retrieval.rerank import check_reachable as check_reranker
 from exam.retrieval.retrieval import Retrieval
 from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
@@ -213,29 +213,26 @@ def train_reader(config: Train) -> Run:
 
 def _fit(config: Train, stage: Stage, split: Split, pool: Stage) -> Answer:
     """Train, and save model, tokenizer and trainer state."""
-    folder, contexts = stage.folder, read_contexts(pool, config.context.top_k)
+    folder = stage.folder
     texts = (t for q in split.train for t in [q["prompt"], *q["options"]])
-    model, tokenizer = load_reader(config.model, config.seed, texts)
-    arguments = reader_arguments(trainer_values(config.trainer), folder / CHECKPOINTS, config.seed)
-    reader = Reader(model, tokenizer, arguments)
+    values = trainer_values(config.trainer)
+    reader = Reader.load(config.model, values, folder / CHECKPOINTS, config.seed, texts)
     shuffled = shuffle_options(split.train, config.seed)
     features = {
-        name: _features(reader, config, part, contexts)
+        name: _features(reader, config, part, pool, f"{config.data.name}-{name}")
         for name, part in (("train", shuffled), ("dev", split.dev))
     }
     figures = train(reader, features["train"], features["dev"])
     log.info("train: %s", " · ".join(f"{k} {v}" for k, v in figures.items()))
-    model.save_pretrained(folder / MODEL)
-    tokenizer.save_pretrained(folder / MODEL)
+    reader.model.save_pretrained(folder / MODEL)
+    reader.tokenizer.save_pretrained(folder / MODEL)
     return _answering(reader, config)
 
 
 def _answering(reader: Reader, config: Train) -> Answer:
-    def answer(questions: Dataset, contexts: Stage) -> Floats:
-        found = read_contexts(contexts, config.context.top_k)
-        return predict(reader, _features(reader, config, questions, found))
-
-    return answer
+    return lambda questions, contexts: predict(
+        reader, _features(reader, config, questions, contexts, contexts.folder.name)
+    )
 
 
 def _fit_lexical(config: Train, stage: Stage, split: Split, pool: Stage) -> Answer:
@@ -264,12 +261,19 @@ def _answering_lexical(reader: LexicalReader, config: Train) -> Answer:
     )
 
 
-def _features(reader: Reader, config: Train, questions: Dataset, contexts: Contexts) -> Dataset:
+def _features(
+    reader: Reader, config: Train, questions: Dataset, contexts: Stage, name: str
+) -> Dataset:
     limit = longest_input(reader.model, config.model.max_length)
-    features, _ = build_features(
-        questions, contexts, reader.tokenizer, config.model.max_length, limit
+    return saved_features(
+        name,
+        questions,
+        contexts,
+        config.context.top_k,
+        reader.tokenizer,
+        config.model.max_length,
+        limit,
     )
-    return features
 
 
 def _answer(
@@ -346,9 +350,9 @@ def _load(config: Train, saved: Path, work: Path) -> Answer:
     """A run's reader, ready to answer."""
     if config.model.kind is ReaderKind.lexical:
         return _answering_lexical(load_lexical(saved / LEXICAL), config)
-    model, tokenizer = load_reader(replace(config.model, name_or_path=str(saved)), config.seed)
-    arguments = reader_arguments(trainer_values(config.trainer), work, config.seed)
-    return _answering(Reader(model, tokenizer, arguments), config)
+    model = replace(config.model, name_or_path=str(saved))
+    reader = Reader.load(model, trainer_values(config.trainer), work, config.seed)
+    return _answering(reader, config)
 
 
 def run_evidence(evidence: Evidence) -> None:

@@ -4,19 +4,29 @@ A question keeps its parts apart (context, prompt, options), so that a collator 
 as one sequence per option or, for other readers, behind one shared context.
 """
 
+import json
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
 
+import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
+from exam.artefacts import Stage, atomic, digest, open_stage
 from exam.errors import ExamError
+from exam.questions import questions_digest
+from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
 
 log = logging.getLogger(__name__)
 
+FILE = "features.parquet"
+PARALLEL = "TOKENIZERS_PARALLELISM"
 FEATURES = Features(
     {
         "context": List(Value("int32")),
@@ -53,9 +63,20 @@ def build_features(
         ExamError: prompt and option need more than `longest`, the model's own limit.
     """
     cut = Cut()
+    texts = dict.fromkeys(
+        text
+        for question in questions.to_list()
+        for text in (
+            question["prompt"],
+            *question["options"],
+            *(p["text"] for p in contexts.get(question["id"], [])),
+        )
+    )
+    ids = dict(zip(texts, token_ids(tokenizer, list(texts)), strict=True))
+    special = tokenizer.num_special_tokens_to_add(pair=True)
     rows = [
-        _features(q, contexts.get(q["id"], []), tokenizer, max_length, longest, cut)
-        for q in questions
+        _features(q, contexts.get(q["id"], []), ids, special, max_length, longest, cut)
+        for q in questions.to_list()
     ]
     log.info("features: %d questions · cut %s", len(rows), asdict(cut))
     return Dataset.from_list(rows, features=FEATURES), cut
@@ -64,15 +85,13 @@ def build_features(
 def _features(
     question: dict[str, Any],
     passages: list[dict[str, Any]],
-    tokenizer: PreTrainedTokenizerBase,
+    ids: dict[str, list[int]],
+    special: int,
     max_length: int,
     longest: int,
     cut: Cut,
 ) -> dict[str, Any]:
-    texts = [question["prompt"], *question["options"], *(p["text"] for p in passages)]
-    prompt, *rest = token_ids(tokenizer, texts)
-    options, found = rest[: len(question["options"])], rest[len(question["options"]) :]
-    special = tokenizer.num_special_tokens_to_add(pair=True)
+    prompt, options = ids[question["prompt"]], [ids[option] for option in question["options"]]
     needed = len(prompt) + max(map(len, options)) + special
     if needed > longest:
         raise ExamError(
@@ -81,11 +100,42 @@ def _features(
             "model that reads more (model=deberta_base)."
         )
     return {
-        "context": _fit(found, max(0, max_length - needed), cut),
+        "context": _fit([ids[p["text"]] for p in passages], max(0, max_length - needed), cut),
         "prompt": prompt,
         "options": options,
         "labels": question["label"],
     }
+
+
+def saved_features(
+    name: str,
+    questions: Dataset,
+    contexts: Stage,
+    top_k: int,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    longest: int,
+) -> Dataset:
+    """`build_features` with a stage's `top_k` best passages, kept beside it and not built again."""
+    key = {
+        "format": 1,
+        "questions": questions_digest(questions),
+        "contexts": contexts.hash,
+        "top_k": top_k,
+        "tokenizer": _identity(tokenizer),
+        "max_length": max_length,
+        "longest": longest,
+    }
+    outputs = contexts.folder.parents[1]
+    with open_stage(outputs, "features", name, key) as stage:
+        path = stage.folder / FILE
+        if not stage.reused:
+            found = read_contexts(contexts, top_k)
+            features, cut = build_features(questions, found, tokenizer, max_length, longest)
+            with atomic(path) as temporary:
+                features.to_parquet(temporary)
+            stage.finish([FILE], questions=len(features), cut=asdict(cut))
+    return Dataset.from_list(pq.read_table(path).to_pylist(), features=FEATURES)
 
 
 def shuffle_options(questions: Dataset, seed: int) -> Dataset:
@@ -109,10 +159,39 @@ def shuffle_options(questions: Dataset, seed: int) -> Dataset:
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Ids of texts without special tokens, also where a text contains their names."""
-    ids: list[list[int]] = tokenizer(
-        texts, add_special_tokens=False, split_special_tokens=True, truncation=False, verbose=False
-    )["input_ids"]
+    if not texts:
+        return []
+    with _all_processors():
+        ids: list[list[int]] = tokenizer(
+            texts,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            truncation=False,
+            verbose=False,
+        )["input_ids"]
     return ids
+
+
+def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of what makes the ids; not of truncation and padding, which calls leave behind."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return digest([type(tokenizer).__name__, tokenizer.get_vocab()])
+    made = json.loads(backend.to_str())
+    return digest({k: v for k, v in made.items() if k not in ("truncation", "padding")})
+
+
+@contextmanager
+def _all_processors() -> Iterator[None]:
+    """Let the tokenizer use them; afterwards no more, so that processes can be forked safely."""
+    before = os.environ.get(PARALLEL)
+    os.environ[PARALLEL] = "true"
+    try:
+        yield
+    finally:
+        del os.environ[PARALLEL]
+        if before is not None:
+            os.environ[PARALLEL] = before
 
 
 def _fit(passages: list[list[int]], budget: int, cut: Cut) -> list[int]:

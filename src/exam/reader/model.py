@@ -8,17 +8,21 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import (
+    MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
     AutoConfig,
     AutoModelForMultipleChoice,
     AutoTokenizer,
     BertTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
 )
 
-from exam.config import Model
+from exam.config import Model, Packing
 from exam.errors import ExamError
+from exam.reader.disentangled import use_disentangled
+from exam.reader.packing import compute_dtype, packed_class
 from exam.weights import dropout_fields, locate, reaching
 
 TINY_VOCABULARY = 2000
@@ -54,25 +58,55 @@ def load_reader(
     if config.name_or_path is None:
         tokenizer = tiny_tokenizer(texts)
         architecture = AutoConfig.for_model(**(config.config or {}), vocab_size=len(tokenizer))
-        model = AutoModelForMultipleChoice.from_config(architecture)  # type: ignore[no-untyped-call]
+        model = _class(config, architecture)(architecture)
     else:
         place = locate(config.name_or_path)
         with reaching("reader", config.name_or_path, "model.name_or_path"):
             tokenizer = AutoTokenizer.from_pretrained(
                 place, trust_remote_code=config.trust_remote_code
             )
-            model = AutoModelForMultipleChoice.from_pretrained(
+            architecture = AutoConfig.from_pretrained(
                 place,
+                trust_remote_code=config.trust_remote_code,
                 **dropout_fields(config.dropout),
+            )
+            model = _class(config, architecture).from_pretrained(
+                place,
+                config=architecture,
                 dtype=torch.float32,  # not the checkpoint's: deberta-v3-large is stored in fp16
                 use_safetensors=True,
                 trust_remote_code=config.trust_remote_code,
             )
-    return _prepared(model), tokenizer
+    return _prepared(model, config), tokenizer
 
 
-def _prepared(model: Any) -> PreTrainedModel:
+def _class(config: Model, architecture: PreTrainedConfig) -> Any:
+    """What reads the questions as `model.packing` lays them out.
+
+    Raises:
+        ExamError: a checkpoint trained on packed questions is to read them otherwise.
+    """
+    if config.packing is not Packing.none:
+        if config.flash:
+            raise ExamError(
+                f"model.flash=true, but model.packing={config.packing.value}: flashdeberta reads "
+                "one sequence for each option.\nSet model.packing=none, or leave model.flash out."
+            )
+        architecture.packing = config.packing.value
+        return packed_class(architecture)
+    if (trained := getattr(architecture, "packing", None)) is not None:
+        raise ExamError(
+            f"{config.name_or_path} was trained with model.packing={trained}: it has no pooler, "
+            f"which model.packing=none reads by.\nSet model.packing={trained}."
+        )
+    return MODEL_FOR_MULTIPLE_CHOICE_MAPPING.get(type(architecture), AutoModelForMultipleChoice)
+
+
+def _prepared(model: Any, config: Model) -> PreTrainedModel:
     """Put the head in fp32 and say that the model does not normalise the loss over a step."""
+    use_disentangled(model, flash=config.flash)
+    if hasattr(model.base_model, "embeddings"):
+        model.base_model.embeddings.register_forward_hook(_narrow)
     head = model.classifier
     wide = Fp32Linear(head.in_features, head.out_features, bias=head.bias is not None)
     wide.load_state_dict(head.state_dict())
@@ -80,6 +114,11 @@ def _prepared(model: Any) -> PreTrainedModel:
     model.accepts_loss_kwargs = False
     prepared: PreTrainedModel = model
     return prepared
+
+
+def _narrow(_embeddings: nn.Module, _inputs: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Under autocast on a CPU let the layers' sums stay in its format too, instead of fp32."""
+    return hidden.to(compute_dtype(hidden)) if hidden.device.type == "cpu" else hidden
 
 
 def longest_input(model: PreTrainedModel, max_length: int) -> int:

@@ -1,6 +1,7 @@
 """Fine-tune a reader with `transformers.Trainer`, and predict with the same code."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,28 @@ from transformers import (
     TrainingArguments,
 )
 
+from exam.config import BatchBy, Model, Packing
 from exam.errors import ExamError
 from exam.metrics import Floats, count_ties, map_at_k
-from exam.reader.collator import MultipleChoiceCollator
+from exam.precision import computes_in_bfloat16
+from exam.reader.batches import TokenBatches
+from exam.reader.collator import Collator, MultipleChoiceCollator, PackedCollator
+from exam.reader.model import load_reader
 from exam.runs import fit, training_arguments, with_callbacks
 
 log = logging.getLogger(__name__)
 
 
 class ReaderTrainer(Trainer):
-    """The Trainer with one loss for every multiple-choice model: softmax over real options."""
+    """The Trainer with one loss for every multiple-choice model: softmax over real options.
+
+    Batches by tokens hold more short questions than long ones; every question weighs the same.
+    """
 
     loss_is_scaled_for_ga = False  # the loss below is a mean over the batch
+    batch_by = BatchBy.questions
+    mean_size: float | None = None  # questions in a batch of training, if they differ
+    mean_eval_size: float | None = None  # in one of evaluation
 
     def compute_loss(
         self,
@@ -43,6 +54,9 @@ class ReaderTrainer(Trainer):
         outputs = model(**inputs)
         logits = outputs.logits.float().masked_fill(~mask, -torch.inf)
         loss = None if labels is None else option_loss(logits, labels, self.args)
+        mean_size = self.mean_size if model.training else self.mean_eval_size
+        if loss is not None and mean_size:
+            loss = loss * (len(logits) / mean_size)
         return (loss, logits) if return_outputs else loss
 
     def prediction_step(
@@ -57,6 +71,36 @@ class ReaderTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, logits = self.compute_loss(model, inputs, return_outputs=True)
         return loss, logits, inputs.get("labels")
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if self.batch_by is BatchBy.questions or rows is None:
+            return super()._get_train_sampler(train_dataset)
+        args = self.args
+        sampler = TokenBatches(
+            list(rows["tokens"]),
+            self._train_batch_size,
+            args.seed if args.data_seed is None else args.data_seed,
+            shuffle=True,
+            rank=args.process_index,
+            world_size=args.world_size,
+        )
+        self.mean_size = sampler.mean_size
+        return sampler
+
+    def predicted_order(self, features: Dataset) -> list[int]:
+        """The places of the questions as prediction takes them."""
+        sampler = self._get_eval_sampler(features)
+        if isinstance(sampler, TokenBatches):
+            return [place for batch in sampler for place in batch]
+        return list(range(len(features)))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        if self.batch_by is BatchBy.questions or self.args.world_size > 1:
+            return super()._get_eval_sampler(eval_dataset)
+        sampler = TokenBatches(list(eval_dataset["tokens"]), self.args.eval_batch_size)
+        self.mean_eval_size = sampler.mean_size
+        return sampler
 
 
 def option_loss(
@@ -83,20 +127,51 @@ class Reader:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     arguments: TrainingArguments
+    config: Model
+
+    @classmethod
+    def load(
+        cls,
+        config: Model,
+        trainer: dict[str, Any],
+        folder: Path,
+        seed: int,
+        texts: Iterable[str] = (),
+    ) -> "Reader":
+        """The reader of a configuration; its Trainer saves below `folder`.
+
+        `texts` train the tokenizer of a random model.
+        """
+        arguments = reader_arguments(config, trainer, folder, seed)
+        return cls(*load_reader(config, seed, texts), arguments, config)
+
+    def collator(self, options: int) -> Collator:
+        """What lays questions of at most so many options out as a batch."""
+        packed = self.config.packing is not Packing.none
+        return (PackedCollator if packed else MultipleChoiceCollator)(self.tokenizer, options)
 
     def trainer(self, train: Dataset | None, dev: Dataset | None, options: int) -> ReaderTrainer:
         """The Trainer, with MAP@3 as its metric."""
+        collator = self.collator(options)
         trainer = ReaderTrainer(
             model=self.model,
             args=self.arguments,
-            train_dataset=train,
-            eval_dataset=dev,
-            data_collator=MultipleChoiceCollator(self.tokenizer, options),
+            train_dataset=_measured(train, collator),
+            eval_dataset=_measured(dev, collator),
+            data_collator=collator,
             compute_metrics=map_at_3,
             processing_class=self.tokenizer,
         )
+        trainer.batch_by = self.config.batch_by
         with_callbacks(trainer)
         return trainer
+
+
+def _measured(features: Dataset | None, collator: Collator) -> Dataset | None:
+    """Features with the number of tokens each question takes of a batch."""
+    if features is None:
+        return None
+    return features.add_column("tokens", [collator.tokens(row) for row in features.to_list()])
 
 
 def map_at_3(prediction: EvalPrediction) -> dict[str, float]:
@@ -115,9 +190,23 @@ def _refuse_nan(logits: Floats) -> None:
         )
 
 
-def reader_arguments(values: dict[str, Any], folder: Path, seed: int) -> TrainingArguments:
-    """The Trainer's arguments of a configuration, saving below `folder`."""
+def reader_arguments(
+    config: Model, values: dict[str, Any], folder: Path, seed: int
+) -> TrainingArguments:
+    """The Trainer's arguments of a configuration, saving below `folder`.
+
+    Raises:
+        ExamError: they contradict the model's settings.
+    """
+    sampling = values.get("train_sampling_strategy", "random")
+    if config.batch_by is BatchBy.tokens and sampling != "random":
+        raise ExamError(
+            f"trainer.train_sampling_strategy={sampling}, but model.batch_by=tokens draws the "
+            "batches.\nLeave it out, or set model.batch_by=questions."
+        )
     own = {"remove_unused_columns": False, "label_names": ["labels"]}
+    if not values.keys() & {"bf16", "fp16"}:
+        own["bf16"] = computes_in_bfloat16(on_cpu=bool(values.get("use_cpu")))
     return training_arguments(TrainingArguments, values, folder, seed, "map_at_3", **own)
 
 
@@ -139,8 +228,11 @@ def predict(reader: Reader, features: Dataset) -> Floats:
     """
     options = max(len(o) for o in features["options"])
     unlabelled = features.remove_columns("labels")  # answers may be known for a part only
-    output = reader.trainer(None, unlabelled, options).predict(unlabelled)
-    logits = np.asarray(output.predictions, dtype=np.float64)
+    trainer = reader.trainer(None, unlabelled, options)
+    measured: Any = trainer.eval_dataset
+    found = np.asarray(trainer.predict(measured).predictions, dtype=np.float64)
+    logits = np.empty_like(found)
+    logits[trainer.predicted_order(measured)] = found
     _refuse_nan(logits)
     ties = count_ties(logits)
     if ties:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exam.config import Dtype, Encoder
-from exam.errors import ExamError
+from exam.precision import dtype_here
 from exam.runtime import is_terminal
 from exam.weights import dropout_fields, identity, locate, reaching
 
@@ -30,7 +30,7 @@ class SentenceEncoder:
     @cached_property
     def dtype(self) -> Dtype:
         """The number format of weights and activations on this machine."""
-        return dtype_here(self.config.dtype)
+        return dtype_here(self.config.dtype, "encoder.dtype")
 
     @cached_property
     def model(self) -> "SentenceTransformer":
@@ -120,27 +120,3 @@ def batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int6
         size = max(1, tokens // max(1, int(lengths[order[start]])))
         yield order[start : start + size]
         start += size
-
-
-def dtype_here(wanted: Dtype, key: str = "encoder.dtype") -> Dtype:
-    """The number format to compute in: `auto` is bfloat16 where the device has it natively.
-
-    `key` is the setting's name.
-
-    Raises:
-        ExamError: bfloat16 is asked of a processor that would emulate it, a hundred times slower.
-    """
-    import torch
-
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:  # processors with AMX have this too
-        native = torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
-    if wanted is Dtype.auto:
-        return Dtype.bfloat16 if native else Dtype.float32
-    if wanted is Dtype.bfloat16 and not native:
-        raise ExamError(
-            f"{key}=bfloat16, but this machine has no GPU and no processor that computes in it.\n"
-            f"Set {key}=auto, or {key}=float32."
-        )
-    return wanted

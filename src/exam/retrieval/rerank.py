@@ -14,7 +14,8 @@ from exam.artefacts import atomic, digest
 from exam.config import Dtype, Reranker
 from exam.errors import ExamError
 from exam.metrics import Floats
-from exam.retrieval.encoder import dtype_here, width_multiple
+from exam.precision import dtype_here
+from exam.retrieval.encoder import width_multiple
 from exam.retrieval.evaluation import Contexts
 from exam.retrieval.passages import searched
 from exam.retrieval.queries import query_texts

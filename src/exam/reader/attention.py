@@ -1,0 +1,238 @@
+"""Attention over sequences that begin with a part every token of them sees.
+
+A packed question is its shared part, which sees itself, and its options, which see that part and
+each itself; an ordinary sequence is a shared part alone. On a GPU one call of SDPA takes the
+whole mask. To train on a CPU that would not do: its backward pass in bfloat16 costs nine times its
+forward pass, and it computes what the mask blocks. There every question is computed by itself, at
+its own length and small enough for the processor's cache: the shared part, then the options.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface
+
+NAME = "one_by_one"
+STEP = 16  # tokens
+
+
+@dataclass(frozen=True)
+class Distances:
+    """What two tokens' distance adds to their score, as DeBERTa has it.
+
+    A query against the key of the distance, and a key against the query of the distance; either
+    may be missing.
+    """
+
+    keys: torch.Tensor | None  # (heads, size, distances)
+    queries: torch.Tensor | None  # (heads, size, distances), scaled
+    index: torch.Tensor | None  # (questions or 1, length, length): which distance
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    allowed: torch.Tensor,
+    scale: float,
+    dropout: float = 0.0,
+    distances: Distances | None = None,
+) -> torch.Tensor:
+    """Attention of heads `(questions, heads, length, size)`: `(questions, length, heads, size)`.
+
+    `allowed` `(questions, 1, length, length)` says what attends to what: padding is at the end,
+    and a first token sees its shared part alone.
+    """
+    apart = torch.is_grad_enabled() or dropout > 0 or distances is not None
+    compute = one_by_one if query.device.type == "cpu" and apart else at_once
+    return compute(query * scale, key, value, allowed, dropout, distances)
+
+
+def at_once(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    allowed: torch.Tensor,
+    dropout: float,
+    distances: Distances | None,
+) -> torch.Tensor:
+    """All questions in one call, with what the mask blocks; the query is scaled."""
+    mask = allowed
+    if distances is not None and distances.index is not None:
+        index = distances.index[:, None].expand(*query.shape[:-1], -1)
+        bias = torch.zeros((), dtype=query.dtype, device=query.device)
+        if distances.keys is not None:
+            bias = bias + (query @ distances.keys).gather(-1, index)
+        if distances.queries is not None:
+            bias = bias + (key @ distances.queries).gather(-1, index.mT).mT
+        mask = bias.masked_fill(~allowed, torch.finfo(bias.dtype).min)
+    found = functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, scale=1.0
+    )
+    return found.transpose(1, 2)
+
+
+def one_by_one(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    allowed: torch.Tensor,
+    dropout: float,
+    distances: Distances | None,
+) -> torch.Tensor:
+    """Each question by itself, without what the mask blocks; the query is scaled."""
+    heads = [x.contiguous() for x in (query, key, value)]
+    by = Distances(None, None, None) if distances is None else distances
+    apply: Any = OneByOne.apply
+    found: torch.Tensor = apply(*heads, by.keys, by.queries, by.index, allowed, dropout)
+    return found
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows and columns of one question's scores that are computed in one product."""
+
+    first: int
+    last: int
+    columns: int
+    mask: torch.Tensor | None  # (last - first, columns): what is blocked; None: all after `open`
+    open: int  # how many columns every row sees
+
+
+def blocks(allowed: torch.Tensor) -> list[list[Block]]:
+    """The shared part of each question, and its options with the rest of the shared part's rows.
+
+    Rows and columns end at multiples of STEP where the length allows it: the kernels are made for
+    a shape once, and questions have many.
+    """
+    length = allowed.shape[-1]
+    shared = allowed[:, 0, 0].sum(dim=-1).tolist()
+    whole = allowed[:, 0].any(dim=1).sum(dim=-1).tolist()
+    found = []
+    for number, (part, end) in enumerate(zip(shared, whole, strict=True)):
+        first, last = part // STEP * STEP, min(length, ceil(end / STEP) * STEP)
+        columns = min(length, ceil(part / STEP) * STEP)
+        own = [Block(0, first, columns, None, part)] if first else []
+        if last > first:
+            own.append(Block(first, last, last, ~allowed[number, 0, first:last, :last], 0))
+        found.append(own)
+    return found
+
+
+class OneByOne(torch.autograd.Function):
+    """Attention and its gradient, a question at a time; the weights are kept for the gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        keys: torch.Tensor | None,
+        queries: torch.Tensor | None,
+        index: torch.Tensor | None,
+        allowed: torch.Tensor,
+        dropout: float,
+    ) -> torch.Tensor:
+        """`(questions, length, heads, size)`."""
+        found = torch.zeros_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+        ctx.blocks, ctx.dropout = blocks(allowed), dropout
+        kept: list[torch.Tensor] = []
+        for number, own in enumerate(ctx.blocks):
+            end = own[-1].last
+            by_key = None if keys is None else query[number, :, :end] @ keys
+            by_query = None if queries is None else key[number, :, :end] @ queries
+            for block in own:
+                rows, columns = slice(block.first, block.last), block.columns
+                scores = query[number, :, rows] @ key[number, :, :columns].contiguous().mT
+                if index is not None:
+                    at = _at(index, number, block, len(scores))
+                    if by_key is not None:
+                        scores += by_key[:, rows].gather(-1, at)
+                    if by_query is not None:
+                        scores += by_query[:, :columns].gather(-1, at.mT).mT
+                if block.mask is None:
+                    scores[..., block.open :] = -torch.inf
+                else:
+                    scores.masked_fill_(block.mask, torch.finfo(scores.dtype).min)
+                weights = torch.softmax(scores, dim=-1)
+                kept.append(weights)
+                if dropout:
+                    kept.append(_dropout_mask(weights, dropout))
+                    weights = weights * kept[-1]
+                found[number, rows] = (weights @ value[number, :, :columns]).transpose(0, 1)
+        ctx.save_for_backward(query, key, value, keys, queries, index, *kept)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        """The gradients of query, key, value and of the distances' keys and queries."""
+        query, key, value, keys, queries, index, *kept = ctx.saved_tensors
+        to_query, to_key, to_value = (torch.zeros_like(x) for x in (query, key, value))
+        to_keys = None if keys is None else torch.zeros_like(keys)
+        to_queries = None if queries is None else torch.zeros_like(queries)
+        remaining = iter(kept)
+        for number, own in enumerate(ctx.blocks):
+            end = own[-1].last
+            by_key, by_query = (
+                None if x is None else query.new_zeros(query.shape[1], end, x.shape[-1])
+                for x in (keys, queries)
+            )
+            for block in own:
+                rows, columns = slice(block.first, block.last), block.columns
+                weights = next(remaining)
+                mask = next(remaining) if ctx.dropout else None
+                gradient = gradients[0][number, rows].transpose(0, 1).contiguous()
+                used = weights if mask is None else weights * mask
+                to_value[number, :, :columns] += used.mT @ gradient
+                to_weights = gradient @ value[number, :, :columns].contiguous().mT
+                if mask is not None:
+                    to_weights *= mask
+                to_scores = torch._softmax_backward_data(  # noqa: SLF001
+                    to_weights, weights, -1, weights.dtype
+                )
+                to_query[number, :, rows] = to_scores @ key[number, :, :columns]
+                to_key[number, :, :columns] += to_scores.mT @ query[number, :, rows]
+                if index is not None:
+                    at = _at(index, number, block, len(weights))
+                    if by_key is not None:
+                        by_key[:, rows].scatter_add_(-1, at, to_scores)
+                    if by_query is not None:
+                        by_query[:, :columns].scatter_add_(-1, at.mT, to_scores.mT)
+            if to_keys is not None:
+                to_query[number, :, :end] += by_key @ keys.mT
+                to_keys += query[number, :, :end].mT @ by_key
+            if to_queries is not None:
+                to_key[number, :, :end] += by_query @ queries.mT
+                to_queries += key[number, :, :end].mT @ by_query
+        return to_query, to_key, to_value, to_keys, to_queries, None, None, None
+
+
+def _at(index: torch.Tensor, number: int, block: Block, heads: int) -> torch.Tensor:
+    """Which distance, for a block of one question."""
+    own = index[number % len(index), block.first : block.last, : block.columns]
+    return own.expand(heads, -1, -1)
+
+
+def _dropout_mask(weights: torch.Tensor, share: float) -> torch.Tensor:
+    return torch.empty_like(weights).bernoulli_(1 - share).div_(1 - share)
+
+
+def _library(
+    _module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """The same as the library's models call it."""
+    return attend(query, key, value, attention_mask, scaling, dropout), None
+
+
+AttentionInterface.register(NAME, _library)

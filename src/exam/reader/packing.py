@@ -1,0 +1,196 @@
+"""One pass per question: its options lie side by side behind one shared context and prompt.
+
+The shared part attends to itself, an option to the shared part and to itself, and the positions
+of every option go on where the prompt ends. So the context is read once instead of once for each
+option; unlike in a sequence of its own, an option is not seen by its context and prompt, and there
+is no pooler: its score is a linear function of the mean of its last hidden states.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import MODEL_FOR_MULTIPLE_CHOICE_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import MultipleChoiceModelOutput
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+
+from exam.config import Packing
+from exam.errors import ExamError
+from exam.reader.attention import NAME
+
+POOLERS = ("pooler", "head")  # what the library's own multiple-choice models put below their score
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A batch's tokens, where they stand and what they see."""
+
+    ids: torch.Tensor  # (questions, length)
+    kinds: torch.Tensor  # (questions, length): token types
+    positions: torch.Tensor  # (questions, length)
+    allowed: torch.Tensor  # (questions, length, length): whether a token attends to another
+
+    def distances(self) -> torch.Tensor:
+        """A token's position less another's, `(questions, length, length)`."""
+        return self.positions[:, :, None] - self.positions[:, None, :]
+
+
+def seen(attention_mask: torch.Tensor, option_tokens: torch.Tensor) -> torch.Tensor:
+    """Whether a token attends to another, `(questions, length, length)`.
+
+    From padding `(questions, length)` and options' tokens `(questions, options, length)`.
+    """
+    membership = option_tokens.float()
+    own = (membership.transpose(1, 2) @ membership) > 0
+    shared = ~option_tokens.any(dim=1)
+    return attention_mask[:, None].bool() & (shared[:, None] | own)
+
+
+def packed_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The multiple-choice model of an architecture, reading packed questions.
+
+    Its weights are the library's own model's, without what that puts between the last hidden
+    states and the score; with `packing=cross`, an attention over the options comes before the
+    score.
+
+    Raises:
+        ExamError: the architecture cannot be told what attends to what.
+    """
+    convolves = getattr(config, "conv_kernel_size", None)
+    if config.model_type not in FAMILIES or convolves:
+        raise ExamError(
+            f"model.packing={config.packing} reads {', '.join(FAMILIES)}, and this is a "
+            f"{config.model_type} model{' with a convolution' if convolves else ''}.\n"
+            "Set model.packing=none."
+        )
+    return _packed(MODEL_FOR_MULTIPLE_CHOICE_MAPPING[type(config)])
+
+
+@cache
+def _packed(architecture: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    kind: Any = type(architecture)
+    packed: type[PreTrainedModel] = kind(architecture.__name__, (PackedReader, architecture), {})
+    return packed
+
+
+class PackedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """Mixed into a multiple-choice architecture."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        """Build the architecture without its pooler; see `packed_class`."""
+        super().__init__(config)
+        for owner in (self, self.base_model):
+            for name in POOLERS:
+                if hasattr(owner, name):
+                    setattr(owner, name, None)
+        if config.packing == Packing.cross.value:
+            self.cross = nn.TransformerEncoderLayer(
+                config.hidden_size,
+                config.num_attention_heads,
+                dim_feedforward=config.hidden_size,
+                dropout=0.0,
+                batch_first=True,
+                norm_first=True,
+            )
+        if FAMILIES[config.model_type] is _absolute:
+            self.set_attn_implementation(NAME)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        token_type_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        option_tokens: torch.Tensor,
+    ) -> MultipleChoiceModelOutput:
+        """Logits `(questions, options)` of ids `(questions, length)`."""
+        allowed = seen(attention_mask, option_tokens)
+        layout = Layout(input_ids, token_type_ids, position_ids, allowed)
+        hidden = FAMILIES[self.config.model_type](self.base_model, layout)
+        with torch.autocast(hidden.device.type, enabled=False):
+            share = option_tokens.float()
+            share = share / share.sum(dim=-1, keepdim=True).clamp(min=1)
+            pooled = share @ hidden.float()
+            if self.config.packing == Packing.cross.value:
+                missing = ~option_tokens.any(dim=-1)
+                pooled = self.cross(pooled, src_key_padding_mask=missing)
+            logits = self.get_submodule("classifier")(pooled).squeeze(-1)
+        return MultipleChoiceModelOutput(logits=logits)
+
+
+def compute_dtype(hidden: torch.Tensor) -> torch.dtype:
+    """The number format that autocast computes in, or the tensor's own."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _absolute(backbone: Any, layout: Layout) -> Any:
+    """Position embeddings; RoBERTa's begin behind the padding's."""
+    padding = backbone.embeddings.position_embeddings.padding_idx
+    return backbone(
+        input_ids=layout.ids,
+        token_type_ids=layout.kinds,
+        position_ids=layout.positions + (0 if padding is None else padding + 1),
+        attention_mask=layout.allowed[:, None],
+    ).last_hidden_state
+
+
+def _mpnet(backbone: Any, layout: Layout) -> Any:
+    """Position embeddings, and a bias for every distance, which all layers share."""
+    embeddings, encoder = backbone.embeddings, backbone.encoder
+    hidden = embeddings(
+        input_ids=layout.ids, position_ids=layout.positions + embeddings.padding_idx + 1
+    )
+    dtype = compute_dtype(hidden)
+    farthest = int(layout.positions.shape[1])
+    steps = torch.arange(-farthest, farthest + 1, device=layout.ids.device)
+    by_distance = encoder.relative_attention_bias(encoder.relative_position_bucket(-steps))
+    bias = by_distance.to(dtype)[layout.distances() + farthest].permute(0, 3, 1, 2)
+    blocked = torch.zeros_like(layout.allowed, dtype=dtype)
+    blocked = blocked.masked_fill(~layout.allowed, torch.finfo(dtype).min)
+    bias = bias + blocked[:, None]
+    for layer in encoder.layer:
+        hidden = layer(hidden, bias)[0]
+    return hidden
+
+
+def _modernbert(backbone: Any, layout: Layout) -> Any:
+    """Rotary positions; every second or third layer sees a window only."""
+    near = layout.distances().abs() <= backbone.config.sliding_window
+    masks = {
+        "full_attention": layout.allowed[:, None],
+        "sliding_attention": (layout.allowed & near)[:, None],
+    }
+    found = backbone(input_ids=layout.ids, position_ids=layout.positions, attention_mask=masks)
+    return found.last_hidden_state
+
+
+def _deberta(backbone: Any, layout: Layout) -> Any:
+    """Relative positions, in buckets that widen with the distance."""
+    encoder = backbone.encoder
+    distances = layout.distances()
+    if encoder.relative_attention and encoder.position_buckets > 0:
+        distances = make_log_bucket_position(
+            distances, encoder.position_buckets, encoder.max_relative_positions
+        ).long()
+    hidden = backbone.embeddings(
+        input_ids=layout.ids, token_type_ids=layout.kinds, position_ids=layout.positions
+    )
+    return encoder(
+        hidden, layout.allowed[:, None], relative_pos=distances, output_hidden_states=False
+    ).last_hidden_state
+
+
+Family = Callable[[Any, Layout], Any]
+FAMILIES: dict[str, Family] = {
+    "bert": _absolute,
+    "roberta": _absolute,
+    "xlm-roberta": _absolute,
+    "mpnet": _mpnet,
+    "modernbert": _modernbert,
+    "deberta-v2": _deberta,
+}

@@ -1,0 +1,453 @@
+"""Packed questions: the logits that one sequence per option gives, and what may influence them."""
+
+import copy
+from dataclasses import replace
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from conftest import kaggle_rows
+from test_reader import CPU, TINY, as_questions, contexts_of, texts
+from transformers import AutoConfig, AutoModel
+from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
+
+from exam.config import BatchBy, Model, Packing
+from exam.errors import ExamError
+from exam.reader.attention import Distances, at_once, one_by_one
+from exam.reader.batches import TokenBatches
+from exam.reader.collator import MultipleChoiceCollator, PackedCollator, Template
+from exam.reader.disentangled import use_disentangled
+from exam.reader.features import build_features
+from exam.reader.model import tiny_tokenizer
+from exam.reader.packing import seen
+from exam.reader.training import Reader, predict, train
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "initializer_range": 0.5,
+}
+FAMILIES = {
+    "bert": {"model_type": "bert", **SMALL},
+    "roberta": {"model_type": "roberta", **SMALL, "pad_token_id": 0, "type_vocab_size": 2},
+    "mpnet": {"model_type": "mpnet", **SMALL},
+    "modernbert": {
+        "model_type": "modernbert",
+        **{k: SMALL[k] for k in list(SMALL)[:4]},
+        "initializer_range": 0.5,
+        "local_attention": 16,
+        "pad_token_id": 0,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+    },
+    "deberta": {**TINY, "initializer_range": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return as_questions(kaggle_rows(8))
+
+
+def reader_of(
+    tmp_path, asked, family="bert", packing=Packing.options, seed=0, model=None, **values
+):
+    config = Model(
+        name="t",
+        config=copy.deepcopy(FAMILIES[family]),
+        packing=packing,
+        **(model or {}),
+    )
+    return Reader.load(config, {**CPU, **values}, tmp_path / "c", seed, texts(asked))
+
+
+def rows_of(reader, asked, max_length=60):
+    long = ("It lives in the river. The log is a place.", "It is a log in the river. " * 3)
+    features, _ = build_features(asked, contexts_of(asked, long), reader.tokenizer, max_length, 512)
+    return features.to_list()
+
+
+def logits_of(reader, rows):
+    batch = PackedCollator(reader.tokenizer, max(len(r["options"]) for r in rows))(rows)
+    batch.pop("option_mask"), batch.pop("labels", None)
+    reader.model.eval()
+    with torch.no_grad():
+        return reader.model(**batch).logits.numpy()
+
+
+def alone(reader, row):
+    """One sequence per option through the library's own modules; the shared part sees itself."""
+    model = reader.model
+    config = copy.deepcopy(model.config)
+    backbone = AutoModel.from_config(config, attn_implementation="eager").eval()
+    backbone.load_state_dict(model.base_model.state_dict(), strict=False)
+    template = Template.of(reader.tokenizer, pair=bool(row["context"]))
+    shared = len(template.build(row["context"], row["prompt"])["input_ids"]) - len(template.after)
+    logits = []
+    for option in row["options"]:
+        sequence = template.build(row["context"], [*row["prompt"], *option])
+        ids = torch.tensor([sequence["input_ids"]])
+        n = ids.shape[1]
+        allowed = torch.ones(n, n, dtype=torch.bool)
+        allowed[:shared, shared:] = False
+        if config.model_type == "deberta-v2":
+            hidden = backbone.encoder(backbone.embeddings(ids), allowed[None, None])
+        else:
+            mask = torch.zeros(n, n).masked_fill(~allowed, -torch.inf)
+            near = (torch.arange(n)[:, None] - torch.arange(n)).abs() <= 8
+            masks = {
+                "full_attention": mask[None, None],
+                "sliding_attention": mask.masked_fill(~near, -torch.inf)[None, None],
+            }
+            mask = masks if config.model_type == "modernbert" else mask[None, None]
+            also = {}
+            if config.model_type == "mpnet":  # whose padding is always 1
+                also = {"position_ids": torch.arange(2, n + 2)[None]}
+            elif config.model_type != "modernbert":
+                also = {"token_type_ids": torch.tensor([sequence["token_type_ids"]])}
+            hidden = backbone(ids, attention_mask=mask, **also)
+        with torch.no_grad():
+            pooled = hidden.last_hidden_state[0, shared:].mean(dim=0)
+            logits.append(model.classifier(pooled).item())
+    return logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_logits_are_those_of_each_option_alone(tmp_path, asked, family):
+    reader = reader_of(tmp_path, asked, family)
+    rows = rows_of(reader, asked)[:3]
+    rows[1]["context"] = []
+    rows[2]["options"] = rows[2]["options"][:3]
+    found = logits_of(reader, rows)
+    assert np.ptp(found[0]) > 0.01
+    for row, logits in zip(rows, found, strict=True):
+        assert logits[: len(row["options"])] == pytest.approx(alone(reader, row), abs=2e-4)
+
+
+def test_a_packed_question_may_be_longer_than_the_positions(tmp_path, asked, monkeypatch):
+    monkeypatch.setitem(FAMILIES["bert"], "max_position_embeddings", 60)
+    reader = reader_of(tmp_path, asked)
+    row = rows_of(reader, asked, max_length=60)[0]
+    assert PackedCollator(reader.tokenizer, 5).tokens(row) > 60
+    assert logits_of(reader, [row])[0] == pytest.approx(alone(reader, row), abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "packing"),
+    [*((family, Packing.options) for family in FAMILIES), ("deberta", Packing.cross)],
+)
+def test_permuted_options_permute_logits(tmp_path, asked, family, packing):
+    reader = reader_of(tmp_path, asked, family, packing)
+    rows = rows_of(reader, asked)
+    before = logits_of(reader, rows)
+    order = [3, 0, 4, 1, 2]
+    for row in rows:
+        row["options"] = [row["options"][place] for place in order]
+    assert logits_of(reader, rows) == pytest.approx(before[:, order], abs=2e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_option_changes_only_its_own_logit(tmp_path, asked, family):
+    reader = reader_of(tmp_path, asked, family)
+    rows = rows_of(reader, asked)
+    before = logits_of(reader, rows)
+    for row in rows:
+        row["options"][1] = [*row["options"][1][::-1], *row["prompt"]]
+    after = logits_of(reader, rows)
+    others = [0, 2, 3, 4]
+    assert after[:, others] == pytest.approx(before[:, others], abs=2e-4)
+    assert (np.abs(after[:, 1] - before[:, 1]) > 1e-3).all()
+
+
+def test_cross_options_see_each_other_and_missing_ones_are_nothing(tmp_path, asked):
+    reader = reader_of(tmp_path, asked, packing=Packing.cross)
+    rows = rows_of(reader, asked)[:2]
+    before = logits_of(reader, rows)
+    rows[0]["options"] = rows[0]["options"][:4]
+    fewer = logits_of(reader, rows[:1])
+    assert (np.abs(fewer - before[0, :4]) > 1e-5).all()
+    assert logits_of(reader, rows)[0, :4] == pytest.approx(fewer[0], abs=2e-4)
+
+
+def test_packed_collator_lays_out_literal_tensors():
+    tokenizer = tiny_tokenizer(["a b c d e f g"])
+    a, b, c, d, e, f = (tokenizer.convert_tokens_to_ids(x) for x in "abcdef")
+    rows = [
+        {"context": [a, b], "prompt": [c], "options": [[d], [e, f]], "labels": 1},
+        {"context": [], "prompt": [c], "options": [[d], [e]], "labels": 0},
+    ]
+    collator = PackedCollator(tokenizer, options=3)
+    batch = collator(rows)
+    assert batch["input_ids"].tolist() == [
+        [2, a, b, 3, c, d, 3, e, f, 3, *[0] * 6],
+        [2, c, d, 3, e, 3, *[0] * 10],
+    ]
+    assert batch["position_ids"].tolist() == [
+        [0, 1, 2, 3, 4, 5, 6, 5, 6, 7, *[0] * 6],
+        [0, 1, 2, 3, 2, 3, *[0] * 10],
+    ]
+    assert batch["attention_mask"].tolist() == [[1] * 10 + [0] * 6, [1] * 6 + [0] * 10]
+    assert batch["token_type_ids"].tolist() == [[0] * 4 + [1] * 6 + [0] * 6, [0] * 16]
+    assert batch["option_tokens"].int().tolist()[0] == [
+        [0, 0, 0, 0, 0, 1, 1, *[0] * 9],
+        [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, *[0] * 6],
+        [0] * 16,
+    ]
+    assert batch["option_mask"].tolist() == [[True, True, False]] * 2
+    assert batch["labels"].tolist() == [1, 0]
+    assert [collator.tokens(row) for row in rows] == [16, 16]
+    assert [MultipleChoiceCollator(tokenizer, 3).tokens(row) for row in rows] == [24, 12]
+
+
+def test_architectures_that_cannot_be_packed_are_refused(tmp_path, asked):
+    config = Model(name="x", config={"model_type": "xlnet", "d_model": 16}, packing=Packing.options)
+    with pytest.raises(ExamError) as caught:
+        Reader.load(config, CPU, tmp_path, 0, texts(asked))
+    assert str(caught.value) == (
+        "model.packing=options reads bert, roberta, xlm-roberta, mpnet, modernbert, deberta-v2, "
+        "and this is a xlnet model.\nSet model.packing=none."
+    )
+
+
+def test_contradictions_are_refused(tmp_path, asked):
+    reader = reader_of(tmp_path, asked)
+    reader.model.save_pretrained(tmp_path / "m")
+    reader.tokenizer.save_pretrained(tmp_path / "m")
+    other = replace(reader.config, name_or_path=str(tmp_path / "m"), packing=Packing.none)
+    with pytest.raises(ExamError) as caught:
+        Reader.load(other, CPU, tmp_path, 0)
+    assert str(caught.value) == (
+        f"{tmp_path / 'm'} was trained with model.packing=options: it has no pooler, which "
+        "model.packing=none reads by.\nSet model.packing=options."
+    )
+    with pytest.raises(ExamError) as caught:
+        reader_of(tmp_path, asked, train_sampling_strategy="group_by_length")
+    assert str(caught.value) == (
+        "trainer.train_sampling_strategy=group_by_length, but model.batch_by=tokens draws the "
+        "batches.\nLeave it out, or set model.batch_by=questions."
+    )
+
+
+def test_flash_attention_is_refused_where_it_cannot_be(tmp_path, asked):
+    with pytest.raises(ExamError) as caught:
+        reader_of(tmp_path, asked, "deberta", model={"flash": True})
+    assert str(caught.value) == (
+        "model.flash=true, but model.packing=options: flashdeberta reads one sequence for each "
+        "option.\nSet model.packing=none, or leave model.flash out."
+    )
+    if find_spec("flashdeberta") is None:
+        with pytest.raises(ExamError) as caught:
+            reader_of(tmp_path, asked, "deberta", Packing.none, model={"flash": True})
+        assert str(caught.value) == (
+            "model.flash=true needs the package flashdeberta (No module named 'flashdeberta').\n"
+            "Install it (pip install flashdeberta), or leave model.flash out."
+        )
+
+
+# DeBERTa's attention.
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"share_att_key": False},
+        {"pos_att_type": ["c2p"]},
+        {"pos_att_type": ["p2c"], "share_att_key": False},
+        {"position_buckets": -1, "max_relative_positions": 12},
+        {"relative_attention": False, "pos_att_type": None},
+    ],
+    ids=str,
+)
+def test_disentangled_attention_is_the_library_own(changed):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        **{**TINY, "initializer_range": 0.3, **changed}, vocab_size=50, pad_token_id=0
+    )
+    theirs = AutoModel.from_config(config)
+    ours = copy.deepcopy(theirs)
+    use_disentangled(ours)
+    ids = torch.randint(1, 50, (3, 40))
+    mask = torch.ones_like(ids)
+    mask[1, 25:] = 0
+    wanted = torch.randn(3, 40, 32) * mask[..., None]
+    outputs = []
+    for model in (theirs, ours):
+        hidden = model(ids, attention_mask=mask).last_hidden_state * mask[..., None]
+        (hidden * wanted).sum().backward()
+        outputs.append(hidden)
+    assert not any(type(m) is DisentangledSelfAttention for m in ours.modules())
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-4)
+    for (name, a), b in zip(theirs.named_parameters(), ours.parameters(), strict=True):
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=2e-3, msg=name)
+
+
+@pytest.mark.gpu
+def test_flash_attention_is_the_library_own():
+    pytest.importorskip("flashdeberta")
+    torch.manual_seed(0)
+    big = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 128}
+    config = AutoConfig.for_model(**{**TINY, **big}, vocab_size=50, pad_token_id=0)
+    theirs = AutoModel.from_config(config).cuda().half().eval()
+    ours = copy.deepcopy(theirs)
+    use_disentangled(ours, flash=True)
+    ids = torch.randint(1, 50, (3, 40), device="cuda")
+    with torch.no_grad():
+        found, wanted = (model(ids).last_hidden_state for model in (ours, theirs))
+    torch.testing.assert_close(found, wanted, rtol=2e-2, atol=2e-2)
+
+
+def packed_heads(tmp_path, asked, dtype):
+    """Random queries, keys, values and relative positions of packed questions of many lengths."""
+    reader = reader_of(tmp_path, asked)
+    rows = rows_of(reader, asked)[:3]
+    rows[1]["context"] = []
+    rows[2]["options"] = rows[2]["options"][:2]
+    batch = PackedCollator(reader.tokenizer, 5)(rows)
+    allowed = seen(batch["attention_mask"], batch["option_tokens"])[:, None]
+    torch.manual_seed(0)
+    size = (3, 2, allowed.shape[-1], 8)
+    inputs = [torch.randn(size, dtype=dtype) for _ in range(3)]
+    inputs += [torch.randn(2, 8, 9, dtype=dtype) for _ in range(2)]
+    places = batch["position_ids"]
+    index = (places[:, :, None] - places[:, None]).clamp(-4, 4) + 4
+    real = batch["attention_mask"][..., None, None]
+    return [x.requires_grad_() for x in inputs], index, allowed, real
+
+
+@pytest.mark.parametrize("related", [False, True])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-10), (torch.bfloat16, 0.06)])
+def test_one_by_one_and_at_once_agree_in_result_and_gradient(tmp_path, asked, related, dtype, near):
+    inputs, index, allowed, real = packed_heads(tmp_path, asked, dtype)
+    wanted = torch.randn(3, allowed.shape[-1], 2, 8, dtype=dtype) * real
+    outputs, gradients = [], []
+    for compute in (one_by_one, at_once):
+        query, key, value, *tables = inputs
+        distances = Distances(*tables, index) if related else None
+        found = compute(query, key, value, allowed, 0.0, distances) * real
+        used = inputs if related else inputs[:3]
+        gradients.append(torch.autograd.grad((found * wanted).sum(), used))
+        outputs.append(found)
+    for ours, theirs in zip([outputs[0], *gradients[0]], [outputs[1], *gradients[1]], strict=True):
+        assert (ours - theirs).norm() <= near * theirs.norm()
+
+
+def test_dropped_out_attention_is_right_on_average(tmp_path, asked):
+    (query, key, value, *_), _, allowed, real = packed_heads(tmp_path, asked, torch.float64)
+    exact = one_by_one(query, key, value, allowed, 0.0, None) * real
+    draws = [one_by_one(query, key, value, allowed, 0.3, None) * real for _ in range(400)]
+    mean = torch.stack(draws).mean(dim=0)
+    assert (draws[0] - exact).norm() > 0.1 * exact.norm()
+    assert (mean - exact).norm() < 0.05 * exact.norm()
+    slope, exact_slope = (
+        torch.autograd.grad(x.sum(), value, retain_graph=True)[0] for x in (mean, exact)
+    )
+    assert (slope - exact_slope).norm() < 0.05 * exact_slope.norm()
+
+
+# Training.
+
+
+@pytest.mark.parametrize(
+    ("family", "packing"),
+    [*((family, Packing.options) for family in FAMILIES), ("bert", Packing.cross)],
+)
+def test_training_moves_every_parameter_and_reloads(tmp_path, asked, family, packing):
+    reader = reader_of(tmp_path, asked, family, packing, num_train_epochs=1)
+    before = {n: p.detach().clone() for n, p in reader.model.named_parameters()}
+    features, _ = build_features(asked, contexts_of(asked), reader.tokenizer, 60, 512)
+    train(reader, features, features.select([]))
+    still = [n for n, p in reader.model.named_parameters() if torch.equal(before[n], p)]
+    assert set(still) <= {"classifier.bias"}  # a softmax does not feel it
+    logits = predict(reader, features)
+    reader.model.save_pretrained(tmp_path / "m")
+    reader.tokenizer.save_pretrained(tmp_path / "m")
+    saved = replace(reader.config, name_or_path=str(tmp_path / "m"), config=None)
+    again = Reader.load(saved, CPU, tmp_path / "again", seed=9)
+    assert np.array_equal(predict(again, features), logits)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "deberta"])
+def test_checkpointed_gradients_are_the_same(tmp_path, asked, family):
+    losses = []
+    for checkpointing in (False, True):
+        reader = reader_of(
+            tmp_path / str(checkpointing),
+            asked,
+            family,
+            max_steps=3,
+            gradient_checkpointing=checkpointing,
+            logging_steps=1,
+        )
+        features, _ = build_features(asked, contexts_of(asked), reader.tokenizer, 60, 512)
+        trainer = reader.trainer(features, None, 5)
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_bfloat16_stays_near_fp32_and_its_logits_are_fp32(tmp_path, asked, monkeypatch):
+    monkeypatch.setitem(FAMILIES["bert"], "initializer_range", 0.1)
+    reader = reader_of(tmp_path, asked)
+    rows = rows_of(reader, asked)
+    exact = logits_of(reader, rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = logits_of(reader, rows)
+    assert near.dtype == np.float32
+    assert np.corrcoef(near.ravel(), exact.ravel())[0, 1] > 0.99
+
+
+def test_prediction_by_tokens_keeps_the_questions_order(tmp_path, asked):
+    by = {
+        how: reader_of(tmp_path, asked, model={"batch_by": how}, per_device_eval_batch_size=3)
+        for how in BatchBy
+    }
+    features, _ = build_features(asked, contexts_of(asked), by[BatchBy.tokens].tokenizer, 60, 512)
+    rows = features.to_list()
+    for i, row in enumerate(rows):
+        row["context"] = row["context"] * (i % 4 + 1)
+    from datasets import Dataset
+
+    varied = Dataset.from_list(rows, features=features.features)
+    one, other = (predict(reader, varied) for reader in by.values())
+    assert one == pytest.approx(other, abs=1e-5)
+
+
+# Batches.
+
+
+def test_batches_hold_everything_once_within_the_budget():
+    lengths = [int(n) for n in np.random.default_rng(0).integers(50, 400, 500)]
+    sampler = TokenBatches(lengths, 8, seed=1, shuffle=True)
+    batches = list(sampler)
+    assert sorted(place for batch in batches for place in batch) == list(range(500))
+    padded = [len(batch) * max(lengths[place] for place in batch) for batch in batches]
+    assert len(batches) == 63  # as many as with 8 in each
+    assert max(padded) <= 1.1 * 8 * np.mean(lengths)
+    assert sum(padded) < 1.02 * sum(lengths)
+    sampler.set_epoch(1)
+    again = list(sampler)
+    assert again != batches
+    assert sorted(again) == sorted(batches)
+    assert list(TokenBatches(lengths, 8, seed=1, shuffle=True)) == batches
+
+
+def test_a_question_longer_than_the_budget_has_a_batch_of_its_own():
+    assert TokenBatches([1000, 10, 10, 10], 1).batches[0] == [0]
+    assert list(TokenBatches([], 8)) == []
+
+
+def test_processes_share_the_batches_in_equal_numbers():
+    lengths = list(range(1, 60))
+    whole = TokenBatches(lengths, 4, seed=3)
+    parts = [list(TokenBatches(lengths, 4, seed=3, rank=r, world_size=2)) for r in (0, 1)]
+    assert len(parts[0]) == len(parts[1]) == len(TokenBatches(lengths, 4, world_size=2))
+    mixed = [batch for pair in zip(*parts, strict=True) for batch in pair]
+    assert mixed[: len(whole.batches)] == whole.batches
+    few = [list(TokenBatches([1, 1], 2, rank=r, world_size=4)) for r in range(4)]
+    assert [len(batches) for batches in few] == [1, 1, 1, 1]
