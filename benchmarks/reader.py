@@ -8,7 +8,8 @@ of its own, and the sides take turns. Timed: `trainer.train()` and `trainer.pred
 imports, the loading, or the tokenisation, which are reported apart.
 
 - `plain`: `AutoModelForMultipleChoice`, float32, batches of 8, one sequence for each option;
-- `ours`: this project's reader as configured, with `model.packing=options`.
+- `ours`: this project's reader as configured, with `model.packing=options`. MiniLM and MPNet are
+  configured without dropout, which the plain script leaves as the checkpoint has it.
 
 MiniLM has its real weights; MPNet-base and DeBERTa-v3-xsmall are random models of that shape.
 """
@@ -52,6 +53,7 @@ CONFIGURED = {"minilm": "minilm", "mpnet": "mpnet", "deberta": "deberta_xsmall"}
 LENGTH, BATCH, RATE, TOP_K = 256, 8, 1e-4, 5
 TIMED = {"minilm": 128, "mpnet": 32, "deberta": 48}  # questions, to train on and to predict
 SEEDS = (0, 1, 2)
+PHASES = {"train": 3, "predict": 1}  # forward passes that each costs
 LENGTHS, OPTIONS, BATCHES = (128, 256, 512, 1024, 2048), (2, 3, 5, 10), (1, 2, 4, 8, 16, 32)
 
 
@@ -129,6 +131,7 @@ def plain(job: dict[str, Any], train: Any, asked: Any, work: Path) -> Any:
         DataCollatorForMultipleChoice,
         Trainer,
         TrainingArguments,
+        set_seed,
     )
 
     place = checkpoint(job["model"], work)
@@ -149,6 +152,7 @@ def plain(job: dict[str, Any], train: Any, asked: Any, work: Path) -> Any:
         return Dataset.from_list(rows)
 
     data = prepared(*train), prepared(*asked)
+    set_seed(job["seed"])  # for the new head
     model = AutoModelForMultipleChoice.from_pretrained(place, dtype=torch.float32)
     arguments = TrainingArguments(
         output_dir=tempfile.mkdtemp(dir=work),
@@ -160,7 +164,7 @@ def plain(job: dict[str, Any], train: Any, asked: Any, work: Path) -> Any:
         weight_decay=0.01,
         seed=job["seed"],
         save_strategy="no",
-        use_cpu=job["cpu"],
+        use_cpu=True,
         report_to="none",
         disable_tqdm=True,
     )
@@ -190,12 +194,10 @@ def ours(job: dict[str, Any], train: Any, asked: Any, work: Path) -> Any:
         f"model={CONFIGURED[job['model']]}",
         f"model.name_or_path={checkpoint(job['model'], work)}",
         "model.packing=options",
-        f"model.batch_by={job.get('batch_by', 'tokens')}",
         f"model.max_length={job['length']}",
         "trainer.num_train_epochs=1",
         f"trainer.per_device_train_batch_size={job['batch']}",
         f"trainer.per_device_eval_batch_size={job['batch']}",
-        f"trainer.use_cpu={job['cpu']}",
         "trainer.eval_strategy=no",
         "trainer.save_strategy=no",
         "trainer.load_best_model_at_end=false",
@@ -230,7 +232,10 @@ def with_options(questions: Any, number: int) -> Any:
 
 
 def run(job: dict[str, Any], data: Path, work: Path) -> dict[str, Any]:
-    """Train and predict once: seconds, memory, tokens, and logits where they are wanted."""
+    """Train, predict, or both: seconds, memory, tokens, and logits where they are wanted.
+
+    Each by itself when memory is wanted: what training leaves behind would count as prediction's.
+    """
     parts = []
     for part in ("train", "valid"):
         questions, contexts = questions_and_contexts(data, work, part)
@@ -242,15 +247,16 @@ def run(job: dict[str, Any], data: Path, work: Path) -> dict[str, Any]:
     side: Any = plain if job["side"] == "plain" else ours
     train, predict, tokens = side(job, *parts, work)
     loaded = resident_mib()
-    _, training = measured(train, loaded)
-    logits, prediction = measured(predict, loaded)
-    trained, asked = (len(questions) for questions, _ in parts)
-    found = {
-        "train": {**training, "questions_per_second": trained / training["seconds"]},
-        "predict": {**prediction, "questions_per_second": asked / prediction["seconds"]},
+    found: dict[str, Any] = {
         "loaded_mib": loaded,
-        "tokens_per_question": sum(tokens) / (trained + asked),
+        "tokens_per_question": sum(tokens) / sum(len(questions) for questions, _ in parts),
     }
+    logits: Any = None
+    for phase, work_of, (questions, _) in zip(PHASES, (train, predict), parts, strict=True):
+        if phase in job["phases"]:
+            logits, figures = measured(work_of, loaded)
+            rate = len(questions) / figures["seconds"]
+            found[phase] = {**figures, "questions_per_second": rate}
     if job["logits"]:
         found |= {"logits": logits.tolist(), "labels": parts[1][0]["label"][:]}
     return found
@@ -311,7 +317,7 @@ def pairs(job: dict[str, Any], data: Path, work: Path) -> dict[str, Any]:
     from exam.reader.packing import seen
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint(job["model"], work))
-    questions, contexts = questions_and_contexts(data, work, "train")
+    questions, contexts = questions_and_contexts(data, work, job["part"])
     questions = questions.select(range(min(job["questions"], len(questions))))
     features, _ = build_features(questions, contexts, tokenizer, job["length"], 4096)
     collator, tokens, attended = PackedCollator(tokenizer, 5), 0, 0
@@ -343,8 +349,8 @@ class Bench:
             "length": LENGTH,
             "batch": BATCH,
             "seed": 0,
-            "cpu": True,
             "logits": False,
+            "phases": list(PHASES),
         }
         job = {**defaults, **settings}
         path = arguments.work / "job.json"
@@ -356,24 +362,25 @@ class Bench:
         subprocess.run(command, check=True, env=environment)
         found: dict[str, Any] = json.loads(path.read_text())
         shown = {k: v for k, v in settings.items() if k != "logits"}
-        seconds = [round(found[k]["seconds"], 2) for k in ("train", "predict") if k in found]
+        seconds = [round(found[k]["seconds"], 2) for k in PHASES if k in found]
         sys.stderr.write(f"{kind} {shown} {seconds}\n")
         return found
 
     def speed(self, model: str) -> dict[str, Any]:
         """Both sides in turn, and their medians."""
         questions = min(TIMED[model], self.arguments.questions or TIMED[model])
-        runs: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
-        for _ in range(self.arguments.rounds):
-            for side, found in runs.items():
-                found.append(self.job("run", side=side, model=model, questions=questions))
-        useful = self.job("pairs", model=model, questions=questions)
-        rows = round(BATCH * useful["tokens"])
-        limit = self.job("peak", model=model, rows=rows)
-        flops = 2 * limit["products_per_token"] * useful["tokens"]
-        flops += 4 * limit["layers"] * limit["hidden"] * useful["pairs"]
-        figures: dict[str, Any] = {"questions": questions, "peak": limit, **useful, "runs": runs}
-        for phase, times in (("train", 3), ("predict", 1)):
+        figures: dict[str, Any] = {"questions": questions}
+        for (phase, times), part in zip(PHASES.items(), ("train", "valid"), strict=True):
+            runs: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
+            for _ in range(self.arguments.rounds):
+                for side, done in runs.items():
+                    settings = {"side": side, "model": model, "phases": [phase]}
+                    done.append(self.job("run", questions=questions, **settings))
+            useful = self.job("pairs", model=model, questions=questions, part=part)
+            rows = round(BATCH * useful["tokens"])
+            limit = self.job("peak", model=model, rows=rows)
+            flops = 2 * limit["products_per_token"] * useful["tokens"]
+            flops += 4 * limit["layers"] * limit["hidden"] * useful["pairs"]
             rate = {
                 side: _median(found, phase, "questions_per_second") for side, found in runs.items()
             }
@@ -386,6 +393,9 @@ class Bench:
                 "memory_ratio": memory["ours"] / memory["plain"],
                 "useful_gflops": reached,
                 "share_of_peak": reached / limit[f"{phase}_gflops"],
+                "peak": limit,
+                **useful,
+                "runs": runs,
             }
         return figures
 

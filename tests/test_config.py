@@ -76,6 +76,14 @@ MISTAKES = {
         "trainer.save_total_limit=1 leaves no whole checkpoint while one is being written.\n"
         "Set trainer.save_total_limit=2, or null to keep all.\n"
     ),
+    "trainer.train_sampling_strategy=group_by_length": (
+        "trainer.train_sampling_strategy=group_by_length, but model.batch_by=tokens draws the "
+        "batches.\nLeave it out, or set model.batch_by=questions.\n"
+    ),
+    "model.flash=true": (
+        "model.flash=true, but model.packing=options: flashdeberta reads one sequence for each "
+        "option.\nSet model.packing=none, or leave model.flash out.\n"
+    ),
     "name=a/b": (
         "name=a/b is no folder's name.\nUse letters, digits, dots, dashes and underscores.\n"
     ),

@@ -216,7 +216,7 @@ def test_template_equals_the_tokenizer_own_pair(small):
 
 
 def test_loss_ignores_options_that_do_not_exist():
-    args = reader_arguments(Model(name="t"), {**CPU, "label_smoothing_factor": 0.3}, "unused", 0)
+    args = reader_arguments({**CPU, "label_smoothing_factor": 0.3}, "unused", 0)
     logits = torch.tensor([[1.0, 2.0, -torch.inf]])
     two = torch.nn.functional.cross_entropy(logits[:, :2], torch.tensor([1]), label_smoothing=0.3)
     assert option_loss(logits, torch.tensor([1]), args).item() == pytest.approx(two.item())

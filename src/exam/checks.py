@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from exam.config import (
+    BatchBy,
     Data,
     Index,
     Infer,
+    Model,
+    Packing,
     Query,
     ReaderKind,
     Reranker,
@@ -208,6 +211,21 @@ def _check_train(config: Train) -> None:
     for name, value in trainer.items():
         _check_trainer_value(name, value)
     _check_evaluation(config, trainer)
+    _check_model(config.model, trainer)
+
+
+def _check_model(model: Model, trainer: dict[str, Any]) -> None:
+    sampling = trainer.get("train_sampling_strategy", "random")
+    if model.batch_by is BatchBy.tokens and sampling != "random":
+        raise ExamError(
+            f"trainer.train_sampling_strategy={sampling}, but model.batch_by=tokens draws the "
+            "batches.\nLeave it out, or set model.batch_by=questions."
+        )
+    if model.flash and model.packing is not Packing.none:
+        raise ExamError(
+            f"model.flash=true, but model.packing={model.packing.value}: flashdeberta reads "
+            "one sequence for each option.\nSet model.packing=none, or leave model.flash out."
+        )
 
 
 def _check_depth(config: Train) -> None:

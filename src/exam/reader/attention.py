@@ -16,7 +16,12 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 NAME = "one_by_one"
-STEP = 16  # tokens
+STEP = 16  # tokens; a product's kernel is made for a shape once, and questions have many
+
+
+def stepped(length: int) -> int:
+    """The next multiple of STEP."""
+    return ceil(length / STEP) * STEP
 
 
 @dataclass(frozen=True)
@@ -105,16 +110,15 @@ class Block:
 def blocks(allowed: torch.Tensor) -> list[list[Block]]:
     """The shared part of each question, and its options with the rest of the shared part's rows.
 
-    Rows and columns end at multiples of STEP where the length allows it: the kernels are made for
-    a shape once, and questions have many.
+    Rows and columns end at multiples of STEP where the length allows it.
     """
     length = allowed.shape[-1]
     shared = allowed[:, 0, 0].sum(dim=-1).tolist()
     whole = allowed[:, 0].any(dim=1).sum(dim=-1).tolist()
     found = []
     for number, (part, end) in enumerate(zip(shared, whole, strict=True)):
-        first, last = part // STEP * STEP, min(length, ceil(end / STEP) * STEP)
-        columns = min(length, ceil(part / STEP) * STEP)
+        first, last = part // STEP * STEP, min(length, stepped(end))
+        columns = min(length, stepped(part))
         own = [Block(0, first, columns, None, part)] if first else []
         if last > first:
             own.append(Block(first, last, last, ~allowed[number, 0, first:last, :last], 0))

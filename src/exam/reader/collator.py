@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from exam.reader.attention import stepped
+
 Row = dict[str, Any]
-STEP = 16  # tokens; kernels are made, and tuned, for a width, and questions have many
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,6 @@ class Template:
             "token_type_ids": [self.kinds[0]] * len(head) + [self.kinds[1]] * len(tail),
             "attention_mask": [1] * (len(head) + len(tail)),
         }
-
-
-def stepped(length: int) -> int:
-    """The next multiple of STEP."""
-    return -(-length // STEP) * STEP
 
 
 @dataclass

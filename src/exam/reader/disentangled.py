@@ -10,14 +10,13 @@ import math
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
-from transformers.models.deberta_v2.modeling_deberta_v2 import (
-    DisentangledSelfAttention,
-    build_relative_position,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
 from exam.errors import ExamError
 from exam.reader.attention import Distances, attend
+
+POSITIONS = {"c2p", "p2c"}
 
 
 class DisentangledAttention(DisentangledSelfAttention):
@@ -29,7 +28,7 @@ class DisentangledAttention(DisentangledSelfAttention):
         attention_mask: torch.Tensor,
         output_attentions: bool = False,
         query_states: torch.Tensor | None = None,
-        relative_pos: torch.Tensor | None = None,
+        relative_pos: Any = None,
         rel_embeddings: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, None]:
         """Hidden states `(batch, length, hidden)` after attention.
@@ -40,13 +39,9 @@ class DisentangledAttention(DisentangledSelfAttention):
         asking = hidden_states if query_states is None else query_states
         query = self._heads(self.query_proj(asking))
         key, value = (self._heads(p(hidden_states)) for p in (self.key_proj, self.value_proj))
-        scale = 1 / math.sqrt(query.shape[-1] * (1 + len(self.pos_att_type)))
+        scale = 1 / math.sqrt(query.shape[-1] * (1 + len(POSITIONS & {*self.pos_att_type})))
         distances = None
         if self.relative_attention and self.pos_att_type:
-            if relative_pos is None:
-                relative_pos = build_relative_position(
-                    query, key, self.position_buckets, self.max_relative_positions
-                )
             distances = self._distances(relative_pos, rel_embeddings, scale)
         dropout = self.dropout.p if self.training else 0.0
         found = attend(query, key, value, attention_mask.bool(), scale, dropout, distances)
@@ -77,15 +72,25 @@ def use_disentangled(model: PreTrainedModel, *, flash: bool = False) -> None:
     """Let every such attention of a model compute as this module does, or as flashdeberta does.
 
     Raises:
-        ExamError: flashdeberta is wanted and not installed.
+        ExamError: flashdeberta is wanted and cannot be had.
     """
-    kind = _flash() if flash else DisentangledAttention
+    kind = flash_attention(model.config) if flash else DisentangledAttention
     for module in model.modules():
         if type(module) is DisentangledSelfAttention:
             module.__class__ = kind
 
 
-def _flash() -> type:
+def flash_attention(config: PreTrainedConfig) -> type:
+    """The package flashdeberta's form of the attention.
+
+    Raises:
+        ExamError: it is not installed, or the model is no DeBERTa-v2 or v3.
+    """
+    if config.model_type != "deberta-v2":
+        raise ExamError(
+            f"model.flash=true, but this is a {config.model_type} model and no DeBERTa.\n"
+            "Leave model.flash out."
+        )
     try:
         from flashdeberta.model import FlashDisentangledSelfAttention
     except ImportError as error:

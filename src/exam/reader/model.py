@@ -21,7 +21,7 @@ from transformers import (
 
 from exam.config import Model, Packing
 from exam.errors import ExamError
-from exam.reader.disentangled import use_disentangled
+from exam.reader.disentangled import flash_attention, use_disentangled
 from exam.reader.packing import compute_dtype, packed_class
 from exam.weights import dropout_fields, locate, reaching
 
@@ -39,12 +39,13 @@ class Fp32Linear(nn.Linear):
 
 
 def check_reachable(config: Model) -> None:
-    """Refuse a checkpoint that cannot be read before anything is computed for it."""
+    """Refuse a checkpoint that cannot be read, or not as it is to be read, before any work."""
     if config.name_or_path is not None:
         with reaching("reader", config.name_or_path, "model.name_or_path"):
-            AutoConfig.from_pretrained(
+            architecture = AutoConfig.from_pretrained(
                 locate(config.name_or_path), trust_remote_code=config.trust_remote_code
             )
+        _class(config, architecture)
 
 
 def load_reader(
@@ -84,14 +85,12 @@ def _class(config: Model, architecture: PreTrainedConfig) -> Any:
     """What reads the questions as `model.packing` lays them out.
 
     Raises:
-        ExamError: a checkpoint trained on packed questions is to read them otherwise.
+        ExamError: the architecture cannot be packed, or has no flash attention, or its checkpoint
+            was trained on packed questions and is to read them otherwise.
     """
+    if config.flash:
+        flash_attention(architecture)
     if config.packing is not Packing.none:
-        if config.flash:
-            raise ExamError(
-                f"model.flash=true, but model.packing={config.packing.value}: flashdeberta reads "
-                "one sequence for each option.\nSet model.packing=none, or leave model.flash out."
-            )
         architecture.packing = config.packing.value
         return packed_class(architecture)
     if (trained := getattr(architecture, "packing", None)) is not None:

@@ -142,7 +142,7 @@ class Reader:
 
         `texts` train the tokenizer of a random model.
         """
-        arguments = reader_arguments(config, trainer, folder, seed)
+        arguments = reader_arguments(trainer, folder, seed)
         return cls(*load_reader(config, seed, texts), arguments, config)
 
     def collator(self, options: int) -> Collator:
@@ -190,20 +190,8 @@ def _refuse_nan(logits: Floats) -> None:
         )
 
 
-def reader_arguments(
-    config: Model, values: dict[str, Any], folder: Path, seed: int
-) -> TrainingArguments:
-    """The Trainer's arguments of a configuration, saving below `folder`.
-
-    Raises:
-        ExamError: they contradict the model's settings.
-    """
-    sampling = values.get("train_sampling_strategy", "random")
-    if config.batch_by is BatchBy.tokens and sampling != "random":
-        raise ExamError(
-            f"trainer.train_sampling_strategy={sampling}, but model.batch_by=tokens draws the "
-            "batches.\nLeave it out, or set model.batch_by=questions."
-        )
+def reader_arguments(values: dict[str, Any], folder: Path, seed: int) -> TrainingArguments:
+    """The Trainer's arguments of a configuration, saving below `folder`."""
     own = {"remove_unused_columns": False, "label_names": ["labels"]}
     if not values.keys() & {"bf16", "fp16"}:
         own["bf16"] = computes_in_bfloat16(on_cpu=bool(values.get("use_cpu")))
