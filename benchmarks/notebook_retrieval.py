@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from side_by_side import measured, median
+
 FILES = ("train.csv", "valid.csv", "test.csv")
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 SETTINGS = {
@@ -30,27 +32,6 @@ SETTINGS = {
     "recommended": ["retriever=two_stage_fast"],
 }
 MINILM_ARTICLES, MINILM_SENTENCES, BATCH = 3, 5, 16
-
-
-def resident_mib() -> float:
-    """Resident memory of this process now."""
-    line = next(r for r in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in r)
-    return int(line.split()[1]) / 1024
-
-
-def measured(work: Any) -> tuple[Any, dict[str, float]]:
-    """What `work` returns, its seconds and its peak memory above what is resident now."""
-    from exam.runtime import peak_memory_mib, reset_peak_memory
-
-    before = resident_mib()
-    reset_peak_memory()
-    start, cpu = time.perf_counter(), time.process_time()
-    result = work()
-    return result, {
-        "seconds": time.perf_counter() - start,
-        "cpu_seconds": time.process_time() - cpu,
-        "mib": peak_memory_mib() - before,
-    }
 
 
 # The notebook's way.
@@ -338,11 +319,6 @@ def forget(work: Path, name: str) -> None:
     """Take away what an earlier round left, but for the index."""
     for folder in ("contexts", "embeddings"):
         shutil.rmtree(work / name / folder, ignore_errors=True)
-
-
-def median(runs: list[dict[str, Any]], figure: str) -> float:
-    """The median of one figure."""
-    return float(statistics.median(run[figure] for run in runs))
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -17,13 +17,14 @@ MiniLM has its real weights; MPNet-base and DeBERTa-v3-xsmall are random models 
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from side_by_side import measured, median, resident_mib
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 SHAPES: dict[str, dict[str, Any]] = {
@@ -55,23 +56,6 @@ TIMED = {"minilm": 128, "mpnet": 32, "deberta": 48}  # questions, to train on an
 SEEDS = (0, 1, 2)
 PHASES = {"train": 3, "predict": 1}  # forward passes that each costs
 LENGTHS, OPTIONS, BATCHES = (128, 256, 512, 1024, 2048), (2, 3, 5, 10), (1, 2, 4, 8, 16, 32)
-
-
-def resident_mib() -> float:
-    """Resident memory of this process now."""
-    line = next(r for r in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in r)
-    return int(line.split()[1]) / 1024
-
-
-def measured(work: Any, before: float) -> tuple[Any, dict[str, float]]:
-    """What `work` returns, its seconds, and its peak memory above `before` MiB."""
-    from exam.runtime import peak_memory_mib, reset_peak_memory
-
-    reset_peak_memory()
-    start = time.perf_counter()
-    result = work()
-    seconds = time.perf_counter() - start
-    return result, {"seconds": seconds, "mib": peak_memory_mib() - before}
 
 
 # What both sides are given.
@@ -381,10 +365,10 @@ class Bench:
             limit = self.job("peak", model=model, rows=rows)
             flops = 2 * limit["products_per_token"] * useful["tokens"]
             flops += 4 * limit["layers"] * limit["hidden"] * useful["pairs"]
-            rate = {
-                side: _median(found, phase, "questions_per_second") for side, found in runs.items()
-            }
-            memory = {side: _median(found, phase, "mib") for side, found in runs.items()}
+            rate, memory = (
+                {side: median([run[phase] for run in done], name) for side, done in runs.items()}
+                for name in ("questions_per_second", "mib")
+            )
             reached = times * flops * rate["ours"] / 1e9
             figures[phase] = {
                 "questions_per_second": rate,
@@ -436,10 +420,6 @@ class Bench:
                 for n in BATCHES
             },
         }
-
-
-def _median(runs: list[dict[str, Any]], phase: str, figure: str) -> float:
-    return float(statistics.median(run[phase][figure] for run in runs))
 
 
 def worker(job: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

@@ -365,7 +365,7 @@ def test_training_moves_every_parameter_and_reloads(tmp_path, asked, family, pac
     assert np.array_equal(predict(again, features), logits)
 
 
-@pytest.mark.parametrize("family", ["bert", "modernbert", "deberta"])
+@pytest.mark.parametrize("family", ["bert", "modernbert", "mpnet", "deberta"])
 def test_checkpointed_gradients_are_the_same(tmp_path, asked, family):
     losses = []
     for checkpointing in (False, True):
@@ -374,7 +374,7 @@ def test_checkpointed_gradients_are_the_same(tmp_path, asked, family):
             asked,
             family,
             max_steps=3,
-            gradient_checkpointing=checkpointing,
+            activation_checkpointing=checkpointing,
             logging_steps=1,
         )
         features, _ = build_features(asked, contexts_of(asked), reader.tokenizer, 60, 512)

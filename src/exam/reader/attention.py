@@ -80,6 +80,7 @@ def at_once(
     return found.transpose(1, 2)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def one_by_one(
     query: torch.Tensor,
     key: torch.Tensor,

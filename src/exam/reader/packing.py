@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import MODEL_FOR_MULTIPLE_CHOICE_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MultipleChoiceModelOutput
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+from transformers.models.mpnet.modeling_mpnet import MPNetLayer
 
 from exam.config import Packing
 from exam.errors import ExamError
@@ -79,6 +81,8 @@ def _packed(architecture: type[PreTrainedModel]) -> type[PreTrainedModel]:
 class PackedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
     """Mixed into a multiple-choice architecture."""
 
+    supports_gradient_checkpointing = True  # the library's MPNet alone does not
+
     def __init__(self, config: PreTrainedConfig) -> None:
         """Build the architecture without its pooler; see `packed_class`."""
         super().__init__(config)
@@ -95,6 +99,9 @@ class PackedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
                 batch_first=True,
                 norm_first=True,
             )
+        for module in self.modules():
+            if type(module) is MPNetLayer:
+                module.__class__ = _CheckpointedLayer
         if FAMILIES[config.model_type] is _absolute:
             self.set_attn_implementation(NAME)
         self.post_init()  # type: ignore[no-untyped-call]
@@ -120,6 +127,10 @@ class PackedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
                 pooled = self.cross(pooled, src_key_padding_mask=missing)
             logits = self.get_submodule("classifier")(pooled).squeeze(-1)
         return MultipleChoiceModelOutput(logits=logits)
+
+
+class _CheckpointedLayer(GradientCheckpointingLayer, MPNetLayer):  # type: ignore[no-untyped-call]
+    """MPNet's layer, recomputed for the gradient where that is wanted."""
 
 
 def compute_dtype(hidden: torch.Tensor) -> torch.dtype:

@@ -1,0 +1,33 @@
+"""What the benchmarks share: time and memory of a piece of work, and medians of several runs."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def resident_mib() -> float:
+    """Resident memory of this process now."""
+    line = next(r for r in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in r)
+    return int(line.split()[1]) / 1024
+
+
+def measured(work: Callable[[], Any], before: float | None = None) -> tuple[Any, dict[str, float]]:
+    """What `work` returns, its seconds, and its peak memory above `before` MiB, or above now's."""
+    from exam.runtime import peak_memory_mib, reset_peak_memory
+
+    before = resident_mib() if before is None else before
+    reset_peak_memory()
+    start, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return result, {
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - cpu,
+        "mib": peak_memory_mib() - before,
+    }
+
+
+def median(runs: list[dict[str, Any]], figure: str) -> float:
+    """The median of one figure."""
+    return float(statistics.median(run[figure] for run in runs))
