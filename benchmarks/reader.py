@@ -17,6 +17,7 @@ MiniLM has its real weights; MPNet-base and DeBERTa-v3-xsmall are random models 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -316,17 +317,30 @@ def pairs(job: dict[str, Any], data: Path, work: Path) -> dict[str, Any]:
 
 
 class Bench:
-    """Starts jobs one after the other and keeps what they found."""
+    """Starts jobs one after the other and keeps what they found.
+
+    An interrupted run continues behind its last whole job, unless the code has changed since.
+    """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         """Take the command line's folders and threads."""
-        self.arguments = arguments
+        from exam.artefacts import digest, file_digest
 
-    def job(self, kind: str, **settings: Any) -> dict[str, Any]:
-        """A job in a fresh process."""
+        self.arguments = arguments
+        root = Path(__file__).parents[1]
+        sources = sorted(
+            p for part in ("src", "conf", "benchmarks") for p in root.glob(f"{part}/**/*")
+        )
+        code = digest([file_digest(path) for path in sources if path.suffix in (".py", ".yaml")])
+        self.found = arguments.work / f"jobs-{code[:8]}"
+        self.found.mkdir(exist_ok=True)
+
+    def job(self, kind: str, repetition: int = 0, **settings: Any) -> dict[str, Any]:
+        """What a job finds in a fresh process; of several repetitions each is run."""
+        from exam.artefacts import digest
+
         arguments = self.arguments
         defaults = {
-            "kind": kind,
             "model": "minilm",
             "questions": None,
             "options": None,
@@ -336,14 +350,14 @@ class Bench:
             "logits": False,
             "phases": list(PHASES),
         }
-        job = {**defaults, **settings}
-        path = arguments.work / "job.json"
-        path.unlink(missing_ok=True)
+        job = {"kind": kind, **defaults, **settings}
         threads = str(arguments.threads)
-        command = [sys.executable, __file__, str(arguments.data), "--work", str(arguments.work)]
-        command += ["--threads", threads, "--job", json.dumps(job)]
-        environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        subprocess.run(command, check=True, env=environment)
+        path = self.found / f"{digest([job, repetition, threads, str(arguments.data)])[:16]}.json"
+        if not path.is_file():
+            command = [sys.executable, __file__, str(arguments.data), "--work", str(arguments.work)]
+            command += ["--threads", threads, "--job", json.dumps(job), "--output", str(path)]
+            environment = {**os.environ, "OMP_NUM_THREADS": threads}
+            subprocess.run(command, check=True, env=environment)
         found: dict[str, Any] = json.loads(path.read_text())
         shown = {k: v for k, v in settings.items() if k != "logits"}
         seconds = [round(found[k]["seconds"], 2) for k in PHASES if k in found]
@@ -356,9 +370,10 @@ class Bench:
         figures: dict[str, Any] = {"questions": questions}
         for (phase, times), part in zip(PHASES.items(), ("train", "valid"), strict=True):
             runs: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
-            for _ in range(self.arguments.rounds):
+            for repetition in range(self.arguments.rounds):
                 for side, done in runs.items():
                     settings = {"side": side, "model": model, "phases": [phase]}
+                    settings["repetition"] = repetition
                     done.append(self.job("run", questions=questions, **settings))
             useful = self.job("pairs", model=model, questions=questions, part=part)
             rows = round(BATCH * useful["tokens"])
@@ -462,7 +477,7 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     if arguments.job:
         found = worker(arguments.job, arguments)
-        write_json(arguments.work / "job.json", found)
+        write_json(arguments.output, found)
         return
     bench = Bench(arguments)
     figures: dict[str, Any] = {}
@@ -474,6 +489,7 @@ def main() -> None:
         else:
             figures[part] = getattr(bench, part)()
             write_json(arguments.output, figures)
+    shutil.rmtree(bench.found)  # all of it is in the output; a next run measures anew
     sys.stdout.write(f"{json.dumps(figures.get('speed', figures), indent=1)}\n{arguments.output}\n")
 
 
