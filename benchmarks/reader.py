@@ -372,9 +372,9 @@ class Bench:
             runs: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
             for repetition in range(self.arguments.rounds):
                 for side, done in runs.items():
-                    settings = {"side": side, "model": model, "phases": [phase]}
-                    settings["repetition"] = repetition
-                    done.append(self.job("run", questions=questions, **settings))
+                    settings: dict[str, Any] = {"side": side, "model": model, "phases": [phase]}
+                    settings |= {"repetition": repetition, "questions": questions}
+                    done.append(self.job("run", **settings))
             useful = self.job("pairs", model=model, questions=questions, part=part)
             rows = round(BATCH * useful["tokens"])
             limit = self.job("peak", model=model, rows=rows)
@@ -424,7 +424,7 @@ class Bench:
     def growth(self) -> dict[str, Any]:
         """How the cost of our reader grows; DeBERTa's shape, whose positions have no end."""
         questions = self.arguments.questions or 16
-        base = {"side": "ours", "questions": questions}
+        base: dict[str, Any] = {"side": "ours", "questions": questions}
         return {
             "length": {
                 n: self.job("run", model="deberta", length=n, batch=2, **base) for n in LENGTHS
