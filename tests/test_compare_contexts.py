@@ -10,7 +10,8 @@ from conftest import make_articles, make_questions, write_csv
 from exam.compare import compare_contexts
 from exam.compose import composed
 from exam.errors import ExamError
-from exam.pipeline import run_infer, run_retrieve, train_reader
+from exam.pipeline import run_infer, run_retrieve
+from exam.train_reader import train_reader
 
 
 def setting(folder):

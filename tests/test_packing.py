@@ -53,15 +53,14 @@ def asked():
     return as_questions(kaggle_rows(8))
 
 
+def model_of(family, packing=Packing.options, **values):
+    return Model(name="t", config=copy.deepcopy(FAMILIES[family]), packing=packing, **values)
+
+
 def reader_of(
     tmp_path, asked, family="bert", packing=Packing.options, seed=0, model=None, **values
 ):
-    config = Model(
-        name="t",
-        config=copy.deepcopy(FAMILIES[family]),
-        packing=packing,
-        **(model or {}),
-    )
+    config = model_of(family, packing, **(model or {}))
     return Reader.load(config, {**CPU, **values}, tmp_path / "c", seed, texts(asked))
 
 

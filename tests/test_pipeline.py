@@ -153,6 +153,24 @@ def test_second_run_reuses_everything_and_never_makes_a_numbered_one(finished_ru
     assert same[0] == same[1]
 
 
+def test_a_run_folder_to_go_on_with_must_be_of_the_same_configuration(trained):
+    again = ran("train", *trained.setting, *TINY, f"resume={trained.run}")
+    assert f"train reused: {trained.run}" in again.stderr
+    other = exam("train", *trained.setting, *TINY, "seed=1", f"resume={trained.run}")
+    assert (other.returncode, other.stderr.splitlines()[-2:]) == (
+        2,
+        [
+            f"resume={trained.run} is a run of another configuration: seed (42 → 1).",
+            "Give that configuration, or resume=auto.",
+        ],
+    )
+    missing = exam("train", *trained.setting, *TINY, "resume=nowhere")
+    assert missing.stderr.splitlines()[-2:] == [
+        "resume=nowhere does not exist.",
+        "Give a run folder, or resume=auto.",
+    ]
+
+
 def test_sweep_retrieves_once_and_goes_on_after_a_mistake(place):
     done = exam("train", *place.setting, *TINY, "-m", "context.top_k=0,99,3")
     assert done.returncode == 2

@@ -229,11 +229,25 @@ def test_leaks_between_training_and_reported_questions_are_counted(tmp_path, cap
     rows = kaggle_rows(12)
     write_csv(tmp_path / "t.csv", rows[:10])
     write_csv(tmp_path / "v.csv", [{**rows[0], "id": "copy"}, *rows[10:]])
-    read_split(data(tmp_path, train="t.csv", valid="v.csv", fold=None), None)
-    assert caplog.messages == [
+    write_csv(tmp_path / "a.csv", kaggle_rows(3, start=9))
+    named = {"train": "t.csv", "valid": "v.csv", "test": "a.csv", "fold": None}
+    assert len(read_split(data(tmp_path, **named), None).train) == 10
+    assert [m for m in caplog.messages if "nearly equal" in m] == [
         "questions: 1 of 3 valid questions nearly equal a training question "
-        "or share an article with one"
+        "or share an article with one: copy",
+        "questions: 1 of 3 test questions nearly equal a training question "
+        "or share an article with one: 9",
     ]
+    with caplog.at_level("INFO"):
+        split = read_split(data(tmp_path, **named, drop_leaks=True), None)
+    assert split.train["id"][:] == [str(i) for i in range(1, 9)]
+    assert len(split.pool) == 10
+    assert "questions: 2 training questions left out (data.drop_leaks)" in caplog.messages
+    assert (
+        "questions: 3 reported ones tell readers apart that differ by about 0.419 MAP@3; "
+        "a difference of 0.005 takes about 21,037"
+    ) in caplog.messages
+    assert "questions: 3 valid · right options A 67% B 33%" in caplog.messages
 
 
 def test_qrels_of_another_file_are_refused(tmp_path):

@@ -10,20 +10,15 @@ from conftest import kaggle_rows
 from datasets import Dataset
 
 from exam.artefacts import file_digest, open_stage, read_json, write_json
-from exam.config import BatchBy, Model
+from exam.config import BatchBy, Model, Order
 from exam.errors import ExamError
 from exam.metrics import map_at_k
 from exam.questions import FEATURES, LETTERS
 from exam.reader.collator import MultipleChoiceCollator, Template
-from exam.reader.features import build_features, saved_features, shuffle_options, token_ids
+from exam.reader.features import Reading, build_features, saved_features, shuffle_options, token_ids
 from exam.reader.model import load_reader, longest_input, tiny_tokenizer
-from exam.reader.training import (
-    Reader,
-    option_loss,
-    predict,
-    reader_arguments,
-    train,
-)
+from exam.reader.trainer import option_loss
+from exam.reader.training import Reader, predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import SCHEMA, write_contexts
 from exam.runs import last_whole_checkpoint
@@ -216,10 +211,9 @@ def test_template_equals_the_tokenizer_own_pair(small):
 
 
 def test_loss_ignores_options_that_do_not_exist():
-    args = reader_arguments({**CPU, "label_smoothing_factor": 0.3}, "unused", 0)
     logits = torch.tensor([[1.0, 2.0, -torch.inf]])
     two = torch.nn.functional.cross_entropy(logits[:, :2], torch.tensor([1]), label_smoothing=0.3)
-    assert option_loss(logits, torch.tensor([1]), args).item() == pytest.approx(two.item())
+    assert option_loss(logits, torch.tensor([1]), 0.3).item() == pytest.approx(two.item())
 
 
 def test_head_stays_fp32_under_autocast(tmp_path, asked):
@@ -412,7 +406,7 @@ def test_best_checkpoint_is_chosen_on_the_dev_fold(tmp_path, asked):
         load_best_model_at_end=True,
     )
     features = features_of(reader, asked)
-    figures = train(reader, features.select(range(16)), features.select(range(16, 24)))
+    _, figures = train(reader, features.select(range(16)), features.select(range(16, 24)))
     found = map_at_k(
         predict(reader, features.select(range(16, 24))), np.array(asked["label"][16:24])
     )
@@ -439,7 +433,8 @@ def test_features_are_kept_until_something_they_stand_on_changes(tmp_path, asked
     stage = contexts_stage(tmp_path, asked, "It lives in the river.")
 
     def features(contexts=stage, tokenizer=tokenizer, questions=asked, max_length=48):
-        found = saved_features("f", questions, contexts, 1, tokenizer, max_length, 512)
+        reading = Reading(1, max_length, 512, Order.best_first)
+        found = saved_features("f", questions, contexts, tokenizer, reading)
         folders = sorted(p.name for p in (tmp_path / "features").iterdir() if p.is_dir())
         return found.to_list(), len(folders)
 

@@ -131,7 +131,9 @@ def material():
     """Eight questions whose right passage says so, and their rankings."""
     asked = questions(8)
     contexts = {key: [{**row, "question_id": key} for row in CONTEXTS["0"]] for key in asked["id"]}
-    return Split(asked, asked.select(range(6)), asked.select([6, 7]), asked), contexts
+    return Split(
+        asked, asked.select(range(6)), asked.select([6, 7]), asked, asked.select([])
+    ), contexts
 
 
 def run_config(task, encoder, *overrides):

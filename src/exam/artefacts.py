@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from exam import ranks
 from exam.errors import ExamError
 from exam.runtime import peak_memory_mib, reset_peak_memory
 
@@ -207,8 +208,12 @@ def open_stage(
 ) -> Iterator[Stage]:
     """Open `outputs/<kind>/<name>-<hash8>`, reused when it is whole, else to be (re)done.
 
-    With `resume="never"` a new numbered folder is made, whatever exists. A lock held by the
-    process keeps two runs of one configuration apart; it ends with its process.
+    With `resume="never"` a new numbered folder is made, whatever exists; with a folder's name that
+    one is opened. A lock held by the process keeps two runs of one configuration apart; it ends
+    with its process.
+
+    Raises:
+        ExamError: the named folder is no stage's, or one of another key.
     """
     from filelock import FileLock
 
@@ -216,9 +221,12 @@ def open_stage(
     root = outputs / kind
     root.mkdir(parents=True, exist_ok=True)
     base = root / f"{name}-{digest(key)[:8]}"
-    folder = _numbered(base) if resume == "never" else base
-    folder.mkdir(exist_ok=True)
-    with FileLock(root / f".{folder.name}.lock"):
+    if resume in ("auto", "never"):
+        folder = _numbered(base) if resume == "never" else base
+        folder.mkdir(exist_ok=True)
+    else:
+        folder = _named(Path(resume), key)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
         for outer in _OPEN:
             outer.peak_mib = max(outer.peak_mib, peak_memory_mib())
         reset_peak_memory()
@@ -234,6 +242,35 @@ def open_stage(
             yield stage
         finally:
             _OPEN[:] = [other for other in _OPEN if other is not stage]
+
+
+@contextmanager
+def shared_stage(
+    outputs: Path, kind: str, name: str, key: dict[str, Any], resume: str = "auto"
+) -> Iterator[Stage]:
+    """A stage that all processes work on together; rank 0 alone opens, writes and finishes it."""
+    if ranks.rank() > 0:
+        folder, reused = ranks.told(None)
+        yield finished(folder) if reused else Stage(kind, folder, key)
+    else:
+        with open_stage(outputs, kind, name, key, resume) as stage:
+            ranks.told((stage.folder, stage.reused))
+            yield stage
+    ranks.wait()
+
+
+def _named(folder: Path, key: dict[str, Any]) -> Path:
+    """A folder that is to be gone on with, if it is one of this key."""
+    if not (folder / KEY).is_file():
+        state = f"has no {KEY}" if folder.is_dir() else "does not exist"
+        raise ExamError(f"resume={folder} {state}.\nGive a run folder, or resume=auto.")
+    differing = _differences(read_json(folder / KEY), key)
+    if differing:
+        raise ExamError(
+            f"resume={folder} is a run of another configuration: {', '.join(differing)}.\n"
+            "Give that configuration, or resume=auto."
+        )
+    return folder
 
 
 def siblings(stage: Stage, apart_from: str) -> list[Path]:

@@ -2,48 +2,27 @@
 
 import re
 from dataclasses import is_dataclass
-from pathlib import Path
 from typing import Any
 
 from exam.config import (
-    BatchBy,
+    ALL_FOLDS,
     Data,
     Index,
     Infer,
-    Model,
-    Packing,
-    Query,
-    ReaderKind,
     Reranker,
     Retrieve,
     Retriever,
     RetrieverKind,
     Source,
-    Target,
-    Task,
     Train,
-    trainer_values,
 )
 from exam.errors import ExamError
-from exam.trainer_fields import CHOICES
+from exam.train_checks import check_train
 
-MANAGED = {
-    "output_dir": "the run folder is outputs/train/<name>-<hash>",
-    "seed": "set seed=… at the top level",
-    "resume_from_checkpoint": "resume=auto continues by itself",
-    "remove_unused_columns": "the collator reads its own columns",
-    "label_names": "the reader's label is always `labels`",
-    "do_train": "choose the verb: train.py or infer.py",
-    "do_eval": "choose the verb: train.py or infer.py",
-    "do_predict": "choose the verb: train.py or infer.py",
-    "local_rank": "the launcher sets it",
-    "dataloader_drop_last": "every question is trained on and answered",
-    "eval_do_concat_batches": "MAP@3 is measured over all questions at once",
-    "batch_eval_metrics": "MAP@3 is measured over all questions at once",
-}
 POSITIVE = {
     "n", "neighbours", "shard_size", "probe", "refine", "batch_tokens", "max_length",
     "min_sentence_chars", "limit", "encode_at_most", "batch_size",
+    "eval_max_length", "lora_rank",
     "per_question", "negatives",
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
 }  # fmt: skip
@@ -62,7 +41,8 @@ def check(config: Any) -> None:
     if isinstance(config, Infer) and config.data is not None:
         _check_data(config.data)
     if isinstance(config, Train):
-        _check_train(config)
+        _check_name("name", config.name)
+        check_train(config)
     levels = ("debug", "info", "warning", "error")
     if config.log_level not in levels:
         raise ExamError(f"log_level={config.log_level} is not one of {', '.join(levels)}.")
@@ -99,11 +79,12 @@ def _check_data(data: Data) -> None:
             f"data.options={data.options} names {len(data.options)} options.\n"
             "A question has 2 to 26: give one letter for each, such as data.options=ABCD."
         )
-    if data.folds < 2 or (data.fold is not None and not 0 <= data.fold < data.folds):
+    known = [None, ALL_FOLDS, *range(data.folds)]
+    if data.folds < 2 or isinstance(data.fold, bool) or data.fold not in known:
         raise ExamError(
             f"data.fold={data.fold} is not one of the {data.folds} folds.\n"
             f"Choose data.fold between 0 and {data.folds - 1}, data.folds of at least 2, "
-            "or data.fold=null to train on all questions."
+            "data.fold=null to train on all questions, or data.fold=all to predict every fold."
         )
     if not 0 <= data.valid_share < 1:
         raise ExamError(f"data.valid_share={data.valid_share} is not a share: give 0 to 0.99.")
@@ -157,124 +138,4 @@ def _check_reranker(reranker: Reranker, retriever: Retriever) -> None:
             f"reranker.depth={reranker.depth} asks for more passages than "
             f"retriever.depth={retriever.depth} keeps.\n"
             f"Set retriever.depth={reranker.depth}, or a smaller reranker.depth."
-        )
-
-
-def _check_task(config: Train) -> None:
-    """Training of a reranker or an encoder needs one, a ranking to mine, and whole questions."""
-    if config.task is Task.reader:
-        return
-    retriever, pairs, task = config.retriever, config.pairs, config.task
-    if task is Task.reranker and config.reranker.ckpt is None:
-        raise ExamError(
-            "task=reranker trains reranker.ckpt, which has no value.\n"
-            "Give a hub id or a folder: reranker.ckpt=cross-encoder/ms-marco-MiniLM-L6-v2"
-        )
-    kinds = {retriever.kind, *(member.kind for member in retriever.members.values())}
-    if task is Task.encoder and not kinds & {RetrieverKind.two_stage, RetrieverKind.passages}:
-        raise ExamError(
-            f"task=encoder is scored by its own ranking, but retriever={retriever.name} uses no "
-            "encoder.\nChoose retriever=two_stage, passages or hybrid."
-        )
-    if not retriever.kind.searches or not 1 <= pairs.first < pairs.last <= retriever.depth:
-        raise ExamError(
-            f"pairs.first={pairs.first} and pairs.last={pairs.last} are no ranks of "
-            f"retriever={retriever.name}, which keeps {retriever.depth}.\n"
-            f"Set pairs.last to at most retriever.depth, and pairs.first below it."
-        )
-    query = config.reranker.query if task is Task.reranker else retriever.query
-    if query is Query.per_option:
-        raise ExamError(
-            "query=per_option shows one option at a time; training pairs carry a whole question.\n"
-            f"Set {'reranker' if task is Task.reranker else 'retriever'}.query=prompt_options."
-        )
-    if task is Task.encoder and pairs.target is Target.support:
-        raise ExamError(
-            "task=encoder tells positives from negatives; pairs.target=support grades passages.\n"
-            "Choose pairs=binary."
-        )
-    if pairs.positives is not None and not Path(pairs.positives).is_file():
-        raise ExamError(
-            f"pairs.positives={pairs.positives} does not exist.\n"
-            "Write one with: python evidence.py ckpt=<run of train.py>"
-        )
-
-
-def _check_train(config: Train) -> None:
-    _check_name("name", config.name)
-    _check_task(config)
-    named = config.model.name_or_path is not None or config.model.config is not None
-    if config.model.kind is ReaderKind.transformer and not named:
-        raise ExamError("model.name_or_path has no value.\nGive a hub id or a folder.")
-    _check_depth(config)
-    trainer = trainer_values(config.trainer)
-    for name, value in trainer.items():
-        _check_trainer_value(name, value)
-    _check_evaluation(config, trainer)
-    _check_model(config.model, trainer)
-
-
-def _check_model(model: Model, trainer: dict[str, Any]) -> None:
-    sampling = trainer.get("train_sampling_strategy", "random")
-    if model.batch_by is BatchBy.tokens and sampling != "random":
-        raise ExamError(
-            f"trainer.train_sampling_strategy={sampling}, but model.batch_by=tokens draws the "
-            "batches.\nLeave it out, or set model.batch_by=questions."
-        )
-    if model.flash and model.packing is not Packing.none:
-        raise ExamError(
-            f"model.flash=true, but model.packing={model.packing.value}: flashdeberta reads "
-            "one sequence for each option.\nSet model.packing=none, or leave model.flash out."
-        )
-
-
-def _check_depth(config: Train) -> None:
-    top_k, depth = config.context.top_k, config.retriever.depth
-    if top_k < 0:
-        raise ExamError(f"context.top_k={top_k} must be 0 or more.")
-    reranker = config.reranker
-    if reranker.ckpt is not None and config.task is Task.reader and top_k > reranker.depth:
-        raise ExamError(
-            f"context.top_k={top_k} asks for more passages than reranker.depth={reranker.depth} "
-            f"keeps.\nSet reranker.depth={top_k}, or a smaller context.top_k."
-        )
-    if config.retriever.kind.searches and top_k > depth:
-        raise ExamError(
-            f"context.top_k={top_k} asks for more passages than retriever.depth={depth} keeps.\n"
-            f"Set retriever.depth={top_k}, or a smaller context.top_k."
-        )
-
-
-def _check_trainer_value(name: str, value: Any) -> None:
-    if name in MANAGED:
-        raise ExamError(f"trainer.{name} is not yours to set: {MANAGED[name]}.")
-    if name in CHOICES and value is not None and value not in CHOICES[name]:
-        raise ExamError(
-            f"trainer.{name}={value} is not one of its values: {', '.join(CHOICES[name])}."
-        )
-
-
-def _check_evaluation(config: Train, trainer: dict[str, Any]) -> None:
-    best = trainer.get("load_best_model_at_end")
-    evaluates, saves = trainer.get("eval_strategy", "no"), trainer.get("save_strategy", "steps")
-    if config.data.fold is None and (evaluates != "no" or best):
-        raise ExamError(
-            "data.fold=null leaves no questions to choose a checkpoint on, but "
-            "trainer.eval_strategy or trainer.load_best_model_at_end asks for them.\n"
-            "Set data.fold=0, or trainer.eval_strategy=no trainer.load_best_model_at_end=false."
-        )
-    if best and saves not in (evaluates, "best"):
-        raise ExamError(
-            f"trainer.load_best_model_at_end needs trainer.eval_strategy={evaluates} and "
-            f"trainer.save_strategy={saves} to be the same."
-        )
-    if trainer.get("save_total_limit") == 1:
-        raise ExamError(
-            "trainer.save_total_limit=1 leaves no whole checkpoint while one is being written.\n"
-            "Set trainer.save_total_limit=2, or null to keep all."
-        )
-    if trainer.get("fp16") and trainer.get("use_cpu"):
-        raise ExamError(
-            "trainer.fp16=true needs a GPU, but trainer.use_cpu=true.\n"
-            "Set trainer.fp16=false, or choose trainer=gpu."
         )

@@ -7,19 +7,23 @@ import difflib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from exam import ranks
 from exam.compose import conf_dir, register, typed
 from exam.config import ROOTS
 from exam.errors import ExamError
-from exam.runtime import complain, keep_freed_memory, quiet_libraries, start_logging
+from exam.runtime import complain, keep_freed_memory, quiet_libraries, say, start_logging
 
 
 def train() -> None:
@@ -59,8 +63,10 @@ def main(verb: str) -> int:
     register()
     application = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)
     mistakes: list[str] = []
+    finished: list[tuple[dict[str, str], Any]] = []
     try:
-        application(_task(verb, mistakes))()
+        application(_task(verb, mistakes, finished))()
+        _summarise(finished)
     except (HydraException, OmegaConfBaseException) as error:
         mistakes.append(explain(error, verb))
         complain(mistakes[-1])
@@ -81,10 +87,19 @@ def _arguments(given: list[str], verb: str) -> list[str]:
     return [*several, *others, f"hydra.job.name={verb}"]
 
 
-def _task(verb: str, mistakes: list[str]) -> Callable[[DictConfig], None]:
-    """One job; a mistake in one of several (`-m`) does not stop the others."""
+def _task(
+    verb: str, mistakes: list[str], finished: list[tuple[dict[str, str], Any]]
+) -> Callable[[DictConfig], float | None]:
+    """One job, whose MAP@3 a sweeper may maximise; of several (`-m`) none stops the others.
 
-    def task(composed: DictConfig) -> None:
+    Those that end well join `finished` with the values they were started with.
+    """
+
+    def task(composed: DictConfig) -> float | None:
+        job = HydraConfig.get()
+        several = job.mode is RunMode.MULTIRUN
+        values = dict(pair.split("=", 1) for pair in job.overrides.task if "=" in pair)
+        name = f"Job {job.job.num} ({' '.join(job.overrides.task)}): " if several else ""
         try:
             config = typed(composed)
             start_logging(config.log_level)
@@ -92,13 +107,37 @@ def _task(verb: str, mistakes: list[str]) -> Callable[[DictConfig], None]:
             keep_freed_memory()
             from exam import pipeline
 
-            getattr(pipeline, f"run_{verb}")(config)
+            run = getattr(pipeline, f"run_{verb}")(config)
         except (ExamError, OmegaConfBaseException) as error:
             own = isinstance(error, ExamError)
             mistakes.append(str(error) if own else explain(error, verb))
-            complain(mistakes[-1])
+            complain(f"{name}{mistakes[-1]}")
+            return None
+        except Exception:
+            if not several:
+                raise
+            mistakes.append(traceback.format_exc())
+            complain(f"{name}{mistakes[-1]}")
+            return None
+        if run is None or not run.systems:
+            return None
+        if several:
+            finished.append((values, run))
+        return float(run.systems[-1].scores.mean())
 
     return task
+
+
+def _summarise(finished: list[tuple[dict[str, str], Any]]) -> None:
+    """Show what several jobs found beside each other."""
+    if len(finished) < 2 or ranks.rank() > 0:
+        return
+    from exam.runs import RESULTS
+    from exam.sweep import Job, compare_jobs
+
+    jobs = [Job(values, run.stage.folder / RESULTS) for values, run in finished]
+    outputs = finished[0][1].stage.folder.parents[1]
+    say(compare_jobs(jobs, outputs))
 
 
 def explain(error: Exception, verb: str) -> str:

@@ -17,6 +17,10 @@ from exam.trainer_fields import TrainerFields
 
 log = logging.getLogger(__name__)
 
+TRAINED = (
+    *("model.kind", "model.name_or_path", "model.architecture", "model.config"),
+    *("model.evidence", "model.others"),
+)
 USES = {"reranker": "reranker.ckpt", "encoder": "encoder.name_or_path"}
 
 
@@ -91,10 +95,11 @@ def load_run(path: Path, infer: Infer) -> Train:
         _check_restored(key)
         then, now = OmegaConf.select(saved, key), OmegaConf.select(config, key)
         log.info("infer: run.%s: %s → %s", key, then, now)
-    config.outputs, config.log_level = infer.outputs, infer.log_level
+    config.outputs, config.log_level, config.resume = infer.outputs, infer.log_level, "auto"
     for name in ("data", "corpus", "reranker"):
         if getattr(infer, name) is not None:
             config[name] = getattr(infer, name)
+    config.data.fold, config.data.folds = saved.data.fold, saved.data.folds  # training's own
     restored: Train = typed(config)
     if restored.task is not Task.reader:
         task = restored.task.value
@@ -110,7 +115,7 @@ def _check_restored(key: str) -> None:
     own = ("data", "corpus", "reranker", "outputs", "log_level", "resume", "name")
     if key.split(".", maxsplit=1)[0] in own:
         raise ExamError(f"run.{key} is infer's own.\nGive it as {key}=<value>, without run.")
-    if key in ("model.kind", "model.name_or_path", "model.config"):
+    if key in TRAINED:
         raise ExamError(f"run.{key} is what the run trained.\nGive another run: ckpt=<folder>")
 
 

@@ -104,6 +104,27 @@ class Packing(Enum):
     cross = "cross"  # the same, and the options are compared before they are scored
 
 
+class Order(Enum):
+    """How a question's passages follow each other; the least relevant is cut first, always."""
+
+    best_first = "best_first"
+    best_last = "best_last"  # next to the question
+
+
+class Layout(Enum):
+    """What a reader reads first."""
+
+    context_first = "context_first"
+    question_first = "question_first"  # prompt and option, and the context fills the rest
+
+
+class Loss(Enum):
+    """What a transformer's training minimises."""
+
+    softmax = "softmax"  # which of a question's options is right
+    binary = "binary"  # of each option by itself, whether it is right
+
+
 class BatchBy(Enum):
     """What is equal from batch to batch; `per_device_*_batch_size` counts questions."""
 
@@ -119,10 +140,14 @@ class Dtype(Enum):
     bfloat16 = "bfloat16"
 
 
+ALL_FOLDS = "all"
+
+
 @dataclass
 class Data:
     """Questions: which files (or hub splits), which columns, how they are split.
 
+    With `fold=all` every fold in turn is left out and predicted by what the others trained.
     `train`, `valid` and `test` are one name or a list of names: files below `dir`, splits of the
     hub data set, or the words `generated` (the `generator` group's questions) and `demo` (the
     questions shipped with the package).
@@ -136,15 +161,17 @@ class Data:
     train: Any = None
     valid: Any = None
     test: Any = None
+    extra: Any = None  # further questions to train on, in no fold: they are never held out
     options: str | None = "ABCDE"  # option columns; null when columns.options names a list column
     columns: dict[str, str | None] = field(
         default_factory=lambda: {"id": "id", "prompt": "prompt", "answer": "answer"}
     )  # and context, correct, options, or an option's letter where its column has another name
     shuffle_options: bool = False  # for data sets that list the right option first
     folds: int = 10
-    fold: int | None = 0  # the fold of the training questions that chooses the checkpoint
+    fold: Any = 0  # which of the training questions choose the checkpoint; null: none; or `all`
     valid_share: float = 0.0  # held out of train when there is no valid file
     split_seed: int = 0
+    drop_leaks: bool = False  # leave training questions out that valid or test nearly repeats
     strict: bool = False
     limit: int | None = None
 
@@ -275,22 +302,84 @@ class Context:
     """What the reader sees of the ranked passages."""
 
     top_k: int = 5
+    train_top_k: int | None = None  # in training, where it is another; null: top_k
+    eval_top_k: int | None = None  # in evaluation and inference; null: top_k
+    order: Order = Order.best_first
+    layout: Layout = Layout.context_first
+
+    def passages(self, *, training: bool) -> int:
+        """How many of the ranked passages the reader reads."""
+        own = self.train_top_k if training else self.eval_top_k
+        return self.top_k if own is None else own
 
 
 @dataclass
 class Model:
-    """A reader: hub id or folder, or `config` for random weights; `lexical` needs none of them."""
+    """A reader: hub id or folder, or small random weights; `lexical` needs neither."""
 
     name: str = MISSING
     kind: ReaderKind = ReaderKind.transformer
     name_or_path: str | None = None
     packing: Packing = Packing.none
     max_length: int = 256  # tokens of one option's sequence; words for the lexical reader
+    eval_max_length: int | None = None  # in evaluation and inference; null: max_length
     batch_by: BatchBy = BatchBy.tokens
+    loss: Loss = Loss.softmax  # trainer.label_smoothing_factor smooths either
+    others: bool = False  # loss=binary: the mean of the other options' logits joins an option's own
+    evidence: bool = False  # measures of each option against its passages join its score
     flash: bool = False  # DeBERTa with packing=none on a GPU: the package flashdeberta's attention
     dropout: float | None = None  # null: the checkpoint's own
-    config: dict[str, Any] | None = None
+    architecture: str | None = None  # without name_or_path: small random weights of this kind
+    config: dict[str, Any] | None = None  # of them, where they are to be others
     trust_remote_code: bool = False
+
+    def length(self, *, training: bool) -> int:
+        """How many tokens (of the lexical reader: words) are read at most."""
+        return self.max_length if training else self.eval_max_length or self.max_length
+
+
+@dataclass
+class Tuning:
+    """Which weights of a transformer are trained, and how fast."""
+
+    name: str = "full"
+    freeze_embeddings: bool = False
+    freeze_layers: float = 0.0  # the lowest ones; below 1 a share of all, as with warmup_steps
+    layer_decay: float = 1.0  # a layer's learning rate in units of the next higher one's
+    head_learning_rate: float | None = None  # null: trainer.learning_rate
+    lora_rank: int | None = None  # null: the weights themselves are trained
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.05
+    lora_targets: Any = None  # names of linear modules in the layers; null: all of them
+    rslora: bool = False  # scaled by the rank's root, so that a high rank learns as fast
+    dora: bool = False  # magnitude and direction apart
+
+
+@dataclass
+class Adversary:
+    """A second pass of every training step, with weights shifted to where the loss is higher."""
+
+    name: str = "none"
+    adv_lr: float | None = None  # length of the shift in units of the weights' own; null: none
+    adv_eps: float | None = 1e-4  # no weight moves by a larger share of itself; null: no such limit
+    start_epoch: float = 0.5
+
+
+class TrackerMode(Enum):
+    """Whether figures are sent as they come, or kept to be sent."""
+
+    online = "online"
+    offline = "offline"
+
+
+@dataclass
+class Tracker:
+    """Who follows a run besides its log: Weights & Biases, or nobody."""
+
+    name: str = "none"
+    mode: TrackerMode | None = None  # null: nobody
+    project: str = "exam"
+    entity: str | None = None  # null: your default
 
 
 @dataclass
@@ -319,12 +408,15 @@ class Train:
     model: Model = MISSING
     trainer: TrainerFields = MISSING
     generator: Generator = MISSING
+    tuning: Tuning = field(default_factory=Tuning)
+    adversary: Adversary = field(default_factory=Adversary)
+    tracker: Tracker = field(default_factory=Tracker)
     reranker: Reranker = field(default_factory=Reranker)
     pairs: Pairs = field(default_factory=Pairs)
     task: Task = Task.reader
     name: str = MISSING
-    seed: int = 42
-    resume: Resume = Resume.auto
+    seed: Any = 42  # or a list: the whole is done with each
+    resume: str = "auto"  # never, or a run folder to go on with
     outputs: str = "outputs"
     log_level: str = "info"
 
@@ -355,6 +447,7 @@ class Infer:
     data: Data | None = None
     corpus: Corpus | None = None
     reranker: Reranker | None = None
+    merge: bool = False  # save a LoRA run's adapters and the weights they change as one model
     run: dict[str, Any] = field(default_factory=dict)
     resume: Resume = Resume.auto
     outputs: str = "outputs"
@@ -392,9 +485,18 @@ ROOTS: dict[str, type] = {
 }
 
 
+SHARDING = ("deepspeed", "fsdp", "fsdp_config")
+
+
 def trainer_values(fields: TrainerFields) -> dict[str, Any]:
     """The TrainingArguments a configuration sets, without those left to the library."""
     return {name: value for name, value in vars(fields).items() if value != MISSING}
+
+
+def answering_values(fields: TrainerFields) -> dict[str, Any]:
+    """The same without what shards a model: to answer, one is loaded whole."""
+    values = trainer_values(fields)
+    return {name: value for name, value in values.items() if name not in SHARDING}
 
 
 def names(value: Any) -> list[str]:

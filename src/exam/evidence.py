@@ -15,7 +15,7 @@ from datasets import Dataset
 from scipy.special import log_softmax
 
 from exam.artefacts import Stage, atomic, open_stage
-from exam.config import Train, plain, trainer_values
+from exam.config import Train, answering_values, plain, trainer_values
 from exam.questions import questions_digest
 from exam.reader.features import build_features
 from exam.reader.model import longest_input
@@ -64,8 +64,9 @@ def weigh_passages(
     with open_stage(outputs, "evidence", trained.folder.name, key, resume) as stage:
         if not stage.reused:
             found = read_contexts(contexts, depth)
-            values, work = trainer_values(config.trainer), stage.folder / "predictions"
-            reader = Reader.load(config.model, values, work, config.seed)
+            values, work = answering_values(config.trainer), stage.folder / "predictions"
+            layout = config.context.layout
+            reader = Reader.load(config.model, values, work, config.seed, layout=layout)
             tables = [
                 _shard(
                     stage.folder / f"gains-{number:06d}.parquet",

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 from exam.artefacts import Stage, atomic, open_stage
-from exam.config import Generator, names
+from exam.config import Data, Generator, names
 from exam.corpus import iter_articles, sentence_offsets
 from exam.errors import ExamError
 from exam.questions import DEMO, LETTERS, read_qrels
@@ -50,6 +50,17 @@ class Fact:
 
     article: int
     text: str
+
+
+def is_asked_for(data: Data) -> bool:
+    """Whether generated questions are among those that the data name."""
+    entries = (data.train, data.valid, data.test, data.extra)
+    return any("generated" in names(entry) for entry in entries)
+
+
+def generated(data: Data, retrieval: Retrieval, generator: Generator) -> Stage | None:
+    """The generated questions, where the data name them."""
+    return generate(retrieval, generator) if is_asked_for(data) else None
 
 
 def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -> Stage:

@@ -46,7 +46,7 @@ def read(data: Data, entries: Any, generated: Path | None = None) -> Dataset:
     wanted = names(entries)
     sets = [_read_entry(data, entry, generated) for entry in wanted]
     if len(sets) > 1:  # ids count from 0 in every public file
-        sets = [_prefixed(s, Path(name).stem) for s, name in zip(sets, wanted, strict=True)]
+        sets = [prefixed(s, Path(name).stem) for s, name in zip(sets, wanted, strict=True)]
         _check_distinct(sets, wanted)
     whole = concatenate_datasets(sets) if sets else Dataset.from_dict(_empty(), features=FEATURES)
     return whole.select(range(min(data.limit, len(whole)))) if data.limit else whole
@@ -71,7 +71,8 @@ def _empty() -> dict[str, list[Any]]:
     return {name: [] for name in FEATURES}
 
 
-def _prefixed(questions: Dataset, stem: str) -> Dataset:
+def prefixed(questions: Dataset, stem: str) -> Dataset:
+    """The questions with ids that tell where they come from."""
     ids = [f"{stem}:{i}" for i in questions["id"]]
     return Dataset.from_dict({**questions.to_dict(), "id": ids}, features=FEATURES)
 

@@ -6,6 +6,8 @@ hours over an index, and a wait on a device would end after minutes.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -36,7 +38,7 @@ def _group() -> Any:
         raise ExamError(
             f"The launcher announced {world_size()} processes, but "
             f"{distributed.get_world_size()} joined.\n"
-            "Start them with torchrun --nproc-per-node <processes> retrieve.py …"
+            "Start them with torchrun --nproc-per-node <processes> train.py …"
         )
     return distributed.new_group(backend="gloo", timeout=PATIENCE)
 
@@ -58,3 +60,13 @@ def told(value: Any) -> Any:
     values = [value]
     distributed.broadcast_object_list(values, src=0, group=_group())
     return values[0]
+
+
+@contextmanager
+def leader_first() -> Iterator[None]:
+    """What is inside is done by rank 0 alone, and then by the others, who find it done."""
+    if rank() > 0:
+        wait()
+    yield
+    if rank() == 0:
+        wait()

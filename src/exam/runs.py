@@ -1,14 +1,21 @@
 """A training run's folder, whatever it trains: its files, its whole checkpoints, its log lines."""
 
+import errno
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from exam import ranks, tracker
 from exam.artefacts import KEY, file_digest, read_json, write_json
 from exam.errors import ExamError
 from exam.runtime import is_terminal
@@ -19,6 +26,7 @@ CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 ENVIRONMENT = "environment.json"
 RESULTS = "results.json"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WHOLE = "whole.json"  # written into a checkpoint after everything else
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -51,6 +59,8 @@ def with_callbacks(trainer: Trainer) -> None:
     """Log in this project's way, and mark whole checkpoints; a bar is drawn for a person only."""
     trainer.add_callback(LogCallback())
     trainer.add_callback(WholeCallback())
+    if (tracking := tracker.callback()) is not None:
+        trainer.add_callback(tracking)
     trainer.remove_callback(PrinterCallback)
     if not is_terminal():
         trainer.remove_callback(ProgressCallback)
@@ -66,7 +76,8 @@ def training_arguments(
     best = values.get("load_best_model_at_end")
     defaults = {"metric_for_best_model": metric} if best else {}
     try:
-        return kind(**{**defaults, **values}, output_dir=str(folder), seed=seed, **own)
+        given = deepcopy({**defaults, **values})  # the library changes dictionaries in place
+        return kind(**{**given, **own}, output_dir=str(folder), seed=seed)
     except (ValueError, ImportError) as error:
         raise ExamError(f"trainer: {error}") from None
 
@@ -77,13 +88,35 @@ def fit(trainer: Trainer) -> dict[str, Any]:
     Returns the Trainer's final figures. The state file lies beside the checkpoints' folder.
     """
     folder = Path(str(trainer.args.output_dir))
-    checkpoint = last_whole_checkpoint(folder)
+    checkpoint = ranks.told(last_whole_checkpoint(folder) if ranks.rank() == 0 else None)
     if checkpoint:
         state = read_json(checkpoint / "trainer_state.json")
         log.info("train: resuming at step %d of %d", state["global_step"], state["max_steps"])
-    figures = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
-    trainer.state.save_to_json(str(folder.parent / "trainer_state.json"))
+    with _saying_what_could_not_be_written(folder):
+        found = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    figures = found.metrics
+    if ranks.rank() == 0:
+        trainer.state.save_to_json(str(folder.parent / "trainer_state.json"))
+    if torch.cuda.is_available():
+        figures["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
     return {**figures, "steps": trainer.state.global_step, "best": trainer.state.best_metric}
+
+
+@contextmanager
+def _saying_what_could_not_be_written(folder: Path) -> Iterator[None]:
+    """Turn a full disk into one message; the library's writers each raise an error of their own."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        torchs_own = "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
+        full = isinstance(error, OSError) and error.errno in FULL
+        if not (full or torchs_own or isinstance(error, SafetensorError)):
+            raise
+        raise ExamError(
+            f"A checkpoint could not be written: {str(error).splitlines()[0]}\n"
+            f"Make room for {folder}, and run the same command again: it continues at the last "
+            "whole checkpoint."
+        ) from error
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:

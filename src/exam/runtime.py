@@ -10,11 +10,15 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from exam import ranks
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 PACKAGES = (
     "torch",
     "transformers",
     "datasets",
+    "tokenizers",
+    "peft",
     "accelerate",
     "sentence-transformers",
     "faiss-cpu",
@@ -25,17 +29,22 @@ PACKAGES = (
 
 
 def start_logging(level: str) -> None:
-    """Send this project's log lines to standard error, one plain line each."""
+    """Send this project's log lines to standard error, one plain line each.
+
+    Of several processes all but the first keep to warnings.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("exam")
     logger.handlers[:] = [handler]
-    logger.setLevel(level.upper())
+    logger.setLevel(level.upper() if ranks.rank() == 0 else logging.WARNING)
     logger.propagate = False
 
 
 def say(text: str) -> None:
-    """Print a result to standard output; the log goes to standard error."""
+    """Print a result to standard output, once; the log goes to standard error."""
+    if ranks.rank() > 0:
+        return
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

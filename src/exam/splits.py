@@ -1,41 +1,54 @@
 """Which questions train, choose the checkpoint, and are reported on."""
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from exam.config import Data
+from exam.config import ALL_FOLDS, Data, Source, names
 from exam.errors import ExamError
-from exam.questions import read
+from exam.questions import LETTERS, prefixed, read
 
 log = logging.getLogger(__name__)
+
+SHOWN = 10  # ids in a log line
+WORTH_SEEING = 0.005  # of MAP@3
+SPREAD = 0.37  # standard deviation of the paired difference of two readers (n = 300)
 
 
 @dataclass(frozen=True)
 class Split:
     """Questions to train on, to choose the checkpoint on, and to report the result on.
 
-    `pool` holds all questions of `data.train` in their order, whatever part they went to.
+    `pool` holds all questions of `data.train` and `data.extra` in their order, whatever part they
+    went to. Where every fold is to be left out once, `train` and `valid` both hold all of them, and
+    `extra` those that every fold may learn from; otherwise it is empty.
     """
 
     pool: Dataset
     train: Dataset
     dev: Dataset
     valid: Dataset
+    extra: Dataset
 
 
 def read_split(data: Data, generated: Path | None) -> Split:
     """The training, checkpoint-choosing and reported questions of a configuration."""
-    pool = train = read(data, data.train, generated)
+    train = read(data, data.train, generated)
+    extra = prefixed(read(data, data.extra, generated), "extra")
+    pool = concatenate_datasets([train, extra])
     if not len(train):
         raise ExamError(
             f"data={data.name} has no training questions.\nGive a file: data.train=<file>"
         )
-    if data.valid is not None:
+    if data.fold == ALL_FOLDS:
+        valid = train
+    elif data.valid is not None:
         valid = read(data, data.valid, generated)
     elif data.valid_share:
         train, valid = _hold_out(train, data.valid_share, data.split_seed)
@@ -46,11 +59,22 @@ def read_split(data: Data, generated: Path | None) -> Split:
         )
     _require_labels(train, "train")
     _require_labels(valid, "valid")
-    _warn_of_leaks(train, valid)
+    _require_labels(extra, "extra")
+    none = train.select([])
+    if data.fold == ALL_FOLDS:
+        train = _without_leaks(train, _tested(data), data.drop_leaks, required=True)
+        extra = _without_leaks(extra, {"train": train, **_tested(data)}, data.drop_leaks)
+        _log_parts(train, valid)
+        return Split(pool, train, none, train, extra)
+    reported = {"valid": valid, **_tested(data)}
+    train = _without_leaks(train, reported, data.drop_leaks, required=True)
+    extra = _without_leaks(extra, reported, data.drop_leaks)
+    _log_parts(concatenate_datasets([train, extra]), valid)
     if data.fold is None:
-        return Split(pool, train, train.select([]), valid)
+        return Split(pool, concatenate_datasets([train, extra]), none, valid, none)
     inside = fold_of(train, data.folds, data.split_seed) == data.fold
-    return Split(pool, _where(train, ~inside), _where(train, inside), valid)
+    learned = concatenate_datasets([_where(train, ~inside), extra])
+    return Split(pool, learned, _where(train, inside), valid, none)
 
 
 def _hold_out(questions: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -76,7 +100,6 @@ def fold_of(questions: Dataset, folds: int, seed: int) -> Any:
     Near-duplicates and questions of one article stay in one fold, else a reader is judged on
     what it has seen.
     """
-    import numpy as np
     from sklearn.model_selection import GroupKFold
 
     groups = related(questions)
@@ -98,7 +121,6 @@ def related(questions: Dataset, threshold: float = 0.9, block: int = 2000) -> An
     Questions are related when they were written from one article, or when the cosine of their
     TF-IDF vectors (words and word pairs of prompt and options) reaches `threshold`.
     """
-    import numpy as np
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -122,18 +144,73 @@ def related(questions: Dataset, threshold: float = 0.9, block: int = 2000) -> An
     return connected_components(graph, directed=False)[1]
 
 
-def _warn_of_leaks(train: Dataset, valid: Dataset) -> None:
-    """Count reported questions that training has, or nearly has, seen."""
-    group = related(concatenate_datasets([train, valid]))
-    seen = set(group[: len(train)].tolist())
-    leaks = sum(g in seen for g in group[len(train) :].tolist())
-    if leaks:
-        log.warning(
-            "questions: %d of %d valid questions nearly equal a training question "
-            "or share an article with one",
-            leaks,
-            len(valid),
+def _without_leaks(
+    train: Dataset, reported: dict[str, Dataset], drop: bool, *, required: bool = False
+) -> Dataset:
+    """The training questions; without those related to a reported one, where that is wanted.
+
+    Which reported questions training has, or nearly has, seen is logged.
+    """
+    if not len(train) or not reported:
+        return train
+    group = related(concatenate_datasets([train, *reported.values()]))
+    ends = np.cumsum([len(train), *map(len, reported.values())])
+    learned, *others = np.split(group, ends[:-1])
+    for (name, questions), own in zip(reported.items(), others, strict=True):
+        leaks = np.array(questions["id"])[np.isin(own, learned)].tolist()
+        if leaks:
+            log.warning(
+                "questions: %d of %d %s questions nearly equal a training question "
+                "or share an article with one: %s",
+                len(leaks),
+                len(questions),
+                name,
+                ", ".join(leaks[:SHOWN]) + (" …" if len(leaks) > SHOWN else ""),
+            )
+    clean = ~np.isin(learned, group[len(train) :])
+    leaking = int((~clean).sum())
+    if not drop or not leaking:
+        return train
+    if not clean.any() and required:
+        raise ExamError(
+            f"data.drop_leaks=true leaves none of {len(train)} training questions: all are related "
+            "to questions that are reported on.\nTrain on other questions: data.train=<file>"
         )
+    log.info("questions: %d training questions left out (data.drop_leaks)", leaking)
+    return _where(train, clean)
+
+
+def _tested(data: Data) -> dict[str, Dataset]:
+    """The questions to be answered later, where their files are there already."""
+    known = data.source is Source.files and all(
+        (Path(data.dir or ".") / name).is_file() for name in names(data.test)
+    )
+    return {"test": read(data, data.test)} if known and data.test is not None else {}
+
+
+def _log_parts(train: Dataset, valid: Dataset) -> None:
+    """How the right options are spread, and what the reported questions can tell apart."""
+    for name, part in (("train", train), ("valid", valid)):
+        counts = Counter(part["label"])
+        spread = " ".join(f"{LETTERS[i]} {counts[i] / len(part):.0%}" for i in sorted(counts))
+        log.info("questions: %d %s · right options %s", len(part), name, spread)
+    if len(valid) < questions_for(WORTH_SEEING):
+        log.info(
+            "questions: %d reported ones tell readers apart that differ by about %.3f MAP@3; "
+            "a difference of %.3f takes about %s",
+            len(valid),
+            1.96 * SPREAD / sqrt(len(valid)),
+            WORTH_SEEING,
+            f"{questions_for(WORTH_SEEING):,}",
+        )
+
+
+def questions_for(difference: float) -> int:
+    """How many questions a difference of MAP@3 takes to stand out of a 95 % interval.
+
+    From the spread of a question's paired difference that two readers of this project had.
+    """
+    return round((1.96 * SPREAD / difference) ** 2)
 
 
 def _where(questions: Dataset, mask: Any) -> Dataset:

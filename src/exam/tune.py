@@ -31,7 +31,7 @@ def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Stage:
     name = config.data.name
     pool = retrieval.first_contexts(split.pool, f"{name}-train")
     with open_stage(
-        Path(config.outputs), "train", config.name, _key(config, split, pool), config.resume.value
+        Path(config.outputs), "train", config.name, _key(config, split, pool), config.resume
     ) as stage:
         if not stage.reused:
             save_run(config, stage.folder / CONFIG)

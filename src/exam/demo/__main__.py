@@ -29,9 +29,10 @@ def main() -> int:
 
 def _run() -> str:
     from exam.answers.results import System, results, table
+    from exam.answers.scored import PREDICTIONS
     from exam.artefacts import write_json
     from exam.compose import composed
-    from exam.pipeline import PREDICTIONS, train_reader
+    from exam.train_reader import train_reader
 
     config = composed("train", *OVERRIDES)
     opened = train_reader(config)

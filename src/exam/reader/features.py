@@ -18,8 +18,10 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from exam.artefacts import Stage, atomic, digest, open_stage
+from exam.config import Order, plain
 from exam.errors import ExamError
 from exam.questions import questions_digest
+from exam.reader.measures import MEASURES, measure_options
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
 
@@ -35,6 +37,7 @@ FEATURES = Features(
         "labels": Value("int64"),
     }
 )
+EVIDENCE = Features({"evidence": List(List(Value("float32")))})  # (options, MEASURES)
 
 
 @dataclass
@@ -52,11 +55,12 @@ def build_features(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     longest: int,
+    order: Order = Order.best_first,
 ) -> tuple[Dataset, Cut]:
     """One row a question: `context`, `prompt` (token ids), `options` (lists of them), `labels`.
 
-    The context takes what prompt and longest option leave of `max_length` tokens; the best
-    passages come first and the least relevant is cut first. Every option of a question sees the
+    The context takes what prompt and longest option leave of `max_length` tokens; the least
+    relevant passage is cut first. Every option of a question sees the
     same context. A question whose prompt and option alone pass `max_length` gets no context.
 
     Raises:
@@ -75,11 +79,12 @@ def build_features(
     ids = dict(zip(texts, token_ids(tokenizer, list(texts)), strict=True))
     special = tokenizer.num_special_tokens_to_add(pair=True)
     rows = [
-        _features(q, contexts.get(q["id"], []), ids, special, max_length, longest, cut)
+        _features(q, contexts.get(q["id"], []), ids, special, max_length, longest, order, cut)
         for q in questions.to_list()
     ]
     log.info("features: %d questions · cut %s", len(rows), asdict(cut))
-    return Dataset.from_list(rows, features=FEATURES), cut
+    columns = {name: [row[name] for row in rows] for name in FEATURES}
+    return Dataset.from_dict(columns, features=FEATURES), cut
 
 
 def _features(
@@ -89,6 +94,7 @@ def _features(
     special: int,
     max_length: int,
     longest: int,
+    order: Order,
     cut: Cut,
 ) -> dict[str, Any]:
     prompt, options = ids[question["prompt"]], [ids[option] for option in question["options"]]
@@ -99,43 +105,64 @@ def _features(
             f"model reads {longest}.\nOptions are never cut: shorten the question, or choose a "
             "model that reads more (model=deberta_base)."
         )
+    kept = _fit([ids[p["text"]] for p in passages], max(0, max_length - needed), cut)
+    if order is Order.best_last:
+        kept.reverse()
     return {
-        "context": _fit([ids[p["text"]] for p in passages], max(0, max_length - needed), cut),
+        "context": [token for passage in kept for token in passage],
         "prompt": prompt,
         "options": options,
         "labels": question["label"],
     }
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How much of its passages a reader reads, and in which order."""
+
+    top_k: int
+    max_length: int
+    longest: int
+    order: Order
+    evidence: bool = False
+
+
 def saved_features(
     name: str,
     questions: Dataset,
     contexts: Stage,
-    top_k: int,
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    longest: int,
+    reading: Reading,
 ) -> Dataset:
-    """`build_features` with a stage's `top_k` best passages, kept beside it and not built again."""
+    """`build_features` with a stage's passages, kept beside it and not built again."""
     key = {
-        "format": 1,
+        "format": 2,
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
-        "top_k": top_k,
         "tokenizer": _identity(tokenizer),
-        "max_length": max_length,
-        "longest": longest,
+        **plain(reading),
+        "evidence": list(MEASURES) if reading.evidence else None,
     }
     outputs = contexts.folder.parents[1]
     with open_stage(outputs, "features", name, key) as stage:
         path = stage.folder / FILE
         if not stage.reused:
-            found = read_contexts(contexts, top_k)
-            features, cut = build_features(questions, found, tokenizer, max_length, longest)
+            found = read_contexts(contexts, reading.top_k)
+            features, cut = build_features(
+                questions, found, tokenizer, reading.max_length, reading.longest, reading.order
+            )
+            if reading.evidence:
+                measured = measure_options(questions, contexts, reading.top_k, reading.max_length)
+                rows = [
+                    row[: len(options)].tolist()
+                    for row, options in zip(measured, questions["options"], strict=True)
+                ]
+                features = features.add_column("evidence", rows, feature=EVIDENCE["evidence"])
             with atomic(path) as temporary:
                 features.to_parquet(temporary)
             stage.finish([FILE], questions=len(features), cut=asdict(cut))
-    return Dataset.from_list(pq.read_table(path).to_pylist(), features=FEATURES)
+        kind = Features({**FEATURES, **EVIDENCE}) if reading.evidence else FEATURES
+    return Dataset.from_dict(pq.read_table(path).to_pydict(), features=kind)
 
 
 def shuffle_options(questions: Dataset, seed: int) -> Dataset:
@@ -194,13 +221,14 @@ def _all_processors() -> Iterator[None]:
             os.environ[PARALLEL] = before
 
 
-def _fit(passages: list[list[int]], budget: int, cut: Cut) -> list[int]:
-    """The best passages' ids within a budget, in their order; the last may be cut short."""
-    ids: list[int] = []
+def _fit(passages: list[list[int]], budget: int, cut: Cut) -> list[list[int]]:
+    """The best passages' ids within a budget, best first; the last may be cut short."""
+    kept: list[list[int]] = []
     for passage in passages:
-        cut.passages += len(ids) >= budget
-        ids += passage[: budget - len(ids)]
-    left_out = sum(map(len, passages)) - len(ids)
+        cut.passages += budget == 0
+        kept.append(passage[:budget])
+        budget -= len(kept[-1])
+    left_out = sum(map(len, passages)) - sum(map(len, kept))
     cut.questions += left_out > 0
     cut.tokens += left_out
-    return ids
+    return kept

@@ -82,36 +82,36 @@ def option_features(
     wanted = asked.union(*sets)
     present = {word for passage in passages for word in passage if word in wanted}
     pairs = {pair for passage in passages for pair in pairwise(passage)}
-    total = _rarity(asked, idf) or 1.0
-    windows = [(w, _rarity(asked & w, idf) / total) for w in _windows(passages, wanted)]
+    total = rarity_of(asked, idf) or 1.0
+    windows = [(w, rarity_of(asked & w, idf) / total) for w in windows_of(passages, wanted)]
     rows = []
     for place, (option, own) in enumerate(zip(options, sets, strict=True)):
         others = sets[:place] + sets[place + 1 :]
         new = own - asked
-        total = _rarity(new, idf) or 1.0
-        shares = [(_rarity(new & window, idf) / total, share) for window, share in windows]
+        total = rarity_of(new, idf) or 1.0
+        shares = [(rarity_of(new & window, idf) / total, share) for window, share in windows]
         rows.append(
             [
                 max((a * b for a, b in shares), default=0.0),
                 max((a for a, _ in shares), default=0.0),
-                fsum(_rarity(pair, idf) for pair in pairs.intersection(pairwise(option))),
+                fsum(rarity_of(pair, idf) for pair in pairs.intersection(pairwise(option))),
                 float(len(new - present)),
-                _rarity(new.difference(present, *others), idf),
+                rarity_of(new.difference(present, *others), idf),
                 float(len(option)),
                 log1p(sum(map(len, option))),
-                _rarity(own & asked, idf) / (_rarity(own, idf) or 1.0),
+                rarity_of(own & asked, idf) / (rarity_of(own, idf) or 1.0),
                 fsum(len(own & other) / max(1, len(own | other)) for other in others) / len(others),
             ]
         )
     return rows
 
 
-def _rarity(wanted: Iterable[str], idf: dict[str, float]) -> float:
+def rarity_of(wanted: Iterable[str], idf: dict[str, float]) -> float:
     """Sum of inverse document frequencies; exact, so that the order of a set does not matter."""
     return fsum(max(idf.get(word, 0.0), 0.0) for word in wanted)
 
 
-def _windows(passages: list[list[str]], wanted: set[str]) -> set[frozenset[str]]:
+def windows_of(passages: list[list[str]], wanted: set[str]) -> set[frozenset[str]]:
     """The wanted words of every window; windows overlap by half."""
     half = WINDOW // 2
     return {

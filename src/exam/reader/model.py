@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
     AutoConfig,
     AutoModelForMultipleChoice,
@@ -22,20 +23,35 @@ from transformers import (
 from exam.config import Model, Packing
 from exam.errors import ExamError
 from exam.reader.disentangled import flash_attention, use_disentangled
+from exam.reader.heads import Fp32Linear, joined_class
+from exam.reader.measures import MEASURES
 from exam.reader.packing import compute_dtype, packed_class
+from exam.reader.tuning import adapters_base, with_adapters
 from exam.weights import dropout_fields, locate, reaching
 
 TINY_VOCABULARY = 2000
-
-
-class Fp32Linear(nn.Linear):
-    """A head outside autocast: bf16 logits tie often, and ties are ranked by option order."""
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Scores of pooled vectors, in fp32 whatever surrounds it."""
-        with torch.autocast(pooled.device.type, enabled=False):
-            bias = None if self.bias is None else self.bias.float()
-            return functional.linear(pooled.float(), self.weight.float(), bias)
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "pad_token_id": 0,
+}
+OF_SMALL: dict[str, dict[str, Any]] = {
+    "deberta-v2": {
+        "pooler_hidden_size": 32,
+        "relative_attention": True,
+        "position_buckets": 32,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "max_relative_positions": -1,
+        "type_vocab_size": 0,
+    },
+    "longformer": {"attention_window": 32, "max_position_embeddings": 4097},
+    "roberta": {"type_vocab_size": 2},
+}
 
 
 def check_reachable(config: Model) -> None:
@@ -53,12 +69,15 @@ def load_reader(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A multiple-choice model and its tokenizer, ready for training or prediction.
 
+    A folder of adapters is read together with the checkpoint that they change.
     `texts` train the tokenizer of a random model (`config.config`); they are not read otherwise.
     """
     set_seed(seed)  # a new head starts from random weights
+    base = None
     if config.name_or_path is None:
         tokenizer = tiny_tokenizer(texts)
-        architecture = AutoConfig.for_model(**(config.config or {}), vocab_size=len(tokenizer))
+        own = {**_small(config), **dropout_fields(config.dropout)}
+        architecture = AutoConfig.for_model(**own, vocab_size=len(tokenizer))
         model = _class(config, architecture)(architecture)
     else:
         place = locate(config.name_or_path)
@@ -71,14 +90,34 @@ def load_reader(
                 trust_remote_code=config.trust_remote_code,
                 **dropout_fields(config.dropout),
             )
+            base = adapters_base(Path(place))
             model = _class(config, architecture).from_pretrained(
-                place,
+                place if base is None else locate(base),
                 config=architecture,
                 dtype=torch.float32,  # not the checkpoint's: deberta-v3-large is stored in fp16
                 use_safetensors=True,
                 trust_remote_code=config.trust_remote_code,
             )
-    return _prepared(model, config), tokenizer
+    prepared = _prepared(model, config)
+    if base is not None:
+        prepared = with_adapters(prepared, Path(place))
+    return prepared, tokenizer
+
+
+def _small(config: Model) -> dict[str, Any]:
+    """The settings of a random model.
+
+    Raises:
+        ExamError: the library has no such architecture.
+    """
+    kind = (config.config or {}).get("model_type", config.architecture)
+    if kind not in CONFIG_MAPPING:
+        raise ExamError(
+            f"model.architecture={kind} is none of the library's.\n"
+            "Give the model_type of its config.json, such as deberta-v2."
+        )
+    own = {**SMALL, **OF_SMALL.get(str(kind), {})} if config.config is None else config.config
+    return {**own, "model_type": kind}
 
 
 def _class(config: Model, architecture: PreTrainedConfig) -> Any:
@@ -90,15 +129,23 @@ def _class(config: Model, architecture: PreTrainedConfig) -> Any:
     """
     if config.flash:
         flash_attention(architecture)
+    architecture.measures = len(MEASURES) if config.evidence else 0
+    architecture.others = config.others
     if config.packing is not Packing.none:
         architecture.packing = config.packing.value
-        return packed_class(architecture)
+        return joined_class(packed_class(architecture), architecture)
     if (trained := getattr(architecture, "packing", None)) is not None:
         raise ExamError(
             f"{config.name_or_path} was trained with model.packing={trained}: it has no pooler, "
             f"which model.packing=none reads by.\nSet model.packing={trained}."
         )
-    return MODEL_FOR_MULTIPLE_CHOICE_MAPPING.get(type(architecture), AutoModelForMultipleChoice)
+    plain: Any = MODEL_FOR_MULTIPLE_CHOICE_MAPPING.get(type(architecture), None)
+    if plain is None and (config.evidence or config.others):
+        raise ExamError(
+            f"model.evidence and model.others join the scores of the library's own architectures, "
+            f"and this is a {architecture.model_type} model.\nLeave them out."
+        )
+    return AutoModelForMultipleChoice if plain is None else joined_class(plain, architecture)
 
 
 def _prepared(model: Any, config: Model) -> PreTrainedModel:
@@ -106,10 +153,7 @@ def _prepared(model: Any, config: Model) -> PreTrainedModel:
     use_disentangled(model, flash=config.flash)
     if hasattr(model.base_model, "embeddings"):
         model.base_model.embeddings.register_forward_hook(_narrow)
-    head = model.classifier
-    wide = Fp32Linear(head.in_features, head.out_features, bias=head.bias is not None)
-    wide.load_state_dict(head.state_dict())
-    model.classifier = wide
+    model.classifier.__class__ = Fp32Linear
     model.accepts_loss_kwargs = False
     prepared: PreTrainedModel = model
     return prepared

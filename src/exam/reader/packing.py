@@ -8,7 +8,6 @@ is no pooler: its score is a linear function of the mean of its last hidden stat
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -22,8 +21,8 @@ from transformers.models.mpnet.modeling_mpnet import MPNetLayer
 from exam.config import Packing
 from exam.errors import ExamError
 from exam.reader.attention import NAME
-
-POOLERS = ("pooler", "head")  # what the library's own multiple-choice models put below their score
+from exam.reader.heads import mixed
+from exam.reader.tuning import POOLERS
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,7 @@ def packed_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
             f"{config.model_type} model{' with a convolution' if convolves else ''}.\n"
             "Set model.packing=none."
         )
-    return _packed(MODEL_FOR_MULTIPLE_CHOICE_MAPPING[type(config)])
-
-
-@cache
-def _packed(architecture: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    kind: Any = type(architecture)
-    packed: type[PreTrainedModel] = kind(architecture.__name__, (PackedReader, architecture), {})
-    return packed
+    return mixed(PackedReader, MODEL_FOR_MULTIPLE_CHOICE_MAPPING[type(config)])
 
 
 class PackedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
@@ -124,6 +116,7 @@ class PackedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
             pooled = share @ hidden.float()
             if self.config.packing == Packing.cross.value:
                 missing = ~option_tokens.any(dim=-1)
+                pooled = pooled.to(self.cross.linear1.weight.dtype)  # bf16 under DeepSpeed
                 pooled = self.cross(pooled, src_key_padding_mask=missing)
             logits = self.get_submodule("classifier")(pooled).squeeze(-1)
         return MultipleChoiceModelOutput(logits=logits)

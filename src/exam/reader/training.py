@@ -1,123 +1,42 @@
 """Fine-tune a reader with `transformers.Trainer`, and predict with the same code."""
 
 import logging
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import AutocastKwargs
 from datasets import Dataset
-from torch.nn import functional
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
 )
+from transformers.utils.import_utils import is_bitsandbytes_available
 
-from exam.config import BatchBy, Model, Packing
+from exam import ranks
+from exam.config import Adversary, Layout, Model, Packing, Tuning
 from exam.errors import ExamError
 from exam.metrics import Floats, count_ties, map_at_k
 from exam.precision import computes_in_bfloat16
-from exam.reader.batches import TokenBatches
 from exam.reader.collator import Collator, MultipleChoiceCollator, PackedCollator
+from exam.reader.lexical import fit as fit_logit
+from exam.reader.measures import MEASURES
+from exam.reader.memory import estimated_mib
 from exam.reader.model import load_reader
+from exam.reader.trainer import ReaderTrainer
+from exam.reader.tuning import adapters_base, is_adapted, merged, save_adapters, tuned
 from exam.runs import fit, training_arguments, with_callbacks
+from exam.weights import locate
 
 log = logging.getLogger(__name__)
 
-
-class ReaderTrainer(Trainer):
-    """The Trainer with one loss for every multiple-choice model: softmax over real options.
-
-    Batches by tokens hold more short questions than long ones; every question weighs the same.
-    """
-
-    loss_is_scaled_for_ga = False  # the loss below is a mean over the batch
-    batch_by = BatchBy.questions
-    mean_size: float | None = None  # questions in a batch of training, if they differ
-    mean_eval_size: float | None = None  # in one of evaluation
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """Cross-entropy over the options that exist; None where there are no labels."""
-        inputs = dict(inputs)
-        mask, labels = inputs.pop("option_mask"), inputs.pop("labels", None)
-        outputs = model(**inputs)
-        logits = outputs.logits.float().masked_fill(~mask, -torch.inf)
-        loss = None if labels is None else option_loss(logits, labels, self.args)
-        mean_size = self.mean_size if model.training else self.mean_eval_size
-        if loss is not None and mean_size:
-            loss = loss * (len(logits) / mean_size)
-        return (loss, logits) if return_outputs else loss
-
-    def prediction_step(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Any, Any, Any]:
-        """Loss and logits, with or without labels."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss, logits = self.compute_loss(model, inputs, return_outputs=True)
-        return loss, logits, inputs.get("labels")
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        if self.batch_by is BatchBy.questions or rows is None:
-            return super()._get_train_sampler(train_dataset)
-        args = self.args
-        sampler = TokenBatches(
-            list(rows["tokens"]),
-            self._train_batch_size,
-            args.seed if args.data_seed is None else args.data_seed,
-            shuffle=True,
-            rank=args.process_index,
-            world_size=args.world_size,
-        )
-        self.mean_size = sampler.mean_size
-        return sampler
-
-    def predicted_order(self, features: Dataset) -> list[int]:
-        """The places of the questions as prediction takes them."""
-        sampler = self._get_eval_sampler(features)
-        if isinstance(sampler, TokenBatches):
-            return [place for batch in sampler for place in batch]
-        return list(range(len(features)))
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        if self.batch_by is BatchBy.questions or self.args.world_size > 1:
-            return super()._get_eval_sampler(eval_dataset)
-        sampler = TokenBatches(list(eval_dataset["tokens"]), self.args.eval_batch_size)
-        self.mean_eval_size = sampler.mean_size
-        return sampler
-
-
-def option_loss(
-    logits: torch.Tensor, labels: torch.Tensor, args: TrainingArguments
-) -> torch.Tensor:
-    """Mean cross-entropy of logits `(batch, options)`, `-inf` where there is no option.
-
-    Label smoothing spreads its share over the options that exist.
-    """
-    if not args.label_smoothing_factor:
-        return functional.cross_entropy(logits, labels)
-    exists = torch.isfinite(logits)
-    log_p = logits.log_softmax(-1)
-    right = -log_p.gather(-1, labels[:, None])[:, 0]
-    spread = -log_p.masked_fill(~exists, 0).sum(-1) / exists.sum(-1)
-    share = args.label_smoothing_factor
-    return ((1 - share) * right + share * spread).mean()
+EIGHT_BIT = "adamw_bnb_8bit"
 
 
 @dataclass(frozen=True)
@@ -128,6 +47,10 @@ class Reader:
     tokenizer: PreTrainedTokenizerBase
     arguments: TrainingArguments
     config: Model
+    layout: Layout = Layout.context_first
+    tuning: Tuning = field(default_factory=Tuning)
+    adversary: Adversary = field(default_factory=Adversary)
+    sharded: ReaderTrainer | None = None  # that trained it, where no process has it whole
 
     @classmethod
     def load(
@@ -137,18 +60,46 @@ class Reader:
         folder: Path,
         seed: int,
         texts: Iterable[str] = (),
+        layout: Layout = Layout.context_first,
     ) -> "Reader":
         """The reader of a configuration; its Trainer saves below `folder`.
 
         `texts` train the tokenizer of a random model.
         """
         arguments = reader_arguments(trainer, folder, seed)
-        return cls(*load_reader(config, seed, texts), arguments, config)
+        return cls(*load_reader(config, seed, texts), arguments, config, layout)
+
+    def to_train(self, features: Dataset, tuning: Tuning, adversary: Adversary) -> "Reader":
+        """The reader with what is to be trained of it on `features`, and how."""
+        _check_sharding(self, tuning, adversary)
+        if self.config.evidence:
+            _start_evidence(self.model, features)
+        model = tuned(self.model, tuning, self.config.name_or_path)
+        return replace(self, model=model, tuning=tuning, adversary=adversary)
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer; all processes come here together, and rank 0 writes.
+
+        Of adapters they alone, unless what they change has no place of its own: a random model, or
+        one with adapters itself.
+        """
+        trainer, model, base = self.sharded, self.model, self.config.name_or_path
+        state = trainer and trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if ranks.rank() > 0:
+            return
+        if is_adapted(model) and base is not None and _has_own_base(self):
+            save_adapters(model, base, folder, state)
+        else:
+            whole: Any = merged(model) if is_adapted(model) else model
+            whole.save_pretrained(folder, state_dict=state)
+        self.tokenizer.save_pretrained(folder)
 
     def collator(self, options: int) -> Collator:
         """What lays questions of at most so many options out as a batch."""
-        packed = self.config.packing is not Packing.none
-        return (PackedCollator if packed else MultipleChoiceCollator)(self.tokenizer, options)
+        if self.config.packing is not Packing.none:
+            return PackedCollator(self.tokenizer, options, self.layout)
+        marked = self.model.config.model_type == "longformer"
+        return MultipleChoiceCollator(self.tokenizer, options, self.layout, global_attention=marked)
 
     def trainer(self, train: Dataset | None, dev: Dataset | None, options: int) -> ReaderTrainer:
         """The Trainer, with MAP@3 as its metric."""
@@ -156,22 +107,65 @@ class Reader:
         trainer = ReaderTrainer(
             model=self.model,
             args=self.arguments,
-            train_dataset=_measured(train, collator),
-            eval_dataset=_measured(dev, collator),
+            train_dataset=None if train is None else _measured(train, collator),
+            eval_dataset=None if dev is None else _measured(dev, collator),
             data_collator=collator,
             compute_metrics=map_at_3,
             processing_class=self.tokenizer,
         )
         trainer.batch_by = self.config.batch_by
+        trainer.loss, trainer.others = self.config.loss, self.config.others
+        trainer.tuning, trainer.adversary = self.tuning, self.adversary
         with_callbacks(trainer)
         return trainer
 
 
-def _measured(features: Dataset | None, collator: Collator) -> Dataset | None:
+def _measured(features: Dataset, collator: Collator) -> Dataset:
     """Features with the number of tokens each question takes of a batch."""
-    if features is None:
-        return None
     return features.add_column("tokens", [collator.tokens(row) for row in features.to_list()])
+
+
+def _start_evidence(model: Any, features: Dataset) -> None:
+    """Weigh the measures as a conditional logit fitted on them alone does, unless they are trained.
+
+    From nothing, the rates that suit the other weights would hardly move these.
+    """
+    evidence, labels = features["evidence"], features["labels"]
+    if model.evidence.weight.any():
+        return
+    found = np.full((len(labels), max(map(len, evidence)), len(MEASURES)), np.nan)
+    for row, own in zip(found, evidence, strict=True):
+        row[: len(own)] = own
+    with torch.no_grad():
+        model.evidence.weight[0] = torch.from_numpy(fit_logit(found, np.array(labels)).weights)
+
+
+def _check_sharding(reader: Reader, tuning: Tuning, adversary: Adversary) -> None:
+    """Refuse what needs every weight whole where no process has it."""
+    named = {"DeepSpeed": reader.arguments.deepspeed, "FSDP": reader.arguments.fsdp}
+    for name, given in named.items():
+        launched = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false")  # accelerate launch
+        if not given and launched.lower() != "true":
+            continue
+        if adversary.adv_lr is not None:
+            raise ExamError(
+                f"adversary=awp shifts each weight by its own gradient, which {name} cuts up.\n"
+                "Choose adversary=none, or run without it (torchrun alone trains a copy on every "
+                "GPU)."
+            )
+        if tuning.lora_rank is not None and not _has_own_base(reader):
+            raise ExamError(
+                f"The adapters are saved merged, as what they change is random or adapted itself, "
+                f"and {name} cuts the weights up.\n"
+                "Give a whole checkpoint, model.name_or_path=<hub id or folder>, or choose "
+                "tuning=full."
+            )
+
+
+def _has_own_base(reader: Reader) -> bool:
+    """Whether adapters of this reader change a whole checkpoint that lies somewhere."""
+    base = reader.config.name_or_path
+    return base is not None and adapters_base(Path(locate(base))) is None
 
 
 def map_at_3(prediction: EvalPrediction) -> dict[str, float]:
@@ -192,20 +186,45 @@ def _refuse_nan(logits: Floats) -> None:
 
 def reader_arguments(values: dict[str, Any], folder: Path, seed: int) -> TrainingArguments:
     """The Trainer's arguments of a configuration, saving below `folder`."""
-    own = {"remove_unused_columns": False, "label_names": ["labels"]}
+    own: dict[str, Any] = {"remove_unused_columns": False, "label_names": ["labels"]}
+    if values.get("optim") == EIGHT_BIT and not (
+        is_bitsandbytes_available() and torch.cuda.is_available()
+    ):
+        log.warning("train: trainer.optim=%s needs bitsandbytes and a GPU: adamw_torch", EIGHT_BIT)
+        values = {**values, "optim": "adamw_torch"}
+    own["use_cpu"] = values.get("use_cpu", not torch.accelerator.is_available())
     if not values.keys() & {"bf16", "fp16"}:
-        own["bf16"] = computes_in_bfloat16(on_cpu=bool(values.get("use_cpu")))
+        own["bf16"] = computes_in_bfloat16(on_cpu=own["use_cpu"])
     return training_arguments(TrainingArguments, values, folder, seed, "map_at_3", **own)
 
 
-def train(reader: Reader, train: Dataset, dev: Dataset) -> dict[str, Any]:
+def train(reader: Reader, train: Dataset, dev: Dataset) -> tuple[Reader, dict[str, Any]]:
     """Train, from the last whole checkpoint if there is one; the best checkpoint is left loaded.
 
-    Returns the Trainer's final figures. The state file lies beside the checkpoints' folder.
+    Returns the reader and the Trainer's final figures. The state file lies beside the checkpoints'
+    folder.
     """
+    args = reader.arguments
+    if args.num_train_epochs == 0 and args.max_steps < 1:
+        log.info("train: trainer.num_train_epochs=0: the checkpoint answers as it is")
+        return reader, {}
     options = max(len(o) for part in (train, dev) for o in part["options"])
     trainer = reader.trainer(train, dev if len(dev) else None, options)
-    return fit(trainer)
+    _log_estimate(reader, train, options)
+    figures = fit(trainer)
+    sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    return replace(reader, sharded=trainer if sharded else None), figures
+
+
+def _log_estimate(reader: Reader, features: Dataset, options: int) -> None:
+    """Say what a step will take of the device's memory."""
+    args, packed = reader.arguments, reader.config.packing is not Packing.none
+    tokens = _measured(features, reader.collator(options))["tokens"][:]
+    longest = max(tokens) // (1 if packed else options)
+    size = args.per_device_train_batch_size
+    found = estimated_mib(reader.model, args, round(np.mean(tokens) * size), longest)
+    parts = " · ".join(f"{name} {mib:,}" for name, mib in found.items())
+    log.info("train: about %s MiB: %s (batches of %d)", f"{sum(found.values()):,}", parts, size)
 
 
 def predict(reader: Reader, features: Dataset) -> Floats:
@@ -216,8 +235,11 @@ def predict(reader: Reader, features: Dataset) -> Floats:
     """
     options = max(len(o) for o in features["options"])
     unlabelled = features.remove_columns("labels")  # answers may be known for a part only
-    trainer = reader.trainer(None, unlabelled, options)
-    measured: Any = trainer.eval_dataset
+    trainer = reader.sharded or reader.trainer(None, unlabelled, options)
+    # Every weight is used once a batch: a copy in bfloat16 need not be kept until its end.
+    trainer.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
+    trainer.data_collator = collator = reader.collator(options)
+    measured = _measured(unlabelled, collator)
     found = np.asarray(trainer.predict(measured).predictions, dtype=np.float64)
     logits = np.empty_like(found)
     logits[trainer.predicted_order(measured)] = found

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from exam import ranks
-from exam.artefacts import Stage, atomic, finished, open_stage
+from exam.artefacts import Stage, atomic, finished, shared_stage
 from exam.config import Corpus, Index
 from exam.corpus import (
     Article,
@@ -167,24 +167,17 @@ def _build(
 ) -> Stage:
     """The stage of an index, by all processes: each encodes its shards, rank 0 assembles them."""
     key = {**key, "encoder": encoder.key, "index": recipe_key(index)}
-    if ranks.rank() > 0:
-        folder, reused = ranks.told(None)
-        if not reused:
-            _encode_shards(folder, shards, rows, index.shard_size, encoder)
-            ranks.wait()
-        ranks.wait()
-        return finished(folder)
-    with open_stage(outputs, "index", f"{name}-{encoder.config.name}", key) as stage:
-        ranks.told((stage.folder, stage.reused))
+    with shared_stage(outputs, "index", f"{name}-{encoder.config.name}", key) as stage:
         if not stage.reused:
             number = _encode_shards(stage.folder, shards, rows, index.shard_size, encoder)
             ranks.wait()
-            files, facts = _assemble(stage.folder, index, number)
-            stage.finish(files, **facts)
-        for shard in stage.folder.glob("shard-*.parquet"):
-            shard.unlink()
-    ranks.wait()
-    return stage
+        if ranks.rank() == 0:
+            if not stage.reused:
+                files, facts = _assemble(stage.folder, index, number)
+                stage.finish(files, **facts)
+            for shard in stage.folder.glob("shard-*.parquet"):
+                shard.unlink()
+    return stage if ranks.rank() == 0 else finished(stage.folder)
 
 
 def _shard_path(folder: Path, size: int, number: int) -> Path:

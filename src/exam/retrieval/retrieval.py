@@ -17,9 +17,11 @@ from exam.config import (
     Index,
     Passages,
     Reranker,
+    Retrieve,
     Retriever,
     RetrieverKind,
     Search,
+    Train,
     plain,
 )
 from exam.errors import ExamError
@@ -70,6 +72,19 @@ class Retrieval:
     index: Index
     outputs: Path
     reranker: Reranker = field(default_factory=Reranker)
+
+    @classmethod
+    def of(cls, config: Train | Retrieve) -> "Retrieval":
+        """The configured one."""
+        return cls(
+            config.corpus,
+            config.encoder,
+            config.passages,
+            config.retriever,
+            config.index,
+            Path(config.outputs),
+            config.reranker,
+        )
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:

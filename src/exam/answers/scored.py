@@ -1,0 +1,65 @@
+"""What `train.py` and `infer.py` have in common: answers are written, scored and shown."""
+
+import logging
+from dataclasses import dataclass
+
+from datasets import Dataset
+
+from exam.answers.predictions import read_predictions, write_predictions
+from exam.answers.results import System, baselines, of_logits, results, table
+from exam.artefacts import Stage, read_json, write_json
+from exam.config import Train
+from exam.metrics import Floats
+from exam.retrieval.contexts import read_support
+from exam.runs import RESULTS
+from exam.runtime import say
+
+log = logging.getLogger(__name__)
+
+PREDICTIONS = "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished verb: its own stage, every stage it stands on, and what it found."""
+
+    stage: Stage
+    stages: list[Stage]
+    systems: list[System]  # baselines first, the reader last; empty where answers are unknown
+
+
+def write_answers(
+    stage: Stage, config: Train, questions: Dataset, contexts: Stage, logits: Floats
+) -> None:
+    """Write predictions.parquet; logits of shape `(questions, options)`."""
+    path = stage.folder / PREDICTIONS
+    write_predictions(path, questions, logits, config.name, contexts.folder.name)
+
+
+def _systems(stage: Stage, questions: Dataset, contexts: Stage) -> list[System]:
+    """The baselines and, last, the reader whose predictions the stage holds."""
+    predictions = read_predictions(stage.folder / PREDICTIONS)
+    reader = of_logits(stage.folder.name, predictions.logits, questions["label"])
+    return [*baselines(questions, read_support(contexts, questions["id"])), reader]
+
+
+def score(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> None:
+    """Write results.json: the reader beside the baselines, paired with each but the random one."""
+    *rows, reader = _systems(stage, questions, contexts)
+    stage.measure()
+    found = results([*rows, reader], [(reader, row) for row in rows[1:]], [*stages, stage])
+    write_json(stage.folder / RESULTS, found)
+
+
+def report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> Run:
+    """Print the saved results."""
+    say(f"{table(read_json(stage.folder / RESULTS))}\n{stage.folder / RESULTS}")
+    return Run(stage, [*stages, stage], _systems(stage, questions, contexts))
+
+
+def log_scores(stage: Stage, name: str) -> None:
+    """Log how well contexts were found."""
+    for metric, figure in stage.facts["scores"].items():
+        low, high = figure["ci"]
+        value = f"{figure['value']:.3f} [{low:.3f}, {high:.3f}]"
+        log.info("%s: %s %s (n = %d)", name, metric, value, figure["n"])

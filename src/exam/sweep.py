@@ -1,0 +1,65 @@
+"""What several jobs of one command (`-m`) found: one table and one plot."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exam.answers.results import table
+from exam.artefacts import atomic, digest, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished job: the values it was started with, and its results.json."""
+
+    values: dict[str, str]
+    results: Path
+
+
+def compare_jobs(jobs: list[Job], outputs: Path) -> str:
+    """Write `results.json` and `map_at_3.png` of the jobs, and return the table.
+
+    A plot over the one value that changes where it is a number, else one point for each job.
+    """
+    changing = [key for key in jobs[0].values if len({job.values.get(key) for job in jobs}) > 1]
+    rows = []
+    for job in jobs:
+        reader = read_json(job.results)["rows"][-1]
+        name = " ".join(f"{key}={job.values[key]}" for key in changing) or reader["system"]
+        rows.append({**reader, "system": name, "results": str(job.results), "values": job.values})
+    folder = outputs / "sweeps" / digest([job.values for job in jobs])[:8]
+    found = {"rows": rows, "paired": []}
+    write_json(folder / "results.json", found)
+    _plot(rows, changing, folder / "map_at_3.png")
+    return f"{table(found)}\n{folder / 'results.json'}\n{folder / 'map_at_3.png'}"
+
+
+def _plot(rows: list[dict[str, Any]], changing: list[str], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    places, label = _places(rows, changing)
+    values = [row["map_at_3"] for row in rows]
+    away = [[abs(row["ci"][end] - row["map_at_3"]) for row in rows] for end in (0, 1)]
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    numbers = label is not None
+    axis.errorbar(places, values, yerr=away, marker="o", capsize=3, ls="-" if numbers else "")
+    if not numbers:
+        axis.set_xticks(places, [row["system"] for row in rows], rotation=30, ha="right")
+    axis.set(xlabel=label or "", ylabel="MAP@3 with 95 % interval")
+    axis.grid(visible=True, alpha=0.3)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    plt.close(figure)
+
+
+def _places(rows: list[dict[str, Any]], changing: list[str]) -> tuple[list[float], str | None]:
+    """Where each row stands: at the value that changes, where it is one number, else in order."""
+    if len(changing) == 1:
+        try:
+            return [float(row["values"][changing[0]]) for row in rows], changing[0]
+        except ValueError:
+            pass
+    return [float(place) for place in range(len(rows))], None

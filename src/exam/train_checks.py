@@ -1,0 +1,233 @@
+"""Refuse what cannot be trained: a task, a model, its tuning, the Trainer's arguments."""
+
+from pathlib import Path
+from typing import Any
+
+from exam import ranks
+from exam.config import (
+    ALL_FOLDS,
+    BatchBy,
+    Loss,
+    Model,
+    Packing,
+    Query,
+    ReaderKind,
+    RetrieverKind,
+    Target,
+    Task,
+    Train,
+    Tuning,
+    trainer_values,
+)
+from exam.errors import ExamError
+from exam.trainer_fields import CHOICES
+
+MANAGED = {
+    "output_dir": "the run folder is outputs/train/<name>-<hash>",
+    "seed": "set seed=… at the top level",
+    "resume_from_checkpoint": "resume=auto continues by itself",
+    "remove_unused_columns": "the collator reads its own columns",
+    "label_names": "the reader's label is always `labels`",
+    "do_train": "choose the verb: train.py or infer.py",
+    "do_eval": "choose the verb: train.py or infer.py",
+    "do_predict": "choose the verb: train.py or infer.py",
+    "local_rank": "the launcher sets it",
+    "dataloader_drop_last": "every question is trained on and answered",
+    "eval_do_concat_batches": "MAP@3 is measured over all questions at once",
+    "batch_eval_metrics": "MAP@3 is measured over all questions at once",
+}
+
+
+def check_train(config: Train) -> None:
+    """Refuse what `train.py` cannot do."""
+    _check_seeds(config)
+    _check_task(config)
+    _check_depth(config)
+    trainer = trainer_values(config.trainer)
+    for name, value in trainer.items():
+        _check_trainer_value(name, value)
+    _check_evaluation(config, trainer)
+    _check_model(config.model, trainer)
+    _check_tuning(config)
+
+
+def _check_seeds(config: Train) -> None:
+    seeds = config.seed if isinstance(config.seed, list) else [config.seed]
+    whole = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+    few = isinstance(config.seed, list) and len(set(seeds)) < max(2, len(seeds))
+    if not whole or few:
+        raise ExamError(
+            f"seed={config.seed} is no whole number, nor a list of different ones.\n"
+            "Give one, seed=42, or several: seed=[0,1,2]"
+        )
+    several = isinstance(config.seed, list) or config.data.fold == ALL_FOLDS
+    if several and config.resume not in ("auto", "never"):
+        raise ExamError(
+            f"resume={config.resume} is one run, and several seeds or folds are several.\n"
+            "Leave it out: resume=auto goes on with each."
+        )
+    if several and config.task is not Task.reader:
+        raise ExamError(
+            f"Several seeds or folds are for a reader, and task={config.task.value} trains none.\n"
+            "Give one seed, and data.fold as a number."
+        )
+
+
+def _check_task(config: Train) -> None:
+    """Training of a reranker or an encoder needs one, a ranking to mine, and whole questions."""
+    if config.task is Task.reader:
+        return
+    if ranks.world_size() > 1:
+        raise ExamError(
+            f"task={config.task.value} is trained by one process, and the launcher started "
+            f"{ranks.world_size()}.\nRun it without torchrun."
+        )
+    retriever, pairs, task = config.retriever, config.pairs, config.task
+    if task is Task.reranker and config.reranker.ckpt is None:
+        raise ExamError(
+            "task=reranker trains reranker.ckpt, which has no value.\n"
+            "Give a hub id or a folder: reranker.ckpt=cross-encoder/ms-marco-MiniLM-L6-v2"
+        )
+    kinds = {retriever.kind, *(member.kind for member in retriever.members.values())}
+    if task is Task.encoder and not kinds & {RetrieverKind.two_stage, RetrieverKind.passages}:
+        raise ExamError(
+            f"task=encoder is scored by its own ranking, but retriever={retriever.name} uses no "
+            "encoder.\nChoose retriever=two_stage, passages or hybrid."
+        )
+    if not retriever.kind.searches or not 1 <= pairs.first < pairs.last <= retriever.depth:
+        raise ExamError(
+            f"pairs.first={pairs.first} and pairs.last={pairs.last} are no ranks of "
+            f"retriever={retriever.name}, which keeps {retriever.depth}.\n"
+            f"Set pairs.last to at most retriever.depth, and pairs.first below it."
+        )
+    query = config.reranker.query if task is Task.reranker else retriever.query
+    if query is Query.per_option:
+        raise ExamError(
+            "query=per_option shows one option at a time; training pairs carry a whole question.\n"
+            f"Set {'reranker' if task is Task.reranker else 'retriever'}.query=prompt_options."
+        )
+    if task is Task.encoder and pairs.target is Target.support:
+        raise ExamError(
+            "task=encoder tells positives from negatives; pairs.target=support grades passages.\n"
+            "Choose pairs=binary."
+        )
+    if pairs.positives is not None and not Path(pairs.positives).is_file():
+        raise ExamError(
+            f"pairs.positives={pairs.positives} does not exist.\n"
+            "Write one with: python evidence.py ckpt=<run of train.py>"
+        )
+
+
+def _check_model(model: Model, trainer: dict[str, Any]) -> None:
+    named = model.name_or_path or model.config or model.architecture
+    if model.kind is ReaderKind.transformer and not named:
+        raise ExamError("model.name_or_path has no value.\nGive a hub id or a folder.")
+    if model.others and model.loss is not Loss.binary:
+        raise ExamError(
+            "model.others=true changes nothing under model.loss=softmax, which compares the "
+            "options itself.\nSet model.loss=binary, or leave model.others out."
+        )
+    sampling = trainer.get("train_sampling_strategy", "random")
+    if model.batch_by is BatchBy.tokens and sampling != "random":
+        raise ExamError(
+            f"trainer.train_sampling_strategy={sampling}, but model.batch_by=tokens draws the "
+            "batches.\nLeave it out, or set model.batch_by=questions."
+        )
+    if model.flash and model.packing is not Packing.none:
+        raise ExamError(
+            f"model.flash=true, but model.packing={model.packing.value}: flashdeberta reads "
+            "one sequence for each option.\nSet model.packing=none, or leave model.flash out."
+        )
+
+
+def _check_tuning(config: Train) -> None:
+    tuning, adversary = config.tuning, config.adversary
+    chosen = {"tuning": tuning != Tuning(), "adversary": adversary.adv_lr is not None}
+    for group, is_chosen in chosen.items():
+        name = getattr(config, group).name
+        if is_chosen and config.task is not Task.reader:
+            raise ExamError(
+                f"{group}={name} is for a reader, and task={config.task.value} trains none.\n"
+                f"Leave {group} out."
+            )
+        if is_chosen and config.model.kind is ReaderKind.lexical:
+            raise ExamError(
+                f"{group}={name} is for a transformer, and model={config.model.name} is none.\n"
+                f"Leave {group} out, or choose another model."
+            )
+    if tuning.lora_rank is None and (tuning.rslora or tuning.dora or tuning.lora_targets):
+        raise ExamError(
+            "tuning.rslora, tuning.dora and tuning.lora_targets shape adapters, and there are none."
+            "\nChoose tuning=lora, or leave them out."
+        )
+    head, adv_lr, adv_eps = tuning.head_learning_rate, adversary.adv_lr, adversary.adv_eps
+    for key, value, allowed, required in (
+        ("tuning.freeze_layers", tuning.freeze_layers, tuning.freeze_layers >= 0, "0 or more"),
+        ("tuning.layer_decay", tuning.layer_decay, 0 < tuning.layer_decay <= 1, "above 0, up to 1"),
+        ("tuning.head_learning_rate", head, head is None or head > 0, "more than 0"),
+        ("tuning.lora_dropout", tuning.lora_dropout, 0 <= tuning.lora_dropout < 1, "0 to 0.99"),
+        ("adversary.adv_lr", adv_lr, adv_lr is None or adv_lr > 0, "more than 0"),
+        ("adversary.adv_eps", adv_eps, adv_eps is None or adv_eps > 0, "more than 0"),
+    ):
+        if not allowed:
+            raise ExamError(f"{key}={value} must be {required}.")
+
+
+def _check_depth(config: Train) -> None:
+    context, reranker = config.context, config.reranker
+    depths = {"top_k": context.top_k}
+    for key in ("train_top_k", "eval_top_k"):
+        if (own := getattr(context, key)) is not None:
+            depths[key] = own
+    kept = {"retriever.depth": config.retriever.depth} if config.retriever.kind.searches else {}
+    if reranker.ckpt is not None and config.task is Task.reader:
+        kept = {"reranker.depth": reranker.depth, **kept}
+    for key, top_k in depths.items():
+        if top_k < 0:
+            raise ExamError(f"context.{key}={top_k} must be 0 or more.")
+        for limit, depth in kept.items():
+            if top_k > depth:
+                raise ExamError(
+                    f"context.{key}={top_k} asks for more passages than {limit}={depth} keeps.\n"
+                    f"Set {limit}={top_k}, or a smaller context.{key}."
+                )
+
+
+def _check_trainer_value(name: str, value: Any) -> None:
+    if name in MANAGED:
+        raise ExamError(f"trainer.{name} is not yours to set: {MANAGED[name]}.")
+    if name in CHOICES and value is not None and value not in CHOICES[name]:
+        raise ExamError(
+            f"trainer.{name}={value} is not one of its values: {', '.join(CHOICES[name])}."
+        )
+
+
+def _check_evaluation(config: Train, trainer: dict[str, Any]) -> None:
+    if (epochs := trainer.get("num_train_epochs", 1)) < 0:
+        raise ExamError(
+            f"trainer.num_train_epochs={epochs:g} must be 0 or more; with 0 the checkpoint answers "
+            "as it is."
+        )
+    best = trainer.get("load_best_model_at_end")
+    evaluates, saves = trainer.get("eval_strategy", "no"), trainer.get("save_strategy", "steps")
+    if config.data.fold is None and (evaluates != "no" or best):
+        raise ExamError(
+            "data.fold=null leaves no questions to choose a checkpoint on, but "
+            "trainer.eval_strategy or trainer.load_best_model_at_end asks for them.\n"
+            "Set data.fold=0, or trainer.eval_strategy=no trainer.load_best_model_at_end=false."
+        )
+    if best and saves not in (evaluates, "best"):
+        raise ExamError(
+            f"trainer.load_best_model_at_end needs trainer.eval_strategy={evaluates} and "
+            f"trainer.save_strategy={saves} to be the same."
+        )
+    if trainer.get("save_total_limit") == 1:
+        raise ExamError(
+            "trainer.save_total_limit=1 leaves no whole checkpoint while one is being written.\n"
+            "Set trainer.save_total_limit=2, or null to keep all."
+        )
+    if trainer.get("fp16") and trainer.get("use_cpu"):
+        raise ExamError(
+            "trainer.fp16=true needs a GPU, but trainer.use_cpu=true.\n"
+            "Set trainer.fp16=false, or choose trainer=gpu."
+        )

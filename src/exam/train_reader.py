@@ -1,0 +1,179 @@
+"""`train.py` of a reader: once, or once for every fold, and with one seed or several."""
+
+import logging
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+
+from exam import ranks
+from exam.answering import fitted
+from exam.answers.predictions import read_predictions
+from exam.answers.results import System, results, table
+from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
+from exam.artefacts import Stage, read_json, shared_stage, write_json
+from exam.compose import save_run
+from exam.config import ALL_FOLDS, Train, plain, trainer_values
+from exam.generation import QUESTIONS, generated, is_asked_for
+from exam.metrics import Floats
+from exam.questions import questions_digest
+from exam.reader.model import check_reachable
+from exam.retrieval.retrieval import Retrieval
+from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
+from exam.runtime import environment, say
+from exam.splits import Split, fold_of, read_split
+from exam.weights import identity
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the runs of a configuration share: questions, contexts, and the stages behind them."""
+
+    split: Split
+    pool_contexts: Stage  # of every training question
+    valid_contexts: Stage  # of those that are reported on
+    stages: list[Stage]
+
+
+def train_reader(config: Train) -> Run:
+    """Retrieve, fine-tune, and score on the reported questions.
+
+    With `data.fold=all` every training question is reported on, by the reader that did not learn
+    from its fold; with several seeds the whole is done with each.
+    """
+    check_reachable(config.model)
+    prepared = _prepared(config)
+    once = _cross_fitted if config.data.fold == ALL_FOLDS else _trained
+    if not isinstance(config.seed, list):
+        return once(config, prepared)
+    return _seeds(config, [once(replace(config, seed=seed), prepared) for seed in config.seed])
+
+
+def _prepared(config: Train) -> Prepared:
+    retrieval, data = Retrieval.of(config), config.data
+    if ranks.world_size() > 1:
+        retrieval.build(generates=is_asked_for(data))
+    with ranks.leader_first():
+        written = generated(data, retrieval, config.generator)
+        split = read_split(data, written.folder / QUESTIONS if written else None)
+        pool = valid = retrieval.contexts(split.pool, f"{data.name}-train")
+        if data.valid is not None and data.fold != ALL_FOLDS:
+            valid = retrieval.contexts(split.valid, f"{data.name}-valid")
+    log_scores(valid, "valid")
+    before = (*retrieval.stages, written, pool, None if valid is pool else valid)
+    return Prepared(split, pool, valid, [stage for stage in before if stage is not None])
+
+
+def _trained(config: Train, prepared: Prepared) -> Run:
+    """One run: its folder holds model, predictions and results."""
+    split, pool, valid = prepared.split, prepared.pool_contexts, prepared.valid_contexts
+    parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
+    key = {
+        "questions": {name: questions_digest(part) for name, part in parts.items()},
+        "contexts": {"train": pool.hash, "valid": valid.hash},
+        "context": plain(config.context),
+        "model": {**plain(config.model), "checkpoint": identity(config.model.name_or_path)},
+        "tuning": plain(config.tuning),
+        "adversary": plain(config.adversary),
+        "trainer": trainer_values(config.trainer),
+        "seed": config.seed,
+    }
+    leads = ranks.rank() == 0
+    outputs = Path(config.outputs)
+    with shared_stage(outputs, "train", config.name, key, config.resume) as stage:
+        if not stage.reused:
+            if leads:
+                save_run(config, stage.folder / CONFIG)
+                write_json(stage.folder / ENVIRONMENT, environment())
+            logits = fitted(config, stage.folder, split, pool)(split.valid, valid)
+            if leads:
+                write_answers(stage, config, split.valid, valid, logits)
+                score(stage, split.valid, valid, prepared.stages)
+                stage.finish(run_files(stage.folder), questions=len(split.train))
+        if leads:
+            shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
+    return report(stage, split.valid, valid, prepared.stages)
+
+
+def _cross_fitted(config: Train, prepared: Prepared) -> Run:
+    """A run for every fold of the training questions; predictions and results of them all.
+
+    What is predicted must not choose a checkpoint: the last one of every run is taken.
+    """
+    data, split = config.data, prepared.split
+    questions, contexts = split.train, prepared.pool_contexts
+    fold = fold_of(questions, data.folds, data.split_seed)
+    logits: list[Floats] = []
+    places: list[Any] = []
+    stages: list[Stage] = []
+    for number in range(data.folds):
+        (inside,), (outside,) = (fold == number).nonzero(), (fold != number).nonzero()
+        train = concatenate_datasets([questions.select(outside), split.extra])
+        none = questions.select([])
+        own = Split(split.pool, train, none, questions.select(inside), none)
+        part: Train = replace(
+            config,
+            name=f"{config.name}-fold{number}",
+            data=replace(data, fold=number),
+            trainer=replace(
+                config.trainer,
+                eval_strategy="no",
+                save_strategy="no",
+                load_best_model_at_end=False,
+            ),
+        )
+        run = _trained(part, replace(prepared, split=own))
+        stages.append(run.stage)
+        places.append(inside)
+        logits.append(read_predictions(run.stage.folder / PREDICTIONS).logits)
+    key = {"runs": [stage.hash for stage in stages], "questions": questions_digest(questions)}
+    outputs = Path(config.outputs)
+    with shared_stage(outputs, "folds", config.name, key, config.resume) as stage:
+        if not stage.reused and ranks.rank() == 0:
+            found = _put_together(questions, places, logits)
+            write_answers(stage, config, questions, contexts, found)
+            score(stage, questions, contexts, [*prepared.stages, *stages])
+            stage.finish([PREDICTIONS, RESULTS], questions=len(questions))
+    return report(stage, questions, contexts, [*prepared.stages, *stages])
+
+
+def _put_together(questions: Dataset, places: list[Any], logits: list[Floats]) -> Floats:
+    """The folds' logits in the order of the questions."""
+    options = max(map(len, questions["options"]))
+    found = np.full((len(questions), options), -np.inf)
+    for inside, own in zip(places, logits, strict=True):
+        found[inside, : own.shape[1]] = own
+    return found
+
+
+def _seeds(config: Train, runs: list[Run]) -> Run:
+    """The runs beside each other, and their mean; its interval is over questions, not seeds."""
+    each = [run.systems[-1] for run in runs]
+    scores = np.array([system.scores for system in each])
+    mean = System(f"mean of {len(runs)} seeds", scores.mean(axis=0))
+    values = scores.mean(axis=1)
+    *baselines, _ = runs[0].systems
+    outputs, key = Path(config.outputs), {"runs": [run.stage.hash for run in runs]}
+    with shared_stage(outputs, "seeds", config.name, key, config.resume) as stage:
+        if not stage.reused and ranks.rank() == 0:
+            done = {s.folder: s for run in runs for s in run.stages}
+            pairs = [(mean, row) for row in baselines[1:]]
+            found = results([*baselines, *each, mean], pairs, list(done.values()))
+            found["seeds"] = {
+                "seeds": config.seed,
+                "map_at_3": values.tolist(),
+                "mean": float(values.mean()),
+                "sd": float(values.std(ddof=1)),
+            }
+            write_json(stage.folder / RESULTS, found)
+            stage.finish([RESULTS], seeds=len(runs))
+    found = read_json(stage.folder / RESULTS)
+    of_seeds = found["seeds"]
+    line = f"MAP@3 over seeds: {of_seeds['mean']:.3f} ± {of_seeds['sd']:.3f} (standard deviation)"
+    say(f"{table(found)}\n{line}\n{stage.folder / RESULTS}")
+    return Run(stage, [*runs[0].stages, stage], [*baselines, *each, mean])

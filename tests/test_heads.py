@@ -1,0 +1,269 @@
+"""What joins an option's score, what is minimised, and how a question is laid out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import PLACES, kaggle_rows
+from datasets import Dataset
+from test_packing import FAMILIES
+from test_reader import CPU, as_questions, contexts_of, texts
+from transformers import LongformerForMultipleChoice
+
+from exam.artefacts import open_stage, write_json
+from exam.config import Adversary, Layout, Loss, Model, Order, Packing, Tuning
+from exam.reader.collator import MultipleChoiceCollator, PackedCollator
+from exam.reader.features import Reading, build_features, saved_features
+from exam.reader.lexical import fit
+from exam.reader.measures import MEASURES, measure_options
+from exam.reader.model import tiny_tokenizer
+from exam.reader.trainer import binary_loss
+from exam.reader.training import Reader, predict, train
+from exam.retrieval.contexts import FILE as CONTEXTS
+from exam.retrieval.contexts import RARITY, SCHEMA, write_contexts
+
+READING = Reading(top_k=2, max_length=48, longest=512, order=Order.best_first, evidence=True)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return as_questions(kaggle_rows(12))
+
+
+@pytest.fixture(scope="module")
+def small():
+    tokenizer = tiny_tokenizer(["a b c d e f g"])
+    return tokenizer, {c: tokenizer.convert_tokens_to_ids(c) for c in "abcdefg"}
+
+
+# Layout and order.
+
+
+def test_the_question_comes_first_and_its_context_fills_the_rest(small):
+    tokenizer, i = small
+    a, b, c, d, e = (i[x] for x in "abcde")
+    row = {"context": [a, b], "prompt": [c], "options": [[d], [e]], "labels": 0}
+    batch = MultipleChoiceCollator(tokenizer, 2, Layout.question_first)([row])
+    assert batch["input_ids"].tolist() == [[[2, c, d, 3, a, b, 3], [2, c, e, 3, a, b, 3]]]
+    assert batch["token_type_ids"].tolist() == [[[0, 0, 0, 0, 1, 1, 1]] * 2]
+    packed = PackedCollator(tokenizer, 2, Layout.question_first)([row])
+    assert packed["input_ids"].tolist()[0][:10] == [2, c, 3, a, b, 3, d, 3, e, 3]
+    assert packed["position_ids"].tolist()[0][:10] == [0, 1, 2, 3, 4, 5, 6, 7, 6, 7]
+    without = {**row, "context": []}
+    for kind in (MultipleChoiceCollator, PackedCollator):
+        one, other = (kind(tokenizer, 2, layout)([without]) for layout in Layout)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("layout", "context", "marks"),
+    [
+        (Layout.context_first, ["a", "b"], [0, 0, 0, 0, 1, 1, 0]),
+        (Layout.question_first, ["a", "b"], [0, 1, 1, 0, 0, 0, 0]),
+        (Layout.context_first, [], [0, 1, 1, 0]),
+        (Layout.question_first, [], [0, 1, 1, 0]),
+    ],
+)
+def test_longformer_attends_globally_from_prompt_and_option(small, layout, context, marks):
+    tokenizer, i = small
+    row = {"context": [i[x] for x in context], "prompt": [i["c"]], "options": [[i["d"]]]}
+    batch = MultipleChoiceCollator(tokenizer, 1, layout, global_attention=True)([row])
+    assert batch["global_attention_mask"].tolist() == [[marks]]
+
+
+def test_longformer_trains_and_its_global_tokens_matter(tmp_path, asked):
+    config = {
+        "model_type": "longformer",
+        **{k: v for k, v in FAMILIES["bert"].items() if k != "model_type"},
+        "attention_window": [8, 8, 8],
+        "max_position_embeddings": 300,
+        "pad_token_id": 0,
+    }
+    model = Model(name="t", config=config, max_length=100)
+    reader = Reader.load(model, {**CPU, "max_steps": 2}, tmp_path / "c", 0, texts(asked))
+    assert isinstance(reader.model, LongformerForMultipleChoice)
+    long = contexts_of(asked, ["It lives in the river. The log is a place. " * 4])
+    features, _ = build_features(asked, long, reader.tokenizer, 100, 297)
+    train(reader, features, features.select([]))
+    batch = reader.collator(5)(features.to_list()[:1])
+    batch.pop("labels"), batch.pop("option_mask")
+    reader.model.eval()
+    with torch.no_grad():
+        marked = reader.model(**batch).logits
+        batch["global_attention_mask"] = torch.zeros_like(batch["global_attention_mask"])
+        assert not torch.allclose(marked, reader.model(**batch).logits, atol=1e-4)
+
+
+def test_the_best_passage_can_stand_next_to_the_question(small):
+    tokenizer, i = small
+    asked = as_questions([{**kaggle_rows(1)[0], "prompt": "c", **dict.fromkeys("ABCDE", "d")}])
+    found = {"0": [{"text": "a b"}, {"text": "e f"}, {"text": "g g g"}]}
+    best_last, _ = build_features(asked, found, tokenizer, 10, 512, Order.best_last)
+    assert best_last[0]["context"] == [i["g"], i["e"], i["f"], i["a"], i["b"]]
+
+
+# Losses.
+
+
+def test_binary_loss_judges_each_option_by_itself():
+    logits = torch.tensor([[1.0, -2.0, -torch.inf], [0.0, 3.0, 1.0]])
+    labels = torch.tensor([0, 1])
+
+    def own(x, y):
+        p = 1 / (1 + np.exp(-x))
+        return -(y * np.log(p) + (1 - y) * np.log(1 - p))
+
+    for share in (0.0, 0.2):
+        yes, no = 1 - share / 2, share / 2
+        first = (own(1.0, yes) + own(-2.0, no)) / 2
+        second = (own(0.0, no) + own(3.0, yes) + own(1.0, no)) / 3
+        expected = (first + second) / 2
+        assert binary_loss(logits, labels, share).item() == pytest.approx(expected, rel=1e-5)
+
+
+# What joins the score.
+
+
+def stage_of(outputs, asked):
+    """A stage of contexts whose first passage names the right place."""
+    with open_stage(outputs, "contexts", "c", {"asked": asked["id"][:]}) as stage:
+        rows = [
+            [
+                {
+                    **dict.fromkeys(SCHEMA.names),
+                    "question_id": question["id"],
+                    "rank": rank,
+                    "score": 2.0 / rank,
+                    "text": text,
+                }
+                for rank, text in enumerate(texts_of(question), start=1)
+            ]
+            for question in asked
+        ]
+        write_contexts(stage, iter(rows))
+        write_json(stage.folder / RARITY, dict.fromkeys(PLACES, 2.0) | {"animal": 1.0})
+        stage.finish([CONTEXTS, RARITY])
+    return stage
+
+
+def texts_of(question):
+    return f"This animal lives in the {question['options'][question['label']]}.", "Nothing here."
+
+
+def features_of(reader, asked, stage):
+    return saved_features("f", asked, stage, reader.tokenizer, READING)
+
+
+def joined(tmp_path, asked, packing=Packing.options, family="bert", **values):
+    model = {"evidence": True, **values}
+    config = Model(name="t", config=dict(FAMILIES[family]), packing=packing, **model)
+    return Reader.load(config, {**CPU, "max_steps": 2}, tmp_path / "c", 0, texts(asked))
+
+
+def test_measures_are_literal_and_standardised_over_the_options(tmp_path):
+    rows = [{**kaggle_rows(1)[0], "prompt": "the animal", **dict.fromkeys("ABCDE", "x")}]
+    rows[0] |= {"A": "river log marsh", "B": "pond", "answer": "A"}
+    asked = as_questions(rows)
+    with open_stage(tmp_path, "contexts", "c", {}) as stage:
+        empty = {**dict.fromkeys(SCHEMA.names), "question_id": "0"}
+        passages = [
+            {**empty, "rank": 1, "score": 3.0, "text": "the animal river log marsh"},
+            {**empty, "rank": 2, "score": 1.0, "text": "pond"},
+        ]
+        write_contexts(stage, iter([passages]))
+        write_json(stage.folder / RARITY, dict.fromkeys(PLACES, 2.0) | {"animal": 1.0})
+        stage.finish([CONTEXTS, RARITY])
+    found = measure_options(asked, stage, 2, 48)
+    assert found.shape == (1, 5, len(MEASURES))
+    own = {name: found[0, :, MEASURES.index(name)] for name in MEASURES}
+
+    def standardised(values):
+        return pytest.approx((np.array(values) - np.mean(values)) / np.std(values))
+
+    assert own["trigrams"] == standardised([6.0, 0, 0, 0, 0])
+    assert own["scored"] == standardised([0.75, 0.25, 0, 0, 0])
+    # Squared rarity: each of river, log, marsh and pond 4, animal 1; x has none.
+    one = 1 / np.sqrt(13)
+    assert own["similarity"] == standardised([1.0, 2 / np.sqrt(5), one, one, one])
+    assert own["centrality"][:2].tolist() == pytest.approx(own["centrality"][[1, 0]].tolist())
+
+
+def test_evidence_starts_as_a_conditional_logit_and_joins_the_score(tmp_path, asked):
+    stage = stage_of(tmp_path, asked)
+    reader = joined(tmp_path, asked)
+    features = features_of(reader, asked, stage)
+    measured = np.array(features["evidence"][:])
+    before = predict(reader, features)
+    reader = reader.to_train(features, Tuning(), Adversary())
+    added = fit(measured, np.array(asked["label"])).logits(measured)
+    assert predict(reader, features) == pytest.approx(before + added, abs=1e-4)
+    assert (added.argmax(1) == np.array(asked["label"])).all()
+
+
+@pytest.mark.parametrize(
+    ("packing", "family", "tuning"),
+    [
+        (Packing.options, "bert", Tuning()),
+        pytest.param(Packing.none, "deberta", Tuning(), marks=pytest.mark.slow),
+        (Packing.cross, "bert", Tuning(lora_rank=2)),
+    ],
+)
+def test_what_joins_is_trained_saved_and_read_again(tmp_path, asked, packing, family, tuning):
+    stage = stage_of(tmp_path, asked)
+    values = {"loss": Loss.binary, "others": True}
+    base = joined(tmp_path, asked, packing, family, **values)
+    base.save(tmp_path / "base")
+    model = replace(base.config, config=None, name_or_path=str(tmp_path / "base"))
+    arguments = {**CPU, "max_steps": 4, "learning_rate": 0.01}
+    reader = Reader.load(model, arguments, tmp_path / "c", 0)
+    features = features_of(reader, asked, stage)
+    reader = reader.to_train(features, tuning, Adversary())
+    started = reader.model.get_submodule("evidence").weight.detach().clone()
+    train(reader, features, features.select([]))
+    assert not torch.equal(reader.model.get_submodule("evidence").weight, started)
+    logits = predict(reader, features)
+    reader.save(tmp_path / "run" / "model")
+    saved = replace(model, name_or_path=str(tmp_path / "run"))
+    again = Reader.load(saved, CPU, tmp_path / "a", 9)
+    assert again.model.get_submodule("others").weight.any()
+    assert np.array_equal(predict(again, features), logits)
+
+
+def test_trained_evidence_is_not_started_again(tmp_path, asked):
+    stage = stage_of(tmp_path, asked)
+    reader = joined(tmp_path, asked)
+    features = features_of(reader, asked, stage)
+    with torch.no_grad():
+        reader.model.get_submodule("evidence").weight.fill_(0.5)
+    again = reader.to_train(features, Tuning(), Adversary())
+    assert (again.model.get_submodule("evidence").weight == 0.5).all()
+
+
+def test_the_others_are_the_mean_of_those_that_exist(tmp_path, asked):
+    reader = joined(tmp_path, asked, evidence=False, loss=Loss.binary, others=True)
+    rows = build_features(asked, contexts_of(asked), reader.tokenizer, 48, 512)[0].to_list()[:1]
+    rows[0]["options"] = rows[0]["options"][:3]
+    batch = reader.collator(5)(rows)
+    batch.pop("labels")
+    reader.model.eval()
+    with torch.no_grad():
+        alone = reader.model(**batch).logits[0, :3].numpy()
+        reader.model.get_submodule("others").weight.fill_(2.0)
+        found = reader.model(**batch).logits[0, :3].numpy()
+    assert found == pytest.approx(alone + 2 * (alone.sum() - alone) / 2, abs=1e-5)
+
+
+def test_another_number_of_options_is_answered(tmp_path, asked):
+    stage = stage_of(tmp_path, asked)
+    reader = joined(tmp_path, asked)
+    features = features_of(reader, asked, stage)
+    reader = reader.to_train(features, Tuning(), Adversary())
+    train(reader, features, features.select([]))
+    rows = asked.to_list()
+    rows[0] |= {"options": ["river", "log", "well"], "label": 0}
+    rows[1] |= {"options": [*rows[1]["options"], "glacier", "sea"]}
+    other = Dataset.from_list(rows[:2], features=asked.features)
+    logits = predict(reader, features_of(reader, other, stage))
+    assert logits.shape == (2, 7)
+    assert np.isfinite(logits).sum(axis=1).tolist() == [3, 7]
