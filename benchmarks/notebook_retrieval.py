@@ -172,14 +172,7 @@ def retrieval_of(config: Any) -> Any:
     """The configured retrieval, its encoder loaded and used once."""
     from exam.retrieval.retrieval import Retrieval
 
-    found = Retrieval(
-        config.corpus,
-        config.encoder,
-        config.passages,
-        config.retriever,
-        config.index,
-        Path(config.outputs),
-    )
+    found = Retrieval.of(config)
     found.sentence_encoder.encode(["first use"])
     return found
 

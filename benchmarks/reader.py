@@ -76,12 +76,11 @@ def questions_and_contexts(data: Path, work: Path, part: str) -> tuple[Any, Any]
         "retriever=bm25",
         f"data.dir={data / 'exam'}",
         f"corpus.dir={data / 'wikipedia'}",
+        f"outputs={work}",
     )
     questions = read(config.data, f"{part}.csv")
-    found = Retrieval(
-        config.corpus, config.encoder, config.passages, config.retriever, config.index, work
-    )
-    return questions, read_contexts(found.contexts(questions, f"bench-{part}"), TOP_K)
+    found = Retrieval.of(config).contexts(questions, f"bench-{part}")
+    return questions, read_contexts(found, TOP_K)
 
 
 def checkpoint(model: str, work: Path) -> str:

@@ -11,14 +11,14 @@ from conftest import kaggle_rows
 from test_packing import FAMILIES, model_of
 from test_reader import CPU, as_questions, features_of, texts
 from torch import nn
-from transformers import TrainerCallback
+from transformers import AutoConfig, AutoModel, TrainerCallback
 
 from exam.config import Adversary, Model, Packing, Tuning
 from exam.errors import ExamError
 from exam.reader.adversary import perturbed
 from exam.reader.memory import estimated_mib
 from exam.reader.training import Reader, predict, train
-from exam.reader.tuning import counts, merged
+from exam.reader.tuning import counts, layers_of, merged
 from exam.runs import fit, last_whole_checkpoint
 
 LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)
@@ -378,3 +378,14 @@ def test_memory_is_estimated_from_weights_and_tokens():
     assert mib(activation_checkpointing=True)["activations"] == round(once / 2**20)
     model.weight.requires_grad_(False)
     assert mib() == {**whole, "gradients": 0, "optimizer": 0}
+
+
+def test_layers_under_another_name_are_refused():
+    with torch.device("meta"):
+        model = AutoModel.from_config(AutoConfig.for_model("albert"))
+    with pytest.raises(ExamError) as caught:
+        layers_of(model)
+    assert str(caught.value) == (
+        "tuning reads the layers of a model one by one, and a albert model has none under a known "
+        "name.\nChoose tuning=full without tuning.layer_decay."
+    )

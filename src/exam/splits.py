@@ -64,7 +64,7 @@ def read_split(data: Data, generated: Path | None) -> Split:
     if data.fold == ALL_FOLDS:
         train = _without_leaks(train, _tested(data), data.drop_leaks, required=True)
         extra = _without_leaks(extra, {"train": train, **_tested(data)}, data.drop_leaks)
-        _log_parts(train, valid)
+        _log_parts(concatenate_datasets([train, extra]), train)
         return Split(pool, train, none, train, extra)
     reported = {"valid": valid, **_tested(data)}
     train = _without_leaks(train, reported, data.drop_leaks, required=True)

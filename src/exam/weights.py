@@ -1,5 +1,6 @@
 """Where a checkpoint's files are: a package that carries them, a folder, or the hub."""
 
+import logging
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from platformdirs import user_cache_path
 from exam.artefacts import file_digest
 from exam.errors import ExamError
 from exam.runtime import is_terminal
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 MODEL = "model"  # a run folder's weights
@@ -68,6 +71,7 @@ def _unpacked(parts: list[Path], sha256: str) -> Path:
     cache.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cache.with_suffix(".lock")):
         if not cache.is_dir():
+            log.info("weights: unpacking %s once, to %s", parts[0].stem, cache)
             with TemporaryDirectory(dir=cache.parent) as place:
                 whole = Path(place) / "whole.zip"
                 with whole.open("wb") as target:

@@ -62,8 +62,7 @@ class JoinedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
 
         Where every option exists, `option_mask` `(questions, options)` may be left out.
         """
-        logits = super().forward(**inputs).logits
-        logits = logits.float()
+        logits = super().forward(**inputs).logits.float()
         if evidence is not None:
             logits = logits + self.evidence(evidence).squeeze(-1)
         if self.config.others:

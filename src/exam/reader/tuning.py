@@ -23,12 +23,22 @@ POOLERS = ("pooler", "head")  # what architectures have between the layers and t
 
 
 def layers_of(model: Any) -> nn.ModuleList:
-    """The layers of a model's encoder, lowest first."""
+    """The layers of a model's encoder, lowest first.
+
+    Raises:
+        ExamError: the architecture keeps them elsewhere.
+    """
     backbone = model.base_model
-    layers: nn.ModuleList = (
-        backbone.encoder.layer if hasattr(backbone, "encoder") else backbone.layers
+    for place in ("encoder.layer", "layers"):
+        try:
+            layers: nn.ModuleList = backbone.get_submodule(place)
+        except AttributeError:
+            continue
+        return layers
+    raise ExamError(
+        f"tuning reads the layers of a model one by one, and a {model.config.model_type} model has "
+        "none under a known name.\nChoose tuning=full without tuning.layer_decay."
     )
-    return layers
 
 
 def tuned(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTrainedModel:
