@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from itertools import takewhile
 
 import pytest
 from conftest import jsonl_corpus
@@ -12,11 +13,14 @@ from exam.config import (
     Generator,
     Index,
     Passages,
+    QuestionKind,
     Retriever,
     RetrieverKind,
 )
+from exam.corpus import Article
 from exam.errors import ExamError
-from exam.generation import facts_of, generate
+from exam.generation.notes import Definition, notes_of
+from exam.generation.stage import generate
 from exam.retrieval.retrieval import Retrieval
 
 KINDS = ["bird", "fish", "insect", "mammal", "plant", "mineral", "river", "mountain"]
@@ -32,7 +36,7 @@ TRAITS = [
 ]
 
 
-def test_facts_replace_the_subject_and_drop_what_names_it():
+def test_statements_replace_the_subject_and_drop_what_names_it():
     text = (
         "The red kite (Milvus milvus) is a medium-large bird of prey in its family. "
         "It was once common in the towns of western Europe. "
@@ -41,11 +45,45 @@ def test_facts_replace_the_subject_and_drop_what_names_it():
         "In Wales its numbers grew after the protection of its nests. "
         "It is small."
     )
-    assert facts_of("Red kite", text) == [
+    assert [s.text for s in notes_of(Article("1", "Red kite", text)).statements] == [
         "It is a medium-large bird of prey in its family.",
         "It was once common in the towns of western Europe.",
         "They have a forked tail that they twist as they turn in flight.",
     ]
+
+
+def test_definitions_say_what_something_is_without_naming_it():
+    text = (
+        "The red kite (Milvus milvus) is a medium-large bird of prey in its family. "
+        "Thermal resistivity is a property of every solid that opposes a flow of heat. "
+        "It is a property of solids that everybody learns about in school. "
+        "Heat flow is the flow of energy that is caused by a difference in warmth."
+    )
+    kite, heat = notes_of(Article("1", "", text)).definitions
+    assert kite == Definition(
+        "The red kite is a medium-large bird of prey in its family.",
+        "the red kite",
+        "is",
+        "A medium-large bird of prey in its family.",
+    )
+    assert (heat.term, heat.text) == (
+        "Thermal resistivity",
+        "A property of every solid that opposes a flow of heat.",
+    )
+
+
+def test_details_are_whole_and_their_kind_tells_what_may_replace_them():
+    sentence = "In 1878 the Danish chemist Hans Jensen weighed 2,500 samples of a heavy metal."
+    details = notes_of(Article("1", "", f"{sentence} Short one.")).details
+    assert [(d.kind, d.text) for d in details] == [
+        ("year", "1878"),
+        ("number", "2,500"),
+        ("name False", "Danish"),
+        ("name True", "Hans Jensen"),
+        ("a 1 False", "heavy metal"),
+    ]
+    assert all(sentence[d.start :].startswith(d.text) for d in details)
+    assert details[1].replaced("7") == sentence.replace("2,500", "7")
 
 
 @pytest.fixture
@@ -81,24 +119,74 @@ def written(stage):
         return list(csv.DictReader(file))
 
 
-def test_questions_keep_their_promises(retrieval, corpus):
+def balanced(rows):
+    """Every letter is right equally often, and the longest option no more often than chance."""
+    longest = sum(max("ABCDE", key=lambda c: len(row[c])) == row["answer"] for row in rows)
+    return Counter(r["answer"] for r in rows) == dict.fromkeys("ABCDE", len(rows) // 5) and (
+        longest <= len(rows) / 5 + 3 * (len(rows) / 5) ** 0.5
+    )
+
+
+def asked(retrieval, corpus, kind, n):
+    """Generated questions of one kind: prompt, right and wrong options, and the article."""
     articles = {a["id"]: a for a in map(json.loads, corpus.read_text().splitlines())}
-    rows = written(generate(retrieval, Generator(name="rules", n=40, neighbours=60)))
-    assert len(rows) == 40
-    assert Counter(r["answer"] for r in rows) == dict.fromkeys("ABCDE", 8)
-    longest = 0
+    config = Generator(name="rules", n=n, neighbours=60, kinds=[QuestionKind(kind)])
+    rows = written(generate(retrieval, config))
+    assert len(rows) == n
     for row in rows:
-        article = articles[row["article"]]
         options = {c: row[c] for c in "ABCDE"}
-        assert article["title"] in row["prompt"]
         assert len(set(options.values())) == 5
-        assert not any(article["title"].lower() in o.lower() for o in options.values())
-        right = options[row["answer"]].removeprefix("It ")
-        assert right in article["text"]
-        wrong = [o for c, o in options.items() if c != row["answer"]]
+        right = options.pop(row["answer"])
+        yield row["prompt"], right, list(options.values()), articles[row["article"]]
+    assert balanced(rows)
+
+
+def test_statements_are_the_articles_own_and_do_not_name_it(retrieval, corpus):
+    for prompt, right, wrong, article in asked(retrieval, corpus, "statement", 40):
+        assert article["title"] in prompt
+        assert not any(article["title"].lower() in o.lower() for o in [right, *wrong])
+        assert right.removeprefix("It ") in article["text"]
         assert not any(o.removeprefix("It ") in article["text"] for o in wrong)
-        longest += len(options[row["answer"]]) == max(map(len, options.values()))
-    assert longest <= 40 / 5 + 3 * (40 / 5) ** 0.5
+
+
+def test_definitions_are_of_what_is_asked_about(retrieval, corpus):
+    for prompt, right, wrong, article in asked(retrieval, corpus, "definition", 40):
+        assert article["title"] in prompt
+        assert f"is {right[0].lower()}{right[1:]}" in article["text"]
+        assert all(o[1:] not in article["text"] for o in wrong)
+
+
+def test_a_gap_is_filled_by_what_the_article_says(retrieval, corpus):
+    for prompt, right, wrong, article in asked(retrieval, corpus, "detail", 40):
+        sentence = prompt.partition(": ")[2]
+        assert sentence.count("_____") == 1
+        assert sentence.replace("_____", right) in article["text"]
+        assert not any(sentence.replace("_____", o) in article["text"] for o in wrong)
+
+
+def shared(a, b):
+    """How many words two sentences begin with, and then end with, alike."""
+    same = sum(takewhile(bool, (x == y for x, y in zip(a, b, strict=False))))
+    pairs = zip(reversed(a[same:]), reversed(b[same:]), strict=False)
+    return same, sum(takewhile(bool, (x == y for x, y in pairs)))
+
+
+def test_variants_differ_from_what_the_article_says_in_one_part(retrieval, corpus):
+    for prompt, right, wrong, article in asked(retrieval, corpus, "variant", 40):
+        assert article["title"] in prompt
+        assert right in article["text"]
+        for option in wrong:
+            assert option not in article["text"]
+            same, rest = shared(right.split(), option.split())
+            assert 0 < len(right.split()) - same - rest <= 4
+
+
+def test_no_sentence_is_asked_about_twice(retrieval):
+    rows = written(generate(retrieval, Generator(name="rules", n=120, neighbours=60)))
+    assert len({r["article"] for r in rows}) <= 64 < len(rows)
+    right = [r[r["answer"]] for r in rows if "_____" not in r["prompt"]]
+    assert len(set(right)) == len(right)
+    assert balanced(rows)
 
 
 def test_a_seed_gives_the_same_bytes_and_another_seed_others(retrieval, tmp_path):

@@ -10,7 +10,7 @@ from datasets import Dataset, concatenate_datasets
 
 from exam import ranks
 from exam.answers.results import of_logits
-from exam.artefacts import Stage
+from exam.artefacts import Stage, write_json
 from exam.config import Layout, Packing, ReaderKind, Train, answering_values, trainer_values
 from exam.errors import ExamError
 from exam.metrics import Floats
@@ -34,6 +34,7 @@ from exam.weights import MODEL
 log = logging.getLogger(__name__)
 
 LEXICAL = "lexical.json"
+TRAINING = "training.json"  # how a run was trained: figures, trained parameters, memory
 Answer = Callable[[Dataset, Stage], Floats]  # logits of questions, read with a stage's contexts
 
 
@@ -79,9 +80,10 @@ def _fit(config: Train, folder: Path, split: Split, pool: Stage) -> Answer:
         for name, part in (("train", shuffled), ("dev", split.dev))
     }
     reader = reader.to_train(features["train"], config.tuning, config.adversary)
-    reader, figures = train(reader, features["train"], features["dev"])
-    log.info("train: %s", " · ".join(f"{k} {v}" for k, v in figures.items()))
+    reader, how = train(reader, features["train"], features["dev"])
     reader.save(folder / MODEL)
+    if ranks.rank() == 0:
+        write_json(folder / TRAINING, how)
     return _answering(reader, config)
 
 

@@ -382,12 +382,26 @@ class Tracker:
     entity: str | None = None  # null: your default
 
 
+class QuestionKind(Enum):
+    """What a generated question asks.
+
+    Which statement holds of an article; what something is; which part a sentence lacks; which of
+    several sentences, different in one part, is right.
+    """
+
+    statement = "statement"
+    definition = "definition"
+    detail = "detail"
+    variant = "variant"
+
+
 @dataclass
 class Generator:
     """The rule-based question writer."""
 
     name: str = MISSING
     n: int = 1000
+    kinds: list[QuestionKind] = field(default_factory=lambda: list(QuestionKind))  # in turn
     options: int = 5
     seed: int = 0
     neighbours: int = 20  # how many articles near in meaning lend their facts as wrong options
@@ -514,4 +528,6 @@ def plain(settings: Any) -> Any:
         return {f.name: plain(getattr(settings, f.name)) for f in fields(settings)}
     if isinstance(settings, dict):
         return {name: plain(value) for name, value in settings.items()}
+    if isinstance(settings, list):
+        return [plain(value) for value in settings]
     return settings

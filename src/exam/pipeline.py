@@ -29,7 +29,7 @@ from exam.config import (
 from exam.errors import ExamError
 from exam.evidence import FILE as EVIDENCE
 from exam.evidence import weigh_passages
-from exam.generation import QUESTIONS, generate, generated, is_asked_for
+from exam.generation.stage import QUESTIONS, generate, generated, is_asked_for
 from exam.questions import LETTERS, questions_digest, read
 from exam.reader.lexical import (
     FEATURES,

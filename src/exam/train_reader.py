@@ -17,7 +17,7 @@ from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, wri
 from exam.artefacts import Stage, read_json, shared_stage, write_json
 from exam.compose import save_run
 from exam.config import ALL_FOLDS, Train, plain, trainer_values
-from exam.generation import QUESTIONS, generated, is_asked_for
+from exam.generation.stage import QUESTIONS, generated, is_asked_for
 from exam.metrics import Floats
 from exam.questions import questions_digest
 from exam.reader.model import check_reachable

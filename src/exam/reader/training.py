@@ -30,7 +30,14 @@ from exam.reader.measures import MEASURES
 from exam.reader.memory import estimated_mib
 from exam.reader.model import load_reader
 from exam.reader.trainer import ReaderTrainer
-from exam.reader.tuning import adapters_base, is_adapted, merged, save_adapters, tuned
+from exam.reader.tuning import (
+    adapters_base,
+    counts,
+    is_adapted,
+    merged,
+    save_adapters,
+    tuned,
+)
 from exam.runs import fit, training_arguments, with_callbacks
 from exam.weights import locate
 
@@ -201,23 +208,25 @@ def reader_arguments(values: dict[str, Any], folder: Path, seed: int) -> Trainin
 def train(reader: Reader, train: Dataset, dev: Dataset) -> tuple[Reader, dict[str, Any]]:
     """Train, from the last whole checkpoint if there is one; the best checkpoint is left loaded.
 
-    Returns the reader and the Trainer's final figures. The state file lies beside the checkpoints'
-    folder.
+    Returns the reader, and how it was trained: the Trainer's final figures, how many parameters
+    learned, and what memory was expected. The state file lies beside the checkpoints' folder.
     """
     args = reader.arguments
     if args.num_train_epochs == 0 and args.max_steps < 1:
         log.info("train: trainer.num_train_epochs=0: the checkpoint answers as it is")
-        return reader, {}
+        return reader, {"steps": 0}
     options = max(len(o) for part in (train, dev) for o in part["options"])
     trainer = reader.trainer(train, dev if len(dev) else None, options)
-    _log_estimate(reader, train, options)
+    estimate = _estimate(reader, train, options)
     figures = fit(trainer)
+    log.info("train: %s", " · ".join(f"{name} {value}" for name, value in figures.items()))
+    figures |= {"parameters": counts(reader.model), "estimated_mib": estimate}
     sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     return replace(reader, sharded=trainer if sharded else None), figures
 
 
-def _log_estimate(reader: Reader, features: Dataset, options: int) -> None:
-    """Say what a step will take of the device's memory."""
+def _estimate(reader: Reader, features: Dataset, options: int) -> dict[str, int]:
+    """Say what a step will take of the device's memory, in MiB of each kind."""
     args, packed = reader.arguments, reader.config.packing is not Packing.none
     tokens = _measured(features, reader.collator(options))["tokens"][:]
     longest = max(tokens) // (1 if packed else options)
@@ -225,6 +234,7 @@ def _log_estimate(reader: Reader, features: Dataset, options: int) -> None:
     found = estimated_mib(reader.model, args, round(np.mean(tokens) * size), longest)
     parts = " · ".join(f"{name} {mib:,}" for name, mib in found.items())
     log.info("train: about %s MiB: %s (batches of %d)", f"{sum(found.values()):,}", parts, size)
+    return found
 
 
 def predict(reader: Reader, features: Dataset) -> Floats:

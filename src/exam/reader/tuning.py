@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.trainer_pt_utils import get_model_param_count
 
 from exam.artefacts import read_json, write_json
 from exam.config import Tuning, names
@@ -67,10 +68,12 @@ def tuned(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTraine
     return model
 
 
-def counts(model: nn.Module) -> dict[str, Any]:
+def counts(model: Any) -> dict[str, Any]:
     """How many parameters a model has, how many of them are trained, and their share."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    everything, trained = sum(n for n, _ in sizes), sum(n for n, learns in sizes if learns)
+    everything, trained = (
+        get_model_param_count(model, trainable_only=learns)  # type: ignore[no-untyped-call]
+        for learns in (False, True)
+    )
     return {"all": everything, "trained": trained, "share": trained / everything}
 
 

@@ -79,7 +79,7 @@ class ArticleIndex:
 
     def fetch(self, rows: list[int]) -> Iterator[tuple[int, Article]]:
         """The articles at ascending rows, read one corpus file at a time."""
-        chosen = self.table.take(rows)
+        chosen = self.table.take(pa.array(rows, pa.int64()))
         by_file: dict[int, dict[int, str]] = {}
         for row, article in zip(rows, chosen.to_pylist(), strict=True):
             by_file.setdefault(article["file"], {})[row] = article["id"]

@@ -1,0 +1,1 @@
+"""New questions to train on, from any corpus."""

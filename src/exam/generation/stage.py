@@ -1,0 +1,94 @@
+"""The stage that writes generated questions, and what makes it refuse them."""
+
+import csv
+from pathlib import Path
+
+from exam.artefacts import Stage, atomic, open_stage
+from exam.config import Data, Generator, names, plain
+from exam.errors import ExamError
+from exam.generation.rules import questions
+from exam.questions import DEMO, LETTERS, read_qrels
+from exam.retrieval.retrieval import Retrieval
+from exam.tables import read_rows
+
+QUESTIONS = "questions.csv"
+
+
+def is_asked_for(data: Data) -> bool:
+    """Whether generated questions are among those that the data name."""
+    entries = (data.train, data.valid, data.test, data.extra)
+    return any("generated" in names(entry) for entry in entries)
+
+
+def generated(data: Data, retrieval: Retrieval, generator: Generator) -> Stage | None:
+    """The generated questions, where the data name them."""
+    return generate(retrieval, generator) if is_asked_for(data) else None
+
+
+def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -> Stage:
+    """Write `questions.csv`: Kaggle's columns and `article`.
+
+    Raises:
+        ExamError: the corpus states too few facts for `generator.n` questions.
+    """
+    left_out = _left_out(generator)
+    key = {
+        "index": retrieval.article_index.stage.hash,
+        "generator": plain(generator),
+        "left_out": sorted(left_out),
+    }
+    label = f"{generator.name}-{retrieval.corpus.name}"
+    with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
+        if not stage.reused:
+            made = list(questions(retrieval.article_index, generator, left_out))
+            _check(made, generator)
+            _write(stage.folder / QUESTIONS, made)
+            longest = sum(map(_longest_is_right, made))
+            stage.finish([QUESTIONS], questions=len(made), longest_is_right=longest)
+    return stage
+
+
+def _left_out(generator: Generator) -> set[str]:
+    """Ids and titles of the articles that the excluded questions rest on.
+
+    Raises:
+        ExamError: a file names no articles, so that nothing could be left out.
+    """
+    left_out: set[str] = set()
+    for name in names(generator.exclude):
+        path = DEMO if name == "demo" else Path(name)
+        articles = {row["article"] for row in read_rows(path) if row.get("article")}
+        articles |= set(read_qrels(path.with_name(f"{path.stem}_qrels.csv")).values())
+        if not articles:
+            raise ExamError(
+                f"generator.exclude={name} names no articles.\nIt needs a column `article`, or "
+                f"{path.stem}_qrels.csv (question,article) beside it."
+            )
+        left_out |= articles
+    return left_out
+
+
+def _longest_is_right(question: dict[str, str]) -> bool:
+    options = {c: question[c] for c in LETTERS if c in question}
+    return max(options, key=lambda c: len(options[c])) == question["answer"]
+
+
+def _check(questions: list[dict[str, str]], generator: Generator) -> None:
+    """Refuse a set that is too small or that gives its answers away by their length."""
+    if len(questions) < generator.n:
+        raise ExamError(
+            f"The corpus states facts for {len(questions)} questions; generator.n={generator.n} "
+            f"are asked for.\nSet generator.n={max(1, len(questions))}, a larger "
+            "generator.neighbours, or a larger corpus."
+        )
+    longest = sum(map(_longest_is_right, questions))
+    chance = len(questions) / generator.options
+    if longest > chance + 3 * chance**0.5:
+        raise AssertionError(f"the longest option is right in {longest} of {len(questions)}")
+
+
+def _write(path: Path, questions: list[dict[str, str]]) -> None:
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, questions[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(questions)
