@@ -83,6 +83,7 @@ def test_every_fold_is_predicted_by_what_the_others_trained(place):
     for part in own:
         assert np.array_equal(part.logits, found.logits[[place_of[key] for key in part.ids]])
     assert results_of(run)["rows"][-1]["n"] == 40
+    assert run.chosen_by == pytest.approx(results_of(run)["rows"][-1]["map_at_3"])
     again = train_reader(composed("train", *overrides))
     assert again.stage.reused
     asked = run_infer(
@@ -111,6 +112,9 @@ def test_several_seeds_give_their_mean_and_spread(place):
     assert found["rows"][-1]["system"] == "mean of 3 seeds"
     assert found["rows"][-1]["map_at_3"] == pytest.approx(np.mean(each))
     assert len(set(each)) > 1
+    states = (place / "outputs" / "train").glob("seeds-*/trainer_state.json")
+    on_its_fold = [json.loads(path.read_text())["best_metric"] for path in states]
+    assert run.chosen_by == pytest.approx(np.mean(on_its_fold))  # not what is reported
 
 
 @pytest.mark.slow
@@ -326,6 +330,22 @@ def test_a_multirun_survives_a_failed_job_and_says_which(place, tmp_path):
     assert [row["system"] for row in found["rows"]] == ["context.top_k=0", "context.top_k=3"]
     assert (folder / "map_at_3.png").read_bytes().startswith(b"\x89PNG")
     assert str(folder / "results.json") in done.stdout
+
+
+@pytest.mark.slow
+def test_optuna_is_given_what_may_be_tuned_on(place, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install .[optuna]")
+    overrides = [*setting(place), f"outputs={tmp_path}", "hydra/sweeper=optuna"]
+    overrides += ["hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=2"]
+    rate = "trainer.learning_rate=tag(log, interval(1e-5, 1e-3))"
+    done = exam("train", *overrides, "hydra.sweeper.n_jobs=1", "-m", rate, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = tmp_path / "outputs" / "multirun" / "optimization_results.yaml"
+    best = yaml.safe_load(found.read_text())["best_value"]
+    states = (tmp_path / "train").glob("*/trainer_state.json")
+    on_its_fold = [json.loads(path.read_text())["best_metric"] for path in states]
+    assert len(on_its_fold) == 2
+    assert best == pytest.approx(max(on_its_fold))
 
 
 @pytest.mark.slow

@@ -90,7 +90,9 @@ def _arguments(given: list[str], verb: str) -> list[str]:
 def _task(
     verb: str, mistakes: list[str], finished: list[tuple[dict[str, str], Any]]
 ) -> Callable[[DictConfig], float | None]:
-    """One job, whose MAP@3 a sweeper may maximise; of several (`-m`) none stops the others.
+    """One job; of several (`-m`) none stops the others.
+
+    Its value for a sweeper is the MAP@3 on the fold that chooses the checkpoint, or on all folds.
 
     Those that end well join `finished` with the values they were started with.
     """
@@ -123,7 +125,8 @@ def _task(
             return None
         if several:
             finished.append((values, run))
-        return float(run.systems[-1].scores.mean())
+        chosen_by: float | None = run.chosen_by
+        return chosen_by
 
     return task
 

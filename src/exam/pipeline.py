@@ -112,7 +112,8 @@ def run_train(config: Train) -> Run | None:
     with tracked(config):
         if config.task is Task.reader:
             run = train_reader(config)
-            conclude(read_json(run.stage.folder / RESULTS)["rows"][-1])
+            found = read_json(run.stage.folder / RESULTS)["rows"][-1]
+            conclude({**found, "chosen_by": run.chosen_by})
             return run
         _train_retrieval(config)
         return None

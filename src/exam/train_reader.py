@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from exam import ranks
-from exam.answering import fitted
+from exam.answering import TRAINING, fitted
 from exam.answers.predictions import read_predictions
 from exam.answers.results import System, results, table
 from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
@@ -97,7 +97,9 @@ def _trained(config: Train, prepared: Prepared) -> Run:
                 stage.finish(run_files(stage.folder), questions=len(split.train))
         if leads:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
-    return report(stage, split.valid, valid, prepared.stages)
+    run = report(stage, split.valid, valid, prepared.stages)
+    trained = stage.folder / TRAINING  # a reader without one chose no checkpoint
+    return replace(run, chosen_by=read_json(trained).get("best") if trained.is_file() else None)
 
 
 def _cross_fitted(config: Train, prepared: Prepared) -> Run:
@@ -139,7 +141,8 @@ def _cross_fitted(config: Train, prepared: Prepared) -> Run:
             write_answers(stage, config, questions, contexts, found)
             score(stage, questions, contexts, [*prepared.stages, *stages])
             stage.finish([PREDICTIONS, RESULTS], questions=len(questions))
-    return report(stage, questions, contexts, [*prepared.stages, *stages])
+    run = report(stage, questions, contexts, [*prepared.stages, *stages])
+    return replace(run, chosen_by=float(run.systems[-1].scores.mean()))
 
 
 def _put_together(questions: Dataset, places: list[Any], logits: list[Floats]) -> Floats:
@@ -176,4 +179,6 @@ def _seeds(config: Train, runs: list[Run]) -> Run:
     of_seeds = found["seeds"]
     line = f"MAP@3 over seeds: {of_seeds['mean']:.3f} ± {of_seeds['sd']:.3f} (standard deviation)"
     say(f"{table(found)}\n{line}\n{stage.folder / RESULTS}")
-    return Run(stage, [*runs[0].stages, stage], [*baselines, *each, mean])
+    chosen = [run.chosen_by for run in runs if run.chosen_by is not None]
+    by = float(np.mean(chosen)) if chosen else None
+    return Run(stage, [*runs[0].stages, stage], [*baselines, *each, mean], by)

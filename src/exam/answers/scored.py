@@ -26,6 +26,7 @@ class Run:
     stage: Stage
     stages: list[Stage]
     systems: list[System]  # baselines first, the reader last; empty where answers are unknown
+    chosen_by: float | None = None  # MAP@3 on what choices may rest on, never on what is reported
 
 
 def write_answers(
