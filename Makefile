@@ -20,11 +20,14 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)  ## retrieve, train, predict on the demo corpus: one table in minutes
 	$(BIN)/python -m exam.demo
 
+# Two workers with a thread each: two with two would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
 test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist worksteal
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(READY)  ## the slow tests
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 check: $(READY)  ## lint and types
 	$(BIN)/ruff check .
