@@ -53,6 +53,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 CONFIGURED = {"minilm": "minilm", "mpnet": "mpnet", "deberta": "deberta_xsmall"}
 LENGTH, BATCH, RATE, TOP_K = 256, 8, 1e-4, 5
+DEEP = 40  # passages that fill the longest input
 TIMED = {"minilm": 128, "mpnet": 32, "deberta": 48}  # questions, to train on and to predict
 SEEDS = (0, 1, 2)
 PHASES = {"train": 3, "predict": 1}  # forward passes that each costs
@@ -62,8 +63,8 @@ LENGTHS, OPTIONS, BATCHES = (128, 256, 512, 1024, 2048), (2, 3, 5, 10), (1, 2, 4
 # What both sides are given.
 
 
-def questions_and_contexts(data: Path, work: Path, part: str) -> tuple[Any, Any]:
-    """The questions of a file, and their best BM25 passages."""
+def questions_and_contexts(data: Path, work: Path, part: str, top_k: int) -> tuple[Any, Any]:
+    """The questions of a file, and their `top_k` best BM25 passages."""
     from exam.compose import composed
     from exam.questions import read
     from exam.retrieval.contexts import read_contexts
@@ -80,7 +81,7 @@ def questions_and_contexts(data: Path, work: Path, part: str) -> tuple[Any, Any]
     )
     questions = read(config.data, f"{part}.csv")
     found = Retrieval.of(config).contexts(questions, f"bench-{part}")
-    return questions, read_contexts(found, TOP_K)
+    return questions, read_contexts(found, top_k)
 
 
 def checkpoint(model: str, work: Path) -> str:
@@ -230,7 +231,7 @@ def run(job: dict[str, Any], data: Path, work: Path) -> dict[str, Any]:
     """
     parts = []
     for part in ("train", "valid"):
-        questions, contexts = questions_and_contexts(data, work, part)
+        questions, contexts = questions_and_contexts(data, work, part, job["top_k"])
         if job["questions"]:
             questions = questions.select(range(min(job["questions"], len(questions))))
         if job["options"]:
@@ -309,7 +310,7 @@ def pairs(job: dict[str, Any], data: Path, work: Path) -> dict[str, Any]:
     from exam.reader.packing import seen
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint(job["model"], work))
-    questions, contexts = questions_and_contexts(data, work, job["part"])
+    questions, contexts = questions_and_contexts(data, work, job["part"], job["top_k"])
     questions = questions.select(range(min(job["questions"], len(questions))))
     features, _ = build_features(questions, contexts, tokenizer, job["length"], 4096)
     collator, tokens, attended = PackedCollator(tokenizer, 5), 0, 0
@@ -352,6 +353,7 @@ class Bench:
             "questions": None,
             "options": None,
             "length": LENGTH,
+            "top_k": TOP_K,
             "batch": BATCH,
             "seed": 0,
             "logits": False,
@@ -434,7 +436,8 @@ class Bench:
         base: dict[str, Any] = {"side": "ours", "questions": questions}
         return {
             "length": {
-                n: self.job("run", model="deberta", length=n, batch=2, **base) for n in LENGTHS
+                n: self.job("run", model="deberta", length=n, top_k=DEEP, batch=2, **base)
+                for n in LENGTHS
             },
             "options": {n: self.job("run", options=n, **base) for n in OPTIONS},
             "batch": {
