@@ -129,13 +129,15 @@ def test_missing_checkpoint_is_asked_for():
     done = exam("infer")
     assert (done.returncode, done.stderr) == (
         2,
-        "ckpt has no value.\nGive it on the command line: ckpt=<value>\n",
+        "ckpt and predictions are missing.\n"
+        "Give runs, ckpt=<folder>, or what they predicted before, predictions=[<file>,…].\n",
     )
 
 
 @pytest.mark.parametrize("verb", ROOTS)
 def test_help_lists_the_groups(verb):
-    done = exam(verb, "--help")
+    command = [sys.executable, "-m", "exam", verb, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "corpus: demo, jsonl, stem_270k, wikipedia" in done.stdout
 
@@ -176,7 +178,10 @@ GROUPS = [
 def test_every_option_of_every_group_fits_the_schema(group, option):
     closed = ["context.top_k=0"] if group == "retriever" else []
     needed = ["data.hub=owner/name"] if (group, option) == ("data", "hub") else []
-    config = composed("train", f"{group}={option}", *closed, *needed)
+    if group == "ensemble":  # of what has been trained
+        needed = ["ckpt=[a,b]", *(["ensemble.fit_on=[c,d]"] if option == "fitted" else [])]
+    verb = "infer" if group == "ensemble" else "train"
+    config = composed(verb, f"{group}={option}", *closed, *needed)
     assert hasattr(config, group) or group in ("experiment", "debug")  # these set others
 
 

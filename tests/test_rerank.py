@@ -252,6 +252,7 @@ def test_several_scores_a_pair_are_refused(cross_encoder, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_retrieve_reranks_from_the_command_line(articles, cross_encoder, tmp_path):
     make_questions(tmp_path / "data")
     done = exam(

@@ -13,8 +13,9 @@ from conftest import ROOT, exam, kaggle_rows, make_articles, make_questions, wri
 
 from exam.answers.predictions import read_predictions
 from exam.compose import composed, conf_dir
+from exam.metrics import questions_for
 from exam.pipeline import run_infer
-from exam.splits import questions_for
+from exam.splits import SPREAD
 from exam.train_reader import train_reader
 
 EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))
@@ -165,8 +166,8 @@ def test_what_is_left_of_a_checkpoint_without_training(place):
 
 
 def test_how_many_questions_a_difference_takes():
-    assert questions_for(0.005) == 21037
-    assert questions_for(0.05) == 210
+    assert questions_for(0.005, SPREAD) == 21037
+    assert questions_for(0.05, SPREAD) == 210
 
 
 # Several processes.

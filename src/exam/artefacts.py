@@ -27,6 +27,7 @@ MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
 LARGE = 64 << 20  # bytes from which a file is not hashed again while its time stamps stand still
 KEY = "key.json"
+_RECORDS: list[list["Stage"]] = []
 _OPEN: list["Stage"] = []  # those being worked on: a peak is one since a stage was opened
 
 
@@ -203,6 +204,17 @@ def _verified(folder: Path) -> dict[str, list[int]]:
 
 
 @contextmanager
+def recording() -> Iterator[list["Stage"]]:
+    """A list that every stage opened meanwhile joins, reused ones too."""
+    found: list[Stage] = []
+    _RECORDS.append(found)
+    try:
+        yield found
+    finally:
+        _RECORDS.remove(found)
+
+
+@contextmanager
 def open_stage(
     outputs: Path, kind: str, name: str, key: dict[str, Any], resume: str = "auto"
 ) -> Iterator[Stage]:
@@ -238,6 +250,8 @@ def open_stage(
             log.info("%s: %s · %s", kind, folder, _why(root, name, folder, key))
             write_json(folder / KEY, key)
             _OPEN.append(stage)
+        for record in _RECORDS:
+            record.append(stage)
         try:
             yield stage
         finally:

@@ -7,9 +7,11 @@ from typing import Any
 from exam.config import (
     ALL_FOLDS,
     Data,
+    EnsembleKind,
     Index,
     Infer,
     Reranker,
+    Restore,
     Retrieve,
     Retriever,
     RetrieverKind,
@@ -23,7 +25,7 @@ POSITIVE = {
     "n", "neighbours", "shard_size", "probe", "refine", "batch_tokens", "max_length",
     "min_sentence_chars", "limit", "encode_at_most", "batch_size",
     "eval_max_length", "lora_rank",
-    "per_question", "negatives",
+    "per_question", "negatives", "rotations",
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
 }  # fmt: skip
 
@@ -32,14 +34,16 @@ def check(config: Any) -> None:
     """Refuse values and pairs that cannot work, before anything loads."""
     for group, value in (("", config), *vars(config).items()):
         _check_positive(group, value)
-    if not isinstance(config, Infer):
+    if not isinstance(config, Restore):
         _check_index(config.index)
     if isinstance(config, (Train, Retrieve)):
         _check_data(config.data)
         _check_retriever(config.retriever)
         _check_reranker(config.reranker, config.retriever)
-    if isinstance(config, Infer) and config.data is not None:
+    if isinstance(config, Restore) and config.data is not None:
         _check_data(config.data)
+    if isinstance(config, Infer):
+        _check_infer(config)
     if isinstance(config, Train):
         _check_name("name", config.name)
         check_train(config)
@@ -139,3 +143,40 @@ def _check_reranker(reranker: Reranker, retriever: Retriever) -> None:
             f"retriever.depth={retriever.depth} keeps.\n"
             f"Set retriever.depth={reranker.depth}, or a smaller reranker.depth."
         )
+
+
+def _check_infer(config: Infer) -> None:
+    """Runs or predictions, made into one by an ensemble or a cascade."""
+    if (config.ckpt is None) == (config.predictions is None):
+        state = "are missing" if config.ckpt is None else "are both given"
+        raise ExamError(
+            f"ckpt and predictions {state}.\n"
+            "Give runs, ckpt=<folder>, or what they predicted before, predictions=[<file>,…]."
+        )
+    if config.predictions is not None and (config.passes or config.rotations > 1 or config.run):
+        raise ExamError(
+            "passes, rotations and run.<key> ask a reader again; predictions=… runs none.\n"
+            "Give the runs: ckpt=[<folder>,…]"
+        )
+    cascade, ensemble = config.cascade, config.ensemble
+    shares = cascade.share if isinstance(cascade.share, list) else [cascade.share]
+    given = cascade.share is not None
+    if given and not all(isinstance(s, (int, float)) and 0 <= s <= 1 for s in shares):
+        raise ExamError(f"cascade.share={cascade.share} is no share: give 0 to 1.")
+    if given + (cascade.threshold is not None) + (ensemble is not None) > 1:
+        raise ExamError(
+            "ensemble=, cascade.share= and cascade.threshold= exclude each other.\nGive one."
+        )
+    if ensemble is None:
+        return
+    fitted = ensemble.kind is EnsembleKind.fitted
+    if fitted != (ensemble.fit_on is not None):
+        state = "is missing" if fitted else "is for ensemble=fitted alone"
+        raise ExamError(
+            f"ensemble={ensemble.name}: ensemble.fit_on {state}.\nGive ensemble=fitted "
+            "'ensemble.fit_on=[<folder>,…]', each reader's predictions of held-out questions."
+        )
+    weights = ensemble.weights
+    if weights is not None and (fitted or min(weights) < 0 or sum(weights) <= 0):
+        state = "are chosen" if fitted else "must be 0 or more, and not all 0"
+        raise ExamError(f"ensemble={ensemble.name}: weights {state}.\nLeave ensemble.weights out.")

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from exam import ranks
-from exam.compose import conf_dir, register, typed
+from exam.compose import conf_dir, register, typed, with_prefix
 from exam.config import ROOTS
 from exam.errors import ExamError
 from exam.runtime import complain, keep_freed_memory, quiet_libraries, say, start_logging
@@ -51,6 +51,11 @@ def evidence() -> None:
     sys.exit(main("evidence"))
 
 
+def stress() -> None:
+    """`exam-stress`, `python stress.py`."""
+    sys.exit(main("stress"))
+
+
 def main(verb: str) -> int:
     """Run a verb on the process's arguments.
 
@@ -79,11 +84,7 @@ def main(verb: str) -> int:
 def _arguments(given: list[str], verb: str) -> list[str]:
     """What Hydra reads: `-m` anywhere, and new keys of the values that are dictionaries."""
     several = [a for a in given if a in ("-m", "--multirun")]
-    others = [
-        f"++{a}" if a.startswith(("run.", "data.columns.", "retriever.weights.")) else a
-        for a in given
-        if a not in several
-    ]
+    others = [with_prefix(a) for a in given if a not in several]
     return [*several, *others, f"hydra.job.name={verb}"]
 
 

@@ -25,55 +25,65 @@ def main(arguments: list[str] | None = None) -> int:
         "that the lexical reader is fitted on; without them it is cross-fitted on those compared",
     )
     parser.add_argument(
-        "--json", type=Path, help="where to write the same figures; of contexts also a plot (.png)"
+        "--json",
+        type=Path,
+        help="where to write the same figures, and a plot beside them (.png); of runs, by default "
+        "outputs/compare",
     )
     options = parser.parse_args(arguments)
     try:
         if options.fit_on or (options.folders[0] / "contexts.parquet").is_file():
             say(compare_contexts(options.folders, options.fit_on, options.json))
         else:
-            say(compare(options.folders, options.json))
+            say(compare(options.folders, options.json or _place(options.folders)))
     except ExamError as error:
         complain(str(error))
         return 2
     return 0
 
 
-def compare(runs: list[Path], target: Path | None) -> str:
-    """The first run against each of the others, with the random row beside them.
+def _place(folders: list[Path]) -> Path:
+    """Where a comparison of these folders is kept."""
+    from exam.artefacts import digest
+
+    whole = [folder.resolve() for folder in folders]
+    return whole[0].parents[1] / "compare" / digest([f.name for f in whole])[:8] / "results.json"
+
+
+def compare(runs: list[Path], target: Path) -> str:
+    """The first run against each of the others, with what answers without reading beside them.
 
     Raises:
         ExamError: the runs answered other questions, or the answers are not known.
     """
     import numpy as np
 
-    from exam.answers.predictions import read_predictions
-    from exam.answers.results import RANDOM, System, of_logits, results, table
+    from exam.answers.predictions import aligned
+    from exam.answers.results import blind, of_logits, results, table
+    from exam.answers.scored import answers
+    from exam.answers.statistics import plot_reliability, questions_needed, statistics
     from exam.artefacts import finished, write_json
-    from exam.metrics import random_average_precision
 
     stages = [finished(run) for run in runs]
-    found = [read_predictions(run / "predictions.parquet") for run in runs]
-    first = found[0]
-    labels = [label for label in first.labels if label is not None]
-    if len(labels) < len(first.ids):
+    found = aligned([answers(run) for run in runs], [str(run) for run in runs])
+    labels = found[0].known
+    if labels is None:
         raise ExamError(f"{runs[0]} answered questions whose answers are not known.")
-    for run, other in zip(runs[1:], found[1:], strict=True):
-        if (other.ids, other.labels) != (first.ids, first.labels):
-            both = zip(first.ids, other.ids, strict=False)
-            differing = next((f"{a} and {b}" for a, b in both if a != b), "number or labels")
-            raise ExamError(
-                f"{runs[0]} and {run} answered different questions: {differing}.\n"
-                "Compare runs with the same data.valid."
-            )
     systems = [of_logits(run.name, p.logits, labels) for run, p in zip(runs, found, strict=True)]
-    random = random_average_precision(np.isfinite(first.logits).sum(axis=1))
-    rows = [System(RANDOM, random), *systems]
-    pairs = [(systems[0], other) for other in systems[1:]]
-    figures = results(rows, pairs, stages)
-    if target is not None:
-        write_json(target, figures)
-    return table(figures)
+    rows = [*blind(np.isfinite(found[0].logits).sum(axis=1), labels), *systems]
+    first, *others = systems
+    figures = results(rows, [(first, other) for other in others], stages)
+    figures["statistics"] = {s.name: statistics(p) for s, p in zip(systems, found, strict=True)}
+    for pair, other in zip(figures["paired"], others, strict=True):
+        pair["questions_needed"] = questions_needed(first.scores, other.scores)
+    write_json(target, figures)
+    plot_reliability(figures["statistics"], target.with_suffix(".png"))
+    lines = [table(figures)]
+    for name, own in figures["statistics"].items():
+        low, high = own["accuracy"]["ci"]
+        accuracy = f"accuracy {own['accuracy']['value']:.3f} [{low:.3f}, {high:.3f}]"
+        lines.append(f"{name}: {accuracy} · calibration error {own['ece']:.3f}")
+    return "\n".join([*lines, str(target)])
 
 
 def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | None) -> str:

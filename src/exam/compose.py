@@ -11,7 +11,7 @@ from yaml import YAMLError
 
 from exam.artefacts import atomic
 from exam.checks import check
-from exam.config import ROOTS, Infer, Task, Train
+from exam.config import ROOTS, Restore, Task, Train
 from exam.errors import ExamError
 from exam.trainer_fields import TrainerFields
 
@@ -21,6 +21,7 @@ TRAINED = (
     *("model.kind", "model.name_or_path", "model.architecture", "model.config"),
     *("model.evidence", "model.others"),
 )
+GROUPS = ("data", "corpus", "retriever", "context", "reranker")  # that may replace a run's own
 USES = {"reranker": "reranker.ckpt", "encoder": "encoder.name_or_path"}
 
 
@@ -65,10 +66,19 @@ def typed(config: DictConfig) -> Any:
 def composed(verb: str, *overrides: str) -> Any:
     """A verb's configuration as its command line would compose it."""
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
     register()
+    if GlobalHydra.instance().is_initialized():  # inside a verb
+        return typed(compose(verb, list(overrides)))
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return typed(compose(verb, list(overrides)))
+
+
+def with_prefix(override: str) -> str:
+    """An override as Hydra reads it, with new keys of the values that are dictionaries."""
+    new = ("run.", "data.columns.", "retriever.weights.")
+    return f"++{override}" if override.startswith(new) else override
 
 
 def save_run(config: Train, path: Path) -> None:
@@ -77,29 +87,30 @@ def save_run(config: Train, path: Path) -> None:
         OmegaConf.save(OmegaConf.structured(config), temporary)
 
 
-def load_run(path: Path, infer: Infer) -> Train:
-    """A run's configuration with infer's own keys and `run.<key>=…` laid over it, each logged.
+def load_run(path: Path, own: Restore) -> Train:
+    """A run's configuration with a command's own keys and `run.<key>=…` laid over it, each logged.
 
     Raises:
         ExamError: an override names no value of the run, or one of another type.
     """
     try:
-        saved = OmegaConf.merge(OmegaConf.structured(Train), OmegaConf.load(path))
-        config: Any = OmegaConf.merge(saved, infer.run)
+        saved: Any = OmegaConf.merge(OmegaConf.structured(Train), OmegaConf.load(path))
+        folds = saved.data.fold, saved.data.folds  # training's own
+        for name in GROUPS:
+            if getattr(own, name) is not None:
+                saved[name] = getattr(own, name)
+        config: Any = OmegaConf.merge(saved, own.run)
     except (OmegaConfBaseException, YAMLError) as error:
         raise ExamError(
             f"run: {str(error).splitlines()[0]}\n"
             f"Override a value that {path} has, as run.<key>=<value>."
         ) from None
-    for key in _dotted(infer.run):
+    for key in _dotted(own.run):
         _check_restored(key)
         then, now = OmegaConf.select(saved, key), OmegaConf.select(config, key)
-        log.info("infer: run.%s: %s → %s", key, then, now)
-    config.outputs, config.log_level, config.resume = infer.outputs, infer.log_level, "auto"
-    for name in ("data", "corpus", "reranker"):
-        if getattr(infer, name) is not None:
-            config[name] = getattr(infer, name)
-    config.data.fold, config.data.folds = saved.data.fold, saved.data.folds  # training's own
+        log.info("run.%s: %s → %s", key, then, now)
+    config.outputs, config.log_level, config.resume = own.outputs, own.log_level, "auto"
+    config.data.fold, config.data.folds = folds
     restored: Train = typed(config)
     if restored.task is not Task.reader:
         task = restored.task.value
@@ -112,9 +123,9 @@ def load_run(path: Path, infer: Infer) -> Train:
 
 def _check_restored(key: str) -> None:
     """Refuse overrides that a run's own weights or infer's own keys decide."""
-    own = ("data", "corpus", "reranker", "outputs", "log_level", "resume", "name")
+    own = ("data", "outputs", "log_level", "resume", "name")
     if key.split(".", maxsplit=1)[0] in own:
-        raise ExamError(f"run.{key} is infer's own.\nGive it as {key}=<value>, without run.")
+        raise ExamError(f"run.{key} is the command's own.\nGive it as {key}=<value>, without run.")
     if key in TRAINED:
         raise ExamError(f"run.{key} is what the run trained.\nGive another run: ckpt=<folder>")
 

@@ -132,6 +132,25 @@ class BatchBy(Enum):
     tokens = "tokens"  # of questions of like length; the batch size is their number on average
 
 
+class EnsembleKind(Enum):
+    """How several readers' answers become one."""
+
+    mean = "mean"
+    rank = "rank"  # the mean place
+    vote = "vote"  # points for a reader's first choices
+    max_over_contexts = (
+        "max_over_contexts"  # the greatest probability, of one reader's context sets
+    )
+    fitted = "fitted"  # the mean by weights that raise MAP@3 on held-out questions most
+
+
+class Scale(Enum):
+    """What of a reader is averaged."""
+
+    probability = "probability"
+    logit = "logit"
+
+
 class Dtype(Enum):
     """A number format. `auto`: bfloat16 where the device computes in it."""
 
@@ -158,6 +177,7 @@ class Data:
     dir: str | None = None
     hub: str | None = None
     hub_config: str | None = None
+    competition: str | None = None  # on Kaggle, whose files serve where `dir` lacks them
     train: Any = None
     valid: Any = None
     test: Any = None
@@ -454,14 +474,36 @@ class Retrieve:
 
 
 @dataclass
-class Infer:
-    """`infer.py`: only these keys are its own; anything of the run is `run.<key>=…`."""
+class Ensemble:
+    """How several readers' predictions become one answer."""
 
-    ckpt: str = MISSING
+    name: str = MISSING
+    kind: EnsembleKind = MISSING
+    of: Scale = Scale.probability
+    weights: list[float] | None = None  # one a member; null: equal ones
+    points: list[float] | None = None  # of a voter's choices, best first; null: 3, 2, 1
+    fit_on: Any = None  # predictions with answers, one a member and in their order: `fitted` alone
+    seed: int = 0
+
+
+@dataclass
+class Cascade:
+    """Every further reader answers only what those before it are least sure of."""
+
+    share: Any = None  # of all questions, for each further reader; or
+    threshold: float | None = None  # asked further where the best option has less probability
+
+
+@dataclass
+class Restore:
+    """What restores a run: these keys are the command's own, the run's are `run.<key>=…`."""
+
+    ckpt: Any = MISSING
     data: Data | None = None
     corpus: Corpus | None = None
+    retriever: Retriever | None = None
+    context: Context | None = None
     reranker: Reranker | None = None
-    merge: bool = False  # save a LoRA run's adapters and the weights they change as one model
     run: dict[str, Any] = field(default_factory=dict)
     resume: Resume = Resume.auto
     outputs: str = "outputs"
@@ -469,11 +511,53 @@ class Infer:
 
 
 @dataclass
-class Evidence(Infer):
+class Infer(Restore):
+    """`infer.py`: one run or several (`ckpt`), or what they have predicted before."""
+
+    ckpt: Any = None
+    predictions: Any = None  # files instead of runs: nothing is read, retrieved or run again
+    ensemble: Ensemble | None = None
+    cascade: Cascade = field(default_factory=Cascade)
+    passes: list[str] = field(default_factory=list)  # ways to read, each some of these overrides
+    rotations: int = 1  # orders of the options, whose answers are averaged
+    merge: bool = False  # save a LoRA run's adapters and the weights they change as one model
+
+
+@dataclass
+class Evidence(Restore):
     """`evidence.py`: what each passage alone adds to a reader's belief in the right option."""
 
     contexts: str | None = None  # a folder of outputs/contexts; null: the run's own retrieval
     depth: int = 10
+
+
+@dataclass
+class Stress(Restore):
+    """`stress.py`: how a reader answers when contexts or options are not as they should be."""
+
+    seed: int = 0
+
+
+@dataclass
+class Bundle(Restore):
+    """`python -m exam.bundle`: all that a machine without a network needs to answer an exam."""
+
+    out: str = MISSING
+    ensemble: Ensemble | None = None
+    image: str | None = None  # a constraints file (pip freeze) of what the machine already has
+    python: str = "3.11"  # the machine's
+    platforms: list[str] = field(
+        default_factory=lambda: (
+            [f"manylinux_2_{v}_x86_64" for v in (34, 31, 28, 27, 24, 17)]
+            + ["manylinux2014_x86_64", "linux_x86_64"]
+        )
+    )
+    with_corpus: bool = True
+    limit_gib: float = 200.0  # of a Kaggle data set
+    hours: float = 9.0  # of a Kaggle notebook
+    questions: int = 4000  # about as many as the competition's hidden test set has
+    gpus: int = 2
+    rehearse: bool = False
 
 
 @dataclass
@@ -495,6 +579,8 @@ ROOTS: dict[str, type] = {
     "retrieve": Retrieve,
     "infer": Infer,
     "evidence": Evidence,
+    "stress": Stress,
+    "bundle": Bundle,
     "generate": Generate,
 }
 

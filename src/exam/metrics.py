@@ -1,5 +1,6 @@
 """Ranking metrics and their uncertainty. Knows nothing of the rest of the project."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 RESAMPLES = 10_000
+BATCH = 500  # resamples at once
 
 
 def ranking(logits: Floats) -> Ints:
@@ -65,20 +67,52 @@ def estimate(scores: Floats, seed: int = 0) -> Estimate:
 
     For a paired comparison pass their differences.
     """
-    from scipy.stats import bootstrap
+    return estimates([scores], seed)[0]
 
-    mean = float(np.mean(scores))
-    if len(scores) < 2 or np.ptp(scores) == 0:
-        return Estimate(len(scores), mean, mean, mean)
-    interval = bootstrap(
-        (scores,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        batch=500,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(len(scores), mean, float(interval.low), float(interval.high))
+
+def estimates(scores: Sequence[Floats], seed: int = 0) -> list[Estimate]:
+    """`estimate` of several systems; those with equally many questions share their resamples.
+
+    The intervals are those of `scipy.stats.bootstrap` (percentile method), which draws anew for
+    every system.
+    """
+    lengths = {len(own) for own in scores if len(own) > 1}
+    means: dict[int, Floats] = {}
+    for n in lengths:
+        of_length = np.stack([own for own in scores if len(own) == n])
+        random = np.random.default_rng(seed)
+        means[n] = np.concatenate(
+            [_resampled(of_length, random) for _ in range(RESAMPLES // BATCH)], axis=1
+        )
+    place = dict.fromkeys(lengths, 0)
+    found = []
+    for own in scores:
+        n, value = len(own), float(np.mean(own))
+        low = high = value
+        if n > 1:
+            if np.ptp(own) > 0:
+                low, high = np.percentile(means[n][place[n]], (2.5, 97.5)).tolist()
+            place[n] += 1
+        found.append(Estimate(n, value, low, high))
+    return found
+
+
+def _resampled(scores: Floats, random: np.random.Generator) -> Floats:
+    """Means of BATCH samples with replacement, shape `(systems, BATCH)`."""
+    n = scores.shape[1]
+    drawn = random.integers(0, n, (BATCH, n))
+    drawn += np.arange(BATCH)[:, None] * n
+    times = np.bincount(drawn.ravel(), minlength=BATCH * n).reshape(BATCH, n)
+    means: Floats = scores @ times.T.astype(np.float64) / n
+    return means
+
+
+def questions_for(difference: float, spread: float) -> int:
+    """How many questions a difference of means takes to stand out of a 95 % interval.
+
+    `spread` is the standard deviation of a question's paired difference.
+    """
+    return round((1.96 * spread / difference) ** 2)
 
 
 def recall_at_k(ranks: Floats, k: int) -> Floats:

@@ -5,14 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from exam import ranks
-from exam.answering import loaded
 from exam.answers.contexts import comparison, ranked
 from exam.answers.contexts import table as contexts_table
-from exam.answers.scored import Run, log_scores, report, score, write_answers
-from exam.answers.submission import write_submission
-from exam.artefacts import Stage, finished, open_stage, read_json, shared_stage, write_json
-from exam.compose import load_run
+from exam.answers.scored import Run, log_scores
+from exam.artefacts import Stage, finished, open_stage, read_json, write_json
 from exam.config import (
+    Bundle,
     Evidence,
     Generate,
     Infer,
@@ -21,25 +19,26 @@ from exam.config import (
     Retrieve,
     Retriever,
     RetrieverKind,
+    Stress,
     Task,
     Train,
-    plain,
-    trainer_values,
 )
 from exam.errors import ExamError
 from exam.evidence import FILE as EVIDENCE
 from exam.evidence import weigh_passages
 from exam.generation.stage import QUESTIONS, generate, generated, is_asked_for
-from exam.questions import LETTERS, questions_digest, read
+from exam.inference import answered, restored
+from exam.questions import questions_digest, read
 from exam.reader.lexical import (
     FEATURES,
 )
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.rerank import check_reachable as check_reranker
 from exam.retrieval.retrieval import Retrieval
-from exam.runs import CONFIG, ENVIRONMENT, RESULTS, run_files
-from exam.runtime import environment, say
+from exam.runs import RESULTS
+from exam.runtime import say
 from exam.splits import read_split
+from exam.stress import stressed
 from exam.tracker import conclude, tracked
 from exam.train_reader import train_reader
 from exam.weights import MODEL
@@ -129,53 +128,25 @@ def _train_retrieval(config: Train) -> None:
 
 
 def run_infer(infer: Infer) -> Run:
-    """`infer.py`: a run's reader answers other questions, retrieved and prepared as in training."""
-    folder = Path(infer.ckpt)
-    trained, config = _restored(infer)
-    retrieval = Retrieval.of(config)
-    if ranks.world_size() > 1:
-        retrieval.build(generates=False)
-    # The submission speaks of the options as the file has them.
-    asked = replace(config.data, shuffle_options=False)
-    questions = read(asked, asked.test or asked.valid)
-    if not len(questions):
-        raise ExamError(f"data={asked.name} names no questions.\nGive a file: data.test=<file>")
-    with ranks.leader_first():
-        contexts = retrieval.contexts(questions, f"{config.data.name}-test")
-    stages = [*retrieval.stages, contexts]
-    key = {
-        "run": trained.hash,
-        "weights": trained.files,
-        "questions": questions_digest(questions),
-        "contexts": contexts.hash,
-        "context": plain(config.context),
-        "model": plain(config.model),
-        "trainer": trainer_values(config.trainer),
-        "merge": infer.merge,
-    }
-    outputs, name = Path(infer.outputs), f"{config.data.name}-{folder.name}"
-    with shared_stage(outputs, "infer", name, key, infer.resume.value) as stage:
-        if not stage.reused:
-            answer = loaded(config, folder / MODEL, stage.folder, merge=infer.merge)
-            logits = answer(questions, contexts)
-        if not stage.reused and ranks.rank() == 0:
-            write_answers(stage, config, questions, contexts, logits)
-            letters = config.data.options or LETTERS
-            write_submission(stage.folder / SUBMISSION, questions["id"], logits, letters)
-            files = run_files(stage.folder)
-            if None not in questions["label"]:
-                score(stage, questions, contexts, stages)
-                files.append(RESULTS)
-            stage.finish(files, questions=len(questions))
-    say(str(stage.folder / SUBMISSION))
-    if (stage.folder / RESULTS).is_file():
-        return report(stage, questions, contexts, stages)
-    return Run(stage, [*stages, stage], [])
+    """`infer.py`: what one run, or several, make of questions."""
+    return answered(infer)
+
+
+def run_bundle(bundle: Bundle) -> None:
+    """`python -m exam.bundle`: what a machine without a network needs to answer."""
+    from exam.bundle.bundle import make_bundle
+
+    make_bundle(bundle)
+
+
+def run_stress(stress: Stress) -> None:
+    """`stress.py`: how a reader answers when what it is given is not as it should be."""
+    stressed(stress)
 
 
 def run_evidence(evidence: Evidence) -> None:
     """`evidence.py`: what each training question's passages, each alone, add to a run's reader."""
-    trained, config = _restored(evidence)
+    trained, config = restored(evidence)
     if config.model.kind is ReaderKind.lexical:
         raise ExamError(
             f"{trained.folder} is a lexical reader; evidence is weighed by a transformer.\n"
@@ -218,27 +189,3 @@ def run_evidence(evidence: Evidence) -> None:
         evidence.resume.value,
     )
     say(str(stage.folder / EVIDENCE))
-
-
-def _restored(infer: Infer) -> tuple[Stage, Train]:
-    """A finished run of a reader, and its configuration with infer's overrides.
-
-    Raises:
-        ExamError: `ckpt` is no such folder, or an override is not one of its values.
-    """
-    folder = Path(infer.ckpt)
-    trained = finished(folder)
-    if CONFIG not in trained.files:
-        raise ExamError(f"{folder} is no run of train.py.\nGive a folder of outputs/train.")
-    config = load_run(folder / CONFIG, infer)
-    check_reranker(config.reranker)
-    _warn_of_versions(folder)
-    return trained, config
-
-
-def _warn_of_versions(folder: Path) -> None:
-    """Name each package that may prepare the questions otherwise than at training."""
-    then, now = read_json(folder / ENVIRONMENT), environment()
-    for name in sorted(then.keys() & now.keys()):
-        if then[name] != now[name] and name != "machine":
-            log.warning("infer: %s is %s, the run was made with %s", name, now[name], then[name])

@@ -18,6 +18,7 @@ from exam.artefacts import digest
 from exam.config import Data, Source, names
 from exam.corpus import article_id
 from exam.errors import ExamError
+from exam.kaggle import competition_file
 from exam.tables import read_rows
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,8 @@ def _read_entry(data: Data, entry: str, generated: Path | None) -> Dataset:
     if data.source is Source.hub:
         return parse(_hub_rows(data, entry), data, f"{data.hub} ({entry})")
     path = Path(data.dir or ".") / entry
+    if not path.is_file() and data.competition is not None:
+        path = competition_file(data.competition, entry) or path
     if not path.is_file():
         raise ExamError(
             f"{path} does not exist.\nGive its folder with data.dir=<folder> and its name with "

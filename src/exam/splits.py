@@ -12,13 +12,14 @@ from datasets import Dataset, concatenate_datasets
 
 from exam.config import ALL_FOLDS, Data, Source, names
 from exam.errors import ExamError
+from exam.metrics import questions_for
 from exam.questions import LETTERS, prefixed, read
 
 log = logging.getLogger(__name__)
 
 SHOWN = 10  # ids in a log line
 WORTH_SEEING = 0.005  # of MAP@3
-SPREAD = 0.37  # standard deviation of the paired difference of two readers (n = 300)
+SPREAD = 0.37  # of a question's paired difference, which two readers of this project had (n = 300)
 
 
 @dataclass(frozen=True)
@@ -194,23 +195,15 @@ def _log_parts(train: Dataset, valid: Dataset) -> None:
         counts = Counter(part["label"])
         spread = " ".join(f"{LETTERS[i]} {counts[i] / len(part):.0%}" for i in sorted(counts))
         log.info("questions: %d %s · right options %s", len(part), name, spread)
-    if len(valid) < questions_for(WORTH_SEEING):
+    if len(valid) < questions_for(WORTH_SEEING, SPREAD):
         log.info(
             "questions: %d reported ones tell readers apart that differ by about %.3f MAP@3; "
             "a difference of %.3f takes about %s",
             len(valid),
             1.96 * SPREAD / sqrt(len(valid)),
             WORTH_SEEING,
-            f"{questions_for(WORTH_SEEING):,}",
+            f"{questions_for(WORTH_SEEING, SPREAD):,}",
         )
-
-
-def questions_for(difference: float) -> int:
-    """How many questions a difference of MAP@3 takes to stand out of a 95 % interval.
-
-    From the spread of a question's paired difference that two readers of this project had.
-    """
-    return round((1.96 * SPREAD / difference) ** 2)
 
 
 def _where(questions: Dataset, mask: Any) -> Dataset:

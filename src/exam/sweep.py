@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from exam.answers.results import table
-from exam.artefacts import atomic, digest, read_json, write_json
+from exam.artefacts import digest, read_json, write_json
+from exam.plots import drawn, errors
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,20 @@ def compare_jobs(jobs: list[Job], outputs: Path) -> str:
 
 
 def _plot(rows: list[dict[str, Any]], changing: list[str], path: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     places, label = _places(rows, changing)
-    values = [row["map_at_3"] for row in rows]
-    away = [[abs(row["ci"][end] - row["map_at_3"]) for row in rows] for end in (0, 1)]
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     numbers = label is not None
-    axis.errorbar(places, values, yerr=away, marker="o", capsize=3, ls="-" if numbers else "")
-    if not numbers:
-        axis.set_xticks(places, [row["system"] for row in rows], rotation=30, ha="right")
-    axis.set(xlabel=label or "", ylabel="MAP@3 with 95 % interval")
-    axis.grid(visible=True, alpha=0.3)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    plt.close(figure)
+    with drawn(path) as axis:
+        axis.errorbar(
+            places,
+            [row["map_at_3"] for row in rows],
+            yerr=errors(rows),
+            marker="o",
+            capsize=3,
+            ls="-" if numbers else "",
+        )
+        if not numbers:
+            axis.set_xticks(places, [row["system"] for row in rows], rotation=30, ha="right")
+        axis.set(xlabel=label or "", ylabel="MAP@3 with 95 % interval")
 
 
 def _places(rows: list[dict[str, Any]], changing: list[str]) -> tuple[list[float], str | None]:

@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from exam import ranks
 from exam.answering import TRAINING, fitted
 from exam.answers.predictions import read_predictions
-from exam.answers.results import System, results, table
+from exam.answers.results import BLIND, System, results, table
 from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
 from exam.artefacts import Stage, read_json, shared_stage, write_json
 from exam.compose import save_run
@@ -165,7 +165,7 @@ def _seeds(config: Train, runs: list[Run]) -> Run:
     with shared_stage(outputs, "seeds", config.name, key, config.resume) as stage:
         if not stage.reused and ranks.rank() == 0:
             done = {s.folder: s for run in runs for s in run.stages}
-            pairs = [(mean, row) for row in baselines[1:]]
+            pairs = [(mean, row) for row in baselines[BLIND:]]
             found = results([*baselines, *each, mean], pairs, list(done.values()))
             found["seeds"] = {
                 "seeds": config.seed,

@@ -13,8 +13,9 @@ import numpy as np
 from datasets import Dataset
 
 from exam.answers.results import System, paired
-from exam.artefacts import Stage, atomic
+from exam.artefacts import Stage
 from exam.metrics import Floats, average_precision, ranking, recall_at_k
+from exam.plots import drawn, with_interval
 from exam.reader.lexical import build_features, cross_fitted, fit
 from exam.retrieval.contexts import read_contexts, read_questions, read_rarity, read_support
 from exam.retrieval.evaluation import (
@@ -180,26 +181,14 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
 
 def plot(found: dict[str, Any], path: Path) -> None:
     """Draw `curves` as PNG: recall and MAP@3 over depth, with their 95 % intervals."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     labels = {"recall": "recall of the question's article", MAP: "reader-free MAP@3"}
-    drawn = [metric for metric in labels if any(metrics[metric] for metrics in found.values())]
-    figure, (axes,) = plt.subplots(
-        1, max(1, len(drawn)), squeeze=False, figsize=(11, 4), layout="constrained"
-    )
-    for axis, metric in zip(axes, drawn, strict=False):
-        for name, metrics in found.items():
-            points = metrics[metric]
-            depth = [p["depth"] for p in points]
-            low, high = ([p["ci"][end] for p in points] for end in (0, 1))
-            axis.plot(depth, [p["value"] for p in points], marker=".", label=name)
-            axis.fill_between(depth, low, high, alpha=0.15)
-        axis.set(xlabel="passages a question", ylabel=labels[metric], xscale="log")
-        axis.grid(visible=True, alpha=0.3)
-        axis.legend(fontsize="small")
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    plt.close(figure)
+    metrics = [metric for metric in labels if any(own[metric] for own in found.values())]
+    if not metrics:
+        return
+    with drawn(path, (11, 4), len(metrics)) as axes:
+        for axis, metric in zip(np.atleast_1d(axes), metrics, strict=True):
+            for name, own in found.items():
+                depth = [point["depth"] for point in own[metric]]
+                with_interval(axis, depth, own[metric], label=name)
+            axis.set(xlabel="passages a question", ylabel=labels[metric], xscale="log")
+            axis.legend(fontsize="small")

@@ -10,15 +10,19 @@ from exam.artefacts import Stage
 from exam.metrics import (
     Estimate,
     Floats,
+    Ints,
     average_precision,
     estimate,
+    estimates,
     random_average_precision,
     ranking,
 )
 
 RANDOM = "random order (expected)"
+CONSTANT = "constant order (A, B, C)"
 LONGEST = "longest option first"
 LEXICAL = "lexical (word overlap with the passages)"
+BLIND = 2  # rows that nothing is compared with: random and constant order
 K = 3
 
 
@@ -35,13 +39,24 @@ def of_logits(name: str, logits: Floats, labels: list[int]) -> System:
     return System(name, average_precision(ranking(logits), np.array(labels), K))
 
 
+def blind(options: Ints, labels: list[int]) -> list[System]:
+    """What answers without reading: random order and constant order, of so many options each."""
+    constant = np.where(np.arange(options.max()) < options[:, None], 0.0, -np.inf)
+    return [
+        System(RANDOM, random_average_precision(options, K)),
+        of_logits(CONSTANT, constant, labels),
+    ]
+
+
 def baselines(questions: Dataset, support: list[list[float]] | None) -> list[System]:
-    """Random order, longest option first and, open book, the option with most supported words."""
+    """Random and constant order, longest option first, and by words that the passages support.
+
+    The last one, open book alone: the option with most supported words first.
+    """
     labels = list(questions["label"])
     lengths = [[float(len(o)) for o in q] for q in questions["options"]]
-    options = np.array([len(q) for q in lengths])
     found = [
-        System(RANDOM, random_average_precision(options, K)),
+        *blind(np.array([len(q) for q in lengths]), labels),
         of_logits(LONGEST, padded(lengths), labels),
     ]
     if support is not None:
@@ -57,9 +72,9 @@ def padded(values: list[list[float]]) -> Floats:
     return array
 
 
-def paired(a: System, b: System) -> dict[str, Any]:
-    """The mean of a - b on the same questions, with its interval."""
-    found = estimate(a.scores - b.scores)
+def paired(a: System, b: System, found: Estimate | None = None) -> dict[str, Any]:
+    """The mean of a - b on the same questions, with its interval, where it is not `found` yet."""
+    found = found or estimate(a.scores - b.scores)
     return {"a": a.name, "b": b.name, "n": found.n, "difference": found.value, "ci": _ci(found)}
 
 
@@ -71,15 +86,15 @@ def results(
     systems: list[System], pairs: list[tuple[System, System]], stages: list[Stage]
 ) -> dict[str, Any]:
     """The content of results.json."""
-    rows = []
-    for system in systems:
-        found = estimate(system.scores)
-        rows.append(
-            {"system": system.name, "n": found.n, "map_at_3": found.value, "ci": _ci(found)}
-        )
+    differences = [a.scores - b.scores for a, b in pairs]
+    found = estimates([*(system.scores for system in systems), *differences])
+    own, theirs = found[: len(systems)], found[len(systems) :]
     return {
-        "rows": rows,
-        "paired": [paired(a, b) for a, b in pairs],
+        "rows": [
+            {"system": system.name, "n": one.n, "map_at_3": one.value, "ci": _ci(one)}
+            for system, one in zip(systems, own, strict=True)
+        ],
+        "paired": [paired(a, b, one) for (a, b), one in zip(pairs, theirs, strict=True)],
         "seconds": {_label(s): round(s.seconds, 1) for s in stages},
         "peak_mib": {_label(s): round(s.peak_mib) for s in stages},
         "reused": [_label(s) for s in stages if s.reused],

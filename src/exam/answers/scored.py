@@ -1,14 +1,16 @@
 """What `train.py` and `infer.py` have in common: answers are written, scored and shown."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from datasets import Dataset
 
-from exam.answers.predictions import read_predictions, write_predictions
-from exam.answers.results import System, baselines, of_logits, results, table
+from exam.answers.ensemble import combined
+from exam.answers.predictions import Predictions, predictions_of, read_all, write_predictions
+from exam.answers.results import BLIND, System, baselines, of_logits, results, table
 from exam.artefacts import Stage, read_json, write_json
-from exam.config import Train
+from exam.config import Ensemble, EnsembleKind, Train
 from exam.metrics import Floats
 from exam.retrieval.contexts import read_support
 from exam.runs import RESULTS
@@ -33,14 +35,20 @@ def write_answers(
     stage: Stage, config: Train, questions: Dataset, contexts: Stage, logits: Floats
 ) -> None:
     """Write predictions.parquet; logits of shape `(questions, options)`."""
-    path = stage.folder / PREDICTIONS
-    write_predictions(path, questions, logits, config.name, contexts.folder.name)
+    found = predictions_of(questions, logits, config.name, contexts.folder.name)
+    write_predictions(stage.folder / PREDICTIONS, [found])
+
+
+def answers(folder: Path) -> Predictions:
+    """What a run answers: its predictions, or their mean probability over orders of the options."""
+    found = read_all(folder / PREDICTIONS)
+    mean = combined([one.logits for one in found], Ensemble("mean", EnsembleKind.mean))
+    return replace(found[0], logits=mean) if len(found) > 1 else found[0]
 
 
 def _systems(stage: Stage, questions: Dataset, contexts: Stage) -> list[System]:
     """The baselines and, last, the reader whose predictions the stage holds."""
-    predictions = read_predictions(stage.folder / PREDICTIONS)
-    reader = of_logits(stage.folder.name, predictions.logits, questions["label"])
+    reader = of_logits(stage.folder.name, answers(stage.folder).logits, questions["label"])
     return [*baselines(questions, read_support(contexts, questions["id"])), reader]
 
 
@@ -48,7 +56,7 @@ def score(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]
     """Write results.json: the reader beside the baselines, paired with each but the random one."""
     *rows, reader = _systems(stage, questions, contexts)
     stage.measure()
-    found = results([*rows, reader], [(reader, row) for row in rows[1:]], [*stages, stage])
+    found = results([*rows, reader], [(reader, row) for row in rows[BLIND:]], [*stages, stage])
     write_json(stage.folder / RESULTS, found)
 
 

@@ -1,0 +1,105 @@
+"""`python -m exam.bundle`: collect, measure, and try out what an offline notebook needs."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from exam.answers.submission import validate_submission
+from exam.artefacts import recording
+from exam.bundle.budget import costs, shown
+from exam.bundle.contents import CONTENTS, Contents, collect
+from exam.bundle.notebook import NAME, commands, write_notebook
+from exam.bundle.rehearsal import rehearse
+from exam.bundle.unpack import unpack
+from exam.bundle.wheels import add_wheels
+from exam.config import Bundle, Data, Infer, names, plain
+from exam.inference import answered, asked_questions, restored
+from exam.questions import LETTERS
+from exam.runtime import say
+
+log = logging.getLogger(__name__)
+
+SAMPLES = (8, 40)  # questions
+INPUT = "/kaggle/input"
+
+
+def make_bundle(bundle: Bundle) -> None:
+    """Collect everything, write the notebook, estimate its time, and rehearse where asked."""
+    folders = [Path(name) for name in names(bundle.ckpt)]
+    runs = [restored(replace(bundle, ckpt=str(folder))) for folder in folders]
+    with recording() as stages:
+        for folder in folders:
+            answered(_sampled(bundle, folder, SAMPLES[0]))
+    contents = collect(bundle, runs, stages)
+    carried = add_wheels(bundle, contents.folder / "wheels")
+    ckpt = ",".join(f"{{bundle}}/runs/{folder.name}" for folder in folders)
+    verb = [f"ckpt=[{ckpt}]" if len(folders) > 1 else f"ckpt={ckpt}", *_asked(bundle)]
+    if bundle.ensemble is not None:
+        verb.append(f"ensemble={bundle.ensemble.name}")
+    place = f"{INPUT}/{contents.folder.name}"
+    write_notebook(contents.folder / NAME, commands(contents.overrides, verb, bundle.gpus), place)
+    found = contents.close(bundle.limit_gib)
+    size = found["bytes"] / 2**20
+    log.info("bundle: %d files · %d wheels · %.1f MiB", len(found["files"]), len(carried), size)
+    say(_estimate(bundle, contents, folders))
+    if bundle.rehearse:
+        _rehearse(bundle, contents, verb, runs[0][1].data if bundle.data is None else bundle.data)
+    say(f"{contents.folder / NAME}\n{contents.folder / CONTENTS}")
+
+
+def _sampled(bundle: Bundle, folder: Path, questions: int) -> Infer:
+    """The first questions of those that are to be answered."""
+    config = restored(replace(bundle, ckpt=str(folder)))[1]
+    data = replace(bundle.data or config.data, limit=questions)
+    own = {name: getattr(bundle, name) for name in ("corpus", "retriever", "context", "reranker")}
+    return Infer(
+        ckpt=str(folder),
+        data=data,
+        run=bundle.run,
+        outputs=bundle.outputs,
+        log_level=bundle.log_level,
+        **own,
+    )
+
+
+def _asked(bundle: Bundle) -> list[str]:
+    """The data of the notebook as overrides; where they lie is found there."""
+    if bundle.data is None:
+        return []
+    defaults = plain(Data())
+    return [
+        "data=csv",
+        *(
+            f"data.{name}={json.dumps(value)}"
+            for name, value in plain(bundle.data).items()
+            if name != "dir" and value != defaults[name]
+        ),
+    ]
+
+
+def _estimate(bundle: Bundle, contents: Contents, folders: list[Path]) -> str:
+    """Ask two samples in a fresh place, as the notebook will, and say what all will take."""
+    measured = []
+    for size in SAMPLES:
+        with TemporaryDirectory() as outputs, recording() as stages:
+            unpack(contents.folder, Path(outputs))
+            for folder in folders:
+                answered(replace(_sampled(bundle, folder, size), outputs=outputs))
+            measured.append(list(stages))
+    few, many = measured
+    return shown(costs(few, many, SAMPLES), bundle.questions, bundle.hours)
+
+
+def _rehearse(bundle: Bundle, contents: Contents, verb: list[str], data: Data) -> None:
+    target = contents.folder.with_name(f"{contents.folder.name}-submission.csv")
+    here = [*verb, f"data.dir={json.dumps(str(Path(data.dir or '.').resolve()))}"]
+    lines = commands(contents.overrides, here, gpus=1)
+    image = Path(bundle.image) if bundle.image else None
+    seconds = rehearse(contents.folder, lines, image, target)
+    config = restored(replace(bundle, ckpt=names(bundle.ckpt)[0]))[1]
+    questions = asked_questions(config)
+    options = [len(own) for own in questions["options"]]
+    validate_submission(target, questions["id"], options, config.data.options or LETTERS)
+    say(f"rehearsed without a network: {len(questions)} questions in {seconds:.0f} s\n{target}")

@@ -1,0 +1,160 @@
+"""Collect into one folder what runs need to answer, wherever that folder will lie."""
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exam.artefacts import Stage, file_digest, write_json
+from exam.config import Bundle, CorpusReader, CorpusSource, Train, plain
+from exam.corpus import corpus_files
+from exam.errors import ExamError
+from exam.reader.tuning import adapters_base
+from exam.weights import MODEL, PACKAGED, locate
+
+log = logging.getLogger(__name__)
+
+CONTENTS = "contents.json"
+OF_QUESTIONS = ("contexts", "features", "infer", "ensemble", "stressed", "embeddings")
+
+
+@dataclass
+class Contents:
+    """A bundle's folder, and the overrides that let `infer.py` find what is in it."""
+
+    folder: Path
+    overrides: list[str] = field(default_factory=list)
+
+    def add(self, source: Path, name: str) -> None:
+        """Copy a file or folder, without links to elsewhere."""
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            ignored = shutil.ignore_patterns(".*", "__pycache__", "checkpoints")
+            shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source, target)
+        log.info("bundle: %s", name)
+
+    def close(self, limit_gib: float) -> dict[str, Any]:
+        """Write every file's size and sha256.
+
+        Raises:
+            ExamError: it is larger than the limit.
+        """
+        files: dict[str, dict[str, Any]] = {
+            str(path.relative_to(self.folder)): {
+                "bytes": path.stat().st_size,
+                "sha256": file_digest(path),
+            }
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and path.name != CONTENTS
+        }
+        size = sum(one["bytes"] for one in files.values())
+        if size > limit_gib * 2**30:
+            largest = max(files, key=lambda name: int(files[name]["bytes"]))
+            raise ExamError(
+                f"{self.folder} has {size / 2**30:.1f} GiB, limit_gib={limit_gib:g} are allowed.\n"
+                f"The largest file is {largest}. Attach the corpus by itself "
+                "(with_corpus=false), or choose a smaller index (index=low_ram)."
+            )
+        found = {"bytes": size, "files": files, "overrides": self.overrides}
+        write_json(self.folder / CONTENTS, found)
+        return found
+
+
+def collect(bundle: Bundle, runs: list[tuple[Stage, Train]], stages: list[Stage]) -> Contents:
+    """Runs, the stages of their retrieval, corpora, and the weights that no wheel carries."""
+    contents = Contents(Path(bundle.out))
+    if contents.folder.exists() and any(contents.folder.iterdir()):
+        raise ExamError(
+            f"{contents.folder} is not empty.\nGive another folder, out=<folder>, or delete it."
+        )
+    contents.folder.mkdir(parents=True, exist_ok=True)
+    for stage, _ in runs:
+        contents.add(stage.folder, f"runs/{stage.folder.name}")
+    for stage in stages:
+        if stage.kind not in OF_QUESTIONS:
+            contents.add(stage.folder, f"outputs/{stage.kind}/{stage.folder.name}")
+    first = runs[0][1]
+    different = [s.folder.name for s, config in runs if _retrieval(config) != _retrieval(first)]
+    if different:
+        raise ExamError(
+            f"{different[0]} retrieves from another corpus, or with another encoder, than "
+            f"{runs[0][0].folder.name}.\nMake a bundle of each, and put their predictions together."
+        )
+    if first.retriever.kind.searches:
+        _add_corpus(contents, bundle, first)
+        _add_weights(contents, "encoder", first.encoder.name_or_path, "name_or_path")
+        if first.reranker.ckpt is not None:
+            _add_weights(contents, "reranker", first.reranker.ckpt, "ckpt")
+    for stage, _ in runs:
+        base = adapters_base(stage.folder / MODEL)
+        if base is not None:
+            _add_weights(contents, "base", base, None)
+    return contents
+
+
+def _retrieval(config: Train) -> Any:
+    return plain(config.corpus), plain(config.encoder), plain(config.reranker)
+
+
+def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
+    """The articles' files, each part of a corpus in a folder of its own."""
+    parts: list[CorpusSource] = [config.corpus, *config.corpus.also]
+    if config.corpus.reader is CorpusReader.demo:
+        return  # its stage is carried
+    if not bundle.with_corpus:
+        log.info("bundle: the corpus is not carried; attach it, and give run.corpus.dir=<folder>")
+        return
+    for number, part in enumerate(parts):
+        for file in corpus_files(_alone(config, part), Path(config.outputs)):
+            contents.add(file.path, f"corpus/{number}/{file.path.name}")
+    contents.overrides.append("run.corpus.dir={bundle}/corpus/0")
+    also = [
+        {**plain(part), "dir": f"{{bundle}}/corpus/{number}"}
+        for number, part in enumerate(config.corpus.also, 1)
+    ]
+    if also:
+        contents.overrides.append(f"run.corpus.also={json.dumps(also)}")
+
+
+def _alone(config: Train, part: CorpusSource) -> Any:
+    from exam.config import Corpus
+
+    return Corpus(
+        name=config.corpus.name,
+        reader=part.reader,
+        dir=part.dir,
+        files=part.files,
+        columns=part.columns,
+    )
+
+
+def _add_weights(contents: Contents, group: str, name: str, key: str | None) -> None:
+    """A checkpoint's files, unless an installed package carries them.
+
+    What came from the hub is laid out as the hub's own cache, so that it is found by its name.
+    """
+    if name in PACKAGED and locate(name) != name:
+        return
+    folder = Path(name)
+    if folder.is_dir():
+        contents.add(folder, f"weights/{group}")
+        if key is not None:
+            contents.overrides.append(f"run.{group}.{key}={{bundle}}/weights/{group}")
+        return
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        place = Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ExamError(
+            f"The weights of {name} are not on this machine: {reason}\n"
+            "Run the command once where the hub can be reached, or give a folder."
+        ) from None
+    contents.add(place.parents[1], f"hub/{place.parents[1].name}")

@@ -1,0 +1,138 @@
+"""The packages that a target machine lacks, as wheels, and nothing that its image already has."""
+
+import logging
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, PathDistribution, distribution
+from pathlib import Path
+from typing import Any
+from zipfile import Path as ZipPath
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from exam.config import Bundle
+from exam.errors import ExamError
+
+log = logging.getLogger(__name__)
+
+LINUX = {
+    "os_name": "posix",
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "platform_machine": "x86_64",
+    "platform_python_implementation": "CPython",
+    "implementation_name": "cpython",
+}
+
+
+def add_wheels(bundle: Bundle, folder: Path) -> list[str]:
+    """Bring this project's wheel, and what it needs beside the image, into `folder`; their names.
+
+    The versions are those installed here, with which the runs were made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    own = PathDistribution(_information(_build_own(folder)))
+    image = image_packages(Path(bundle.image)) if bundle.image else {}
+    for name, version in sorted(missing(own.requires or [], image, bundle.python).items()):
+        log.info("bundle: %s %s", name, version)
+        _bring(f"{name}=={version}", bundle, folder)
+    return [path.name for path in sorted(folder.glob("*.whl"))]
+
+
+def image_packages(path: Path) -> dict[str, str]:
+    """Names and versions that a constraints file (`pip freeze` of the image) pins."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, pinned, version = line.partition("#")[0].partition(";")[0].strip().partition("==")
+        if pinned:
+            found[str(canonicalize_name(name.partition("[")[0]))] = version.strip()
+    return found
+
+
+def missing(wanted: list[str], image: dict[str, str], python: str) -> dict[str, str]:
+    """Requirements, and theirs in turn, where the image has no version that will do.
+
+    Versions as installed here. What the image keeps brings its own needs with it.
+
+    Raises:
+        ExamError: something that is needed is not installed here.
+    """
+    asked: dict[str, SpecifierSet] = {}
+    found: dict[str, str] = {}
+    waiting, seen = _on_target(wanted, "", python), set[str]()
+    while waiting:
+        needed = waiting.pop()
+        name = str(canonicalize_name(needed.name))
+        asked[name] = asked.get(name, SpecifierSet()) & needed.specifier
+        kept = name in image and asked[name].contains(image[name], prereleases=True)
+        if kept or (str(needed) in seen and name in found):
+            continue
+        seen.add(str(needed))
+        try:
+            here = distribution(name)
+        except PackageNotFoundError:
+            raise ExamError(
+                f"{name} is needed, and not installed here.\n"
+                "Install this project with all it needs, then make the bundle."
+            ) from None
+        found[name] = here.version.partition("+")[0]
+        for extra in ("", *needed.extras):
+            waiting += _on_target(here.requires or [], extra, python)
+    return found
+
+
+def _on_target(lines: list[str], extra: str, python: str) -> list[Requirement]:
+    """The requirements that hold on the target, those of an extra included."""
+    own = {"python_version": python, "python_full_version": f"{python}.0", "extra": extra}
+    needs = [Requirement(line) for line in lines]
+    return [n for n in needs if n.marker is None or n.marker.evaluate({**LINUX, **own})]
+
+
+def _bring(package: str, bundle: Bundle, folder: Path) -> None:
+    """Download a package's wheel for the target; where there is none, build one of pure Python."""
+    target = ["--only-binary", ":all:", "--python-version", bundle.python, "--implementation", "cp"]
+    for platform in bundle.platforms:
+        target += ["--platform", platform]
+    if _pip("download", "--no-deps", "--dest", str(folder), *target, package) is None:
+        return
+    before = set(folder.iterdir())
+    failed = _pip("wheel", "--no-deps", "--wheel-dir", str(folder), package)
+    foreign = [p for p in set(folder.iterdir()) - before if not p.name.endswith("-none-any.whl")]
+    if failed or foreign:
+        reason = failed or f"{foreign[0].name} is for this machine alone"
+        raise ExamError(
+            f"There is no wheel of {package} for Python {bundle.python}: {reason}\n"
+            "Check python= and platforms=, or have the image bring it (image=<constraints file>)."
+        )
+
+
+def _information(wheel: Path) -> Any:
+    """A wheel's metadata, where `importlib.metadata` reads it."""
+    return next(p for p in ZipPath(wheel).iterdir() if p.name.endswith(".dist-info"))
+
+
+def _build_own(folder: Path) -> Path:
+    """This project's own wheel, from its clone."""
+    root = Path(__file__).parents[3]
+    if not (root / "pyproject.toml").is_file():
+        raise ExamError(
+            "A bundle carries this project's wheel, which is built from a clone.\n"
+            "Run the command in a clone of the project."
+        )
+    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    failed = _pip("wheel", *options, str(root))
+    if failed:
+        raise ExamError(f"This project's wheel could not be built: {failed}\nRun: make setup")
+    return max(folder.glob("exam-*.whl"))
+
+
+def _pip(*arguments: str) -> str | None:
+    """Run pip; what it says of its failure, or None."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not done.returncode:
+        return None
+    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    return errors[0] if errors else "pip failed"

@@ -1,0 +1,154 @@
+"""A bundle holds what answering needs, says how large it is, and works without a network."""
+
+import csv
+import json
+import subprocess
+import sys
+from importlib.metadata import distributions
+
+import pytest
+from conftest import ROOT, exam, make_articles, make_questions
+
+from exam import kaggle
+from exam.artefacts import Stage
+from exam.bundle.__main__ import translated
+from exam.bundle.budget import costs, shown
+from exam.bundle.contents import Contents
+from exam.bundle.notebook import commands, write_notebook
+from exam.bundle.unpack import unpack
+from exam.bundle.wheels import image_packages, missing
+from exam.config import Data
+from exam.errors import ExamError
+from exam.questions import read
+
+
+def test_flags_are_values():
+    given = ["ckpt=a", "--rehearse", "--hours", "9", "out=b"]
+    assert translated(given) == ["ckpt=a", "rehearse=true", "hours=9", "out=b"]
+
+
+def test_an_images_packages_are_those_it_pins(tmp_path):
+    path = tmp_path / "image.txt"
+    path.write_text(
+        "# pip freeze\nTorch==2.13.0+cpu\nruamel_yaml==0.18 ; python_version < '3.12'\n"
+        "numpy>=2\nexam @ file:///x\nuvicorn[standard]==0.40.0  # comment\n\n"
+    )
+    assert image_packages(path) == {
+        "torch": "2.13.0+cpu",
+        "ruamel-yaml": "0.18",
+        "uvicorn": "0.40.0",
+    }
+
+
+def test_what_an_image_lacks_or_has_too_old_is_carried():
+    have = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in distributions()}
+    assert missing(["hydra-core>=1.3"], have, "3.11") == {}
+    older = {**have, "packaging": "1.0", "numpy": "1.26.4"}
+    older.pop("hydra-core")
+    older.pop("omegaconf")
+    wanted = ["hydra-core>=1.3", "numpy>=2", 'blingfire; sys_platform == "darwin"', "faiss-cpu"]
+    assert missing(wanted, older, "3.11") == {
+        name: have[name] for name in ("hydra-core", "omegaconf", "numpy")
+    }  # and packaging, in any version, is enough for hydra-core
+    with pytest.raises(ExamError, match="no-such-thing is needed, and not installed here"):
+        missing(["no-such-thing"], {}, "3.11")
+
+
+def test_a_notebook_runs_the_same_lines(tmp_path):
+    verb = ["ckpt={bundle}/runs/r", "data=csv", 'data.test="my test.csv"']
+    lines = commands(["run.corpus.dir={bundle}/corpus/0"], verb, gpus=2)
+    assert lines[2] == (
+        "HF_HUB_CACHE={bundle}/hub HF_HUB_OFFLINE=1 torchrun --nproc-per-node 2 -m exam infer "
+        "'ckpt={bundle}/runs/r' data=csv 'data.test=\"my test.csv\"' "
+        "'run.corpus.dir={bundle}/corpus/0' outputs=outputs"
+    )
+    write_notebook(tmp_path / "n.ipynb", lines, "/kaggle/input/b")
+    notebook = json.loads((tmp_path / "n.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"]]
+    assert [cell["cell_type"] for cell in notebook["cells"]] == ["markdown", *["code"] * 4]
+    assert cells[1] == ("!pip install --quiet --no-index --find-links /kaggle/input/b/wheels exam")
+    assert "{bundle}" not in "".join(cells)
+
+
+def test_time_is_estimated_from_two_samples(tmp_path):
+    def stages(contexts, infer):
+        return [
+            Stage(kind, tmp_path, {}, seconds=seconds)
+            for kind, seconds in (("contexts", contexts), ("infer", infer), ("index", 500.0))
+        ]
+
+    found = costs(stages(3.0, 6.0), stages(7.0, 14.0), (10, 50))
+    assert (found["contexts"].fixed, found["contexts"].each) == (2.0, 0.1)
+    assert found["infer"].of(1000) == pytest.approx(4 + 200)
+    assert shown(found, 1000, 1).splitlines() == [
+        "computed for 1,000 questions, from a measured sample; 1 h are given",
+        "contexts         102 s    2.8%",
+        "infer            204 s    5.7%",
+        "together         306 s    8.5%",
+    ]
+
+
+def test_stages_of_a_read_only_bundle_are_linked(tmp_path):
+    stage = tmp_path / "bundle" / "outputs" / "index" / "wikipedia-minilm-12345678"
+    stage.mkdir(parents=True)
+    (stage / "manifest.json").write_text("{}")
+    for _ in range(2):
+        assert unpack(tmp_path / "bundle", tmp_path / "outputs") == 1
+    linked = tmp_path / "outputs" / "index" / stage.name
+    assert linked.is_symlink()
+    assert (linked / "manifest.json").read_text() == "{}"
+
+
+def test_a_bundle_that_is_too_large_is_refused_with_its_largest_file(tmp_path):
+    contents = Contents(tmp_path / "b")
+    (tmp_path / "large").write_bytes(b"x" * 4096)
+    contents.add(tmp_path / "large", "corpus/0/articles.jsonl")
+    with pytest.raises(ExamError) as caught:
+        contents.close(limit_gib=1024 / 2**30)
+    assert str(caught.value) == (
+        f"{tmp_path / 'b'} has 0.0 GiB, limit_gib=9.53674e-07 are allowed.\n"
+        "The largest file is corpus/0/articles.jsonl. Attach the corpus by itself "
+        "(with_corpus=false), or choose a smaller index (index=low_ram)."
+    )
+
+
+def test_a_competitions_files_are_found_where_they_are_attached(tmp_path, monkeypatch):
+    monkeypatch.setattr(kaggle, "INPUT", tmp_path)
+    attached = make_questions(tmp_path / "my-exam")
+    columns = {c: c for c in ["id", "prompt", *"ABCDE"]}
+    data = Data(name="k", dir=str(tmp_path / "none"), competition="my-exam", columns=columns)
+    assert read(data, "test.csv")["id"][:] == [str(i) for i in range(50, 56)]
+    (attached / "test.csv").unlink()
+    with pytest.raises(ExamError, match=r"none/test\.csv does not exist"):
+        read(data, "test.csv")
+
+
+@pytest.mark.slow
+def test_a_bundle_answers_without_a_network(tmp_path, encoder):
+    make_questions(tmp_path / "questions")
+    make_articles(tmp_path / "articles.jsonl")
+    own = ["data=kaggle", f"data.dir={tmp_path / 'questions'}", f"outputs={tmp_path / 'outputs'}"]
+    corpus = ["corpus=jsonl", f"corpus.dir={tmp_path}", "corpus.files=articles.jsonl"]
+    reader = ["model=tiny", f"encoder.name_or_path={encoder}", "trainer.num_train_epochs=1"]
+    done = exam("train", *own, *corpus, *reader, "retriever=two_stage", "data.folds=4")
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "outputs" / "train").glob("kaggle-tiny-*")
+    image = tmp_path / "image.txt"
+    packages = {d.metadata["Name"].lower(): d.version for d in distributions()}
+    left_out = ("exam", "blingfire")  # the bundle must carry these
+    pins = [f"{name}=={version}" for name, version in packages.items() if name not in left_out]
+    image.write_text("\n".join(pins))
+    out = tmp_path / "bundle"
+    command = [sys.executable, "-m", "exam.bundle", f"ckpt={run}", *own, "data.test=test.csv"]
+    command += [f"out={out}", f"image={image}", "--rehearse", "--hours", "9", "questions=4000"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    wheels = [path.name.split("-")[0] for path in (out / "wheels").glob("*.whl")]
+    assert sorted(wheels) == ["blingfire", "exam"]
+    assert "rehearsed without a network: 6 questions in " in made.stdout
+    assert "computed for 4,000 questions" in made.stdout
+    with (tmp_path / "bundle-submission.csv").open() as file:
+        assert [row["id"] for row in csv.DictReader(file)] == [str(i) for i in range(50, 56)]
+    contents = json.loads((out / "contents.json").read_text())
+    assert contents["bytes"] == sum(f["bytes"] for f in contents["files"].values())
+    assert not [name for name in contents["files"] if name.startswith("outputs/contexts")]

@@ -1,0 +1,278 @@
+"""Several readers, passes and conditions, on tiny runs."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from conftest import exam, kaggle_rows, make_articles, make_questions, write_csv
+
+from exam.answers.ensemble import combined
+from exam.answers.predictions import probabilities, read_all, read_predictions
+from exam.compare import compare
+from exam.compose import composed, with_prefix
+from exam.config import Ensemble, EnsembleKind
+from exam.errors import ExamError
+from exam.pipeline import run_infer, run_stress
+from exam.train_reader import train_reader
+
+
+class Place:
+    """A folder with questions, articles and two readers: `open` with passages, `closed` without."""
+
+    def __init__(self, folder):
+        self.folder, self.outputs = folder, folder / "outputs"
+        make_questions(folder / "questions")
+        make_articles(folder / "articles.jsonl")
+        known = write_csv(folder / "questions" / "known.csv", kaggle_rows(8, start=60))
+        self.known = f"data.test={known.name}"
+        self.open, self.closed = (
+            train_reader(composed("train", *self.setting(), f"retriever={name}")).stage.folder
+            for name in ("bm25", "none")
+        )
+
+    def setting(self):
+        return [
+            "data=kaggle",
+            f"data.dir={self.folder / 'questions'}",
+            "corpus=jsonl",
+            f"corpus.dir={self.folder}",
+            "corpus.files=articles.jsonl",
+            "model=tiny",
+            f"outputs={self.outputs}",
+            "trainer.num_train_epochs=1",
+            "data.folds=4",
+        ]
+
+    def infer(self, *overrides, verb="infer"):
+        own = [f"outputs={self.outputs}", *overrides]
+        if not any(o.startswith("predictions") for o in own):
+            own += ["data=kaggle", f"data.dir={self.folder / 'questions'}"]
+        return composed(verb, *own)
+
+    @property
+    def both(self):
+        return f"ckpt=[{self.open},{self.closed}]"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return Place(tmp_path_factory.mktemp("readers"))
+
+
+def predictions(run):
+    return read_predictions(run.stage.folder / "predictions.parquet")
+
+
+def test_readers_answer_together_and_are_scored_beside_each_other(place, capsys):
+    run = run_infer(place.infer(place.both, "ensemble=mean", place.known))
+    members = [
+        predictions(run_infer(place.infer(f"ckpt={one}", place.known)))
+        for one in (place.open, place.closed)
+    ]
+    found = predictions(run)
+    assert found.ids == [str(i) for i in range(60, 68)]
+    expected = combined([m.logits for m in members], Ensemble("mean", EnsembleKind.mean))
+    assert found.logits == pytest.approx(expected)
+    results = json.loads((run.stage.folder / "results.json").read_text())
+    assert [row["system"] for row in results["rows"]] == [
+        "random order (expected)",
+        "constant order (A, B, C)",
+        "longest option first",
+        "lexical (word overlap with the passages)",
+        *(m.name for m in members),
+        "mean of probabilities",
+        "mean",
+    ]
+    assert len(results["paired"]) == 2
+    capsys.readouterr()
+    assert run_infer(place.infer(place.both, "ensemble=mean", place.known)).stage.reused
+    assert "mean of probabilities" in capsys.readouterr().out
+
+
+def test_saved_predictions_are_scored_again_without_a_reader(place):
+    run = run_infer(place.infer(place.both, "ensemble=vote"))  # test.csv, without answers
+    files = [
+        run_infer(place.infer(f"ckpt={one}")).stage.folder / "predictions.parquet"
+        for one in (place.open, place.closed)
+    ]
+    given = f"predictions=[{files[0]},{files[1].parent}]"  # a file, and a folder of one
+    again = run_infer(place.infer(given, "ensemble=vote"))
+    assert predictions(again).logits == pytest.approx(predictions(run).logits)
+    with (again.stage.folder / "submission.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [str(i) for i in range(50, 56)]
+    assert (run.stage.folder / "submission.csv").read_text() == (
+        (again.stage.folder / "submission.csv").read_text()
+    )
+    assert again.systems == []
+
+
+def test_weights_are_fitted_on_held_out_questions_alone(place, capsys):
+    fit_on = f"ensemble.fit_on=[{place.open},{place.closed}]"  # their answers to valid.csv
+    run = run_infer(place.infer(place.both, "ensemble=fitted", fit_on, place.known))
+    results = json.loads((run.stage.folder / "results.json").read_text())["fitted"]
+    assert sum(results["weights"].values()) == pytest.approx(1)
+    names = [row["system"] for row in results["rows"]]
+    assert names[2:] == [
+        "mean (equal weights)",
+        "fitted, weights from the same questions (optimistic)",
+        "fitted, weights from other folds (honest)",
+    ]
+    assert {row["n"] for row in results["rows"]} == {10}
+    assert "weights, fitted on held-out questions: " in capsys.readouterr().out
+    with pytest.raises(ExamError) as caught:  # of the questions that are asked
+        run_infer(place.infer(place.both, "ensemble=fitted", fit_on, "data.test=valid.csv"))
+    assert str(caught.value) == (
+        f"ensemble.fit_on={place.open}/predictions.parquet: question '40' is asked.\n"
+        "Weights are chosen on answered questions that are not those asked."
+    )
+    one = place.infer(place.both, "ensemble=fitted", f"ensemble.fit_on={place.open}", place.known)
+    with pytest.raises(ExamError, match="fit_on gives 1 predictions for 2 readers"):
+        run_infer(one)
+
+
+def test_a_reader_reads_in_several_ways(place):
+    passes = "passes=['retriever=bm25','retriever=none','run.context.top_k=1']"
+    given = [f"ckpt={place.open}", "ensemble=max_over_contexts", place.known]
+    run = run_infer(place.infer(*given, passes))
+    ways = [["retriever=bm25"], ["retriever=none"], ["run.context.top_k=1"]]
+    each = []
+    for (way,) in ways:
+        own = place.infer(f"ckpt={place.open}", place.known, with_prefix(way))
+        each.append(predictions(run_infer(own)))
+    expected = np.max([probabilities(one.logits) for one in each], axis=0)
+    assert np.exp(predictions(run).logits) == pytest.approx(expected)
+    assert len({one.logits.tobytes() for one in each}) == 3
+
+
+def test_orders_of_options_are_averaged_and_put_back(place):
+    run = run_infer(place.infer(f"ckpt={place.open}", "rotations=5", place.known))
+    found = read_all(run.stage.folder / "predictions.parquet")
+    assert [one.order for one in found] == ["given", *(f"rotated by {i}" for i in range(1, 5))]
+    for one in found[1:]:  # this reader scores every option by itself
+        assert one.logits == pytest.approx(found[0].logits, abs=1e-4)
+        assert one.labels == found[0].labels
+
+
+def test_only_the_least_sure_are_asked_further(place):
+    run = run_infer(place.infer(place.both, "cascade.share=0.5", place.known))
+    cheap, dear = (
+        predictions(run_infer(place.infer(f"ckpt={one}", place.known)))
+        for one in (place.open, place.closed)
+    )
+    doubt = 1 - probabilities(cheap.logits).max(axis=1)
+    further = np.argsort(-doubt, kind="stable")[:4]
+    expected = cheap.logits.copy()
+    expected[further] = dear.logits[further]
+    assert predictions(run).logits == pytest.approx(expected, abs=1e-4)
+    folders = [
+        run_infer(place.infer(f"ckpt={one}", place.known)).stage.folder
+        for one in (place.open, place.closed)
+    ]
+    both = f"predictions=[{folders[0]},{folders[1]}]"
+    again = run_infer(place.infer(both, "cascade.share=0.5"))
+    assert predictions(again).logits == pytest.approx(expected)
+    curve = json.loads((again.stage.folder / "results.json").read_text())["curve"]
+    assert len(curve) == 21
+    assert curve[-1]["seconds_a_question"] > curve[0]["seconds_a_question"] > 0
+    assert (again.stage.folder / "cascade.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compared_runs_are_paired_and_explained(place, tmp_path):
+    folders = [
+        run_infer(place.infer(f"ckpt={one}", place.known)).stage.folder
+        for one in (place.open, place.closed)
+    ]
+    printed = compare(folders, tmp_path / "compared.json")
+    found = json.loads((tmp_path / "compared.json").read_text())
+    a, b = (row["map_at_3"] for row in found["rows"][2:])
+    assert found["paired"][0]["difference"] == pytest.approx(a - b)
+    assert set(found["paired"][0]["questions_needed"]) == {"0.005", "0.01", "0.02", "0.05"}
+    for folder in folders:
+        own = found["statistics"][folder.name]
+        assert sum(own["by_place"]) == own["n"] == 8
+        assert f"{folder.name}: accuracy {own['accuracy']['value']:.3f} [" in printed
+    assert (tmp_path / "compared.png").read_bytes().startswith(b"\x89PNG")
+
+
+REFUSED = {
+    "ckpt and predictions are missing.\n"
+    "Give runs, ckpt=<folder>, or what they predicted before, predictions=[<file>,…].": [],
+    "ensemble=, cascade.share= and cascade.threshold= exclude each other.\nGive one.": [
+        "ckpt=[a,b]",
+        "ensemble=mean",
+        "cascade.share=0.5",
+    ],
+    "ensemble=fitted: ensemble.fit_on is missing.\nGive ensemble=fitted "
+    "'ensemble.fit_on=[<folder>,…]', each reader's predictions of held-out questions.": [
+        "ckpt=[a,b]",
+        "ensemble=fitted",
+    ],
+    "ensemble=mean: weights must be 0 or more, and not all 0.\nLeave ensemble.weights out.": [
+        "ckpt=[a,b]",
+        "ensemble=mean",
+        "ensemble.weights=[1,-1]",
+    ],
+    "passes, rotations and run.<key> ask a reader again; predictions=… runs none.\n"
+    "Give the runs: ckpt=[<folder>,…]": ["predictions=[a,b]", "rotations=2"],
+    "cascade.share=1.5 is no share: give 0 to 1.": ["ckpt=[a,b]", "cascade.share=1.5"],
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_what_contradicts_itself_is_refused(said):
+    with pytest.raises(ExamError) as caught:
+        composed("infer", *REFUSED[said])
+    assert str(caught.value) == said
+
+
+def test_several_readers_need_a_way_to_become_one(place):
+    with pytest.raises(ExamError) as caught:
+        run_infer(place.infer(place.both, place.known))
+    assert str(caught.value) == (
+        "2 readers are given, and no ensemble.\nGive two or more, and how they become one: "
+        "ensemble=mean, rank, vote, max_over_contexts or fitted."
+    )
+    with pytest.raises(ExamError, match=r"ensemble\.weights gives 3 weights for 2 readers"):
+        run_infer(place.infer(place.both, place.known, "ensemble=mean", "ensemble.weights=[1,1,1]"))
+
+
+def test_a_reader_under_stress(place, capsys):
+    run_stress(place.infer(f"ckpt={place.open}", place.known, verb="stress"))
+    (folder,) = (place.outputs / "stress").glob("kaggle-*")
+    results = json.loads((folder / "results.json").read_text())
+    names = [row["system"] for row in results["rows"]]
+    assert names[4:] == [
+        "as given",
+        "without context",
+        "another question's context",
+        "passages reversed",
+        "options in another order",
+        "a wrong option is “None of the above”",
+        "the right option is “None of the above”",
+        "as given, where the longest option is wrong",
+    ]
+    given, permuted = (
+        read_predictions(folder / f"{names[4:].index(name)}.parquet")
+        for name in ("as given", "options in another order")
+    )
+    assert np.sort(permuted.logits) == pytest.approx(np.sort(given.logits), abs=1e-3)
+    assert permuted.labels != given.labels
+    assert results["flip_rate"] == 0  # every option is scored by itself
+    closed = read_predictions(folder / "1.parquet")
+    assert not np.allclose(closed.logits, given.logits)
+    longest = [r["n"] for r in results["rows"] if r["system"].endswith("option is wrong")]
+    assert 0 < longest[0] < 8
+    assert "another first choice with options in another order: 0.0%" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_verbs_from_the_command_line(place):
+    own = ["data=kaggle", f"data.dir={place.folder / 'questions'}", f"outputs={place.outputs}"]
+    done = exam("infer", place.both, "ensemble=rank", *own)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("submission.csv")
+    done = exam("stress", f"ckpt={place.open}", place.known, *own)
+    assert done.returncode == 0, done.stderr
+    assert "None of the above" in done.stdout
