@@ -177,6 +177,6 @@ def _check_infer(config: Infer) -> None:
             "'ensemble.fit_on=[<folder>,…]', each reader's predictions of held-out questions."
         )
     weights = ensemble.weights
-    if weights is not None and (fitted or min(weights) < 0 or sum(weights) <= 0):
+    if weights is not None and (fitted or min(weights, default=-1) < 0 or sum(weights) <= 0):
         state = "are chosen" if fitted else "must be 0 or more, and not all 0"
         raise ExamError(f"ensemble={ensemble.name}: weights {state}.\nLeave ensemble.weights out.")

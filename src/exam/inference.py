@@ -81,11 +81,12 @@ def answered(infer: Infer) -> Run:
         for ckpt in names(infer.ckpt)
         for overrides in infer.passes or [""]
     ]
-    if len(variants) == 1:
+    if len(variants) == 1 and infer.ensemble is None and not _cascades(infer):
         return _single(variants[0])
     if ranks.world_size() > 1:
         raise ExamError("Several readers answer in one process.\nRun infer.py without torchrun.")
     if _cascades(infer):
+        _check_shares(infer, len(variants))
         return _cascaded(infer, variants)
     each = [_answered(variant) for variant in variants]
     return _together(infer, [one.member for one in each], each[0])
@@ -147,6 +148,21 @@ def asked_questions(config: Train) -> Dataset:
     return questions
 
 
+def answers_key(
+    trained: Stage, config: Train, questions: Dataset, contexts: Stage
+) -> dict[str, Any]:
+    """What determines a run's answers to questions."""
+    return {
+        "run": trained.hash,
+        "weights": trained.files,
+        "questions": questions_digest(questions),
+        "contexts": contexts.hash,
+        "context": plain(config.context),
+        "model": plain(config.model),
+        "trainer": trainer_values(config.trainer),
+    }
+
+
 def _answered(infer: Infer, rows: Any = None) -> Answered:
     """One run's answers to the questions, or to some rows of them; reused where they are there."""
     folder = Path(infer.ckpt)
@@ -161,13 +177,7 @@ def _answered(infer: Infer, rows: Any = None) -> Answered:
         contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     before = [*retrieval.stages, contexts]
     key = {
-        "run": trained.hash,
-        "weights": trained.files,
-        "questions": questions_digest(questions),
-        "contexts": contexts.hash,
-        "context": plain(config.context),
-        "model": plain(config.model),
-        "trainer": trainer_values(config.trainer),
+        **answers_key(trained, config, questions, contexts),
         "merge": infer.merge,
         "rotations": infer.rotations,
     }
@@ -299,8 +309,8 @@ def _fitted(
             "folders that train.py data.fold=all wrote."
         )
     held_out = _aligned(held_out)
-    same = {*held_out[0].found.ids} & {*members[0].found.ids}
     labels = held_out[0].found.known
+    same = _same_questions(held_out[0].found, members[0].found)
     if labels is None or same:
         state = f"question {min(same)!r} is asked" if same else "answers are missing"
         raise ExamError(
@@ -333,6 +343,16 @@ def _fitted(
     weights = dict(zip(_names(members), chosen.weights, strict=True))
     shown = {"weights": weights, "rows": found["rows"], "paired": found["paired"]}
     return chosen.weights, {"fitted": shown}
+
+
+def _same_questions(held_out: Predictions, asked: Predictions) -> set[str]:
+    """Ids that both have, unless their answers tell that they are other questions.
+
+    Files number their questions alike: an id alone does not make two of them one.
+    """
+    known, answers_ = (dict(zip(one.ids, one.labels, strict=True)) for one in (held_out, asked))
+    shared = known.keys() & answers_.keys()
+    return shared if all(known[key] == answers_[key] for key in shared) else set()
 
 
 def _names(members: list[Member]) -> list[str]:
@@ -432,6 +452,16 @@ def _cascades(infer: Infer) -> bool:
     return infer.cascade.share is not None or infer.cascade.threshold is not None
 
 
+def _check_shares(infer: Infer, readers: int) -> None:
+    """Refuse a single reader, and more or fewer shares than there are further ones."""
+    share = infer.cascade.share
+    if readers < 2 or (isinstance(share, list) and len(share) != readers - 1):
+        raise ExamError(
+            f"cascade.share={share} is given for {readers} readers.\n"
+            "Give two readers or more, and one share for each but the first."
+        )
+
+
 def _cascaded(infer: Infer, variants: list[Infer]) -> Run:
     """The first reader answers all questions, each further one those least sure so far."""
     first = _answered(variants[0])
@@ -452,6 +482,7 @@ def _cascaded(infer: Infer, variants: list[Infer]) -> Run:
 
 def _cascaded_before(infer: Infer, members: list[Member]) -> Run:
     """The same of what every reader has already answered, and what other shares would give."""
+    _check_shares(infer, len(members))
     members = _aligned(members)
     logits, asked = members[0].found.logits, []
     for number, member in enumerate(members[1:], 1):

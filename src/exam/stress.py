@@ -14,9 +14,9 @@ from exam.answering import loaded
 from exam.answers.predictions import predictions_of, read_predictions, write_predictions
 from exam.answers.results import System, baselines, of_logits, results, table
 from exam.artefacts import Stage, open_stage, read_json, write_json
-from exam.config import Stress, plain, trainer_values
+from exam.config import Stress
 from exam.errors import ExamError
-from exam.inference import asked_questions, restored
+from exam.inference import answers_key, asked_questions, restored
 from exam.metrics import Floats, ranking
 from exam.questions import questions_digest
 from exam.retrieval.contexts import (
@@ -83,9 +83,7 @@ CONDITIONS = (
     Condition(AS_GIVEN),
     Condition("without context", contexts=lambda *_: {}),
     Condition("another question's context", contexts=_anothers),
-    Condition(
-        "passages reversed", contexts=lambda found, *_: {k: p[::-1] for k, p in found.items()}
-    ),
+    Condition("passages reversed", contexts=_reversed),
     Condition(PERMUTED, question=_permuted),
     Condition(f"a wrong option is “{NONE}”", question=_with_none(right=False)),
     Condition(f"the right option is “{NONE}”", question=_with_none(right=True)),
@@ -106,13 +104,7 @@ def stressed(stress: Stress) -> None:
     retrieval = Retrieval.of(config)
     contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     key = {
-        "run": trained.hash,
-        "weights": trained.files,
-        "questions": questions_digest(questions),
-        "contexts": contexts.hash,
-        "context": plain(config.context),
-        "model": plain(config.model),
-        "trainer": trainer_values(config.trainer),
+        **answers_key(trained, config, questions, contexts),
         "seed": stress.seed,
         "conditions": [condition.name for condition in CONDITIONS],
     }

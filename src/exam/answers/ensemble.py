@@ -6,7 +6,7 @@ import numpy as np
 
 from exam.answers.predictions import probabilities
 from exam.config import Ensemble, EnsembleKind, Scale
-from exam.metrics import Floats, Ints, average_precision, map_at_k, ranking
+from exam.metrics import Floats, Ints, average_precision, ranking
 
 FOLDS = 5
 POINTS = (3.0, 2.0, 1.0)  # of a voter's first, second and third choice
@@ -114,8 +114,3 @@ def _scores(each: Floats, labels: Ints, weights: Floats, k: int) -> Floats:
 def carries(members: int, questions: int) -> bool:
     """Whether so many questions can tell so many weights."""
     return questions >= QUESTIONS_PER_WEIGHT * members
-
-
-def best_member(members: list[Floats], labels: Ints) -> int:
-    """The member with the highest MAP@3."""
-    return int(np.argmax([map_at_k(logits, labels) for logits in members]))

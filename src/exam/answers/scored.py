@@ -53,7 +53,7 @@ def _systems(stage: Stage, questions: Dataset, contexts: Stage) -> list[System]:
 
 
 def score(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> None:
-    """Write results.json: the reader beside the baselines, paired with each but the random one."""
+    """Write results.json: the reader beside the baselines, paired with those that read."""
     *rows, reader = _systems(stage, questions, contexts)
     stage.measure()
     found = results([*rows, reader], [(reader, row) for row in rows[BLIND:]], [*stages, stage])

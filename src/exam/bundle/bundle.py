@@ -14,7 +14,8 @@ from exam.bundle.notebook import NAME, commands, write_notebook
 from exam.bundle.rehearsal import rehearse
 from exam.bundle.unpack import unpack
 from exam.bundle.wheels import add_wheels
-from exam.config import Bundle, Data, Infer, names, plain
+from exam.config import Bundle, Data, Ensemble, EnsembleKind, Infer, names, plain
+from exam.errors import ExamError
 from exam.inference import answered, asked_questions, restored
 from exam.questions import LETTERS
 from exam.runtime import say
@@ -27,6 +28,7 @@ INPUT = "/kaggle/input"
 
 def make_bundle(bundle: Bundle) -> None:
     """Collect everything, write the notebook, estimate its time, and rehearse where asked."""
+    _check(bundle)
     folders = [Path(name) for name in names(bundle.ckpt)]
     runs = [restored(replace(bundle, ckpt=str(folder))) for folder in folders]
     with recording() as stages:
@@ -37,7 +39,7 @@ def make_bundle(bundle: Bundle) -> None:
     ckpt = ",".join(f"{{bundle}}/runs/{folder.name}" for folder in folders)
     verb = [f"ckpt=[{ckpt}]" if len(folders) > 1 else f"ckpt={ckpt}", *_asked(bundle)]
     if bundle.ensemble is not None:
-        verb.append(f"ensemble={bundle.ensemble.name}")
+        verb += _ensemble(bundle.ensemble)
     place = f"{INPUT}/{contents.folder.name}"
     write_notebook(contents.folder / NAME, commands(contents.overrides, verb, bundle.gpus), place)
     found = contents.close(bundle.limit_gib)
@@ -47,6 +49,35 @@ def make_bundle(bundle: Bundle) -> None:
     if bundle.rehearse:
         _rehearse(bundle, contents, verb, runs[0][1].data if bundle.data is None else bundle.data)
     say(f"{contents.folder / NAME}\n{contents.folder / CONTENTS}")
+
+
+def _check(bundle: Bundle) -> None:
+    """Refuse, before any work, what the notebook could not do."""
+    out = Path(bundle.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExamError(f"{out} is not empty.\nGive another folder, out=<folder>, or delete it.")
+    if bundle.image is not None and not Path(bundle.image).is_file():
+        raise ExamError(
+            f"image={bundle.image} does not exist.\n"
+            "Write it on the target machine: pip freeze > image.txt"
+        )
+    if bundle.run or bundle.retriever or bundle.context or bundle.reranker:
+        raise ExamError(
+            "run.<key>, retriever=, context= and reranker= are not carried into the notebook.\n"
+            "Bundle the run as it is, and add them to the notebook's infer line."
+        )
+    if bundle.ensemble is not None and bundle.ensemble.kind is EnsembleKind.fitted:
+        raise ExamError(
+            "ensemble=fitted needs held-out predictions, which a bundle does not carry.\n"
+            "Fit once with infer.py, and give what it prints: ensemble=mean 'ensemble.weights=[…]'"
+        )
+
+
+def _ensemble(ensemble: Ensemble) -> list[str]:
+    """An ensemble as overrides."""
+    given = plain(ensemble)
+    own = {name: given[name] for name in ("of", "weights", "points") if given[name] is not None}
+    return [f"ensemble={ensemble.name}", *(f"ensemble.{k}={json.dumps(v)}" for k, v in own.items())]
 
 
 def _sampled(bundle: Bundle, folder: Path, questions: int) -> Infer:

@@ -68,10 +68,6 @@ class Contents:
 def collect(bundle: Bundle, runs: list[tuple[Stage, Train]], stages: list[Stage]) -> Contents:
     """Runs, the stages of their retrieval, corpora, and the weights that no wheel carries."""
     contents = Contents(Path(bundle.out))
-    if contents.folder.exists() and any(contents.folder.iterdir()):
-        raise ExamError(
-            f"{contents.folder} is not empty.\nGive another folder, out=<folder>, or delete it."
-        )
     contents.folder.mkdir(parents=True, exist_ok=True)
     for stage, _ in runs:
         contents.add(stage.folder, f"runs/{stage.folder.name}")
