@@ -3,12 +3,15 @@
 import csv
 from pathlib import Path
 
+from tqdm import tqdm
+
 from exam.artefacts import Stage, atomic, open_stage
 from exam.config import Data, Generator, names, plain
 from exam.errors import ExamError
 from exam.generation.rules import questions
 from exam.questions import DEMO, LETTERS, read_qrels
 from exam.retrieval.retrieval import Retrieval
+from exam.runtime import is_terminal
 from exam.tables import read_rows
 
 QUESTIONS = "questions.csv"
@@ -40,7 +43,8 @@ def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -
     label = f"{generator.name}-{retrieval.corpus.name}"
     with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
         if not stage.reused:
-            made = list(questions(retrieval.article_index, generator, left_out))
+            asked = questions(retrieval.article_index, generator, left_out)
+            made = list(tqdm(asked, total=generator.n, desc="questions", disable=not is_terminal()))
             _check(made, generator)
             _write(stage.folder / QUESTIONS, made)
             longest = sum(map(_longest_is_right, made))
