@@ -7,7 +7,8 @@ same questions and BM25 passages, at most 256 tokens for an option. Every timed 
 of its own, and the sides take turns. Timed: `trainer.train()` and `trainer.predict()`; not the
 imports, the loading, or the tokenisation, which are reported apart.
 
-- `plain`: `AutoModelForMultipleChoice`, float32, batches of 8, one sequence for each option;
+- `plain`: `AutoModelForMultipleChoice`, float32, batches of 8, one sequence for each option; its
+  quality is measured without dropout too;
 - `ours`: this project's reader as configured, with `model.packing=options`. MiniLM and MPNet are
   configured without dropout, which the plain script leaves as the checkpoint has it.
 
@@ -125,6 +126,8 @@ def plain(job: dict[str, Any], train: Any, asked: Any, work: Path) -> Any:
         set_seed,
     )
 
+    from exam.weights import dropout_fields
+
     place = checkpoint(job["model"], work)
     tokenizer = AutoTokenizer.from_pretrained(place)
 
@@ -144,7 +147,8 @@ def plain(job: dict[str, Any], train: Any, asked: Any, work: Path) -> Any:
 
     data = prepared(*train), prepared(*asked)
     set_seed(job["seed"])  # for the new head
-    model = AutoModelForMultipleChoice.from_pretrained(place, dtype=torch.float32)
+    dropout = {} if job["dropout"] is None else dropout_fields(job["dropout"])
+    model = AutoModelForMultipleChoice.from_pretrained(place, dtype=torch.float32, **dropout)
     read_in(model)
     arguments = TrainingArguments(
         output_dir=tempfile.mkdtemp(dir=work),
@@ -356,6 +360,7 @@ class Bench:
             "top_k": TOP_K,
             "batch": BATCH,
             "seed": 0,
+            "dropout": None,  # the checkpoint's own
             "logits": False,
             "phases": list(PHASES),
         }
@@ -414,20 +419,25 @@ class Bench:
         from exam.metrics import average_precision, ranking
         from exam.retrieval.evaluation import figures
 
-        scores: dict[str, list[Any]] = {"plain": [], "ours": []}
+        sides: dict[str, dict[str, Any]] = {
+            "plain": {"side": "plain"},
+            "plain_without_dropout": {"side": "plain", "dropout": 0.0},
+            "ours": {"side": "ours"},
+        }
+        scores: dict[str, list[Any]] = {side: [] for side in sides}
         for seed in self.arguments.seeds:
-            for side, found in scores.items():
-                done = self.job(
-                    "run", side=side, seed=seed, logits=True, questions=self.arguments.questions
-                )
+            for side, settings in sides.items():
+                settings |= {"seed": seed, "logits": True, "questions": self.arguments.questions}
+                done = self.job("run", **settings)
                 order = ranking(np.array(done["logits"]))
-                found.append(average_precision(order, np.array(done["labels"])))
+                scores[side].append(average_precision(order, np.array(done["labels"])))
         mean = {side: np.mean(found, axis=0) for side, found in scores.items()}
         return {
             "seeds": list(self.arguments.seeds),
             "each": {side: [float(np.mean(s)) for s in found] for side, found in scores.items()},
             **{side: figures(values) for side, values in mean.items()},
             "difference": figures(mean["ours"] - mean["plain"]),
+            "difference_without_dropout": figures(mean["ours"] - mean["plain_without_dropout"]),
         }
 
     def growth(self) -> dict[str, Any]:

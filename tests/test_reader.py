@@ -16,7 +16,7 @@ from exam.metrics import map_at_k
 from exam.questions import FEATURES, LETTERS
 from exam.reader.collator import MultipleChoiceCollator, Template
 from exam.reader.features import Reading, build_features, saved_features, shuffle_options, token_ids
-from exam.reader.model import load_reader, longest_input, tiny_tokenizer
+from exam.reader.model import check_reachable, load_reader, longest_input, tiny_tokenizer
 from exam.reader.trainer import option_loss
 from exam.reader.training import Reader, predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
@@ -451,3 +451,13 @@ def test_features_are_kept_until_something_they_stand_on_changes(tmp_path, asked
     assert features(questions=shuffle_options(asked, seed=3))[1] == 4
     assert features(max_length=20)[1] == 5
     assert features() == (built, 5)
+
+
+def test_an_architecture_that_reads_no_options_is_refused_before_any_work(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(ExamError) as caught:
+        check_reachable(Model(name="t", name_or_path=str(tmp_path)))
+    assert str(caught.value) == (
+        f"{tmp_path} is a t5 model, and the library has no reader of questions with that "
+        "architecture.\nChoose another checkpoint, such as model=deberta_base."
+    )

@@ -140,12 +140,15 @@ def _class(config: Model, architecture: PreTrainedConfig) -> Any:
             f"which model.packing=none reads by.\nSet model.packing={trained}."
         )
     plain: Any = MODEL_FOR_MULTIPLE_CHOICE_MAPPING.get(type(architecture), None)
-    if plain is None and (config.evidence or config.others):
+    if plain is not None:
+        return joined_class(plain, architecture)
+    if config.evidence or config.others or not config.trust_remote_code:
         raise ExamError(
-            f"model.evidence and model.others join the scores of the library's own architectures, "
-            f"and this is a {architecture.model_type} model.\nLeave them out."
+            f"{config.name_or_path or config.architecture} is a {architecture.model_type} model, "
+            "and the library has no reader of questions with that architecture.\n"
+            "Choose another checkpoint, such as model=deberta_base."
         )
-    return AutoModelForMultipleChoice if plain is None else joined_class(plain, architecture)
+    return AutoModelForMultipleChoice  # a checkpoint's own code
 
 
 def _prepared(model: Any, config: Model) -> PreTrainedModel:
