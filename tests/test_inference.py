@@ -245,6 +245,15 @@ def test_several_readers_need_a_way_to_become_one(place):
         run_infer(place.infer(place.both, place.known, "ensemble=mean", "ensemble.weights=[1,1,1]"))
 
 
+def test_a_pass_with_an_open_quote_is_refused(place):
+    with pytest.raises(ExamError) as caught:
+        run_infer(place.infer(f"ckpt={place.open}", place.known, """passes=["a='b"]"""))
+    assert str(caught.value) == (
+        'passes="a=\'b" cannot be read: No closing quotation.\n'
+        "Write every pass as on the command line, its quotes closed."
+    )
+
+
 def test_a_reader_under_stress(place, capsys):
     run_stress(place.infer(f"ckpt={place.open}", place.known, verb="stress"))
     (folder,) = (place.outputs / "stress").glob("kaggle-*")

@@ -235,9 +235,14 @@ def _with(infer: Infer, overrides: str) -> Infer:
     """The command with further overrides of its own, as they are given to it."""
     if not overrides:
         return infer
-    given: Infer = composed(
-        "infer", f"ckpt={infer.ckpt}", *(with_prefix(word) for word in shlex.split(overrides))
-    )
+    try:
+        words = shlex.split(overrides)
+    except ValueError as error:
+        raise ExamError(
+            f"passes={overrides!r} cannot be read: {error}.\n"
+            "Write every pass as on the command line, its quotes closed."
+        ) from None
+    given: Infer = composed("infer", f"ckpt={infer.ckpt}", *map(with_prefix, words))
     groups: dict[str, Any] = {name: getattr(given, name) or getattr(infer, name) for name in GROUPS}
     run: Any = OmegaConf.to_container(OmegaConf.merge(infer.run, given.run))
     return replace(infer, **groups, run=run, passes=[])
