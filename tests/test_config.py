@@ -141,7 +141,7 @@ def test_help_lists_the_groups(verb):
     assert done.returncode == 0
     assert "corpus: demo, jsonl, stem_270k, wikipedia" in done.stdout
     called = "python -m exam.bundle" if verb == "bundle" else f"python {verb}.py"
-    assert done.stdout.count(called) == (2 if verb == "bundle" else 3)
+    assert done.stdout.count(called) == 3
 
 
 def test_a_refusal_imports_nothing_heavy_and_is_quick():

@@ -10,7 +10,7 @@ from conftest import kaggle_rows
 from datasets import Dataset
 
 from exam.artefacts import file_digest, open_stage, read_json, write_json
-from exam.config import BatchBy, Model, Order
+from exam.config import BatchBy, Model, Order, Packing
 from exam.errors import ExamError
 from exam.metrics import map_at_k
 from exam.questions import FEATURES, LETTERS
@@ -453,10 +453,11 @@ def test_features_are_kept_until_something_they_stand_on_changes(tmp_path, asked
     assert features() == (built, 5)
 
 
-def test_an_architecture_that_reads_no_options_is_refused_before_any_work(tmp_path):
+@pytest.mark.parametrize("packing", [Packing.none, Packing.options])
+def test_an_architecture_that_reads_no_options_is_refused_before_any_work(tmp_path, packing):
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(ExamError) as caught:
-        check_reachable(Model(name="t", name_or_path=str(tmp_path)))
+        check_reachable(Model(name="t", name_or_path=str(tmp_path), packing=packing))
     assert str(caught.value) == (
         f"{tmp_path} is a t5 model, and the library has no reader of questions with that "
         "architecture.\nChoose another checkpoint, such as model=deberta_base."

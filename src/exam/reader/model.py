@@ -131,6 +131,13 @@ def _class(config: Model, architecture: PreTrainedConfig) -> Any:
         flash_attention(architecture)
     architecture.measures = len(MEASURES) if config.evidence else 0
     architecture.others = config.others
+    plain: Any = MODEL_FOR_MULTIPLE_CHOICE_MAPPING.get(type(architecture), None)
+    if plain is None and not config.trust_remote_code:
+        raise ExamError(
+            f"{config.name_or_path or config.architecture} is a {architecture.model_type} model, "
+            "and the library has no reader of questions with that architecture.\n"
+            "Choose another checkpoint, such as model=deberta_base."
+        )
     if config.packing is not Packing.none:
         architecture.packing = config.packing.value
         return joined_class(packed_class(architecture), architecture)
@@ -139,16 +146,12 @@ def _class(config: Model, architecture: PreTrainedConfig) -> Any:
             f"{config.name_or_path} was trained with model.packing={trained}: it has no pooler, "
             f"which model.packing=none reads by.\nSet model.packing={trained}."
         )
-    plain: Any = MODEL_FOR_MULTIPLE_CHOICE_MAPPING.get(type(architecture), None)
-    if plain is not None:
-        return joined_class(plain, architecture)
-    if config.evidence or config.others or not config.trust_remote_code:
+    if plain is None and (config.evidence or config.others):
         raise ExamError(
-            f"{config.name_or_path or config.architecture} is a {architecture.model_type} model, "
-            "and the library has no reader of questions with that architecture.\n"
-            "Choose another checkpoint, such as model=deberta_base."
+            f"model.evidence and model.others join the scores of the library's own architectures, "
+            f"and this is a {architecture.model_type} model.\nLeave them out."
         )
-    return AutoModelForMultipleChoice  # a checkpoint's own code
+    return AutoModelForMultipleChoice if plain is None else joined_class(plain, architecture)
 
 
 def _prepared(model: Any, config: Model) -> PreTrainedModel:
