@@ -14,11 +14,13 @@ from exam import kaggle
 from exam.artefacts import Stage
 from exam.bundle.__main__ import translated
 from exam.bundle.budget import costs, shown
+from exam.bundle.bundle import make_bundle
 from exam.bundle.contents import Contents
 from exam.bundle.notebook import commands, write_notebook
 from exam.bundle.rehearsal import ALONE
 from exam.bundle.unpack import unpack
 from exam.bundle.wheels import image_packages, missing
+from exam.compose import composed
 from exam.config import Data
 from exam.errors import ExamError
 from exam.questions import read
@@ -156,3 +158,32 @@ def test_a_bundle_answers_without_a_network(tmp_path, encoder):
     contents = json.loads((out / "contents.json").read_text())
     assert contents["bytes"] == sum(f["bytes"] for f in contents["files"].values())
     assert not [name for name in contents["files"] if name.startswith("outputs/contexts")]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "{out} is not empty.\nGive another folder, out=<folder>, or delete it."),
+        (
+            ["out={out}/new", "image=none.txt"],
+            "image=none.txt does not exist.\n"
+            "Write it on the target machine: pip freeze > image.txt",
+        ),
+        (
+            ["out={out}/new", "+run.context.top_k=3"],
+            "run.<key>, retriever=, context= and reranker= are not carried into the notebook.\n"
+            "Bundle the run as it is, and add them to the notebook's infer line.",
+        ),
+        (
+            ["out={out}/new", "ensemble=fitted"],
+            "ensemble=fitted needs held-out predictions, which a bundle does not carry.\n"
+            "Fit once with infer.py, and give what it prints: ensemble=mean 'ensemble.weights=[…]'",
+        ),
+    ],
+)
+def test_what_a_notebook_could_not_do_is_refused_before_any_work(tmp_path, given, said):
+    (tmp_path / "something").touch()
+    own = [value.format(out=tmp_path) for value in [*given, *(() if given else ["out={out}"])]]
+    with pytest.raises(ExamError) as caught:
+        make_bundle(composed("bundle", "ckpt=nothing", *own))
+    assert str(caught.value) == said.format(out=tmp_path)
