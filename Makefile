@@ -4,7 +4,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check lock bench-retrieval bench-scale bench-reader
+.PHONY: help setup demo test test-slow check lock bench-retrieval bench-scale bench-reader \
+	bench-layerwise
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -42,6 +43,9 @@ bench-scale: $(READY)  ## an index as large as Wikipedia's, in a notebook's memo
 
 bench-reader: $(READY)  ## our reader beside a plain Trainer script (EXAM_DATA=<folder>)
 	$(BIN)/python benchmarks/reader.py
+
+bench-layerwise: $(READY)  ## a model larger than memory, three ways (EXAM_DATA=<folder>)
+	$(BIN)/python benchmarks/layerwise.py
 
 lock: $(READY)  ## write requirements.lock from this environment
 	$(BIN)/python scripts/lock.py

@@ -78,3 +78,16 @@ def test_both_readers_train_and_predict_the_same_questions(data, tmp_path):
         assert 0 < minilm[phase]["share_of_peak"] < 1
     assert found["quality"]["difference"]["n"] == 2
     assert found["quality"]["ours"]["value"] == pytest.approx(found["quality"]["each"]["ours"][0])
+
+
+@pytest.mark.slow
+def test_three_ways_to_run_a_model_rank_options_alike(data, tmp_path):
+    output = tmp_path / "bench.json"
+    command = [sys.executable, "benchmarks/layerwise.py", str(data), "--small", "--rounds", "1"]
+    command += ["--questions", "2", "--work", str(tmp_path / "work"), "--output", str(output)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    found = json.loads(output.read_text())
+    assert found["same_order"] == {"layerwise": True, "offload": True}
+    for way in ("layerwise", "offload"):
+        ratio = found[way]["seconds"] / found["memory"]["seconds"]
+        assert found["ratios"][f"{way}_seconds"] == pytest.approx(ratio)

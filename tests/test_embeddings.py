@@ -104,7 +104,8 @@ def test_emulated_bfloat16_is_refused(monkeypatch):
     with pytest.raises(ExamError) as caught:
         dtype_here(Dtype.bfloat16, "encoder.dtype")
     assert str(caught.value) == (
-        "encoder.dtype=bfloat16, but this machine has no GPU and no processor that computes in it."
+        "encoder.dtype=bfloat16, but this machine has neither a GPU nor a processor that computes "
+        "in it."
         "\nSet encoder.dtype=auto, or encoder.dtype=float32."
     )
 

@@ -108,7 +108,7 @@ def test_the_best_passage_can_stand_next_to_the_question(small):
 
 def test_binary_loss_judges_each_option_by_itself():
     logits = torch.tensor([[1.0, -2.0, -torch.inf], [0.0, 3.0, 1.0]])
-    labels = torch.tensor([0, 1])
+    targets = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
     def own(x, y):
         p = 1 / (1 + np.exp(-x))
@@ -119,7 +119,7 @@ def test_binary_loss_judges_each_option_by_itself():
         first = (own(1.0, yes) + own(-2.0, no)) / 2
         second = (own(0.0, no) + own(3.0, yes) + own(1.0, no)) / 3
         expected = (first + second) / 2
-        assert binary_loss(logits, labels, share).item() == pytest.approx(expected, rel=1e-5)
+        assert binary_loss(logits, targets, share).item() == pytest.approx(expected, rel=1e-5)
 
 
 # What joins the score.

@@ -16,11 +16,12 @@ from exam.config import BatchBy, Model, Packing
 from exam.errors import ExamError
 from exam.reader.attention import Distances, at_once, one_by_one
 from exam.reader.batches import TokenBatches
-from exam.reader.collator import MultipleChoiceCollator, PackedCollator, Template
+from exam.reader.collator import MultipleChoiceCollator, PackedCollator
 from exam.reader.disentangled import use_disentangled
 from exam.reader.features import build_features
 from exam.reader.model import tiny_tokenizer
 from exam.reader.packing import seen
+from exam.reader.template import Template
 from exam.reader.training import Reader, predict, train
 
 SMALL = {

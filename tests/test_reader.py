@@ -14,9 +14,10 @@ from exam.config import BatchBy, Model, Order, Packing
 from exam.errors import ExamError
 from exam.metrics import map_at_k
 from exam.questions import FEATURES, LETTERS
-from exam.reader.collator import MultipleChoiceCollator, Template
+from exam.reader.collator import MultipleChoiceCollator
 from exam.reader.features import Reading, build_features, saved_features, shuffle_options, token_ids
 from exam.reader.model import check_reachable, load_reader, longest_input, tiny_tokenizer
+from exam.reader.template import Template
 from exam.reader.trainer import option_loss
 from exam.reader.training import Reader, predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
@@ -213,7 +214,9 @@ def test_template_equals_the_tokenizer_own_pair(small):
 def test_loss_ignores_options_that_do_not_exist():
     logits = torch.tensor([[1.0, 2.0, -torch.inf]])
     two = torch.nn.functional.cross_entropy(logits[:, :2], torch.tensor([1]), label_smoothing=0.3)
-    assert option_loss(logits, torch.tensor([1]), 0.3).item() == pytest.approx(two.item())
+    assert option_loss(logits, torch.tensor([[0.0, 1.0, 0.0]]), 0.3).item() == pytest.approx(
+        two.item()
+    )
 
 
 def test_head_stays_fp32_under_autocast(tmp_path, asked):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, exam, kaggle_rows, make_articles, make_questions, write_csv
+from test_writer import Endpoint, question_about
 
 from exam.answers.predictions import read_predictions
 from exam.compose import composed, conf_dir
@@ -28,7 +29,9 @@ HUB = {
     "how_to_train_open_book": "microsoft/deberta-v3-large",
     "longformer_270k": "potsawee/longformer-large-4096-answering-race",
     "open_book_deberta": "microsoft/deberta-v3-large",
+    "platypus2_70b_rag": "garage-bAInd/Platypus2-70B-instruct",
     "trained_with_context": "microsoft/deberta-v3-large",
+    "wiki_stem_1k": "microsoft/deberta-v3-large",
 }
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 FILES = (
@@ -307,6 +310,11 @@ def test_experiments_run_with_small_weights_of_their_own_architecture(published,
     overrides += [f"outputs={published / 'outputs'}", f"encoder.name_or_path={encoder}"]
     if composed("train", *overrides).retriever.kind.searches:
         overrides += ["corpus=jsonl", f"corpus.dir={published}", "corpus.files=articles.jsonl"]
+    if name == "wiki_stem_1k":
+        endpoint = Endpoint(lambda title, _: question_about(title))
+        overrides += ["corpus=jsonl", f"corpus.dir={published}", "corpus.files=articles.jsonl"]
+        overrides += [f"generator.writer.base_url={endpoint.url}", "generator.n=10"]
+        overrides += ["generator.writer.min_sentences=1"]
     config = composed("train", *overrides)
     run = train_reader(config)
     saved = json.loads((run.stage.folder / "model" / "config.json").read_text())

@@ -1,7 +1,7 @@
 """Readers as configured, of every kind: fitted or loaded, and ready to answer."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +11,13 @@ from datasets import Dataset, concatenate_datasets
 from exam import ranks
 from exam.answers.results import of_logits
 from exam.artefacts import Stage, write_json
-from exam.config import Layout, Packing, ReaderKind, Train, answering_values, trainer_values
+from exam.config import Model, ReaderKind, Train, answering_values, is_trained, trainer_values
 from exam.errors import ExamError
+from exam.llm.letters import LetterReader
+from exam.llm.load import check_decoder, load_causal, random_decoder
+from exam.llm.scoring import option_scores
 from exam.metrics import Floats
-from exam.reader.features import Reading, saved_features, shuffle_options
+from exam.reader.features import TARGETS, shuffle_options
 from exam.reader.lexical import (
     LexicalReader,
     cross_fitted,
@@ -23,9 +26,10 @@ from exam.reader.lexical import (
     load_lexical,
     save_lexical,
 )
-from exam.reader.model import longest_input
-from exam.reader.training import Reader, predict, train
+from exam.reader.model import check_reachable
+from exam.reader.training import Reader, predict, refuse_nan, train
 from exam.reader.tuning import ADAPTER, merged
+from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import figures
 from exam.runs import CHECKPOINTS
 from exam.splits import Split
@@ -38,8 +42,16 @@ TRAINING = "training.json"  # how a run was trained: figures, trained parameters
 Answer = Callable[[Dataset, Stage], Floats]  # logits of questions, read with a stage's contexts
 
 
+def check_reader(model: Model) -> None:
+    """Refuse a checkpoint that cannot be read, or not as it is to be read, before any work."""
+    causal = model.kind is ReaderKind.causal_lm
+    (check_decoder if causal else check_reachable)(model)
+
+
 def fitted(config: Train, folder: Path, split: Split, pool: Stage) -> Answer:
     """Train the configured reader, and save it in `folder`."""
+    if config.model.kind is ReaderKind.causal_lm and not is_trained(config.trainer):
+        return _as_it_is(config, folder, split)
     lexical = config.model.kind is ReaderKind.lexical
     return (_fit_lexical if lexical else _fit)(config, folder, split, pool)
 
@@ -57,9 +69,12 @@ def loaded(config: Train, saved: Path, work: Path, *, merge: bool) -> Answer:
         )
     if config.model.kind is ReaderKind.lexical:
         return _answering_lexical(load_lexical(saved / LEXICAL), config)
-    model = replace(config.model, name_or_path=str(saved))
+    own = any((saved / name).is_file() for name in ("config.json", ADAPTER))
+    model = replace(config.model, name_or_path=str(saved)) if own else config.model
+    if config.model.kind is ReaderKind.causal_lm and not is_trained(config.trainer):
+        return _answering_causal(replace(config, model=model), work)
     values, layout = answering_values(config.trainer), config.context.layout
-    reader = Reader.load(model, values, work, config.seed, layout=layout)
+    reader = _kind(config).load(model, values, work, config.seed, layout=layout)
     if merge:
         reader = replace(reader, model=merged(reader.model))
         reader.save(work / MODEL)
@@ -68,17 +83,19 @@ def loaded(config: Train, saved: Path, work: Path, *, merge: bool) -> Answer:
 
 def _fit(config: Train, folder: Path, split: Split, pool: Stage) -> Answer:
     """Train, and save model, tokenizer and trainer state."""
-    texts = (t for q in split.train for t in [q["prompt"], *q["options"]])
     values = trainer_values(config.trainer)
     work, layout = folder / CHECKPOINTS, config.context.layout
-    reader = Reader.load(config.model, values, work, config.seed, texts, layout)
+    reader = _kind(config).load(config.model, values, work, config.seed, _texts(split), layout)
     shuffled = shuffle_options(split.train, config.seed)
+    asked = shuffled.select_columns(list(split.dev.column_names))  # without soft labels
     features = {
-        name: _features(
-            reader, config, part, pool, f"{config.data.name}-{name}", training=name == "train"
+        name: reader.features(
+            f"{config.data.name}-{name}", part, pool, config.context, training=name == "train"
         )
-        for name, part in (("train", shuffled), ("dev", split.dev))
+        for name, part in (("train", asked), ("dev", split.dev))
     }
+    if TARGETS in shuffled.column_names:
+        features["train"] = features["train"].add_column(TARGETS, shuffled[TARGETS][:])
     reader = reader.to_train(features["train"], config.tuning, config.adversary)
     reader, how = train(reader, features["train"], features["dev"])
     reader.save(folder / MODEL)
@@ -87,10 +104,21 @@ def _fit(config: Train, folder: Path, split: Split, pool: Stage) -> Answer:
     return _answering(reader, config)
 
 
+def _kind(config: Train) -> type[Reader]:
+    return LetterReader if config.model.kind is ReaderKind.causal_lm else Reader
+
+
+def _texts(split: Split) -> Iterator[str]:
+    """What a random model's tokenizer learns its words from."""
+    return (t for q in split.train for t in [q["prompt"], *q["options"]])
+
+
 def _answering(reader: Reader, config: Train) -> Answer:
-    return lambda questions, contexts: predict(
-        reader, _features(reader, config, questions, contexts, contexts.folder.name)
-    )
+    def answer(questions: Dataset, contexts: Stage) -> Floats:
+        name = contexts.folder.name
+        return predict(reader, reader.features(name, questions, contexts, config.context))
+
+    return answer
 
 
 def _fit_lexical(config: Train, folder: Path, split: Split, pool: Stage) -> Answer:
@@ -120,24 +148,26 @@ def _answering_lexical(reader: LexicalReader, config: Train) -> Answer:
     )
 
 
-def _features(
-    reader: Reader,
-    config: Train,
-    questions: Dataset,
-    contexts: Stage,
-    name: str,
-    *,
-    training: bool = False,
-) -> Dataset:
-    context, longer = config.context, config.model.length(training=training)
-    if config.model.packing is not Packing.none and context.layout is Layout.question_first:
-        longer -= 1  # the context ends with a token of its own
-    reading = Reading(
-        top_k=context.passages(training=training),
-        max_length=longer,
-        longest=longest_input(reader.model, longer),
-        order=context.order,
-        evidence=config.model.evidence,
-    )
-    with ranks.leader_first():
-        return saved_features(name, questions, contexts, reader.tokenizer, reading)
+def _as_it_is(config: Train, folder: Path, split: Split) -> Answer:
+    """A causal language model answers without having been trained; the run keeps random ones."""
+    model = config.model
+    if model.name_or_path is None:
+        for part in random_decoder(model, config.seed, _texts(split)):
+            part.save_pretrained(folder / MODEL)
+        model = replace(model, name_or_path=str(folder / MODEL))
+    return _answering_causal(replace(config, model=model), folder / CHECKPOINTS)
+
+
+def _answering_causal(config: Train, work: Path) -> Answer:
+    runner, prompter, window = load_causal(config.model, work)
+    top_k = config.context.passages(training=False)
+    size = trainer_values(config.trainer).get("per_device_eval_batch_size", 8)
+
+    def answer(questions: Dataset, contexts: Stage) -> Floats:
+        found = read_contexts(contexts, top_k)
+        asked = prompter.asked(questions, found, window, config.context.order)
+        logits = option_scores(runner, prompter, asked, size)
+        refuse_nan(logits)
+        return logits
+
+    return answer

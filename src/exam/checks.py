@@ -3,11 +3,14 @@
 import re
 from dataclasses import is_dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from exam.config import (
     ALL_FOLDS,
     Data,
     EnsembleKind,
+    Generate,
+    Generator,
     Index,
     Infer,
     Reranker,
@@ -40,6 +43,8 @@ def check(config: Any) -> None:
         _check_data(config.data)
         _check_retriever(config.retriever)
         _check_reranker(config.reranker, config.retriever)
+    if isinstance(config, (Train, Retrieve, Generate)):
+        _check_generator(config.generator)
     if isinstance(config, Restore) and config.data is not None:
         _check_data(config.data)
     if isinstance(config, Infer):
@@ -92,6 +97,16 @@ def _check_data(data: Data) -> None:
         )
     if not 0 <= data.valid_share < 1:
         raise ExamError(f"data.valid_share={data.valid_share} is not a share: give 0 to 0.99.")
+
+
+def _check_generator(generator: Generator) -> None:
+    """Secrets do not belong into what is saved."""
+    url = urlsplit(generator.writer.base_url or "")
+    if url.username or url.password or url.query:
+        raise ExamError(
+            "generator.writer.base_url carries a name, a password or a query, and it is saved.\n"
+            "Give the address alone; the key is read from OPENAI_API_KEY."
+        )
 
 
 def _check_retriever(retriever: Retriever) -> None:

@@ -94,6 +94,23 @@ class ReaderKind(Enum):
 
     transformer = "transformer"
     lexical = "lexical"
+    causal_lm = "causal_lm"
+
+
+class Scoring(Enum):
+    """How a causal language model scores options."""
+
+    letters = "letters"  # the logit of each option's letter
+    yes_no = "yes_no"  # yes less no, behind each option
+    likelihood = "likelihood"  # the mean log-probability of each option's tokens
+
+
+class Execution(Enum):
+    """Where a causal language model's weights are while it runs."""
+
+    memory = "memory"  # on the device
+    offload = "offload"  # on the devices, in memory and on disk, as accelerate lays them out
+    layerwise = "layerwise"  # on disk; each layer is read once for all questions
 
 
 class Packing(Enum):
@@ -157,6 +174,7 @@ class Dtype(Enum):
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
+    float16 = "float16"  # of a causal language model on a GPU
 
 
 ALL_FOLDS = "all"
@@ -191,6 +209,8 @@ class Data:
     fold: Any = 0  # which of the training questions choose the checkpoint; null: none; or `all`
     valid_share: float = 0.0  # held out of train when there is no valid file
     split_seed: int = 0
+    soft_labels: str | None = None  # predictions whose probabilities train the reader, at
+    soft_weight: float = 0.5  # this share where the answer is known, alone where it is not (extra)
     drop_leaks: bool = False  # leave training questions out that valid or test nearly repeats
     strict: bool = False
     limit: int | None = None
@@ -351,6 +371,14 @@ class Model:
     dropout: float | None = None  # null: the checkpoint's own
     architecture: str | None = None  # without name_or_path: small random weights of this kind
     config: dict[str, Any] | None = None  # of them, where they are to be others
+    scoring: Scoring = Scoring.letters  # causal_lm: how options are scored,
+    chat: bool | None = None  # whether its chat template frames the prompt; null: where it has one
+    template: str | None = None  # the prompt, with {context}, {prompt}, {options} or {option},
+    execution: Execution = Execution.memory  # where its weights are,
+    memory_gib: float = 4.0  # what layerwise keeps in memory of hidden states, offload of weights,
+    dtype: Dtype = Dtype.auto  # in which number format; auto, trained or not causal: float32
+    load_in_4bit: bool = False  # a decoder's, on a GPU: bitsandbytes' NF4, trained by adapters
+    gguf: str | None = None  # and the checkpoint's file, where it is a GGUF
     trust_remote_code: bool = False
 
     def length(self, *, training: bool) -> int:
@@ -415,17 +443,49 @@ class QuestionKind(Enum):
     variant = "variant"
 
 
+class GeneratorKind(Enum):
+    """What writes questions."""
+
+    rules = "rules"
+    llm = "llm"
+
+
+@dataclass
+class Writer:
+    """The language model that writes questions: at an OpenAI-compatible endpoint, or here.
+
+    The endpoint's key is read from the environment variable OPENAI_API_KEY, and from nowhere else.
+    """
+
+    model: str = "gpt-4o-mini"  # the endpoint's name for it; with local: hub id or folder
+    base_url: str | None = None  # null: OpenAI's own
+    local: bool = False  # run the model on this machine
+    gguf: str | None = None  # with local: the checkpoint's file, where it is a GGUF
+    per_article: int = 1  # questions
+    sentences: int = 7  # of an article's beginning
+    min_sentences: int = 3  # shorter articles are left alone
+    temperature: float = 0.8
+    max_tokens: int = 1000  # of a reply
+    attempts: int = 3  # replies to an article, until one is a question
+    parallel: int = 4  # requests at a time
+    json_schema: bool = True  # have the endpoint hold to the form; not every model can
+    price_in: float = 0.0  # of a million tokens, to say what it cost
+    price_out: float = 0.0
+
+
 @dataclass
 class Generator:
-    """The rule-based question writer."""
+    """What writes questions from articles: rules, or a language model."""
 
     name: str = MISSING
+    kind: GeneratorKind = GeneratorKind.rules
     n: int = 1000
-    kinds: list[QuestionKind] = field(default_factory=lambda: list(QuestionKind))  # in turn
+    kinds: list[QuestionKind] = field(default_factory=lambda: list(QuestionKind))  # rules: in turn
     options: int = 5
     seed: int = 0
-    neighbours: int = 20  # how many articles near in meaning lend their facts as wrong options
+    neighbours: int = 20  # rules: how many articles near in meaning lend their facts
     exclude: Any = None  # questions (files or `demo`) whose articles are left alone
+    writer: Writer = field(default_factory=Writer)  # llm
 
 
 @dataclass
@@ -591,6 +651,11 @@ SHARDING = ("deepspeed", "fsdp", "fsdp_config")
 def trainer_values(fields: TrainerFields) -> dict[str, Any]:
     """The TrainingArguments a configuration sets, without those left to the library."""
     return {name: value for name, value in vars(fields).items() if value != MISSING}
+
+
+def is_trained(fields: TrainerFields) -> bool:
+    """Whether a reader learns anything, or its checkpoint answers as it is."""
+    return bool(trainer_values(fields).get("num_train_epochs") != 0)
 
 
 def answering_values(fields: TrainerFields) -> dict[str, Any]:

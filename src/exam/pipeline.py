@@ -147,9 +147,10 @@ def run_stress(stress: Stress) -> None:
 def run_evidence(evidence: Evidence) -> None:
     """`evidence.py`: what each training question's passages, each alone, add to a run's reader."""
     trained, config = restored(evidence)
-    if config.model.kind is ReaderKind.lexical:
+    if config.model.kind is not ReaderKind.transformer:
         raise ExamError(
-            f"{trained.folder} is a lexical reader; evidence is weighed by a transformer.\n"
+            f"{trained.folder} is a run of model.kind={config.model.kind.value}; evidence is "
+            "weighed by a transformer.\n"
             "Give another run: ckpt=<folder>"
         )
     if ranks.world_size() > 1:

@@ -49,7 +49,7 @@ def read(data: Data, entries: Any, generated: Path | None = None) -> Dataset:
     if len(sets) > 1:  # ids count from 0 in every public file
         sets = [prefixed(s, Path(name).stem) for s, name in zip(sets, wanted, strict=True)]
         _check_distinct(sets, wanted)
-    whole = concatenate_datasets(sets) if sets else Dataset.from_dict(_empty(), features=FEATURES)
+    whole = concatenate_datasets(sets) if sets else no_questions()
     return whole.select(range(min(data.limit, len(whole)))) if data.limit else whole
 
 
@@ -66,6 +66,11 @@ def _check_distinct(sets: list[Dataset], wanted: list[str]) -> None:
 def questions_digest(questions: Dataset) -> str:
     """Hash of every question's content, for the keys of the stages that read them."""
     return digest(questions.to_list())
+
+
+def no_questions() -> Dataset:
+    """A set without any."""
+    return Dataset.from_dict(_empty(), features=FEATURES)
 
 
 def _empty() -> dict[str, list[Any]]:

@@ -60,7 +60,8 @@ def read_split(data: Data, generated: Path | None) -> Split:
         )
     _require_labels(train, "train")
     _require_labels(valid, "valid")
-    _require_labels(extra, "extra")
+    if data.soft_labels is None:
+        _require_labels(extra, "extra")
     none = train.select([])
     if data.fold == ALL_FOLDS:
         train = _without_leaks(train, _tested(data), data.drop_leaks, required=True)
@@ -192,7 +193,7 @@ def _tested(data: Data) -> dict[str, Dataset]:
 def _log_parts(train: Dataset, valid: Dataset) -> None:
     """How the right options are spread, and what the reported questions can tell apart."""
     for name, part in (("train", train), ("valid", valid)):
-        counts = Counter(part["label"])
+        counts = Counter(label for label in part["label"] if label is not None)
         spread = " ".join(f"{LETTERS[i]} {counts[i] / len(part):.0%}" for i in sorted(counts))
         log.info("questions: %d %s · right options %s", len(part), name, spread)
     if len(valid) < questions_for(WORTH_SEEING, SPREAD):

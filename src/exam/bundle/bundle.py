@@ -14,7 +14,18 @@ from exam.bundle.notebook import NAME, commands, write_notebook
 from exam.bundle.rehearsal import rehearse
 from exam.bundle.unpack import unpack
 from exam.bundle.wheels import add_wheels
-from exam.config import Bundle, Data, Ensemble, EnsembleKind, Infer, names, plain
+from exam.config import (
+    Bundle,
+    Data,
+    Ensemble,
+    EnsembleKind,
+    Infer,
+    ReaderKind,
+    Train,
+    is_trained,
+    names,
+    plain,
+)
 from exam.errors import ExamError
 from exam.inference import answered, asked_questions, restored
 from exam.questions import LETTERS
@@ -41,7 +52,9 @@ def make_bundle(bundle: Bundle) -> None:
     if bundle.ensemble is not None:
         verb += _ensemble(bundle.ensemble)
     place = f"{INPUT}/{contents.folder.name}"
-    write_notebook(contents.folder / NAME, commands(contents.overrides, verb, bundle.gpus), place)
+    whole = any(_answers_whole(config) for _, config in runs)
+    gpus = 1 if whole else bundle.gpus
+    write_notebook(contents.folder / NAME, commands(contents.overrides, verb, gpus), place)
     found = contents.close(bundle.limit_gib)
     size = found["bytes"] / 2**20
     log.info("bundle: %d files · %d wheels · %.1f MiB", len(found["files"]), len(carried), size)
@@ -49,6 +62,11 @@ def make_bundle(bundle: Bundle) -> None:
     if bundle.rehearse:
         _rehearse(bundle, contents, verb, runs[0][1].data if bundle.data is None else bundle.data)
     say(f"{contents.folder / NAME}\n{contents.folder / CONTENTS}")
+
+
+def _answers_whole(config: Train) -> bool:
+    """Whether a run answers in one process: a language model as it is."""
+    return config.model.kind is ReaderKind.causal_lm and not is_trained(config.trainer)
 
 
 def _check(bundle: Bundle) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exam.artefacts import Stage, file_digest, write_json
-from exam.config import Bundle, CorpusReader, CorpusSource, Train, plain
+from exam.config import Bundle, CorpusReader, CorpusSource, ReaderKind, Train, plain
 from exam.corpus import corpus_files
 from exam.errors import ExamError
 from exam.reader.tuning import adapters_base
@@ -17,6 +17,7 @@ from exam.weights import MODEL, PACKAGED, locate
 log = logging.getLogger(__name__)
 
 CONTENTS = "contents.json"
+CONFIG_NAME = "config.json"
 OF_QUESTIONS = ("contexts", "features", "infer", "ensemble", "stressed", "embeddings")
 
 
@@ -86,11 +87,24 @@ def collect(bundle: Bundle, runs: list[tuple[Stage, Train]], stages: list[Stage]
         _add_weights(contents, "encoder", first.encoder.name_or_path, "name_or_path")
         if first.reranker.ckpt is not None:
             _add_weights(contents, "reranker", first.reranker.ckpt, "ckpt")
-    for stage, _ in runs:
-        base = adapters_base(stage.folder / MODEL)
-        if base is not None:
-            _add_weights(contents, "base", base, None)
+    for stage, config in runs:
+        _add_checkpoint(contents, stage.folder, config)
     return contents
+
+
+def _add_checkpoint(contents: Contents, run: Path, config: Train) -> None:
+    """What a run answers with, where its own folder does not hold it."""
+    own, name = run / MODEL, config.model.name_or_path
+    base = adapters_base(own)
+    if base is not None:
+        _add_weights(contents, "base", locate(base), None)
+    elif config.model.kind is ReaderKind.causal_lm and not (own / CONFIG_NAME).is_file():
+        if any(line.startswith("run.model.") for line in contents.overrides):
+            raise ExamError(
+                f"{run.name} is the second run that answers with a checkpoint outside of it.\n"
+                "Make a bundle of each, and put their predictions together."
+            )
+        _add_weights(contents, "model", locate(str(name)), "name_or_path")
 
 
 def _retrieval(config: Train) -> Any:

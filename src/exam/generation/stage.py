@@ -1,18 +1,30 @@
 """The stage that writes generated questions, and what makes it refuse them."""
 
 import csv
+import logging
 from pathlib import Path
 
+from datasets import concatenate_datasets
 from tqdm import tqdm
 
 from exam.artefacts import Stage, atomic, open_stage
-from exam.config import Data, Generator, names, plain
+from exam.config import Data, Generator, GeneratorKind, names, plain
+from exam.corpus import corpus_files, corpus_key
 from exam.errors import ExamError
 from exam.generation.rules import questions
-from exam.questions import DEMO, LETTERS, read_qrels
+from exam.questions import (
+    DEMO,
+    LETTERS,
+    no_questions,
+    questions_digest,
+    read_own_form,
+    read_qrels,
+)
 from exam.retrieval.retrieval import Retrieval
 from exam.runtime import is_terminal
 from exam.tables import read_rows
+
+log = logging.getLogger(__name__)
 
 QUESTIONS = "questions.csv"
 
@@ -32,12 +44,17 @@ def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -
     """Write `questions.csv`: Kaggle's columns and `article`.
 
     Raises:
-        ExamError: the corpus states too few facts for `generator.n` questions.
+        ExamError: fewer than `generator.n` questions could be made.
     """
+    by_llm = generator.kind is GeneratorKind.llm
+    return (_by_llm if by_llm else _by_rules)(retrieval, generator, resume)
+
+
+def _by_rules(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
     left_out = _left_out(generator)
     key = {
         "index": retrieval.article_index.stage.hash,
-        "generator": plain(generator),
+        "generator": {k: v for k, v in plain(generator).items() if k not in ("kind", "writer")},
         "left_out": sorted(left_out),
     }
     label = f"{generator.name}-{retrieval.corpus.name}"
@@ -52,6 +69,47 @@ def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -
     return stage
 
 
+def _by_llm(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
+    from exam.generation import llm
+
+    files = corpus_files(retrieval.corpus, retrieval.outputs)
+    places = _excluded(generator)
+    known = concatenate_datasets([no_questions(), *map(read_own_form, places)])
+    left_out = set().union(*map(_articles, places))
+    settings = plain(generator)
+    key = {
+        "corpus": corpus_key(files),
+        "generator": {k: settings[k] for k in ("kind", "n", "options", "seed")},
+        "writer": llm.writer_key(generator.writer),
+        "exams": questions_digest(known),
+        "left_out": sorted(left_out),
+    }
+    label = f"{generator.name}-{retrieval.corpus.name}"
+    with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
+        if not stage.reused:
+            made, facts = llm.questions(files, generator, left_out, known, retrieval.outputs)
+            if len(made) < generator.n:
+                raise ExamError(
+                    f"{len(made)} questions were written; generator.n={generator.n} are asked "
+                    f"for.\nSet generator.n={max(1, len(made))}, more generator.writer.attempts, "
+                    "or a larger corpus; what is written is kept, and not paid for again."
+                )
+            _write(stage.folder / QUESTIONS, made)
+            longest = sum(map(_longest_is_right, made))
+            log.info(
+                "generate: the longest option is right in %.0f %% of %d, by chance in %.0f %%",
+                100 * longest / len(made),
+                len(made),
+                100 / generator.options,
+            )
+            stage.finish([QUESTIONS], questions=len(made), longest_is_right=longest, **facts)
+    return stage
+
+
+def _excluded(generator: Generator) -> list[Path]:
+    return [DEMO if name == "demo" else Path(name) for name in names(generator.exclude)]
+
+
 def _left_out(generator: Generator) -> set[str]:
     """Ids and titles of the articles that the excluded questions rest on.
 
@@ -59,10 +117,8 @@ def _left_out(generator: Generator) -> set[str]:
         ExamError: a file names no articles, so that nothing could be left out.
     """
     left_out: set[str] = set()
-    for name in names(generator.exclude):
-        path = DEMO if name == "demo" else Path(name)
-        articles = {row["article"] for row in read_rows(path) if row.get("article")}
-        articles |= set(read_qrels(path.with_name(f"{path.stem}_qrels.csv")).values())
+    for name, path in zip(names(generator.exclude), _excluded(generator), strict=True):
+        articles = _articles(path)
         if not articles:
             raise ExamError(
                 f"generator.exclude={name} names no articles.\nIt needs a column `article`, or "
@@ -70,6 +126,12 @@ def _left_out(generator: Generator) -> set[str]:
             )
         left_out |= articles
     return left_out
+
+
+def _articles(path: Path) -> set[str]:
+    """Ids or titles of the articles that a file's questions rest on, where it names them."""
+    named = {row["article"] for row in read_rows(path) if row.get("article")}
+    return named | set(read_qrels(path.with_name(f"{path.stem}_qrels.csv")).values())
 
 
 def _longest_is_right(question: dict[str, str]) -> bool:

@@ -8,47 +8,11 @@ from transformers import PreTrainedTokenizerBase
 
 from exam.config import Layout
 from exam.reader.attention import stepped
+from exam.reader.features import TARGETS
 from exam.reader.measures import MEASURES
+from exam.reader.template import Template
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Template:
-    """The special tokens a tokenizer puts before, between and after one or two texts.
-
-    Sequences are built from ids, so that a text containing "[SEP]" cannot forge one.
-    """
-
-    before: list[int]
-    between: list[int]
-    after: list[int]
-    kinds: tuple[int, int]  # token types of the first and the second text
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, pair: bool) -> "Template":
-        """Read the template off an example."""
-        texts = ("a", "a") if pair else ("a",)
-        row = tokenizer(*texts, return_special_tokens_mask=True, return_token_type_ids=True)
-        ids, special, kinds = (
-            row[k] for k in ("input_ids", "special_tokens_mask", "token_type_ids")
-        )
-        plain = [i for i, flag in enumerate(special) if not flag]
-        first, last = plain[0], plain[-1]
-        inside = [i for i in range(first, last) if special[i]]
-        return cls(
-            ids[:first], [ids[i] for i in inside], ids[last + 1 :], (kinds[first], kinds[last])
-        )
-
-    def build(self, first: list[int], second: list[int]) -> dict[str, list[int]]:
-        """One sequence's `input_ids`, `token_type_ids` and `attention_mask`."""
-        head = [*self.before, *first, *self.between]
-        tail = [*second, *self.after]
-        return {
-            "input_ids": [*head, *tail],
-            "token_type_ids": [self.kinds[0]] * len(head) + [self.kinds[1]] * len(tail),
-            "attention_mask": [1] * (len(head) + len(tail)),
-        }
 
 
 @dataclass
@@ -77,6 +41,10 @@ class Collator:
         )
         if all(row.get("labels") is not None for row in rows):
             batch["labels"] = torch.tensor([row["labels"] for row in rows])
+        if TARGETS in rows[0]:
+            batch["targets"] = torch.zeros(batch["option_mask"].shape)
+            for chances, row in zip(batch["targets"], rows, strict=True):
+                chances[: len(row["options"])] = torch.tensor(row[TARGETS])
         if "evidence" in rows[0]:
             batch["evidence"] = torch.zeros(*batch["option_mask"].shape, len(MEASURES))
             for own, row in zip(batch["evidence"], rows, strict=True):

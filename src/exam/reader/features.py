@@ -22,12 +22,14 @@ from exam.config import Order, plain
 from exam.errors import ExamError
 from exam.questions import questions_digest
 from exam.reader.measures import MEASURES, measure_options
+from exam.reader.template import Template
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
 
 log = logging.getLogger(__name__)
 
 FILE = "features.parquet"
+TARGETS = "targets"  # each option's probability of being right, of questions with soft labels
 PARALLEL = "TOKENIZERS_PARALLELISM"
 FEATURES = Features(
     {
@@ -66,21 +68,21 @@ def build_features(
     Raises:
         ExamError: prompt and option need more than `longest`, the model's own limit.
     """
-    cut = Cut()
+    cut, space = Cut(), prefix_space(tokenizer)
+    asked = [
+        {**q, "options": [space + option for option in q["options"]]} for q in questions.to_list()
+    ]
+    passages = [[space + p["text"] for p in contexts.get(q["id"], [])] for q in asked]
     texts = dict.fromkeys(
         text
-        for question in questions.to_list()
-        for text in (
-            question["prompt"],
-            *question["options"],
-            *(p["text"] for p in contexts.get(question["id"], [])),
-        )
+        for question, own in zip(asked, passages, strict=True)
+        for text in (question["prompt"], *question["options"], *own)
     )
     ids = dict(zip(texts, token_ids(tokenizer, list(texts)), strict=True))
-    special = tokenizer.num_special_tokens_to_add(pair=True)
+    special = len(Template.of(tokenizer, pair=True))
     rows = [
-        _features(q, contexts.get(q["id"], []), ids, special, max_length, longest, order, cut)
-        for q in questions.to_list()
+        _features(q, p, ids, special, max_length, longest, order, cut)
+        for q, p in zip(asked, passages, strict=True)
     ]
     log.info("features: %d questions · cut %s", len(rows), asdict(cut))
     columns = {name: [row[name] for row in rows] for name in FEATURES}
@@ -89,7 +91,7 @@ def build_features(
 
 def _features(
     question: dict[str, Any],
-    passages: list[dict[str, Any]],
+    passages: list[str],
     ids: dict[str, list[int]],
     special: int,
     max_length: int,
@@ -105,7 +107,7 @@ def _features(
             f"model reads {longest}.\nOptions are never cut: shorten the question, or choose a "
             "model that reads more (model=deberta_base)."
         )
-    kept = _fit([ids[p["text"]] for p in passages], max(0, max_length - needed), cut)
+    kept = fit_passages([ids[text] for text in passages], max(0, max_length - needed), cut)
     if order is Order.best_last:
         kept.reverse()
     return {
@@ -136,7 +138,7 @@ def saved_features(
 ) -> Dataset:
     """`build_features` with a stage's passages, kept beside it and not built again."""
     key = {
-        "format": 2,
+        "format": 3,
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
         "tokenizer": _identity(tokenizer),
@@ -176,10 +178,13 @@ def shuffle_options(questions: Dataset, seed: int) -> Dataset:
         order = list(range(len(question["options"])))
         Random(f"{seed}:{question['id']}").shuffle(order)
         label = question["label"]
-        return {
+        changed = {
             "options": [question["options"][i] for i in order],
             "label": None if label is None else order.index(label),
         }
+        if TARGETS in question:
+            changed[TARGETS] = [question[TARGETS][i] for i in order]
+        return changed
 
     return questions.map(permuted, load_from_cache_file=False)
 
@@ -197,6 +202,16 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list
             verbose=False,
         )["input_ids"]
     return ids
+
+
+def prefix_space(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands before a text that goes on behind another.
+
+    Byte-level vocabularies (RoBERTa's, ModernBERT's, most decoders') tell the beginning of a word
+    by the space in front; others do without.
+    """
+    whole, first, spaced, plain = token_ids(tokenizer, ["a b", "a", " b", "b"])
+    return " " if whole == first + spaced and whole != first + plain else ""
 
 
 def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -221,7 +236,7 @@ def _all_processors() -> Iterator[None]:
             os.environ[PARALLEL] = before
 
 
-def _fit(passages: list[list[int]], budget: int, cut: Cut) -> list[list[int]]:
+def fit_passages(passages: list[list[int]], budget: int, cut: Cut) -> list[list[int]]:
     """The best passages' ids within a budget, best first; the last may be cut short."""
     kept: list[list[int]] = []
     for passage in passages:

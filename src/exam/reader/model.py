@@ -20,8 +20,10 @@ from transformers import (
     set_seed,
 )
 
-from exam.config import Model, Packing
+from exam.config import Dtype, Model, Packing
 from exam.errors import ExamError
+from exam.precision import weights_in
+from exam.reader.decoders import DecoderReader, decoder_class, with_padding
 from exam.reader.disentangled import flash_attention, use_disentangled
 from exam.reader.heads import Fp32Linear, joined_class
 from exam.reader.measures import MEASURES
@@ -76,7 +78,7 @@ def load_reader(
     base = None
     if config.name_or_path is None:
         tokenizer = tiny_tokenizer(texts)
-        own = {**_small(config), **dropout_fields(config.dropout)}
+        own = {**small_architecture(config), **dropout_fields(config.dropout)}
         architecture = AutoConfig.for_model(**own, vocab_size=len(tokenizer))
         model = _class(config, architecture)(architecture)
     else:
@@ -94,17 +96,17 @@ def load_reader(
             model = _class(config, architecture).from_pretrained(
                 place if base is None else locate(base),
                 config=architecture,
-                dtype=torch.float32,  # not the checkpoint's: deberta-v3-large is stored in fp16
                 use_safetensors=True,
                 trust_remote_code=config.trust_remote_code,
+                **weights_in(config, Dtype.float32),  # deberta-v3-large is stored in fp16
             )
-    prepared = _prepared(model, config)
+    prepared = _prepared(model, tokenizer, config)
     if base is not None:
         prepared = with_adapters(prepared, Path(place))
     return prepared, tokenizer
 
 
-def _small(config: Model) -> dict[str, Any]:
+def small_architecture(config: Model) -> dict[str, Any]:
     """The settings of a random model.
 
     Raises:
@@ -132,6 +134,7 @@ def _class(config: Model, architecture: PreTrainedConfig) -> Any:
     architecture.measures = len(MEASURES) if config.evidence else 0
     architecture.others = config.others
     plain: Any = MODEL_FOR_MULTIPLE_CHOICE_MAPPING.get(type(architecture), None)
+    plain = plain or decoder_class(architecture)
     if plain is None and not config.trust_remote_code:
         raise ExamError(
             f"{config.name_or_path or config.architecture} is a {architecture.model_type} model, "
@@ -154,12 +157,19 @@ def _class(config: Model, architecture: PreTrainedConfig) -> Any:
     return AutoModelForMultipleChoice if plain is None else joined_class(plain, architecture)
 
 
-def _prepared(model: Any, config: Model) -> PreTrainedModel:
+def _prepared(model: Any, tokenizer: PreTrainedTokenizerBase, config: Model) -> PreTrainedModel:
     """Put the head in fp32 and say that the model does not normalise the loss over a step."""
     use_disentangled(model, flash=config.flash)
     if hasattr(model.base_model, "embeddings"):
         model.base_model.embeddings.register_forward_hook(_narrow)
-    model.classifier.__class__ = Fp32Linear
+    if isinstance(model, DecoderReader):
+        with_padding(tokenizer, model.config)
+        model.score.__class__ = Fp32Linear
+    else:
+        model.classifier.__class__ = Fp32Linear
+    for module in model.modules():  # weights in 16 bits would not move at a usual rate
+        if isinstance(module, Fp32Linear):
+            module.float()
     model.accepts_loss_kwargs = False
     prepared: PreTrainedModel = model
     return prepared

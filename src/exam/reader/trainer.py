@@ -50,18 +50,18 @@ class ReaderTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss over the options that exist; None where there are no labels."""
+        """The loss over the options that exist; None where nothing says which is right."""
         inputs = dict(inputs)
         mask, labels = inputs["option_mask"], inputs.pop("labels", None)
+        targets = inputs.pop("targets", None)
         if not self.others:
             inputs.pop("option_mask")
         outputs = model(**inputs)
         logits = outputs.logits.float().masked_fill(~mask, -torch.inf)
-        loss = (
-            None
-            if labels is None
-            else LOSSES[self.loss](logits, labels, self.args.label_smoothing_factor)
-        )
+        if targets is None and labels is not None:
+            targets = functional.one_hot(labels, logits.shape[1]).float()
+        smoothing = self.args.label_smoothing_factor
+        loss = None if targets is None else LOSSES[self.loss](logits, targets, smoothing)
         mean_size = self.mean_size if model.training else self.mean_eval_size
         if loss is not None and mean_size:
             loss = loss * (len(logits) / mean_size)
@@ -132,27 +132,27 @@ class ReaderTrainer(Trainer):
         return sampler
 
 
-def option_loss(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+def option_loss(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
     """Mean cross-entropy of logits `(batch, options)`, `-inf` where there is no option.
 
-    Label smoothing spreads its share over the options that exist.
+    `targets` `(batch, options)`: each option's probability of being right. Label smoothing spreads
+    its share over the options that exist.
     """
     exists = torch.isfinite(logits)
-    log_p = logits.log_softmax(-1)
-    right = -log_p.gather(-1, labels[:, None])[:, 0]
-    spread = -log_p.masked_fill(~exists, 0).sum(-1) / exists.sum(-1)
+    log_p = logits.log_softmax(-1).masked_fill(~exists, 0)
+    right = -(targets * log_p).sum(-1)
+    spread = -log_p.sum(-1) / exists.sum(-1)
     return ((1 - smoothing) * right + smoothing * spread).mean()
 
 
-def binary_loss(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+def binary_loss(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
     """Mean binary cross-entropy of every option that exists, in the form of `option_loss`.
 
     Label smoothing draws both answers towards one half.
     """
     exists = torch.isfinite(logits)
-    right = functional.one_hot(labels, logits.shape[1]).float()
     each = functional.binary_cross_entropy_with_logits(
-        logits.masked_fill(~exists, 0), right * (1 - smoothing) + smoothing / 2, reduction="none"
+        logits.masked_fill(~exists, 0), targets * (1 - smoothing) + smoothing / 2, reduction="none"
     )
     return (each.masked_fill(~exists, 0).sum(-1) / exists.sum(-1)).mean()
 

@@ -20,15 +20,17 @@ from transformers import (
 from transformers.utils.import_utils import is_bitsandbytes_available
 
 from exam import ranks
-from exam.config import Adversary, Layout, Model, Packing, Tuning
+from exam.artefacts import Stage
+from exam.config import Adversary, Context, Layout, Model, Packing, Tuning
 from exam.errors import ExamError
 from exam.metrics import Floats, count_ties, map_at_k
 from exam.precision import computes_in_bfloat16
 from exam.reader.collator import Collator, MultipleChoiceCollator, PackedCollator
+from exam.reader.features import Reading, saved_features
 from exam.reader.lexical import fit as fit_logit
 from exam.reader.measures import MEASURES
 from exam.reader.memory import estimated_mib
-from exam.reader.model import load_reader
+from exam.reader.model import load_reader, longest_input
 from exam.reader.trainer import ReaderTrainer
 from exam.reader.tuning import (
     adapters_base,
@@ -74,7 +76,9 @@ class Reader:
         `texts` train the tokenizer of a random model.
         """
         arguments = reader_arguments(trainer, folder, seed)
-        return cls(*load_reader(config, seed, texts), arguments, config, layout)
+        return cls(*cls.load_model(config, seed, texts), arguments, config, layout)
+
+    load_model = staticmethod(load_reader)
 
     def to_train(self, features: Dataset, tuning: Tuning, adversary: Adversary) -> "Reader":
         """The reader with what is to be trained of it on `features`, and how."""
@@ -108,6 +112,29 @@ class Reader:
         marked = self.model.config.model_type == "longformer"
         return MultipleChoiceCollator(self.tokenizer, options, self.layout, global_attention=marked)
 
+    def features(
+        self,
+        name: str,
+        questions: Dataset,
+        contexts: Stage,
+        context: Context,
+        *,
+        training: bool = False,
+    ) -> Dataset:
+        """Questions with a stage's passages in token ids; kept beside the stage as `name`."""
+        longer = self.config.length(training=training)
+        if self.config.packing is not Packing.none and self.layout is Layout.question_first:
+            longer -= 1  # the context ends with a token of its own
+        reading = Reading(
+            top_k=context.passages(training=training),
+            max_length=longer,
+            longest=longest_input(self.model, longer),
+            order=context.order,
+            evidence=self.config.evidence,
+        )
+        with ranks.leader_first():
+            return saved_features(name, questions, contexts, self.tokenizer, reading)
+
     def trainer(self, train: Dataset | None, dev: Dataset | None, options: int) -> ReaderTrainer:
         """The Trainer, with MAP@3 as its metric."""
         collator = self.collator(options)
@@ -137,7 +164,8 @@ def _start_evidence(model: Any, features: Dataset) -> None:
 
     From nothing, the rates that suit the other weights would hardly move these.
     """
-    evidence, labels = features["evidence"], features["labels"]
+    answered = features.filter(lambda row: row["labels"] is not None, load_from_cache_file=False)
+    evidence, labels = answered["evidence"], answered["labels"]
     if model.evidence.weight.any():
         return
     found = np.full((len(labels), max(map(len, evidence)), len(MEASURES)), np.nan)
@@ -178,11 +206,12 @@ def _has_own_base(reader: Reader) -> bool:
 def map_at_3(prediction: EvalPrediction) -> dict[str, float]:
     """The Trainer's metric: `eval_map_at_3`."""
     logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-    _refuse_nan(logits)
+    refuse_nan(logits)
     return {"map_at_3": map_at_k(logits.astype(np.float64), labels, k=3)}
 
 
-def _refuse_nan(logits: Floats) -> None:
+def refuse_nan(logits: Floats) -> None:
+    """Refuse logits that are no numbers."""
     broken = int(np.isnan(logits).any(axis=1).sum())
     if broken:
         raise ExamError(
@@ -212,7 +241,7 @@ def train(reader: Reader, train: Dataset, dev: Dataset) -> tuple[Reader, dict[st
     learned, and what memory was expected. The state file lies beside the checkpoints' folder.
     """
     args = reader.arguments
-    if args.num_train_epochs == 0 and args.max_steps < 1:
+    if args.num_train_epochs == 0:
         log.info("train: trainer.num_train_epochs=0: the checkpoint answers as it is")
         return reader, {"steps": 0}
     options = max(len(o) for part in (train, dev) for o in part["options"])
@@ -253,7 +282,7 @@ def predict(reader: Reader, features: Dataset) -> Floats:
     found = np.asarray(trainer.predict(measured).predictions, dtype=np.float64)
     logits = np.empty_like(found)
     logits[trainer.predicted_order(measured)] = found
-    _refuse_nan(logits)
+    refuse_nan(logits)
     ties = count_ties(logits)
     if ties:
         log.warning("predict: %d questions with equal logits, ranked in option order", ties)

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE = "base.json"  # beside an adapter: the checkpoint it changes, and its files' digests
+LAST_NORMS = ("final_norm", "norm")
 POOLERS = ("pooler", "head")  # what architectures have between the layers and the score
 
 
@@ -61,11 +62,17 @@ def tuned(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTraine
     if adapts:
         model = _adapted(model, tuning, frozen, base)
     else:
-        fixed = [model.base_model.embeddings] if tuning.freeze_embeddings else []
+        fixed = [_embeddings(model.base_model)] if tuning.freeze_embeddings else []
         for part in [*fixed, *layers[:frozen]]:
             part.requires_grad_(False)
     log.info("train: %s", "{trained:,} of {all:,} parameters ({share:.1%})".format(**counts(model)))
     return model
+
+
+def _embeddings(backbone: Any) -> nn.Module:
+    """What turns ids into vectors: of an encoder with positions and norm, of a decoder alone."""
+    found: nn.Module = getattr(backbone, "embeddings", None) or backbone.get_input_embeddings()
+    return found
 
 
 def counts(model: Any) -> dict[str, Any]:
@@ -123,11 +130,13 @@ def _linear_modules(model: Any, frozen: int) -> Iterator[str]:
 
 
 def _heads(model: Any) -> list[str]:
-    """Names of what a model learns with above its layers."""
+    """Names of what a model learns with above its layers; a vocabulary is no head of its own."""
     own = [
         name
         for name, module in model.named_children()
-        if name != model.base_model_prefix and any(True for _ in module.parameters())
+        if name != model.base_model_prefix
+        and module is not model.get_output_embeddings()
+        and any(True for _ in module.parameters())
     ]
     inside = [name for name in POOLERS if getattr(model.base_model, name, None) is not None]
     return [*own, *inside]
@@ -214,7 +223,7 @@ def _rates(model: Any, tuning: Tuning, rate: float) -> dict[int, float]:
     found = {id(weight): head for weight in plain.parameters()}
     lowest = rate * tuning.layer_decay ** len(layers)
     for name, part in plain.base_model.named_children():
-        if name not in (*POOLERS, "final_norm"):
+        if name not in (*POOLERS, *LAST_NORMS):
             found |= {id(weight): lowest for weight in part.parameters()}
     for place, layer in enumerate(layers):
         own = rate * tuning.layer_decay ** (len(layers) - 1 - place)

@@ -1,0 +1,152 @@
+"""Language models that write: an OpenAI-compatible endpoint, or a model on this machine."""
+
+import os
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from exam.config import Model, ReaderKind, Writer
+from exam.errors import ExamError
+from exam.generation.replies import schema
+
+KEY = "OPENAI_API_KEY"
+OPENAI = "https://api.openai.com/v1"
+MARK = "[[request]]"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A reply, and how many tokens were read and written for it."""
+
+    text: str
+    read: int
+    written: int
+
+
+class ChatModel(Protocol):
+    """What replies to messages."""
+
+    def reply(self, messages: list[dict[str, str]]) -> Completion:
+        """One reply."""
+
+
+def model_of(writer: Writer, seed: int) -> ChatModel:
+    """The configured one."""
+    return Local(writer, seed) if writer.local else Endpoint(writer)
+
+
+class Endpoint:
+    """An OpenAI-compatible endpoint; the client repeats what failed on the way."""
+
+    def __init__(self, writer: Writer) -> None:
+        """Find the key.
+
+        Raises:
+            ExamError: the client is not installed, or OpenAI's own endpoint has no key.
+        """
+        try:
+            from openai import OpenAI
+        except ImportError:
+            raise ExamError(
+                "generator.kind=llm needs the openai client.\nInstall it: pip install exam[llm]"
+            ) from None
+        key = os.environ.get(KEY)
+        if not key and writer.base_url is None:
+            raise ExamError(
+                f"generator={writer.model} is asked at OpenAI, and {KEY} is not set.\n"
+                f"Set it in the environment, or give your own endpoint: "
+                "generator.writer.base_url=<url>"
+            )
+        url = writer.base_url or OPENAI  # not what the environment names, which no key would tell
+        self.client: Any = OpenAI(api_key=key or "none", base_url=url)
+        self.writer, self.replied = writer, False
+
+    def reply(self, messages: list[dict[str, str]]) -> Completion:
+        """One reply.
+
+        Raises:
+            ExamError: the endpoint is out of reach, or refuses.
+        """
+        from openai import APIConnectionError, APIStatusError, BadRequestError
+
+        own = self.writer
+        try:
+            found = self.client.chat.completions.create(
+                model=own.model,
+                messages=messages,
+                temperature=own.temperature,
+                max_tokens=own.max_tokens,
+                **({"response_format": schema()} if own.json_schema else {}),
+            )
+        except APIStatusError as error:
+            if isinstance(error, BadRequestError) and self.replied:
+                return Completion("", 0, 0)  # this request alone: refused by a filter, or too long
+            said = error.message.splitlines()[0][:200].replace(self.client.api_key, "…")
+            raise ExamError(
+                f"The endpoint refused generator.writer.model={own.model}: HTTP "
+                f"{error.status_code}, {said}\nWhat is written is kept: correct the model, the "
+                f"key ({KEY}), your quota or generator.writer.json_schema, and run again."
+            ) from None
+        except APIConnectionError:
+            raise ExamError(
+                f"The endpoint {self.client.base_url.host} cannot be reached.\n"
+                "What is written is kept: set generator.writer.base_url=<url>, or run again later."
+            ) from None
+        self.replied = True
+        usage = found.usage
+        read, written = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        return Completion(found.choices[0].message.content or "", read, written)
+
+
+class Local:
+    """A causal language model on this machine, one request at a time."""
+
+    def __init__(self, writer: Writer, seed: int) -> None:
+        """Load it."""
+        import torch
+        from transformers import set_seed
+
+        from exam.llm.load import load_whole
+        from exam.precision import half_here
+        from exam.weights import locate
+
+        set_seed(seed)
+        config = Model(
+            name="writer",
+            kind=ReaderKind.causal_lm,
+            name_or_path=writer.model,
+            gguf=writer.gguf,
+        )
+        model, tokenizer = load_whole(config, locate(writer.model), half_here())
+        self.tokenizer: Any = tokenizer
+        self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        self.model, self.writer = model.to(self.device).eval(), writer
+
+    def reply(self, messages: list[dict[str, str]]) -> Completion:
+        """One reply; no text of an article becomes a special token."""
+        import torch
+
+        from exam.llm.prompts import chat
+        from exam.reader.features import token_ids
+
+        system, user = (message["content"] for message in messages)
+        framed = chat(
+            self.tokenizer,
+            [{"role": "system", "content": system}, {"role": "user", "content": MARK}],
+        )
+        before, after = (
+            self.tokenizer(part, add_special_tokens=False)["input_ids"]
+            for part in framed.split(MARK)
+        )
+        ids = [*before, *token_ids(self.tokenizer, [user])[0], *after]
+        own = self.writer
+        with torch.inference_mode():
+            found = self.model.generate(
+                torch.tensor([ids], device=self.device),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self.device),
+                max_new_tokens=own.max_tokens,
+                do_sample=own.temperature > 0,
+                **({"temperature": own.temperature} if own.temperature > 0 else {}),
+                pad_token_id=self.tokenizer.pad_token_id,
+            )[0, len(ids) :]
+        text = self.tokenizer.decode(found, skip_special_tokens=True)
+        return Completion(text, len(ids), len(found))
