@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check lock bench-retrieval bench-scale bench-reader \
+.PHONY: help setup demo browser test test-slow check lock bench-retrieval bench-scale bench-reader \
 	bench-layerwise
 
 help:  ## show this list
@@ -23,6 +23,9 @@ demo: $(READY)  ## retrieve, train, predict on the demo corpus: one table in min
 
 # Two workers with a thread each: two with two would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+browser: $(READY)  ## install the browser that some slow tests need, where there is none
+	scripts/browser.sh
 
 test: $(READY)  ## the fast tests
 	$(PYTEST) -m "not slow and not gpu"

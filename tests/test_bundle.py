@@ -13,7 +13,7 @@ from conftest import ROOT, exam, make_articles, make_questions
 from exam import kaggle
 from exam.artefacts import Stage
 from exam.bundle.__main__ import translated
-from exam.bundle.budget import costs, shown
+from exam.bundle.budget import costs, shown, together
 from exam.bundle.bundle import make_bundle
 from exam.bundle.contents import Contents
 from exam.bundle.notebook import commands, write_notebook
@@ -60,7 +60,7 @@ def test_what_an_image_lacks_or_has_too_old_is_carried():
 
 def test_a_notebook_runs_the_same_lines(tmp_path):
     verb = ["ckpt={bundle}/runs/r", "data=csv", 'data.test="my test.csv"']
-    lines = commands(["run.corpus.dir={bundle}/corpus/0"], verb, gpus=2)
+    lines = commands(["run.corpus.dir={bundle}/corpus/0"], verb, 2, ["gguf"])
     assert lines[2] == (
         "HF_HUB_CACHE={bundle}/hub HF_HUB_OFFLINE=1 torchrun --nproc-per-node 2 -m exam infer "
         "'ckpt={bundle}/runs/r' data=csv 'data.test=\"my test.csv\"' "
@@ -70,7 +70,9 @@ def test_a_notebook_runs_the_same_lines(tmp_path):
     notebook = json.loads((tmp_path / "n.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"]]
     assert [cell["cell_type"] for cell in notebook["cells"]] == ["markdown", *["code"] * 4]
-    assert cells[1] == ("!pip install --quiet --no-index --find-links /kaggle/input/b/wheels exam")
+    assert cells[1] == (
+        "!pip install --quiet --no-index --find-links /kaggle/input/b/wheels exam gguf"
+    )
     assert "{bundle}" not in "".join(cells)
 
 
@@ -90,6 +92,18 @@ def test_time_is_estimated_from_two_samples(tmp_path):
         "infer            204 s    5.7%",
         "together         306 s    8.5%",
     ]
+
+
+def test_what_a_cascade_asks_further_costs_its_share(tmp_path):
+    def sampled(seconds, *, reused):
+        contexts = Stage("contexts", tmp_path, {}, seconds=8.0, reused=reused)
+        return [contexts, Stage("infer", tmp_path, {}, seconds=seconds)]
+
+    cheap = costs(sampled(1.0, reused=False), sampled(5.0, reused=False), (10, 50))
+    dear = costs(sampled(2.0, reused=True), sampled(42.0, reused=True), (10, 50), share=0.3)
+    both = together([cheap, dear])
+    assert both["contexts"].of(1000) == 8.0  # of the same questions: not done again
+    assert both["infer"].of(1000) == pytest.approx(0.1 * 1000 + 1.0 * 300)
 
 
 def test_stages_of_a_read_only_bundle_are_linked(tmp_path):
@@ -138,15 +152,27 @@ def test_a_bundle_answers_without_a_network(tmp_path, encoder):
     reader = ["model=tiny", f"encoder.name_or_path={encoder}", "trainer.num_train_epochs=1"]
     done = exam("train", *own, *corpus, *reader, "retriever=two_stage", "data.folds=4")
     assert done.returncode == 0, done.stderr
+    done = exam("train", *own, *corpus, *reader, "retriever=none", "data.folds=4", "name=closed")
+    assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "outputs" / "train").glob("kaggle-tiny-*")
+    (closed,) = (tmp_path / "outputs" / "train").glob("closed-*")
     image = tmp_path / "image.txt"
     packages = {d.metadata["Name"].lower(): d.version for d in distributions()}
     left_out = ("exam", "blingfire")  # the bundle must carry these
     pins = [f"{name}=={version}" for name, version in packages.items() if name not in left_out]
     image.write_text("\n".join(pins))
     out = tmp_path / "bundle"
-    command = [sys.executable, "-m", "exam.bundle", f"ckpt={run}", *own, "data.test=test.csv"]
-    command += [f"out={out}", f"image={image}", "--rehearse", "--hours", "9", "questions=4000"]
+    command = [sys.executable, "-m", "exam.bundle", f"ckpt=[{closed},{run}]", *own]
+    command += [
+        "data.test=test.csv",
+        "cascade.share=0.5",
+        f"out={out}",
+        f"image={image}",
+        "--rehearse",
+        "--hours",
+        "9",
+        "questions=4000",
+    ]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     wheels = [path.name.split("-")[0] for path in (out / "wheels").glob("*.whl")]
@@ -158,6 +184,7 @@ def test_a_bundle_answers_without_a_network(tmp_path, encoder):
     contents = json.loads((out / "contents.json").read_text())
     assert contents["bytes"] == sum(f["bytes"] for f in contents["files"].values())
     assert not [name for name in contents["files"] if name.startswith("outputs/contexts")]
+    assert "corpus/0/articles.jsonl" in contents["files"]  # of the second run; the first has none
 
 
 @pytest.mark.parametrize(
@@ -175,7 +202,18 @@ def test_a_bundle_answers_without_a_network(tmp_path, encoder):
             "Bundle the run as it is, and add them to the notebook's infer line.",
         ),
         (
-            ["out={out}/new", "ensemble=fitted"],
+            ["out={out}/new", "ckpt=[a,b]"],
+            "2 readers are given, and no ensemble.\n"
+            "Give two or more, and how they become one: ensemble=mean, rank, vote, "
+            "max_over_contexts or fitted.",
+        ),
+        (
+            ["out={out}/new", "cascade.share=0.3"],
+            "cascade.share=0.3 is given for 1 readers.\n"
+            "Give two readers or more, and one share for each but the first.",
+        ),
+        (
+            ["out={out}/new", "ensemble=fitted", "ensemble.fit_on=[a]"],
             "ensemble=fitted needs held-out predictions, which a bundle does not carry.\n"
             "Fit once with infer.py, and give what it prints: ensemble=mean 'ensemble.weights=[…]'",
         ),

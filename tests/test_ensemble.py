@@ -103,6 +103,13 @@ def test_the_least_sure_are_asked_further():
     assert changed.tolist() == [sure[0].tolist(), [0, 0], sure[2].tolist(), [0, 0]]
 
 
+def test_a_further_reader_may_have_fewer_options():
+    found = replaced(
+        np.array([[1.0, 2.0, 3.0], [3.0, 2.0, -np.inf]]), np.array([1]), np.zeros((1, 2))
+    )
+    assert found.tolist() == [[1, 2, 3], [0, 0, -np.inf]]
+
+
 def test_the_curve_begins_with_one_reader_and_ends_with_the_other():
     labels = np.random.default_rng(0).integers(0, 5, 60)
     cheap, dear = noisy(labels, 0.3, 1), noisy(labels, 0.9, 2)

@@ -76,7 +76,7 @@ def test_tfidf_equals_its_definition_in_blocks(table, monkeypatch):
     np.testing.assert_allclose(whole[0][1], scores[order], rtol=1e-5)
     assert whole[1][0].tolist() == []
     blocks = [[text] for block in table.texts() for text in block]
-    monkeypatch.setattr(type(table), "texts", lambda self: iter(blocks))
+    monkeypatch.setattr(type(table), "texts", lambda self, what: iter(blocks))
     split = list(tfidf_search(table, search, queries, 4))
     assert split[0][0].tolist() == order
 

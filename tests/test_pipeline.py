@@ -104,8 +104,9 @@ def test_run_folder_holds_what_it_promises(finished_run):
     place, printed = finished_run
     names = {p.name for p in place.run.iterdir() if not p.name.startswith(".")}
     assert names == {
-        "config.yaml", "environment.json", "key.json", "manifest.json", "model",
-        "predictions.parquet", "results.json", "trainer_state.json", "training.json",
+        "README.md", "config.yaml", "environment.json", "key.json", "manifest.json",
+        "report.html", "model", "predictions.parquet", "results.json",
+        "trainer_state.json", "training.json",
     }  # fmt: skip
     assert not list(place.run.rglob("*.bin"))  # no pickle is kept
     found = json.loads((place.run / "results.json").read_text())

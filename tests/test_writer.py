@@ -3,10 +3,17 @@
 import csv
 import json
 import re
+import socket
+import subprocess
+import sys
 import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.request import Request, urlopen
 
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from exam.compose import composed
 from exam.config import Generator, GeneratorKind, Writer
@@ -14,6 +21,7 @@ from exam.corpus import Article
 from exam.errors import ExamError
 from exam.generation.replies import excerpt, questions_of, request
 from exam.pipeline import run_generate
+from exam.reader.model import tiny_tokenizer
 
 OWN = Generator(name="llm", kind=GeneratorKind.llm, options=3)
 WELL = {"question": "Where does it live?", "options": ["river", "log", "well"], "answer": 1}
@@ -71,7 +79,7 @@ class Endpoint(ThreadingHTTPServer):
 
     def __init__(self, replies):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.replies, self.asked, self.seen = replies, [], []
+        self.replies, self.asked, self.seen, self.changes = replies, [], [], {}
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -102,6 +110,7 @@ class Handler(BaseHTTPRequestHandler):
             ],
             "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
         }
+        found |= self.server.changes
         if status != 200:
             found = {"error": {"message": f"{self.headers['Authorization']} is not welcome"}}
         data = json.dumps(found).encode()
@@ -258,6 +267,31 @@ def test_a_request_that_is_refused_by_itself_does_not_end_the_run(corpus):
     assert len(written(corpus)[0]) == 4
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"usage": {}}, {"usage": "x"}, {"usage": None}, {"usage": {"total_tokens": 5}}],
+)
+def test_an_endpoint_need_not_count_tokens(corpus, changes):
+    endpoint = Endpoint(lambda title, time: question_about(title))
+    endpoint.changes = changes
+    run_generate(settings(corpus, endpoint))
+    rows, facts = written(corpus)
+    assert (len(rows), facts["tokens_read"]) == (4, 0)
+
+
+def test_a_reply_in_parts_is_none(corpus):
+    endpoint = Endpoint(lambda title, time: question_about(title))
+    endpoint.changes = {"choices": [{"index": 0, "message": {"content": [{"text": "x"}]}}]}
+    with pytest.raises(ExamError, match=r"The last 10 replies of 127\.0\.0\.1 are no chat"):
+        run_generate(settings(corpus, endpoint))
+
+
+def test_an_endpoint_that_refuses_every_request_ends_the_run(corpus):
+    endpoint = Endpoint(lambda title, time: 400)
+    with pytest.raises(ExamError, match=r"refused generator\.writer\.model=small: HTTP 400"):
+        run_generate(settings(corpus, endpoint))
+
+
 def test_an_address_with_a_password_is_refused(corpus):
     with pytest.raises(ExamError, match="carries a name, a password or a query, and it is saved"):
         composed("generate", "generator=llm", "generator.writer.base_url=https://me:pw@host/v1")
@@ -268,3 +302,139 @@ def test_a_missing_key_is_named(corpus, monkeypatch):
     endpoint = Endpoint(lambda title, time: question_about(title))
     with pytest.raises(ExamError, match="OPENAI_API_KEY is not set"):
         run_generate(settings(corpus, endpoint, "generator.writer.base_url=null"))
+
+
+# A real server, with what goes wrong on the way to it.
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """`transformers serve` on loopback with a random model; the address of its chat."""
+    pytest.importorskip("uvicorn")
+    folder = tmp_path_factory.mktemp("served")
+    known = tiny_tokenizer(["A question of some words about an animal that lives in a river."] * 3)
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=known.backend_tokenizer,
+        model_input_names=["input_ids", "attention_mask"],
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+    )
+    words.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    own = LlamaConfig(
+        **size, vocab_size=len(words), num_hidden_layers=1, num_key_value_heads=2, eos_token_id=None
+    )
+    LlamaForCausalLM(own).save_pretrained(folder)
+    words.save_pretrained(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder)]
+    command += ["--host", "127.0.0.1", "--port", port, "--device", "cpu"]
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        for _ in range(600):
+            with suppress(OSError):
+                urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            assert process.poll() is None, (folder / "log.txt").read_text()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/v1/chat/completions", str(folder)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+class Between(ThreadingHTTPServer):
+    """Passes requests on to a real server, except for some that it spoils, each in its turn."""
+
+    daemon_threads = True
+
+    def __init__(self, server, faults):
+        super().__init__(("127.0.0.1", 0), Spoiling)
+        self.target, self.faults, self.times = server, list(faults), []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Spoiling(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        fault = self.server.faults.pop(0) if self.server.faults else None
+        self.server.times.append((fault, time.monotonic()))
+        if fault == "hang":
+            time.sleep(4)
+        elif fault == "cut":
+            self.answer(200, b'{"choices": [{"mess', length=1000)
+            self.close_connection = True
+        elif fault == "broken JSON":
+            self.answer(200, b'{"choices": [{"mess')
+        elif fault == "put off":
+            self.answer(429, b"{}", {"Retry-After": "2"})
+        elif fault == "failed":
+            self.answer(500, b"{}")
+        else:
+            real = Request(self.server.target, body, {"Content-Type": "application/json"})
+            with urlopen(real, timeout=60) as reply:
+                found = json.load(reply)
+            if fault != "as the model says":
+                title = json.loads(body)["messages"][1]["content"].split("####")[2].split("\n")[1]
+                text = question_about(title)
+                beyond = text.replace('"answer": 2', '"answer": 5')
+                found["choices"][0]["message"]["content"] = beyond if fault == "beyond" else text
+            self.answer(200, json.dumps(found).encode())
+
+    def answer(self, status, data, headers=None, length=None):
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(length or len(data)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+def test_nothing_on_the_way_to_a_real_server_stops_the_writer(corpus, server):
+    target, model = server
+    faults = [
+        "put off",
+        "failed",
+        "hang",
+        "cut",
+        None,
+        "broken JSON",
+        "as the model says",
+        "beyond",
+    ]
+    between = Between(target, faults)
+    own = [f"generator.writer.model={model}", "generator.writer.parallel=1"]
+    own += ["generator.writer.timeout=2", "generator.writer.attempts=4"]
+    run_generate(settings(corpus, between, *own, "generator.writer.max_tokens=20"))
+    rows, facts = written(corpus)
+    assert len(rows) == 4
+    for row in rows:
+        assert row[row["answer"]] == f"leaves number {row['article'].removeprefix('a')}"
+    assert (facts["articles"], facts["refused"], facts["without"]) == (4, 3, 0)
+    assert facts["tokens_written"] == 6 * 20  # of the replies that came: four used, two refused
+    assert between.faults == []
+    (_, first), (_, second) = between.times[:2]
+    assert second - first >= 2  # as the server asked
+
+
+def test_an_address_that_is_no_endpoint_is_named(corpus):
+    between = Between("", ["broken JSON"] * 40)
+    with pytest.raises(ExamError) as caught:
+        run_generate(settings(corpus, between, "n=12"))
+    assert str(caught.value) == (
+        "The last 10 replies of 127.0.0.1 are no chat completions.\n"
+        "What is written is kept: give the address of the API, such as "
+        "generator.writer.base_url=http://localhost:8000/v1, and run again."
+    )

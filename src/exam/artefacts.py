@@ -28,6 +28,7 @@ VERIFIED = "verified.json"
 LARGE = 64 << 20  # bytes from which a file is not hashed again while its time stamps stand still
 KEY = "key.json"
 _RECORDS: list[list["Stage"]] = []
+_LOOKING: list[bool] = []  # not empty while nothing is to be worked on
 _OPEN: list["Stage"] = []  # those being worked on: a peak is one since a stage was opened
 
 
@@ -214,6 +215,30 @@ def recording() -> Iterator[list["Stage"]]:
         _RECORDS.remove(found)
 
 
+class NotYetError(Exception):
+    """A stage is missing, and one only looks."""
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Open finished stages alone, and silently.
+
+    Raises:
+        NotYetError: from the first stage that would be worked on; its kind.
+    """
+    _LOOKING.append(True)
+    try:
+        yield
+    finally:
+        _LOOKING.pop()
+
+
+def manifests(outputs: Path, kind: str) -> Iterator[dict[str, Any]]:
+    """What is noted of a kind's finished stages, the newest first."""
+    paths = (outputs / kind).glob(f"*/{MANIFEST}")
+    yield from map(read_json, sorted(paths, key=lambda path: -path.stat().st_mtime))
+
+
 @contextmanager
 def open_stage(
     outputs: Path, kind: str, name: str, key: dict[str, Any], resume: str = "auto"
@@ -231,8 +256,13 @@ def open_stage(
 
     key = {"format": FORMAT, **key}
     root = outputs / kind
-    root.mkdir(parents=True, exist_ok=True)
     base = root / f"{name}-{digest(key)[:8]}"
+    if _LOOKING:
+        if not (base / MANIFEST).is_file():
+            raise NotYetError(kind)
+        yield finished(base, key)
+        return
+    root.mkdir(parents=True, exist_ok=True)
     if resume in ("auto", "never"):
         folder = _numbered(base) if resume == "never" else base
         folder.mkdir(exist_ok=True)

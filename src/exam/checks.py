@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from exam.config import (
     ALL_FOLDS,
+    Bundle,
     Data,
     EnsembleKind,
     Generate,
@@ -49,6 +50,8 @@ def check(config: Any) -> None:
         _check_data(config.data)
     if isinstance(config, Infer):
         _check_infer(config)
+    if isinstance(config, Infer | Bundle):
+        _check_joined(config)
     if isinstance(config, Train):
         _check_name("name", config.name)
         check_train(config)
@@ -173,6 +176,10 @@ def _check_infer(config: Infer) -> None:
             "passes, rotations and run.<key> ask a reader again; predictions=… runs none.\n"
             "Give the runs: ckpt=[<folder>,…]"
         )
+
+
+def _check_joined(config: Infer | Bundle) -> None:
+    """An ensemble's or a cascade's own values."""
     cascade, ensemble = config.cascade, config.ensemble
     shares = cascade.share if isinstance(cascade.share, list) else [cascade.share]
     given = cascade.share is not None

@@ -25,6 +25,17 @@ from exam.config import ROOTS
 from exam.errors import ExamError
 from exam.runtime import complain, keep_freed_memory, quiet_libraries, say, start_logging
 
+SETTING_OTHERS = {"experiment", "debug"}  # groups of no values of their own
+HELP = """\
+exam: open-book multiple-choice exams with the Hugging Face Trainer
+Choose an option of a group, or set any value:
+  {program} group=option group.key=value
+
+{groups}
+
+Every value and its default:  {program} --cfg job
+Several runs:                 {program} -m context.top_k=0,3,5"""
+
 
 def train() -> None:
     """`exam-train`, `python train.py`."""
@@ -63,6 +74,9 @@ def main(verb: str) -> int:
         The exit code: 0, 2 after a user's mistake, whose message is printed without traceback, or
         130 after Ctrl-C.
     """
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        say(help_text(verb))
+        return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the messages are ours
     sys.argv[1:] = _arguments(sys.argv[1:], verb)
     register()
@@ -79,6 +93,20 @@ def main(verb: str) -> int:
         complain("Interrupted. The same command continues from what is finished.")
         return 130
     return 2 if mistakes else 0
+
+
+def help_text(verb: str) -> str:
+    """The groups of a verb and their options; Hydra's own takes two seconds to list them."""
+    program = "python -m exam.bundle" if verb == "bundle" else f"python {verb}.py"
+    used = {field.name for field in fields(ROOTS[verb])} | SETTING_OTHERS
+    groups = {
+        folder.name: ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        for folder in sorted(conf_dir().iterdir())
+        if folder.is_dir() and folder.name in used
+    }
+    return HELP.format(
+        program=program, groups="\n".join(f"{name}: {options}" for name, options in groups.items())
+    )
 
 
 def _arguments(given: list[str], verb: str) -> list[str]:

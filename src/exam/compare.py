@@ -63,6 +63,7 @@ def compare(runs: list[Path], target: Path) -> str:
     from exam.answers.scored import answers
     from exam.answers.statistics import plot_reliability, questions_needed, statistics
     from exam.artefacts import finished, write_json
+    from exam.report.compared import write_compared
 
     stages = [finished(run) for run in runs]
     found = aligned([answers(run) for run in runs], [str(run) for run in runs])
@@ -78,12 +79,13 @@ def compare(runs: list[Path], target: Path) -> str:
         pair["questions_needed"] = questions_needed(first.scores, other.scores)
     write_json(target, figures)
     plot_reliability(figures["statistics"], target.with_suffix(".png"))
+    write_compared(target.with_suffix(".html"), figures, found)
     lines = [table(figures)]
     for name, own in figures["statistics"].items():
         low, high = own["accuracy"]["ci"]
         accuracy = f"accuracy {own['accuracy']['value']:.3f} [{low:.3f}, {high:.3f}]"
         lines.append(f"{name}: {accuracy} · calibration error {own['ece']:.3f}")
-    return "\n".join([*lines, str(target)])
+    return "\n".join([*lines, str(target), str(target.with_suffix(".html"))])
 
 
 def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | None) -> str:
@@ -94,6 +96,7 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
     """
     from exam.answers.contexts import comparison, curves, plot, ranked, table
     from exam.artefacts import finished, write_json
+    from exam.report.compared import write_contexts
 
     if fit_on and len(fit_on) != len(folders):
         raise ExamError(
@@ -126,6 +129,7 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
         figures["curves"] = curves(systems)
         write_json(target, figures)
         plot(figures["curves"], target.with_suffix(".png"))
+        write_contexts(target.with_suffix(".html"), figures, "comparison of contexts")
     return table(figures)
 
 

@@ -11,7 +11,7 @@ from yaml import YAMLError
 
 from exam.artefacts import atomic
 from exam.checks import check
-from exam.config import ROOTS, Restore, Task, Train
+from exam.config import ROOTS, ReaderKind, Restore, Task, Train
 from exam.errors import ExamError
 from exam.trainer_fields import TrainerFields
 
@@ -106,7 +106,7 @@ def load_run(path: Path, own: Restore) -> Train:
             f"Override a value that {path} has, as run.<key>=<value>."
         ) from None
     for key in _dotted(own.run):
-        _check_restored(key)
+        _check_restored(key, saved)
         then, now = OmegaConf.select(saved, key), OmegaConf.select(config, key)
         log.info("run.%s: %s → %s", key, then, now)
     config.outputs, config.log_level, config.resume = own.outputs, own.log_level, "auto"
@@ -121,12 +121,16 @@ def load_run(path: Path, own: Restore) -> Train:
     return restored
 
 
-def _check_restored(key: str) -> None:
-    """Refuse overrides that a run's own weights or infer's own keys decide."""
+def _check_restored(key: str, saved: Train) -> None:
+    """Refuse overrides that a run's own weights or infer's own keys decide.
+
+    A language model that answers as it is may lie elsewhere now; that it is the same is checked.
+    """
     own = ("data", "outputs", "log_level", "resume", "name")
     if key.split(".", maxsplit=1)[0] in own:
         raise ExamError(f"run.{key} is the command's own.\nGive it as {key}=<value>, without run.")
-    if key in TRAINED:
+    as_it_is = saved.model.kind is ReaderKind.causal_lm and saved.trainer.num_train_epochs == 0
+    if key in TRAINED and not (as_it_is and key == "model.name_or_path"):
         raise ExamError(f"run.{key} is what the run trained.\nGive another run: ckpt=<folder>")
 
 

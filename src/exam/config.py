@@ -468,6 +468,8 @@ class Writer:
     max_tokens: int = 1000  # of a reply
     attempts: int = 3  # replies to an article, until one is a question
     parallel: int = 4  # requests at a time
+    timeout: float = 120.0  # seconds for one of them
+    retries: int = 5  # of one that failed on the way, or was put off (429, 5xx)
     json_schema: bool = True  # have the endpoint hold to the form; not every model can
     price_in: float = 0.0  # of a million tokens, to say what it cost
     price_out: float = 0.0
@@ -489,6 +491,15 @@ class Generator:
 
 
 @dataclass
+class Hub:
+    """Where a finished run is uploaded; the token is the hub's own (`hf auth login`, HF_TOKEN)."""
+
+    push: bool = False
+    repo: str | None = None  # owner/name
+    private: bool = True
+
+
+@dataclass
 class Train:
     """`train.py`."""
 
@@ -507,6 +518,7 @@ class Train:
     tracker: Tracker = field(default_factory=Tracker)
     reranker: Reranker = field(default_factory=Reranker)
     pairs: Pairs = field(default_factory=Pairs)
+    hub: Hub = field(default_factory=Hub)
     task: Task = Task.reader
     name: str = MISSING
     seed: Any = 42  # or a list: the whole is done with each
@@ -604,6 +616,7 @@ class Bundle(Restore):
 
     out: str = MISSING
     ensemble: Ensemble | None = None
+    cascade: Cascade = field(default_factory=Cascade)
     image: str | None = None  # a constraints file (pip freeze) of what the machine already has
     python: str = "3.11"  # the machine's
     platforms: list[str] = field(

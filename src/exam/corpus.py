@@ -4,7 +4,6 @@ No file is ever read whole: a corpus of six million articles passes through in b
 """
 
 import json
-import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -20,8 +19,6 @@ from exam.config import Corpus, CorpusReader, CorpusSource, names
 from exam.errors import ExamError
 from exam.packages import fetched_wheel
 from exam.tables import read_rows
-
-log = logging.getLogger(__name__)
 
 BATCH = 1024
 PATTERNS = {CorpusReader.wikipedia: "*.parquet", CorpusReader.jsonl: "*.jsonl"}

@@ -1,6 +1,5 @@
 """Ranking metrics and their uncertainty. Knows nothing of the rest of the project."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 RESAMPLES = 10_000
-BATCH = 500  # resamples at once
+FEW = 100  # values: counting them is faster than drawing every question
 
 
 def ranking(logits: Floats) -> Ints:
@@ -65,46 +64,24 @@ class Estimate:
 def estimate(scores: Floats, seed: int = 0) -> Estimate:
     """Mean of per-question scores, shape `(questions,)`.
 
-    For a paired comparison pass their differences.
+    For a paired comparison pass their differences. The interval is that of
+    `scipy.stats.bootstrap` (percentile method). Where scores take few values, as average precision
+    does, a resample is how often it has each: a draw from a multinomial distribution.
     """
-    return estimates([scores], seed)[0]
+    n, value = len(scores), float(np.mean(scores))
+    values, counts = np.unique(scores, return_counts=True)
+    if len(values) == 1:
+        return Estimate(n, value, value, value)
+    random = np.random.default_rng(seed)
+    if len(values) > FEW:
+        from scipy.stats import bootstrap
 
-
-def estimates(scores: Sequence[Floats], seed: int = 0) -> list[Estimate]:
-    """`estimate` of several systems; those with equally many questions share their resamples.
-
-    The intervals are those of `scipy.stats.bootstrap` (percentile method), which draws anew for
-    every system.
-    """
-    lengths = {len(own) for own in scores if len(own) > 1}
-    means: dict[int, Floats] = {}
-    for n in lengths:
-        of_length = np.stack([own for own in scores if len(own) == n])
-        random = np.random.default_rng(seed)
-        means[n] = np.concatenate(
-            [_resampled(of_length, random) for _ in range(RESAMPLES // BATCH)], axis=1
+        resampled = bootstrap(
+            (scores,), np.mean, n_resamples=RESAMPLES, method="percentile", batch=500, rng=random
         )
-    place = dict.fromkeys(lengths, 0)
-    found = []
-    for own in scores:
-        n, value = len(own), float(np.mean(own))
-        low = high = value
-        if n > 1:
-            if np.ptp(own) > 0:
-                low, high = np.percentile(means[n][place[n]], (2.5, 97.5)).tolist()
-            place[n] += 1
-        found.append(Estimate(n, value, low, high))
-    return found
-
-
-def _resampled(scores: Floats, random: np.random.Generator) -> Floats:
-    """Means of BATCH samples with replacement, shape `(systems, BATCH)`."""
-    n = scores.shape[1]
-    drawn = random.integers(0, n, (BATCH, n))
-    drawn += np.arange(BATCH)[:, None] * n
-    times = np.bincount(drawn.ravel(), minlength=BATCH * n).reshape(BATCH, n)
-    means: Floats = scores @ times.T.astype(np.float64) / n
-    return means
+        return Estimate(n, value, *map(float, resampled.confidence_interval))
+    means = random.multinomial(n, counts / n, RESAMPLES) @ values / n
+    return Estimate(n, value, *np.percentile(means, (2.5, 97.5)).tolist())
 
 
 def questions_for(difference: float, spread: float) -> int:

@@ -1,11 +1,10 @@
 """The verbs' bodies: which stages run, in which order, on which files."""
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 
 from exam import ranks
-from exam.answers.contexts import comparison, ranked
+from exam.answers.contexts import CURVES_UP_TO, comparison, curves, ranked
 from exam.answers.contexts import table as contexts_table
 from exam.answers.scored import Run, log_scores
 from exam.artefacts import Stage, finished, open_stage, read_json, write_json
@@ -27,11 +26,13 @@ from exam.errors import ExamError
 from exam.evidence import FILE as EVIDENCE
 from exam.evidence import weigh_passages
 from exam.generation.stage import QUESTIONS, generate, generated, is_asked_for
-from exam.inference import answered, restored
+from exam.inference import restored
 from exam.questions import questions_digest, read
 from exam.reader.lexical import (
     FEATURES,
 )
+from exam.report.compared import write_contexts
+from exam.report.page import REPORT
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.rerank import check_reachable as check_reranker
 from exam.retrieval.retrieval import Retrieval
@@ -39,13 +40,10 @@ from exam.runs import RESULTS
 from exam.runtime import say
 from exam.splits import read_split
 from exam.stress import stressed
+from exam.together import answered
 from exam.tracker import conclude, tracked
 from exam.train_reader import train_reader
 from exam.weights import MODEL
-
-log = logging.getLogger(__name__)
-
-SUBMISSION = "submission.csv"
 
 
 def run_retrieve(config: Retrieve) -> None:
@@ -86,9 +84,14 @@ def _evaluate(stage: Stage, fitted_on: Stage | None, config: Retrieve) -> None:
     with open_stage(outputs, "evaluation", name, key, config.resume.value) as evaluation:
         path = evaluation.folder / RESULTS
         if not evaluation.reused:
-            write_json(path, comparison([ranked(stage, fitted_on)]))
-            evaluation.finish([RESULTS])
-    say(f"{contexts_table(read_json(path))}\n{path}")
+            system = ranked(stage, fitted_on)
+            figures = comparison([system])
+            if len(system.questions) <= CURVES_UP_TO:
+                figures["curves"] = curves([system])
+            write_json(path, figures)
+            write_contexts(evaluation.folder / REPORT, figures, name)
+            evaluation.finish([RESULTS, REPORT])
+    say(f"{contexts_table(read_json(path))}\n{path}\n{evaluation.folder / REPORT}")
 
 
 def run_generate(config: Generate) -> None:

@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from exam import ranks, tracker
 from exam.artefacts import KEY, file_digest, read_json, write_json
 from exam.errors import ExamError
-from exam.runtime import is_terminal
+from exam.runtime import draws_bars
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def with_callbacks(trainer: Trainer) -> None:
     if (tracking := tracker.callback()) is not None:
         trainer.add_callback(tracking)
     trainer.remove_callback(PrinterCallback)
-    if not is_terminal():
+    if not draws_bars():
         trainer.remove_callback(ProgressCallback)
 
 

@@ -7,11 +7,17 @@ import platform
 import resource
 import sys
 import warnings
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from exam import ranks
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+T = TypeVar("T")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 PACKAGES = (
     "torch",
@@ -64,7 +70,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries; the last one is reported
-    if not is_terminal():
+    if not draws_bars():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
 
@@ -82,9 +88,26 @@ def keep_freed_memory() -> None:
     libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def is_terminal() -> bool:
-    """Whether a person watches: progress bars are drawn only then."""
-    return sys.stderr.isatty()
+def draws_bars() -> bool:
+    """Whether a person watches standard error, and has not asked for quiet."""
+    return sys.stderr.isatty() and logging.getLogger("exam").isEnabledFor(logging.INFO)
+
+
+def progress(what: str, total: int | None, unit: str = "it") -> "tqdm[Any]":
+    """A progress bar, drawn for a person only."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, unit=f" {unit}", leave=False, disable=not draws_bars())
+
+
+def watched(
+    items: Iterable[T], what: str, total: int | None = None, unit: str = "it"
+) -> Iterator[T]:
+    """The items, with a progress bar over them."""
+    with progress(what, total, unit) as bar:
+        for item in items:
+            yield item
+            bar.update()
 
 
 def reset_peak_memory() -> None:

@@ -19,6 +19,8 @@ from exam.errors import ExamError
 from exam.inference import answers_key, asked_questions, restored
 from exam.metrics import Floats, ranking
 from exam.questions import questions_digest
+from exam.report.page import REPORT
+from exam.report.run import write_results
 from exam.retrieval.contexts import (
     EVALUATED,
     FILE,
@@ -128,11 +130,14 @@ def stressed(stress: Stress) -> None:
             write_json(
                 stage.folder / RESULTS, _results(found, contexts, [*retrieval.stages, stage])
             )
+            shown = read_json(stage.folder / RESULTS)
+            as_given = [row["system"] for row in shown["rows"]].index(AS_GIVEN)
+            write_results(stage.folder / REPORT, stage.folder.name, shown, as_given)
             files = [f"{number}.parquet" for number in range(len(CONDITIONS))]
-            stage.finish([*files, RESULTS], questions=len(questions))
+            stage.finish([*files, RESULTS, REPORT], questions=len(questions))
     shown = read_json(stage.folder / RESULTS)
     flips = f"another first choice with options in another order: {shown['flip_rate']:.1%}"
-    say(f"{table(shown)}\n{flips}\n{stage.folder / RESULTS}")
+    say(f"{table(shown)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
 
 
 def _asked(condition: Condition, questions: Dataset, seed: int) -> Dataset:

@@ -7,6 +7,8 @@ from typing import Any
 from exam.answers.results import table
 from exam.artefacts import digest, read_json, write_json
 from exam.plots import drawn, errors
+from exam.report import charts
+from exam.report.page import REPORT, Page, write_page
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,24 @@ def compare_jobs(jobs: list[Job], outputs: Path) -> str:
     found = {"rows": rows, "paired": []}
     write_json(folder / "results.json", found)
     _plot(rows, changing, folder / "map_at_3.png")
-    return f"{table(found)}\n{folder / 'results.json'}\n{folder / 'map_at_3.png'}"
+    _write_report(folder, found, changing)
+    files = ("results.json", "map_at_3.png", REPORT)
+    return "\n".join([table(found), *(str(folder / name) for name in files)])
+
+
+def _write_report(folder: Path, found: dict[str, Any], changing: list[str]) -> None:
+    rows = found["rows"]
+    places, label = _places(rows, changing)
+    made = [charts.systems(rows)]
+    if label is not None:
+        points = [
+            {"at": place, "value": row["map_at_3"], "ci": row["ci"]}
+            for place, row in sorted(zip(places, rows, strict=True), key=lambda pair: pair[0])
+        ]
+        lines = {"MAP@3": points}
+        made.append(charts.over(f"Over {label}", "", label, "MAP@3", lines, log=False))
+    facts = [("jobs", str(len(rows))), ("changing", ", ".join(changing) or "nothing")]
+    write_page(folder / REPORT, Page(f"sweep {folder.name}", facts, found, made, own=None))
 
 
 def _plot(rows: list[dict[str, Any]], changing: list[str], path: Path) -> None:

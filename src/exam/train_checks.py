@@ -1,5 +1,6 @@
 """Refuse what cannot be trained: a task, a model, its tuning, the Trainer's arguments."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,12 @@ MANAGED = {
     "batch_eval_metrics": "MAP@3 is measured over all questions at once",
 }
 
+REPO = re.compile(r"[\w.-]+/[\w.-]+")  # of the hub, in full
+
 
 def check_train(config: Train) -> None:
     """Refuse what `train.py` cannot do."""
+    _check_hub(config)
     _check_seeds(config)
     _check_task(config)
     _check_depth(config)
@@ -56,6 +60,25 @@ def check_train(config: Train) -> None:
     _check_model(config)
     _check_tuning(config)
     _check_soft_labels(config)
+
+
+def _check_hub(config: Train) -> None:
+    """A push to nowhere, or of several runs to one place, is refused before any work."""
+    hub = config.hub
+    if not hub.push:
+        return
+    several = isinstance(config.seed, list) or config.data.fold == ALL_FOLDS
+    if several or config.task is not Task.reader:
+        made = "several readers" if several else f"a run of task={config.task.value}"
+        raise ExamError(
+            f"hub.push=true pushes one reader, and this makes {made}.\n"
+            "Leave it out, or give one seed and one fold."
+        )
+    if not REPO.fullmatch(hub.repo or ""):
+        raise ExamError(
+            f"hub.push=true, and hub.repo={hub.repo} names no repository.\n"
+            "Give it in full: hub.repo=<owner>/<name>"
+        )
 
 
 def _check_seeds(config: Train) -> None:

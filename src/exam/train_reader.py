@@ -1,8 +1,9 @@
 """`train.py` of a reader: once, or once for every fold, and with one seed or several."""
 
-import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,21 @@ from exam.answers.predictions import read_predictions
 from exam.answers.results import BLIND, System, results, table
 from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
 from exam.answers.soft_labels import with_soft_labels
-from exam.artefacts import Stage, read_json, shared_stage, write_json
+from exam.artefacts import NotYetError, Stage, open_stage, read_json, shared_stage, write_json
 from exam.compose import save_run
-from exam.config import ALL_FOLDS, Train, plain, trainer_values
+from exam.config import ALL_FOLDS, Data, Train, plain, trainer_values
 from exam.generation.stage import QUESTIONS, generated, is_asked_for
 from exam.metrics import Floats
+from exam.plan import announce
 from exam.questions import questions_digest
+from exam.report.card import push, write_card
+from exam.report.page import REPORT
+from exam.report.run import write_results, write_run
 from exam.retrieval.retrieval import Retrieval
 from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
 from exam.runtime import environment, say
 from exam.splits import Split, fold_of, read_split
 from exam.weights import identity
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Prepared:
     """What the runs of a configuration share: questions, contexts, and the stages behind them."""
 
     split: Split
+    fold: Any  # of every training question, where all are reported on
     pool_contexts: Stage  # of every training question
     valid_contexts: Stage  # of those that are reported on
     stages: list[Stage]
@@ -63,28 +67,43 @@ def _prepared(config: Train) -> Prepared:
         split = with_soft_labels(
             read_split(data, written.folder / QUESTIONS if written else None), data
         )
-        pool = valid = retrieval.contexts(split.pool, f"{data.name}-train")
-        if data.valid is not None and data.fold != ALL_FOLDS:
-            valid = retrieval.contexts(split.valid, f"{data.name}-valid")
+        everywhere = data.fold == ALL_FOLDS
+        fold = fold_of(split.train, data.folds, data.split_seed) if everywhere else None
+        if ranks.rank() == 0:
+            announce(config, split, partial(_look, config, split, fold))
+        pool, valid = _contexts(retrieval, split, data)
     log_scores(valid, "valid")
     before = (*retrieval.stages, written, pool, None if valid is pool else valid)
-    return Prepared(split, pool, valid, [stage for stage in before if stage is not None])
+    return Prepared(split, fold, pool, valid, [stage for stage in before if stage is not None])
+
+
+def _contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[Stage, Stage]:
+    """The passages of every training question, and of those that are reported on."""
+    pool = retrieval.contexts(split.pool, f"{data.name}-train")
+    if data.valid is None or data.fold == ALL_FOLDS:
+        return pool, pool
+    return pool, retrieval.contexts(split.valid, f"{data.name}-valid")
+
+
+def _look(config: Train, split: Split, fold: Any) -> None:
+    """Open every stage up to the trained runs.
+
+    Raises:
+        NotYetError: one is missing, where nothing is to be worked on.
+    """
+    pool, valid = _contexts(Retrieval.of(config), split, config.data)
+    if config.resume == "never":
+        raise NotYetError("train")
+    for part, own in _parts(config, split, fold):
+        key = _key(part, own, pool, valid)
+        with open_stage(Path(config.outputs), "train", part.name, key):
+            pass
 
 
 def _trained(config: Train, prepared: Prepared) -> Run:
     """One run: its folder holds model, predictions and results."""
     split, pool, valid = prepared.split, prepared.pool_contexts, prepared.valid_contexts
-    parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
-    key = {
-        "questions": {name: questions_digest(part) for name, part in parts.items()},
-        "contexts": {"train": pool.hash, "valid": valid.hash},
-        "context": plain(config.context),
-        "model": {**plain(config.model), "checkpoint": identity(config.model.name_or_path)},
-        "tuning": plain(config.tuning),
-        "adversary": plain(config.adversary),
-        "trainer": trainer_values(config.trainer),
-        "seed": config.seed,
-    }
+    key = _key(config, split, pool, valid)
     leads = ranks.rank() == 0
     outputs = Path(config.outputs)
     with shared_stage(outputs, "train", config.name, key, config.resume) as stage:
@@ -96,31 +115,54 @@ def _trained(config: Train, prepared: Prepared) -> Run:
             if leads:
                 write_answers(stage, config, split.valid, valid, logits)
                 score(stage, split.valid, valid, prepared.stages)
+                write_run(stage, config, split.valid, valid)
+                write_card(stage, config)
                 stage.finish(run_files(stage.folder), questions=len(split.train))
         if leads:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     run = report(stage, split.valid, valid, prepared.stages)
+    if leads and config.hub.push:
+        push(stage.folder, config)
     trained = stage.folder / TRAINING  # a reader without one chose no checkpoint
     return replace(run, chosen_by=read_json(trained).get("best") if trained.is_file() else None)
 
 
-def _cross_fitted(config: Train, prepared: Prepared) -> Run:
-    """A run for every fold of the training questions; predictions and results of them all.
+def _key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, Any]:
+    """What determines a trained run."""
+    parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
+    return {
+        "questions": {name: questions_digest(part) for name, part in parts.items()},
+        "contexts": {"train": pool.hash, "valid": valid.hash},
+        "context": plain(config.context),
+        "model": {**plain(config.model), "checkpoint": identity(config.model.name_or_path)},
+        "tuning": plain(config.tuning),
+        "adversary": plain(config.adversary),
+        "trainer": trainer_values(config.trainer),
+        "seed": config.seed,
+    }
+
+
+def _parts(config: Train, split: Split, fold: Any) -> Iterator[tuple[Train, Split]]:
+    """Every run of a configuration: each seed, and each fold, with what it trains on."""
+    for seed in config.seed if isinstance(config.seed, list) else [config.seed]:
+        own = replace(config, seed=seed)
+        if fold is None:
+            yield own, split
+        else:
+            yield from ((part, inside) for part, inside, _ in _folds(own, split, fold))
+
+
+def _folds(config: Train, split: Split, fold: Any) -> Iterator[tuple[Train, Split, Any]]:
+    """A run for every fold, what it trains on, and which questions it predicts.
 
     What is predicted must not choose a checkpoint: the last one of every run is taken.
     """
-    data, split = config.data, prepared.split
-    questions, contexts = split.train, prepared.pool_contexts
-    fold = fold_of(questions, data.folds, data.split_seed)
-    logits: list[Floats] = []
-    places: list[Any] = []
-    stages: list[Stage] = []
+    data, questions = config.data, split.train
+    none = questions.select([])
     for number in range(data.folds):
         (inside,), (outside,) = (fold == number).nonzero(), (fold != number).nonzero()
         train = concatenate_datasets([questions.select(outside), split.extra])
-        none = questions.select([])
-        own = Split(split.pool, train, none, questions.select(inside), none)
-        part: Train = replace(
+        part = replace(
             config,
             name=f"{config.name}-fold{number}",
             data=replace(data, fold=number),
@@ -131,6 +173,17 @@ def _cross_fitted(config: Train, prepared: Prepared) -> Run:
                 load_best_model_at_end=False,
             ),
         )
+        yield part, Split(split.pool, train, none, questions.select(inside), none), inside
+
+
+def _cross_fitted(config: Train, prepared: Prepared) -> Run:
+    """A run for every fold of the training questions; predictions and results of them all."""
+    split = prepared.split
+    questions, contexts = split.train, prepared.pool_contexts
+    logits: list[Floats] = []
+    places: list[Any] = []
+    stages: list[Stage] = []
+    for part, own, inside in _folds(config, split, prepared.fold):
         run = _trained(part, replace(prepared, split=own))
         stages.append(run.stage)
         places.append(inside)
@@ -142,7 +195,8 @@ def _cross_fitted(config: Train, prepared: Prepared) -> Run:
             found = _put_together(questions, places, logits)
             write_answers(stage, config, questions, contexts, found)
             score(stage, questions, contexts, [*prepared.stages, *stages])
-            stage.finish([PREDICTIONS, RESULTS], questions=len(questions))
+            write_run(stage, config, questions, contexts)
+            stage.finish([PREDICTIONS, RESULTS, REPORT], questions=len(questions))
     run = report(stage, questions, contexts, [*prepared.stages, *stages])
     return replace(run, chosen_by=float(run.systems[-1].scores.mean()))
 
@@ -176,11 +230,12 @@ def _seeds(config: Train, runs: list[Run]) -> Run:
                 "sd": float(values.std(ddof=1)),
             }
             write_json(stage.folder / RESULTS, found)
-            stage.finish([RESULTS], seeds=len(runs))
+            write_results(stage.folder / REPORT, stage.folder.name, found)
+            stage.finish([RESULTS, REPORT], seeds=len(runs))
     found = read_json(stage.folder / RESULTS)
     of_seeds = found["seeds"]
     line = f"MAP@3 over seeds: {of_seeds['mean']:.3f} ± {of_seeds['sd']:.3f} (standard deviation)"
-    say(f"{table(found)}\n{line}\n{stage.folder / RESULTS}")
+    say(f"{table(found)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
     chosen = [run.chosen_by for run in runs if run.chosen_by is not None]
     by = float(np.mean(chosen)) if chosen else None
     return Run(stage, [*runs[0].stages, stage], [*baselines, *each, mean], by)

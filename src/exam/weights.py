@@ -15,7 +15,7 @@ from platformdirs import user_cache_path
 from exam.artefacts import atomic, file_digest
 from exam.errors import ExamError
 from exam.packages import fetched_wheel
-from exam.runtime import is_terminal
+from exam.runtime import draws_bars
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def reaching(what: str, name_or_path: str, key: str) -> Iterator[None]:
     """
     from transformers.utils.logging import disable_progress_bar
 
-    if not is_terminal():
+    if not draws_bars():
         disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield

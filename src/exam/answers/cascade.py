@@ -38,9 +38,10 @@ def least_sure(lacking: Floats, share: float) -> Ints:
 
 
 def replaced(logits: Floats, rows: Ints, by: Floats) -> Floats:
-    """Logits with some questions' replaced by a further reader's."""
+    """Logits with some questions' replaced by a further reader's, which may have fewer options."""
     found = logits.copy()
-    found[rows] = by
+    found[rows] = -np.inf
+    found[rows, : by.shape[1]] = by
     return found
 
 

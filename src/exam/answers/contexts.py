@@ -28,6 +28,7 @@ from exam.retrieval.evaluation import (
 )
 
 MAP = "map_at_3"
+CURVES_UP_TO = 2000  # questions: beyond, fitting the lexical reader at every depth takes long
 METRICS = (*(f"recall_at_{k}" for k in DEPTHS), "mrr", "supported", MAP)
 PRINTED = ("supported", MAP)  # of the paired differences; the JSON has all
 
@@ -41,6 +42,7 @@ class Ranked:
 
     stage: Stage
     fitted_on: "Ranked | None" = None
+    among: Dataset | None = None  # some of its questions, where not all count
 
     @property
     def name(self) -> str:
@@ -49,8 +51,8 @@ class Ranked:
 
     @cached_property
     def questions(self) -> Dataset:
-        """The questions that passages were ranked for."""
-        return read_questions(self.stage)
+        """The questions that passages were ranked for, or those of them that count."""
+        return read_questions(self.stage) if self.among is None else self.among
 
     @cached_property
     def answered(self) -> Dataset:

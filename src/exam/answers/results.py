@@ -13,7 +13,6 @@ from exam.metrics import (
     Ints,
     average_precision,
     estimate,
-    estimates,
     random_average_precision,
     ranking,
 )
@@ -72,9 +71,9 @@ def padded(values: list[list[float]]) -> Floats:
     return array
 
 
-def paired(a: System, b: System, found: Estimate | None = None) -> dict[str, Any]:
-    """The mean of a - b on the same questions, with its interval, where it is not `found` yet."""
-    found = found or estimate(a.scores - b.scores)
+def paired(a: System, b: System) -> dict[str, Any]:
+    """The mean of a - b on the same questions, with its interval."""
+    found = estimate(a.scores - b.scores)
     return {"a": a.name, "b": b.name, "n": found.n, "difference": found.value, "ci": _ci(found)}
 
 
@@ -86,19 +85,18 @@ def results(
     systems: list[System], pairs: list[tuple[System, System]], stages: list[Stage]
 ) -> dict[str, Any]:
     """The content of results.json."""
-    differences = [a.scores - b.scores for a, b in pairs]
-    found = estimates([*(system.scores for system in systems), *differences])
-    own, theirs = found[: len(systems)], found[len(systems) :]
     return {
-        "rows": [
-            {"system": system.name, "n": one.n, "map_at_3": one.value, "ci": _ci(one)}
-            for system, one in zip(systems, own, strict=True)
-        ],
-        "paired": [paired(a, b, one) for (a, b), one in zip(pairs, theirs, strict=True)],
+        "rows": [_row(system) for system in systems],
+        "paired": [paired(a, b) for a, b in pairs],
         "seconds": {_label(s): round(s.seconds, 1) for s in stages},
         "peak_mib": {_label(s): round(s.peak_mib) for s in stages},
         "reused": [_label(s) for s in stages if s.reused],
     }
+
+
+def _row(system: System) -> dict[str, Any]:
+    found = estimate(system.scores)
+    return {"system": system.name, "n": found.n, "map_at_3": found.value, "ci": _ci(found)}
 
 
 def _label(stage: Stage) -> str:

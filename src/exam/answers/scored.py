@@ -62,7 +62,8 @@ def score(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]
 
 def report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> Run:
     """Print the saved results."""
-    say(f"{table(read_json(stage.folder / RESULTS))}\n{stage.folder / RESULTS}")
+    places = [stage.folder / name for name in (RESULTS, "report.html")]
+    say("\n".join([table(read_json(places[0])), *map(str, places)]))
     return Run(stage, [*stages, stage], _systems(stage, questions, contexts))
 
 

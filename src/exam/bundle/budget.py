@@ -19,14 +19,30 @@ class Cost:
         return self.fixed + self.each * questions
 
 
-def costs(few: list[Stage], many: list[Stage], sizes: tuple[int, int]) -> dict[str, Cost]:
-    """Each kind of stage's cost, from the same stages over two samples of `sizes` questions."""
+def costs(
+    few: list[Stage], many: list[Stage], sizes: tuple[int, int], share: float = 1.0
+) -> dict[str, Cost]:
+    """Each kind of stage's cost, from the same stages over two samples of `sizes` questions.
+
+    `share` of the questions are asked. What was reused was counted where it was done.
+    """
     found = {}
     for kind in MEASURED:
-        small, large = (sum(s.seconds for s in stages if s.kind == kind) for stages in (few, many))
+        small, large = (
+            sum(s.seconds for s in stages if s.kind == kind and not s.reused)
+            for stages in (few, many)
+        )
         each = max(0.0, (large - small) / (sizes[1] - sizes[0]))
-        found[kind] = Cost(max(0.0, small - each * sizes[0]), each)
+        found[kind] = Cost(max(0.0, small - each * sizes[0]), each * share)
     return found
+
+
+def together(found: list[dict[str, Cost]]) -> dict[str, Cost]:
+    """What several readers' stages of each kind cost one after the other."""
+    return {
+        kind: Cost(sum(one[kind].fixed for one in found), sum(one[kind].each for one in found))
+        for kind in MEASURED
+    }
 
 
 def shown(found: dict[str, Cost], questions: int, hours: float) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from exam.answers.submission import validate_submission
-from exam.artefacts import recording
-from exam.bundle.budget import costs, shown
+from exam.artefacts import Stage, recording
+from exam.bundle.budget import costs, shown, together
 from exam.bundle.contents import CONTENTS, Contents, collect
 from exam.bundle.notebook import NAME, commands, write_notebook
 from exam.bundle.rehearsal import rehearse
@@ -16,6 +16,7 @@ from exam.bundle.unpack import unpack
 from exam.bundle.wheels import add_wheels
 from exam.config import (
     Bundle,
+    Cascade,
     Data,
     Ensemble,
     EnsembleKind,
@@ -27,9 +28,10 @@ from exam.config import (
     plain,
 )
 from exam.errors import ExamError
-from exam.inference import answered, asked_questions, restored
+from exam.inference import answer, asked_questions, restored
 from exam.questions import LETTERS
 from exam.runtime import say
+from exam.together import check_readers
 
 log = logging.getLogger(__name__)
 
@@ -44,23 +46,29 @@ def make_bundle(bundle: Bundle) -> None:
     runs = [restored(replace(bundle, ckpt=str(folder))) for folder in folders]
     with recording() as stages:
         for folder in folders:
-            answered(_sampled(bundle, folder, SAMPLES[0]))
+            answer(_sampled(bundle, folder, SAMPLES[0]))
     contents = collect(bundle, runs, stages)
-    carried = add_wheels(bundle, contents.folder / "wheels")
+    also = _also([config for _, config in runs])
+    carried = add_wheels(bundle, contents.folder / "wheels", also)
     ckpt = ",".join(f"{{bundle}}/runs/{folder.name}" for folder in folders)
     verb = [f"ckpt=[{ckpt}]" if len(folders) > 1 else f"ckpt={ckpt}", *_asked(bundle)]
     if bundle.ensemble is not None:
         verb += _ensemble(bundle.ensemble)
+    verb += [
+        f"cascade.{k}={json.dumps(v)}" for k, v in plain(bundle.cascade).items() if v is not None
+    ]
     place = f"{INPUT}/{contents.folder.name}"
     whole = any(_answers_whole(config) for _, config in runs)
     gpus = 1 if whole else bundle.gpus
-    write_notebook(contents.folder / NAME, commands(contents.overrides, verb, gpus), place)
+    lines = commands(contents.overrides, verb, gpus, also)
+    write_notebook(contents.folder / NAME, lines, place)
     found = contents.close(bundle.limit_gib)
     size = found["bytes"] / 2**20
     log.info("bundle: %d files · %d wheels · %.1f MiB", len(found["files"]), len(carried), size)
     say(_estimate(bundle, contents, folders))
     if bundle.rehearse:
-        _rehearse(bundle, contents, verb, runs[0][1].data if bundle.data is None else bundle.data)
+        data = runs[0][1].data if bundle.data is None else bundle.data
+        _rehearse(bundle, contents, commands(contents.overrides, _here(verb, data), 1, also))
     say(f"{contents.folder / NAME}\n{contents.folder / CONTENTS}")
 
 
@@ -89,6 +97,10 @@ def _check(bundle: Bundle) -> None:
             "ensemble=fitted needs held-out predictions, which a bundle does not carry.\n"
             "Fit once with infer.py, and give what it prints: ensemble=mean 'ensemble.weights=[…]'"
         )
+
+    readers = len(names(bundle.ckpt))
+    if readers > 1 or bundle.ensemble is not None or plain(bundle.cascade) != plain(Cascade()):
+        check_readers(bundle, readers)
 
 
 def _ensemble(ensemble: Ensemble) -> list[str]:
@@ -130,21 +142,52 @@ def _asked(bundle: Bundle) -> list[str]:
 
 def _estimate(bundle: Bundle, contents: Contents, folders: list[Path]) -> str:
     """Ask two samples in a fresh place, as the notebook will, and say what all will take."""
-    measured = []
-    for size in SAMPLES:
-        with TemporaryDirectory() as outputs, recording() as stages:
-            unpack(contents.folder, Path(outputs))
-            for folder in folders:
-                answered(replace(_sampled(bundle, folder, size), outputs=outputs))
-            measured.append(list(stages))
-    few, many = measured
-    return shown(costs(few, many, SAMPLES), bundle.questions, bundle.hours)
+    few, many = (_measured(bundle, contents, folders, size) for size in SAMPLES)
+    each = [
+        costs(small, large, SAMPLES, share)
+        for small, large, share in zip(
+            few, many, _shares(bundle.cascade, len(folders)), strict=True
+        )
+    ]
+    return shown(together(each), bundle.questions, bundle.hours)
 
 
-def _rehearse(bundle: Bundle, contents: Contents, verb: list[str], data: Data) -> None:
+def _measured(
+    bundle: Bundle, contents: Contents, folders: list[Path], size: int
+) -> list[list[Stage]]:
+    """The stages of every reader's answers to so many questions."""
+    found = []
+    with TemporaryDirectory() as outputs:
+        unpack(contents.folder, Path(outputs))
+        for folder in folders:
+            with recording() as stages:
+                answer(replace(_sampled(bundle, folder, size), outputs=outputs))
+            found.append(list(stages))
+    return found
+
+
+def _shares(cascade: Cascade, readers: int) -> list[float]:
+    """The share of the questions that each reader is asked, all of them where that is unknown."""
+    if cascade.share is None:
+        return [1.0] * readers
+    share = cascade.share
+    return [1.0, *(share if isinstance(share, list) else [share] * (readers - 1))]
+
+
+def _also(configs: list[Train]) -> list[str]:
+    """Packages of this project's extras that a run answers with."""
+    wanted = {"gguf": any(c.model.gguf is not None for c in configs)}
+    wanted["bitsandbytes"] = any(c.model.load_in_4bit for c in configs)
+    return [name for name, is_wanted in wanted.items() if is_wanted]
+
+
+def _here(verb: list[str], data: Data) -> list[str]:
+    """The same with the questions of this machine."""
+    return [*verb, f"data.dir={json.dumps(str(Path(data.dir or '.').resolve()))}"]
+
+
+def _rehearse(bundle: Bundle, contents: Contents, lines: list[str]) -> None:
     target = contents.folder.with_name(f"{contents.folder.name}-submission.csv")
-    here = [*verb, f"data.dir={json.dumps(str(Path(data.dir or '.').resolve()))}"]
-    lines = commands(contents.overrides, here, gpus=1)
     image = Path(bundle.image) if bundle.image else None
     seconds = rehearse(contents.folder, lines, image, target)
     config = restored(replace(bundle, ckpt=names(bundle.ckpt)[0]))[1]

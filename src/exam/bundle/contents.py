@@ -75,36 +75,47 @@ def collect(bundle: Bundle, runs: list[tuple[Stage, Train]], stages: list[Stage]
     for stage in stages:
         if stage.kind not in OF_QUESTIONS:
             contents.add(stage.folder, f"outputs/{stage.kind}/{stage.folder.name}")
-    first = runs[0][1]
-    different = [s.folder.name for s, config in runs if _retrieval(config) != _retrieval(first)]
-    if different:
-        raise ExamError(
-            f"{different[0]} retrieves from another corpus, or with another encoder, than "
-            f"{runs[0][0].folder.name}.\nMake a bundle of each, and put their predictions together."
-        )
-    if first.retriever.kind.searches:
+    searching = [(s, config) for s, config in runs if config.retriever.kind.searches]
+    if searching:
+        stage, first = searching[0]
+        different = [s.folder.name for s, c in searching if _retrieval(c) != _retrieval(first)]
+        if different:
+            raise ExamError(
+                f"{different[0]} retrieves from another corpus, or with another encoder, than "
+                f"{stage.folder.name}.\n"
+                "Make a bundle of each, and put their predictions together."
+            )
         _add_corpus(contents, bundle, first)
         _add_weights(contents, "encoder", first.encoder.name_or_path, "name_or_path")
         if first.reranker.ckpt is not None:
             _add_weights(contents, "reranker", first.reranker.ckpt, "ckpt")
     for stage, config in runs:
-        _add_checkpoint(contents, stage.folder, config)
+        _add_checkpoint(contents, stage.folder, config, alone=len(runs) == 1)
     return contents
 
 
-def _add_checkpoint(contents: Contents, run: Path, config: Train) -> None:
-    """What a run answers with, where its own folder does not hold it."""
-    own, name = run / MODEL, config.model.name_or_path
+def _add_checkpoint(contents: Contents, run: Path, config: Train, *, alone: bool) -> None:
+    """What a run answers with, where its own folder does not hold it.
+
+    Raises:
+        ExamError: the run names a folder, and nothing could tell it on the target where that lies.
+    """
+    own, name = run / MODEL, str(config.model.name_or_path)
     base = adapters_base(own)
     if base is not None:
-        _add_weights(contents, "base", locate(base), None)
-    elif config.model.kind is ReaderKind.causal_lm and not (own / CONFIG_NAME).is_file():
-        if any(line.startswith("run.model.") for line in contents.overrides):
+        if Path(locate(base)).is_dir() and base not in PACKAGED:
             raise ExamError(
-                f"{run.name} is the second run that answers with a checkpoint outside of it.\n"
-                "Make a bundle of each, and put their predictions together."
+                f"{run.name} holds adapters of {base}, which lies in a folder of this machine.\n"
+                "Train from a name of the hub, or with tuning=full, and bundle that run."
             )
-        _add_weights(contents, "model", locate(str(name)), "name_or_path")
+        _add_weights(contents, "base", base, None)
+    elif config.model.kind is ReaderKind.causal_lm and not (own / CONFIG_NAME).is_file():
+        if not alone and Path(locate(name)).is_dir():
+            raise ExamError(
+                f"{run.name} answers with a checkpoint that lies in a folder, and is not alone.\n"
+                "Make a bundle of each run, and put their predictions together."
+            )
+        _add_weights(contents, "model", locate(name), "name_or_path")
 
 
 def _retrieval(config: Train) -> Any:

@@ -9,8 +9,8 @@ from exam.artefacts import atomic
 NAME = "notebook.ipynb"
 
 
-def commands(overrides: list[str], verb: list[str], gpus: int) -> list[str]:
-    """Shell lines that install the bundle, lay it out, and write submission.csv.
+def commands(overrides: list[str], verb: list[str], gpus: int, also: list[str]) -> list[str]:
+    """Shell lines that install the bundle, and `also` those packages, and write submission.csv.
 
     `{bundle}` stands for the bundle's folder; the last line's output is the submission's place.
     """
@@ -18,7 +18,7 @@ def commands(overrides: list[str], verb: list[str], gpus: int) -> list[str]:
     asked = " ".join(shlex.quote(word) for word in [*verb, *overrides, "outputs=outputs"])
     offline = "HF_HUB_CACHE={bundle}/hub HF_HUB_OFFLINE=1"
     return [
-        "pip install --quiet --no-index --find-links {bundle}/wheels exam",
+        " ".join(["pip install --quiet --no-index --find-links {bundle}/wheels exam", *also]),
         "python -m exam.bundle.unpack {bundle} outputs",
         f"{offline} {launcher} exam infer {asked}",
         "cp $(ls -t outputs/*/*/submission.csv | head -1) submission.csv",

@@ -27,15 +27,18 @@ LINUX = {
 }
 
 
-def add_wheels(bundle: Bundle, folder: Path) -> list[str]:
+def add_wheels(bundle: Bundle, folder: Path, also: list[str]) -> list[str]:
     """Bring this project's wheel, and what it needs beside the image, into `folder`; their names.
 
-    The versions are those installed here, with which the runs were made.
+    `also` names packages that the runs need besides what the project always does. The versions are
+    those installed here, with which the runs were made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = PathDistribution(_information(_build_own(folder)))
     image = image_packages(Path(bundle.image)) if bundle.image else {}
-    for name, version in sorted(missing(own.requires or [], image, bundle.python).items()):
+    for name, version in sorted(
+        missing([*(own.requires or []), *also], image, bundle.python).items()
+    ):
         log.info("bundle: %s %s", name, version)
         _bring(f"{name}=={version}", bundle, folder)
     return [path.name for path in sorted(folder.glob("*.whl"))]

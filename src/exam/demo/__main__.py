@@ -32,6 +32,7 @@ def _run() -> str:
     from exam.answers.scored import PREDICTIONS
     from exam.artefacts import write_json
     from exam.compose import composed
+    from exam.report.page import REPORT
     from exam.train_reader import train_reader
 
     config = composed("train", *OVERRIDES)
@@ -52,7 +53,8 @@ def _run() -> str:
         f"{seconds:>7.1f} s   {stage}{'   (reused)' if stage in found['reused'] else ''}"
         for stage, seconds in found["seconds"].items()
     )
-    places = [path, opened.stage.folder / PREDICTIONS, closed.stage.folder / PREDICTIONS]
+    report = opened.stage.folder / REPORT
+    places = [path, opened.stage.folder / PREDICTIONS, closed.stage.folder / PREDICTIONS, report]
     return "\n".join(["", table(found), "", times, "", *map(str, places)])
 
 

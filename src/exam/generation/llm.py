@@ -23,7 +23,6 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 from filelock import FileLock
-from tqdm import tqdm
 
 from exam.artefacts import digest
 from exam.config import Generator, Writer, plain
@@ -31,7 +30,7 @@ from exam.corpus import Article, CorpusFile, iter_articles
 from exam.generation.replies import excerpt, questions_of, request
 from exam.generation.writers import ChatModel, model_of
 from exam.questions import FEATURES, LETTERS
-from exam.runtime import is_terminal
+from exam.runtime import progress
 from exam.splits import related
 from exam.weights import identity
 
@@ -39,7 +38,14 @@ log = logging.getLogger(__name__)
 
 FOLDER = "replies"  # of the outputs: what models wrote, whatever became of it
 JOURNAL = "replies.jsonl"
-UNIMPORTANT = ("parallel", "price_in", "price_out", "attempts")  # for what a model writes
+UNIMPORTANT = (
+    "parallel",
+    "timeout",
+    "retries",
+    "price_in",
+    "price_out",
+    "attempts",
+)  # for what a model writes
 SPARE = 4  # articles looked up for each one needed: some are too short, some replies are invalid
 
 
@@ -121,7 +127,7 @@ def _questions(
     chosen = _chosen(files, generator, left_out)
     order: list[Asked] = []
     model: ChatModel | None = None
-    bar = tqdm(total=generator.n, desc="questions", disable=not is_terminal())
+    bar = progress("questions", generator.n)
     kept: list[dict[str, str]] = []
     repeated = 0
     while len(kept) < generator.n:
@@ -188,10 +194,10 @@ def _written(
     note: dict[str, Any] = {"asked": one.key, "article": one.article.id, "questions": []}
     note |= {"refused": [], "read": 0, "written": 0, **before}
     while not note["questions"] and len(note["refused"]) < generator.writer.attempts:
-        reply = model.reply(one.messages)
-        note["read"] += reply.read
-        note["written"] += reply.written
         try:
+            reply = model.reply(one.messages)
+            note["read"] += reply.read
+            note["written"] += reply.written
             note["questions"] = [q.model_dump() for q in questions_of(reply.text, generator)]
         except ValueError as error:
             note["refused"] = [*note["refused"], str(error)]

@@ -5,7 +5,6 @@ import logging
 from pathlib import Path
 
 from datasets import concatenate_datasets
-from tqdm import tqdm
 
 from exam.artefacts import Stage, atomic, open_stage
 from exam.config import Data, Generator, GeneratorKind, names, plain
@@ -21,7 +20,7 @@ from exam.questions import (
     read_qrels,
 )
 from exam.retrieval.retrieval import Retrieval
-from exam.runtime import is_terminal
+from exam.runtime import watched
 from exam.tables import read_rows
 
 log = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def _by_rules(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
     with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
         if not stage.reused:
             asked = questions(retrieval.article_index, generator, left_out)
-            made = list(tqdm(asked, total=generator.n, desc="questions", disable=not is_terminal()))
+            made = list(watched(asked, "questions", generator.n))
             _check(made, generator)
             _write(stage.folder / QUESTIONS, made)
             longest = sum(map(_longest_is_right, made))

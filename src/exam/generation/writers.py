@@ -11,6 +11,7 @@ from exam.generation.replies import schema
 KEY = "OPENAI_API_KEY"
 OPENAI = "https://api.openai.com/v1"
 MARK = "[[request]]"
+BROKEN = 10  # replies in a row: the address is no such endpoint
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,11 @@ class ChatModel(Protocol):
     """What replies to messages."""
 
     def reply(self, messages: list[dict[str, str]]) -> Completion:
-        """One reply."""
+        """One reply.
+
+        Raises:
+            ValueError: what came back is none.
+        """
 
 
 def model_of(writer: Writer, seed: int) -> ChatModel:
@@ -57,14 +62,20 @@ class Endpoint:
                 "generator.writer.base_url=<url>"
             )
         url = writer.base_url or OPENAI  # not what the environment names, which no key would tell
-        self.client: Any = OpenAI(api_key=key or "none", base_url=url)
-        self.writer, self.replied = writer, False
+        self.client: Any = OpenAI(
+            api_key=key or "none",
+            base_url=url,
+            timeout=writer.timeout,
+            max_retries=writer.retries,
+        )
+        self.writer, self.broken = writer, 0
 
     def reply(self, messages: list[dict[str, str]]) -> Completion:
         """One reply.
 
         Raises:
-            ExamError: the endpoint is out of reach, or refuses.
+            ExamError: the endpoint is out of reach, or refuses, or has long sent nothing usable.
+            ValueError: what it sent is no chat completion.
         """
         from openai import APIConnectionError, APIStatusError, BadRequestError
 
@@ -78,8 +89,10 @@ class Endpoint:
                 **({"response_format": schema()} if own.json_schema else {}),
             )
         except APIStatusError as error:
-            if isinstance(error, BadRequestError) and self.replied:
-                return Completion("", 0, 0)  # this request alone: refused by a filter, or too long
+            self.broken += 1
+            if isinstance(error, BadRequestError) and self.broken < BROKEN:
+                # This request alone, perhaps: refused by a filter, or too long.
+                raise ValueError(f"HTTP {error.status_code}") from None
             said = error.message.splitlines()[0][:200].replace(self.client.api_key, "…")
             raise ExamError(
                 f"The endpoint refused generator.writer.model={own.model}: HTTP "
@@ -91,10 +104,30 @@ class Endpoint:
                 f"The endpoint {self.client.base_url.host} cannot be reached.\n"
                 "What is written is kept: set generator.writer.base_url=<url>, or run again later."
             ) from None
-        self.replied = True
-        usage = found.usage
-        read, written = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        return Completion(found.choices[0].message.content or "", read, written)
+        except ValueError:  # no JSON
+            found = None
+        try:
+            text = "" + (found.choices[0].message.content or "")
+        except (AttributeError, LookupError, TypeError):
+            self._count_broken()
+            raise ValueError("no chat completion") from None
+        self.broken = 0
+        used = (getattr(found.usage, f"{part}_tokens", 0) for part in ("prompt", "completion"))
+        return Completion(text, *(number or 0 for number in used))
+
+    def _count_broken(self) -> None:
+        """One more reply that is none.
+
+        Raises:
+            ExamError: there were too many in a row.
+        """
+        self.broken += 1
+        if self.broken >= BROKEN:
+            raise ExamError(
+                f"The last {BROKEN} replies of {self.client.base_url.host} are no chat completions."
+                "\nWhat is written is kept: give the address of the API, such as "
+                "generator.writer.base_url=http://localhost:8000/v1, and run again."
+            )
 
 
 class Local:

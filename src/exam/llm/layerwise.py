@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
-from tqdm import tqdm
 
 from exam.errors import ExamError
 from exam.llm.scoring import Batch, Hidden, Tensor, hidden_states, logits_of
 from exam.llm.states import States
-from exam.runtime import is_terminal
+from exam.runtime import progress
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -157,7 +156,8 @@ class Layerwise:
                 return [reader.submit(self._read, layer, held[place % 2]) for layer in own]
 
             waiting = ahead(first)
-            bar = tqdm(total=len(layers), initial=first, desc="layers", disable=not is_terminal())
+            bar = progress("layers", len(layers), "layers")
+            bar.update(first)
             for place in range(first, len(layers)):
                 weights = waiting.pop().result()
                 waiting = ahead(place + 1)

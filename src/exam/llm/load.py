@@ -10,7 +10,6 @@ from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GgufConfig,
     PreTrainedTokenizerBase,
     set_seed,
@@ -24,7 +23,7 @@ from exam.llm.scoring import InMemory, Runner
 from exam.precision import half_here, weights_in
 from exam.questions import LETTERS
 from exam.reader.decoders import with_padding
-from exam.reader.model import small_architecture, tiny_tokenizer
+from exam.reader.model import load_tokenizer, small_architecture, tiny_tokenizer
 from exam.weights import locate, reaching
 
 DECODERS = ("ForCausalLM", "GPT2LMHeadModel")
@@ -101,10 +100,7 @@ def _form(config: Model, place: str) -> dict[str, Any]:
 
 def _tokenizer(config: Model, place: str) -> PreTrainedTokenizerBase:
     with reaching("reader", str(config.name_or_path), "model.name_or_path"):
-        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            place, trust_remote_code=config.trust_remote_code, **_form(config, place)
-        )
-    return found
+        return load_tokenizer(config, place, **_form(config, place))
 
 
 def _architecture(config: Model, place: str) -> Any:

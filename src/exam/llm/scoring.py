@@ -15,6 +15,7 @@ from exam.config import Scoring
 from exam.llm.prompts import Asked, Prompter
 from exam.metrics import Floats
 from exam.questions import LETTERS
+from exam.runtime import progress
 
 Tensor = torch.Tensor
 
@@ -146,7 +147,9 @@ def option_scores(
     found = np.full((len(asked), max(one.options for one in asked)), -np.inf)
     words = {Scoring.letters: LETTERS[: found.shape[1]], Scoring.yes_no: ("yes", "no")}
     tokens = prompter.single(words.get(prompter.scoring, ()))
+    bar = progress("scored", len(asked), "questions")
     for batch, hidden in zip(batches, runner.run(batches), strict=True):
+        bar.update(len(batch.rows))
         options = asked[batch.rows[0]].options
         if prompter.scoring is Scoring.letters:
             values = runner.head(hidden.last, tokens[:options])
@@ -155,6 +158,7 @@ def option_scores(
         else:
             values = _likelihood(runner, batch, hidden)
         found[batch.rows, :options] = values.view(-1, options).double().cpu().numpy()
+    bar.close()
     return found
 
 

@@ -25,12 +25,14 @@ from exam.reader.measures import MEASURES, measure_options
 from exam.reader.template import Template
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
+from exam.runtime import progress
 
 log = logging.getLogger(__name__)
 
 FILE = "features.parquet"
 TARGETS = "targets"  # each option's probability of being right, of questions with soft labels
 PARALLEL = "TOKENIZERS_PARALLELISM"
+TEXTS_AT_ONCE = 8192
 FEATURES = Features(
     {
         "context": List(Value("int32")),
@@ -193,14 +195,18 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list
     """Ids of texts without special tokens, also where a text contains their names."""
     if not texts:
         return []
-    with _all_processors():
-        ids: list[list[int]] = tokenizer(
-            texts,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            truncation=False,
-            verbose=False,
-        )["input_ids"]
+    ids: list[list[int]] = []
+    with _all_processors(), progress("tokenised", len(texts), "texts") as bar:
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            block = texts[start : start + TEXTS_AT_ONCE]
+            ids += tokenizer(
+                block,
+                add_special_tokens=False,
+                split_special_tokens=True,
+                truncation=False,
+                verbose=False,
+            )["input_ids"]
+            bar.update(len(block))
     return ids
 
 

@@ -18,6 +18,7 @@ from exam.errors import ExamError
 from exam.metrics import Floats, Ints
 from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.evaluation import Contexts, within_budget, words
+from exam.runtime import watched
 from exam.splits import fold_of, related
 
 WINDOW = 30  # words: about one long sentence
@@ -58,7 +59,8 @@ def build_features(
     """
     options = max(map(len, questions["options"]), default=0)
     found = np.full((len(questions), options, len(FEATURES)), np.nan)
-    for row, question in zip(found, questions.to_list(), strict=True):
+    seen = watched(questions.to_list(), "word overlap", len(questions), "questions")
+    for row, question in zip(found, seen, strict=True):
         ranked = contexts.get(question["id"], [])
         passages = [words(p["text"]) for p in ranked]
         if budget is not None:

@@ -12,6 +12,7 @@ from exam.metrics import Floats
 from exam.reader.lexical import FEATURES, lexical_features, rarity_of, windows_of
 from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.evaluation import within_budget, words
+from exam.runtime import watched
 
 OWN = (
     "trigrams",  # its runs of three words that occur in the passages
@@ -31,7 +32,8 @@ def measure_options(questions: Dataset, stage: Stage, top_k: int, budget: int) -
     lexical = lexical_features(questions, stage, top_k, budget)
     contexts, idf = read_contexts(stage, top_k), read_rarity(stage)
     own = np.full((*lexical.shape[:2], len(OWN)), np.nan)
-    for row, question in zip(own, questions.to_list(), strict=True):
+    seen = watched(questions.to_list(), "evidence", len(questions), "questions")
+    for row, question in zip(own, seen, strict=True):
         ranked = contexts.get(question["id"], [])
         passages = within_budget(ranked, budget)
         options = [words(option) for option in question["options"]]

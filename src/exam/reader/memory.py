@@ -22,8 +22,8 @@ def estimated_mib(
     what attends to nothing is not kept by every kernel.
     """
     config: Any = model.config
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    learning = sum(n for n, learns in sizes if learns)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())  # packed where 4-bit
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     states = 1 if "8bit" in str(args.optim) else FP32
     width = 1 if args.bf16 or args.fp16 else 2
     layers, hidden = config.num_hidden_layers, config.hidden_size
@@ -34,7 +34,7 @@ def estimated_mib(
     else:
         activations = layers * whole
     found = {
-        "weights": FP32 * sum(n for n, _ in sizes),
+        "weights": weights,
         "gradients": FP32 * learning,
         "optimizer": 2 * states * learning,
         "activations": activations,

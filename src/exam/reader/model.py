@@ -17,9 +17,11 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     set_seed,
 )
 
+from exam.artefacts import KEY
 from exam.config import Dtype, Model, Packing
 from exam.errors import ExamError
 from exam.precision import weights_in
@@ -32,6 +34,7 @@ from exam.reader.tuning import adapters_base, with_adapters
 from exam.weights import dropout_fields, locate, reaching
 
 TINY_VOCABULARY = 2000
+TOKENIZER = "tokenizer.json"
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 4,
@@ -84,9 +87,7 @@ def load_reader(
     else:
         place = locate(config.name_or_path)
         with reaching("reader", config.name_or_path, "model.name_or_path"):
-            tokenizer = AutoTokenizer.from_pretrained(
-                place, trust_remote_code=config.trust_remote_code
-            )
+            tokenizer = load_tokenizer(config, place)
             architecture = AutoConfig.from_pretrained(
                 place,
                 trust_remote_code=config.trust_remote_code,
@@ -106,6 +107,16 @@ def load_reader(
     return prepared, tokenizer
 
 
+def load_tokenizer(config: Model, place: str, **form: Any) -> PreTrainedTokenizerBase:
+    """A checkpoint's; a run's own as it was saved, where the library goes by the model's kind."""
+    own = (Path(place).parent / KEY).is_file() and (Path(place) / TOKENIZER).is_file()
+    kind: Any = PreTrainedTokenizerFast if own else AutoTokenizer
+    found: PreTrainedTokenizerBase = kind.from_pretrained(
+        place, trust_remote_code=config.trust_remote_code, **form
+    )
+    return found
+
+
 def small_architecture(config: Model) -> dict[str, Any]:
     """The settings of a random model.
 
@@ -118,7 +129,11 @@ def small_architecture(config: Model) -> dict[str, Any]:
             f"model.architecture={kind} is none of the library's.\n"
             "Give the model_type of its config.json, such as deberta-v2."
         )
-    own = {**SMALL, **OF_SMALL.get(str(kind), {})} if config.config is None else config.config
+    if config.config is not None:
+        return {**config.config, "model_type": kind}
+    own = {**SMALL, **OF_SMALL.get(str(kind), {})}
+    if hasattr(CONFIG_MAPPING[str(kind)](), "num_key_value_heads"):
+        own["num_key_value_heads"] = SMALL["num_attention_heads"]
     return {**own, "model_type": kind}
 
 

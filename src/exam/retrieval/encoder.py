@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from exam.config import Dtype, Encoder
 from exam.precision import dtype_here
-from exam.runtime import is_terminal
+from exam.runtime import progress
 from exam.weights import dropout_fields, identity, locate, reaching
 
 if TYPE_CHECKING:
@@ -71,14 +71,12 @@ class SentenceEncoder:
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors of texts as they are; each distinct text is encoded once."""
-        from tqdm import tqdm
-
         distinct = list(dict.fromkeys(texts))
         row = {text: i for i, text in enumerate(distinct)}
         vectors = np.zeros((len(distinct), self.model.get_embedding_dimension() or 0), np.float32)
         multiple = width_multiple(self.config.max_length)
         lengths = -(-self._lengths(distinct) // multiple) * multiple
-        with tqdm(total=len(distinct), desc="Encoding", disable=not is_terminal()) as bar:
+        with progress("encoded", len(distinct), "texts") as bar:
             for batch in batches(lengths, self.config.batch_tokens):
                 vectors[batch] = self.model.encode(
                     [distinct[i] for i in batch],

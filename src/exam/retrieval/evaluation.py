@@ -13,6 +13,7 @@ import numpy as np
 from datasets import Dataset
 
 from exam.metrics import Floats, estimate, recall_at_k
+from exam.runtime import watched
 
 WORD_BUDGET = 450
 SUPPORTED = 0.6
@@ -43,7 +44,7 @@ def option_support(
 ) -> list[list[float]]:
     """Support of every option of every question; 1 when an option has no word of its own."""
     result = []
-    for question in questions.to_list():
+    for question in watched(questions.to_list(), "support", len(questions), "questions"):
         passages = set().union(*within_budget(contexts.get(question["id"], [])))
         prompt = set(words(question["prompt"]))
         result.append([_support(option, prompt, passages, idf) for option in question["options"]])

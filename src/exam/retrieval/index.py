@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from exam import ranks
 from exam.artefacts import Stage, atomic, finished, shared_stage
@@ -42,7 +41,7 @@ from exam.retrieval.vectors import (
     plan_index,
     recipe_key,
 )
-from exam.runtime import is_terminal
+from exam.runtime import progress
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +192,7 @@ def _encode_shards(
 ) -> int:
     """Encode every shard that is this process's and not yet there; how many shards there are."""
     number = 0
-    bar = tqdm(total=rows, unit=" texts", desc="encoded", disable=not is_terminal())
+    bar = progress("index", rows, "texts")
     for number, shard in enumerate(shards, 1):
         path = _shard_path(folder, size, number - 1)
         if number % ranks.world_size() == ranks.rank() and not path.is_file():

@@ -4,7 +4,6 @@ Both give, for every query, the rows of the best passages and their scores; a pa
 no word with the query is never among them.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     import bm25s
     from scipy.sparse import csr_matrix
 
-log = logging.getLogger(__name__)
 
 Hits = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows and scores, best first
 WORD = r"(?u)\b\w+\b"  # also one letter or digit: "vitamin c"
@@ -50,7 +48,7 @@ def _bm25_index(table: PassageTable, search: Search, outputs: Path) -> "bm25s.BM
     with open_stage(outputs, "bm25", table.stage.folder.name, key) as stage:
         if not stage.reused:
             index = bm25s.BM25(k1=search.k1, b=search.b, method="lucene")
-            blocks = (_tokens(block) for block in table.texts())
+            blocks = (_tokens(block) for block in table.texts("BM25 index"))
             words = list(chain.from_iterable(blocks))
             index.index(words, create_empty_token=False, show_progress=False)
             index.save(str(stage.folder), show_progress=False)
@@ -103,14 +101,14 @@ def tfidf_search(
         yield from ((np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries)
         return
     counter.fit(text for parts in queries for text in parts)
-    frequency = sum(_documents(counter.transform(block)) for block in table.texts())
+    frequency = sum(_documents(counter.transform(block)) for block in table.texts("terms"))
     idf = np.log((1 + len(table)) / (1 + frequency)) + 1  # scikit-learn's smoothed form
     asked = search.prompt_weight * counter.transform([p for p, _ in queries])
     asked = normalize((asked + counter.transform([o for _, o in queries])).multiply(idf).tocsr())
     weight = TfidfTransformer(sublinear_tf=True)
     weight.idf_ = idf
     yield from _best_of_blocks(
-        (weight.transform(counter.transform(block)) for block in table.texts()), asked, k
+        (weight.transform(counter.transform(block)) for block in table.texts("TF-IDF")), asked, k
     )
 
 

@@ -16,11 +16,13 @@ from exam.corpus import (
     CorpusFile,
     corpus_files,
     corpus_key,
+    count_articles,
     iter_articles,
     sentence_offsets,
     with_own_ids,
 )
 from exam.errors import ExamError
+from exam.runtime import watched
 
 FILE = "passages.arrow"
 ARTICLES_AT_ONCE = 1024
@@ -52,9 +54,10 @@ class PassageTable:
         chosen: list[dict[str, Any]] = self.table.take(pa.array(numbers, pa.int64())).to_pylist()
         return chosen
 
-    def texts(self) -> Iterator[list[str]]:
-        """Every passage as it is searched, "title. text", in blocks."""
-        for batch in self.table.select(["title", "text"]).to_batches():
+    def texts(self, what: str = "") -> Iterator[list[str]]:
+        """Every passage as it is searched, "title. text", in blocks; a bar says `what` for."""
+        blocks = self.table.select(["title", "text"]).to_batches()
+        for batch in watched(blocks, what, len(blocks), "blocks") if what else blocks:
             yield [searched(row["title"], row["text"]) for row in batch.to_pylist()]
 
 
@@ -88,7 +91,8 @@ def build_passages(corpus: Corpus, passages: Passages, outputs: Path) -> Passage
 def _write(path: Path, files: list[CorpusFile], passages: Passages) -> tuple[int, int]:
     """Write the passages of every article; how many articles and passages there are."""
     articles = count = 0
-    stream = chain.from_iterable(_sourced(file) for file in files)
+    every = chain.from_iterable(_sourced(file) for file in files)
+    stream = watched(every, "split", count_articles(files), "articles")
     with atomic(path) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as writer:
         while block := list(islice(stream, ARTICLES_AT_ONCE)):
             rows = [

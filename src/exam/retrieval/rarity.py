@@ -9,12 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from exam.artefacts import Stage, atomic, open_stage
 from exam.corpus import CorpusFile, iter_articles
 from exam.retrieval.evaluation import words
-from exam.runtime import is_terminal
+from exam.runtime import watched
 
 FILE = "words.parquet"
 SAMPLE = 200_000  # articles counted at most, evenly spread
@@ -48,10 +47,8 @@ def build_rarity(searched: Stage, files: list[CorpusFile], name: str, outputs: P
             frequency: Counter[str] = Counter()
             articles = 0
             total = searched.facts["articles"]
-            watched = tqdm(
-                stream, total=total, unit=" articles", desc="words", disable=not is_terminal()
-            )
-            for article in islice(watched, 0, None, -(-total // SAMPLE)):
+            seen = watched(stream, "words", total, "articles")
+            for article in islice(seen, 0, None, -(-total // SAMPLE)):
                 frequency.update(set(words(f"{article.title} {article.text}")))
                 articles += 1
             columns = {"word": list(frequency), "articles": list(frequency.values())}

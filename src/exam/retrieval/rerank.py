@@ -19,7 +19,7 @@ from exam.retrieval.encoder import width_multiple
 from exam.retrieval.evaluation import Contexts
 from exam.retrieval.passages import searched
 from exam.retrieval.queries import query_texts
-from exam.runtime import is_terminal
+from exam.runtime import draws_bars
 from exam.weights import dropout_fields, identity, locate, reaching
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class PairScorer:
             list(pairs),
             batch_size=self.config.batch_size,
             activation_fn=Identity(),
-            show_progress_bar=is_terminal(),
+            show_progress_bar=draws_bars(),
             processing_kwargs={
                 "text": {"pad_to_multiple_of": width_multiple(self.config.max_length)}
             },

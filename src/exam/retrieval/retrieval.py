@@ -52,6 +52,7 @@ from exam.retrieval.queries import Parts, merged, query_parts
 from exam.retrieval.rarity import Rarity, build_rarity
 from exam.retrieval.rerank import PairScorer, rerank
 from exam.retrieval.search import two_stage
+from exam.runtime import watched
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ class Retrieval:
                 ranked = continued(
                     questions, known, lambda new: self._ranked(new, search, members, stage.folder)
                 )
-                write_contexts(stage, ranked)
+                write_contexts(stage, watched(ranked, "ranked", len(questions), "questions"))
                 rarity = self.rarity if search.kind.searches else None
                 scores = evaluate(stage, questions, rarity)
                 stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)

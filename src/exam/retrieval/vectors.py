@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from exam.artefacts import atomic
 from exam.config import Index, Recipe
 from exam.errors import ExamError
 from exam.metrics import estimate
-from exam.runtime import is_terminal
+from exam.runtime import progress
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +235,7 @@ def build_vectors(blocks: Blocks, folder: Path, plan: Plan) -> tuple[list[str], 
 
 def _progress(blocks: Iterator[Vectors], plan: Plan, what: str) -> Iterator[Vectors]:
     """The blocks, with a bar where a person watches."""
-    with tqdm(total=plan.vectors, unit=" vectors", desc=what, disable=not is_terminal()) as bar:
+    with progress(what, plan.vectors, "vectors") as bar:
         for block in blocks:
             yield block
             bar.update(len(block))

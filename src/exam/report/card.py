@@ -1,0 +1,126 @@
+"""A run's model card, as the hub shows it, and the way there."""
+
+from pathlib import Path
+from typing import Any
+
+from exam import __version__
+from exam.artefacts import Stage, atomic, read_json
+from exam.config import CorpusReader, Train
+from exam.errors import ExamError
+from exam.runs import RESULTS
+from exam.runtime import say
+
+CARD = "README.md"
+NOT_PUSHED = ("checkpoints/*", "*.lock", "verified.json")
+LICENCES = {
+    CorpusReader.demo: "Passages: lead sections of English Wikipedia, CC BY-SA 4.0.",
+    CorpusReader.wikipedia: "Passages: English Wikipedia, CC BY-SA 4.0.",
+    CorpusReader.jsonl: "Passages: as the corpus's own; this project does not know it.",
+}
+
+
+def write_card(stage: Stage, config: Train) -> None:
+    """Write `README.md` into a run's folder, from its results."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    results = read_json(stage.folder / RESULTS)
+    rows, base = results["rows"], config.model.name_or_path
+    own = rows[-1]
+    searches = config.retriever.kind.searches
+    metric = EvalResult(
+        task_type="multiple-choice",
+        dataset_type=config.data.name,
+        dataset_name=config.data.name,
+        metric_type="map_at_3",
+        metric_value=round(own["map_at_3"], 4),
+    )
+    data = ModelCardData(
+        language="en",
+        library_name="transformers",
+        base_model=base if base and not Path(base).exists() else None,
+        model_name=config.name,
+        tags=["multiple-choice", "open-book" if searches else "closed-book"],
+        eval_results=[metric],
+    )
+    text = _template().render(
+        card_data=data.to_yaml(),
+        name=config.name,
+        version=__version__,
+        base=base or config.model.architecture or config.model.kind.value,
+        open_book=searches,
+        retriever=config.retriever.name,
+        data=config.data.name,
+        n=own["n"],
+        rows=rows,
+        paired=results["paired"],
+        facts=_facts(config),
+        licences=_licences(config),
+    )
+    with atomic(stage.folder / CARD) as temporary:
+        ModelCard(text).save(temporary)
+
+
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(  # noqa: S701 of Markdown
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    path = Path(__file__).with_name("card.md.jinja")
+    return environment.from_string(path.read_text(encoding="utf-8"))
+
+
+def _facts(config: Train) -> list[tuple[str, Any]]:
+    trainer = vars(config.trainer)
+    shown = ("num_train_epochs", "learning_rate", "per_device_train_batch_size")
+    return [
+        ("retriever", config.retriever.name),
+        ("corpus", config.corpus.name if config.retriever.kind.searches else "none"),
+        ("passages read", config.context.passages(training=False)),
+        ("tokens", config.model.max_length),
+        ("tuning", config.tuning.name),
+        ("seed", config.seed),
+        *((name, trainer[name]) for name in shown if trainer[name] != "???"),
+    ]
+
+
+def _licences(config: Train) -> list[str]:
+    found = ["Weights: those of the checkpoint they were trained from."]
+    if config.retriever.kind.searches:
+        parts = [config.corpus, *config.corpus.also]
+        found += dict.fromkeys(LICENCES[part.reader] for part in parts)
+    return found
+
+
+def push(folder: Path, config: Train) -> None:
+    """Upload a run's folder, private unless `hub.private=false`.
+
+    Raises:
+        ExamError: the hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    hub, api = config.hub, HfApi()
+    try:
+        api.create_repo(str(hub.repo), private=hub.private, exist_ok=True)
+        exposed = hub.private and not api.repo_info(str(hub.repo)).private
+        found = None
+        if not exposed:
+            found = api.upload_folder(
+                repo_id=str(hub.repo),
+                folder_path=folder,
+                ignore_patterns=list(NOT_PUSHED),
+                commit_message=f"{config.name}: {folder.name}",
+            )
+    except Exception as error:  # noqa: BLE001 client, transport and files have none in common
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise ExamError(
+            f"{folder} could not be pushed to {hub.repo}: {reason}\n"
+            "The run is whole. Log in (hf auth login), and run the same command again."
+        ) from None
+    if found is None:
+        raise ExamError(
+            f"{hub.repo} is there already, and public; nothing was pushed.\n"
+            "Set hub.private=false to push to it, or give another hub.repo=<owner>/<name>"
+        )
+    say(str(found.commit_url))

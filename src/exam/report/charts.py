@@ -1,0 +1,141 @@
+"""Charts as Vega-Lite specifications; text and axes take the page's own colour."""
+
+from typing import Any
+
+import altair as alt
+
+HEIGHT = 220
+FIRST, SECOND = "#3b82c4", "#d9822b"  # told apart in both modes, and by the colour-blind
+CURRENT = "currentColor"
+Chart = dict[str, Any]  # title, note, spec
+Point = dict[str, Any]
+
+
+def systems(rows: list[dict[str, Any]]) -> Chart:
+    """Every row's MAP@3 with its interval."""
+    data = [
+        {"system": row["system"], "map": row["map_at_3"], "low": row["ci"][0], "high": row["ci"][1]}
+        for row in rows
+    ]
+    base = alt.Chart(_values(data)).encode(y=alt.Y("system:N", sort=None, title=None))
+    bars = base.mark_rule(color=CURRENT).encode(x=_x("low", "MAP@3, 95 % interval"), x2="high:Q")
+    dots = base.mark_point(filled=True, size=70, color=FIRST).encode(
+        x="map:Q", tooltip=["system:N", _rounded("map"), _rounded("low"), _rounded("high")]
+    )
+    return _chart("Beside the baselines", "", bars + dots, height=24 * len(rows) + 20)
+
+
+def learning(history: list[dict[str, Any]]) -> Chart | None:
+    """The training loss over steps, and MAP@3 on the fold that chooses the checkpoint."""
+    losses = [{"step": e["step"], "value": e["loss"]} for e in history if "loss" in e]
+    scores = [
+        {"step": e["step"], "value": e["eval_map_at_3"]} for e in history if "eval_map_at_3" in e
+    ]
+    if not losses:
+        return None
+    x = alt.X("step:Q", title="step")
+    loss = (
+        alt.Chart(_values(losses))
+        .mark_line(point=True, color=FIRST)
+        .encode(x=x, y=alt.Y("value:Q", title="training loss", scale=alt.Scale(zero=False)))
+    )
+    note = "Loss of the training questions."
+    if not scores:
+        return _chart("Learning curve", note, loss)
+    score = (
+        alt.Chart(_values(scores))
+        .mark_line(point=True, color=SECOND, strokeDash=[4, 2])
+        .encode(
+            x=x, y=alt.Y("value:Q", title="MAP@3, checkpoint fold", scale=alt.Scale(zero=False))
+        )
+    )
+    both = alt.layer(loss, score).resolve_scale(y="independent")
+    return _chart("Learning curve", f"{note} Dashed: MAP@3 where checkpoints are chosen.", both)
+
+
+def calibration(bins: list[dict[str, Any]], error: float) -> Chart:
+    """How often the first choice is right, over the probability it was given."""
+    data = [_interval(b["accuracy"], x=b["probability"], n=b["n"]) for b in bins]
+    diagonal = alt.Chart(_values([{"x": 0, "y": 0}, {"x": 1, "y": 1}]))
+    line = diagonal.mark_line(color=CURRENT, opacity=0.4, strokeDash=[3, 3]).encode(
+        x=alt.X("x:Q", title="probability of the first choice"),
+        y=alt.Y("y:Q", title="share right"),
+    )
+    note = f"On the diagonal, probabilities mean what they say. Mean gap (ECE): {error:.3f}."
+    return _chart("Calibration", note, line + _points(data, "x:Q"))
+
+
+def by_place(title: str, note: str, label: str, points: list[Point]) -> Chart:
+    """A share with its interval for each of several named groups (`group`, `value`, `ci`, `n`)."""
+    data = [_interval(p, x=f"{p['group']}", n=p["n"]) for p in points]
+    return _chart(title, note, _points(data, alt.X("x:N", sort=None, title=label)))
+
+
+def over(
+    title: str, note: str, label: str, unit: str, lines: dict[str, list[Point]], *, log: bool
+) -> Chart:
+    """Means over a number (`at`, `value`, `ci`), a line for each name."""
+    data = [_interval(p, x=p["at"], name=name) for name, own in lines.items() for p in own]
+    scale = alt.Scale(type="log", nice=False) if log else alt.Scale()
+    base = alt.Chart(_values(data)).encode(
+        x=alt.X("x:Q", title=label, scale=scale),
+        color=alt.Color(
+            "name:N",
+            title=None,
+            scale=alt.Scale(range=[FIRST, SECOND, "#4c9f70", "#a05195"]),
+            legend=alt.Legend(orient="bottom") if len(lines) > 1 else None,
+        ),
+    )
+    band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=unit), y2="high:Q")
+    line = base.mark_line(point=True).encode(
+        y="value:Q", tooltip=["name:N", "x:Q", _rounded("value"), _rounded("low"), _rounded("high")]
+    )
+    return _chart(title, note, band + line)
+
+
+def _points(data: list[Point], x: Any) -> Any:
+    base = alt.Chart(_values(data)).encode(x=x)
+    bars = base.mark_rule(color=FIRST).encode(y=alt.Y("low:Q", title="share right"), y2="high:Q")
+    dots = base.mark_point(filled=True, size=60, color=FIRST).encode(
+        y="value:Q", tooltip=["n:Q", _rounded("value"), _rounded("low"), _rounded("high")]
+    )
+    return bars + dots
+
+
+def _interval(found: dict[str, Any], **more: Any) -> Point:
+    return {"value": found["value"], "low": found["ci"][0], "high": found["ci"][1], **more}
+
+
+def _rounded(name: str) -> Any:
+    return alt.Tooltip(f"{name}:Q", format=".3f")
+
+
+def _x(name: str, title: str) -> Any:
+    return alt.X(f"{name}:Q", title=title, scale=alt.Scale(zero=False, nice=True))
+
+
+def _values(rows: list[Point]) -> Any:
+    kind: Any = alt.Data
+    return kind(values=rows)
+
+
+def _chart(title: str, note: str, chart: Any, height: int = HEIGHT) -> Chart:
+    """A specification that is as wide as its place, with an axis' colours from the page."""
+    axis = {
+        "labelColor": CURRENT,
+        "titleColor": CURRENT,
+        "tickColor": CURRENT,
+        "domainColor": CURRENT,
+        "gridColor": CURRENT,
+        "gridOpacity": 0.12,
+        "labelLimit": 170,
+    }
+    legend = {"labelColor": CURRENT, "titleColor": CURRENT}
+    shown = (
+        chart.properties(width="container", height=height, background="transparent")
+        .configure_view(strokeOpacity=0)
+        .configure_axis(**axis)
+        .configure_axisX(labelAngle=0)
+        .configure_legend(**legend)
+    )
+    return {"title": title, "note": note, "spec": shown.to_dict()}

@@ -1,0 +1,39 @@
+"""The pages of a comparison: of runs, or of contexts."""
+
+from pathlib import Path
+from typing import Any
+
+from exam.answers.contexts import MAP
+from exam.answers.predictions import Predictions
+from exam.answers.results import BLIND
+from exam.report import charts
+from exam.report.page import Page, write_page
+
+
+def write_compared(path: Path, figures: dict[str, Any], found: list[Predictions]) -> None:
+    """Runs beside each other: scores, calibration, accuracy by letter."""
+    made = [charts.systems(figures["rows"])]
+    for name, own in figures["statistics"].items():
+        made.append(charts.calibration(own["reliability"], own["ece"]) | {"title": name})
+    facts = [("runs", str(len(found))), ("questions", str(len(found[0].ids)))]
+    write_page(path, Page("comparison of runs", facts, figures, made, own=BLIND))
+
+
+def write_contexts(path: Path, figures: dict[str, Any], title: str) -> None:
+    """Contexts, alone or beside each other: recall and reader-free MAP@3 over depth."""
+    scored = [row for row in figures["rows"] if MAP in row]
+    made = [charts.systems(scored)] if scored else []
+    for metric, name, unit in (
+        ("recall", "Recall over depth", "recall"),
+        (MAP, "Reader-free MAP@3 over depth", "MAP@3"),
+    ):
+        lines = {
+            system: [{"at": p["depth"], **p} for p in own[metric]]
+            for system, own in figures.get("curves", {}).items()
+            if own[metric]
+        }
+        if lines:
+            made.append(charts.over(name, "", "passages", unit, lines, log=True))
+    results = {**figures, "rows": scored, "paired": []}
+    facts = [("contexts", str(len(figures["rows"])))]
+    write_page(path, Page(title, facts, results, made, own=0))

@@ -1,0 +1,104 @@
+"""One page in one file: charts, figures and questions, with nothing fetched from anywhere."""
+
+import base64
+import gzip
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from exam.artefacts import atomic
+from exam.report.charts import Chart
+
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page shows. Every text of it is untrusted, and escaped."""
+
+    title: str
+    facts: list[tuple[str, str]]  # name and value, in a line each
+    results: dict[str, Any]  # as in results.json: rows, paired, seconds, peak_mib, reused
+    charts: list[Chart] = field(default_factory=list)
+    questions: list[dict[str, Any]] = field(default_factory=list)  # see `run.browsed`
+    common: list[str] = field(default_factory=list)  # words that are not marked in passages
+    own: int | None = -1  # which row the page is about; None where it is about all
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write a page that opens from disk.
+
+    Data are compressed, and inflated by the browser. Only the page's own scripts may run: the
+    policy in it names their hashes, and forbids any connection.
+    """
+    scripts = [*([_charts_script()] if page.charts else []), _text("report.js")]
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    html = _template().render(
+        page=page,
+        scripts=scripts,
+        style=_text("report.css"),
+        policy=(
+            f"default-src 'none'; script-src {hashes} 'unsafe-eval'; "  # Vega compiles expressions
+            "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+        ),
+        specs=_packed([chart["spec"] for chart in page.charts]),
+        questions=_packed({"questions": page.questions, "common": page.common}),
+        costs=_costs(page.results),
+        own=_own(page),
+    )
+    with atomic(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def _own(page: Page) -> dict[str, Any] | None:
+    """The row that the page is about."""
+    rows: list[dict[str, Any]] = page.results.get("rows", [])
+    return None if page.own is None or not rows else rows[page.own]
+
+
+def _costs(results: dict[str, Any]) -> list[tuple[str, float, int, str]]:
+    """Each stage's name, seconds, peak MiB, and whether it was done or reused."""
+    reused = set(results.get("reused", []))
+    peaks = results.get("peak_mib", {})
+    return [
+        (name, seconds, peaks.get(name, 0), "reused" if name in reused else "done")
+        for name, seconds in results.get("seconds", {}).items()
+    ]
+
+
+def _packed(value: Any) -> str:
+    """JSON, compressed, in letters that mean nothing to a browser."""
+    data = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return base64.b64encode(gzip.compress(data, mtime=0)).decode()
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+@cache
+def _charts_script() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script."""
+    from vl_convert import javascript_bundle
+
+    bundle: Any = javascript_bundle  # its stub wants an argument that it does without
+    found: str = bundle()
+    return found.replace("</script", "<\\/script")
+
+
+def _text(name: str) -> str:
+    return files("exam.report").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_text("report.html.jinja"))

@@ -1,0 +1,212 @@
+"""The page of a run that answered questions: how well, why, and every question."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from exam.answers.contexts import CURVES_UP_TO, MAP, Ranked, curves
+from exam.answers.predictions import Predictions, probabilities
+from exam.answers.scored import answers
+from exam.answers.statistics import statistics
+from exam.artefacts import Stage, read_json
+from exam.config import Train
+from exam.metrics import estimate, ranking
+from exam.report import charts
+from exam.report.charts import Chart, Point
+from exam.report.page import REPORT, Page, write_page
+from exam.retrieval.contexts import read_contexts, read_rarity, read_support
+from exam.retrieval.evaluation import SUPPORTED, Contexts, passage_support, words
+from exam.runs import RESULTS
+
+STATE = "trainer_state.json"
+TRAINING = "training.json"
+COMMON = 2.0  # inverse document frequency of words that more than one text in eight has
+GROUPS = 4  # of questions by length
+RANKS = ((1, 1), (2, 2), (3, 5), (6, 10))
+
+
+def write_run(stage: Stage, config: Train, questions: Dataset, contexts: Stage) -> None:
+    """Write `report.html` beside the run's results."""
+    found = answers(stage.folder)
+    read = read_contexts(contexts, config.context.passages(training=False))
+    support = read_support(contexts, questions["id"])
+    results = read_json(stage.folder / RESULTS) if (stage.folder / RESULTS).is_file() else {}
+    known = found.known is not None
+    page = Page(
+        title=stage.folder.name,
+        facts=_facts(stage.folder, config, contexts),
+        results=results,
+        charts=_charts(stage, config, questions, contexts, found, results) if known else [],
+        questions=browsed(questions, found, read, support),
+        common=_common(contexts) if config.retriever.kind.searches else [],
+    )
+    write_page(stage.folder / REPORT, page)
+
+
+def _common(contexts: Stage) -> list[str]:
+    """Words that say little, by the corpus."""
+    return [word for word, idf in read_rarity(contexts).items() if idf < COMMON]
+
+
+def write_results(path: Path, title: str, results: dict[str, Any], own: int = -1) -> None:
+    """A page of results alone, the row of number `own` on top: of several seeds or readers."""
+    page = Page(title, [], results, [charts.systems(results["rows"])], own=own)
+    write_page(path, page)
+
+
+def _facts(folder: Path, config: Train, contexts: Stage) -> list[tuple[str, str]]:
+    model = config.model
+    found = [
+        ("reader", str(model.name_or_path or model.architecture or model.kind.value)),
+        ("contexts", contexts.folder.name),
+        ("passages read", str(config.context.passages(training=False))),
+        ("seed", str(config.seed)),
+    ]
+    if (folder / TRAINING).is_file():
+        own = read_json(folder / TRAINING)
+        if "parameters" in own:
+            counts = own["parameters"]
+            trained = f"{counts['trained']:,} of {counts['all']:,}"
+            found.append(("trained parameters", trained))
+    return found
+
+
+def _charts(
+    stage: Stage,
+    config: Train,
+    questions: Dataset,
+    contexts: Stage,
+    found: Predictions,
+    results: dict[str, Any],
+) -> list[Chart]:
+    own = statistics(found)
+    right = (ranking(found.logits)[:, 0] == np.array(found.known)).astype(np.float64)
+    made = [
+        charts.systems(results["rows"]),
+        _learning(stage.folder),
+        *_depths(contexts, questions),
+        charts.calibration(own["reliability"], own["ece"]),
+        charts.by_place(
+            "By the right option's letter",
+            "How often the first choice is right.",
+            "right option",
+            [{"group": k, **v} for k, v in own["by_right_option"].items() if v],
+        ),
+        charts.by_place(
+            "By length", "Words of prompt and options.", "words", _by_length(questions, right)
+        ),
+        _by_support(questions, contexts, config, right),
+    ]
+    return [chart for chart in made if chart is not None]
+
+
+def _learning(folder: Path) -> Chart | None:
+    if not (folder / STATE).is_file():
+        return None
+    return charts.learning(read_json(folder / STATE)["log_history"])
+
+
+def _depths(contexts: Stage, questions: Dataset) -> list[Chart]:
+    """Recall of the own article, and MAP@3 of the lexical reader, over the number of passages."""
+    system = Ranked(contexts, among=questions)
+    if len(questions) > CURVES_UP_TO or not system.deepest:
+        return []
+    (own,) = curves([system]).values()
+    wanted = {
+        "recall": ("Recall over depth", "Whether the question's own article is there.", "recall"),
+        MAP: ("Reader-free MAP@3 over depth", "By the words that options share.", "MAP@3"),
+    }
+    return [
+        charts.over(
+            title,
+            note,
+            "passages",
+            unit,
+            {unit: [{"at": p["depth"], **p} for p in own[name]]},
+            log=True,
+        )
+        for name, (title, note, unit) in wanted.items()
+        if own[name]
+    ]
+
+
+def _by_length(questions: Dataset, right: Any) -> list[Point]:
+    lengths = np.array(
+        [sum(len(words(t)) for t in (q["prompt"], *q["options"])) for q in questions.to_list()]
+    )
+    ends = np.unique(np.quantile(lengths, np.linspace(0, 1, GROUPS + 1)).astype(int))
+    points = []
+    for low, high in pairwise(ends.tolist()):
+        inside = (lengths >= low) & ((lengths < high) | (high == ends[-1]))
+        points += _point(f"{low}–{high}", right[inside])
+    return points
+
+
+def _by_support(questions: Dataset, contexts: Stage, config: Train, right: Any) -> Chart | None:
+    """By the rank of the first passage that supports the right option by itself."""
+    read = read_contexts(contexts)
+    if not read:
+        return None
+    idf = read_rarity(contexts)
+    first = np.array(
+        [
+            next(
+                (p["rank"] for p in read.get(q["id"], []) if _supports(q, p, idf)),
+                0,
+            )
+            for q in questions.to_list()
+        ]
+    )
+    points = []
+    for low, high in RANKS:
+        label = f"{low}" if low == high else f"{low}–{high}"
+        points += _point(label, right[(first >= low) & (first <= high)])
+    points += _point(f"{RANKS[-1][1] + 1}+", right[first > RANKS[-1][1]])
+    points += _point("none", right[first == 0])
+    depth = config.context.passages(training=False)
+    note = f"Rank of the first passage with the right option's words; {depth} were read."
+    return charts.by_place("By the supporting passage", note, "rank", points)
+
+
+def _supports(question: dict[str, Any], passage: dict[str, Any], idf: dict[str, float]) -> bool:
+    return passage_support(question, passage, idf) > SUPPORTED
+
+
+def _point(group: str, values: Any) -> list[Point]:
+    if not len(values):
+        return []
+    found = estimate(values)
+    return [{"group": group, "n": found.n, "value": found.value, "ci": [found.low, found.high]}]
+
+
+def browsed(
+    questions: Dataset,
+    found: Predictions,
+    contexts: Contexts,
+    support: list[list[float]] | None,
+) -> list[dict[str, Any]]:
+    """Every question as the page's browser takes it."""
+    chances, first = probabilities(found.logits), ranking(found.logits)[:, 0]
+    rows = []
+    for place, question in enumerate(questions.to_list()):
+        number, label = len(question["options"]), question["label"]
+        own = None if support is None or label is None else support[place][label]
+        rows.append(
+            {
+                "id": question["id"],
+                "prompt": question["prompt"],
+                "options": question["options"],
+                "chances": [round(float(p), 4) for p in chances[place, :number]],
+                "label": label,
+                "first": int(first[place]),
+                "support": None if own is None else round(own, 3),
+                "passages": [
+                    {"rank": p["rank"], "title": p["title"], "text": p["text"]}
+                    for p in contexts.get(question["id"], [])
+                ],
+            }
+        )
+    return rows

@@ -1,0 +1,116 @@
+"""A loaded run asked in Python and at the terminal, and what the doctor says."""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, make_articles, make_questions
+from test_train_reader import setting
+
+from exam import ask, doctor, load
+from exam.compose import composed
+from exam.errors import ExamError
+from exam.train_reader import train_reader
+
+OPTIONS = ["in the river", "on a cliff", "under the log"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("asked")
+    make_questions(folder / "questions")
+    make_articles(folder / "articles.jsonl")
+    return train_reader(composed("train", *setting(folder))).stage.folder
+
+
+def test_a_loaded_run_answers_with_passages_of_its_own_index(run):
+    before = {path for path in run.parents[1].rglob("*") if path.suffix != ".lock"}
+    found = load(run).answer("Where does the otter number 0 live?", OPTIONS)
+    assert sum(found.probabilities) == pytest.approx(1)
+    assert found.best == OPTIONS[found.probabilities.index(max(found.probabilities))]
+    assert found.passages[0]["title"] == "Otter"
+    assert {path for path in run.parents[1].rglob("*") if path.suffix != ".lock"} == before
+
+
+def test_a_moved_run_answers_alike(run, tmp_path):
+    whole = load(run).answer("Where does the newt number 0 live?", OPTIONS)
+    shutil.copytree(run.parents[1], tmp_path / "elsewhere")
+    moved = tmp_path / "elsewhere" / "train" / run.name
+    found = load(moved).answer("Where does the newt number 0 live?", OPTIONS)
+    assert found.probabilities == pytest.approx(whole.probabilities, abs=1e-6)
+    assert found.passages == whole.passages
+
+
+def test_a_run_whose_articles_lie_elsewhere_is_told_where(tmp_path):
+    make_questions(tmp_path / "questions")
+    make_articles(tmp_path / "articles.jsonl")
+    made = train_reader(composed("train", *setting(tmp_path))).stage.folder
+    whole = load(made).answer("Where does the newt number 0 live?", OPTIONS)
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "articles.jsonl").rename(tmp_path / "moved" / "articles.jsonl")
+    with pytest.raises(ExamError, match=r"holds no jsonl corpus \(articles\.jsonl\)"):
+        load(made).answer("Where does the newt number 0 live?", OPTIONS)
+    again = load(made, f"run.corpus.dir={tmp_path / 'moved'}", "run.context.top_k=1")
+    found = again.answer("Where does the newt number 0 live?", OPTIONS)
+    assert [p["title"] for p in found.passages] == [whole.passages[0]["title"]]
+
+
+def test_a_mistyped_override_is_one_message(run):
+    with pytest.raises(ExamError, match="corpus=nope is no option of corpus"):
+        load(run, "corpus=nope")
+
+
+def test_one_option_is_no_question(run):
+    with pytest.raises(ExamError) as caught:
+        load(run).answer("Where?", ["here"])
+    assert str(caught.value) == "1 options are given.\nA question has 2 to 26."
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    with pytest.raises(ExamError, match=r"is unfinished: it has no manifest\.json"):
+        load(tmp_path / "a" / "b" / "c")
+
+
+def test_questions_are_asked_at_the_terminal(run, monkeypatch, capsys):
+    typed = "Where does the otter number 0 live?\nin the river\non a cliff\n\nNext?\nalone\n\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    assert ask.main([str(run)]) == 0
+    out, err = capsys.readouterr()
+    assert "in the river" in out
+    assert "1. Otter" in out
+    assert "1 options are given." in err
+
+
+def test_the_doctor_names_what_is_missing(monkeypatch, capsys):
+    versions = {"torch": "1.0", "blingfire": None}
+    known = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, known(name)))
+    assert doctor.main([]) == 1
+    out = capsys.readouterr().out
+    assert "torch                  1.0   → pip install 'torch>=2.10'" in out
+    assert "blingfire              missing   → pip install 'blingfire>=0.1.8'" in out
+
+
+def test_the_doctor_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys; from exam import doctor; doctor.main([])\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'faiss', 'numpy', 'pyarrow', 'altair'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    start = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.slow
+def test_the_doctor_computes_when_it_is_asked_to(capsys):
+    assert doctor.main(["--deep"]) == 0
+    out = capsys.readouterr().out
+    assert "GFLOP/s" in out
+    assert "weights verified" in out

@@ -1,0 +1,178 @@
+"""The model card of a run, and its way to a hub."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from conftest import ROOT, make_articles, make_questions
+from huggingface_hub import ModelCard
+from test_train_reader import setting
+
+from exam.compose import composed
+from exam.errors import ExamError
+from exam.train_reader import train_reader
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cards")
+    make_questions(folder / "questions")
+    make_articles(folder / "articles.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    return train_reader(composed("train", *setting(place))).stage.folder
+
+
+def test_a_card_has_the_figures_of_its_results(run):
+    card = ModelCard.load(run / "README.md")
+    results = json.loads((run / "results.json").read_text())
+    own = results["rows"][-1]
+    (metric,) = card.data.eval_results
+    assert metric.metric_value == pytest.approx(own["map_at_3"], abs=1e-4)
+    assert card.data.tags == ["multiple-choice", "open-book"]
+    low, high = own["ci"]
+    row = f"| {own['system']} | {own['map_at_3']:.3f} | [{low:.3f}, {high:.3f}] |"
+    assert row in card.text
+    lines = card.text.splitlines()
+    table = lines.index("| system | MAP@3 | 95 % interval |")
+    assert all(line.startswith("|") for line in lines[table : table + 2 + len(results["rows"])])
+    assert "| seed | 42 |" in card.text
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert {"README.md", "report.html"} <= set(manifest["files"])
+
+
+def test_a_push_to_nowhere_is_refused_before_any_work(place):
+    for repo in ("null", "name", "a/b/c", "/name", "me/na me"):
+        with pytest.raises(ExamError, match="names no repository"):
+            composed("train", *setting(place), "hub.push=true", f"hub.repo={repo}")
+
+
+@pytest.mark.parametrize(
+    ("value", "made"),
+    [
+        ("seed=[1,2]", "several readers"),
+        ("data.fold=all", "several readers"),
+        ("task=encoder", "a run of task=encoder"),
+    ],
+)
+def test_one_reader_alone_is_pushed(place, value, made):
+    with pytest.raises(ExamError) as caught:
+        composed("train", *setting(place), "hub.push=true", "hub.repo=me/run", value)
+    assert str(caught.value) == (
+        f"hub.push=true pushes one reader, and this makes {made}.\n"
+        "Leave it out, or give one seed and one fold."
+    )
+
+
+class Hub(ThreadingHTTPServer):
+    """As much of the hub's interface as a push of small files asks for."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.created, self.files, self.seen, self.private = [], {}, [], True
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length) if length else self._chunks()
+        self.server.seen.append((self.path, self.headers.get("Authorization")))
+        if self.path == "/api/repos/create":
+            self.server.created.append(json.loads(body))
+            return self._reply(
+                {"url": f"{self.server.url}/me/run", "name": "me/run", "id": "me/run"}
+            )
+        if self.path.endswith("/preupload/main"):
+            files = json.loads(body)["files"]
+            own = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files
+            ]
+            return self._reply({"files": own})
+        if self.path.endswith("/commit/main"):
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    value = line["value"]
+                    self.server.files[value["path"]] = base64.b64decode(value["content"])
+            url = f"{self.server.url}/me/run/commit/abc"
+            return self._reply({"commitUrl": url, "commitOid": "abc", "success": True})
+        return self._reply({"errors": [], "warnings": []})
+
+    def do_GET(self):
+        self._reply({"id": "me/run", "sha": "abc", "siblings": [], "private": self.server.private})
+
+    def _chunks(self):
+        found = b""
+        while size := int(self.rfile.readline().strip() or b"0", 16):
+            found += self.rfile.read(size)
+            self.rfile.readline()
+        return found
+
+    def _reply(self, value):
+        data = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+def pushed(place, hub):
+    overrides = [*setting(place), "hub.push=true", "hub.repo=me/run"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "src"),
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": "hf_secret",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    command = [sys.executable, str(ROOT / "train.py"), *overrides]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_run_is_pushed_whole_and_private(place, run):
+    hub = Hub()
+    done = pushed(place, hub)
+    assert done.returncode == 0, done.stderr
+    assert hub.created[0]["visibility"] == "private"
+    names = {"README.md", "results.json", "config.yaml", "model/config.json", "report.html"}
+    assert names <= set(hub.files)
+    assert hub.files["README.md"] == (run / "README.md").read_bytes()
+    assert not any(path.startswith("checkpoints") for path in hub.files)
+    assert not any(b"hf_secret" in content for content in hub.files.values())
+    assert {token for path, token in hub.seen if "commit" in path} == {"Bearer hf_secret"}
+    assert f"{hub.url}/me/run/commit/abc" in done.stdout
+
+
+def test_a_hub_out_of_reach_leaves_the_run_whole(place, run):
+    hub = Hub()
+    hub.shutdown()
+    hub.server_close()
+    done = pushed(place, hub)
+    assert done.returncode == 2
+    first, second = done.stderr.splitlines()[-2:]
+    assert first.startswith(f"{run} could not be pushed to me/run: ")
+    assert second == "The run is whole. Log in (hf auth login), and run the same command again."
+
+
+def test_nothing_is_pushed_to_a_public_repository_unasked(place, run):
+    hub = Hub()
+    hub.private = False
+    done = pushed(place, hub)
+    assert (done.returncode, hub.files) == (2, {})
+    assert done.stderr.splitlines()[-2:] == [
+        "me/run is there already, and public; nothing was pushed.",
+        "Set hub.private=false to push to it, or give another hub.repo=<owner>/<name>",
+    ]
