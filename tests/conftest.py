@@ -3,9 +3,12 @@
 import csv
 import json
 import logging
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from datasets import Dataset
 
 from exam.config import Corpus, CorpusReader, Data
 from exam.questions import read
+from exam.runtime import quiet_libraries
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("EXAM_DATA", ROOT.parent / "shared" / "data"))
@@ -139,12 +143,51 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "st"
 
 
-def exam(verb: str, *overrides: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a verb as a person would, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / f"{verb}.py"), *overrides],
-        cwd=cwd or ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["exam.pipeline"])
+
+
+def exam(
+    verb: str, *overrides: str, cwd: Path = ROOT, processes: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """Run a verb as a person would."""
+    return run_script(ROOT / f"{verb}.py", *overrides, cwd=cwd, processes=processes)
+
+
+def run_script(
+    script: Path, *given: str, cwd: Path, processes: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own, or in several under torchrun.
+
+    A single one is forked from a process that has imported what all of them do, and done nothing
+    else: importing takes longer than most tests' own work.
+    """
+    command = [str(script), *given]
+    if processes > 1:
+        torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        return subprocess.run(
+            [sys.executable, "-m", *torchrun, *command],
+            cwd=cwd,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    quiet_libraries()  # before their import
+    with tempfile.TemporaryDirectory() as folder:
+        process = FORKS.Process(target=become, args=(command, str(cwd), folder))
+        process.start()
+        process.join()
+        stdout, stderr = ((Path(folder) / name).read_text() for name in ("stdout", "stderr"))
+    return subprocess.CompletedProcess(command, process.exitcode or 0, stdout, stderr)
+
+
+def become(command: list[str], cwd: str, folder: str) -> None:
+    """Become a script, with standard output and error in files of `folder`."""
+    for stream, name in ((sys.stdout, "stdout"), (sys.stderr, "stderr")):
+        file = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, stream.fileno())
+    os.chdir(cwd)
+    sys.argv = command
+    sys.path.insert(0, str(Path(command[0]).parent))
+    runpy.run_path(command[0], run_name="__main__")

@@ -3,13 +3,11 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, jsonl_corpus
+from conftest import exam, jsonl_corpus, run_script
 
 from exam import artefacts
 from exam.artefacts import digest, finished, open_stage, read_json, write_json
@@ -148,17 +146,9 @@ said = {"rank": ranks.rank(), "world": joined, "encoded": encoded, "passages": l
 @pytest.mark.slow
 def test_two_processes_build_the_index_of_one(articles, encoder, tmp_path):
     (tmp_path / "run.py").write_text(RETRIEVE)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    for name, launcher in (("one", []), ("two", torchrun)):
-        command = [*launcher, str(tmp_path / "run.py"), str(articles), str(encoder)]
-        done = subprocess.run(
-            [sys.executable, *command, str(tmp_path / name)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    for name, processes in (("one", 1), ("two", 2)):
+        given = [str(articles), str(encoder), str(tmp_path / name)]
+        done = run_script(tmp_path / "run.py", *given, cwd=tmp_path, processes=processes)
         assert done.returncode == 0, done.stderr
     said = [json.loads((tmp_path / "two" / f"said-{i}.json").read_text()) for i in (0, 1)]
     assert [(s["rank"], s["world"]) for s in said] == [(0, 2), (1, 2)]
@@ -185,18 +175,10 @@ def test_retrieve_under_torchrun_gives_the_contexts_of_one_process(articles, enc
         "data=kaggle", f"data.dir={data}", "corpus=jsonl", f"corpus.files={articles}",
         f"encoder.name_or_path={encoder}", "retriever=two_stage", "index.shard_size=2",
     ]  # fmt: skip
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     tables = []
-    for name, launcher in (("one", []), ("two", torchrun)):
+    for name, processes in (("one", 1), ("two", 2)):
         outputs = tmp_path / name
-        done = subprocess.run(
-            [sys.executable, *launcher, "retrieve.py", *values, f"outputs={outputs}"],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = exam("retrieve", *values, f"outputs={outputs}", processes=processes)
         assert done.returncode == 0, done.stderr
         paths = sorted(outputs.glob("contexts/*/contexts.parquet"))
         tables.append([(p.parent.name, pq.read_table(p)) for p in paths])
@@ -215,11 +197,11 @@ def test_a_killed_build_resumes_at_the_last_whole_shard(articles, encoder, tmp_p
         "    encoded.append(len(texts))\n"
         "    if len(encoded) == 4: os.kill(os.getpid(), signal.SIGKILL)\n",
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 
     def build(source, name):
-        command = [sys.executable, "-c", source, str(articles), str(encoder), str(tmp_path / name)]
-        return subprocess.run(command, env=environment, check=False).returncode
+        (tmp_path / "run.py").write_text(source)
+        given = [str(articles), str(encoder), str(tmp_path / name)]
+        return run_script(tmp_path / "run.py", *given, cwd=tmp_path).returncode
 
     assert build(cut, "cut") == -signal.SIGKILL
     assert build(RETRIEVE, "cut") == build(RETRIEVE, "whole") == 0

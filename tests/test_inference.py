@@ -2,13 +2,11 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, exam, kaggle_rows, make_articles, make_questions, write_csv
+from conftest import exam, kaggle_rows, make_articles, make_questions, write_csv
 
 from exam.answers.ensemble import combined
 from exam.answers.predictions import probabilities, read_all, read_predictions
@@ -233,13 +231,11 @@ def test_what_contradicts_itself_is_refused(said):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["ensemble=mean", "cascade.share=0.5"])
 def test_two_processes_answer_as_one_does(place, tmp_path, way):
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     own = [place.both, way, "data=kaggle", f"data.dir={place.folder / 'questions'}"]
     own += [f"outputs={place.outputs}", place.known, "resume=never"]
     found = []
-    for launcher in ([], torchrun):
-        command = [sys.executable, *launcher, ROOT / "infer.py", *own]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    for processes in (1, 2):
+        done = exam("infer", *own, cwd=tmp_path, processes=processes)
         assert done.returncode == 0, done.stderr
         (name,) = [line for line in done.stdout.splitlines() if line.endswith("submission.csv")]
         found.append(read_predictions(Path(name).with_name("predictions.parquet")))

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, exam, kaggle_rows, make_articles, make_questions, write_csv
+from conftest import (
+    ROOT,
+    exam,
+    kaggle_rows,
+    make_articles,
+    make_questions,
+    run_script,
+    write_csv,
+)
 
 from exam.compose import composed
 from exam.errors import ExamError
@@ -265,12 +273,7 @@ def test_retrieve_scores_itself_when_articles_are_known(trained):
 
 
 def compare(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "exam.compare", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_script(ROOT / "src" / "exam" / "compare.py", *map(str, arguments), cwd=ROOT)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, exam, kaggle_rows, make_articles, make_questions, write_csv
+from conftest import ROOT, exam, kaggle_rows, make_articles, make_questions, run_script, write_csv
 from test_writer import Endpoint, question_about
 
 from exam.answers.predictions import read_predictions
@@ -34,7 +34,6 @@ HUB = {
     "trained_with_context": "microsoft/deberta-v3-large",
     "wiki_stem_1k": "microsoft/deberta-v3-large",
 }
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 FILES = (
     *("train.csv", "stem_1k_v1.csv", "extra_train_set.csv", "6000_train_examples.csv"),
     *("15k_gpt3.5-turbo.csv", "5900_examples.csv", "all_12_with_context2.csv"),
@@ -224,14 +223,10 @@ def test_two_processes_train_what_one_does_with_twice_the_accumulation(place, tm
     ]
     base = train_reader(composed("train", *setting(place, "name=first"), *more[:1])).stage.folder
     common += [f"model.name_or_path={base}"] if "tuning=lora" in more else []
-    for name, launcher, steps in (("one", [], 2), ("two", TORCHRUN, 1)):
+    for name, processes, steps in (("one", 1, 2), ("two", 2, 1)):
         overrides = [*setting(place), *common, f"trainer.gradient_accumulation_steps={steps}"]
-        command = [sys.executable, *launcher, str(ROOT / "train.py"), *overrides]
-        command += [f"outputs={tmp_path / name}", "name=r", "model.dropout=0"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
+        overrides += [f"outputs={tmp_path / name}", "name=r", "model.dropout=0"]
+        done = exam("train", *overrides, cwd=tmp_path, processes=processes)
         assert done.returncode == 0, done.stderr
         (run,) = (tmp_path / name / "train").glob("r-????????")
         state = json.loads((run / "trainer_state.json").read_text())
@@ -282,12 +277,8 @@ def test_processes_that_resume_within_an_epoch_go_on_with_its_batches(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         for stop in stops:
-            command = [sys.executable, *TORCHRUN, str(tmp_path / "run.py"), stop]
-            command += [str(ROOT / "tests"), str(ROOT / "src")]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            done = subprocess.run(
-                command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-            )
+            path = [str(ROOT / "tests"), str(ROOT / "src")]
+            done = run_script(tmp_path / "run.py", stop, *path, cwd=folder, processes=2)
             assert done.returncode == 0, done.stderr
         history = json.loads((folder / "done.json").read_text())["log_history"]
         losses[name] = {log["step"]: log["loss"] for log in history if "loss" in log}

@@ -1,15 +1,12 @@
 """faiss recipes: against brute force; their plan, resumption, refusals and processes."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_script
 
 from exam.config import Index, Recipe
 from exam.errors import ExamError
@@ -140,7 +137,6 @@ import numpy as np
 from pathlib import Path
 from exam.config import Index, Recipe
 from exam.retrieval import vectors as module
-sys.path.insert(0, "tests")
 from test_vectors import unit, streamed
 module.PART_BYTES = 4 * 32 * 1000
 folder, stop = Path(sys.argv[1]), int(sys.argv[2])
@@ -161,9 +157,9 @@ module.build_vectors(streamed(vectors), folder, plan)
 def test_a_killed_build_continues_and_equals_a_whole_one(tmp_path):
     def build(folder, stop):
         folder.mkdir(exist_ok=True)
-        return subprocess.run(
-            [sys.executable, "-c", BUILD, str(folder), str(stop)], cwd=ROOT, check=False
-        ).returncode
+        return run_script(tmp_path / "build.py", str(folder), str(stop), cwd=tmp_path).returncode
+
+    (tmp_path / "build.py").write_text(BUILD)
 
     assert build(tmp_path / "cut", 3) == -signal.SIGKILL
     assert not (tmp_path / "cut" / "index.faiss").exists()
@@ -181,10 +177,9 @@ def test_a_killed_build_continues_and_equals_a_whole_one(tmp_path):
 @pytest.mark.slow
 def test_a_small_form_of_the_scale_benchmark(tmp_path):
     out = tmp_path / "scale.json"
-    command = [sys.executable, "benchmarks/wikipedia_scale.py", "--small"]
-    place = ["--work", str(tmp_path / "work"), "--out", str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    subprocess.run([*command, *place], cwd=ROOT, check=True, env=environment)
+    given = ["--small", "--work", str(tmp_path / "work"), "--out", str(out)]
+    done = run_script(ROOT / "benchmarks" / "wikipedia_scale.py", *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     figures = json.loads(out.read_text())
     assert figures["synthetic"]["build"]["plan"]["vectors"] == 20_000
     assert figures["synthetic"]["exact"]["recall_at_3"]["n"] == 200
