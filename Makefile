@@ -47,7 +47,7 @@ bench-scale: $(READY)  ## an index as large as Wikipedia's, in a notebook's memo
 bench-reader: $(READY)  ## our reader beside a plain Trainer script (EXAM_DATA=<folder>)
 	$(BIN)/python benchmarks/reader.py
 
-bench-layerwise: $(READY)  ## a model larger than memory, three ways (EXAM_DATA=<folder>)
+bench-layerwise: $(READY)  ## a model larger than memory, three ways, and what its prefix cache saves (EXAM_DATA=<folder>)
 	$(BIN)/python benchmarks/layerwise.py
 
 lock: $(READY)  ## write requirements.lock from this environment

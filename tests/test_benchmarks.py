@@ -81,13 +81,13 @@ def test_both_readers_train_and_predict_the_same_questions(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_three_ways_to_run_a_model_rank_options_alike(data, tmp_path):
+def test_ways_to_run_a_model_rank_options_alike(data, tmp_path):
     output = tmp_path / "bench.json"
     command = [sys.executable, "benchmarks/layerwise.py", str(data), "--small", "--rounds", "1"]
     command += ["--questions", "2", "--work", str(tmp_path / "work"), "--output", str(output)]
     subprocess.run(command, cwd=ROOT, check=True)
     found = json.loads(output.read_text())
-    assert found["same_order"] == {"layerwise": True, "offload": True}
-    for way in ("layerwise", "offload"):
+    assert found["same_order"] == {"layerwise": True, "offload": True, "apart": True}
+    for way in ("layerwise", "offload", "apart"):
         ratio = found[way]["seconds"] / found["memory"]["seconds"]
         assert found["ratios"][f"{way}_seconds"] == pytest.approx(ratio)
