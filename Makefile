@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo browser test test-slow check lock bench-retrieval bench-scale bench-reader \
-	bench-layerwise
+	bench-layerwise bench-prefix
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -47,8 +47,11 @@ bench-scale: $(READY)  ## an index as large as Wikipedia's, in a notebook's memo
 bench-reader: $(READY)  ## our reader beside a plain Trainer script (EXAM_DATA=<folder>)
 	$(BIN)/python benchmarks/reader.py
 
-bench-layerwise: $(READY)  ## a model larger than memory, three ways, and what its prefix cache saves (EXAM_DATA=<folder>)
+bench-layerwise: $(READY)  ## a model larger than memory, three ways (EXAM_DATA=<folder>)
 	$(BIN)/python benchmarks/layerwise.py
+
+bench-prefix: $(READY)  ## passages run once for all options of a question (EXAM_DATA=<folder>)
+	$(BIN)/python benchmarks/shared_prefix.py
 
 lock: $(READY)  ## write requirements.lock from this environment
 	$(BIN)/python scripts/lock.py

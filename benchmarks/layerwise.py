@@ -1,8 +1,5 @@
 """A language model larger than memory: layer by layer, offloaded by accelerate, and in memory.
 
-The fourth way is in memory too, with a whole pass for each option: what sharing a question's
-passages between its options saves.
-
     python benchmarks/layerwise.py DATA [--rounds 3]
 
 DATA (or EXAM_DATA) holds `exam/valid.csv` and `wikipedia/*.parquet`. A random Llama of 1.1 billion
@@ -38,7 +35,7 @@ SMALL: dict[str, Any] = {
     "intermediate_size": 512,
     "num_hidden_layers": 4,
 }
-WAYS = ("memory", "layerwise", "offload", "apart")
+WAYS = ("memory", "layerwise", "offload")
 QUESTIONS, TOP_K = 20, 5
 BUDGET_GIB = 0.2  # hidden states in memory, and what accelerate may keep of the weights
 
@@ -71,7 +68,6 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     from exam.compose import composed
     from exam.config import Execution, Model, ReaderKind, Scoring
     from exam.llm.load import load_causal
-    from exam.llm.prompts import Asked
     from exam.llm.scoring import option_scores
     from exam.questions import read
     from exam.retrieval.contexts import read_contexts
@@ -96,7 +92,7 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
         name_or_path=str(checkpoint(arguments.work, small=arguments.small)),
         scoring=Scoring.yes_no,
         chat=False,
-        execution=Execution.memory if way == "apart" else Execution(way),
+        execution=Execution(way),
         max_length=4096,
         memory_gib=BUDGET_GIB,
     )
@@ -107,15 +103,7 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     def answer() -> Any:
         runner, prompter, window = load_causal(model, arguments.work / f"work-{way}")
         asked = prompter.asked(questions, contexts, window)
-        if way != "apart":
-            return option_scores(runner, prompter, asked, arguments.batch)
-        each = [
-            Asked(one.prefix + ending[:-1], [ending[-1:]], 1)
-            for one in asked
-            for ending in one.endings
-        ]
-        scores = option_scores(runner, prompter, each, arguments.batch)
-        return scores.reshape(len(asked), -1)
+        return option_scores(runner, prompter, asked, arguments.batch)
 
     scores, figures = measured(answer, before)
     order = np.argsort(-scores, axis=1, kind="stable").tolist()

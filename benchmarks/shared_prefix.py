@@ -1,0 +1,102 @@
+"""What it saves to run a question's passages once for all of its options.
+
+    python benchmarks/shared_prefix.py DATA [--questions 20] [--rounds 3]
+
+DATA (or EXAM_DATA) holds `exam/valid.csv` and `wikipedia/*.parquet`. SmolLM2-135M-Instruct, in
+float32, answers questions of five options with five BM25 passages each, yes less no behind every
+option: with the keys and values of the shared part, and with a whole pass for each option. The
+two take turns in one process.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+TOP_K = 5
+
+
+def prepared(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """The model, its prompter, and the questions in tokens."""
+    from exam.compose import composed
+    from exam.llm.load import load_causal
+    from exam.questions import read
+    from exam.retrieval.contexts import read_contexts
+    from exam.retrieval.retrieval import Retrieval
+
+    config: Any = composed(
+        "train",
+        "model=smollm2",
+        "model.dtype=float32",
+        "model.scoring=yes_no",
+        "trainer=no_training",
+        "data=kaggle",
+        "corpus=wikipedia",
+        "retriever=bm25",
+        f"data.dir={arguments.data / 'exam'}",
+        f"corpus.dir={arguments.data / 'wikipedia'}",
+        f"outputs={arguments.work}",
+        f"data.limit={arguments.questions}",
+    )
+    questions = read(config.data, "valid.csv")
+    contexts = read_contexts(Retrieval.of(config).contexts(questions, "bench-prefix"), TOP_K)
+    runner, prompter, window = load_causal(config.model, arguments.work)
+    return runner, prompter, prompter.asked(questions, contexts, window)
+
+
+def compared(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of both ways, their ratio, and whether they order the options alike."""
+    import numpy as np
+    import torch
+
+    from exam.llm.prompts import Asked
+    from exam.llm.scoring import option_scores
+
+    torch.set_num_threads(arguments.threads)
+    runner, prompter, shared = prepared(arguments)
+    apart = [Asked(one.prefix + e[:-1], [e[-1:]], 1) for one in shared for e in one.endings]
+    seconds: dict[str, list[float]] = {"shared": [], "apart": []}
+    scores = {}
+    for _ in range(arguments.rounds):
+        for way, asked in (("shared", shared), ("apart", apart)):
+            start = time.perf_counter()
+            found = option_scores(runner, prompter, asked, 1)
+            seconds[way].append(time.perf_counter() - start)
+            scores[way] = found.reshape(len(shared), -1)
+    order = {way: np.argsort(-own, axis=1, kind="stable") for way, own in scores.items()}
+    return {
+        "questions": len(shared),
+        "tokens_shared": statistics.mean(len(one.prefix) for one in shared),
+        "tokens_of_an_option": statistics.mean(len(e) for one in shared for e in one.endings),
+        "seconds": seconds,
+        "times_faster": statistics.median(seconds["apart"]) / statistics.median(seconds["shared"]),
+        "same_order": bool((order["shared"] == order["apart"]).all()),
+        "largest_difference": float(abs(scores["shared"] - scores["apart"]).max()),
+    }
+
+
+def main() -> None:
+    """Parse the command line and compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", nargs="?", type=Path, default=os.environ.get("EXAM_DATA"))
+    parser.add_argument("--questions", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--work", type=Path, default=Path("outputs/bench/shared_prefix"))
+    parser.add_argument("--output", type=Path, default=Path("outputs/bench/shared_prefix.json"))
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        parser.error("give the folder of questions and articles, or set EXAM_DATA")
+    arguments.data = Path(arguments.data)
+    from exam.artefacts import write_json
+
+    found = compared(arguments)
+    write_json(arguments.output, found)
+    sys.stdout.write(f"{found}\n{arguments.output}\n")
+
+
+if __name__ == "__main__":
+    main()
