@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from side_by_side import measured, median, resident_mib
+from side_by_side import measured, median, questions_and_contexts, resident_mib
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 2048,
@@ -65,27 +65,14 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Answer the questions in one way."""
     import numpy as np
 
-    from exam.compose import composed
     from exam.config import Execution, Model, ReaderKind, Scoring
     from exam.llm.load import load_causal
     from exam.llm.scoring import option_scores
-    from exam.questions import read
-    from exam.retrieval.contexts import read_contexts
-    from exam.retrieval.retrieval import Retrieval
     from exam.runtime import keep_freed_memory
 
-    config: Any = composed(
-        "retrieve",
-        "data=kaggle",
-        "corpus=wikipedia",
-        "retriever=bm25",
-        f"data.dir={arguments.data / 'exam'}",
-        f"corpus.dir={arguments.data / 'wikipedia'}",
-        f"outputs={arguments.work}",
-        f"data.limit={arguments.questions}",
+    questions, contexts = questions_and_contexts(
+        arguments.data, arguments.work, "valid", TOP_K, arguments.questions
     )
-    questions = read(config.data, "valid.csv")
-    contexts = read_contexts(Retrieval.of(config).contexts(questions, "bench-layerwise"), TOP_K)
     model = Model(
         name="llama",
         kind=ReaderKind.causal_lm,

@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from side_by_side import measured, median, resident_mib
+from side_by_side import measured, median, questions_and_contexts, resident_mib
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 SHAPES: dict[str, dict[str, Any]] = {
@@ -62,27 +62,6 @@ LENGTHS, OPTIONS, BATCHES = (128, 256, 512, 1024, 2048), (2, 3, 5, 10), (1, 2, 4
 
 
 # What both sides are given.
-
-
-def questions_and_contexts(data: Path, work: Path, part: str, top_k: int) -> tuple[Any, Any]:
-    """The questions of a file, and their `top_k` best BM25 passages."""
-    from exam.compose import composed
-    from exam.questions import read
-    from exam.retrieval.contexts import read_contexts
-    from exam.retrieval.retrieval import Retrieval
-
-    config: Any = composed(
-        "retrieve",
-        "data=kaggle",
-        "corpus=wikipedia",
-        "retriever=bm25",
-        f"data.dir={data / 'exam'}",
-        f"corpus.dir={data / 'wikipedia'}",
-        f"outputs={work}",
-    )
-    questions = read(config.data, f"{part}.csv")
-    found = Retrieval.of(config).contexts(questions, f"bench-{part}")
-    return questions, read_contexts(found, top_k)
 
 
 def checkpoint(model: str, work: Path) -> str:

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from side_by_side import questions_and_contexts
+
 TOP_K = 5
 
 
@@ -23,27 +25,18 @@ def prepared(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     """The model, its prompter, and the questions in tokens."""
     from exam.compose import composed
     from exam.llm.load import load_causal
-    from exam.questions import read
-    from exam.retrieval.contexts import read_contexts
-    from exam.retrieval.retrieval import Retrieval
 
-    config: Any = composed(
+    model = composed(
         "train",
         "model=smollm2",
         "model.dtype=float32",
         "model.scoring=yes_no",
         "trainer=no_training",
-        "data=kaggle",
-        "corpus=wikipedia",
-        "retriever=bm25",
-        f"data.dir={arguments.data / 'exam'}",
-        f"corpus.dir={arguments.data / 'wikipedia'}",
-        f"outputs={arguments.work}",
-        f"data.limit={arguments.questions}",
+    ).model
+    questions, contexts = questions_and_contexts(
+        arguments.data, arguments.work, "valid", TOP_K, arguments.questions
     )
-    questions = read(config.data, "valid.csv")
-    contexts = read_contexts(Retrieval.of(config).contexts(questions, "bench-prefix"), TOP_K)
-    runner, prompter, window = load_causal(config.model, arguments.work)
+    runner, prompter, window = load_causal(model, arguments.work)
     return runner, prompter, prompter.asked(questions, contexts, window)
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: time and memory of a piece of work, and medians of several runs."""
+"""What the benchmarks share: questions with passages, time and memory of work, medians of runs."""
 
 import statistics
 import time
@@ -31,3 +31,27 @@ def measured(work: Callable[[], Any], before: float | None = None) -> tuple[Any,
 def median(runs: list[dict[str, Any]], figure: str) -> float:
     """The median of one figure."""
     return float(statistics.median(run[figure] for run in runs))
+
+
+def questions_and_contexts(
+    data: Path, work: Path, part: str, top_k: int, limit: int | None = None
+) -> tuple[Any, Any]:
+    """The first questions of a file, or all, and their `top_k` best BM25 passages."""
+    from exam.compose import composed
+    from exam.questions import read
+    from exam.retrieval.contexts import read_contexts
+    from exam.retrieval.retrieval import Retrieval
+
+    config: Any = composed(
+        "retrieve",
+        "data=kaggle",
+        "corpus=wikipedia",
+        "retriever=bm25",
+        f"data.dir={data / 'exam'}",
+        f"corpus.dir={data / 'wikipedia'}",
+        f"data.limit={limit or 'null'}",
+        f"outputs={work}",
+    )
+    questions = read(config.data, f"{part}.csv")
+    found = Retrieval.of(config).contexts(questions, f"bench-{part}")
+    return questions, read_contexts(found, top_k)

@@ -134,6 +134,27 @@ def test_missing_checkpoint_is_asked_for():
     )
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "data.test=my.csv",
+            "data.test is given, and no data.\n"
+            "Choose the option too, data=<option> data.test=<value>.\n",
+        ),
+        (
+            "context.top_k=8",
+            "context.top_k is given, and no context.\n"
+            "Choose the option too, context=<option> context.top_k=<value>, or change the run's: "
+            "run.context.top_k=<value>.\n",
+        ),
+    ],
+)
+def test_a_value_of_no_group_is_refused(override, message):
+    done = exam("infer", "ckpt=run", override)
+    assert (done.returncode, done.stderr) == (2, message)
+
+
 @pytest.mark.parametrize("verb", ROOTS)
 def test_help_lists_the_groups(verb):
     command = [sys.executable, "-m", "exam", verb, "--help"]

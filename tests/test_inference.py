@@ -180,6 +180,13 @@ def test_only_the_least_sure_are_asked_further(place):
     assert (again.stage.folder / "cascade.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_reader_that_is_asked_nothing_is_passed_over(place):
+    three = f"ckpt=[{place.open},{place.open},{place.closed}]"
+    found = run_infer(place.infer(three, "cascade.share=[0,0.5]", place.known))
+    expected = run_infer(place.infer(place.both, "cascade.share=0.5", place.known))
+    assert predictions(found).logits == pytest.approx(predictions(expected).logits)
+
+
 def test_compared_runs_are_paired_and_explained(place, tmp_path):
     folders = [
         run_infer(place.infer(f"ckpt={one}", place.known)).stage.folder

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from exam import ranks
-from exam.compose import conf_dir, register, typed, with_prefix
+from exam.compose import check_groups, conf_dir, register, typed, with_prefix
 from exam.config import ROOTS
 from exam.errors import ExamError
 from exam.runtime import complain, keep_freed_memory, quiet_libraries, say, start_logging
@@ -84,8 +84,12 @@ def main(verb: str) -> int:
     mistakes: list[str] = []
     finished: list[tuple[dict[str, str], Any]] = []
     try:
+        check_groups(verb, sys.argv[1:])
         application(_task(verb, mistakes, finished))()
         _summarise(finished)
+    except ExamError as error:
+        complain(str(error))
+        return 2
     except (HydraException, OmegaConfBaseException) as error:
         mistakes.append(explain(error, verb))
         complain(mistakes[-1])

@@ -1,6 +1,8 @@
 """Compose a configuration from `conf/`, and save and restore a run's."""
 
 import logging
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +71,30 @@ def composed(verb: str, *overrides: str) -> Any:
     from hydra.core.global_hydra import GlobalHydra
 
     register()
+    check_groups(verb, overrides)
     if GlobalHydra.instance().is_initialized():  # inside a verb
         return typed(compose(verb, list(overrides)))
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return typed(compose(verb, list(overrides)))
+
+
+def check_groups(verb: str, overrides: Iterable[str]) -> None:
+    """Refuse a value of a group that a command leaves to the run, and that is not chosen.
+
+    Raises:
+        ExamError: the first such value.
+    """
+    given = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    optional = {field.name for field in fields(ROOTS[verb]) if field.default is None}
+    for key in given:
+        group, dot, _ = key.partition(".")
+        if dot and group in optional and group not in given:
+            of_run = group in GROUPS and group != "data"
+            also = f", or change the run's: run.{key}=<value>" if of_run else ""
+            raise ExamError(
+                f"{key} is given, and no {group}.\n"
+                f"Choose the option too, {group}=<option> {key}=<value>{also}."
+            )
 
 
 def with_prefix(override: str) -> str:

@@ -354,12 +354,12 @@ def _cascaded(infer: Infer, variants: list[Infer]) -> Run:
     for number, variant in enumerate(variants[1:], 1):
         rows = unsure(logits, infer.cascade, number)
         asked.append(len(rows))
+        log.info("cascade: %d of %d questions asked further", len(rows), len(logits))
         if not len(rows):
-            break
+            continue
         further = _member(answer(variant, rows))
         logits = replaced(logits, rows, further.found.logits)
         members.append(replace(further, found=replace(member.found, logits=logits)))
-        log.info("cascade: %d of %d questions asked further", len(rows), len(logits))
     key = {"members": [m.hash for m in members], "cascade": plain(infer.cascade)}
     outcome = Outcome("cascade", members, logits, key, explained={"asked_further": asked})
     return _finished(infer, outcome, first)
