@@ -57,7 +57,7 @@ def test_imports_point_downwards():
         ["kaggle"],
         ["ranks"],
         ["runtime"],
-        ["artefacts"],
+        ["artefacts", "endings"],
         ["packages"],
         ["config", "tables", "weights", "plots"],
         ["train_checks", "corpus", "precision", "tracker"],

@@ -5,10 +5,12 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from exam.endings import ended
 from exam.errors import ExamError
 from exam.runtime import complain, keep_freed_memory, quiet_libraries, say, start_logging
 
@@ -82,12 +84,14 @@ class LoadedRun:
         row = {**dict.fromkeys(FEATURES), **own}
         question = Dataset.from_list([row], features=FEATURES)
         with recording() as stages:
-            contexts = self.retrieval.contexts(question, "asked", "never")
-            logits = self._answer(question, contexts)
-            read = read_contexts(contexts, self.config.context.passages(training=False))
-        for stage in stages:
-            if stage.kind in OF_QUESTIONS and not stage.reused:
-                shutil.rmtree(stage.folder)
+            try:
+                contexts = self.retrieval.contexts(question, "asked", "never")
+                logits = self._answer(question, contexts)
+                read = read_contexts(contexts, self.config.context.passages(training=False))
+            finally:
+                for stage in stages:
+                    if stage.kind in OF_QUESTIONS and not stage.reused:
+                        shutil.rmtree(stage.folder)
         chances = probabilities(logits)[0, : len(options)].tolist()
         return Answered(list(options), chances, read.get("asked", []))
 
@@ -112,19 +116,17 @@ def main(arguments: list[str] | None = None) -> int:
     start_logging("warning")
     quiet_libraries()
     keep_freed_memory()
-    try:
-        reader = LoadedRun(given.run, *given.overrides, outputs=given.outputs)
-        while prompt := _typed("Question (empty to end): "):
-            options = list(iter(lambda: _typed("Option (empty when there are no more): "), ""))
-            try:
-                say(shown(reader.answer(prompt, options)))
-            except ExamError as error:
-                complain(str(error))
-    except ExamError as error:
-        complain(str(error))
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return ended(partial(_ask, given), interrupted="Nothing is lost: start it again.")
+
+
+def _ask(given: argparse.Namespace) -> int:
+    reader = LoadedRun(given.run, *given.overrides, outputs=given.outputs)
+    while prompt := _typed("Question (empty to end): "):
+        options = list(iter(lambda: _typed("Option (empty when there are no more): "), ""))
+        try:
+            say(shown(reader.answer(prompt, options)))
+        except ExamError as error:
+            complain(str(error))
     return 0
 
 

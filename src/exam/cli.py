@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, get_args, get_type_hints
 
 import hydra
@@ -22,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from exam import ranks
 from exam.compose import check_groups, conf_dir, register, typed, with_prefix
 from exam.config import ROOTS
+from exam.endings import ended, explained
 from exam.errors import ExamError
 from exam.runtime import complain, keep_freed_memory, quiet_libraries, say, start_logging
 
@@ -71,12 +73,15 @@ def main(verb: str) -> int:
     """Run a verb on the process's arguments.
 
     Returns:
-        The exit code: 0, 2 after a user's mistake, whose message is printed without traceback, or
-        130 after Ctrl-C.
+        The exit code: 0, or one of `ended`.
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         say(help_text(verb))
         return 0
+    return ended(partial(_run, verb))
+
+
+def _run(verb: str) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the messages are ours
     sys.argv[1:] = _arguments(sys.argv[1:], verb)
     register()
@@ -87,15 +92,9 @@ def main(verb: str) -> int:
         check_groups(verb, sys.argv[1:])
         application(_task(verb, mistakes, finished))()
         _summarise(finished)
-    except ExamError as error:
-        complain(str(error))
-        return 2
     except (HydraException, OmegaConfBaseException) as error:
         mistakes.append(explain(error, verb))
         complain(mistakes[-1])
-    except KeyboardInterrupt:
-        complain("Interrupted. The same command continues from what is finished.")
-        return 130
     return 2 if mistakes else 0
 
 
@@ -142,7 +141,8 @@ def _task(
             keep_freed_memory()
             from exam import pipeline
 
-            run = getattr(pipeline, f"run_{verb}")(config)
+            with explained():
+                run = getattr(pipeline, f"run_{verb}")(config)
         except (ExamError, OmegaConfBaseException) as error:
             own = isinstance(error, ExamError)
             mistakes.append(str(error) if own else explain(error, verb))

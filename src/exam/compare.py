@@ -2,11 +2,13 @@
 
 import argparse
 import sys
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
+from exam.endings import ended
 from exam.errors import ExamError
-from exam.runtime import complain, say
+from exam.runtime import say
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,14 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
         "outputs/compare",
     )
     options = parser.parse_args(arguments)
-    try:
-        if options.fit_on or (options.folders[0] / "contexts.parquet").is_file():
-            say(compare_contexts(options.folders, options.fit_on, options.json))
-        else:
-            say(compare(options.folders, options.json or _place(options.folders)))
-    except ExamError as error:
-        complain(str(error))
-        return 2
+    return ended(partial(_run, options), interrupted="Give the same command again.")
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.fit_on or (options.folders[0] / "contexts.parquet").is_file():
+        say(compare_contexts(options.folders, options.fit_on, options.json))
+    else:
+        say(compare(options.folders, options.json or _place(options.folders)))
     return 0
 
 

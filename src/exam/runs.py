@@ -1,22 +1,19 @@
 """A training run's folder, whatever it trains: its files, its whole checkpoints, its log lines."""
 
-import errno
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from exam import ranks, tracker
 from exam.artefacts import KEY, file_digest, read_json, write_json
+from exam.endings import explained
 from exam.errors import ExamError
 from exam.runtime import draws_bars
 
@@ -26,7 +23,6 @@ CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 ENVIRONMENT = "environment.json"
 RESULTS = "results.json"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WHOLE = "whole.json"  # written into a checkpoint after everything else
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -92,7 +88,7 @@ def fit(trainer: Trainer) -> dict[str, Any]:
     if checkpoint:
         state = read_json(checkpoint / "trainer_state.json")
         log.info("train: resuming at step %d of %d", state["global_step"], state["max_steps"])
-    with _saying_what_could_not_be_written(folder):
+    with explained(folder):
         found = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     figures = found.metrics
     if ranks.rank() == 0:
@@ -100,23 +96,6 @@ def fit(trainer: Trainer) -> dict[str, Any]:
     if torch.cuda.is_available():
         figures["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
     return {**figures, "steps": trainer.state.global_step, "best": trainer.state.best_metric}
-
-
-@contextmanager
-def _saying_what_could_not_be_written(folder: Path) -> Iterator[None]:
-    """Turn a full disk into one message; the library's writers each raise an error of their own."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        torchs_own = "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
-        full = isinstance(error, OSError) and error.errno in FULL
-        if not (full or torchs_own or isinstance(error, SafetensorError)):
-            raise
-        raise ExamError(
-            f"A checkpoint could not be written: {str(error).splitlines()[0]}\n"
-            f"Make room for {folder}, and run the same command again: it continues at the last "
-            "whole checkpoint."
-        ) from error
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
@@ -139,7 +118,10 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 def _is_whole(checkpoint: Path) -> bool:
     if not (checkpoint / WHOLE).is_file():
         return False
-    files = read_json(checkpoint / WHOLE)
+    try:
+        files = read_json(checkpoint / WHOLE)
+    except ExamError:
+        return False
     return all(
         (checkpoint / name).is_file() and file_digest(checkpoint / name) == digest
         for name, digest in files.items()

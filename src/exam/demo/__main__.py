@@ -7,8 +7,8 @@ both answer the same 252 hand-written questions.
 import sys
 from pathlib import Path
 
-from exam.errors import ExamError
-from exam.runtime import complain, keep_freed_memory, quiet_libraries, say, start_logging
+from exam.endings import ended
+from exam.runtime import keep_freed_memory, quiet_libraries, say, start_logging
 
 OVERRIDES = ("trainer.num_train_epochs=1",)
 CLOSED, OPEN = "closed book (MiniLM)", "open book (MiniLM)"
@@ -19,15 +19,10 @@ def main() -> int:
     start_logging("info")
     quiet_libraries()
     keep_freed_memory()
-    try:
-        say(_run())
-    except ExamError as error:
-        complain(str(error))
-        return 2
-    return 0
+    return ended(_run)
 
 
-def _run() -> str:
+def _run() -> int:
     from exam.answers.results import System, results, table
     from exam.answers.scored import PREDICTIONS
     from exam.artefacts import write_json
@@ -55,7 +50,8 @@ def _run() -> str:
     )
     report = opened.stage.folder / REPORT
     places = [path, opened.stage.folder / PREDICTIONS, closed.stage.folder / PREDICTIONS, report]
-    return "\n".join(["", table(found), "", times, "", *map(str, places)])
+    say("\n".join(["", table(found), "", times, "", *map(str, places)]))
+    return 0
 
 
 if __name__ == "__main__":
