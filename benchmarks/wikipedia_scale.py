@@ -36,6 +36,7 @@ from exam.retrieval.vectors import (
     build_vectors,
     exact_search,
     faiss_module,
+    forget_parts,
     plan_index,
 )
 from exam.runtime import peak_memory_mib, reset_peak_memory, say, start_logging
@@ -195,6 +196,7 @@ def part_build(given: argparse.Namespace) -> dict[str, Any]:
     folder = _folder(given)
     started = time.perf_counter()
     files, facts = build_vectors(lambda: _blocks(given), folder, plan)
+    forget_parts(folder)
     write_json(folder / "facts.json", facts)
     return {
         "seconds": round(time.perf_counter() - started, 1),

@@ -11,7 +11,7 @@ from conftest import ROOT, run_script
 from exam.config import Index, Recipe
 from exam.errors import ExamError
 from exam.retrieval import vectors as vectors_module
-from exam.retrieval.vectors import VectorIndex, build_vectors, plan_index, recipe_key
+from exam.retrieval.vectors import VectorIndex, build_vectors, forget_parts, plan_index, recipe_key
 
 
 def unit(n, d, seed, topics=40):
@@ -31,6 +31,7 @@ def built(folder, vectors, recipe, **values):
     folder.mkdir(exist_ok=True)
     plan = plan_index(Index(recipe=recipe, **values), *vectors.shape)
     files, facts = build_vectors(streamed(vectors), folder, plan)
+    forget_parts(folder)
     return VectorIndex(folder, plan), files, facts
 
 
@@ -150,6 +151,7 @@ module._progress = killed
 vectors = unit(4500, 32, 0)
 plan = module.plan_index(Index(recipe=Recipe.low_ram), *vectors.shape)
 module.build_vectors(streamed(vectors), folder, plan)
+module.forget_parts(folder)
 """
 
 

@@ -72,7 +72,7 @@ def loaded(config: Train, saved: Path, work: Path, *, merge: bool) -> Answer:
     own = any((saved / name).is_file() for name in ("config.json", ADAPTER))
     model = replace(config.model, name_or_path=str(saved)) if own else config.model
     if config.model.kind is ReaderKind.causal_lm and not is_trained(config.trainer):
-        return _answering_causal(replace(config, model=model), work)
+        return _answering_causal(replace(config, model=model), work / CHECKPOINTS)
     values, layout = answering_values(config.trainer), config.context.layout
     reader = _kind(config).load(model, values, work, config.seed, layout=layout)
     if merge:

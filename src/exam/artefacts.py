@@ -10,8 +10,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from exam.runtime import peak_memory_mib, reset_peak_memory
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # raised when the meaning of any artefact changes
+FORMAT = 3  # raised when the meaning of any artefact changes
 MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
 LARGE = 64 << 20  # bytes from which a file is not hashed again while its time stamps stand still
 KEY = "key.json"
+SEAL = ".{}.sha256"  # beside a file that an interrupted stage goes on with
 _RECORDS: list[list["Stage"]] = []
 _LOOKING: list[bool] = []  # not empty while nothing is to be worked on
 _OPEN: list["Stage"] = []  # those being worked on: a peak is one since a stage was opened
@@ -46,7 +47,10 @@ def file_digest(path: Path) -> str:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it into place when the block ends well."""
+    """Yield a temporary path beside `path`; move it into place when the block ends well.
+
+    What the system refuses on the way carries the name of `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -54,8 +58,35 @@ def atomic(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def sealed(path: Path) -> Iterator[Path]:
+    """`atomic` for what an interrupted stage goes on with: its hash is noted beside it."""
+    with atomic(path) as temporary:
+        yield temporary
+        _seal(path).write_text(file_digest(temporary))
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file is there as `sealed` left it; any other is removed, and the log says so."""
+    if not path.is_file():
+        return False
+    seal = _seal(path)
+    if seal.is_file() and seal.read_bytes() == file_digest(path).encode():
+        return True
+    log.warning("%s is not the file that was written: it is made again", path)
+    path.unlink()
+    return False
+
+
+def _seal(path: Path) -> Path:
+    return path.with_name(SEAL.format(path.name))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -108,17 +139,18 @@ class Stage:
         """Record `files` (names within the folder) and `facts`: the stage is now whole."""
         self.facts = facts
         self.measure()
-        write_json(
-            self.folder / MANIFEST,
-            {
-                "key": self.key,
-                "facts": facts,
-                "files": {name: _fingerprint(self.folder / name) for name in sorted(files)},
-                "seconds": round(self.seconds, 2),
-                "peak_mib": round(self.peak_mib, 1),
-            },
-        )
+        content = {
+            "key": self.key,
+            "facts": facts,
+            "files": {name: _fingerprint(self.folder / name) for name in sorted(files)},
+            "seconds": round(self.seconds, 2),
+            "peak_mib": round(self.peak_mib, 1),
+        }
+        content = json.loads(json.dumps(content))  # as it will be read
+        write_json(self.folder / MANIFEST, {**content, "sha256": digest(content)})
         _note_verified(self.folder, files)
+        for seal in self.folder.glob(SEAL.format("*")):
+            seal.unlink()
         log.info("%s", self.line("done"))
 
     def line(self, verb: str) -> str:
@@ -144,7 +176,7 @@ def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
             f"{folder} {state}: it has no {MANIFEST}.\n"
             "Give a finished run folder, or run the command that makes it again."
         )
-    manifest = read_json(folder / MANIFEST)
+    manifest = _manifest(folder / MANIFEST)
     _verify(folder, manifest, key or manifest["key"])
     return Stage(
         folder.parent.name,
@@ -156,6 +188,26 @@ def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
         peak_mib=manifest["peak_mib"],
         files=manifest["files"],
     )
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """What a manifest says; it vouches for itself as well."""
+    found: Any = read_json(path)
+    if not isinstance(found, dict) or found.pop("sha256", None) != digest(found):
+        raise ExamError(
+            f"{path} is not the manifest that was written, or one of an earlier version.\n"
+            f"Delete the folder {path.parent} and run the command again."
+        )
+    return found
+
+
+def _manifests(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Folders with what their manifests say, the newest first; broken ones are passed over."""
+    for path in sorted(paths, key=lambda path: -path.stat().st_mtime):
+        try:
+            yield path.parent, _manifest(path)
+        except ExamError as error:
+            log.warning("not reused: %s", str(error).splitlines()[0])
 
 
 def _verify(folder: Path, manifest: dict[str, Any], key: dict[str, Any]) -> None:
@@ -197,11 +249,11 @@ def _note_verified(folder: Path, files: list[str]) -> None:
 
 
 def _verified(folder: Path) -> dict[str, list[int]]:
-    """The noted large files with their stamps."""
-    noted: dict[str, list[int]] = {}
-    if (folder / VERIFIED).is_file():
-        noted = read_json(folder / VERIFIED)
-    return noted
+    """The noted large files with their stamps; none where the note is broken."""
+    with suppress(ExamError):
+        noted = read_json(folder / VERIFIED) if (folder / VERIFIED).is_file() else {}
+        return noted if isinstance(noted, dict) else {}
+    return {}
 
 
 @contextmanager
@@ -235,8 +287,7 @@ def looking() -> Iterator[None]:
 
 def manifests(outputs: Path, kind: str) -> Iterator[dict[str, Any]]:
     """What is noted of a kind's finished stages, the newest first."""
-    paths = (outputs / kind).glob(f"*/{MANIFEST}")
-    yield from map(read_json, sorted(paths, key=lambda path: -path.stat().st_mtime))
+    yield from (found for _, found in _manifests((outputs / kind).glob(f"*/{MANIFEST}")))
 
 
 @contextmanager
@@ -252,8 +303,6 @@ def open_stage(
     Raises:
         ExamError: the named folder is no stage's, or one of another key.
     """
-    from filelock import FileLock
-
     key = {"format": FORMAT, **key}
     root = outputs / kind
     base = root / f"{name}-{digest(key)[:8]}"
@@ -268,7 +317,7 @@ def open_stage(
         folder.mkdir(exist_ok=True)
     else:
         folder = _named(Path(resume), key)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    with _alone(folder):
         for outer in _OPEN:
             outer.peak_mib = max(outer.peak_mib, peak_memory_mib())
         reset_peak_memory()
@@ -278,6 +327,8 @@ def open_stage(
             log.info("%s", stage.line("reused"))
         else:
             log.info("%s: %s · %s", kind, folder, _why(root, name, folder, key))
+            for part in folder.rglob(".*.part"):  # of a process that was killed
+                part.unlink()
             write_json(folder / KEY, key)
             _OPEN.append(stage)
         for record in _RECORDS:
@@ -286,6 +337,26 @@ def open_stage(
             yield stage
         finally:
             _OPEN[:] = [other for other in _OPEN if other is not stage]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from a stage's folder. A finished one may lie where no lock can be."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s is worked on by another process: waiting for it", folder)
+        lock.acquire()
+    except OSError:
+        if not (folder / MANIFEST).is_file():
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -320,12 +391,8 @@ def _named(folder: Path, key: dict[str, Any]) -> Path:
 def siblings(stage: Stage, apart_from: str) -> list[Path]:
     """Finished folders of the same kind whose keys differ in one entry alone, newest first."""
     wanted = {**stage.key, apart_from: None}
-    manifests = sorted(
-        stage.folder.parent.glob(f"*/{MANIFEST}"), key=lambda path: -path.stat().st_mtime
-    )
-    return [
-        path.parent for path in manifests if {**read_json(path)["key"], apart_from: None} == wanted
-    ]
+    others = _manifests(stage.folder.parent.glob(f"*/{MANIFEST}"))
+    return [folder for folder, found in others if {**found["key"], apart_from: None} == wanted]
 
 
 def _numbered(base: Path) -> Path:
@@ -345,11 +412,10 @@ def _why(root: Path, name: str, folder: Path, key: dict[str, Any]) -> str:
     if (folder / KEY).is_file():
         return "continues an unfinished one"
     differing = []
-    for path in root.glob(f"{name}-*/{MANIFEST}"):
-        old = read_json(path)["key"]
-        keys = _differences(old, key)
+    for other, found in _manifests(root.glob(f"{name}-*/{MANIFEST}")):
+        keys = _differences(found["key"], key)
         if keys:
-            differing.append((len(keys), path.parent.name, keys))
+            differing.append((len(keys), other.name, keys))
     if not differing:
         return "new"
     _, nearest, keys = min(differing)

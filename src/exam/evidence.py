@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from scipy.special import log_softmax
 
-from exam.artefacts import Stage, atomic, open_stage
+from exam.artefacts import Stage, atomic, is_sealed, open_stage, sealed
 from exam.config import Train, answering_values, plain, trainer_values
 from exam.questions import questions_digest
 from exam.reader.features import build_features
@@ -93,9 +93,9 @@ def _shard(
     path: Path, questions: Dataset, contexts: Contexts, reader: Reader, max_length: int
 ) -> pa.Table:
     """Some questions' gains, read where they are there."""
-    if not path.is_file():
+    if not is_sealed(path):
         rows = list(_gains(questions, contexts, reader, max_length))
-        with atomic(path) as temporary:
+        with sealed(path) as temporary:
             pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
         log.info("evidence: %s · %d passages", path.name, len(rows))
     return pq.read_table(path)

@@ -1,6 +1,7 @@
 """One run's reader answers questions that it was not trained on."""
 
 import logging
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from exam.questions import LETTERS, questions_digest, read
 from exam.report.run import write_run
 from exam.retrieval.rerank import check_reachable as check_reranker
 from exam.retrieval.retrieval import Retrieval
-from exam.runs import CONFIG, ENVIRONMENT, run_files
+from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, run_files
 from exam.runtime import environment
 from exam.weights import MODEL, identity
 
@@ -157,6 +158,8 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
                 score(stage, questions, contexts, before)
             write_run(stage, config, questions, contexts)
             stage.finish(run_files(stage.folder), questions=len(questions))
+        if ranks.rank() == 0:
+            shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     return Answered(stage, questions, contexts, before, config)
 
 

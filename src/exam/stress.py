@@ -1,5 +1,6 @@
 """`stress.py`: how a reader answers when its contexts or options are not as they should be."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from exam import ranks
 from exam.answering import loaded
 from exam.answers.predictions import predictions_of, read_predictions, write_predictions
 from exam.answers.results import System, baselines, of_logits, results, table
-from exam.artefacts import Stage, open_stage, read_json, write_json
+from exam.artefacts import Stage, is_sealed, open_stage, read_json, sealed, write_json
 from exam.config import Stress
 from exam.errors import ExamError
 from exam.inference import answers_key, asked_questions, restored
@@ -32,7 +33,7 @@ from exam.retrieval.contexts import (
 from exam.retrieval.evaluation import Contexts
 from exam.retrieval.rarity import Rarity
 from exam.retrieval.retrieval import Retrieval
-from exam.runs import RESULTS
+from exam.runs import CHECKPOINTS, RESULTS
 from exam.runtime import say
 from exam.weights import MODEL
 
@@ -120,11 +121,12 @@ def stressed(stress: Stress) -> None:
             for number, condition in enumerate(CONDITIONS):
                 asked = _asked(condition, questions, stress.seed)
                 path = stage.folder / f"{number}.parquet"
-                if not path.is_file():  # of an interrupted run
+                if not is_sealed(path):  # of an interrupted run
                     given = _given(condition, contexts, asked, top_k, stress.seed, rarity)
                     logits = answer(asked, given)
                     own = predictions_of(asked, logits, config.name, condition.name)
-                    write_predictions(path, [own])
+                    with sealed(path) as temporary:
+                        write_predictions(temporary, [own])
                 found[condition.name] = asked, read_predictions(path).logits
             stage.measure()
             write_json(
@@ -135,6 +137,7 @@ def stressed(stress: Stress) -> None:
             write_results(stage.folder / REPORT, stage.folder.name, shown, as_given)
             files = [f"{number}.parquet" for number in range(len(CONDITIONS))]
             stage.finish([*files, RESULTS, REPORT], questions=len(questions))
+        shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     shown = read_json(stage.folder / RESULTS)
     flips = f"another first choice with options in another order: {shown['flip_rate']:.1%}"
     say(f"{table(shown)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")

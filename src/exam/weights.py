@@ -12,7 +12,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from exam.artefacts import atomic, file_digest
+from exam.artefacts import MANIFEST, atomic, file_digest, finished
 from exam.errors import ExamError
 from exam.packages import fetched_wheel
 from exam.runtime import draws_bars
@@ -130,10 +130,16 @@ def model_folder(name_or_path: str) -> str:
 
 
 def identity(name_or_path: str | None) -> Any:
-    """What identifies a checkpoint in a key: a hub id, or the bytes of a folder's files."""
+    """What identifies a checkpoint in a key: a hub id, or the bytes of a folder's files.
+
+    Raises:
+        ExamError: they are a run's, and not those that it wrote.
+    """
     folder = Path(model_folder(name_or_path or ""))
     if name_or_path is None or not folder.is_dir():
         return name_or_path
+    if folder.name == MODEL and (folder.parent / MANIFEST).is_file():
+        finished(folder.parent)
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): file_digest(p) for p in files}
 

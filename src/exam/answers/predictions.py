@@ -89,7 +89,9 @@ def write_predictions(path: Path, found: Iterable[Predictions]) -> None:
         for option in np.flatnonzero(logit > -np.inf).tolist()
     ]
     with atomic(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=SCHEMA), temporary, write_page_checksum=True
+        )
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -113,7 +115,7 @@ def read_all(path: Path) -> list[Predictions]:
             has one twice, or has a logit that is no number.
     """
     try:
-        table = pq.read_table(path, schema=SCHEMA)
+        table = pq.read_table(path, schema=SCHEMA, page_checksum_verification=True)
     except FileNotFoundError:
         raise ExamError(f"{path} does not exist.\nGive a run folder with predictions.") from None
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = "replies"  # of the outputs: what models wrote, whatever became of it
 JOURNAL = "replies.jsonl"
+SUM = "sha256"  # of a line's other values
+NOTED = {"asked", "article", "questions", "refused", "read", "written"}
 UNIMPORTANT = (
     "parallel",
     "timeout",
@@ -59,12 +61,13 @@ class Journal:
 
     @classmethod
     def read(cls, path: Path) -> "Journal":
-        """The notes of an interrupted run; a line that was cut short is left out."""
-        rows = {}
-        for line in path.read_bytes().splitlines() if path.is_file() else ():
-            with suppress(ValueError):
-                row = json.loads(line)
-                rows[row["asked"]] = row
+        """The notes of an interrupted run; a line that is not as it was written is left out."""
+        lines = path.read_bytes().split(b"\n") if path.is_file() else []
+        found = [_note(line) for line in lines if line]
+        rows = {row["asked"]: row for row in found if row is not None}
+        if None in found:
+            broken = found.count(None)
+            log.warning("generate: %d lines of %s are broken, and left out", broken, path)
         return cls(path, rows)
 
     def settled(self, asked: str, attempts: int) -> bool:
@@ -74,13 +77,22 @@ class Journal:
 
     def add(self, row: dict[str, Any]) -> None:
         """Note one article; a line that was cut short before is ended first."""
-        line = f"{json.dumps(row, ensure_ascii=False)}\n".encode()
+        line = f"{json.dumps({**row, SUM: digest(row)}, ensure_ascii=False)}\n".encode()
         with self.lock, self.path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, SEEK_END)
                 line = line if file.read(1) == b"\n" else b"\n" + line
             file.write(line)
         self.rows[row["asked"]] = row
+
+
+def _note(line: bytes) -> dict[str, Any] | None:
+    """What a line of the journal says; None where it is not as it was written."""
+    with suppress(ValueError, AttributeError):
+        row: dict[str, Any] = json.loads(line)
+        earlier = row.keys() == NOTED  # as lines were before they vouched for themselves
+        return row if earlier or row.pop(SUM, None) == digest(row) else None
+    return None
 
 
 @dataclass(frozen=True)

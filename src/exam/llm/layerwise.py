@@ -143,7 +143,6 @@ class Layerwise:
             last = self.base.norm(found["prefix"][:, -1].to(self.device))
             endings = found.get("endings", last.new_empty((0, last.shape[-1])))
             yield Hidden(last, self.base.norm(endings.to(self.device)))
-        states.clear()
 
     def _through(self, batches: Sequence[Batch], states: States, first: int) -> None:
         """All batches through all layers from the first; the next one is read meanwhile."""

@@ -6,7 +6,7 @@ half-written, and two processes that encode the same texts write the same file.
 """
 
 from collections.abc import Sequence
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from exam.artefacts import KEY, atomic, digest, write_json
+from exam.artefacts import FORMAT, KEY, atomic, digest, write_json
 from exam.errors import ExamError
 from exam.retrieval.encoder import SentenceEncoder, Vectors
 
 TEXTS_PER_SHARD = 2048
 KEY_BYTES = 16
+SUM = b"sha256"  # of a shard's vectors: compared when they are first asked for
 Keys = NDArray[np.bytes_]  # one fingerprint a text
 
 
@@ -47,16 +48,17 @@ class Embeddings:
     def __init__(self, encoder: SentenceEncoder, outputs: Path) -> None:
         """Open the store, with every shard there is by now."""
         self.encoder = encoder
-        key = encoder.key
+        key = {"format": FORMAT, **encoder.key}
         self.folder = outputs / "embeddings" / f"{encoder.config.name}-{digest(key)[:8]}"
         if not (self.folder / KEY).is_file():
             write_json(self.folder / KEY, key)
         self._vectors: list[Vectors] = []
+        self._paths: list[Path] = []
+        self._unseen: dict[int, str] = {}  # shards whose vectors were not compared with their hash
         self._starts = np.zeros(1, np.int64)  # the first row of each shard, then of the next one
         self._keys = np.empty(0, f"S{KEY_BYTES}")  # ascending
         self._rows = np.empty(0, np.int64)  # of `_keys`
-        shards = [_read(path) for path in sorted(self.folder.glob("*.arrow"))]
-        self._include(shards)
+        self._include(sorted(self.folder.glob("*.arrow")))
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors of what is searched for, shape `(texts, dimension)`."""
@@ -76,16 +78,16 @@ class Embeddings:
     def add(self, texts: Sequence[str]) -> None:
         """Encode texts, prefix included, and keep their vectors as one shard."""
         keys = fingerprints(texts)
-        vectors = self.encoder.encode(texts)
+        vectors = np.ascontiguousarray(self.encoder.encode(texts))
         columns = {
             "key": key_column(keys),
             "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1]),
         }
-        path = self.folder / f"{digest(keys.tobytes().hex())[:16]}.arrow"
-        table = pa.table(columns)
+        path = self.folder / f"{_name(keys)}.arrow"
+        table = pa.table(columns, metadata={SUM: sha256(vectors.data).hexdigest()})
         with atomic(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
             writer.write_table(table)
-        self._include([_read(path)])
+        self._include([path])
 
     def vectors(self, keys: Keys) -> Vectors:
         """Vectors of keys that have one, shape `(keys, dimension)`."""
@@ -93,33 +95,58 @@ class Embeddings:
         shard = np.searchsorted(self._starts, rows, side="right") - 1
         dimension = self._vectors[0].shape[1] if self._vectors else 0
         found = np.empty((len(keys), dimension), np.float32)
-        for number in np.unique(shard):
+        for number in np.unique(shard).tolist():
+            expected = self._unseen.pop(number, None)
+            if expected not in (None, sha256(self._vectors[number].data).hexdigest()):
+                raise _broken(self._paths[number], "its vectors are not those that were written")
             own = shard == number
             found[own] = self._vectors[number][rows[own] - self._starts[number]]
         return found
 
-    def _include(self, shards: list[tuple[Keys, Vectors]]) -> None:
+    def _include(self, paths: list[Path]) -> None:
         """Make shards part of the store; of equal keys the earlier one's vector stays."""
-        for _, vectors in shards:
+        added = []
+        for path in paths:
+            own, vectors, self._unseen[len(self._vectors)] = _read(path)
+            added.append(own)
+            self._paths.append(path)
             self._vectors.append(vectors)
             self._starts = np.append(self._starts, self._starts[-1] + len(vectors))
-        keys = np.concatenate([self._keys, *(own for own, _ in shards)])
+        keys = np.concatenate([self._keys, *added])
         count = len(keys) - len(self._keys)
         rows = np.concatenate([self._rows, np.arange(self._starts[-1] - count, self._starts[-1])])
         self._keys, first = np.unique(keys, return_index=True)
         self._rows = rows[first]
 
 
-def _read(path: Path) -> tuple[Keys, Vectors]:
-    """A shard's keys and vectors, mapped."""
+def _name(keys: Keys) -> str:
+    return digest(keys.tobytes().hex())[:16]
+
+
+def _read(path: Path) -> tuple[Keys, Vectors, str]:
+    """A shard's keys, its vectors, mapped, and what their hash is to be."""
     try:
         with pa.memory_map(str(path)) as source:
             table: Any = pa.ipc.open_file(source).read_all().combine_chunks()
         keys, vectors = (table[name].chunk(0) for name in ("key", "vector"))
-    except (pa.ArrowInvalid, OSError, KeyError, IndexError) as error:
-        raise ExamError(
-            f"{path} is not a whole shard of embeddings: {str(error).splitlines()[0]}\n"
-            "Delete that file: its texts are encoded again."
-        ) from None
-    found: Vectors = vectors.values.to_numpy().reshape(len(table), -1)
-    return keys_of(keys), found
+        found: Vectors = vectors.values.to_numpy().reshape(len(table), -1)
+        own, expected = keys_of(keys), table.schema.metadata[SUM].decode()
+        if _name(own) != path.stem:
+            raise KeyError("its keys are not those that were written")
+    except (
+        pa.ArrowException,
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise _broken(path, str(error)) from None
+    return own, found, expected
+
+
+def _broken(path: Path, reason: str) -> ExamError:
+    return ExamError(
+        f"{path} is not a whole shard of embeddings: {reason.splitlines()[0]}\n"
+        "Delete that file: its texts are encoded again."
+    )

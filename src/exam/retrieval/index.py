@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exam import ranks
-from exam.artefacts import Stage, atomic, finished, shared_stage
+from exam.artefacts import Stage, atomic, finished, is_sealed, sealed, shared_stage
 from exam.config import Corpus, Index
 from exam.corpus import (
     Article,
@@ -38,6 +38,7 @@ from exam.retrieval.vectors import (
     Rows,
     VectorIndex,
     build_vectors,
+    forget_parts,
     plan_index,
     recipe_key,
 )
@@ -176,6 +177,7 @@ def _build(
                 stage.finish(files, **facts)
             for shard in stage.folder.glob("shard-*.parquet"):
                 shard.unlink()
+            forget_parts(stage.folder)
     return stage if ranks.rank() == 0 else finished(stage.folder)
 
 
@@ -195,9 +197,9 @@ def _encode_shards(
     bar = progress("index", rows, "texts")
     for number, shard in enumerate(shards, 1):
         path = _shard_path(folder, size, number - 1)
-        if number % ranks.world_size() == ranks.rank() and not path.is_file():
+        if number % ranks.world_size() == ranks.rank() and not is_sealed(path):
             table, texts = shard()
-            with atomic(path) as temporary:
+            with sealed(path) as temporary:
                 pq.write_table(
                     with_vectors(table, encoder.passages(texts)),
                     temporary,

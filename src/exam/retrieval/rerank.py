@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
-from exam.artefacts import atomic, digest
+from exam.artefacts import digest, is_sealed, sealed
 from exam.config import Dtype, Reranker
 from exam.errors import ExamError
 from exam.metrics import Floats
@@ -188,9 +188,9 @@ def _scored(pairs: list[Pair], scorer: PairScorer, work: Path) -> Floats:
     for start in range(0, len(pairs), PAIRS_PER_SHARD):
         shard = pairs[start : start + PAIRS_PER_SHARD]
         path = work / f"scores-{digest(shard)[:16]}.npy"
-        if not path.is_file():
+        if not is_sealed(path):
             scores = scorer.scores(shard)
-            with atomic(path) as temporary, temporary.open("wb") as file:
+            with sealed(path) as temporary, temporary.open("wb") as file:
                 np.save(file, scores, allow_pickle=False)
             cut = count_cut(shard, scorer.model, scorer.config.max_length)
             log.info(

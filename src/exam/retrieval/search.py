@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from exam.artefacts import atomic, digest
+from exam.artefacts import digest, is_sealed, sealed
 from exam.config import Query, Search
 from exam.corpus import Article, sentence_offsets
 from exam.retrieval.embeddings import (
@@ -111,9 +111,9 @@ def _split(
     """
     path = work / SENTENCES.format(digest(articles.tolist())[:16])
     prefix = embeddings.encoder.config.passage_prefix
-    if not path.is_file():
+    if not is_sealed(path):
         stream = index.fetch(articles.tolist())
-        with atomic(path) as temporary, pa.ipc.new_file(str(temporary), SENTENCE) as writer:
+        with sealed(path) as temporary, pa.ipc.new_file(str(temporary), SENTENCE) as writer:
             while some := list(islice(stream, ARTICLES_AT_ONCE)):
                 writer.write(_sentences(some, search.min_sentence_chars, prefix))
     with pa.memory_map(str(path)) as source:

@@ -8,7 +8,6 @@ candidates it ranks again. Both are built as a stream.
 
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exam.artefacts import atomic
+from exam.artefacts import SEAL, atomic, is_sealed, sealed
 from exam.config import Index, Recipe
 from exam.errors import ExamError
 from exam.metrics import estimate
@@ -33,6 +32,7 @@ Blocks = Callable[[], Iterator[Vectors]]  # all vectors, streamed anew at every 
 VECTORS = "vectors.npy"
 LISTS = "index.faiss"
 TRAINED = "trained.faiss"
+PARTS = "part-{}.faiss"
 BLOCK_BYTES = 64 << 20  # of vectors searched at once
 PART_BYTES = 256 << 20  # of vectors added between two points to resume at
 TRAINED_ON = 64  # vectors a list; faiss asks for 39 to 256
@@ -215,22 +215,29 @@ def build_vectors(blocks: Blocks, folder: Path, plan: Plan) -> tuple[list[str], 
     """Build an index of a stream in a folder; continue where an interrupted build stopped.
 
     Returns:
-        The names of its files, and its facts: the plan, and the recall that was measured.
+        The names of its files, and its facts: the plan, and the recall that was measured. What
+        the build went on with stays there; see `forget_parts`.
     """
     if plan.recipe == "exact":
         with atomic(folder / VECTORS) as temporary, temporary.open("wb") as file:
             _write_header(file, plan, "<f4")
             for block in _progress(blocks(), plan, "stored"):
-                block.tofile(file)
+                file.write(np.ascontiguousarray(block).data)
         return [VECTORS], {"plan": asdict(plan)}
-    if not (folder / TRAINED).is_file():
+    if not is_sealed(folder / TRAINED):
+        forget_parts(folder)  # they are of other lists
         _train(blocks, folder / TRAINED, plan)
     parts = _add(blocks, folder, plan)
     _merge(parts, folder)
     recall = _measure(blocks, VectorIndex(folder, plan))
-    for path in (folder / TRAINED, *parts):
-        path.unlink()
     return [VECTORS, LISTS], {"plan": asdict(plan), "recall": recall}
+
+
+def forget_parts(folder: Path) -> None:
+    """Remove what an interrupted build goes on with; not before its end is noted."""
+    for pattern in (PARTS.format("*"), TRAINED):
+        for path in (*folder.glob(pattern), *folder.glob(SEAL.format(pattern))):
+            path.unlink()
 
 
 def _progress(blocks: Iterator[Vectors], plan: Plan, what: str) -> Iterator[Vectors]:
@@ -278,13 +285,16 @@ def _train(blocks: Blocks, path: Path, plan: Plan) -> None:
     sample, _ = _sample(blocks, plan, TRAINED_ON * plan.lists, seed=0)
     index.train(sample)
     cells.clustering_index = None
-    with atomic(path) as temporary:
+    with sealed(path) as temporary:
         faiss.write_index(index, str(temporary))
     log.info("index: trained %s lists on %s vectors", f"{plan.lists:,}", f"{len(sample):,}")
 
 
 def _add(blocks: Blocks, folder: Path, plan: Plan) -> list[Path]:
-    """Store the vectors, and their codes in parts; whole parts are not done again."""
+    """Store the vectors, and their codes in parts; whole parts are not done again.
+
+    The vectors are: nothing tells whether those of an interrupted build are the ones written.
+    """
     faiss = faiss_module()
     size = max(1, PART_BYTES // (4 * plan.dimension))
     path = folder / VECTORS
@@ -293,18 +303,16 @@ def _add(blocks: Blocks, folder: Path, plan: Plan) -> list[Path]:
         _write_header(file, plan, "<f2")
         begin = file.tell()
         for number, block in enumerate(_progress(_regrouped(blocks(), size), plan, "added")):
-            part = folder / f"part-{number:05d}.faiss"
+            part = folder / PARTS.format(f"{number:05d}")
             parts.append(part)
-            if part.is_file():
-                continue
             first = number * size
             file.seek(begin + 2 * first * plan.dimension)
-            block.astype(np.float16).tofile(file)
-            file.flush()
-            os.fsync(file.fileno())
+            file.write(block.astype(np.float16).data)
+            if is_sealed(part):
+                continue
             index = faiss.read_index(str(folder / TRAINED))
             index.add_with_ids(block, np.arange(first, first + len(block)))
-            with atomic(part) as temporary:
+            with sealed(part) as temporary:
                 faiss.write_index(index, str(temporary))
             log.info("index: added %s of %s vectors", f"{first + len(block):,}", plan.vectors)
     return parts
