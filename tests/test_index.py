@@ -104,6 +104,7 @@ def test_a_manifest_of_another_request_is_refused_by_name(
         manifest["key"][group][key] = value
     else:
         manifest["key"][group] = value
+    manifest["sha256"] = digest({k: v for k, v in manifest.items() if k != "sha256"})
     write_json(folder / "manifest.json", manifest)
     with pytest.raises(ExamError) as caught:
         build_index(corpus, sentences, Index(), tmp_path / "o")

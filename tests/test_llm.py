@@ -140,7 +140,8 @@ def test_layer_by_layer_equals_the_whole_model(tokenizer, tmp_path, family, scor
     found = option_scores(execution, prompter, asked, 2)
     whole = option_scores(InMemory(model, CPU), prompter, asked, 2)
     assert found == pytest.approx(whole, abs=1e-5)
-    assert not (tmp_path / "w").exists()
+    kept = {path.name.split("-")[1] for path in (tmp_path / "w").glob("*.safetensors")}
+    assert kept == (set() if memory else {"003"})  # until the answers are
     assert all(p.is_meta for p in execution.base.layers.parameters())
 
 
@@ -217,7 +218,8 @@ def test_states_of_other_questions_are_not_gone_on_with(tokenizer, tmp_path):
     asked = prompter.asked(questions(), PASSAGES, 200)
     first, other = batched(asked[:2], 2, 0), batched(asked[1:], 2, 0)
     states = States(tmp_path / "w", first, 0, 1, "float32")
-    states.put(0, 1, {"prefix": torch.ones(2, 2)})
+    for number in range(len(first)):
+        states.put(number, 1, {"prefix": torch.ones(2, 2)})
     states.whole(1)
     assert States(tmp_path / "w", first, 0, 1, "float32").layer == 1
     assert States(tmp_path / "w", other, 0, 1, "float32").layer is None
