@@ -124,7 +124,7 @@ def test_a_bundle_that_is_too_large_is_refused_with_its_largest_file(tmp_path):
     with pytest.raises(ExamError) as caught:
         contents.close(limit_gib=1024 / 2**30)
     assert str(caught.value) == (
-        f"{tmp_path / 'b'} has 0.0 GiB, limit_gib=9.53674e-07 are allowed.\n"
+        "The bundle has 0.0 GiB, limit_gib=9.53674e-07 are allowed.\n"
         "The largest file is corpus/0/articles.jsonl. Attach the corpus by itself "
         "(with_corpus=false), or choose a smaller index (index=low_ram)."
     )

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from exam.answers.submission import validate_submission
 from exam.artefacts import Stage, recording
 from exam.bundle.budget import costs, shown, together
-from exam.bundle.contents import CONTENTS, Contents, collect
-from exam.bundle.notebook import NAME, commands, write_notebook
+from exam.bundle.contents import CONTENTS, NOTEBOOK, Contents, collect, whole
+from exam.bundle.notebook import commands, write_notebook
 from exam.bundle.rehearsal import rehearse
 from exam.bundle.unpack import unpack
 from exam.bundle.wheels import add_wheels
@@ -47,9 +47,7 @@ def make_bundle(bundle: Bundle) -> None:
     with recording() as stages:
         for folder in folders:
             answer(_sampled(bundle, folder, SAMPLES[0]))
-    contents = collect(bundle, runs, stages)
     also = _also([config for _, config in runs])
-    carried = add_wheels(bundle, contents.folder / "wheels", also)
     ckpt = ",".join(f"{{bundle}}/runs/{folder.name}" for folder in folders)
     verb = [f"ckpt=[{ckpt}]" if len(folders) > 1 else f"ckpt={ckpt}", *_asked(bundle)]
     if bundle.ensemble is not None:
@@ -57,19 +55,22 @@ def make_bundle(bundle: Bundle) -> None:
     verb += [
         f"cascade.{k}={json.dumps(v)}" for k, v in plain(bundle.cascade).items() if v is not None
     ]
-    place = f"{INPUT}/{contents.folder.name}"
-    whole = any(_answers_whole(config) for _, config in runs)
-    gpus = 1 if whole else bundle.gpus
-    lines = commands(contents.overrides, verb, gpus, also)
-    write_notebook(contents.folder / NAME, lines, place)
-    found = contents.close(bundle.limit_gib)
+    place = f"{INPUT}/{Path(bundle.out).name}"
+    alone = any(_answers_whole(config) for _, config in runs)
+    with whole(Path(bundle.out)) as folder:
+        contents = collect(bundle, folder, runs, stages)
+        carried = add_wheels(bundle, folder / "wheels", also)
+        lines = commands(contents.overrides, verb, 1 if alone else bundle.gpus, also)
+        write_notebook(folder / NOTEBOOK, lines, place)
+        found = contents.close(bundle.limit_gib)
+    contents.folder = Path(bundle.out)
     size = found["bytes"] / 2**20
     log.info("bundle: %d files · %d wheels · %.1f MiB", len(found["files"]), len(carried), size)
     say(_estimate(bundle, contents, folders))
     if bundle.rehearse:
         data = runs[0][1].data if bundle.data is None else bundle.data
         _rehearse(bundle, contents, commands(contents.overrides, _here(verb, data), 1, also))
-    say(f"{contents.folder / NAME}\n{contents.folder / CONTENTS}")
+    say(f"{contents.folder / NOTEBOOK}\n{contents.folder / CONTENTS}")
 
 
 def _answers_whole(config: Train) -> bool:

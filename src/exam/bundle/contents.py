@@ -3,11 +3,13 @@
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exam.artefacts import Stage, file_digest, write_json
+from exam.artefacts import Stage, file_digest, read_json, write_json
 from exam.config import Bundle, CorpusReader, CorpusSource, ReaderKind, Train, plain
 from exam.corpus import corpus_files
 from exam.errors import ExamError
@@ -17,6 +19,7 @@ from exam.weights import MODEL, PACKAGED, locate
 log = logging.getLogger(__name__)
 
 CONTENTS = "contents.json"
+NOTEBOOK = "notebook.ipynb"
 CONFIG_NAME = "config.json"
 OF_QUESTIONS = ("contexts", "features", "infer", "ensemble", "stressed", "embeddings")
 
@@ -25,7 +28,7 @@ OF_QUESTIONS = ("contexts", "features", "infer", "ensemble", "stressed", "embedd
 class Contents:
     """A bundle's folder, and the overrides that let `infer.py` find what is in it."""
 
-    folder: Path
+    folder: Path  # where it is collected
     overrides: list[str] = field(default_factory=list)
 
     def add(self, source: Path, name: str) -> None:
@@ -57,7 +60,7 @@ class Contents:
         if size > limit_gib * 2**30:
             largest = max(files, key=lambda name: int(files[name]["bytes"]))
             raise ExamError(
-                f"{self.folder} has {size / 2**30:.1f} GiB, limit_gib={limit_gib:g} are allowed.\n"
+                f"The bundle has {size / 2**30:.1f} GiB, limit_gib={limit_gib:g} are allowed.\n"
                 f"The largest file is {largest}. Attach the corpus by itself "
                 "(with_corpus=false), or choose a smaller index (index=low_ram)."
             )
@@ -66,10 +69,37 @@ class Contents:
         return found
 
 
-def collect(bundle: Bundle, runs: list[tuple[Stage, Train]], stages: list[Stage]) -> Contents:
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """Yield a folder beside `folder` to fill; it takes its place when the block ends well."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def check(bundle: Path) -> None:
+    """Refuse a bundle whose files are not those that were collected.
+
+    Raises:
+        ExamError: one is missing or another.
+    """
+    for name, expected in read_json(bundle / CONTENTS)["files"].items():
+        path = bundle / name
+        if name != NOTEBOOK and not (path.is_file() and file_digest(path) == expected["sha256"]):
+            state = "is not the file that was bundled" if path.is_file() else "is missing"
+            raise ExamError(f"{path} {state}.\nUpload the bundle again, or make it again.")
+
+
+def collect(
+    bundle: Bundle, folder: Path, runs: list[tuple[Stage, Train]], stages: list[Stage]
+) -> Contents:
     """Runs, the stages of their retrieval, corpora, and the weights that no wheel carries."""
-    contents = Contents(Path(bundle.out))
-    contents.folder.mkdir(parents=True, exist_ok=True)
+    contents = Contents(folder)
     for stage, _ in runs:
         contents.add(stage.folder, f"runs/{stage.folder.name}")
     for stage in stages:

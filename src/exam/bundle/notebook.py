@@ -6,8 +6,6 @@ from pathlib import Path
 
 from exam.artefacts import atomic
 
-NAME = "notebook.ipynb"
-
 
 def commands(overrides: list[str], verb: list[str], gpus: int, also: list[str]) -> list[str]:
     """Shell lines that install the bundle, and `also` those packages, and write submission.csv.

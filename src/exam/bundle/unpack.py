@@ -4,7 +4,11 @@ Every stage's folder is linked, not copied: locks and new stages are written bes
 """
 
 import sys
+from functools import partial
 from pathlib import Path
+
+from exam.bundle.contents import check
+from exam.endings import ended
 
 
 def unpack(bundle: Path, outputs: Path) -> int:
@@ -19,5 +23,12 @@ def unpack(bundle: Path, outputs: Path) -> int:
     return number
 
 
+def main(bundle: Path, outputs: Path) -> int:
+    """Check the bundle, then link; the exit code."""
+    check(bundle)
+    unpack(bundle, outputs)
+    return 0
+
+
 if __name__ == "__main__":
-    unpack(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(ended(partial(main, Path(sys.argv[1]), Path(sys.argv[2]))))

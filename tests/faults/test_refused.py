@@ -1,0 +1,167 @@
+"""What the system refuses to write: one message, and the last good state goes on."""
+
+import errno
+import os
+from functools import partial
+
+import pytest
+from harness import (
+    GIVEN,
+    Mounted,
+    become_nobody,
+    copied,
+    limit_files,
+    make_place,
+    refused,
+    run,
+)
+
+from exam.artefacts import atomic, finished, open_stage
+from exam.endings import ELSEWHERE, ROOM, explained
+from exam.errors import ExamError
+
+LEXICAL = [*GIVEN, "retriever=bm25", "evaluate=false"]
+CLOSED = [*GIVEN, "retriever=none", "model=lexical"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return make_place(tmp_path_factory.mktemp("refused") / "place")
+
+
+@pytest.fixture
+def place(prepared, tmp_path):
+    return copied(prepared, tmp_path / "place")
+
+
+@pytest.fixture
+def mounted(place):
+    """Outputs on a file system of half a megabyte, which is another than the questions'."""
+    own = Mounted(place / "outputs", "512k")
+    if not own.possible:
+        pytest.skip("this process may mount no file system")
+    yield own
+    own.end()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a/b"),
+            f"a/b: No space left on device.\n{ROOM}",
+        ),
+        (
+            RuntimeError("Error while serializing: I/O error: File too large (os error 27)"),
+            "A file below out could not be written: Error while serializing: I/O error: File too "
+            "large (os error 27)\nRaise the limit on the size of files (ulimit -f), and run the "
+            "same command again: it continues from what is finished.",
+        ),
+        (
+            OSError("800 requested and 96 written"),
+            f"A file below out could not be written: 800 requested and 96 written\n{ROOM}",
+        ),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed"),
+            "A file below out could not be written: [enforce fail at inline_container.cc:664] . "
+            f"PytorchStreamWriter failed\n{ROOM}",
+        ),
+        (PermissionError(errno.EACCES, "", "c"), f"c: Permission denied.\n{ELSEWHERE}"),
+    ],
+)
+def test_every_writer_is_understood(tmp_path, error, said):
+    with pytest.raises(ExamError) as caught, explained(tmp_path / "out"):
+        raise error
+    assert str(caught.value) == said.replace("below out", f"below {tmp_path / 'out'}")
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "", "d"), RuntimeError("bug")])
+def test_other_errors_are_left_as_they_are(error):
+    with pytest.raises(type(error)) as caught, explained():
+        raise error
+    assert caught.value is error
+
+
+def test_an_atomic_write_names_its_file(tmp_path):
+    with pytest.raises(OSError, match="No space") as caught, atomic(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "a.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_stage_is_read_where_nothing_can_be_written(tmp_path):
+    mount = Mounted(tmp_path / "m", "1m")
+    if not mount.possible:
+        pytest.skip("this process may mount no file system")
+    try:
+        with open_stage(mount.folder, "k", "n", {"a": 1}) as stage:
+            (stage.folder / "f").write_bytes(b"x")
+            stage.finish(["f"])
+        (mount.folder / "k" / f".{stage.folder.name}.lock").unlink()
+        mount.change("ro")
+        with open_stage(mount.folder, "k", "n", {"a": 1}) as again:
+            assert again.reused
+        with (
+            pytest.raises(ExamError, match=r"Read-only file system\.\nChange its permissions"),
+            explained(),
+            open_stage(mount.folder, "k", "n", {"a": 2}),
+        ):
+            pass
+    finally:
+        mount.end()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_message_and_room_goes_on(place, mounted):
+    run(place, "retrieve", *LEXICAL)
+    good = sorted((place / "outputs").glob("*/*/manifest.json"))
+    filler = mounted.folder / "filler"
+    with filler.open("wb") as file:
+        free = os.statvfs(mounted.folder)
+        file.write(b"x" * (free.f_bavail * free.f_frsize - 8192))
+    other = [*LEXICAL, "passages.words=20"]
+    first, second = refused(place, "retrieve", *other)
+    assert first.endswith(": No space left on device.")
+    assert first.startswith("outputs/")
+    assert second == ROOM
+    assert len([finished(path.parent) for path in good]) >= 3
+    filler.unlink()
+    run(place, "retrieve", *other)
+    assert not list((place / "outputs").rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_a_read_only_folder_is_one_message(place, mounted):
+    mounted.change("ro")
+    first, second = refused(place, "retrieve", *LEXICAL)
+    assert (first.endswith(": Read-only file system."), second) == (True, ELSEWHERE)
+    mounted.change("rw")
+    run(place, "retrieve", *LEXICAL)
+    mounted.change("ro")
+    run(place, "retrieve", *LEXICAL)  # finished: nothing is written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [8_000, 60_000])
+def test_a_limit_on_files_is_one_message(place, size):
+    *_, first, second = refused(place, "train", *CLOSED, fault=partial(limit_files, size))
+    assert "File too large" in first or "could not be written" in first
+    assert second.endswith("and run the same command again: it continues from what is finished.")
+    run(place, "train", *CLOSED)
+
+
+@pytest.mark.slow
+def test_a_missing_permission_is_one_message(place):
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    (place / "outputs").mkdir(mode=0o755)
+    for folder in (place, *place.parents):
+        if folder.stat().st_uid == 0 and folder.stat().st_mode & 0o005 != 0o005:
+            folder.chmod(folder.stat().st_mode | 0o005)
+    first, second = refused(place, "retrieve", *LEXICAL, fault=become_nobody)
+    assert (first, second) == ("outputs/passages: Permission denied.", ELSEWHERE)
+    secret = place / "articles.jsonl"
+    secret.chmod(0o600)
+    (place / "outputs").chmod(0o777)
+    first, second = refused(place, "retrieve", *LEXICAL, fault=become_nobody)
+    assert (first, second) == ("articles.jsonl: Permission denied.", ELSEWHERE)

@@ -1,0 +1,124 @@
+"""SIGTERM and Ctrl-C: an end within seconds, a code, a way on, and nothing lost."""
+
+import json
+import signal
+import time
+
+import pytest
+from harness import GIVEN, TINY, copied, make_place, run, start
+from test_writer import Endpoint, question_about
+
+from exam.endings import PATIENCE, ended
+
+SAID = {
+    signal.SIGINT: (130, "Interrupted. The same command continues from what is finished."),
+    signal.SIGTERM: (143, "Terminated. The same command continues from what is finished."),
+}
+LONG = ["trainer.num_train_epochs=300"]
+
+
+def end(command, number):
+    """Send a signal; the exit code, the seconds taken, and the last line of the log."""
+    start_of_end = time.monotonic()
+    command.send(number)
+    code = command.wait(30)
+    assert "Traceback" not in command.log
+    return code, time.monotonic() - start_of_end, command.log.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, encoder):
+    """A place with contexts."""
+    place = make_place(tmp_path_factory.mktemp("signals") / "place")
+    run(place, "retrieve", *GIVEN, f"encoder.name_or_path={encoder}")
+    return place
+
+
+@pytest.mark.parametrize("number", list(SAID))
+def test_a_command_says_how_it_ended(capsys, number):
+    def body():
+        signal.raise_signal(number)
+        return 0
+
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+    assert (ended(body), capsys.readouterr().err.strip()) == SAID[number]
+    assert before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+
+
+def test_an_interruption_that_a_library_made_an_error_of_is_one(capsys):
+    def body():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise RuntimeError("computation interrupted") from None
+
+    assert (ended(body), capsys.readouterr().err.strip()) == SAID[signal.SIGTERM]
+
+
+def test_an_error_keeps_its_traceback():
+    def body():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        ended(body)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", list(SAID))
+def test_training_ends_soon_and_goes_on_at_its_last_step(prepared, tmp_path, encoder, number):
+    place = copied(prepared, tmp_path / "place")
+    given = [*GIVEN, *TINY, f"encoder.name_or_path={encoder}", *LONG]
+    command = start(place, "train", *given)
+    command.wait_for("train: step 9 ")
+    code, seconds, said = end(command, number)
+    assert (code, said) == SAID[number]
+    assert seconds < 5
+    again = start(place, "train", *given)
+    again.wait_for("train: resuming at step ")
+    assert end(again, number)[0] == code
+
+
+@pytest.mark.slow
+def test_a_reply_that_never_comes_is_not_waited_for(tmp_path):
+    place = make_place(tmp_path / "place")
+    endpoint = Endpoint(
+        lambda title, time_: question_about(f"{title} 1") if len(endpoint.asked) < 3 else hang()
+    )
+
+    def hang():
+        time.sleep(60)
+        return "no"
+
+    given = ["corpus=jsonl", "corpus.dir=.", "corpus.files=articles.jsonl", "outputs=outputs"]
+    given += ["generator=llm", "n=4", "generator.writer.parallel=1"]
+    given += [f"generator.writer.base_url={endpoint.url}", "generator.writer.model=small"]
+    command = start(place, "generate", *given)
+    while len(endpoint.asked) < 3:
+        time.sleep(0.05)
+    code, seconds, said = end(command, signal.SIGTERM)
+    assert (code, said) == SAID[signal.SIGTERM]
+    assert seconds < PATIENCE + 1
+    (journal,) = place.glob("outputs/replies/*/replies.jsonl")
+    assert len([json.loads(line) for line in journal.read_text().splitlines()]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "given", "moment"),
+    [
+        ("src/exam/demo/__main__.py", [], "corpus"),
+        ("src/exam/bundle/__main__.py", ["ckpt={run}", "out=bundle", *GIVEN[:2]], "bundle: runs/"),
+    ],
+)
+def test_the_packages_own_commands_end_alike(prepared, tmp_path, encoder, script, given, moment):
+    place = copied(prepared, tmp_path / "place")
+    if "ckpt={run}" in given:
+        run(place, "train", *GIVEN, *TINY, f"encoder.name_or_path={encoder}")
+        (trained,) = place.glob("outputs/train/kaggle-tiny-*")
+        given = [value.format(run=trained) for value in given]
+    command = start(place, script, *given)
+    command.wait_for(moment)
+    code, seconds, said = end(command, signal.SIGTERM)
+    assert (code, said) == SAID[signal.SIGTERM]
+    assert seconds < 5
+    assert not (place / "bundle").exists()
