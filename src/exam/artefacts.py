@@ -107,6 +107,27 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def write_signed(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object that vouches for itself."""
+    value = json.loads(json.dumps(value))  # as it will be read
+    write_json(path, {**value, "sha256": digest(value)})
+
+
+def read_signed(path: Path) -> dict[str, Any]:
+    """Read what `write_signed` wrote.
+
+    Raises:
+        ExamError: it is not that.
+    """
+    found: Any = read_json(path)
+    if not isinstance(found, dict) or found.pop("sha256", None) != digest(found):
+        raise ExamError(
+            f"{path} is not the file that was written, or one of an earlier version.\n"
+            f"Delete the folder {path.parent} and run the command again."
+        )
+    return found
+
+
 @dataclass
 class Stage:
     """One stage's folder while it is worked on or reused.
@@ -146,8 +167,7 @@ class Stage:
             "seconds": round(self.seconds, 2),
             "peak_mib": round(self.peak_mib, 1),
         }
-        content = json.loads(json.dumps(content))  # as it will be read
-        write_json(self.folder / MANIFEST, {**content, "sha256": digest(content)})
+        write_signed(self.folder / MANIFEST, content)
         _note_verified(self.folder, files)
         for seal in self.folder.glob(SEAL.format("*")):
             seal.unlink()
@@ -176,7 +196,7 @@ def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
             f"{folder} {state}: it has no {MANIFEST}.\n"
             "Give a finished run folder, or run the command that makes it again."
         )
-    manifest = _manifest(folder / MANIFEST)
+    manifest = read_signed(folder / MANIFEST)
     _verify(folder, manifest, key or manifest["key"])
     return Stage(
         folder.parent.name,
@@ -190,22 +210,11 @@ def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
     )
 
 
-def _manifest(path: Path) -> dict[str, Any]:
-    """What a manifest says; it vouches for itself as well."""
-    found: Any = read_json(path)
-    if not isinstance(found, dict) or found.pop("sha256", None) != digest(found):
-        raise ExamError(
-            f"{path} is not the manifest that was written, or one of an earlier version.\n"
-            f"Delete the folder {path.parent} and run the command again."
-        )
-    return found
-
-
 def _manifests(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Folders with what their manifests say, the newest first; broken ones are passed over."""
     for path in sorted(paths, key=lambda path: -path.stat().st_mtime):
         try:
-            yield path.parent, _manifest(path)
+            yield path.parent, read_signed(path)
         except ExamError as error:
             log.warning("not reused: %s", str(error).splitlines()[0])
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exam.artefacts import Stage, file_digest, read_json, write_json
+from exam.artefacts import Stage, file_digest, read_signed, write_signed
 from exam.config import Bundle, CorpusReader, CorpusSource, ReaderKind, Train, plain
 from exam.corpus import corpus_files
 from exam.errors import ExamError
@@ -65,7 +65,7 @@ class Contents:
                 "(with_corpus=false), or choose a smaller index (index=low_ram)."
             )
         found = {"bytes": size, "files": files, "overrides": self.overrides}
-        write_json(self.folder / CONTENTS, found)
+        write_signed(self.folder / CONTENTS, found)
         return found
 
 
@@ -88,7 +88,7 @@ def check(bundle: Path) -> None:
     Raises:
         ExamError: one is missing or another.
     """
-    for name, expected in read_json(bundle / CONTENTS)["files"].items():
+    for name, expected in read_signed(bundle / CONTENTS)["files"].items():
         path = bundle / name
         if name != NOTEBOOK and not (path.is_file() and file_digest(path) == expected["sha256"]):
             state = "is not the file that was bundled" if path.is_file() else "is missing"

@@ -1,0 +1,334 @@
+"""Damaged artefacts: named, or made again as they were; never used, never a traceback.
+
+`EXAM_DAMAGES=20,50` cuts every file at 20 places and flips a byte at 50; by default a few.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import jsonl_corpus, make_articles, make_questions
+
+from exam import artefacts
+from exam.answers.predictions import Predictions, read_all, write_predictions
+from exam.artefacts import MANIFEST, finished, is_sealed, open_stage, sealed, write_json
+from exam.bundle.contents import Contents, check
+from exam.compose import composed
+from exam.config import Dtype, Encoder, Index, Recipe
+from exam.corpus import corpus_files, corpus_key
+from exam.errors import ExamError
+from exam.generation.llm import Journal
+from exam.llm.states import States
+from exam.retrieval import index as index_module
+from exam.retrieval import vectors as vectors_module
+from exam.retrieval.embeddings import Embeddings
+from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval.index import build_index
+from exam.runs import WholeCallback, last_whole_checkpoint
+from exam.train_reader import train_reader
+from exam.weights import MODEL, identity
+
+CUTS, FLIPS = map(int, os.environ.get("EXAM_DAMAGES", "2,4").split(","))
+TEXTS = ["the otter lives", "the heron", "where does it live", "an animal is an animal"]
+
+
+def damages(path: Path):
+    """Damage a file again and again, each time from what it was; what was done to it."""
+    whole, draw = path.read_bytes(), Random(path.name)
+    try:
+        for _ in range(CUTS if whole else 0):
+            size = draw.randrange(len(whole))
+            path.write_bytes(whole[:size])
+            yield f"{path} cut to {size} of {len(whole)} bytes"
+        for _ in range(FLIPS if whole else 0):
+            place, change = draw.randrange(len(whole)), draw.randrange(1, 256)
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
+            yield f"{path} with byte {place} of {len(whole)} xor {change}"
+    finally:
+        path.write_bytes(whole)
+
+
+def files_of(folder: Path):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def refusal(use):
+    """The message of an ExamError; None where there is none."""
+    try:
+        use()
+    except ExamError as error:
+        return str(error)
+    return None
+
+
+# What a manifest vouches for.
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """Every stage of a run that reads passages."""
+    place = tmp_path_factory.mktemp("damaged")
+    make_questions(place / "questions")
+    make_articles(place / "articles.jsonl")
+    given = ["data=kaggle", f"data.dir={place / 'questions'}", "data.folds=4", "retriever=bm25"]
+    given += ["corpus=jsonl", f"corpus.dir={place}", "corpus.files=articles.jsonl"]
+    given += ["model=tiny", "trainer.num_train_epochs=1", f"outputs={place / 'outputs'}"]
+    train_reader(composed("train", *given))
+    return place / "outputs"
+
+
+@pytest.mark.slow
+def test_every_file_of_every_stage_is_refused_by_name(outputs):
+    kinds = set()
+    for manifest in outputs.glob(f"*/*/{MANIFEST}"):
+        folder = manifest.parent
+        kinds.add(folder.parent.name)
+        for name in [*finished(folder).files, MANIFEST]:
+            for damage in damages(folder / name):
+                said = refusal(lambda folder=folder: finished(folder))
+                assert said is not None, damage
+                assert said.startswith(str(folder / name)), (damage, said)
+                assert said.endswith(f"Delete the folder {folder} and run the command again.")
+        finished(folder)
+    assert kinds >= {"passages", "bm25", "words", "contexts", "features", "train"}
+
+
+def test_a_damaged_manifest_does_not_stop_other_stages(tmp_path, caplog):
+    for value in (1, 2):
+        with open_stage(tmp_path, "k", "n", {"a": value}) as stage:
+            stage.finish([])
+    for damage in damages(stage.folder / MANIFEST):
+        caplog.clear()
+        with open_stage(tmp_path, "k", "n", {"a": 3}) as other:
+            assert artefacts.siblings(other, "a")[0] != stage.folder, damage
+        assert f"not reused: {stage.folder / MANIFEST}" in caplog.text
+        shutil.rmtree(other.folder)
+
+
+def test_a_damaged_key_is_named_where_it_is_asked_for(tmp_path):
+    with open_stage(tmp_path, "k", "n", {"a": 1, "b": {"c": "text"}}) as stage:
+        pass
+    for damage in damages(stage.folder / "key.json"):
+
+        def use():
+            key = {"a": 1, "b": {"c": "text"}}
+            with open_stage(tmp_path, "k", "n", key, resume=str(stage.folder)) as again:
+                assert again.key == stage.key
+
+        said = refusal(use)
+        if said is None:  # a blank for another
+            assert json.loads((stage.folder / "key.json").read_text()) == stage.key, damage
+        else:
+            assert str(stage.folder) in said, damage
+
+
+def test_a_damaged_note_of_large_files_is_left_out_and_vouches_for_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(artefacts, "LARGE", 100)
+    with open_stage(tmp_path, "k", "n", {}) as stage:
+        (stage.folder / "large").write_bytes(bytes(range(256)) * 4)
+        stage.finish(["large"])
+    for _ in damages(stage.folder / "verified.json"):
+        finished(stage.folder)
+        noted = (stage.folder / "verified.json").read_bytes()
+        for damage in damages(stage.folder / "large"):
+            (stage.folder / "verified.json").write_bytes(noted)
+            assert refusal(lambda: finished(stage.folder)) is not None, damage
+
+
+@pytest.mark.slow
+def test_a_runs_damaged_weights_are_no_other_checkpoint(outputs):
+    (run,) = outputs.glob("train/kaggle-*")
+    weights = run / MODEL / "model.safetensors"
+    for damage in damages(weights):
+        said = refusal(lambda: identity(str(run)))
+        assert said is not None, damage
+        assert said.startswith(f"{weights} is not the file that was written."), damage
+
+
+def test_other_bytes_of_a_corpus_are_another_corpus(tmp_path):
+    files = corpus_files(jsonl_corpus(make_articles(tmp_path / "articles.jsonl")), tmp_path)
+    before = corpus_key(files)
+    for damage in damages(tmp_path / "articles.jsonl"):
+        assert corpus_key(files) != before, damage
+
+
+# What an interrupted stage goes on with.
+
+
+def test_sealed_files_are_made_again(tmp_path, caplog):
+    with sealed(tmp_path / "part") as temporary:
+        temporary.write_bytes(bytes(range(256)))
+    for file in files_of(tmp_path):
+        whole = (tmp_path / "part").read_bytes()
+        for damage in damages(file):
+            caplog.clear()
+            assert not is_sealed(tmp_path / "part"), damage
+            assert f"{tmp_path / 'part'} is not the file that was written" in caplog.text
+            (tmp_path / "part").write_bytes(whole)
+    assert is_sealed(tmp_path / "part")
+
+
+@pytest.fixture(scope="module")
+def sentences(encoder):
+    return SentenceEncoder(Encoder(name="tiny", name_or_path=str(encoder), dtype=Dtype.float32))
+
+
+def test_an_interrupted_index_goes_on_from_whole_shards_alone(tmp_path, sentences, monkeypatch):
+    corpus = jsonl_corpus(make_articles(tmp_path / "articles.jsonl"))
+    recipe = Index(recipe=Recipe.exact, shard_size=4)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    whole = build_index(corpus, sentences, recipe, tmp_path / "whole").stage
+    with monkeypatch.context() as patched:
+        patched.setattr(index_module, "_assemble", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(corpus, sentences, recipe, tmp_path / "cut")
+    (cut,) = (tmp_path / "cut" / "index").glob("c-*")
+    shutil.copytree(tmp_path / "cut", tmp_path / "kept")
+    for name in [path.name for path in files_of(cut) if path.name.startswith("shard-")]:
+        for damage in damages(cut / name):
+            found = build_index(corpus, sentences, recipe, tmp_path / "cut").stage
+            expected = finished(whole.folder).files
+            assert finished(found.folder).files == expected, damage
+            shutil.rmtree(tmp_path / "cut")
+            shutil.copytree(tmp_path / "kept", tmp_path / "cut")
+
+
+@pytest.mark.slow
+def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(vectors_module, "PART_BYTES", 4 * 8 * 100)
+    vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    plan = vectors_module.plan_index(Index(recipe=Recipe.low_ram), *vectors.shape)
+    folder = tmp_path / "built"
+    folder.mkdir()
+
+    def build():
+        vectors_module.build_vectors(lambda: iter([vectors]), folder, plan)
+        return [(folder / name).read_bytes() for name in ("vectors.npy", "index.faiss")]
+
+    whole = build()
+    names = [path.name for path in files_of(folder) if path.suffix != ".sha256"]
+    assert len(names) == 2 + 1 + 2
+    for name in names:
+        for damage in damages(folder / name):
+            (folder / "index.faiss").unlink(missing_ok=True)
+            assert build() == whole, damage
+
+
+def test_damaged_embeddings_are_refused_by_name(tmp_path, sentences):
+    found = Embeddings(sentences, tmp_path).queries(TEXTS)
+    (shard,) = tmp_path.glob("embeddings/*/*.arrow")
+    for damage in damages(shard):
+
+        def use():
+            again = Embeddings(sentences, tmp_path).queries(TEXTS)
+            assert np.array_equal(again, found)
+
+        said = refusal(use)
+        assert said is None or said.startswith(f"{shard} is not a whole shard"), damage
+    shard.unlink()
+    assert np.array_equal(Embeddings(sentences, tmp_path).queries(TEXTS), found)
+
+
+def test_a_damaged_checkpoint_is_removed_and_the_one_before_taken(tmp_path, caplog):
+    for step in (1, 2):
+        folder = tmp_path / "whole" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(bytes(range(256)))
+        (folder / "optimizer.pt").write_bytes(bytes(range(256)))
+        state = {"best_global_step": None, "global_step": step}
+        write_json(folder / "trainer_state.json", state)
+        arguments = SimpleNamespace(should_save=True, output_dir=str(tmp_path / "whole"))
+        WholeCallback().on_save(arguments, SimpleNamespace(global_step=step), None)
+    place = tmp_path / "place"
+    for name in [path.name for path in files_of(tmp_path / "whole" / "checkpoint-2")]:
+        shutil.copytree(tmp_path / "whole", place)
+        for damage in damages(place / "checkpoint-2" / name):
+            caplog.clear()
+            assert last_whole_checkpoint(place) == place / "checkpoint-1", damage
+            assert f"{place / 'checkpoint-2'} is not whole" in caplog.text
+            shutil.copytree(tmp_path / "whole", place, dirs_exist_ok=True)
+        assert last_whole_checkpoint(place) == place / "checkpoint-2"
+        shutil.rmtree(place)
+
+
+def test_damaged_states_are_not_gone_on_with(tmp_path):
+    @dataclass
+    class Batch:
+        rows: list
+        prefix: torch.Tensor
+        endings: torch.Tensor
+
+    batches = [Batch([n], torch.tensor([[n]]), torch.tensor([])) for n in range(2)]
+    states = States(tmp_path, batches, 0, 1, "float32")
+    for number in range(2):
+        states.put(number, 3, {"prefix": torch.full((4, 4), float(number))})
+    states.whole(3)
+    for file in files_of(tmp_path):
+        for damage in damages(file):
+            assert States(tmp_path, batches, 0, 1, "float32").layer in (
+                (None,) if file.suffix == ".safetensors" else (None, 3)
+            ), damage
+    again = States(tmp_path, batches, 0, 1, "float32")
+    assert again.layer == 3
+    assert torch.equal(again.get(1, 3)["prefix"], torch.ones(4, 4))
+
+
+def test_damaged_replies_are_left_out_and_counted(tmp_path, caplog):
+    journal = Journal(tmp_path / "replies.jsonl")
+    for number in range(5):
+        asked = {"question": f"What is {number}?", "options": ["å", "b"], "answer": 1}
+        row = {"asked": str(number), "article": f"a{number}", "questions": [asked]}
+        journal.add({**row, "refused": [], "read": 1, "written": 2})
+    for damage in damages(journal.path):
+        caplog.clear()
+        found = Journal.read(journal.path).rows
+        assert all(journal.rows.get(key) == row for key, row in found.items()), damage
+        whole_lines = journal.path.read_bytes().count(b"\n") == len(found)
+        assert len(found) == 5 or whole_lines or "broken, and left out" in caplog.text, damage
+
+
+# What may lie by itself, or on another machine.
+
+
+def test_damaged_predictions_are_refused_by_name(tmp_path):
+    logits = np.random.default_rng(0).normal(size=(40, 5))
+    given = Predictions([f"q{n}" for n in range(40)], logits, [1] * 40, "reader", "contexts")
+    path = tmp_path / "p.parquet"
+    write_predictions(path, [given])
+    (expected,) = read_all(path)
+    for damage in damages(path):
+
+        def use():
+            (found,) = read_all(path)
+            assert np.array_equal(found.logits, expected.logits)
+            assert (found.ids, found.labels, found.name) == (
+                expected.ids, expected.labels, expected.name,
+            )  # fmt: skip
+
+        said = refusal(use)
+        assert said is None or str(path) in said, (damage, said)
+
+
+def test_a_damaged_bundle_is_refused_by_name(tmp_path):
+    (tmp_path / "source").write_bytes(bytes(range(256)))
+    contents = Contents(tmp_path / "b")
+    for name in ("wheels/a.whl", "corpus/0/articles.jsonl", "model/model.safetensors"):
+        contents.add(tmp_path / "source", name)
+    contents.close(limit_gib=1)
+    check(tmp_path / "b")
+    for file in files_of(tmp_path / "b"):
+        for damage in damages(file):
+            said = refusal(lambda: check(tmp_path / "b"))
+            assert said is not None, damage
+            assert said.startswith(str(file)), damage
