@@ -8,7 +8,7 @@ import pytest
 from harness import (
     GIVEN,
     Mounted,
-    become_nobody,
+    bound_by_permissions,
     copied,
     limit_files,
     make_place,
@@ -142,7 +142,7 @@ def test_a_read_only_folder_is_one_message(place, mounted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [8_000, 60_000])
+@pytest.mark.parametrize("size", [60_000])
 def test_a_limit_on_files_is_one_message(place, size):
     *_, first, second = refused(place, "train", *CLOSED, fault=partial(limit_files, size))
     assert "File too large" in first or "could not be written" in first
@@ -152,16 +152,10 @@ def test_a_limit_on_files_is_one_message(place, size):
 
 @pytest.mark.slow
 def test_a_missing_permission_is_one_message(place):
-    if os.getuid() != 0:
-        pytest.skip("only root can become another user")
-    (place / "outputs").mkdir(mode=0o755)
-    for folder in (place, *place.parents):
-        if folder.stat().st_uid == 0 and folder.stat().st_mode & 0o005 != 0o005:
-            folder.chmod(folder.stat().st_mode | 0o005)
-    first, second = refused(place, "retrieve", *LEXICAL, fault=become_nobody)
+    (place / "outputs").mkdir(mode=0o555)
+    first, second = refused(place, "retrieve", *LEXICAL, fault=bound_by_permissions)
     assert (first, second) == ("outputs/passages: Permission denied.", ELSEWHERE)
-    secret = place / "articles.jsonl"
-    secret.chmod(0o600)
-    (place / "outputs").chmod(0o777)
-    first, second = refused(place, "retrieve", *LEXICAL, fault=become_nobody)
+    (place / "outputs").chmod(0o755)
+    (place / "articles.jsonl").chmod(0)
+    first, second = refused(place, "retrieve", *LEXICAL, fault=bound_by_permissions)
     assert (first, second) == ("articles.jsonl: Permission denied.", ELSEWHERE)
