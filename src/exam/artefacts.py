@@ -59,7 +59,8 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        error.filename = str(path)
+        if error.filename is None or str(error.filename) == str(temporary):
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -87,6 +87,9 @@ def test_an_atomic_write_names_its_file(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(tmp_path / "a.json")
     assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="denied") as caught, atomic(tmp_path / "a.json"):
+        raise PermissionError(errno.EACCES, "Permission denied", "what is read meanwhile")
+    assert caught.value.filename == "what is read meanwhile"
 
 
 def test_a_finished_stage_is_read_where_nothing_can_be_written(tmp_path):
