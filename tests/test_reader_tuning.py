@@ -352,6 +352,7 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint_usable(tmp_path, asked, ba
     straight = reader_of(tmp_path / "other", asked, bases("bert"), **settings)
     train(straight, features, features.select([]))
     assert resumed["steps"] == 6
+    assert "train_loss" not in resumed  # it would be that of the last steps alone
     assert np.array_equal(predict(again, features), predict(straight, features))
 
 

@@ -91,6 +91,9 @@ def fit(trainer: Trainer) -> dict[str, Any]:
     with explained(folder):
         found = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     figures = found.metrics
+    # The Trainer's mean over this process's steps alone: another one after an interruption.
+    for own in (figures, *trainer.state.log_history):
+        own.pop("train_loss", None)
     if ranks.rank() == 0:
         trainer.state.save_to_json(str(folder.parent / "trainer_state.json"))
     if torch.cuda.is_available():

@@ -187,7 +187,7 @@ def killed(place, case, given, draw, events, seconds):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES if KILLS else ["retrieve", "layerwise", "generate"])
+@pytest.mark.parametrize("name", CASES if KILLS else ["train", "layerwise", "generate"])
 def test_a_killed_command_goes_on_to_the_same_end(places, tmp_path, name, endpoint):
     case = CASES[name]
     before, after, events = places(case)
@@ -218,7 +218,8 @@ def test_a_killed_command_goes_on_to_the_same_end(places, tmp_path, name, endpoi
             n for n in expected if found[n] != expected[n] and not n.endswith("contents.json")
         ]
         assert differing == []
-        assert not list(place.glob("outputs/*/*/**/*.part"))
+        left = place.glob("outputs/*/*/**/*.part")  # two may write to the store of embeddings
+        assert [path for path in left if "embeddings" not in path.parts] == []
         if name == "generate":  # a reply is paid for once, but the one that was on its way
             assert len(endpoint.asked) - asked <= 4 + logs
         if name == "retrieve":
