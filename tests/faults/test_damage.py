@@ -42,17 +42,24 @@ TEXTS = ["the otter lives", "the heron", "where does it live", "an animal is an 
 def damages(path: Path):
     """Damage a file again and again, each time from what it was; what was done to it."""
     whole, draw = path.read_bytes(), Random(path.name)
+    places = [draw.randrange(len(whole)) for _ in range(CUTS + FLIPS if whole else 0)]
     try:
-        for _ in range(CUTS if whole else 0):
-            size = draw.randrange(len(whole))
-            path.write_bytes(whole[:size])
-            yield f"{path} cut to {size} of {len(whole)} bytes"
-        for _ in range(FLIPS if whole else 0):
-            place, change = draw.randrange(len(whole)), draw.randrange(1, 256)
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
-            yield f"{path} with byte {place} of {len(whole)} xor {change}"
+        for number, place in enumerate(places):
+            change = bytes([whole[place] ^ draw.randrange(1, 256)])
+            cut = number < CUTS
+            path.write_bytes(whole[:place] + (b"" if cut else change + whole[place + 1 :]))
+            if not (path.suffix == ".json" and says(path.read_bytes()) == says(whole)):
+                yield f"{path} {'cut at' if cut else 'changed at'} {place} of {len(whole)}"
     finally:
         path.write_bytes(whole)
+
+
+def says(data: bytes):
+    """What JSON says, whatever its blanks."""
+    try:
+        return json.loads(data)
+    except ValueError:
+        return data
 
 
 def files_of(folder: Path):
