@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/bench/layerwise.json"))
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    from exam.artefacts import write_json
+    from exam.files import write_json
 
     if arguments.data is None:
         parser.error("say where the data are: an argument, or EXAM_DATA=<folder>")

@@ -315,7 +315,7 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         """Take the command line's folders and threads."""
-        from exam.artefacts import digest, file_digest
+        from exam.files import digest, file_digest
 
         self.arguments = arguments
         root = Path(__file__).parents[1]
@@ -328,7 +328,7 @@ class Bench:
 
     def job(self, kind: str, repetition: int = 0, **settings: Any) -> dict[str, Any]:
         """What a job finds in a fresh process; of several repetitions each is run."""
-        from exam.artefacts import digest
+        from exam.files import digest
 
         arguments = self.arguments
         defaults = {
@@ -468,7 +468,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/bench/reader.json"))
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    from exam.artefacts import write_json
+    from exam.files import write_json
 
     if arguments.data is None:
         parser.error("say where the data are: an argument, or EXAM_DATA=<folder>")

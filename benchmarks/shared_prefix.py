@@ -84,7 +84,7 @@ def main() -> None:
     if arguments.data is None:
         parser.error("give the folder of questions and articles, or set EXAM_DATA")
     arguments.data = Path(arguments.data)
-    from exam.artefacts import write_json
+    from exam.files import write_json
 
     found = compared(arguments)
     write_json(arguments.output, found)

@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from exam.artefacts import write_json
 from exam.config import Corpus, CorpusReader, Index, Recipe
+from exam.files import write_json
 from exam.metrics import estimate
 from exam.retrieval.vectors import (
     Plan,

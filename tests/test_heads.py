@@ -11,8 +11,9 @@ from test_packing import FAMILIES
 from test_reader import CPU, as_questions, contexts_of, texts
 from transformers import LongformerForMultipleChoice
 
-from exam.artefacts import open_stage, write_json
+from exam.artefacts import open_stage
 from exam.config import Adversary, Layout, Loss, Model, Order, Packing, Tuning
+from exam.files import write_json
 from exam.reader.collator import MultipleChoiceCollator, PackedCollator
 from exam.reader.features import Reading, build_features, saved_features
 from exam.reader.lexical import fit

@@ -54,8 +54,8 @@ def test_lock_pins_every_package_without_local_labels():
 def test_imports_point_downwards():
     order = [
         ["errors", "trainer_fields", "metrics"],
-        ["kaggle"],
-        ["ranks"],
+        ["kaggle", "files"],
+        ["ranks", "manifest"],
         ["runtime"],
         ["artefacts"],
         ["packages"],

@@ -9,9 +9,10 @@ import torch
 from conftest import kaggle_rows
 from datasets import Dataset
 
-from exam.artefacts import file_digest, open_stage, read_json, write_json
+from exam.artefacts import open_stage
 from exam.config import BatchBy, Model, Order, Packing
 from exam.errors import ExamError
+from exam.files import file_digest, read_json, write_json
 from exam.metrics import map_at_k
 from exam.questions import FEATURES, LETTERS
 from exam.reader.collator import MultipleChoiceCollator

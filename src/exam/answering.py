@@ -10,9 +10,10 @@ from datasets import Dataset, concatenate_datasets
 
 from exam import ranks
 from exam.answers.results import of_logits
-from exam.artefacts import Stage, write_json
+from exam.artefacts import Stage
 from exam.config import Model, ReaderKind, Train, answering_values, is_trained, trainer_values
 from exam.errors import ExamError
+from exam.files import write_json
 from exam.llm.letters import LetterReader
 from exam.llm.load import check_decoder, load_causal, random_decoder
 from exam.llm.scoring import option_scores

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _place(folders: list[Path]) -> Path:
     """Where a comparison of these folders is kept."""
-    from exam.artefacts import digest
+    from exam.files import digest
 
     whole = [folder.resolve() for folder in folders]
     return whole[0].parents[1] / "compare" / digest([f.name for f in whole])[:8] / "results.json"
@@ -62,7 +62,8 @@ def compare(runs: list[Path], target: Path) -> str:
     from exam.answers.results import blind, of_logits, results, table
     from exam.answers.scored import answers
     from exam.answers.statistics import plot_reliability, questions_needed, statistics
-    from exam.artefacts import finished, write_json
+    from exam.artefacts import finished
+    from exam.files import write_json
     from exam.report.compared import write_compared
 
     stages = [finished(run) for run in runs]
@@ -95,7 +96,8 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
         ExamError: a folder holds no contexts, or those of other questions.
     """
     from exam.answers.contexts import comparison, curves, plot, ranked, table
-    from exam.artefacts import finished, write_json
+    from exam.artefacts import finished
+    from exam.files import write_json
     from exam.report.compared import write_contexts
 
     if fit_on and len(fit_on) != len(folders):

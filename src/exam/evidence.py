@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from scipy.special import log_softmax
 
-from exam.artefacts import Stage, atomic, open_stage
+from exam.artefacts import Stage, open_stage
 from exam.config import Train, answering_values, plain, trainer_values
+from exam.files import atomic
 from exam.questions import questions_digest
 from exam.reader.features import build_features
 from exam.reader.model import longest_input

@@ -17,12 +17,7 @@ from exam.answers.predictions import (
 )
 from exam.answers.scored import PREDICTIONS, answers, score
 from exam.answers.submission import write_submission
-from exam.artefacts import (
-    Stage,
-    finished,
-    read_json,
-    shared_stage,
-)
+from exam.artefacts import Stage, finished, shared_stage
 from exam.compose import load_run
 from exam.config import (
     Infer,
@@ -35,6 +30,7 @@ from exam.config import (
     trainer_values,
 )
 from exam.errors import ExamError
+from exam.files import read_json
 from exam.questions import LETTERS, questions_digest, read
 from exam.report.run import write_run
 from exam.retrieval.rerank import check_reachable as check_reranker

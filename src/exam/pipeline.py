@@ -7,7 +7,7 @@ from exam import ranks
 from exam.answers.contexts import CURVES_UP_TO, comparison, curves, ranked
 from exam.answers.contexts import table as contexts_table
 from exam.answers.scored import Run, log_scores
-from exam.artefacts import Stage, finished, open_stage, read_json, write_json
+from exam.artefacts import Stage, finished, open_stage
 from exam.config import (
     Bundle,
     Evidence,
@@ -25,6 +25,7 @@ from exam.config import (
 from exam.errors import ExamError
 from exam.evidence import FILE as EVIDENCE
 from exam.evidence import weigh_passages
+from exam.files import read_json, write_json
 from exam.generation.stage import QUESTIONS, generate, generated, is_asked_for
 from exam.inference import restored
 from exam.questions import questions_digest, read

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from exam.artefacts import atomic
+from exam.files import atomic
 
 
 @contextmanager

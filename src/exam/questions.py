@@ -14,10 +14,10 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
-from exam.artefacts import digest
 from exam.config import Data, Source, names
 from exam.corpus import article_id
 from exam.errors import ExamError
+from exam.files import digest
 from exam.kaggle import competition_file
 from exam.tables import read_rows
 

@@ -13,9 +13,10 @@ from exam import ranks
 from exam.answering import loaded
 from exam.answers.predictions import predictions_of, read_predictions, write_predictions
 from exam.answers.results import System, baselines, of_logits, results, table
-from exam.artefacts import Stage, open_stage, read_json, write_json
+from exam.artefacts import Stage, open_stage
 from exam.config import Stress
 from exam.errors import ExamError
+from exam.files import read_json, write_json
 from exam.inference import answers_key, asked_questions, restored
 from exam.metrics import Floats, ranking
 from exam.questions import questions_digest

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from exam.answers.results import table
-from exam.artefacts import digest, read_json, write_json
+from exam.files import digest, read_json, write_json
 from exam.plots import drawn, errors
 from exam.report import charts
 from exam.report.page import REPORT, Page, write_page

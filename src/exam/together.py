@@ -20,14 +20,7 @@ from exam.answers.predictions import (
 )
 from exam.answers.results import System, baselines, blind, of_logits, results, table
 from exam.answers.scored import PREDICTIONS, Run, answers, report
-from exam.artefacts import (
-    Stage,
-    file_digest,
-    finished,
-    read_json,
-    shared_stage,
-    write_json,
-)
+from exam.artefacts import Stage, finished, shared_stage
 from exam.compose import GROUPS, composed, with_prefix
 from exam.config import (
     Bundle,
@@ -38,6 +31,7 @@ from exam.config import (
     plain,
 )
 from exam.errors import ExamError
+from exam.files import file_digest, read_json, write_json
 from exam.inference import SUBMISSION, Answered, answer, submit
 from exam.metrics import Floats
 from exam.report.page import REPORT

@@ -12,8 +12,8 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from exam.artefacts import atomic, file_digest
 from exam.errors import ExamError
+from exam.files import atomic, file_digest
 from exam.packages import fetched_wheel
 from exam.runtime import draws_bars
 

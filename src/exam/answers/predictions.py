@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from exam.artefacts import atomic
 from exam.errors import ExamError
+from exam.files import atomic
 from exam.metrics import Floats
 from exam.questions import LETTERS
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from exam.artefacts import atomic
 from exam.errors import ExamError
+from exam.files import atomic
 from exam.metrics import Floats, ranking
 from exam.questions import LETTERS
 

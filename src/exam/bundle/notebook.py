@@ -4,7 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
-from exam.artefacts import atomic
+from exam.files import atomic
 
 NAME = "notebook.ipynb"
 

@@ -24,9 +24,9 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 from filelock import FileLock
 
-from exam.artefacts import digest
 from exam.config import Generator, Writer, plain
 from exam.corpus import Article, CorpusFile, iter_articles
+from exam.files import digest
 from exam.generation.replies import excerpt, questions_of, request
 from exam.generation.writers import ChatModel, model_of
 from exam.questions import FEATURES, LETTERS

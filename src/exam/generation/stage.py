@@ -6,10 +6,11 @@ from pathlib import Path
 
 from datasets import concatenate_datasets
 
-from exam.artefacts import Stage, atomic, open_stage
+from exam.artefacts import Stage, open_stage
 from exam.config import Data, Generator, GeneratorKind, names, plain
 from exam.corpus import corpus_files, corpus_key
 from exam.errors import ExamError
+from exam.files import atomic
 from exam.generation.rules import questions
 from exam.questions import (
     DEMO,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from exam.artefacts import atomic, digest, read_json, write_json
+from exam.files import atomic, digest, read_json, write_json
 from exam.llm.scoring import Batch, Tensor
 
 log = logging.getLogger(__name__)

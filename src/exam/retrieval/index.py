@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exam import ranks
-from exam.artefacts import Stage, atomic, finished, shared_stage
+from exam.artefacts import Stage, finished, shared_stage
 from exam.config import Corpus, Index
 from exam.corpus import (
     Article,
@@ -31,6 +31,7 @@ from exam.corpus import (
     with_own_ids,
 )
 from exam.errors import ExamError
+from exam.files import atomic
 from exam.retrieval.encoder import SentenceEncoder, Vectors
 from exam.retrieval.passages import PassageTable
 from exam.retrieval.vectors import (

@@ -16,9 +16,9 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from exam.artefacts import atomic, digest
 from exam.config import Query, Search
 from exam.corpus import Article, sentence_offsets
+from exam.files import atomic, digest
 from exam.retrieval.embeddings import (
     KEY_BYTES,
     TEXTS_PER_SHARD,

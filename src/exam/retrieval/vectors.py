@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exam.artefacts import atomic
 from exam.config import Index, Recipe
 from exam.errors import ExamError
+from exam.files import atomic
 from exam.metrics import estimate
 from exam.runtime import progress
 
