@@ -41,7 +41,7 @@ from exam.runs import RESULTS
 from exam.runtime import say
 from exam.splits import read_split
 from exam.stress import stressed
-from exam.together import answered
+from exam.together.infer import answered
 from exam.tracker import conclude, tracked
 from exam.train_reader import train_reader
 from exam.weights import MODEL

@@ -31,7 +31,7 @@ from exam.errors import ExamError
 from exam.inference import answer, asked_questions, restored
 from exam.questions import LETTERS
 from exam.runtime import say
-from exam.together import check_readers
+from exam.together.infer import check_readers
 
 log = logging.getLogger(__name__)
 
