@@ -11,7 +11,9 @@ from conftest import ROOT, run_script
 from exam.config import Index, Recipe
 from exam.errors import ExamError
 from exam.retrieval import vectors as vectors_module
-from exam.retrieval.vectors import VectorIndex, build_vectors, plan_index, recipe_key
+from exam.retrieval.building import build_vectors
+from exam.retrieval.recipes import plan_index, recipe_key
+from exam.retrieval.vectors import VectorIndex
 
 
 def unit(n, d, seed, topics=40):

@@ -32,16 +32,11 @@ from exam.corpus import (
 )
 from exam.errors import ExamError
 from exam.files import atomic
+from exam.retrieval.building import build_vectors
 from exam.retrieval.encoder import SentenceEncoder, Vectors
 from exam.retrieval.passages import PassageTable
-from exam.retrieval.vectors import (
-    Plan,
-    Rows,
-    VectorIndex,
-    build_vectors,
-    plan_index,
-    recipe_key,
-)
+from exam.retrieval.recipes import Plan, plan_index, recipe_key
+from exam.retrieval.vectors import Rows, VectorIndex
 from exam.runtime import progress
 
 log = logging.getLogger(__name__)
