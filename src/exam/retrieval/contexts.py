@@ -12,14 +12,8 @@ from datasets import Dataset
 from exam.artefacts import Stage, finished, siblings
 from exam.errors import ExamError
 from exam.files import atomic, digest, read_json, write_json
-from exam.questions import FEATURES
-from exam.retrieval.evaluation import (
-    Contexts,
-    figures,
-    option_support,
-    question_scores,
-    words,
-)
+from exam.question_rows import FEATURES
+from exam.retrieval.evaluation import Contexts, figures, option_support, question_scores, words
 from exam.retrieval.rarity import Rarity
 
 log = logging.getLogger(__name__)
