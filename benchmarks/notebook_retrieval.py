@@ -187,7 +187,8 @@ def ours(name: str, data: Path, work: Path, limit: int | None, change: bool) -> 
     """One run: seconds, of which encoding, memory, and the passages of each question."""
     from datasets import Dataset
 
-    from exam.questions import FEATURES, read
+    from exam.question_rows import FEATURES
+    from exam.questions import read
     from exam.retrieval.contexts import read_contexts
 
     config = configured(name, data, work / name, limit)

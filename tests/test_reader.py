@@ -14,7 +14,7 @@ from exam.config import BatchBy, Model, Order, Packing
 from exam.errors import ExamError
 from exam.files import file_digest, read_json, write_json
 from exam.metrics import map_at_k
-from exam.questions import FEATURES, LETTERS
+from exam.question_rows import FEATURES, LETTERS
 from exam.reader.collator import MultipleChoiceCollator
 from exam.reader.features import Reading, build_features, saved_features, shuffle_options, token_ids
 from exam.reader.model import check_reachable, load_reader, longest_input, tiny_tokenizer

@@ -10,11 +10,7 @@ from datasets import Dataset
 
 from exam import ranks
 from exam.answering import Answer, loaded
-from exam.answers.predictions import (
-    Predictions,
-    predictions_of,
-    write_predictions,
-)
+from exam.answers.predictions import Predictions, predictions_of, write_predictions
 from exam.answers.scored import PREDICTIONS, answers, score
 from exam.answers.submission import write_submission
 from exam.artefacts import Stage, finished, shared_stage
@@ -31,7 +27,8 @@ from exam.config import (
 )
 from exam.errors import ExamError
 from exam.files import read_json
-from exam.questions import LETTERS, questions_digest, read
+from exam.question_rows import LETTERS
+from exam.questions import questions_digest, read
 from exam.report.run import write_run
 from exam.retrieval.rerank import check_reachable as check_reranker
 from exam.retrieval.retrieval import Retrieval

@@ -13,7 +13,7 @@ from datasets import Dataset
 from exam.errors import ExamError
 from exam.files import atomic
 from exam.metrics import Floats
-from exam.questions import LETTERS
+from exam.question_rows import LETTERS
 
 SCHEMA = pa.schema(
     {

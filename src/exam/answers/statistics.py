@@ -8,7 +8,7 @@ import numpy as np
 from exam.answers.predictions import Predictions, probabilities
 from exam.metrics import Floats, average_precision, estimate, questions_for, ranking
 from exam.plots import drawn, errors
-from exam.questions import LETTERS
+from exam.question_rows import LETTERS
 
 BINS = 10
 GAINS = (0.005, 0.01, 0.02, 0.05)  # of MAP@3

@@ -8,7 +8,7 @@ import numpy as np
 from exam.errors import ExamError
 from exam.files import atomic
 from exam.metrics import Floats, ranking
-from exam.questions import LETTERS
+from exam.question_rows import LETTERS
 
 
 def write_submission(

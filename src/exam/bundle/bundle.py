@@ -29,7 +29,7 @@ from exam.config import (
 )
 from exam.errors import ExamError
 from exam.inference import answer, asked_questions, restored
-from exam.questions import LETTERS
+from exam.question_rows import LETTERS
 from exam.runtime import say
 from exam.together.infer import check_readers
 

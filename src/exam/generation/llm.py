@@ -29,7 +29,7 @@ from exam.corpus import Article, CorpusFile, iter_articles
 from exam.files import digest
 from exam.generation.replies import excerpt, questions_of, request
 from exam.generation.writers import ChatModel, model_of
-from exam.questions import FEATURES, LETTERS
+from exam.question_rows import FEATURES, LETTERS
 from exam.runtime import progress
 from exam.splits import related
 from exam.weights import identity
