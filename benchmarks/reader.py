@@ -162,7 +162,8 @@ def ours(job: dict[str, Any], train: Any, asked: Any, work: Path) -> Any:
     from exam.compose import composed
     from exam.config import trainer_values
     from exam.reader.features import build_features
-    from exam.reader.training import Reader, predict
+    from exam.reader.reader import Reader
+    from exam.reader.training import predict
 
     config: Any = composed(
         "train",

@@ -19,8 +19,9 @@ from exam.reader.features import Reading, build_features, saved_features
 from exam.reader.lexical import fit
 from exam.reader.measures import MEASURES, measure_options
 from exam.reader.model import tiny_tokenizer
+from exam.reader.reader import Reader
 from exam.reader.trainer import binary_loss
-from exam.reader.training import Reader, predict, train
+from exam.reader.training import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import RARITY, SCHEMA, write_contexts
 

@@ -20,7 +20,8 @@ from exam.files import atomic
 from exam.questions import questions_digest
 from exam.reader.features import build_features
 from exam.reader.model import longest_input
-from exam.reader.training import Reader, predict
+from exam.reader.reader import Reader
+from exam.reader.training import predict
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
 

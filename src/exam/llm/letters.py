@@ -19,7 +19,7 @@ from exam.llm.scoring import logits_of, padded
 from exam.question_rows import LETTERS
 from exam.reader.collator import Collator, Row
 from exam.reader.heads import mixed
-from exam.reader.training import Reader
+from exam.reader.reader import Reader
 from exam.reader.tuning import adapters_base, with_adapters
 from exam.retrieval.contexts import read_contexts
 from exam.weights import locate
