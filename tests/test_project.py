@@ -59,7 +59,7 @@ def test_imports_point_downwards():
         ["runtime"],
         ["artefacts"],
         ["packages"],
-        ["config", "tables", "weights", "plots"],
+        ["config", "tables", "weights"],
         ["model_checks", "corpus", "precision", "tracker"],
         ["train_checks", "runs"],
         ["checks"],

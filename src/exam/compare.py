@@ -61,10 +61,12 @@ def compare(runs: list[Path], target: Path) -> str:
     from exam.answers.predictions import aligned
     from exam.answers.results import blind, of_logits, results, table
     from exam.answers.scored import answers
-    from exam.answers.statistics import plot_reliability, questions_needed, statistics
+    from exam.answers.statistics import questions_needed, statistics
     from exam.artefacts import finished
     from exam.files import write_json
+    from exam.report.charts import calibrations
     from exam.report.compared import write_compared
+    from exam.report.png import write_png
 
     stages = [finished(run) for run in runs]
     found = aligned([answers(run) for run in runs], [str(run) for run in runs])
@@ -79,7 +81,7 @@ def compare(runs: list[Path], target: Path) -> str:
     for pair, other in zip(figures["paired"], others, strict=True):
         pair["questions_needed"] = questions_needed(first.scores, other.scores)
     write_json(target, figures)
-    plot_reliability(figures["statistics"], target.with_suffix(".png"))
+    write_png([calibrations(figures["statistics"])], target.with_suffix(".png"))
     write_compared(target.with_suffix(".html"), figures, found)
     lines = [table(figures)]
     for name, own in figures["statistics"].items():
@@ -95,10 +97,11 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
     Raises:
         ExamError: a folder holds no contexts, or those of other questions.
     """
-    from exam.answers.contexts import comparison, curves, plot, ranked, table
+    from exam.answers.contexts import comparison, curves, ranked, table
     from exam.artefacts import finished
     from exam.files import write_json
-    from exam.report.compared import write_contexts
+    from exam.report.compared import over_depth, write_contexts
+    from exam.report.png import write_png
 
     if fit_on and len(fit_on) != len(folders):
         raise ExamError(
@@ -130,7 +133,8 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
     if target is not None:
         figures["curves"] = curves(systems)
         write_json(target, figures)
-        plot(figures["curves"], target.with_suffix(".png"))
+        if drawn := over_depth(figures["curves"]):
+            write_png(drawn, target.with_suffix(".png"))
         write_contexts(target.with_suffix(".html"), figures, "comparison of contexts")
     return table(figures)
 

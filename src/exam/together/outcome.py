@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from exam import ranks
-from exam.answers.cascade import plot
 from exam.answers.predictions import Predictions, write_predictions
 from exam.answers.results import System, baselines, blind, of_logits, results, table
 from exam.answers.scored import PREDICTIONS, Run
@@ -16,7 +15,9 @@ from exam.config import Infer
 from exam.files import read_json, write_json
 from exam.inference import SUBMISSION, Answered, submit
 from exam.metrics import Floats
+from exam.report.charts import Chart, over
 from exam.report.page import REPORT
+from exam.report.png import write_png
 from exam.report.run import write_results
 from exam.retrieval.contexts import read_support
 from exam.runs import RESULTS, run_files
@@ -65,13 +66,23 @@ def finish(infer: Infer, outcome: Outcome, asked: Answered | None) -> Run:
                 write_json(stage.folder / RESULTS, scored)
                 write_results(stage.folder / REPORT, stage.folder.name, scored)
             if outcome.explained and "curve" in outcome.explained:
-                plot(outcome.explained["curve"], stage.folder / CURVE)
+                write_png(_cascade_charts(outcome.explained["curve"]), stage.folder / CURVE)
             stage.finish(run_files(stage.folder), questions=len(outcome.logits))
     say(str(stage.folder / SUBMISSION))
     if systems:
         say(f"{_shown(read_json(stage.folder / RESULTS))}\n{stage.folder / RESULTS}")
         say(str(stage.folder / REPORT))
     return Run(stage, [*before, stage], systems)
+
+
+def _cascade_charts(found: list[dict[str, Any]]) -> list[Chart]:
+    """MAP@3 over the share of questions asked further, and what a question costs, where known."""
+    score = [{"at": p["share"], "value": p["map_at_3"], "ci": p["ci"]} for p in found]
+    seconds = [(p["share"], p["seconds_a_question"]) for p in found]
+    cost = [{"at": share, "value": value, "ci": [value, value]} for share, value in seconds]
+    made = {"MAP@3": score, "seconds a question": cost if any(s for _, s in seconds) else []}
+    label = "share of questions asked further"
+    return [over(unit, "", label, unit, {unit: p}, log=False) for unit, p in made.items() if p]
 
 
 def _systems(outcome: Outcome, asked: Answered | None) -> list[System]:
