@@ -4,21 +4,17 @@ Every article's questions are noted as soon as they are written, so that an inte
 for nothing twice.
 """
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from heapq import nsmallest
 from itertools import islice
 from math import ceil
-from os import SEEK_END
 from pathlib import Path
 from random import Random
-from threading import Lock
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
@@ -27,6 +23,7 @@ from filelock import FileLock
 from exam.config import Generator, Writer, plain
 from exam.corpus import Article, CorpusFile, iter_articles
 from exam.files import digest
+from exam.generation.journal import Journal
 from exam.generation.replies import excerpt, questions_of, request
 from exam.generation.writers import ChatModel, model_of
 from exam.question_rows import FEATURES, LETTERS
@@ -47,40 +44,6 @@ UNIMPORTANT = (
     "attempts",
 )  # for what a model writes
 SPARE = 4  # articles looked up for each one needed: some are too short, some replies are invalid
-
-
-@dataclass
-class Journal:
-    """What was written so far, by what was asked; the file is only ever added to."""
-
-    path: Path
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    lock: Any = field(default_factory=Lock)
-
-    @classmethod
-    def read(cls, path: Path) -> "Journal":
-        """The notes of an interrupted run; a line that was cut short is left out."""
-        rows = {}
-        for line in path.read_bytes().splitlines() if path.is_file() else ():
-            with suppress(ValueError):
-                row = json.loads(line)
-                rows[row["asked"]] = row
-        return cls(path, rows)
-
-    def settled(self, asked: str, attempts: int) -> bool:
-        """Whether an article has its questions, or was asked about often enough."""
-        row = self.rows.get(asked)
-        return row is not None and bool(row["questions"] or len(row["refused"]) >= attempts)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Note one article; a line that was cut short before is ended first."""
-        line = f"{json.dumps(row, ensure_ascii=False)}\n".encode()
-        with self.lock, self.path.open("ab+") as file:
-            if file.tell():
-                file.seek(-1, SEEK_END)
-                line = line if file.read(1) == b"\n" else b"\n" + line
-            file.write(line)
-        self.rows[row["asked"]] = row
 
 
 @dataclass(frozen=True)
