@@ -5,6 +5,7 @@ import sys
 from itertools import zip_longest
 from pathlib import Path
 
+from exam.artefacts import Stage, finished
 from exam.errors import ExamError
 from exam.runtime import complain, say
 
@@ -62,7 +63,6 @@ def compare(runs: list[Path], target: Path) -> str:
     from exam.answers.results import blind, of_logits, results, table
     from exam.answers.scored import answers
     from exam.answers.statistics import questions_needed, statistics
-    from exam.artefacts import finished
     from exam.files import write_json
     from exam.report.charts import calibrations
     from exam.report.compared import write_compared
@@ -98,7 +98,6 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
         ExamError: a folder holds no contexts, or those of other questions.
     """
     from exam.answers.contexts import comparison, curves, ranked, table
-    from exam.artefacts import finished
     from exam.files import write_json
     from exam.report.compared import over_depth, write_contexts
     from exam.report.png import write_png
@@ -109,6 +108,20 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
             "Give one for each, in their order."
         )
     stages, others = ([finished(folder) for folder in given] for given in (folders, fit_on))
+    _check_contexts(stages, others)
+    systems = [ranked(stage, fitted_on) for stage, fitted_on in zip_longest(stages, others)]
+    figures = comparison(systems)
+    if target is not None:
+        figures["curves"] = curves(systems)
+        write_json(target, figures)
+        if drawn := over_depth(figures["curves"]):
+            write_png(drawn, target.with_suffix(".png"))
+        write_contexts(target.with_suffix(".html"), figures, "comparison of contexts")
+    return table(figures)
+
+
+def _check_contexts(stages: list[Stage], others: list[Stage]) -> None:
+    """Refuse folders that hold no contexts, or those of questions that do not go together."""
     for stage in [*stages, *others]:
         if "questions.parquet" not in stage.files:
             raise ExamError(
@@ -128,15 +141,6 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
             f"{others[0].folder} holds the questions that are compared.\n"
             "Fit on others, or leave out --fit-on: the reader is then cross-fitted."
         )
-    systems = [ranked(stage, fitted_on) for stage, fitted_on in zip_longest(stages, others)]
-    figures = comparison(systems)
-    if target is not None:
-        figures["curves"] = curves(systems)
-        write_json(target, figures)
-        if drawn := over_depth(figures["curves"]):
-            write_png(drawn, target.with_suffix(".png"))
-        write_contexts(target.with_suffix(".html"), figures, "comparison of contexts")
-    return table(figures)
 
 
 if __name__ == "__main__":
