@@ -24,7 +24,7 @@ from typing import Any
 
 from notebook_way import MINILM_SENTENCES, notebook, notebook_index
 from our_retrieval import SETTINGS, configured, ours, ours_index, retrieval_of
-from side_by_side import median
+from side_by_side import command_line, median, parsed
 
 
 def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> dict[str, Any]:
@@ -158,20 +158,10 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Parse the command line; compare, or do one job of the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", nargs="?", type=Path, default=os.environ.get("EXAM_DATA"))
+    parser = command_line("notebook_retrieval", __doc__)
     parser.add_argument("--questions", type=int, help="only the first N questions")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--work", type=Path, default=Path("outputs/bench/notebook_retrieval"))
-    parser.add_argument(
-        "--output", type=Path, default=Path("outputs/bench/notebook_retrieval.json")
-    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give the folder of questions and articles, or set EXAM_DATA")
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    arguments = parsed(parser)
     if arguments.worker:
         found = worker(arguments.worker, arguments)
         (arguments.work / f"{arguments.worker}.json").write_text(json.dumps(found))

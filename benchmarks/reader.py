@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from reader_jobs import PHASES, pairs, peak, run
-from side_by_side import median
+from side_by_side import command_line, median, parsed
 
 LENGTH, BATCH, TOP_K = 256, 8, 5
 DEEP = 40  # passages that fill the longest input
@@ -183,24 +183,15 @@ def worker(job: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
 
 def main() -> None:
     """Parse the command line; compare, or do one job of the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", nargs="?", type=Path, default=os.environ.get("EXAM_DATA"))
+    parser = command_line("reader", __doc__)
     parser.add_argument("--parts", default="speed,quality,growth")
     parser.add_argument("--models", default="minilm,mpnet,deberta")
     parser.add_argument("--questions", type=int, help="at most N questions in every run")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=json.loads, default=list(SEEDS))
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--work", type=Path, default=Path("outputs/bench/reader"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/bench/reader.json"))
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     from exam.files import write_json
 
-    if arguments.data is None:
-        parser.error("say where the data are: an argument, or EXAM_DATA=<folder>")
-    arguments.data = Path(arguments.data)
-    arguments.work.mkdir(parents=True, exist_ok=True)
     if arguments.job:
         found = worker(arguments.job, arguments)
         write_json(arguments.output, found)

@@ -83,6 +83,14 @@ def texts(asked):
     return [t for q in asked for t in [q["prompt"], *q["options"], "it lives the is a place"]]
 
 
+CHOOSING = {
+    "num_train_epochs": 3,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "load_best_model_at_end": True,
+}
+
+
 def reader_in(tmp_path, asked, seed=0, config=None, model=None, **values) -> Reader:
     model = Model(
         name="t",
@@ -321,14 +329,7 @@ def test_a_diverged_reader_is_refused(tmp_path, asked):
 
 
 def test_a_checkpoint_without_its_best_one_is_not_resumed(tmp_path, asked):
-    reader = reader_in(
-        tmp_path,
-        asked,
-        num_train_epochs=3,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        load_best_model_at_end=True,
-    )
+    reader = reader_in(tmp_path, asked, **CHOOSING)
     features = features_of(reader, asked)
     train(reader, features.select(range(16)), features.select(range(16, 24)))
     folder = tmp_path / "c"
@@ -402,14 +403,7 @@ def test_resumed_training_equals_uninterrupted(tmp_path, asked, cut, monkeypatch
 
 
 def test_best_checkpoint_is_chosen_on_the_dev_fold(tmp_path, asked):
-    reader = reader_in(
-        tmp_path,
-        asked,
-        num_train_epochs=3,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        load_best_model_at_end=True,
-    )
+    reader = reader_in(tmp_path, asked, **CHOOSING)
     features = features_of(reader, asked)
     _, figures = train(reader, features.select(range(16)), features.select(range(16, 24)))
     found = map_at_k(
