@@ -305,7 +305,10 @@ def test_predict_equals_evaluate_and_a_reloaded_model(tmp_path, asked):
     reader.tokenizer.save_pretrained(tmp_path / "m")
     saved = replace(reader.config, name_or_path=str(tmp_path / "m"))
     again = Reader.load(saved, {**CPU, "per_device_eval_batch_size": 5}, tmp_path, seed=9)
-    assert np.array_equal(predict(again, features_of(again, asked)), logits)
+    weights = again.model.state_dict()
+    assert all(torch.equal(weights[name], own) for name, own in reader.model.state_dict().items())
+    # The last bit of a matrix product depends on where its weights lie in memory.
+    assert predict(again, features_of(again, asked)) == pytest.approx(logits, rel=0, abs=1e-8)
 
 
 def test_partly_answered_questions_are_predicted(tmp_path, asked):
