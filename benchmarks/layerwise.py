@@ -18,7 +18,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from side_by_side import measured, median, questions_and_contexts, resident_mib
+from side_by_side import (
+    command_line,
+    measured,
+    median,
+    parsed,
+    questions_and_contexts,
+    resident_mib,
+)
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 2048,
@@ -99,23 +106,14 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Parse the command line; compare, or do one run of the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", nargs="?", type=Path, default=os.environ.get("EXAM_DATA"))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = command_line("layerwise", __doc__)
     parser.add_argument("--questions", type=int, default=QUESTIONS)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--small", action="store_true", help="a small model, seconds")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--work", type=Path, default=Path("outputs/bench/layerwise"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/bench/layerwise.json"))
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    from exam.artefacts import write_json
+    arguments = parsed(parser)
+    from exam.files import write_json
 
-    if arguments.data is None:
-        parser.error("say where the data are: an argument, or EXAM_DATA=<folder>")
-    arguments.data = Path(arguments.data)
-    arguments.work.mkdir(parents=True, exist_ok=True)
     if arguments.way:
         write_json(arguments.output, run(arguments.way, arguments))
         return

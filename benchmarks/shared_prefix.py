@@ -9,14 +9,12 @@ two take turns in one process.
 """
 
 import argparse
-import os
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from side_by_side import questions_and_contexts
+from side_by_side import command_line, parsed, questions_and_contexts
 
 TOP_K = 5
 
@@ -73,18 +71,10 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Parse the command line and compare."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", nargs="?", type=Path, default=os.environ.get("EXAM_DATA"))
+    parser = command_line("shared_prefix", __doc__)
     parser.add_argument("--questions", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--work", type=Path, default=Path("outputs/bench/shared_prefix"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/bench/shared_prefix.json"))
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give the folder of questions and articles, or set EXAM_DATA")
-    arguments.data = Path(arguments.data)
-    from exam.artefacts import write_json
+    arguments = parsed(parser)
+    from exam.files import write_json
 
     found = compared(arguments)
     write_json(arguments.output, found)

@@ -1,10 +1,32 @@
-"""What the benchmarks share: questions with passages, time and memory of work, medians of runs."""
+"""What the benchmarks share: arguments, questions with passages, time and memory, medians."""
 
+import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+
+def command_line(name: str, document: str) -> argparse.ArgumentParser:
+    """What every comparison is given, with its own file and folder below outputs/bench."""
+    parser = argparse.ArgumentParser(description=document.splitlines()[0])
+    parser.add_argument("data", nargs="?", type=Path, default=os.environ.get("EXAM_DATA"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--work", type=Path, default=Path("outputs/bench", name))
+    parser.add_argument("--output", type=Path, default=Path("outputs/bench", f"{name}.json"))
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of this process, the folder for its work made."""
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        parser.error("give the folder of questions and articles, or set EXAM_DATA")
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    return arguments
 
 
 def resident_mib() -> float:

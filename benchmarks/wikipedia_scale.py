@@ -26,19 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from exam.artefacts import write_json
 from exam.config import Corpus, CorpusReader, Index, Recipe
+from exam.files import write_json
 from exam.metrics import estimate
-from exam.retrieval.vectors import (
-    Plan,
-    VectorIndex,
-    Vectors,
-    build_vectors,
-    exact_search,
-    faiss_module,
-    forget_parts,
-    plan_index,
-)
+from exam.retrieval.building import build_vectors, forget_parts
+from exam.retrieval.recipes import Plan, faiss_module, plan_index
+from exam.retrieval.vectors import VectorIndex, Vectors, exact_search
 from exam.runtime import peak_memory_mib, reset_peak_memory, say, start_logging
 
 WIKIPEDIA = 6_286_775

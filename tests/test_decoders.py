@@ -16,7 +16,8 @@ from exam.errors import ExamError
 from exam.precision import weights_in
 from exam.reader.collator import MultipleChoiceCollator
 from exam.reader.features import build_features
-from exam.reader.training import Reader, predict, train
+from exam.reader.reader import Reader
+from exam.reader.training import predict, train
 
 LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)
 OWN = Model(name="t", architecture="llama", loss=Loss.binary, others=True)

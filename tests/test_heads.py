@@ -11,15 +11,17 @@ from test_packing import FAMILIES
 from test_reader import CPU, as_questions, contexts_of, texts
 from transformers import LongformerForMultipleChoice
 
-from exam.artefacts import open_stage, write_json
+from exam.artefacts import open_stage
 from exam.config import Adversary, Layout, Loss, Model, Order, Packing, Tuning
+from exam.files import write_json
 from exam.reader.collator import MultipleChoiceCollator, PackedCollator
 from exam.reader.features import Reading, build_features, saved_features
 from exam.reader.lexical import fit
 from exam.reader.measures import MEASURES, measure_options
 from exam.reader.model import tiny_tokenizer
+from exam.reader.reader import Reader
 from exam.reader.trainer import binary_loss
-from exam.reader.training import Reader, predict, train
+from exam.reader.training import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import RARITY, SCHEMA, write_contexts
 

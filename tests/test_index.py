@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import exam, jsonl_corpus, run_script
 
-from exam import artefacts
-from exam.artefacts import digest, finished, open_stage, read_json, write_json
+from exam import manifest as manifest_module
+from exam.artefacts import finished, open_stage
 from exam.config import Encoder, Index, Passages, Recipe
 from exam.errors import ExamError
+from exam.files import digest, read_json, write_json
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index, build_passage_index
 from exam.retrieval.passages import build_passages
@@ -54,7 +55,7 @@ def test_passage_vectors_follow_the_rows_of_the_table(corpus, sentences, tmp_pat
 def test_a_damaged_index_is_refused_by_name(
     corpus, sentences, tmp_path, damage, large, name, monkeypatch
 ):
-    monkeypatch.setattr(artefacts, "LARGE", 1 if large else 1 << 30)
+    monkeypatch.setattr(manifest_module, "LARGE", 1 if large else 1 << 30)
     index = Index(recipe=Recipe.low_ram)
     folder = build_index(corpus, sentences, index, tmp_path / "o").stage.folder
     whole = (folder / name).read_bytes()
@@ -69,14 +70,14 @@ def test_a_damaged_index_is_refused_by_name(
 
 
 def test_a_large_file_is_hashed_once_while_it_stands_still(tmp_path, monkeypatch):
-    monkeypatch.setattr(artefacts, "LARGE", 1000)
+    monkeypatch.setattr(manifest_module, "LARGE", 1000)
     with open_stage(tmp_path, "index", "x", {}) as stage:
         (stage.folder / "large").write_bytes(b"x" * 1000)
         (stage.folder / "small").write_bytes(b"x" * 999)
         stage.finish(["large", "small"])
     hashed = []
-    real = artefacts.file_digest
-    monkeypatch.setattr(artefacts, "file_digest", lambda p: hashed.append(p.name) or real(p))
+    real = manifest_module.file_digest
+    monkeypatch.setattr(manifest_module, "file_digest", lambda p: hashed.append(p.name) or real(p))
     finished(stage.folder)
     assert hashed == ["small"]
     os.utime(stage.folder / "large")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exam.errors import ExamError
-from exam.questions import FEATURES as QUESTION
+from exam.question_rows import FEATURES as QUESTION
 from exam.reader.lexical import (
     FEATURES,
     LexicalReader,

@@ -21,8 +21,9 @@ from exam.reader.disentangled import use_disentangled
 from exam.reader.features import build_features
 from exam.reader.model import tiny_tokenizer
 from exam.reader.packing import seen
+from exam.reader.reader import Reader
 from exam.reader.template import Template
-from exam.reader.training import Reader, predict, train
+from exam.reader.training import predict, train
 
 SMALL = {
     "hidden_size": 32,

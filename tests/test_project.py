@@ -1,7 +1,9 @@
 """The repository itself: what it says, what it holds, what it locks."""
 
+import ast
 import re
 import subprocess
+from itertools import pairwise
 
 import pytest
 from conftest import ROOT
@@ -51,47 +53,101 @@ def test_lock_pins_every_package_without_local_labels():
     assert wanted <= locked
 
 
+ORDER = [
+    ["errors", "trainer_fields", "metrics"],
+    ["kaggle", "files"],
+    ["ranks", "manifest"],
+    ["runtime"],
+    ["artefacts", "endings"],
+    ["packages"],
+    ["config", "tables", "weights"],
+    ["model_checks", "corpus", "precision", "tracker"],
+    ["train_checks", "runs"],
+    ["checks"],
+    ["compose", "question_rows"],
+    ["questions"],
+    ["splits"],
+    ["plan"],
+    ["retrieval"],
+    ["reader"],
+    ["llm"],
+    ["generation"],
+    ["answers"],
+    ["report"],
+    ["answering", "evidence", "sweep", "tune"],
+    ["train_reader", "inference"],
+    ["together", "stress"],
+    ["bundle"],
+    ["pipeline"],
+    ["cli"],
+    ["compare", "ask", "doctor"],
+    ["demo", "__main__"],
+]
+
+
+SOURCE = ROOT / "src" / "exam"
+MODULES = {
+    ".".join(["exam", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(
+        ".__init__"
+    ): path
+    for path in SOURCE.rglob("*.py")
+}
+
+
+def imports_of(path):
+    """The project's modules that a file imports, at its top or within a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "exam":
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else node.module
+
+
 def test_imports_point_downwards():
-    order = [
-        ["errors", "trainer_fields", "metrics"],
-        ["kaggle"],
-        ["ranks"],
-        ["runtime"],
-        ["artefacts", "endings"],
-        ["packages"],
-        ["config", "tables", "weights", "plots"],
-        ["train_checks", "corpus", "precision", "tracker"],
-        ["checks", "runs"],
-        ["compose", "questions"],
-        ["splits"],
-        ["plan"],
-        ["retrieval"],
-        ["reader"],
-        ["llm"],
-        ["generation"],
-        ["answers"],
-        ["report"],
-        ["answering", "evidence", "sweep", "tune"],
-        ["train_reader", "inference"],
-        ["together", "stress"],
-        ["bundle"],
-        ["pipeline"],
-        ["cli"],
-        ["compare", "ask", "doctor"],
-        ["demo", "__main__"],
-    ]
-    level = {name: i for i, names in enumerate(order) for name in names}
-    source = ROOT / "src" / "exam"
+    level = {name: i for i, names in enumerate(ORDER) for name in names}
     upward = []
-    for path in source.rglob("*.py"):
-        own = path.stem if path.stem == "__main__" else path.relative_to(source).parts[0]
+    for path in SOURCE.rglob("*.py"):
+        own = path.stem if path.stem == "__main__" else path.relative_to(SOURCE).parts[0]
         own = own.removesuffix(".py")
         if own == "__init__":
             continue
-        imported = re.findall(r"from exam\.(\w+)", path.read_text())
-        upward += [
-            f"{path.name} → {name}"
-            for name in imported
-            if level[name] > level[own] or (level[name] == level[own] and name != own)
-        ]
+        imported = {[*module.split("."), ""][1] for module in imports_of(path)} - {own, ""}
+        upward += [f"{path.name} → {name}" for name in imported if level[name] >= level[own]]
     assert upward == []
+
+
+def test_imports_form_no_circle():
+    left = {name: set(imports_of(path)) for name, path in MODULES.items()}
+    del left["exam"]  # load() and answer() bring in what they need when they are called
+    while free := [name for name, wanted in left.items() if not wanted & left.keys()]:
+        for name in free:
+            del left[name]
+    assert left == {}
+
+
+def test_contributing_lists_the_order_of_imports():
+    text = " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
+    (chain,) = re.findall(r"Imports point downwards: `([^`]+)`", text)
+    groups = [[name.strip() for name in group.split(",")] for group in chain.split("→")]
+    level = {name: i for i, names in enumerate(ORDER) for name in names}
+    assert {name for group in groups for name in group} == level.keys() - {"demo", "__main__"}
+    for upper, lower in pairwise(groups):
+        assert min(level[name] for name in upper) > max(level[name] for name in lower)
+
+
+def test_the_readme_names_every_module():
+    text = (ROOT / "README.md").read_text()
+    tree = text[text.index("## Where things are") : text.index("## When not to use it")]
+    inside = {"config", "together", "answers", "report", "bundle", "demo"}  # one line a folder
+    lacking = [
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*.py")
+        if not path.stem.startswith("__") and path.parent.name not in inside
+        if not re.search(rf"(?<!\w){path.stem}\.py", tree)
+    ]
+    gone = [
+        name
+        for name in re.findall(r"(?<![\w*])(\w+)\.py", tree)
+        if not [*ROOT.glob(f"{name}.py"), *SOURCE.rglob(f"{name}.py")]
+    ]
+    assert (lacking, gone) == ([], [])

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from exam.compose import conf_dir
 from exam.config import Data, Source
 from exam.errors import ExamError
-from exam.questions import parse, read
+from exam.question_rows import parse
+from exam.questions import read
 from exam.splits import fold_of, read_split, related
 
 LETTERED = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}

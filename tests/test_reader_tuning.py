@@ -17,7 +17,8 @@ from exam.config import Adversary, Model, Packing, Tuning
 from exam.errors import ExamError
 from exam.reader.adversary import perturbed
 from exam.reader.memory import estimated_mib
-from exam.reader.training import Reader, predict, train
+from exam.reader.reader import Reader
+from exam.reader.training import predict, train
 from exam.reader.tuning import counts, layers_of, merged
 from exam.runs import fit, last_whole_checkpoint
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import struct
 import time
 from pathlib import Path
 from random import Random
@@ -11,6 +12,7 @@ import pytest
 
 from exam.report import charts
 from exam.report.page import Page, write_page
+from exam.report.png import write_png
 
 BROWSER = (
     os.environ.get("EXAM_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -95,6 +97,24 @@ def test_only_the_pages_own_scripts_may_run(written):
     assert "default-src &#39;none&#39;" in policy
     assert policy.count("sha256-") == 2
     assert "unsafe-inline" not in policy.partition("style-src")[0]
+
+
+def test_charts_are_drawn_side_by_side_without_a_display(tmp_path):
+    lines = {name: [{"at": k, "value": 0.5, "ci": [0.4, 0.6]} for k in (1, 3)] for name in "ab"}
+    bins = [{"n": 3, "probability": 0.5, "accuracy": {"value": 0.4, "ci": [0.1, 0.8]}}]
+    found = {name: {"reliability": bins, "ece": 0.1} for name in (HOSTILE, "b")}
+    over = charts.over("Recall", "", "passages", "recall", lines, log=True)
+    sizes = []
+    for number, made in enumerate(([over], [over, charts.calibrations(found)], CHARTS[:1])):
+        path = tmp_path / f"{number}.png"
+        write_png(made, path)
+        drawn = path.read_bytes()
+        assert drawn.startswith(b"\x89PNG")
+        sizes.append(struct.unpack(">2I", drawn[16:24]))
+    one, two, rows = sizes
+    assert 2 * one[0] <= two[0] < 2.2 * one[0]
+    assert min(*one, *rows) > 600
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_page_without_charts_carries_no_charting_library(tmp_path):

@@ -12,18 +12,10 @@ import pytest
 from conftest import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 from datasets import Dataset
 
-from exam.config import (
-    Encoder,
-    Index,
-    Passages,
-    Query,
-    Retriever,
-    RetrieverKind,
-    Search,
-)
+from exam.config import Encoder, Index, Passages, Query, Retriever, RetrieverKind, Search
 from exam.corpus import lead, sentence_offsets
 from exam.errors import ExamError
-from exam.questions import FEATURES
+from exam.question_rows import FEATURES
 from exam.retrieval import index as index_module
 from exam.retrieval import rarity
 from exam.retrieval import search as search_module

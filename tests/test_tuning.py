@@ -15,7 +15,7 @@ from transformers import set_seed
 from exam.compose import composed
 from exam.config import Dtype, Encoder, PairLoss, Pairs, Query, Reranker, Target
 from exam.errors import ExamError
-from exam.questions import FEATURES
+from exam.question_rows import FEATURES
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.pairs import mine_pairs, read_positives
 from exam.retrieval.rerank import PairScorer, has_head, load_cross_encoder

@@ -11,7 +11,9 @@ from conftest import ROOT, run_script
 from exam.config import Index, Recipe
 from exam.errors import ExamError
 from exam.retrieval import vectors as vectors_module
-from exam.retrieval.vectors import VectorIndex, build_vectors, forget_parts, plan_index, recipe_key
+from exam.retrieval.building import build_vectors, forget_parts
+from exam.retrieval.recipes import plan_index, recipe_key
+from exam.retrieval.vectors import VectorIndex
 
 
 def unit(n, d, seed, topics=40):
@@ -137,7 +139,8 @@ import sys, os, signal
 import numpy as np
 from pathlib import Path
 from exam.config import Index, Recipe
-from exam.retrieval import vectors as module
+from exam.retrieval import building as module
+from exam.retrieval.recipes import plan_index
 from test_vectors import unit, streamed
 module.PART_BYTES = 4 * 32 * 1000
 folder, stop = Path(sys.argv[1]), int(sys.argv[2])
@@ -149,7 +152,7 @@ def killed(blocks, plan, what):
         yield block
 module._progress = killed
 vectors = unit(4500, 32, 0)
-plan = module.plan_index(Index(recipe=Recipe.low_ram), *vectors.shape)
+plan = plan_index(Index(recipe=Recipe.low_ram), *vectors.shape)
 module.build_vectors(streamed(vectors), folder, plan)
 module.forget_parts(folder)
 """

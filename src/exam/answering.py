@@ -10,13 +10,15 @@ from datasets import Dataset, concatenate_datasets
 
 from exam import ranks
 from exam.answers.results import of_logits
-from exam.artefacts import Stage, write_json
+from exam.artefacts import Stage
 from exam.config import Model, ReaderKind, Train, answering_values, is_trained, trainer_values
 from exam.errors import ExamError
+from exam.files import write_json
 from exam.llm.letters import LetterReader
 from exam.llm.load import check_decoder, load_causal, random_decoder
 from exam.llm.scoring import option_scores
 from exam.metrics import Floats
+from exam.reader.arguments import refuse_nan
 from exam.reader.features import TARGETS, shuffle_options
 from exam.reader.lexical import (
     LexicalReader,
@@ -27,7 +29,8 @@ from exam.reader.lexical import (
     save_lexical,
 )
 from exam.reader.model import check_reachable
-from exam.reader.training import Reader, predict, refuse_nan, train
+from exam.reader.reader import Reader
+from exam.reader.training import predict, train
 from exam.reader.tuning import ADAPTER, merged
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import figures

@@ -1,132 +1,39 @@
-"""Files that later stages rely on: content-addressed folders, manifests, atomic writes.
+"""Stages' folders, which later stages rely on: named by content, locked, finished, reused.
 
 A stage's folder is named by a hash of everything that determines its content. Its manifest is
 written last, so a folder without one is unfinished, and a folder whose files no longer match
 their manifest is refused.
 """
 
-import hashlib
-import json
 import logging
-import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from exam import ranks
 from exam.errors import ExamError
+from exam.files import SEAL, alone, digest, read_json, read_signed, write_json, write_signed
+from exam.manifest import (
+    MANIFEST,
+    differences,
+    fingerprint,
+    note_verified,
+    readable,
+    verify,
+    why_new,
+)
 from exam.runtime import peak_memory_mib, reset_peak_memory
 
 log = logging.getLogger(__name__)
 
 FORMAT = 3  # raised when the meaning of any artefact changes
-MANIFEST = "manifest.json"
-VERIFIED = "verified.json"
-LARGE = 64 << 20  # bytes from which a file is not hashed again while its time stamps stand still
 KEY = "key.json"
-SEAL = ".{}.sha256"  # beside a file that an interrupted stage goes on with
 _RECORDS: list[list["Stage"]] = []
 _LOOKING: list[bool] = []  # not empty while nothing is to be worked on
 _OPEN: list["Stage"] = []  # those being worked on: a peak is one since a stage was opened
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON value, independent of the order of its keys."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it into place when the block ends well.
-
-    What the system refuses on the way carries the name of `path`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.filename is None or str(error.filename) == str(temporary):
-            error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def sealed(path: Path) -> Iterator[Path]:
-    """`atomic` for what an interrupted stage goes on with: its hash is noted beside it."""
-    with atomic(path) as temporary:
-        yield temporary
-        _seal(path).write_text(file_digest(temporary))
-
-
-def is_sealed(path: Path) -> bool:
-    """Whether a file is there as `sealed` left it; any other is removed, and the log says so."""
-    if not path.is_file():
-        return False
-    seal = _seal(path)
-    if seal.is_file() and seal.read_bytes() == file_digest(path).encode():
-        return True
-    log.warning("%s is not the file that was written: it is made again", path)
-    path.unlink()
-    return False
-
-
-def _seal(path: Path) -> Path:
-    return path.with_name(SEAL.format(path.name))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value atomically."""
-    with atomic(path) as temporary:
-        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file that this project wrote."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ExamError(
-            f"{path} is not the JSON file that was written ({error}).\n"
-            f"Delete the folder {path.parent} and run the command again."
-        ) from None
-
-
-def write_signed(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object that vouches for itself."""
-    value = json.loads(json.dumps(value))  # as it will be read
-    write_json(path, {**value, "sha256": digest(value)})
-
-
-def read_signed(path: Path) -> dict[str, Any]:
-    """Read what `write_signed` wrote.
-
-    Raises:
-        ExamError: it is not that.
-    """
-    found: Any = read_json(path)
-    if not isinstance(found, dict) or found.pop("sha256", None) != digest(found):
-        raise ExamError(
-            f"{path} is not the file that was written, or one of an earlier version.\n"
-            f"Delete the folder {path.parent} and run the command again."
-        )
-    return found
 
 
 @dataclass
@@ -164,12 +71,12 @@ class Stage:
         content = {
             "key": self.key,
             "facts": facts,
-            "files": {name: _fingerprint(self.folder / name) for name in sorted(files)},
+            "files": {name: fingerprint(self.folder / name) for name in sorted(files)},
             "seconds": round(self.seconds, 2),
             "peak_mib": round(self.peak_mib, 1),
         }
         write_signed(self.folder / MANIFEST, content)
-        _note_verified(self.folder, files)
+        note_verified(self.folder, files)
         for seal in self.folder.glob(SEAL.format("*")):
             seal.unlink()
         log.info("%s", self.line("done"))
@@ -179,10 +86,6 @@ class Stage:
         numbers = [f"{v:,} {k}" for k, v in self.facts.items() if isinstance(v, int)]
         cost = [f"{self.seconds:.1f} s", f"peak {self.peak_mib:,.0f} MiB"]
         return " · ".join([f"{self.kind} {verb}: {self.folder}", *numbers, *cost])
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
@@ -198,7 +101,7 @@ def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
             "Give a finished run folder, or run the command that makes it again."
         )
     manifest = read_signed(folder / MANIFEST)
-    _verify(folder, manifest, key or manifest["key"])
+    verify(folder, manifest, key or manifest["key"])
     return Stage(
         folder.parent.name,
         folder,
@@ -209,61 +112,6 @@ def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
         peak_mib=manifest["peak_mib"],
         files=manifest["files"],
     )
-
-
-def _manifests(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Folders with what their manifests say, the newest first; broken ones are passed over."""
-    for path in sorted(paths, key=lambda path: -path.stat().st_mtime):
-        try:
-            yield path.parent, read_signed(path)
-        except ExamError as error:
-            log.warning("not reused: %s", str(error).splitlines()[0])
-
-
-def _verify(folder: Path, manifest: dict[str, Any], key: dict[str, Any]) -> None:
-    """Refuse a finished folder whose key or files are not those its manifest describes."""
-    if manifest["key"] != key:
-        keys = ", ".join(_differences(manifest["key"], key))
-        raise ExamError(
-            f"{folder} holds another configuration's result ({keys}).\n"
-            "Delete that folder and run the command again."
-        )
-    stamps = _verified(folder)
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if name in stamps and path.is_file() and _stamp(path) == stamps[name]:
-            continue
-        found = _fingerprint(path) if path.is_file() else None
-        if found != expected:
-            state = "is missing" if found is None else "is not the file that was written"
-            raise ExamError(
-                f"{path} {state}.\nDelete the folder {folder} and run the command again."
-            )
-    _note_verified(folder, list(manifest["files"]))
-
-
-def _stamp(path: Path) -> list[int]:
-    """What changes whenever a file is written, copied or replaced."""
-    state = path.stat()
-    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
-
-
-def _note_verified(folder: Path, files: list[str]) -> None:
-    """Note the large files whose bytes were hashed: 10 GB take half a minute, at every use.
-
-    A copied folder is hashed once more; one that cannot be written to, every time.
-    """
-    large = {n: _stamp(folder / n) for n in files if (folder / n).stat().st_size >= LARGE}
-    if large != _verified(folder) and os.access(folder, os.W_OK):
-        write_json(folder / VERIFIED, large)
-
-
-def _verified(folder: Path) -> dict[str, list[int]]:
-    """The noted large files with their stamps; none where the note is broken."""
-    with suppress(ExamError):
-        noted = read_json(folder / VERIFIED) if (folder / VERIFIED).is_file() else {}
-        return noted if isinstance(noted, dict) else {}
-    return {}
 
 
 @contextmanager
@@ -297,7 +145,7 @@ def looking() -> Iterator[None]:
 
 def manifests(outputs: Path, kind: str) -> Iterator[dict[str, Any]]:
     """What is noted of a kind's finished stages, the newest first."""
-    yield from (found for _, found in _manifests((outputs / kind).glob(f"*/{MANIFEST}")))
+    yield from (found for _, found in readable((outputs / kind).glob(f"*/{MANIFEST}")))
 
 
 @contextmanager
@@ -321,13 +169,9 @@ def open_stage(
             raise NotYetError(kind)
         yield finished(base, key)
         return
-    root.mkdir(parents=True, exist_ok=True)
-    if resume in ("auto", "never"):
-        folder = _numbered(base) if resume == "never" else base
-        folder.mkdir(exist_ok=True)
-    else:
-        folder = _named(Path(resume), key)
-    with _alone(folder):
+    folder = _folder(base, key, resume)
+    whole = (folder / MANIFEST).is_file()  # such a one may lie where no lock can be
+    with alone(folder, needed=not whole):
         for outer in _OPEN:
             outer.peak_mib = max(outer.peak_mib, peak_memory_mib())
         reset_peak_memory()
@@ -336,7 +180,8 @@ def open_stage(
             stage = finished(folder, key)
             log.info("%s", stage.line("reused"))
         else:
-            log.info("%s: %s · %s", kind, folder, _why(root, name, folder, key))
+            why = "continues an unfinished one" if (folder / KEY).is_file() else None
+            log.info("%s: %s · %s", kind, folder, why or why_new(root, name, key))
             for part in folder.rglob(".*.part"):  # of a process that was killed
                 part.unlink()
             write_json(folder / KEY, key)
@@ -347,26 +192,6 @@ def open_stage(
             yield stage
         finally:
             _OPEN[:] = [other for other in _OPEN if other is not stage]
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from a stage's folder. A finished one may lie where no lock can be."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("%s is worked on by another process: waiting for it", folder)
-        lock.acquire()
-    except OSError:
-        if not (folder / MANIFEST).is_file():
-            raise
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -384,12 +209,22 @@ def shared_stage(
     ranks.wait()
 
 
+def _folder(base: Path, key: dict[str, Any], resume: str) -> Path:
+    """The folder to work in, made where it is not there."""
+    base.parent.mkdir(parents=True, exist_ok=True)
+    if resume not in ("auto", "never"):
+        return _named(Path(resume), key)
+    folder = _numbered(base) if resume == "never" else base
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def _named(folder: Path, key: dict[str, Any]) -> Path:
     """A folder that is to be gone on with, if it is one of this key."""
     if not (folder / KEY).is_file():
         state = f"has no {KEY}" if folder.is_dir() else "does not exist"
         raise ExamError(f"resume={folder} {state}.\nGive a run folder, or resume=auto.")
-    differing = _differences(read_json(folder / KEY), key)
+    differing = differences(read_json(folder / KEY), key)
     if differing:
         raise ExamError(
             f"resume={folder} is a run of another configuration: {', '.join(differing)}.\n"
@@ -401,7 +236,7 @@ def _named(folder: Path, key: dict[str, Any]) -> Path:
 def siblings(stage: Stage, apart_from: str) -> list[Path]:
     """Finished folders of the same kind whose keys differ in one entry alone, newest first."""
     wanted = {**stage.key, apart_from: None}
-    others = _manifests(stage.folder.parent.glob(f"*/{MANIFEST}"))
+    others = readable(stage.folder.parent.glob(f"*/{MANIFEST}"))
     return [folder for folder, found in others if {**found["key"], apart_from: None} == wanted]
 
 
@@ -415,36 +250,3 @@ def _numbered(base: Path) -> Path:
             continue
         return folder
     raise ExamError(f"{base} has 10,000 numbered copies.\nDelete some of them.")
-
-
-def _why(root: Path, name: str, folder: Path, key: dict[str, Any]) -> str:
-    """Why the stage is (re)done, naming the keys that differ from its nearest finished sibling."""
-    if (folder / KEY).is_file():
-        return "continues an unfinished one"
-    differing = []
-    for other, found in _manifests(root.glob(f"{name}-*/{MANIFEST}")):
-        keys = _differences(found["key"], key)
-        if keys:
-            differing.append((len(keys), other.name, keys))
-    if not differing:
-        return "new"
-    _, nearest, keys = min(differing)
-    return f"redone, because {', '.join(keys[:4])} differs from {nearest}"
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Dotted names at which two JSON values differ, with short values spelled out."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            name
-            for key in sorted(old.keys() | new.keys())
-            for name in _differences(old.get(key), new.get(key), f"{prefix}{key}.")
-        ]
-    if old == new:
-        return []
-    return [f"{prefix[:-1]} ({_short(old)} → {_short(new)})"]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else f"{text[:8]}…"

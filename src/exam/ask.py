@@ -75,7 +75,7 @@ class LoadedRun:
 
         from exam.answers.predictions import probabilities
         from exam.artefacts import recording
-        from exam.questions import FEATURES, LETTERS
+        from exam.question_rows import FEATURES, LETTERS
         from exam.retrieval.contexts import read_contexts
 
         if not 2 <= len(options) <= len(LETTERS):
@@ -98,7 +98,7 @@ class LoadedRun:
 
 def shown(found: Answered) -> str:
     """An answer as plain text."""
-    from exam.questions import LETTERS
+    from exam.question_rows import LETTERS
 
     order = sorted(range(len(found.options)), key=lambda place: -found.probabilities[place])
     lines = [f"{LETTERS[i]}  {found.probabilities[i]:>6.1%}  {found.options[i]}" for i in order]

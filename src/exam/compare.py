@@ -6,6 +6,7 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
+from exam.artefacts import Stage, finished
 from exam.endings import ended
 from exam.errors import ExamError
 from exam.runtime import say
@@ -46,7 +47,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _place(folders: list[Path]) -> Path:
     """Where a comparison of these folders is kept."""
-    from exam.artefacts import digest
+    from exam.files import digest
 
     whole = [folder.resolve() for folder in folders]
     return whole[0].parents[1] / "compare" / digest([f.name for f in whole])[:8] / "results.json"
@@ -63,9 +64,11 @@ def compare(runs: list[Path], target: Path) -> str:
     from exam.answers.predictions import aligned
     from exam.answers.results import blind, of_logits, results, table
     from exam.answers.scored import answers
-    from exam.answers.statistics import plot_reliability, questions_needed, statistics
-    from exam.artefacts import finished, write_json
+    from exam.answers.statistics import questions_needed, statistics
+    from exam.files import write_json
+    from exam.report.charts import calibrations
     from exam.report.compared import write_compared
+    from exam.report.png import write_png
 
     stages = [finished(run) for run in runs]
     found = aligned([answers(run) for run in runs], [str(run) for run in runs])
@@ -80,7 +83,7 @@ def compare(runs: list[Path], target: Path) -> str:
     for pair, other in zip(figures["paired"], others, strict=True):
         pair["questions_needed"] = questions_needed(first.scores, other.scores)
     write_json(target, figures)
-    plot_reliability(figures["statistics"], target.with_suffix(".png"))
+    write_png([calibrations(figures["statistics"])], target.with_suffix(".png"))
     write_compared(target.with_suffix(".html"), figures, found)
     lines = [table(figures)]
     for name, own in figures["statistics"].items():
@@ -96,9 +99,10 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
     Raises:
         ExamError: a folder holds no contexts, or those of other questions.
     """
-    from exam.answers.contexts import comparison, curves, plot, ranked, table
-    from exam.artefacts import finished, write_json
-    from exam.report.compared import write_contexts
+    from exam.answers.contexts import comparison, curves, ranked, table
+    from exam.files import write_json
+    from exam.report.compared import over_depth, write_contexts
+    from exam.report.png import write_png
 
     if fit_on and len(fit_on) != len(folders):
         raise ExamError(
@@ -106,6 +110,20 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
             "Give one for each, in their order."
         )
     stages, others = ([finished(folder) for folder in given] for given in (folders, fit_on))
+    _check_contexts(stages, others)
+    systems = [ranked(stage, fitted_on) for stage, fitted_on in zip_longest(stages, others)]
+    figures = comparison(systems)
+    if target is not None:
+        figures["curves"] = curves(systems)
+        write_json(target, figures)
+        if drawn := over_depth(figures["curves"]):
+            write_png(drawn, target.with_suffix(".png"))
+        write_contexts(target.with_suffix(".html"), figures, "comparison of contexts")
+    return table(figures)
+
+
+def _check_contexts(stages: list[Stage], others: list[Stage]) -> None:
+    """Refuse folders that hold no contexts, or those of questions that do not go together."""
     for stage in [*stages, *others]:
         if "questions.parquet" not in stage.files:
             raise ExamError(
@@ -125,14 +143,6 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
             f"{others[0].folder} holds the questions that are compared.\n"
             "Fit on others, or leave out --fit-on: the reader is then cross-fitted."
         )
-    systems = [ranked(stage, fitted_on) for stage, fitted_on in zip_longest(stages, others)]
-    figures = comparison(systems)
-    if target is not None:
-        figures["curves"] = curves(systems)
-        write_json(target, figures)
-        plot(figures["curves"], target.with_suffix(".png"))
-        write_contexts(target.with_suffix(".html"), figures, "comparison of contexts")
-    return table(figures)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from exam.artefacts import atomic
 from exam.checks import check
 from exam.config import ROOTS, ReaderKind, Restore, Task, Train
 from exam.errors import ExamError
+from exam.files import atomic
 from exam.trainer_fields import TrainerFields
 
 log = logging.getLogger(__name__)

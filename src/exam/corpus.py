@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from exam.artefacts import atomic, file_digest, open_stage
+from exam.artefacts import open_stage
 from exam.config import Corpus, CorpusReader, CorpusSource, names
 from exam.errors import ExamError
+from exam.files import atomic, file_digest
 from exam.packages import fetched_wheel
 from exam.tables import read_rows
 

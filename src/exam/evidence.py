@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from scipy.special import log_softmax
 
-from exam.artefacts import Stage, atomic, is_sealed, open_stage, sealed
+from exam.artefacts import Stage, open_stage
 from exam.config import Train, answering_values, plain, trainer_values
+from exam.files import atomic, is_sealed, sealed
 from exam.questions import questions_digest
 from exam.reader.features import build_features
 from exam.reader.model import longest_input
-from exam.reader.training import Reader, predict
+from exam.reader.reader import Reader
+from exam.reader.training import predict
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
 
@@ -67,26 +69,28 @@ def weigh_passages(
             values, work = answering_values(config.trainer), stage.folder / "predictions"
             layout = config.context.layout
             reader = Reader.load(config.model, values, work, config.seed, layout=layout)
-            tables = [
-                _shard(
-                    stage.folder / f"gains-{number:06d}.parquet",
-                    questions.select(
-                        range(start, min(start + QUESTIONS_PER_SHARD, len(questions)))
-                    ),
-                    found,
-                    reader,
-                    config.model.max_length,
-                )
-                for number, start in enumerate(range(0, len(questions), QUESTIONS_PER_SHARD))
-            ]
+            tables = _shards(stage.folder, questions, found, reader, config.model.max_length)
+            whole = pa.concat_tables(tables)
             with atomic(stage.folder / FILE) as temporary:
-                pq.write_table(pa.concat_tables(tables), temporary)
-            gains = pa.concat_tables(tables)["gain"].to_pylist()
+                pq.write_table(whole, temporary)
+            gains = whole["gain"].to_pylist()
             raised = sum(gain > 0 for gain in gains)
             stage.finish([FILE], questions=len(questions), passages=len(gains), raised=raised)
         for path in stage.folder.glob("gains-*.parquet"):
             path.unlink()
     return stage
+
+
+def _shards(
+    folder: Path, questions: Dataset, contexts: Contexts, reader: Reader, max_length: int
+) -> list[pa.Table]:
+    """All questions' gains, a shard of questions at a time."""
+    tables = []
+    for number, start in enumerate(range(0, len(questions), QUESTIONS_PER_SHARD)):
+        path = folder / f"gains-{number:06d}.parquet"
+        own = questions.select(range(start, min(start + QUESTIONS_PER_SHARD, len(questions))))
+        tables.append(_shard(path, own, contexts, reader, max_length))
+    return tables
 
 
 def _shard(

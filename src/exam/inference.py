@@ -11,19 +11,10 @@ from datasets import Dataset
 
 from exam import ranks
 from exam.answering import Answer, loaded
-from exam.answers.predictions import (
-    Predictions,
-    predictions_of,
-    write_predictions,
-)
+from exam.answers.predictions import Predictions, predictions_of, write_predictions
 from exam.answers.scored import PREDICTIONS, answers, score
 from exam.answers.submission import write_submission
-from exam.artefacts import (
-    Stage,
-    finished,
-    read_json,
-    shared_stage,
-)
+from exam.artefacts import Stage, finished, shared_stage
 from exam.compose import load_run
 from exam.config import (
     Infer,
@@ -36,7 +27,9 @@ from exam.config import (
     trainer_values,
 )
 from exam.errors import ExamError
-from exam.questions import LETTERS, questions_digest, read
+from exam.files import read_json
+from exam.question_rows import LETTERS
+from exam.questions import questions_digest, read
 from exam.report.run import write_run
 from exam.retrieval.rerank import check_reachable as check_reranker
 from exam.retrieval.retrieval import Retrieval

@@ -3,11 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+from datasets import Dataset
+
 from exam import ranks
 from exam.answers.contexts import CURVES_UP_TO, comparison, curves, ranked
 from exam.answers.contexts import table as contexts_table
 from exam.answers.scored import Run, log_scores
-from exam.artefacts import Stage, finished, open_stage, read_json, write_json
+from exam.artefacts import Stage, finished, open_stage
 from exam.config import (
     Bundle,
     Evidence,
@@ -25,12 +27,11 @@ from exam.config import (
 from exam.errors import ExamError
 from exam.evidence import FILE as EVIDENCE
 from exam.evidence import weigh_passages
+from exam.files import read_json, write_json
 from exam.generation.stage import QUESTIONS, generate, generated, is_asked_for
 from exam.inference import restored
 from exam.questions import questions_digest, read
-from exam.reader.lexical import (
-    FEATURES,
-)
+from exam.reader.lexical import FEATURES
 from exam.report.compared import write_contexts
 from exam.report.page import REPORT
 from exam.retrieval.contexts import FILE as CONTEXTS
@@ -40,7 +41,7 @@ from exam.runs import RESULTS
 from exam.runtime import say
 from exam.splits import read_split
 from exam.stress import stressed
-from exam.together import answered
+from exam.together.infer import answered
 from exam.tracker import conclude, tracked
 from exam.train_reader import train_reader
 from exam.weights import MODEL
@@ -150,6 +151,29 @@ def run_stress(stress: Stress) -> None:
 def run_evidence(evidence: Evidence) -> None:
     """`evidence.py`: what each training question's passages, each alone, add to a run's reader."""
     trained, config = restored(evidence)
+    _check_weighs(trained, config)
+    questions = read(config.data, config.data.train)
+    lacking = questions["label"][:].count(None)
+    if lacking or not len(questions):
+        raise ExamError(
+            f"{lacking} of {len(questions)} questions of data.train have no answer to weigh "
+            "passages by.\nGive questions with answers: data.train=<file>"
+        )
+    saved = replace(config.model, name_or_path=str(trained.folder / MODEL))
+    stage = weigh_passages(
+        replace(config, model=saved),
+        trained,
+        questions,
+        _weighed_contexts(evidence, config, questions),
+        evidence.depth,
+        Path(evidence.outputs),
+        evidence.resume.value,
+    )
+    say(str(stage.folder / EVIDENCE))
+
+
+def _check_weighs(trained: Stage, config: Train) -> None:
+    """Refuse a run whose reader cannot weigh passages one by one."""
     if config.model.kind is not ReaderKind.transformer:
         raise ExamError(
             f"{trained.folder} is a run of model.kind={config.model.kind.value}; evidence is "
@@ -164,32 +188,17 @@ def run_evidence(evidence: Evidence) -> None:
             "against all their passages; here each passage is read alone.\n"
             "Give a run without it: ckpt=<folder>"
         )
-    questions = read(config.data, config.data.train)
-    lacking = questions["label"][:].count(None)
-    if lacking or not len(questions):
+
+
+def _weighed_contexts(evidence: Evidence, config: Train, questions: Dataset) -> Stage:
+    """The contexts that were given, or else what the run's own retrieval finds."""
+    if evidence.contexts is None:
+        return Retrieval.of(config).contexts(questions, f"{config.data.name}-train")
+    contexts = finished(Path(evidence.contexts))
+    asked = contexts.key.get("questions")
+    if CONTEXTS not in contexts.files or asked != questions_digest(questions):
         raise ExamError(
-            f"{lacking} of {len(questions)} questions of data.train have no answer to weigh "
-            "passages by.\nGive questions with answers: data.train=<file>"
+            f"{contexts.folder} holds no contexts of the questions of data.train.\n"
+            "Give a folder that retrieve.py wrote for them, or leave out contexts=."
         )
-    if evidence.contexts is not None:
-        contexts = finished(Path(evidence.contexts))
-        asked = contexts.key.get("questions")
-        if CONTEXTS not in contexts.files or asked != questions_digest(questions):
-            raise ExamError(
-                f"{contexts.folder} holds no contexts of the questions of data.train.\n"
-                "Give a folder that retrieve.py wrote for them, or leave out contexts=."
-            )
-    else:
-        retrieval = Retrieval.of(config)
-        contexts = retrieval.contexts(questions, f"{config.data.name}-train")
-    saved = replace(config.model, name_or_path=str(trained.folder / MODEL))
-    stage = weigh_passages(
-        replace(config, model=saved),
-        trained,
-        questions,
-        contexts,
-        evidence.depth,
-        Path(evidence.outputs),
-        evidence.resume.value,
-    )
-    say(str(stage.folder / EVIDENCE))
+    return contexts

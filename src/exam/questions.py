@@ -1,39 +1,27 @@
-"""Questions: read and validate.
+"""Questions: read from files, hub data sets, the demo, or what was generated.
 
 A set of questions is a `datasets.Dataset` with the columns of `FEATURES`: whatever the file
 looked like, everything after this module sees `id`, `prompt`, `options`, `label`.
 """
 
 import logging
-import string
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from random import Random
 from typing import Any
 
-from datasets import Dataset, Features, List, Value, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 
-from exam.artefacts import digest
 from exam.config import Data, Source, names
 from exam.corpus import article_id
 from exam.errors import ExamError
+from exam.files import digest
 from exam.kaggle import competition_file
+from exam.question_rows import FEATURES, LETTERS, parse
 from exam.tables import read_rows
 
 log = logging.getLogger(__name__)
 
-LETTERS = string.ascii_uppercase
-FEATURES = Features(
-    {
-        "id": Value("string"),
-        "prompt": Value("string"),
-        "options": List(Value("string")),
-        "label": Value("int64"),  # null where the answer is not known
-        "context": Value("string"),  # a text that came with the question, else null
-        "article": Value("string"),  # the article it was written from (qrels), else null
-    }
-)
 DEMO = Path(__file__).parent / "demo" / "questions.csv"
 OWN_COLUMNS = {"id": "id", "prompt": "prompt", "answer": "answer", "article": "article"}
 
@@ -70,11 +58,7 @@ def questions_digest(questions: Dataset) -> str:
 
 def no_questions() -> Dataset:
     """A set without any."""
-    return Dataset.from_dict(_empty(), features=FEATURES)
-
-
-def _empty() -> dict[str, list[Any]]:
-    return {name: [] for name in FEATURES}
+    return Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
 
 
 def prefixed(questions: Dataset, stem: str) -> Dataset:
@@ -157,146 +141,3 @@ def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
             "data.valid=<file>, with the same data.columns."
         ) from None
     return rows
-
-
-def parse(rows: Iterable[dict[str, Any]], data: Data, where: str) -> Dataset:
-    """Map and validate the rows of one file; `where` names it in messages."""
-    found = _empty()
-    seen: dict[str, int] = {}
-    equal = 0
-    for number, row in enumerate(rows, 1):
-        _check_columns(row, data, where)
-        question = _question(row, number, data, where)
-        key = question["id"]
-        place = f"{where}, row {number} (id {key!r})"
-        if key in seen:
-            raise ExamError(
-                f"{place}: row {seen[key]} has the same id.\nGive every question an id of its "
-                "own, or number them with data.columns.id=null."
-            )
-        seen[key] = number
-        equal += _count_equal_options(question, place, data.strict)
-        for name, column in found.items():
-            column.append(question[name])
-    if not seen:
-        raise ExamError(f"{where} holds no question.\nGive a file with at least one row.")
-    if equal:
-        log.warning(
-            "%s: %d of %d questions have two equal options (data.strict=true refuses them)",
-            where,
-            equal,
-            len(seen),
-        )
-    return Dataset.from_dict(found, features=FEATURES)
-
-
-def _column(data: Data, name: str) -> str | None:
-    return data.columns.get(name, name if len(name) == 1 else None)
-
-
-def _check_columns(row: dict[str, Any], data: Data, where: str) -> None:
-    """Refuse a row that lacks a column that every question needs."""
-    have = ", ".join(row)
-    for letter in data.options or ():
-        if _column(data, letter) not in row:
-            ways = f"Map another name with data.columns.{letter}=<name>"
-            if len(data.options or "") > 2:
-                fewer = (data.options or "").replace(letter, "")
-                ways += f", or set data.options={fewer}"
-            raise ExamError(
-                f"{where} has columns {have}; option '{letter}' is missing.\n"
-                f"Every question needs the same options. {ways}."
-            )
-    for name in ("id", "prompt", *(() if data.options else ("options",))):
-        column = data.columns.get(name)
-        if column is None and name == "id":
-            continue
-        if column not in row:
-            raise ExamError(
-                f"{where} has columns {have}; {name} column '{column}' is missing.\n"
-                f"Map another name with data.columns.{name}=<name>."
-            )
-
-
-def _question(row: dict[str, Any], number: int, data: Data, where: str) -> dict[str, Any]:
-    id_column = data.columns.get("id")
-    key = str(row[id_column]) if id_column else f"{Path(where).stem}-{number}"
-    place = f"{where}, row {number} (id {key!r})"
-    prompt = _text(row[str(data.columns["prompt"])])
-    if not prompt:
-        raise ExamError(f"{place}: the prompt is empty.\nFill it in, or delete the row.")
-    texts, labels = _options(row, data, place)
-    for label, text in zip(labels, texts, strict=True):
-        if not text:
-            raise ExamError(f"{place}: option {label} is empty.\nFill it in, or delete the row.")
-    answer = _label(row, texts, labels, data, place)
-    if data.shuffle_options:
-        order = list(range(len(texts)))
-        Random(digest(key)).shuffle(order)
-        texts = [texts[i] for i in order]
-        answer = None if answer is None else order.index(answer)
-    return {
-        "id": key,
-        "prompt": prompt,
-        "options": texts,
-        "label": answer,
-        "context": _text(row.get(data.columns.get("context") or "")) or None,
-        "article": _text(row.get(data.columns.get("article") or "")) or None,
-    }
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def _options(row: dict[str, Any], data: Data, place: str) -> tuple[list[str], list[str]]:
-    """Texts and labels of a question's options, from letter columns or from one list column."""
-    if data.options:
-        return [_text(row[str(_column(data, c))]) for c in data.options], list(data.options)
-    value = row[str(data.columns["options"])]
-    own = value.get("label") if isinstance(value, dict) else None
-    texts = value.get("text") if isinstance(value, dict) else value
-    if texts is None or isinstance(texts, str) or not 2 <= len(texts) <= 26:
-        count = "no list" if texts is None or isinstance(texts, str) else f"{len(texts)} of them"
-        raise ExamError(
-            f"{place}: options are {count}.\nA question has 2 to 26: correct the row, or name "
-            "the column of the list with data.columns.options=<name>."
-        )
-    labels = [str(label) for label in own] if own is not None else list(LETTERS[: len(texts)])
-    return [_text(t) for t in texts], labels
-
-
-def _label(
-    row: dict[str, Any], texts: list[str], labels: list[str], data: Data, place: str
-) -> int | None:
-    """The index of the right option: by its label, its number from 0, or (`correct`) its text."""
-    if data.columns.get("correct"):
-        text = _text(row.get(str(data.columns["correct"])))
-        return texts.index(text) if text in texts else None
-    value = row.get(data.columns.get("answer") or "")
-    if _text(value) in labels:
-        return labels.index(_text(value))
-    if isinstance(value, int):
-        if 0 <= value < len(texts):
-            return value
-        if value == -1:  # the hub's way of saying that the answer is withheld
-            return None
-    elif not _text(value):
-        return None
-    raise ExamError(
-        f"{place}: answer {value!r} is not among the labels {', '.join(labels)}.\n"
-        "Correct the row, or map another column with data.columns.answer=<name>."
-    )
-
-
-def _count_equal_options(question: dict[str, Any], place: str, strict: bool) -> int:
-    options = question["options"]
-    if len(set(options)) == len(options):
-        return 0
-    if strict:
-        double = next(o for i, o in enumerate(options) if o in options[:i])
-        raise ExamError(
-            f"{place}: two options are equal ({double!r}).\n"
-            "Correct the row, or accept such rows with data.strict=false."
-        )
-    return 1

@@ -12,9 +12,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from exam import ranks, tracker
-from exam.artefacts import KEY, file_digest, read_json, write_json
+from exam.artefacts import KEY
 from exam.endings import explained
 from exam.errors import ExamError
+from exam.files import file_digest, read_json, write_json
 from exam.runtime import draws_bars
 
 log = logging.getLogger(__name__)

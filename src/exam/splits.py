@@ -13,7 +13,8 @@ from datasets import Dataset, concatenate_datasets
 from exam.config import ALL_FOLDS, Data, Source, names
 from exam.errors import ExamError
 from exam.metrics import questions_for
-from exam.questions import LETTERS, prefixed, read
+from exam.question_rows import LETTERS
+from exam.questions import prefixed, read
 
 log = logging.getLogger(__name__)
 

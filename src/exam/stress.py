@@ -14,9 +14,10 @@ from exam import ranks
 from exam.answering import loaded
 from exam.answers.predictions import predictions_of, read_predictions, write_predictions
 from exam.answers.results import System, baselines, of_logits, results, table
-from exam.artefacts import Stage, is_sealed, open_stage, read_json, sealed, write_json
+from exam.artefacts import Stage, open_stage
 from exam.config import Stress
 from exam.errors import ExamError
+from exam.files import is_sealed, read_json, sealed, write_json
 from exam.inference import answers_key, asked_questions, restored
 from exam.metrics import Floats, ranking
 from exam.questions import questions_digest
@@ -118,13 +119,11 @@ def stressed(stress: Stress) -> None:
         if not stage.reused:
             answer = loaded(config, trained.folder / MODEL, stage.folder, merge=False)
             found = {}
-            for number, condition in enumerate(CONDITIONS):
+            for condition, path in _files(stage):
                 asked = _asked(condition, questions, stress.seed)
-                path = stage.folder / f"{number}.parquet"
                 if not is_sealed(path):  # of an interrupted run
                     given = _given(condition, contexts, asked, top_k, stress.seed, rarity)
-                    logits = answer(asked, given)
-                    own = predictions_of(asked, logits, config.name, condition.name)
+                    own = predictions_of(asked, answer(asked, given), config.name, condition.name)
                     with sealed(path) as temporary:
                         write_predictions(temporary, [own])
                 found[condition.name] = asked, read_predictions(path).logits
@@ -135,12 +134,17 @@ def stressed(stress: Stress) -> None:
             shown = read_json(stage.folder / RESULTS)
             as_given = [row["system"] for row in shown["rows"]].index(AS_GIVEN)
             write_results(stage.folder / REPORT, stage.folder.name, shown, as_given)
-            files = [f"{number}.parquet" for number in range(len(CONDITIONS))]
+            files = [path.name for _, path in _files(stage)]
             stage.finish([*files, RESULTS, REPORT], questions=len(questions))
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     shown = read_json(stage.folder / RESULTS)
     flips = f"another first choice with options in another order: {shown['flip_rate']:.1%}"
     say(f"{table(shown)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+
+
+def _files(stage: Stage) -> list[tuple[Condition, Path]]:
+    """Every condition, and where its predictions lie."""
+    return [(own, stage.folder / f"{number}.parquet") for number, own in enumerate(CONDITIONS)]
 
 
 def _asked(condition: Condition, questions: Dataset, seed: int) -> Dataset:

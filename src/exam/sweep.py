@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from exam.answers.results import table
-from exam.artefacts import digest, read_json, write_json
-from exam.plots import drawn, errors
+from exam.files import digest, read_json, write_json
 from exam.report import charts
+from exam.report.charts import Chart
 from exam.report.page import REPORT, Page, write_page
+from exam.report.png import write_png
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,16 @@ def compare_jobs(jobs: list[Job], outputs: Path) -> str:
     folder = outputs / "sweeps" / digest([job.values for job in jobs])[:8]
     found = {"rows": rows, "paired": []}
     write_json(folder / "results.json", found)
-    _plot(rows, changing, folder / "map_at_3.png")
-    _write_report(folder, found, changing)
+    made = _charts(rows, changing)
+    write_png(made[-1:], folder / "map_at_3.png")
+    facts = [("jobs", str(len(rows))), ("changing", ", ".join(changing) or "nothing")]
+    write_page(folder / REPORT, Page(f"sweep {folder.name}", facts, found, made, own=None))
     files = ("results.json", "map_at_3.png", REPORT)
     return "\n".join([table(found), *(str(folder / name) for name in files)])
 
 
-def _write_report(folder: Path, found: dict[str, Any], changing: list[str]) -> None:
-    rows = found["rows"]
+def _charts(rows: list[dict[str, Any]], changing: list[str]) -> list[Chart]:
+    """MAP@3 of every job, and over the value that changes, where it is one number."""
     places, label = _places(rows, changing)
     made = [charts.systems(rows)]
     if label is not None:
@@ -50,25 +53,7 @@ def _write_report(folder: Path, found: dict[str, Any], changing: list[str]) -> N
         ]
         lines = {"MAP@3": points}
         made.append(charts.over(f"Over {label}", "", label, "MAP@3", lines, log=False))
-    facts = [("jobs", str(len(rows))), ("changing", ", ".join(changing) or "nothing")]
-    write_page(folder / REPORT, Page(f"sweep {folder.name}", facts, found, made, own=None))
-
-
-def _plot(rows: list[dict[str, Any]], changing: list[str], path: Path) -> None:
-    places, label = _places(rows, changing)
-    numbers = label is not None
-    with drawn(path) as axis:
-        axis.errorbar(
-            places,
-            [row["map_at_3"] for row in rows],
-            yerr=errors(rows),
-            marker="o",
-            capsize=3,
-            ls="-" if numbers else "",
-        )
-        if not numbers:
-            axis.set_xticks(places, [row["system"] for row in rows], rotation=30, ha="right")
-        axis.set(xlabel=label or "", ylabel="MAP@3 with 95 % interval")
+    return made
 
 
 def _places(rows: list[dict[str, Any]], changing: list[str]) -> tuple[list[float], str | None]:

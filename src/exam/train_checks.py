@@ -1,4 +1,4 @@
-"""Refuse what cannot be trained: a task, a model, its tuning, the Trainer's arguments."""
+"""Refuse what cannot be trained: a task, the Trainer's arguments."""
 
 import re
 from pathlib import Path
@@ -7,28 +7,19 @@ from typing import Any
 from exam import ranks
 from exam.config import (
     ALL_FOLDS,
-    BatchBy,
-    Execution,
-    Layout,
-    Loss,
-    Model,
-    Packing,
     Query,
     ReaderKind,
     RetrieverKind,
-    Scoring,
     Target,
     Task,
     Train,
-    Tuning,
     is_trained,
     trainer_values,
 )
 from exam.errors import ExamError
+from exam.model_checks import check_model, check_tuning
 from exam.trainer_fields import CHOICES
 
-OF_HEADS = ("packing", "evidence", "loss", "others", "flash", "dropout")  # a reader's with a head
-OF_CAUSAL = ("scoring", "chat", "template", "execution", "memory_gib", "gguf")  # a language model's
 MANAGED = {
     "output_dir": "the run folder is outputs/train/<name>-<hash>",
     "seed": "set seed=… at the top level",
@@ -57,8 +48,8 @@ def check_train(config: Train) -> None:
     for name, value in trainer.items():
         _check_trainer_value(name, value)
     _check_evaluation(config, trainer)
-    _check_model(config)
-    _check_tuning(config)
+    check_model(config)
+    check_tuning(config)
     _check_soft_labels(config)
 
 
@@ -104,7 +95,7 @@ def _check_seeds(config: Train) -> None:
 
 
 def _check_task(config: Train) -> None:
-    """Training of a reranker or an encoder needs one, a ranking to mine, and whole questions."""
+    """Training of a reranker or an encoder needs one, and pairs."""
     if config.task is Task.reader:
         return
     if ranks.world_size() > 1:
@@ -112,12 +103,17 @@ def _check_task(config: Train) -> None:
             f"task={config.task.value} is trained by one process, and the launcher started "
             f"{ranks.world_size()}.\nRun it without torchrun."
         )
-    retriever, pairs, task = config.retriever, config.pairs, config.task
-    if task is Task.reranker and config.reranker.ckpt is None:
+    if config.task is Task.reranker and config.reranker.ckpt is None:
         raise ExamError(
             "task=reranker trains reranker.ckpt, which has no value.\n"
             "Give a hub id or a folder: reranker.ckpt=cross-encoder/ms-marco-MiniLM-L6-v2"
         )
+    _check_pairs(config)
+
+
+def _check_pairs(config: Train) -> None:
+    """A ranking to mine, and whole questions to mine it with."""
+    retriever, pairs, task = config.retriever, config.pairs, config.task
     kinds = {retriever.kind, *(member.kind for member in retriever.members.values())}
     if task is Task.encoder and not kinds & {RetrieverKind.two_stage, RetrieverKind.passages}:
         raise ExamError(
@@ -148,44 +144,6 @@ def _check_task(config: Train) -> None:
         )
 
 
-def _check_model(config: Train) -> None:
-    model, trainer = config.model, trainer_values(config.trainer)
-    named = model.name_or_path or model.config or model.architecture
-    if model.kind is not ReaderKind.lexical and not named:
-        raise ExamError("model.name_or_path has no value.\nGive a hub id or a folder.")
-    own = OF_CAUSAL if model.kind is not ReaderKind.causal_lm else OF_HEADS
-    if model.kind is not ReaderKind.lexical:
-        _check_own(model, own)
-    if model.kind is ReaderKind.causal_lm:
-        _check_causal(config)
-    if model.others and model.loss is not Loss.binary:
-        raise ExamError(
-            "model.others=true changes nothing under model.loss=softmax, which compares the "
-            "options itself.\nSet model.loss=binary, or leave model.others out."
-        )
-    sampling = trainer.get("train_sampling_strategy", "random")
-    if model.batch_by is BatchBy.tokens and sampling != "random":
-        raise ExamError(
-            f"trainer.train_sampling_strategy={sampling}, but model.batch_by=tokens draws the "
-            "batches.\nLeave it out, or set model.batch_by=questions."
-        )
-    if model.flash and model.packing is not Packing.none:
-        raise ExamError(
-            f"model.flash=true, but model.packing={model.packing.value}: flashdeberta reads "
-            "one sequence for each option.\nSet model.packing=none, or leave model.flash out."
-        )
-
-
-def _check_own(model: Model, others: tuple[str, ...]) -> None:
-    """Refuse values that the other kind of reader alone has a use for."""
-    ignored = [name for name in others if getattr(model, name) != getattr(Model(), name)]
-    if ignored:
-        raise ExamError(
-            f"model.{ignored[0]} has no meaning for model.kind={model.kind.value}.\n"
-            "Leave it out, or set model.kind to the other one."
-        )
-
-
 def _check_soft_labels(config: Train) -> None:
     data = config.data
     if data.soft_labels is None:
@@ -206,89 +164,6 @@ def _check_soft_labels(config: Train) -> None:
             "data.soft_labels are for a transformer that is trained, and nothing here would learn "
             "from them.\nLeave them out, or choose another model, trainer or task."
         )
-
-
-def _check_causal(config: Train) -> None:
-    """A causal language model answers as it is, or learns letters in memory."""
-    model = config.model
-    needed = {Scoring.letters: "{options}", Scoring.yes_no: "{option}"}.get(model.scoring, "")
-    lacking = [mark for mark in ("{prompt}", needed) if mark not in (model.template or mark)]
-    if lacking:
-        raise ExamError(
-            f"model.template has no {lacking[0]}, which model.scoring={model.scoring.value} asks "
-            "by.\nWrite where it stands."
-        )
-    _, mark, behind = (model.template or "").partition("{option}")
-    if mark and ("{option}" in behind or "{context}" in behind):
-        raise ExamError(
-            "model.template has {option} or {context} behind its first {option}, where every "
-            "option would be read anew.\nPut {context} in front, and {option} once."
-        )
-    if model.load_in_4bit and model.execution is not Execution.memory:
-        raise ExamError(
-            f"model.load_in_4bit=true is for model.execution=memory, not {model.execution.value}.\n"
-            "Leave one of them out."
-        )
-    if ranks.world_size() > 1 and not is_trained(config.trainer):
-        raise ExamError(
-            "A language model that answers as it is runs in one process, and the launcher started "
-            f"{ranks.world_size()}.\nRun it without torchrun."
-        )
-    if model.scoring is Scoring.likelihood and mark:
-        raise ExamError(
-            "model.template has {option}, and model.scoring=likelihood puts the option behind it."
-            "\nLeave {option} out."
-        )
-    if config.context.layout is not Layout.context_first:
-        raise ExamError(
-            "context.layout is of readers with a head of their own; model.template says what "
-            "stands where.\nLeave context.layout out."
-        )
-    in_memory = model.execution is Execution.memory and model.scoring is Scoring.letters
-    if is_trained(config.trainer) and not in_memory:
-        raise ExamError(
-            f"model.scoring={model.scoring.value} with model.execution={model.execution.value} "
-            "answers without training.\nChoose trainer=no_training, or train letters: "
-            "model.scoring=letters model.execution=memory"
-        )
-    if model.gguf and model.execution is Execution.layerwise:
-        raise ExamError(
-            "model.execution=layerwise reads safetensors, and model.gguf is another form.\n"
-            "Choose model.execution=memory, or a checkpoint in safetensors."
-        )
-
-
-def _check_tuning(config: Train) -> None:
-    tuning, adversary = config.tuning, config.adversary
-    chosen = {"tuning": tuning != Tuning(), "adversary": adversary.adv_lr is not None}
-    for group, is_chosen in chosen.items():
-        name = getattr(config, group).name
-        if is_chosen and config.task is not Task.reader:
-            raise ExamError(
-                f"{group}={name} is for a reader, and task={config.task.value} trains none.\n"
-                f"Leave {group} out."
-            )
-        if is_chosen and config.model.kind is ReaderKind.lexical:
-            raise ExamError(
-                f"{group}={name} is for a transformer, and model={config.model.name} is none.\n"
-                f"Leave {group} out, or choose another model."
-            )
-    if tuning.lora_rank is None and (tuning.rslora or tuning.dora or tuning.lora_targets):
-        raise ExamError(
-            "tuning.rslora, tuning.dora and tuning.lora_targets shape adapters, and there are none."
-            "\nChoose tuning=lora, or leave them out."
-        )
-    head, adv_lr, adv_eps = tuning.head_learning_rate, adversary.adv_lr, adversary.adv_eps
-    for key, value, allowed, required in (
-        ("tuning.freeze_layers", tuning.freeze_layers, tuning.freeze_layers >= 0, "0 or more"),
-        ("tuning.layer_decay", tuning.layer_decay, 0 < tuning.layer_decay <= 1, "above 0, up to 1"),
-        ("tuning.head_learning_rate", head, head is None or head > 0, "more than 0"),
-        ("tuning.lora_dropout", tuning.lora_dropout, 0 <= tuning.lora_dropout < 1, "0 to 0.99"),
-        ("adversary.adv_lr", adv_lr, adv_lr is None or adv_lr > 0, "more than 0"),
-        ("adversary.adv_eps", adv_eps, adv_eps is None or adv_eps > 0, "more than 0"),
-    ):
-        if not allowed:
-            raise ExamError(f"{key}={value} must be {required}.")
 
 
 def _check_depth(config: Train) -> None:

@@ -16,9 +16,10 @@ from exam.answers.predictions import read_predictions
 from exam.answers.results import BLIND, System, results, table
 from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
 from exam.answers.soft_labels import with_soft_labels
-from exam.artefacts import NotYetError, Stage, open_stage, read_json, shared_stage, write_json
+from exam.artefacts import NotYetError, Stage, open_stage, shared_stage
 from exam.compose import save_run
 from exam.config import ALL_FOLDS, Data, Train, plain, trainer_values
+from exam.files import read_json, write_json
 from exam.generation.stage import QUESTIONS, generated, is_asked_for
 from exam.metrics import Floats
 from exam.plan import announce

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from exam.answers.contexts import comparison, ranked, table
-from exam.artefacts import Stage, file_digest, open_stage, read_json, write_json
+from exam.artefacts import Stage, open_stage
 from exam.compose import save_run
 from exam.config import Reranker, Task, Train, plain, trainer_values
+from exam.files import file_digest, read_json, write_json
 from exam.questions import questions_digest
 from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.rerank import has_head

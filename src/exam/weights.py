@@ -12,8 +12,10 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from exam.artefacts import MANIFEST, atomic, file_digest, finished
+from exam.artefacts import finished
 from exam.errors import ExamError
+from exam.files import atomic, file_digest
+from exam.manifest import MANIFEST
 from exam.packages import fetched_wheel
 from exam.runtime import draws_bars
 

@@ -17,20 +17,24 @@ import torch
 from conftest import jsonl_corpus, make_articles, make_questions
 
 from exam import artefacts
+from exam import manifest as manifest_module
 from exam.answers.predictions import Predictions, read_all, write_predictions
-from exam.artefacts import MANIFEST, finished, is_sealed, open_stage, sealed, write_json
+from exam.artefacts import finished, open_stage
 from exam.bundle.contents import Contents, check
 from exam.compose import composed
 from exam.config import Dtype, Encoder, Index, Recipe
 from exam.corpus import corpus_files, corpus_key
 from exam.errors import ExamError
-from exam.generation.llm import Journal
+from exam.files import is_sealed, sealed, write_json
+from exam.generation.journal import Journal
 from exam.llm.states import States
+from exam.manifest import MANIFEST
+from exam.retrieval import building
 from exam.retrieval import index as index_module
-from exam.retrieval import vectors as vectors_module
 from exam.retrieval.embeddings import Embeddings
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index
+from exam.retrieval.recipes import plan_index
 from exam.runs import WholeCallback, last_whole_checkpoint
 from exam.train_reader import train_reader
 from exam.weights import MODEL, identity
@@ -137,7 +141,7 @@ def test_a_damaged_key_is_named_where_it_is_asked_for(tmp_path):
 
 
 def test_a_damaged_note_of_large_files_is_left_out_and_vouches_for_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(artefacts, "LARGE", 100)
+    monkeypatch.setattr(manifest_module, "LARGE", 100)
     with open_stage(tmp_path, "k", "n", {}) as stage:
         (stage.folder / "large").write_bytes(bytes(range(256)) * 4)
         stage.finish(["large"])
@@ -212,15 +216,15 @@ def test_an_interrupted_index_goes_on_from_whole_shards_alone(tmp_path, sentence
 
 @pytest.mark.slow
 def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(vectors_module, "PART_BYTES", 4 * 8 * 100)
+    monkeypatch.setattr(building, "PART_BYTES", 4 * 8 * 100)
     vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    plan = vectors_module.plan_index(Index(recipe=Recipe.low_ram), *vectors.shape)
+    plan = plan_index(Index(recipe=Recipe.low_ram), *vectors.shape)
     folder = tmp_path / "built"
     folder.mkdir()
 
     def build():
-        vectors_module.build_vectors(lambda: iter([vectors]), folder, plan)
+        building.build_vectors(lambda: iter([vectors]), folder, plan)
         return [(folder / name).read_bytes() for name in ("vectors.npy", "index.faiss")]
 
     whole = build()

@@ -16,9 +16,10 @@ from harness import (
     run,
 )
 
-from exam.artefacts import atomic, finished, open_stage
+from exam.artefacts import finished, open_stage
 from exam.endings import ELSEWHERE, ROOM, explained
 from exam.errors import ExamError
+from exam.files import atomic
 
 LEXICAL = [*GIVEN, "retriever=bm25", "evaluate=false"]
 CLOSED = [*GIVEN, "retriever=none", "model=lexical"]

@@ -1,6 +1,5 @@
 """The questions a reader is least sure of go to a dearer one."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,6 @@ import numpy as np
 from exam.answers.predictions import probabilities
 from exam.config import Cascade
 from exam.metrics import Floats, Ints, average_precision, estimate, ranking
-from exam.plots import drawn, with_interval
 
 SHARES = np.linspace(0, 1, 21)
 
@@ -63,15 +61,3 @@ def curve(cheap: Floats, dear: Floats, labels: Ints, seconds: tuple[float, float
             }
         )
     return found
-
-
-def plot(found: list[Any], path: Path) -> None:
-    """Draw a curve as PNG: MAP@3 with its 95 % interval, and seconds, over the share."""
-    share = [point["share"] for point in found]
-    with drawn(path) as axis:
-        with_interval(axis, share, found)
-        axis.set(xlabel="share of questions asked further", ylabel="MAP@3 with 95 % interval")
-        if any(point["seconds_a_question"] for point in found):
-            cost = axis.twinx()
-            cost.plot(share, [p["seconds_a_question"] for p in found], color="grey", ls="--")
-            cost.set_ylabel("seconds a question (dashed)")

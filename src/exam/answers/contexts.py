@@ -6,7 +6,6 @@ the passages (*reader-free MAP@3*) tell retrievers apart.
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from datasets import Dataset
 from exam.answers.results import System, paired
 from exam.artefacts import Stage
 from exam.metrics import Floats, average_precision, ranking, recall_at_k
-from exam.plots import drawn, with_interval
 from exam.reader.lexical import build_features, cross_fitted, fit
 from exam.retrieval.contexts import read_contexts, read_questions, read_rarity, read_support
 from exam.retrieval.evaluation import (
@@ -179,18 +177,3 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
     return {
         name: f"{v['value']:.3f} ±{(v['ci'][1] - v['ci'][0]) / 2:.3f}" for name, v in found.items()
     }
-
-
-def plot(found: dict[str, Any], path: Path) -> None:
-    """Draw `curves` as PNG: recall and MAP@3 over depth, with their 95 % intervals."""
-    labels = {"recall": "recall of the question's article", MAP: "reader-free MAP@3"}
-    metrics = [metric for metric in labels if any(own[metric] for own in found.values())]
-    if not metrics:
-        return
-    with drawn(path, (11, 4), len(metrics)) as axes:
-        for axis, metric in zip(np.atleast_1d(axes), metrics, strict=True):
-            for name, own in found.items():
-                depth = [point["depth"] for point in own[metric]]
-                with_interval(axis, depth, own[metric], label=name)
-            axis.set(xlabel="passages a question", ylabel=labels[metric], xscale="log")
-            axis.legend(fontsize="small")

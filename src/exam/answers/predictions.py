@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from exam.artefacts import atomic
 from exam.errors import ExamError
+from exam.files import atomic
 from exam.metrics import Floats
-from exam.questions import LETTERS
+from exam.question_rows import LETTERS
 
 SCHEMA = pa.schema(
     {

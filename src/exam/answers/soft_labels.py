@@ -14,7 +14,7 @@ from datasets import Dataset, List, Value
 from exam.answers.predictions import probabilities, read_predictions
 from exam.config import Data
 from exam.errors import ExamError
-from exam.questions import LETTERS
+from exam.question_rows import LETTERS
 from exam.reader.features import TARGETS
 from exam.splits import Split
 

@@ -1,14 +1,12 @@
 """What one reader's predictions say beyond MAP@3: accuracy by place, calibration, resolution."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from exam.answers.predictions import Predictions, probabilities
 from exam.metrics import Floats, average_precision, estimate, questions_for, ranking
-from exam.plots import drawn, errors
-from exam.questions import LETTERS
+from exam.question_rows import LETTERS
 
 BINS = 10
 GAINS = (0.005, 0.01, 0.02, 0.05)  # of MAP@3
@@ -65,22 +63,3 @@ def questions_needed(a: Floats, b: Floats) -> dict[str, int]:
     """How many questions a gain of MAP@3 takes to show, by the spread of a paired difference."""
     spread = float(np.std(a - b, ddof=1))
     return {f"{gain:g}": questions_for(gain, spread) for gain in GAINS}
-
-
-def plot_reliability(found: dict[str, dict[str, Any]], path: Path) -> None:
-    """Draw accuracy over probability of several readers as PNG, with 95 % intervals."""
-    with drawn(path, (5.5, 5)) as axis:
-        axis.plot([0, 1], [0, 1], color="grey", ls="--", lw=1)
-        for name, figures in found.items():
-            bins = figures["reliability"]
-            share = [b["accuracy"] for b in bins]
-            axis.errorbar(
-                [b["probability"] for b in bins],
-                [s["value"] for s in share],
-                yerr=errors(share),
-                marker=".",
-                capsize=2,
-                label=f"{name} (ECE {figures['ece']:.3f})",
-            )
-        axis.set(xlabel="probability of the first choice", ylabel="share right, 95 % interval")
-        axis.legend(fontsize="small")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from exam.artefacts import atomic
 from exam.errors import ExamError
+from exam.files import atomic
 from exam.metrics import Floats, ranking
-from exam.questions import LETTERS
+from exam.question_rows import LETTERS
 
 
 def write_submission(

@@ -29,9 +29,9 @@ from exam.config import (
 )
 from exam.errors import ExamError
 from exam.inference import answer, asked_questions, restored
-from exam.questions import LETTERS
+from exam.question_rows import LETTERS
 from exam.runtime import say
-from exam.together import check_readers
+from exam.together.infer import check_readers
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exam.artefacts import Stage, file_digest, read_signed, write_signed
+from exam.artefacts import Stage
 from exam.config import Bundle, CorpusReader, CorpusSource, ReaderKind, Train, plain
 from exam.corpus import corpus_files
 from exam.errors import ExamError
+from exam.files import file_digest, read_signed, write_signed
 from exam.reader.tuning import adapters_base
 from exam.weights import MODEL, PACKAGED, locate
 

@@ -4,7 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
-from exam.artefacts import atomic
+from exam.files import atomic
 
 
 def commands(overrides: list[str], verb: list[str], gpus: int, also: list[str]) -> list[str]:

@@ -25,8 +25,8 @@ def main() -> int:
 def _run() -> int:
     from exam.answers.results import System, results, table
     from exam.answers.scored import PREDICTIONS
-    from exam.artefacts import write_json
     from exam.compose import composed
+    from exam.files import write_json
     from exam.report.page import REPORT
     from exam.train_reader import train_reader
 

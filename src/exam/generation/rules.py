@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from exam.config import Generator, QuestionKind
 from exam.generation.notes import Detail, Notes, name_words, notes_of, shares
-from exam.questions import LETTERS
+from exam.question_rows import LETTERS
 from exam.retrieval.index import ArticleIndex
 
 ABOUT = (

@@ -6,19 +6,14 @@ from pathlib import Path
 
 from datasets import concatenate_datasets
 
-from exam.artefacts import Stage, atomic, open_stage
+from exam.artefacts import Stage, open_stage
 from exam.config import Data, Generator, GeneratorKind, names, plain
 from exam.corpus import corpus_files, corpus_key
 from exam.errors import ExamError
+from exam.files import atomic
 from exam.generation.rules import questions
-from exam.questions import (
-    DEMO,
-    LETTERS,
-    no_questions,
-    questions_digest,
-    read_own_form,
-    read_qrels,
-)
+from exam.question_rows import LETTERS
+from exam.questions import DEMO, no_questions, questions_digest, read_own_form, read_qrels
 from exam.retrieval.retrieval import Retrieval
 from exam.runtime import watched
 from exam.tables import read_rows

@@ -2,6 +2,7 @@
 
 Every layer is read once and used for all batches, while the next one is read. A batch's keys and
 values live for one layer only: its prefixes fill them, its endings use them, and they are gone.
+One long class, because all of it works on the single layer that is on the device.
 """
 
 import json

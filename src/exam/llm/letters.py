@@ -8,10 +8,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, Features, List, Value
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import MultipleChoiceModelOutput
 
 from exam.artefacts import Stage
@@ -19,10 +16,10 @@ from exam.config import Context, Dtype, Model
 from exam.llm.load import load_whole, random_decoder, window
 from exam.llm.prompts import Prompter
 from exam.llm.scoring import logits_of, padded
-from exam.questions import LETTERS
+from exam.question_rows import LETTERS
 from exam.reader.collator import Collator, Row
 from exam.reader.heads import mixed
-from exam.reader.training import Reader
+from exam.reader.reader import Reader
 from exam.reader.tuning import adapters_base, with_adapters
 from exam.retrieval.contexts import read_contexts
 from exam.weights import locate

@@ -21,7 +21,7 @@ from exam.llm.layerwise import Layerwise
 from exam.llm.prompts import TEMPLATES, Prompter
 from exam.llm.scoring import InMemory, Runner
 from exam.precision import half_here, weights_in
-from exam.questions import LETTERS
+from exam.question_rows import LETTERS
 from exam.reader.decoders import with_padding
 from exam.reader.model import load_tokenizer, small_architecture, tiny_tokenizer
 from exam.weights import locate, reaching

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from exam.config import Model, Order, Scoring
 from exam.errors import ExamError
-from exam.questions import LETTERS
+from exam.question_rows import LETTERS
 from exam.reader.features import Cut, fit_passages, prefix_space, token_ids
 from exam.reader.template import Template
 from exam.retrieval.evaluation import Contexts

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, linear
 from exam.config import Scoring
 from exam.llm.prompts import Asked, Prompter
 from exam.metrics import Floats
-from exam.questions import LETTERS
+from exam.question_rows import LETTERS
 from exam.runtime import progress
 
 Tensor = torch.Tensor

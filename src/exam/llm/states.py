@@ -8,8 +8,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
-from exam.artefacts import atomic, digest, file_digest, read_json, write_json
 from exam.errors import ExamError
+from exam.files import atomic, digest, file_digest, read_json, write_json
 from exam.llm.scoring import Batch, Tensor
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from exam.artefacts import Stage, atomic, digest, open_stage
+from exam.artefacts import Stage, open_stage
 from exam.config import Order, plain
 from exam.errors import ExamError
+from exam.files import atomic, digest
 from exam.questions import questions_digest
 from exam.reader.measures import MEASURES, measure_options
 from exam.reader.template import Template

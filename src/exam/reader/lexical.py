@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from exam.artefacts import Stage, read_json, write_json
+from exam.artefacts import Stage
 from exam.errors import ExamError
+from exam.files import read_json, write_json
 from exam.metrics import Floats, Ints
 from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.evaluation import Contexts, within_budget, words

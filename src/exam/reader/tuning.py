@@ -10,9 +10,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import get_model_param_count
 
-from exam.artefacts import read_json, write_json
 from exam.config import Tuning, names
 from exam.errors import ExamError
+from exam.files import read_json, write_json
 from exam.weights import identity
 
 log = logging.getLogger(__name__)

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from exam import __version__
-from exam.artefacts import Stage, atomic, read_json
+from exam.artefacts import Stage
 from exam.config import CorpusReader, Train
 from exam.errors import ExamError
+from exam.files import atomic, read_json
 from exam.runs import RESULTS
 from exam.runtime import say
 

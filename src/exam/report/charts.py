@@ -6,7 +6,9 @@ import altair as alt
 
 HEIGHT = 220
 FIRST, SECOND = "#3b82c4", "#d9822b"  # told apart in both modes, and by the colour-blind
+COLOURS = [FIRST, SECOND, "#4c9f70", "#a05195", "#b8a123", "#6c757d", "#c44e52", "#2a9d9d"]
 CURRENT = "currentColor"
+ON_THE_DIAGONAL = "On the diagonal, probabilities mean what they say."
 Chart = dict[str, Any]  # title, note, spec
 Point = dict[str, Any]
 
@@ -56,13 +58,29 @@ def learning(history: list[dict[str, Any]]) -> Chart | None:
 def calibration(bins: list[dict[str, Any]], error: float) -> Chart:
     """How often the first choice is right, over the probability it was given."""
     data = [_interval(b["accuracy"], x=b["probability"], n=b["n"]) for b in bins]
+    note = f"{ON_THE_DIAGONAL} Mean gap (ECE): {error:.3f}."
+    return _chart("Calibration", note, _diagonal() + _points(data, "x:Q"))
+
+
+def calibrations(found: dict[str, dict[str, Any]]) -> Chart:
+    """The same of several readers (`reliability`, `ece`), a colour for each."""
+    data = [
+        _interval(
+            b["accuracy"], x=b["probability"], n=b["n"], name=f"{name} (ECE {own['ece']:.3f})"
+        )
+        for name, own in found.items()
+        for b in own["reliability"]
+    ]
+    points = _points(data, "x:Q", color=_named(len(found)))
+    return _chart("Calibration", ON_THE_DIAGONAL, _diagonal() + points)
+
+
+def _diagonal() -> Any:
     diagonal = alt.Chart(_values([{"x": 0, "y": 0}, {"x": 1, "y": 1}]))
-    line = diagonal.mark_line(color=CURRENT, opacity=0.4, strokeDash=[3, 3]).encode(
+    return diagonal.mark_line(color=CURRENT, opacity=0.4, strokeDash=[3, 3]).encode(
         x=alt.X("x:Q", title="probability of the first choice"),
         y=alt.Y("y:Q", title="share right"),
     )
-    note = f"On the diagonal, probabilities mean what they say. Mean gap (ECE): {error:.3f}."
-    return _chart("Calibration", note, line + _points(data, "x:Q"))
 
 
 def by_place(title: str, note: str, label: str, points: list[Point]) -> Chart:
@@ -79,22 +97,25 @@ def over(
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale()
     base = alt.Chart(_values(data)).encode(
         x=alt.X("x:Q", title=label, scale=scale),
-        color=alt.Color(
-            "name:N",
-            title=None,
-            scale=alt.Scale(range=[FIRST, SECOND, "#4c9f70", "#a05195"]),
-            legend=alt.Legend(orient="bottom") if len(lines) > 1 else None,
-        ),
+        color=_named(len(lines)),
     )
-    band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=unit), y2="high:Q")
+    near = alt.Y("low:Q", title=unit, scale=alt.Scale(zero=False))
+    band = base.mark_area(opacity=0.18).encode(y=near, y2="high:Q")
     line = base.mark_line(point=True).encode(
         y="value:Q", tooltip=["name:N", "x:Q", _rounded("value"), _rounded("low"), _rounded("high")]
     )
     return _chart(title, note, band + line)
 
 
-def _points(data: list[Point], x: Any) -> Any:
-    base = alt.Chart(_values(data)).encode(x=x)
+def _named(number: int) -> Any:
+    """A colour for each name; the legend only where there are several."""
+    legend = alt.Legend(orient="bottom", columns=1, labelLimit=440) if number > 1 else None
+    scale = alt.Scale(range=COLOURS)
+    return alt.Color("name:N", title=None, sort=None, scale=scale, legend=legend)
+
+
+def _points(data: list[Point], x: Any, **more: Any) -> Any:
+    base = alt.Chart(_values(data)).encode(x=x, **more)
     bars = base.mark_rule(color=FIRST).encode(y=alt.Y("low:Q", title="share right"), y2="high:Q")
     dots = base.mark_point(filled=True, size=60, color=FIRST).encode(
         y="value:Q", tooltip=["n:Q", _rounded("value"), _rounded("low"), _rounded("high")]

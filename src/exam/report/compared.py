@@ -7,6 +7,7 @@ from exam.answers.contexts import MAP
 from exam.answers.predictions import Predictions
 from exam.answers.results import BLIND
 from exam.report import charts
+from exam.report.charts import Chart
 from exam.report.page import Page, write_page
 
 
@@ -23,17 +24,24 @@ def write_contexts(path: Path, figures: dict[str, Any], title: str) -> None:
     """Contexts, alone or beside each other: recall and reader-free MAP@3 over depth."""
     scored = [row for row in figures["rows"] if MAP in row]
     made = [charts.systems(scored)] if scored else []
+    made += over_depth(figures.get("curves", {}))
+    results = {**figures, "rows": scored, "paired": []}
+    facts = [("contexts", str(len(figures["rows"])))]
+    write_page(path, Page(title, facts, results, made, own=0))
+
+
+def over_depth(found: dict[str, Any]) -> list[Chart]:
+    """Recall and reader-free MAP@3 over the number of passages, a line for each contexts."""
+    made = []
     for metric, name, unit in (
         ("recall", "Recall over depth", "recall"),
         (MAP, "Reader-free MAP@3 over depth", "MAP@3"),
     ):
         lines = {
             system: [{"at": p["depth"], **p} for p in own[metric]]
-            for system, own in figures.get("curves", {}).items()
+            for system, own in found.items()
             if own[metric]
         }
         if lines:
             made.append(charts.over(name, "", "passages", unit, lines, log=True))
-    results = {**figures, "rows": scored, "paired": []}
-    facts = [("contexts", str(len(figures["rows"])))]
-    write_page(path, Page(title, facts, results, made, own=0))
+    return made

@@ -11,8 +11,9 @@ from exam.answers.contexts import CURVES_UP_TO, MAP, Ranked, curves
 from exam.answers.predictions import Predictions, probabilities
 from exam.answers.scored import answers
 from exam.answers.statistics import statistics
-from exam.artefacts import Stage, read_json
+from exam.artefacts import Stage
 from exam.config import Train
+from exam.files import read_json
 from exam.metrics import estimate, ranking
 from exam.report import charts
 from exam.report.charts import Chart, Point

@@ -9,16 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from exam.artefacts import Stage, atomic, digest, finished, read_json, siblings, write_json
+from exam.artefacts import Stage, finished, siblings
 from exam.errors import ExamError
-from exam.questions import FEATURES
-from exam.retrieval.evaluation import (
-    Contexts,
-    figures,
-    option_support,
-    question_scores,
-    words,
-)
+from exam.files import atomic, digest, read_json, write_json
+from exam.question_rows import FEATURES
+from exam.retrieval.evaluation import Contexts, figures, option_support, question_scores, words
 from exam.retrieval.rarity import Rarity
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from exam.artefacts import FORMAT, KEY, atomic, digest, write_json
+from exam.artefacts import FORMAT, KEY
 from exam.errors import ExamError
+from exam.files import atomic, digest, write_json
 from exam.retrieval.encoder import SentenceEncoder, Vectors
 
 TEXTS_PER_SHARD = 2048

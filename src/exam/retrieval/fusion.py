@@ -1,10 +1,14 @@
 """Several rankings as one: reciprocal ranks or weighted scores, near-duplicate passages merged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exam.config import Fusion
+from datasets import Dataset
+
+from exam.artefacts import Stage
+from exam.config import Fusion, Retriever
+from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import words
 
 SAME = 0.8  # Jaccard index of two passages' words from which they are near duplicates
@@ -27,6 +31,17 @@ class Candidate:
             if shared >= SAME * (shorter + longer - shared):
                 return True
         return text in self.row["text"] or self.row["text"] in text
+
+
+def fused(
+    questions: Dataset, search: Retriever, members: dict[str, Stage]
+) -> Iterator[list[dict[str, Any]]]:
+    """The members' rankings of each question as one."""
+    found = [read_contexts(stage) for stage in members.values()]
+    weights = [search.weights.get(member, 1.0) for member in members]
+    for key in questions["id"]:
+        rankings = [contexts.get(key, []) for contexts in found]
+        yield fuse(rankings, weights, search.fusion, search.rrf_k, search.depth)
 
 
 def fuse(

@@ -7,8 +7,8 @@ the shards and does all that follows.
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import chain, islice
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exam import ranks
-from exam.artefacts import Stage, atomic, finished, is_sealed, sealed, shared_stage
+from exam.artefacts import Stage, finished, shared_stage
 from exam.config import Corpus, Index
 from exam.corpus import (
     Article,
@@ -31,25 +31,19 @@ from exam.corpus import (
     with_own_ids,
 )
 from exam.errors import ExamError
+from exam.files import atomic
+from exam.retrieval.building import build_vectors, forget_parts
 from exam.retrieval.encoder import SentenceEncoder, Vectors
 from exam.retrieval.passages import PassageTable
-from exam.retrieval.vectors import (
-    Plan,
-    Rows,
-    VectorIndex,
-    build_vectors,
-    forget_parts,
-    plan_index,
-    recipe_key,
-)
-from exam.runtime import progress
+from exam.retrieval.recipes import Plan, plan_index, recipe_key
+from exam.retrieval.shards import Shard, cut, encode_shards, shard_path, vector_blocks
+from exam.retrieval.vectors import Rows, VectorIndex
 
 log = logging.getLogger(__name__)
 
 ARTICLES = "articles.parquet"
 ARTICLE = pa.schema({"id": pa.string(), "title": pa.string(), "file": pa.int32()})
 PASSAGE = pa.schema({"passage": pa.int64()})
-Shard = tuple[pa.Table, list[str]]  # rows, and the text that stands for each
 
 
 @dataclass(frozen=True)
@@ -119,7 +113,7 @@ def build_index(
     """
     files = corpus_files(corpus, outputs)
     stream = chain.from_iterable(_numbered(i, file) for i, file in enumerate(files))
-    shards = _shards(stream, index.shard_size, _articles)
+    shards = cut(stream, index.shard_size, _articles)
     key = {"corpus": corpus_key(files)}
     stage = _build(corpus.name, key, shards, count_articles(files), encoder, index, outputs)
     return ArticleIndex(stage, files, pq.read_table(stage.folder / ARTICLES, memory_map=True))
@@ -131,19 +125,11 @@ def build_passage_index(
     """Encode every passage of a table; continue at the last whole shard."""
     name = table.stage.folder.name.rpartition("-")[0]
     stream = enumerate(chain.from_iterable(table.texts()))
-    shards = _shards(stream, index.shard_size, _passages)
+    shards = cut(stream, index.shard_size, _passages)
     key = {"passages": table.stage.hash}
     return PassageIndex(
         _build(f"{name}-passages", key, shards, len(table), encoder, index, outputs)
     )
-
-
-def _shards(
-    stream: Iterator[Any], size: int, shard: Callable[[list[Any]], Shard]
-) -> Iterator[Callable[[], Shard]]:
-    """Shards of `size` rows, worked out only where they are encoded."""
-    while rows := list(islice(stream, size)):
-        yield partial(shard, rows)
 
 
 def _articles(rows: list[tuple[int, Article]]) -> Shard:
@@ -169,7 +155,7 @@ def _build(
     key = {**key, "encoder": encoder.key, "index": recipe_key(index)}
     with shared_stage(outputs, "index", f"{name}-{encoder.config.name}", key) as stage:
         if not stage.reused:
-            number = _encode_shards(stage.folder, shards, rows, index.shard_size, encoder)
+            number = encode_shards(stage.folder, shards, rows, index.shard_size, encoder)
             ranks.wait()
         if ranks.rank() == 0:
             if not stage.reused:
@@ -181,60 +167,16 @@ def _build(
     return stage if ranks.rank() == 0 else finished(stage.folder)
 
 
-def _shard_path(folder: Path, size: int, number: int) -> Path:
-    return folder / f"shard-{size}-{number:06d}.parquet"
-
-
-def _encode_shards(
-    folder: Path,
-    shards: Iterator[Callable[[], Shard]],
-    rows: int | None,
-    size: int,
-    encoder: SentenceEncoder,
-) -> int:
-    """Encode every shard that is this process's and not yet there; how many shards there are."""
-    number = 0
-    bar = progress("index", rows, "texts")
-    for number, shard in enumerate(shards, 1):
-        path = _shard_path(folder, size, number - 1)
-        if number % ranks.world_size() == ranks.rank() and not is_sealed(path):
-            table, texts = shard()
-            with sealed(path) as temporary:
-                pq.write_table(
-                    with_vectors(table, encoder.passages(texts)),
-                    temporary,
-                    compression="none",
-                    use_dictionary=False,
-                )
-            log.info("index: encoded %s texts", f"{(number - 1) * size + len(texts):,}")
-        bar.update(size)
-    bar.close()
-    return number
-
-
 def _numbered(i: int, file: CorpusFile) -> Iterator[tuple[int, Article]]:
     """A file's articles with its number."""
     return ((i, article) for article in with_own_ids(file, iter_articles(file)))
-
-
-def with_vectors(table: pa.Table, vectors: Vectors) -> pa.Table:
-    """The table with a column of vectors, shape `(rows, dimension)`."""
-    column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
-    return table.append_column("vector", column)
-
-
-def vectors_of(table: pa.Table) -> Vectors:
-    """The vectors that `with_vectors` added."""
-    column = table["vector"].combine_chunks()
-    vectors: Vectors = column.values.to_numpy().reshape(-1, column.type.list_size)
-    return vectors
 
 
 def _assemble(folder: Path, index: Index, number: int) -> tuple[list[str], dict[str, Any]]:
     """Build the vectors' index from the shards, and one table of the articles, shard by shard."""
     if not number:
         raise ExamError("The corpus holds no article.\nGive one with corpus.dir= and corpus.files=")
-    shards = [_shard_path(folder, index.shard_size, i) for i in range(number)]
+    shards = [shard_path(folder, index.shard_size, i) for i in range(number)]
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:
         raise ExamError(
@@ -244,17 +186,11 @@ def _assemble(folder: Path, index: Index, number: int) -> tuple[list[str], dict[
     rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
     schema = pq.read_schema(shards[0])
     plan = plan_index(index, rows, schema.field("vector").type.list_size)
-    files, facts = build_vectors(lambda: _blocks(shards), folder, plan)
+    files, facts = build_vectors(lambda: vector_blocks(shards), folder, plan)
     if schema.names[:-1] == ARTICLE.names:
         _write_articles(shards, folder / ARTICLES)
         return [ARTICLES, *files], {"articles": rows, **facts}
     return files, {"passages": rows, **facts}
-
-
-def _blocks(shards: list[Path]) -> Iterator[Vectors]:
-    """The shards' vectors, a shard at a time."""
-    for shard in shards:
-        yield vectors_of(pq.read_table(shard, columns=["vector"]))
 
 
 def _write_articles(shards: list[Path], path: Path) -> None:

@@ -57,15 +57,9 @@ def mine_pairs(
         else:
             positives = _given(given.get(question["id"], []), candidates, pairs)
         negatives = _negatives(question, candidates, support, positives, pairs, seed)
-        if not positives or not negatives:
-            continue
-        chosen = [*positives, *negatives]
-        labels = [1.0] * len(positives) + [0.0] * len(negatives)
-        if pairs.target is Target.support:
-            labels = [passage_support(question, row, rarity) for row in chosen]
-        texts = [searched(row["title"], row["text"]) for row in chosen]
-        (text,) = query_texts(question, query)
-        examples.append(Example(text, texts, labels, len(positives)))
+        if positives and negatives:
+            graded = rarity if pairs.target is Target.support else None
+            examples.append(_example(question, positives, negatives, graded, query))
     log.info("pairs: %d of %d questions have both kinds", len(examples), len(questions))
     if not examples:
         raise ExamError(
@@ -75,6 +69,23 @@ def mine_pairs(
             f"better negatives: pairs.max_support above {pairs.max_support}."
         )
     return examples
+
+
+def _example(
+    question: Row,
+    positives: list[Row],
+    negatives: list[Row],
+    rarity: dict[str, float] | None,
+    query: Query,
+) -> Example:
+    """A question with its passages, graded by their support where words have a rarity."""
+    chosen = [*positives, *negatives]
+    labels = [1.0] * len(positives) + [0.0] * len(negatives)
+    if rarity is not None:
+        labels = [passage_support(question, row, rarity) for row in chosen]
+    texts = [searched(row["title"], row["text"]) for row in chosen]
+    (text,) = query_texts(question, query)
+    return Example(text, texts, labels, len(positives))
 
 
 def _supported(

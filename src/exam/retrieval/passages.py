@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from exam.artefacts import Stage, atomic, open_stage
+from exam.artefacts import Stage, open_stage
 from exam.config import Corpus, Passages
 from exam.corpus import (
     Article,
@@ -22,6 +22,7 @@ from exam.corpus import (
     with_own_ids,
 )
 from exam.errors import ExamError
+from exam.files import atomic
 from exam.runtime import watched
 
 FILE = "passages.arrow"

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from exam.artefacts import Stage, atomic, open_stage
+from exam.artefacts import Stage, open_stage
 from exam.corpus import CorpusFile, iter_articles
+from exam.files import atomic
 from exam.retrieval.evaluation import words
 from exam.runtime import watched
 

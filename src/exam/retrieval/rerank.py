@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
-from exam.artefacts import digest, is_sealed, sealed
 from exam.config import Dtype, Reranker
 from exam.errors import ExamError
+from exam.files import digest, is_sealed, sealed
 from exam.metrics import Floats
 from exam.precision import dtype_here
 from exam.retrieval.encoder import width_multiple

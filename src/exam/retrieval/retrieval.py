@@ -1,10 +1,9 @@
 """Retrieval: every way to find contexts, dispatched by `retriever.kind`."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from itertools import chain, islice, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from exam.config import (
     Train,
     plain,
 )
-from exam.errors import ExamError
 from exam.questions import questions_digest
 from exam.retrieval.contexts import (
     EVALUATED,
@@ -39,24 +37,17 @@ from exam.retrieval.contexts import (
 )
 from exam.retrieval.embeddings import Embeddings
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.fusion import fuse
-from exam.retrieval.index import (
-    ArticleIndex,
-    PassageIndex,
-    build_index,
-    build_passage_index,
-)
+from exam.retrieval.fusion import fused
+from exam.retrieval.given import given_contexts
+from exam.retrieval.index import ArticleIndex, PassageIndex, build_index, build_passage_index
 from exam.retrieval.lexical import Hits, bm25_search, tfidf_search
 from exam.retrieval.passages import PassageTable, build_passages
-from exam.retrieval.queries import Parts, merged, query_parts
+from exam.retrieval.queries import Parts
+from exam.retrieval.ranking import ranked_passages
 from exam.retrieval.rarity import Rarity, build_rarity
 from exam.retrieval.rerank import PairScorer, rerank
 from exam.retrieval.search import two_stage
 from exam.runtime import watched
-
-log = logging.getLogger(__name__)
-
-SPARE = 2  # passages looked up for each one kept: some have equal texts
 
 
 @dataclass(frozen=True)
@@ -227,26 +218,13 @@ class Retrieval:
             case RetrieverKind.two_stage:
                 return two_stage(questions, self.article_index, search, self.embeddings, work)
             case RetrieverKind.bm25 | RetrieverKind.tfidf | RetrieverKind.passages:
-                return self._passages(questions, search)
+                return ranked_passages(questions, search, self.passage_table, self._hits)
             case RetrieverKind.given:
-                _check_given(questions)
-                return map(_given, questions)
+                return given_contexts(questions)
             case RetrieverKind.none:
                 return repeat([], len(questions))
             case RetrieverKind.hybrid:
-                return _fused(questions, self.retriever, members)
-
-    def _passages(self, questions: Dataset, search: Search) -> Iterator[list[dict[str, Any]]]:
-        """Rank all passages for each question's queries, merged; equal texts once."""
-        table = self.passage_table
-        asked = questions.to_list()
-        queries = [query_parts(q, search.query) for q in asked]
-        flat = list(chain.from_iterable(queries))
-        k = SPARE * search.depth
-        hits = self._hits(search, flat, k)
-        for question, parts in zip(asked, queries, strict=True):
-            rows, scores = merged(islice(hits, len(parts)))
-            yield _distinct(question["id"], table.rows(rows.tolist()), scores, search.depth)
+                return fused(questions, self.retriever, members)
 
     def _hits(self, search: Search, queries: list[Parts], k: int) -> Iterator[Hits]:
         """Each query's best `k` rows of the passage table."""
@@ -257,66 +235,3 @@ class Retrieval:
             return bm25_search(self.passage_table, search, texts, k, self.outputs)
         scores, rows = self.passage_index.search(self.embeddings.queries(texts), k)
         return zip(rows, scores, strict=True)
-
-
-def _fused(
-    questions: Dataset, search: Retriever, members: dict[str, Stage]
-) -> Iterator[list[dict[str, Any]]]:
-    """The members' rankings of each question as one."""
-    found = [read_contexts(stage) for stage in members.values()]
-    weights = [search.weights.get(member, 1.0) for member in members]
-    for key in questions["id"]:
-        rankings = [contexts.get(key, []) for contexts in found]
-        yield fuse(rankings, weights, search.fusion, search.rrf_k, search.depth)
-
-
-def _distinct(
-    question: str, passages: list[dict[str, Any]], scores: Any, depth: int
-) -> list[dict[str, Any]]:
-    """Rows of the contexts file for the best `depth` passages with distinct texts."""
-    best: dict[str, tuple[dict[str, Any], float]] = {}
-    for passage, score in zip(passages, scores.tolist(), strict=True):
-        best.setdefault(passage["text"], (passage, score))
-    return [
-        {
-            "question_id": question,
-            "rank": rank,
-            "score": score,
-            "article_id": passage["article_id"],
-            "passage_id": f"{passage['article_id']}:{passage['start']}-{passage['end']}",
-            "title": passage["title"],
-            "text": passage["text"],
-            "source": passage["source"],
-        }
-        for rank, (passage, score) in enumerate(islice(best.values(), depth), 1)
-    ]
-
-
-def _check_given(questions: Dataset) -> None:
-    """Refuse questions that all lack a context; count those that do."""
-    lacking = questions["context"][:].count(None)
-    if lacking == len(questions):
-        raise ExamError(
-            "retriever=given reads the context of each question, but none has one.\n"
-            "Map its column with data.columns.context=<name>, or choose another retriever."
-        )
-    if lacking:
-        log.warning("contexts: %d of %d questions have no context", lacking, len(questions))
-
-
-def _given(question: dict[str, Any]) -> list[dict[str, Any]]:
-    """The context that came with a question, as its only passage."""
-    if question["context"] is None:
-        return []
-    return [
-        {
-            "question_id": question["id"],
-            "rank": 1,
-            "score": 1.0,
-            "article_id": question["article"],
-            "passage_id": question["id"],
-            "title": "",
-            "text": question["context"],
-            "source": "given",
-        }
-    ]

@@ -16,9 +16,9 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from exam.artefacts import digest, is_sealed, sealed
 from exam.config import Query, Search
 from exam.corpus import Article, sentence_offsets
+from exam.files import digest, is_sealed, sealed
 from exam.retrieval.embeddings import (
     KEY_BYTES,
     TEXTS_PER_SHARD,

@@ -1,0 +1,60 @@
+"""The typed schema of every configuration group: the project's only configuration vocabulary.
+
+Hydra composes `conf/` onto these classes, so a wrong name or type is refused before anything
+heavy is imported. Below the command line, functions take these classes, never a `DictConfig`.
+A module holds the groups of one stage; all of their names are read from here.
+"""
+
+from exam.config.answers import Cascade, Ensemble, EnsembleKind, Scale
+from exam.config.generation import Generator, GeneratorKind, QuestionKind, Writer
+from exam.config.questions import ALL_FOLDS, Data, Source
+from exam.config.reader import (
+    Adversary,
+    BatchBy,
+    Context,
+    Execution,
+    Layout,
+    Loss,
+    Model,
+    Order,
+    Packing,
+    ReaderKind,
+    Scoring,
+    Tuning,
+)
+from exam.config.retrieval import (
+    Corpus,
+    CorpusReader,
+    CorpusSource,
+    Encoder,
+    Fusion,
+    Index,
+    PairLoss,
+    Pairs,
+    Passages,
+    Query,
+    Recipe,
+    Reranker,
+    Retriever,
+    RetrieverKind,
+    Search,
+    Target,
+)
+from exam.config.trainer import answering_values, is_trained, trainer_values
+from exam.config.values import Dtype, names, plain
+from exam.config.verbs import (
+    ROOTS,
+    Bundle,
+    Evidence,
+    Generate,
+    Hub,
+    Infer,
+    Restore,
+    Resume,
+    Retrieve,
+    Stress,
+    Task,
+    Tracker,
+    TrackerMode,
+    Train,
+)

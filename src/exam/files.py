@@ -1,0 +1,132 @@
+"""Hashes of values and files; files written whole or not at all; a folder for one process."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from exam.errors import ExamError
+
+log = logging.getLogger(__name__)
+
+SEAL = ".{}.sha256"  # beside a file that an interrupted stage goes on with
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it into place when the block ends well.
+
+    What the system refuses on the way carries the name of `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.filename is None or str(error.filename) == str(temporary):
+            error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def sealed(path: Path) -> Iterator[Path]:
+    """`atomic` for what an interrupted stage goes on with: its hash is noted beside it."""
+    with atomic(path) as temporary:
+        yield temporary
+        _seal(path).write_text(file_digest(temporary))
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file is there as `sealed` left it; any other is removed, and the log says so."""
+    if not path.is_file():
+        return False
+    seal = _seal(path)
+    if seal.is_file() and seal.read_bytes() == file_digest(path).encode():
+        return True
+    log.warning("%s is not the file that was written: it is made again", path)
+    path.unlink()
+    return False
+
+
+def _seal(path: Path) -> Path:
+    return path.with_name(SEAL.format(path.name))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value atomically."""
+    with atomic(path) as temporary:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that this project wrote."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ExamError(
+            f"{path} is not the JSON file that was written ({error}).\n"
+            f"Delete the folder {path.parent} and run the command again."
+        ) from None
+
+
+def write_signed(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object that vouches for itself."""
+    value = json.loads(json.dumps(value))  # as it will be read
+    write_json(path, {**value, "sha256": digest(value)})
+
+
+def read_signed(path: Path) -> dict[str, Any]:
+    """Read what `write_signed` wrote.
+
+    Raises:
+        ExamError: it is not that.
+    """
+    found: Any = read_json(path)
+    if not isinstance(found, dict) or found.pop("sha256", None) != digest(found):
+        raise ExamError(
+            f"{path} is not the file that was written, or one of an earlier version.\n"
+            f"Delete the folder {path.parent} and run the command again."
+        )
+    return found
+
+
+@contextmanager
+def alone(folder: Path, *, needed: bool) -> Iterator[None]:
+    """Keep other processes from a folder; where no lock can be, go on if none is needed."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s is worked on by another process: waiting for it", folder)
+        lock.acquire()
+    except OSError:
+        if needed:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()

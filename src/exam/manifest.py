@@ -1,0 +1,108 @@
+"""What a finished folder is said to hold, and whether it still does."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from exam.errors import ExamError
+from exam.files import file_digest, read_json, read_signed, write_json
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+VERIFIED = "verified.json"
+LARGE = 64 << 20  # bytes from which a file is not hashed again while its time stamps stand still
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """A file's length and hash."""
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+
+
+def readable(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Folders with what their manifests say, the newest first; broken ones are passed over."""
+    for path in sorted(paths, key=lambda path: -path.stat().st_mtime):
+        try:
+            yield path.parent, read_signed(path)
+        except ExamError as error:
+            log.warning("not reused: %s", str(error).splitlines()[0])
+
+
+def verify(folder: Path, manifest: dict[str, Any], key: dict[str, Any]) -> None:
+    """Refuse a finished folder whose key or files are not those its manifest describes."""
+    if manifest["key"] != key:
+        keys = ", ".join(differences(manifest["key"], key))
+        raise ExamError(
+            f"{folder} holds another configuration's result ({keys}).\n"
+            "Delete that folder and run the command again."
+        )
+    stamps = _verified(folder)
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if name in stamps and path.is_file() and _stamp(path) == stamps[name]:
+            continue
+        found = fingerprint(path) if path.is_file() else None
+        if found != expected:
+            state = "is missing" if found is None else "is not the file that was written"
+            raise ExamError(
+                f"{path} {state}.\nDelete the folder {folder} and run the command again."
+            )
+    note_verified(folder, list(manifest["files"]))
+
+
+def _stamp(path: Path) -> list[int]:
+    """What changes whenever a file is written, copied or replaced."""
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+
+
+def note_verified(folder: Path, files: list[str]) -> None:
+    """Note the large files whose bytes were hashed: 10 GB take half a minute, at every use.
+
+    A copied folder is hashed once more; one that cannot be written to, every time.
+    """
+    large = {n: _stamp(folder / n) for n in files if (folder / n).stat().st_size >= LARGE}
+    if large != _verified(folder) and os.access(folder, os.W_OK):
+        write_json(folder / VERIFIED, large)
+
+
+def _verified(folder: Path) -> dict[str, list[int]]:
+    """The noted large files with their stamps; none where the note is broken."""
+    with suppress(ExamError):
+        noted = read_json(folder / VERIFIED) if (folder / VERIFIED).is_file() else {}
+        return noted if isinstance(noted, dict) else {}
+    return {}
+
+
+def why_new(root: Path, name: str, key: dict[str, Any]) -> str:
+    """Why a stage is done, naming the keys that differ from its nearest finished sibling."""
+    differing = []
+    for other, found in readable(root.glob(f"{name}-*/{MANIFEST}")):
+        keys = differences(found["key"], key)
+        if keys:
+            differing.append((len(keys), other.name, keys))
+    if not differing:
+        return "new"
+    _, nearest, keys = min(differing)
+    return f"redone, because {', '.join(keys[:4])} differs from {nearest}"
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Dotted names at which two JSON values differ, with short values spelled out."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            name
+            for key in sorted(old.keys() | new.keys())
+            for name in differences(old.get(key), new.get(key), f"{prefix}{key}.")
+        ]
+    if old == new:
+        return []
+    return [f"{prefix[:-1]} ({_short(old)} → {_short(new)})"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:8]}…"

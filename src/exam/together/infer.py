@@ -1,0 +1,101 @@
+"""`infer.py`: what runs make of questions, each by itself, together, or one after the other."""
+
+import shlex
+from dataclasses import replace
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from exam.answers.scored import Run, report
+from exam.compose import GROUPS, composed, with_prefix
+from exam.config import Bundle, EnsembleKind, Infer, names
+from exam.errors import ExamError
+from exam.inference import SUBMISSION, answer
+from exam.runs import RESULTS
+from exam.runtime import say
+from exam.together.cascade import cascaded, cascaded_before, cascades
+from exam.together.ensemble import together
+from exam.together.members import member_of, saved
+
+
+def answered(infer: Infer) -> Run:
+    """A run's reader answers other questions; several runs, or passes, answer them together."""
+    if infer.predictions is not None:
+        members = saved(names(infer.predictions))
+        check_readers(infer, len(members))
+        made = cascaded_before if infer.ensemble is None else together
+        return made(infer, members)
+    variants = [
+        _with(replace(infer, ckpt=ckpt), overrides)
+        for ckpt in names(infer.ckpt)
+        for overrides in infer.passes or [""]
+    ]
+    if len(variants) == 1 and infer.ensemble is None and not cascades(infer):
+        return _single(variants[0])
+    check_readers(infer, len(variants))
+    if cascades(infer):
+        return cascaded(infer, variants)
+    each = [answer(variant) for variant in variants]
+    return together(infer, [member_of(one) for one in each], each[0])
+
+
+def check_readers(infer: Infer | Bundle, readers: int) -> None:
+    """Refuse, before any of them answers, several readers that nothing makes one.
+
+    Raises:
+        ExamError: neither ensemble nor cascade is given, or not as many weights, shares or held-out
+            predictions as the readers need, or there is a single reader.
+    """
+    ensemble, share = infer.ensemble, infer.cascade.share
+    if cascades(infer):
+        if readers < 2 or (isinstance(share, list) and len(share) != readers - 1):
+            raise ExamError(
+                f"cascade.share={share} is given for {readers} readers.\n"
+                "Give two readers or more, and one share for each but the first."
+            )
+        return
+    if ensemble is None or readers < 2:
+        given = "no ensemble" if ensemble is None else f"ensemble={ensemble.name}"
+        raise ExamError(
+            f"{readers} readers are given, and {given}.\n"
+            "Give two or more, and how they become one: ensemble=mean, rank, vote, "
+            "max_over_contexts or fitted."
+        )
+    if ensemble.weights is not None and len(ensemble.weights) != readers:
+        raise ExamError(
+            f"ensemble.weights gives {len(ensemble.weights)} weights for {readers} readers.\n"
+            "Give one for each, in their order."
+        )
+    if ensemble.kind is EnsembleKind.fitted:
+        held_out = len(saved(names(ensemble.fit_on)))
+        if held_out != readers:
+            raise ExamError(
+                f"ensemble.fit_on gives {held_out} predictions for {readers} readers.\n"
+                "Give each reader's predictions of questions it was not trained on, in their "
+                "order: folders that train.py data.fold=all wrote."
+            )
+
+
+def _single(infer: Infer) -> Run:
+    done = answer(infer)
+    say(str(done.stage.folder / SUBMISSION))
+    if (done.stage.folder / RESULTS).is_file():
+        return report(done.stage, done.questions, done.contexts, done.before)
+    return Run(done.stage, [*done.before, done.stage], [])
+
+
+def _with(infer: Infer, overrides: str) -> Infer:
+    """The command with further overrides of its own, as they are given to it."""
+    if not overrides:
+        return infer
+    try:
+        words = shlex.split(overrides)
+    except ValueError as error:
+        raise ExamError(
+            f"passes={overrides!r} cannot be read: {error}.\n"
+            "Write every pass as on the command line, its quotes closed."
+        ) from None
+    given: Infer = composed("infer", f"ckpt={infer.ckpt}", *map(with_prefix, words))
+    groups: dict[str, Any] = {name: getattr(given, name) or getattr(infer, name) for name in GROUPS}
+    run: Any = OmegaConf.to_container(OmegaConf.merge(infer.run, given.run))
+    return replace(infer, **groups, run=run, passes=[])
