@@ -318,7 +318,7 @@ def test_letters_have_the_same_logits_under_the_trainer(tokenizer, tmp_path, sav
 
 @pytest.mark.parametrize("tuning", [Tuning(), Tuning(name="lora", lora_rank=4, lora_dropout=0.0)])
 def test_letters_are_learned_saved_and_read_again(tmp_path, saved, stage, tuning):
-    reader = letters_of(tmp_path, saved, max_steps=120, learning_rate=0.01)
+    reader = letters_of(tmp_path, saved, max_steps=120, learning_rate=0.003)
     answered = questions().remove_columns("label").add_column("label", [1, 2, 0])
     features = reader.features("f", answered, stage, Context(top_k=2))
     reader = reader.to_train(features, tuning, Adversary())
