@@ -54,6 +54,7 @@ def test_lock_pins_every_package_without_local_labels():
 def test_imports_point_downwards():
     order = [
         ["errors", "trainer_fields", "metrics"],
+        ["safety"],
         ["kaggle"],
         ["ranks"],
         ["runtime"],

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 from exam import ranks
 from exam.errors import ExamError
 from exam.runtime import peak_memory_mib, reset_peak_memory
+from exam.safety import check_folder, leads_out
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,14 @@ MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
 LARGE = 64 << 20  # bytes from which a file is not hashed again while its time stamps stand still
 KEY = "key.json"
+NAME = re.compile(r"[^/\\\0]{1,200}")  # of a folder
+NOTED: dict[str, Any] = {
+    "key": dict,
+    "facts": dict,
+    "files": dict,
+    "seconds": (int, float),
+    "peak_mib": (int, float),
+}
 _RECORDS: list[list["Stage"]] = []
 _LOOKING: list[bool] = []  # not empty while nothing is to be worked on
 _OPEN: list["Stage"] = []  # those being worked on: a peak is one since a stage was opened
@@ -69,11 +79,37 @@ def read_json(path: Path) -> Any:
     """Read a JSON file that this project wrote."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ExamError(
-            f"{path} is not the JSON file that was written ({error}).\n"
-            f"Delete the folder {path.parent} and run the command again."
-        ) from None
+    except (ValueError, RecursionError) as error:
+        raise _not_as_written(path, str(error)) from None
+
+
+def _not_as_written(path: Path, reason: str) -> ExamError:
+    return ExamError(
+        f"{path} is not the JSON file that was written ({reason}).\n"
+        f"Delete the folder {path.parent} and run the command again."
+    )
+
+
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON object that this project wrote; it has at least these keys."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise _not_as_written(path, f"a {type(found).__name__}")
+    lacking = [key for key in keys if key not in found]
+    if lacking:
+        raise _not_as_written(path, f"it has no {lacking[0]!r}")
+    return found
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a stage's manifest; the files it names lie in its folder."""
+    found = read_object(path, *NOTED)
+    wrong = [name for name, kind in NOTED.items() if not isinstance(found[name], kind)]
+    if wrong:
+        raise _not_as_written(path, f"{wrong[0]} is a {type(found[wrong[0]]).__name__}")
+    if out := [name for name in found["files"] if leads_out(name)]:
+        raise _not_as_written(path, f"{out[0]!r} leads out of its folder")
+    return found
 
 
 @dataclass
@@ -144,8 +180,9 @@ def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
             f"{folder} {state}: it has no {MANIFEST}.\n"
             "Give a finished run folder, or run the command that makes it again."
         )
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_manifest(folder / MANIFEST)
     _verify(folder, manifest, key or manifest["key"])
+    check_folder(folder)
     return Stage(
         folder.parent.name,
         folder,
@@ -200,7 +237,7 @@ def _verified(folder: Path) -> dict[str, list[int]]:
     """The noted large files with their stamps."""
     noted: dict[str, list[int]] = {}
     if (folder / VERIFIED).is_file():
-        noted = read_json(folder / VERIFIED)
+        noted = read_object(folder / VERIFIED)
     return noted
 
 
@@ -236,7 +273,7 @@ def looking() -> Iterator[None]:
 def manifests(outputs: Path, kind: str) -> Iterator[dict[str, Any]]:
     """What is noted of a kind's finished stages, the newest first."""
     paths = (outputs / kind).glob(f"*/{MANIFEST}")
-    yield from map(read_json, sorted(paths, key=lambda path: -path.stat().st_mtime))
+    yield from map(read_manifest, sorted(paths, key=lambda path: -path.stat().st_mtime))
 
 
 @contextmanager
@@ -254,6 +291,11 @@ def open_stage(
     """
     from filelock import FileLock
 
+    if not NAME.fullmatch(name):
+        raise ExamError(
+            f"{name[:50]!r} is to name a folder of {outputs / kind}, and cannot.\n"
+            "Name data, corpus, encoder and retriever without slashes, and shortly."
+        )
     key = {"format": FORMAT, **key}
     root = outputs / kind
     base = root / f"{name}-{digest(key)[:8]}"
@@ -308,7 +350,7 @@ def _named(folder: Path, key: dict[str, Any]) -> Path:
     if not (folder / KEY).is_file():
         state = f"has no {KEY}" if folder.is_dir() else "does not exist"
         raise ExamError(f"resume={folder} {state}.\nGive a run folder, or resume=auto.")
-    differing = _differences(read_json(folder / KEY), key)
+    differing = _differences(read_object(folder / KEY), key)
     if differing:
         raise ExamError(
             f"resume={folder} is a run of another configuration: {', '.join(differing)}.\n"
@@ -324,7 +366,9 @@ def siblings(stage: Stage, apart_from: str) -> list[Path]:
         stage.folder.parent.glob(f"*/{MANIFEST}"), key=lambda path: -path.stat().st_mtime
     )
     return [
-        path.parent for path in manifests if {**read_json(path)["key"], apart_from: None} == wanted
+        path.parent
+        for path in manifests
+        if {**read_manifest(path)["key"], apart_from: None} == wanted
     ]
 
 
@@ -346,7 +390,7 @@ def _why(root: Path, name: str, folder: Path, key: dict[str, Any]) -> str:
         return "continues an unfinished one"
     differing = []
     for path in root.glob(f"{name}-*/{MANIFEST}"):
-        old = read_json(path)["key"]
+        old = read_manifest(path)["key"]
         keys = _differences(old, key)
         if keys:
             differing.append((len(keys), path.parent.name, keys))

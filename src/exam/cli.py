@@ -24,6 +24,7 @@ from exam.compose import check_groups, conf_dir, register, typed, with_prefix
 from exam.config import ROOTS
 from exam.errors import ExamError
 from exam.runtime import complain, keep_freed_memory, quiet_libraries, say, start_logging
+from exam.safety import go_offline
 
 SETTING_OTHERS = {"experiment", "debug"}  # groups of no values of their own
 HELP = """\
@@ -137,6 +138,8 @@ def _task(
         name = f"Job {job.job.num} ({' '.join(job.overrides.task)}): " if several else ""
         try:
             config = typed(composed)
+            if config.offline:
+                go_offline()
             start_logging(config.log_level)
             quiet_libraries()
             keep_freed_memory()

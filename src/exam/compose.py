@@ -1,6 +1,7 @@
 """Compose a configuration from `conf/`, and save and restore a run's."""
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import AliasEvent, SafeLoader, YAMLError, parse
 
 from exam.artefacts import atomic
 from exam.checks import check
@@ -24,6 +25,8 @@ TRAINED = (
     *("model.evidence", "model.others"),
 )
 GROUPS = ("data", "corpus", "retriever", "context", "reranker")  # that may replace a run's own
+CODE = ("model", "encoder", "reranker")  # whose checkpoints may bring code of their own
+INTERPOLATION = re.compile(r"\$\{")
 USES = {"reranker": "reranker.ckpt", "encoder": "encoder.name_or_path"}
 
 
@@ -116,7 +119,7 @@ def load_run(path: Path, own: Restore) -> Train:
         ExamError: an override names no value of the run, or one of another type.
     """
     try:
-        saved: Any = OmegaConf.merge(OmegaConf.structured(Train), OmegaConf.load(path))
+        saved: Any = OmegaConf.merge(OmegaConf.structured(Train), _loaded(path))
         folds = saved.data.fold, saved.data.folds  # training's own
         for name in GROUPS:
             if getattr(own, name) is not None:
@@ -127,11 +130,13 @@ def load_run(path: Path, own: Restore) -> Train:
             f"run: {str(error).splitlines()[0]}\n"
             f"Override a value that {path} has, as run.<key>=<value>."
         ) from None
+    _check_code(path, saved, own)
     for key in _dotted(own.run):
         _check_restored(key, saved)
         then, now = OmegaConf.select(saved, key), OmegaConf.select(config, key)
         log.info("run.%s: %s → %s", key, then, now)
     config.outputs, config.log_level, config.resume = own.outputs, own.log_level, "auto"
+    config.offline = own.offline
     config.data.fold, config.data.folds = folds
     restored: Train = typed(config)
     if restored.task is not Task.reader:
@@ -143,12 +148,47 @@ def load_run(path: Path, own: Restore) -> Train:
     return restored
 
 
+def _loaded(path: Path) -> Any:
+    """What `save_run` wrote, which refers to nothing: not to the environment, nor to itself.
+
+    Raises:
+        ExamError: it is no such file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if INTERPOLATION.search(text):
+            reason = "it holds an interpolation, ${…}"
+        elif any(isinstance(event, AliasEvent) for event in parse(text, SafeLoader)):
+            reason = "it refers to itself by an alias"
+        else:
+            return OmegaConf.create(text)
+    except (ValueError, TypeError, AttributeError, RecursionError, YAMLError) as error:
+        reason = str(error).splitlines()[0]
+    raise ExamError(
+        f"{path} is not the configuration that was written: {reason}\n"
+        "Give another run, or train it again."
+    )
+
+
+def _check_code(path: Path, saved: Any, own: Restore) -> None:
+    """Refuse to run a checkpoint's code because a run's folder says so: a person has to."""
+    for group in CODE:
+        given = own.run.get(group)
+        said = isinstance(given, dict) and given.get("trust_remote_code") is True
+        if getattr(own, group, None) is None and saved[group].trust_remote_code and not said:
+            raise ExamError(
+                f"{path} wants its checkpoint's own code to be run "
+                f"({group}.trust_remote_code=true).\nWhere you have read it, and trust it, say "
+                f"so: run.{group}.trust_remote_code=true"
+            )
+
+
 def _check_restored(key: str, saved: Train) -> None:
     """Refuse overrides that a run's own weights or infer's own keys decide.
 
     A language model that answers as it is may lie elsewhere now; that it is the same is checked.
     """
-    own = ("data", "outputs", "log_level", "resume", "name")
+    own = ("data", "outputs", "log_level", "resume", "offline", "name")
     if key.split(".", maxsplit=1)[0] in own:
         raise ExamError(f"run.{key} is the command's own.\nGive it as {key}=<value>, without run.")
     as_it_is = saved.model.kind is ReaderKind.causal_lm and saved.trainer.num_train_epochs == 0

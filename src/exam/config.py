@@ -525,6 +525,7 @@ class Train:
     resume: str = "auto"  # never, or a run folder to go on with
     outputs: str = "outputs"
     log_level: str = "info"
+    offline: bool = False  # fetch nothing, send nothing
 
 
 @dataclass
@@ -543,6 +544,7 @@ class Retrieve:
     resume: Resume = Resume.auto
     outputs: str = "outputs"
     log_level: str = "info"
+    offline: bool = False  # fetch nothing, send nothing
 
 
 @dataclass
@@ -580,6 +582,7 @@ class Restore:
     resume: Resume = Resume.auto
     outputs: str = "outputs"
     log_level: str = "info"
+    offline: bool = False  # fetch nothing, send nothing
 
 
 @dataclass
@@ -645,6 +648,7 @@ class Generate:
     resume: Resume = Resume.auto
     outputs: str = "outputs"
     log_level: str = "info"
+    offline: bool = False  # fetch nothing, send nothing
 
 
 ROOTS: dict[str, type] = {

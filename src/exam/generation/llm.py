@@ -46,6 +46,7 @@ UNIMPORTANT = (
     "price_out",
     "attempts",
 )  # for what a model writes
+NOTED = {"asked", "article", "questions", "refused", "read", "written"}  # of each article
 SPARE = 4  # articles looked up for each one needed: some are too short, some replies are invalid
 
 
@@ -62,9 +63,10 @@ class Journal:
         """The notes of an interrupted run; a line that was cut short is left out."""
         rows = {}
         for line in path.read_bytes().splitlines() if path.is_file() else ():
-            with suppress(ValueError):
+            with suppress(ValueError, AttributeError, TypeError, RecursionError):
                 row = json.loads(line)
-                rows[row["asked"]] = row
+                if row.keys() >= NOTED:
+                    rows[row["asked"]] = row
         return cls(path, rows)
 
     def settled(self, asked: str, attempts: int) -> bool:
