@@ -1,5 +1,6 @@
 """Compose a configuration from `conf/`, and save and restore a run's."""
 
+import json
 import logging
 import re
 from collections.abc import Iterable
@@ -161,7 +162,9 @@ def _loaded(path: Path) -> Any:
         elif any(isinstance(event, AliasEvent) for event in parse(text, SafeLoader)):
             reason = "it refers to itself by an alias"
         else:
-            return OmegaConf.create(text)
+            found = OmegaConf.create(text)
+            json.dumps(OmegaConf.to_container(found), ensure_ascii=False).encode()  # as texts
+            return found
     except (ValueError, TypeError, AttributeError, RecursionError, YAMLError) as error:
         reason = str(error).splitlines()[0]
     raise ExamError(
