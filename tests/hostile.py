@@ -83,14 +83,18 @@ def damaged(draw: Any, data: bytes) -> bytes:
 @st.composite
 def questions(draw: Any, number: int | None = None) -> list[dict[str, str]]:
     """Rows that are right, whatever their texts are."""
-    letters = LETTERS[: draw(st.integers(2, 26)) if number is None else number]
-    ids = draw(st.lists(words, min_size=1, max_size=4, unique=True))
-    rows = []
-    for key in ids:
-        row = {"id": key, "prompt": draw(words)}
-        row |= {letter: draw(words) for letter in letters}
-        rows.append({**row, "answer": draw(st.sampled_from(["", *letters]))})
-    return rows
+    letters = LETTERS[: draw(st.sampled_from([2, 3, 5, 26])) if number is None else number]
+    ids = draw(st.lists(words, min_size=1, max_size=3, unique=True))
+    pool = draw(st.lists(words, min_size=2, max_size=6))  # drawing every text takes long
+    return [
+        {
+            "id": key,
+            "prompt": pool[place % len(pool)],
+            **{c: pool[(place + i) % len(pool)] for i, c in enumerate(letters)},
+            "answer": draw(st.sampled_from(["", *letters])),
+        }
+        for place, key in enumerate(ids)
+    ]
 
 
 def as_jsonl(rows: list[Any], *, ascii_only: bool = False) -> bytes:

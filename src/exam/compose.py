@@ -11,7 +11,14 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import AliasEvent, SafeLoader, YAMLError, parse
+from yaml import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    SafeLoader,
+    YAMLError,
+    parse,
+)
 
 from exam.artefacts import atomic
 from exam.checks import check
@@ -27,6 +34,7 @@ TRAINED = (
 )
 GROUPS = ("data", "corpus", "retriever", "context", "reranker")  # that may replace a run's own
 CODE = ("model", "encoder", "reranker")  # whose checkpoints may bring code of their own
+LARGEST, DEEPEST = 1_000_000, 50  # characters and levels; a run has thousands, and five
 INTERPOLATION = re.compile(r"\$\{")
 USES = {"reranker": "reranker.ckpt", "encoder": "encoder.name_or_path"}
 
@@ -157,11 +165,7 @@ def _loaded(path: Path) -> Any:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        if INTERPOLATION.search(text):
-            reason = "it holds an interpolation, ${…}"
-        elif any(isinstance(event, AliasEvent) for event in parse(text, SafeLoader)):
-            reason = "it refers to itself by an alias"
-        else:
+        if (reason := _unlike(text)) is None:
             found = OmegaConf.create(text)
             json.dumps(OmegaConf.to_container(found), ensure_ascii=False).encode()  # as texts
             return found
@@ -171,6 +175,23 @@ def _loaded(path: Path) -> Any:
         f"{path} is not the configuration that was written: {reason}\n"
         "Give another run, or train it again."
     )
+
+
+def _unlike(text: str) -> str | None:
+    """How YAML differs from what is saved: reading it in full could take for ever."""
+    if len(text) > LARGEST:
+        return f"it has {len(text):,} characters"
+    if INTERPOLATION.search(text):
+        return "it holds an interpolation, ${…}"
+    depth = 0
+    for event in parse(text, SafeLoader):
+        if isinstance(event, AliasEvent):
+            return "it refers to itself by an alias"
+        depth += isinstance(event, CollectionStartEvent)
+        depth -= isinstance(event, CollectionEndEvent)
+        if depth > DEEPEST:
+            return f"it is nested more than {DEEPEST} deep"
+    return None
 
 
 def _check_code(path: Path, saved: Any, own: Restore) -> None:

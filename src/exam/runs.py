@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises; nothing is unpickled here
 from typing import Any, TypeVar
 
 import torch
@@ -113,6 +114,11 @@ def _saying_what_could_not_be_written(folder: Path) -> Iterator[None]:
     """Turn a full disk into one message; the library's writers each raise an error of their own."""
     try:
         yield
+    except UnpicklingError as error:
+        raise ExamError(
+            f"A checkpoint in {folder} holds more than numbers: {str(error).splitlines()[0]}\n"
+            "This project wrote no such file: delete the folder, and run the same command again."
+        ) from None
     except (OSError, SafetensorError, RuntimeError) as error:
         torchs_own = "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
         full = isinstance(error, OSError) and error.errno in FULL
