@@ -4,6 +4,7 @@ import base64
 import csv
 import gzip
 import json
+import logging
 import re
 from contextlib import suppress
 from html.parser import HTMLParser
@@ -50,6 +51,14 @@ from exam.tables import read_rows
 
 MAPPED = {c: c for c in ("id", "prompt", "answer")}
 COLUMNS = {"id": "id", "title": "title", "text": "text"}
+
+
+@pytest.fixture(autouse=True)
+def without_fingerprints(monkeypatch):
+    """What `datasets` works out for its caches takes longer than reading a file."""
+    monkeypatch.setattr("datasets.arrow_dataset.generate_fingerprint", lambda _: "0" * 16)
+    monkeypatch.setattr("datasets.arrow_dataset.update_fingerprint", lambda *_: "0" * 16)
+    logging.getLogger("exam").setLevel(logging.ERROR)
 
 
 def asked(path: Path, rows: list[dict], options: str | None = None) -> Data:

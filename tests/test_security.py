@@ -125,6 +125,22 @@ def test_a_checkpoint_in_a_pickle_is_not_read(tmp_path, mark, encoder):
         _ = SentenceEncoder(Encoder(name="e", name_or_path=str(foreign))).model
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small reader's checkpoint."""
+    return tiny_folder(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", None])
+def test_a_broken_checkpoint_is_refused_in_one_message(checkpoint, tmp_path, name, content):
+    folder = shutil.copytree(checkpoint, tmp_path / "broken")
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ExamError, match=r"The reader .* could not be read: "):
+        load_reader(Model(name="tiny", name_or_path=str(folder)), 0)
+
+
 def test_no_pickled_arguments_stay_in_a_checkpoint(tmp_path):
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()
@@ -487,6 +503,18 @@ def test_train_and_infer_without_a_network_and_without_showing_keys(tmp_path, en
 
 
 # What people's files hold.
+
+
+def test_the_tests_that_security_names_are_there():
+    file, missing = "", []
+    named = re.findall(r"`(?:(\w+)::)?(…?\w+…?)`", (ROOT / "SECURITY.md").read_text())
+    for place, name in named:
+        if place or "…" in name:
+            file = place or file
+            tests = (ROOT / "tests" / f"test_{file}.py").read_text(encoding="utf-8")
+            missing += [name] if f"def test_{name.strip('…')}" not in tests else []
+    assert missing == []
+    assert sum("…" in name or bool(place) for place, name in named) > 20
 
 
 def test_json_nested_without_end_is_refused(tmp_path):

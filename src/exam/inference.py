@@ -20,7 +20,7 @@ from exam.answers.submission import write_submission
 from exam.artefacts import (
     Stage,
     finished,
-    read_json,
+    read_object,
     shared_stage,
 )
 from exam.compose import load_run
@@ -66,7 +66,7 @@ def restored(own: Restore) -> tuple[Stage, Train]:
 
 def _warn_of_versions(folder: Path) -> None:
     """Name each package that may prepare the questions otherwise than at training."""
-    then, now = read_json(folder / ENVIRONMENT), environment()
+    then, now = read_object(folder / ENVIRONMENT), environment()
     for name in sorted(then.keys() & now.keys()):
         if then[name] != now[name] and name != "machine":
             log.warning("infer: %s is %s, the run was made with %s", name, now[name], then[name])

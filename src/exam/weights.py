@@ -173,7 +173,9 @@ def reaching(what: str, name_or_path: str, key: str) -> Iterator[None]:
         disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
-    except (OSError, ValueError) as error:
+    except ExamError:
+        raise
+    except Exception as error:  # the libraries' readers have no error in common
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise ExamError(
             f"The {what} {name_or_path} could not be read: {reason}\n"

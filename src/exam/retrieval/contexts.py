@@ -106,7 +106,8 @@ def read_contexts(stage: Stage, top_k: int | None = None) -> Contexts:
     with parquet_of(path):
         table = pq.read_table(path, schema=SCHEMA, filters=filters)
         rows = table.to_pylist()
-    if empty := [name for name in SCHEMA.names if table[name].null_count]:
+    needed = [name for name in SCHEMA.names if name != "article_id"]  # unknown of given contexts
+    if empty := [name for name in needed if table[name].null_count]:
         raise ExamError(f"{path} has empty cells in {empty[0]}.\nRetrieve again.")
     contexts: Contexts = {}
     for row in rows:
@@ -122,8 +123,13 @@ def read_contexts(stage: Stage, top_k: int | None = None) -> Contexts:
 
 def read_support(stage: Stage, ids: list[str]) -> list[list[float]] | None:
     """Support of every option by its question's best passages; None without passages."""
-    found = read_object(stage.folder / SUPPORT)
-    return [found[key] for key in ids] if found else None
+    path = stage.folder / SUPPORT
+    if not (found := read_object(path)):
+        return None
+    lacking = [key for key in ids if not isinstance(found.get(key), list)]
+    if lacking:
+        raise ExamError(f"{path} says nothing of question {lacking[0]!r}.\nRetrieve again.")
+    return [found[key] for key in ids]
 
 
 def read_rarity(stage: Stage) -> dict[str, float]:
