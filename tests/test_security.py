@@ -254,10 +254,13 @@ def test_a_bundle_repeats_that_word_and_no_other(tmp_path):
 # Configurations.
 
 
-@pytest.mark.parametrize("value", ["${oc.env:OPENAI_API_KEY}", "${model}", "a${oc.env:HOME}b"])
+@pytest.mark.parametrize(
+    "value",
+    ["'${oc.env:OPENAI_API_KEY}'", "'${model}'", "a${oc.env:HOME}b", r'"\x24{oc.env:HOME}"'],
+)
 def test_a_runs_configuration_cannot_refer_to_the_environment(saved, monkeypatch, value):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    saved.write_text(saved.read_text().replace("query_prefix: ''", f"query_prefix: {value!r}"))
+    saved.write_text(saved.read_text().replace("query_prefix: ''", f"query_prefix: {value}"))
     assert value in saved.read_text()
     with pytest.raises(ExamError, match=r"it holds an interpolation") as caught:
         load_run(saved, Infer(ckpt="run"))
@@ -489,15 +492,12 @@ def test_train_and_infer_without_a_network_and_without_showing_keys(tmp_path, en
 
     trained = run("train", *local)
     assert trained.returncode == 0, trained.stderr
-    (folder,) = (tmp_path / "outputs" / "train").glob("*-*")
+    (folder,) = (tmp_path / "outputs" / "train").glob("kaggle-*")
     answered = run("infer", f"ckpt={folder}", "data=kaggle_test", *data)
     assert answered.returncode == 0, answered.stderr
-    absent = run("infer", f"ckpt={folder}", "data=kaggle_test", "data.dir=nowhere")
-    assert absent.returncode == 2
-    assert "offline=true fetches nothing" in absent.stderr
     written = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     assert any(p.suffix == ".wandb" for p in written)
-    printed = [done.stdout + done.stderr for done in (trained, answered, absent)]
+    printed = [done.stdout + done.stderr for done in (trained, answered)]
     for content in [*written.values(), *(text.encode() for text in printed)]:
         assert b"secret-of-" not in content
 
@@ -507,7 +507,9 @@ def test_train_and_infer_without_a_network_and_without_showing_keys(tmp_path, en
 
 def test_the_tests_that_security_names_are_there():
     file, missing = "", []
-    named = re.findall(r"`(?:(\w+)::)?(…?\w+…?)`", (ROOT / "SECURITY.md").read_text())
+    named = re.findall(  # `security::x…` and, of the same file, `…x…`
+        r"`(?:(\w+)::)?(…?\w+…?)`", (ROOT / "SECURITY.md").read_text()
+    )
     for place, name in named:
         if place or "…" in name:
             file = place or file

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -35,7 +34,6 @@ TRAINED = (
 GROUPS = ("data", "corpus", "retriever", "context", "reranker")  # that may replace a run's own
 CODE = ("model", "encoder", "reranker")  # whose checkpoints may bring code of their own
 LARGEST, DEEPEST = 1_000_000, 50  # characters and levels; a run has thousands, and five
-INTERPOLATION = re.compile(r"\$\{")
 USES = {"reranker": "reranker.ckpt", "encoder": "encoder.name_or_path"}
 
 
@@ -167,8 +165,11 @@ def _loaded(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
         if (reason := _unlike(text)) is None:
             found = OmegaConf.create(text)
-            json.dumps(OmegaConf.to_container(found), ensure_ascii=False).encode()  # as texts
-            return found
+            texts = json.dumps(OmegaConf.to_container(found), ensure_ascii=False)
+            texts.encode()  # no halves of surrogate pairs
+            if "${" not in texts:  # however YAML has spelled it
+                return found
+            reason = "it holds an interpolation, ${…}"
     except (ValueError, TypeError, AttributeError, RecursionError, YAMLError) as error:
         reason = str(error).splitlines()[0]
     raise ExamError(
@@ -181,8 +182,6 @@ def _unlike(text: str) -> str | None:
     """How YAML differs from what is saved: reading it in full could take for ever."""
     if len(text) > LARGEST:
         return f"it has {len(text):,} characters"
-    if INTERPOLATION.search(text):
-        return "it holds an interpolation, ${…}"
     depth = 0
     for event in parse(text, SafeLoader):
         if isinstance(event, AliasEvent):
