@@ -305,7 +305,7 @@ def test_links_out_of_a_stage_are_refused(stage, tmp_path):
     assert finished(elsewhere).reused
 
 
-@pytest.mark.parametrize("name", ["../a.txt", "/etc/hostname", "..\\a.txt", "", "a\0b"])
+@pytest.mark.parametrize("name", ["../a.txt", "/etc/hostname", "..\\a.txt", "", "a\0b", "x" * 300])
 def test_names_in_a_manifest_stay_in_its_folder(stage, name):
     manifest = read_json(stage / MANIFEST)
     write_json(stage / MANIFEST, {**manifest, "files": {name: {"bytes": 1, "sha256": "0"}}})

@@ -11,6 +11,7 @@ KEYS = (
     *("OPENAI_API_KEY", "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
     *("KAGGLE_KEY", "KAGGLE_API_TOKEN"),
 )
+LONGEST = 255  # bytes of a file's name
 SHORTEST = 8  # characters: what is shorter is a placeholder, and would stand in any text
 LOGIN = re.compile(r"(?<=://)[^\s/?#@]+@")
 TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|sk-(?:proj-)?\w{20,})")
@@ -52,7 +53,9 @@ def _secrets() -> list[str]:
 def leads_out(name: str) -> bool:
     """Whether a file's name, relative to its folder, is none or leads out of the folder."""
     path = PurePosixPath(name.replace("\\", "/"))
-    return "\0" in name or not path.parts or path.is_absolute() or ".." in path.parts
+    none = "\0" in name or not path.parts
+    none = none or any(len(p.encode(errors="replace")) > LONGEST for p in path.parts)
+    return none or path.is_absolute() or ".." in path.parts
 
 
 def check_folder(folder: Path) -> None:
