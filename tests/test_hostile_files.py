@@ -171,7 +171,7 @@ def test_questions_whose_cells_are_of_any_kind(tmp_path):
 ARROW = [
     pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string()),
     pa.int64(), pa.uint8(), pa.float32(), pa.bool_(), pa.null(), pa.binary(), pa.date32(),
-    pa.timestamp("ns"), pa.timestamp("s"), pa.duration("s"), pa.time32("s"), pa.decimal128(9, 2),
+    pa.timestamp("ns"), pa.timestamp("s"), pa.duration("s"), pa.time32("s"), pa.decimal128(12, 2),
     pa.list_(pa.string()), pa.struct({"a": pa.string()}), pa.map_(pa.string(), pa.int8()),
 ]  # fmt: skip
 
@@ -193,7 +193,7 @@ def columns(draw, number: int) -> pa.Array:
     if pa.types.is_decimal(kind):
         return pa.array([draw(st.integers(0, 999)) for _ in range(number)], pa.int32()).cast(kind)
     wide = draw(st.booleans()) and kind.bit_width == 64
-    drawn = [draw(st.integers(0, 2**62 if wide else 1)) for _ in range(number)]
+    drawn = [draw(st.integers(0, 2**41 if wide else 1)) for _ in range(number)]
     width = {1: pa.bool_(), 8: pa.uint8(), 32: pa.int32(), 64: pa.int64()}[kind.bit_width]
     made = pa.array(drawn, pa.int64()).cast(width)
     return made.cast(kind) if pa.types.is_floating(kind) else made.view(kind)
@@ -282,8 +282,11 @@ def test_corpora(tmp_path, form):
         if found is None:
             return False
         assert kind != "whole" or [vars(a) for a in found] == rows
-        ids = [a.id for a in found]
-        assert fetch(file, ids) == {a.id: a for a in found}
+        again = outcome(lambda: fetch(file, [a.id for a in found]))
+        if again is None:
+            assert kind == "bytes"
+            return False
+        assert again == {a.id: a for a in found}
         for a in found:
             ends = [0, *(place for pair in sentence_offsets(a.text, 1) for place in pair)]
             assert ends == sorted(ends)

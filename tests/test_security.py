@@ -313,6 +313,13 @@ def test_names_in_a_manifest_stay_in_its_folder(stage, name):
         finished(stage)
 
 
+def test_a_file_of_which_a_manifest_says_nothing_is_missing(stage):
+    manifest = read_json(stage / MANIFEST)
+    write_json(stage / MANIFEST, {**manifest, "files": {"b.txt": None}})
+    with pytest.raises(ExamError, match=r"b\.txt is missing"):
+        finished(stage)
+
+
 @pytest.mark.parametrize(
     "content", ["[]", "{}", '{"key": 1}', "[" * 100_000, '{"key": {}, "facts": [], "files": {}}']
 )

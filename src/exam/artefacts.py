@@ -209,7 +209,7 @@ def _verify(folder: Path, manifest: dict[str, Any], key: dict[str, Any]) -> None
         if name in stamps and path.is_file() and _stamp(path) == stamps[name]:
             continue
         found = _fingerprint(path) if path.is_file() else None
-        if found != expected:
+        if found is None or found != expected:
             state = "is missing" if found is None else "is not the file that was written"
             raise ExamError(
                 f"{path} {state}.\nDelete the folder {folder} and run the command again."

@@ -167,8 +167,23 @@ def _article(row: dict[str, Any], column: dict[str, str]) -> Article:
 
 
 def fetch(file: CorpusFile, ids: Iterable[str]) -> dict[str, Article]:
-    """The articles of a file with the given ids, without holding the rest of it."""
+    """The articles of a file with the given ids, without holding the rest of it.
+
+    Raises:
+        ExamError: one of them is not found, though it was there when the file was read.
+    """
     wanted = set(ids)
+    with parquet_of(file.path):
+        found = _found(file, wanted)
+    if lacking := wanted - found.keys():
+        raise ExamError(
+            f"{file.path} no longer gives article {min(lacking)!r}.\n"
+            "It is damaged, or has changed while it was used: fetch it again."
+        )
+    return found
+
+
+def _found(file: CorpusFile, wanted: set[str]) -> dict[str, Article]:
     if file.path.suffix == ".jsonl":
         return {a.id: a for a in iter_articles(file) if a.id in wanted}
     column = file.columns
