@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from contextlib import suppress
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from exam.answers.predictions import SCHEMA as PREDICTIONS
 from exam.answers.predictions import predictions_of, read_all, write_predictions
 from exam.answers.submission import write_submission
 from exam.artefacts import Stage, finished
+from exam.checks import check
 from exam.cli import explain
 from exam.compose import composed, load_run, save_run
 from exam.config import Data, Generator, Infer
@@ -203,7 +205,7 @@ def test_questions_in_parquet_columns_of_any_type(tmp_path):
     path = tmp_path / "q.parquet"
 
     def one(rows, data):
-        name = data.draw(st.sampled_from([*rows[0], "more"]))
+        name = data.draw(st.sampled_from([*rows[0], *["more"] * 8]))
         table = pa.Table.from_pylist(rows)
         column = data.draw(columns(len(rows)))
         place = table.schema.names.index(name) if name in table.schema.names else len(rows[0])
@@ -433,7 +435,8 @@ def test_manifests(tmp_path):
 def test_run_configurations(tmp_path):
     path, own = tmp_path / "config.yaml", Infer(ckpt="run")
     overrides = ["model=tiny", "trainer.num_train_epochs=1"]
-    save_run(composed("train", *overrides), path)
+    config = composed("train", *overrides)
+    save_run(config, path)
     whole = path.read_text()
     lines = whole.splitlines()
 
@@ -441,15 +444,17 @@ def test_run_configurations(tmp_path):
         kind = data.draw(st.sampled_from([*["text"] * 3, "line", "bytes"]))
         own_lines = list(lines)
         place = data.draw(st.integers(0, len(lines) - 1))
-        if kind == "text":
-            place = next(i for i, line in enumerate(lines) if line.startswith("  query_prefix"))
-            own_lines[place] = f"  query_prefix: {json.dumps(prompt, ensure_ascii=False)}"
         if kind == "line":
             key = lines[place].partition(":")[0]
             value = data.draw(st.one_of(values, st.sampled_from(["&a [*a]", "!!python/name:os"])))
             own_lines[place] = f"{key}: {value if isinstance(value, str) else json.dumps(value)}"
         written = "\n".join(own_lines).encode()
         path.write_bytes(data.draw(damaged(written)) if kind == "bytes" else written)
+        if kind == "text":
+            asked_for = replace(config, encoder=replace(config.encoder, query_prefix=prompt))
+            if outcome(lambda: check(asked_for) or True) is None:
+                return False
+            save_run(asked_for, path)
         found = outcome(lambda: load_run(path, own))
         if kind == "text" and found is not None:
             assert found.encoder.query_prefix == prompt

@@ -622,3 +622,21 @@ def test_an_endpoint_that_counts_in_words_counts_nothing(monkeypatch):
     endpoint.client = SimpleNamespace(chat=SimpleNamespace(completions=create))
     assert endpoint.reply([]) == endpoint.reply([])
     assert (endpoint.reply([]).read, endpoint.reply([]).written) == (0, 0)
+
+
+@pytest.mark.parametrize("override", ["model=1", "+model=1.5", "trainer=true", "model={a: 1}"])
+def test_a_number_is_no_option_of_a_group(override):
+    with pytest.raises(ExamError, match=r"is no option of (model|trainer)"):
+        composed("train", override)
+
+
+@pytest.mark.parametrize("override", ["+x=1", "+context.x=1"])
+def test_a_value_that_no_group_has_cannot_be_added(override):
+    with pytest.raises(ExamError, match=r"x is not a value of the configuration"):
+        composed("train", override)
+
+
+@pytest.mark.parametrize("text", ["a\x85", "\ud800", "\x1b", "\u2028"])
+def test_a_configuration_holds_texts_that_can_be_saved(config, text):
+    with pytest.raises(ExamError, match="query_prefix holds what is no text"):
+        check(replace(config, encoder=replace(config.encoder, query_prefix=text)))

