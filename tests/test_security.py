@@ -630,6 +630,11 @@ def test_a_number_is_no_option_of_a_group(override):
         composed("train", override)
 
 
+def test_a_value_without_a_name_is_refused():
+    with pytest.raises(ExamError, match=r"'=0\.5' names no value"):
+        composed("train", "=0.5")
+
+
 @pytest.mark.parametrize("override", ["+x=1", "+context.x=1"])
 def test_a_value_that_no_group_has_cannot_be_added(override):
     with pytest.raises(ExamError, match=r"x is not a value of the configuration"):

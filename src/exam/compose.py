@@ -107,12 +107,14 @@ def check_groups(verb: str, overrides: Sequence[str]) -> None:
     Raises:
         ExamError: the first such value.
     """
-    of_verb = {field.name for field in fields(ROOTS[verb])}
+    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     given = [override.partition("=")[0].lstrip("+~") for override in overrides]
     optional = {field.name for field in fields(ROOTS[verb]) if field.default is None}
     for key, override in zip(given, overrides, strict=True):
         group, dot, _ = key.partition(".")
-        if not dot and group in of_verb and (conf_dir() / group).is_dir():
+        if not group:
+            raise ExamError(f"{override[:50]!r} names no value.\nWrite <group>.<key>=<value>.")
+        if not dot and group in groups:
             _check_option(group, override)
         if dot and group in optional and group not in given:
             of_run = group in GROUPS and group != "data"
