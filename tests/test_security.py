@@ -624,7 +624,9 @@ def test_an_endpoint_that_counts_in_words_counts_nothing(monkeypatch):
     assert (endpoint.reply([]).read, endpoint.reply([]).written) == (0, 0)
 
 
-@pytest.mark.parametrize("override", ["model=1", "+model=1.5", "trainer=true", "model={a: 1}"])
+@pytest.mark.parametrize(
+    "override", ["model=1", "model=null", "+model=1.5", "trainer=true", "model={a: 1}", "~model=1"]
+)
 def test_a_number_is_no_option_of_a_group(override):
     with pytest.raises(ExamError, match=r"is no option of (model|trainer)"):
         composed("train", override)

@@ -129,10 +129,11 @@ def _check_option(group: str, override: str) -> None:
     """Refuse a number where an option's name is to stand, which Hydra takes for a bug."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    value = OverridesParser.create().parse_override(override).value()
-    if isinstance(value, int | float | dict):
+    parsed = OverridesParser.create().parse_override(override)
+    named = str | None if override.startswith("~") else str | list
+    if not parsed.is_sweep_override() and not isinstance(parsed.value(), named):
         raise ExamError(
-            f"{group}={value} is no option of {group}.\n"
+            f"{override.lstrip('+')} is no option of {group}.\n"
             "Give its name; a value of it is given as <group>.<key>=<value>."
         )
 
