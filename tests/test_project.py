@@ -55,6 +55,7 @@ def test_lock_pins_every_package_without_local_labels():
 
 ORDER = [
     ["errors", "trainer_fields", "metrics"],
+    ["safety"],
     ["kaggle", "files"],
     ["ranks", "manifest"],
     ["runtime"],

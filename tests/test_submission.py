@@ -14,6 +14,12 @@ def test_best_three_labels_in_the_input_order(tmp_path):
     assert (tmp_path / "s.csv").read_text() == 'id,prediction\n7,B C D\n"=cmd, x",A C B\n'
 
 
+def test_an_id_with_a_carriage_return_comes_back(tmp_path):
+    write_submission(tmp_path / "s.csv", ["7", "a\rb"], LOGITS)
+    lines = (tmp_path / "s.csv").read_bytes()
+    assert lines == b'"id","prediction"\n"7","B C D"\n"a\rb","A C B"\n'
+
+
 def test_a_question_with_two_options_gets_two_labels(tmp_path):
     write_submission(tmp_path / "s.csv", ["1"], np.array([[0.0, 1.0, -np.inf]]))
     assert (tmp_path / "s.csv").read_text() == "id,prediction\n1,B A\n"

@@ -6,6 +6,7 @@ their manifest is refused.
 """
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,22 +16,25 @@ from typing import Any
 
 from exam import ranks
 from exam.errors import ExamError
-from exam.files import SEAL, alone, digest, read_json, read_signed, write_json, write_signed
+from exam.files import SEAL, alone, digest, read_object, write_json, write_signed
 from exam.manifest import (
     MANIFEST,
     differences,
     fingerprint,
     note_verified,
+    read_manifest,
     readable,
     verify,
     why_new,
 )
 from exam.runtime import peak_memory_mib, reset_peak_memory
+from exam.safety import check_folder
 
 log = logging.getLogger(__name__)
 
 FORMAT = 3  # raised when the meaning of any artefact changes
 KEY = "key.json"
+NAME = re.compile(r"[^/\\\0]{1,200}")  # of a folder
 _RECORDS: list[list["Stage"]] = []
 _LOOKING: list[bool] = []  # not empty while nothing is to be worked on
 _OPEN: list["Stage"] = []  # those being worked on: a peak is one since a stage was opened
@@ -100,8 +104,9 @@ def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
             f"{folder} {state}: it has no {MANIFEST}.\n"
             "Give a finished run folder, or run the command that makes it again."
         )
-    manifest = read_signed(folder / MANIFEST)
+    manifest = read_manifest(folder / MANIFEST)
     verify(folder, manifest, key or manifest["key"])
+    check_folder(folder)
     return Stage(
         folder.parent.name,
         folder,
@@ -161,6 +166,11 @@ def open_stage(
     Raises:
         ExamError: the named folder is no stage's, or one of another key.
     """
+    if not NAME.fullmatch(name):
+        raise ExamError(
+            f"{name[:50]!r} is to name a folder of {outputs / kind}, and cannot.\n"
+            "Name data, corpus, encoder and retriever without slashes, and shortly."
+        )
     key = {"format": FORMAT, **key}
     root = outputs / kind
     base = root / f"{name}-{digest(key)[:8]}"
@@ -224,7 +234,7 @@ def _named(folder: Path, key: dict[str, Any]) -> Path:
     if not (folder / KEY).is_file():
         state = f"has no {KEY}" if folder.is_dir() else "does not exist"
         raise ExamError(f"resume={folder} {state}.\nGive a run folder, or resume=auto.")
-    differing = differences(read_json(folder / KEY), key)
+    differing = differences(read_object(folder / KEY), key)
     if differing:
         raise ExamError(
             f"resume={folder} is a run of another configuration: {', '.join(differing)}.\n"

@@ -13,6 +13,7 @@ from typing import Any
 from exam.endings import ended
 from exam.errors import ExamError
 from exam.runtime import complain, keep_freed_memory, quiet_libraries, say, start_logging
+from exam.safety import go_offline
 
 OF_QUESTIONS = ("contexts", "features")  # stages that one question leaves behind
 
@@ -59,6 +60,8 @@ class LoadedRun:
             given = composed("infer", "ckpt=run", *map(with_prefix, overrides))
         except (HydraException, OmegaConfBaseException) as error:
             raise ExamError(explain(error, "infer")) from None
+        if given.offline:
+            go_offline()
         own = replace(given, ckpt=str(folder), outputs=str(place))
         _, self.config = restored(own)
         self.retrieval = Retrieval.of(self.config)

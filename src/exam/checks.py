@@ -1,6 +1,7 @@
 """Refuse values, and pairs of values, that cannot work, before anything heavy is imported."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from exam.config import (
     EnsembleKind,
     Generate,
     Generator,
+    GeneratorKind,
     Index,
     Infer,
     Reranker,
@@ -20,9 +22,13 @@ from exam.config import (
     Retriever,
     RetrieverKind,
     Source,
+    TrackerMode,
     Train,
+    plain,
+    trainer_values,
 )
 from exam.errors import ExamError
+from exam.safety import NO_TEXT, has_secret
 from exam.train_checks import check_train
 
 POSITIVE = {
@@ -32,6 +38,9 @@ POSITIVE = {
     "per_question", "negatives", "rotations",
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
 }  # fmt: skip
+
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def check(config: Any) -> None:
@@ -48,13 +57,14 @@ def check(config: Any) -> None:
         _check_generator(config.generator)
     if isinstance(config, Restore) and config.data is not None:
         _check_data(config.data)
-    if isinstance(config, Infer):
-        _check_infer(config)
     if isinstance(config, Infer | Bundle):
         _check_joined(config)
     if isinstance(config, Train):
         _check_name("name", config.name)
         check_train(config)
+    _check_secrets(config)
+    if config.offline:
+        _check_offline(config)
     levels = ("debug", "info", "warning", "error")
     if config.log_level not in levels:
         raise ExamError(f"log_level={config.log_level} is not one of {', '.join(levels)}.")
@@ -65,6 +75,52 @@ def _check_positive(group: str, values: Any) -> None:
     for name, value in vars(values).items() if is_dataclass(values) else ():
         if name in POSITIVE and isinstance(value, int) and value < 1:
             raise ExamError(f"{group + '.' if group else ''}{name}={value} must be at least 1.")
+
+
+def _check_secrets(config: Any) -> None:
+    """Refuse keys, tokens and addresses with a login: every value is saved, logged and compared."""
+    for key, text in _texts(plain(config)):
+        if NO_TEXT.search(text):
+            raise ExamError(f"{key} holds what is no text: {text!a}.\nLeave it out.")
+        if has_secret(text):
+            raise ExamError(
+                f"{key} holds a key, a token or an address with a login, and it is saved.\n"
+                "Give it in the environment (HF_TOKEN, WANDB_API_KEY, OPENAI_API_KEY)."
+            )
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every string of nested values, with the dotted name of where it stands; names too."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield key, str(name)
+            yield from _texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, key)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def _check_offline(config: Any) -> None:
+    """Refuse what is for the network alone; what may be here already is looked for here."""
+    writer = config.generator.writer if isinstance(config, Train | Retrieve | Generate) else None
+    asks = writer and not writer.local and config.generator.kind is GeneratorKind.llm
+    host = urlsplit((writer and writer.base_url) or "").hostname
+    trainer = trainer_values(config.trainer) if isinstance(config, Train) else {}
+    reported = trainer.get("report_to") or "none"
+    wanted = {
+        "hub.push=true": isinstance(config, Train) and config.hub.push,
+        "generator=llm": asks and host not in LOOPBACK,
+        "tracker=wandb": isinstance(config, Train) and config.tracker.mode is TrackerMode.online,
+        f"trainer.report_to={reported}": reported not in ("none", ["none"]),
+        "python -m exam.bundle": isinstance(config, Bundle),
+    }
+    for what, is_wanted in wanted.items():
+        if is_wanted:
+            raise ExamError(
+                f"{what} needs a network, and offline=true forbids it.\nLeave one of them out."
+            )
 
 
 def _check_index(index: Index) -> None:
@@ -180,6 +236,8 @@ def _check_infer(config: Infer) -> None:
 
 def _check_joined(config: Infer | Bundle) -> None:
     """An ensemble's or a cascade's own values."""
+    if isinstance(config, Infer):
+        _check_infer(config)
     cascade, ensemble = config.cascade, config.ensemble
     shares = cascade.share if isinstance(cascade.share, list) else [cascade.share]
     given = cascade.share is not None

@@ -26,6 +26,7 @@ from exam.config import ROOTS
 from exam.endings import ended, explained
 from exam.errors import ExamError
 from exam.runtime import complain, keep_freed_memory, quiet_libraries, say, start_logging
+from exam.safety import go_offline
 
 SETTING_OTHERS = {"experiment", "debug"}  # groups of no values of their own
 HELP = """\
@@ -136,6 +137,8 @@ def _task(
         name = f"Job {job.job.num} ({' '.join(job.overrides.task)}): " if several else ""
         try:
             config = typed(composed)
+            if config.offline:
+                go_offline()
             start_logging(config.log_level)
             quiet_libraries()
             keep_freed_memory()

@@ -1,15 +1,23 @@
 """Compose a configuration from `conf/`, and save and restore a run's."""
 
+import json
 import logging
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    SafeLoader,
+    YAMLError,
+    parse,
+)
 
 from exam.checks import check
 from exam.config import ROOTS, ReaderKind, Restore, Task, Train
@@ -24,6 +32,8 @@ TRAINED = (
     *("model.evidence", "model.others"),
 )
 GROUPS = ("data", "corpus", "retriever", "context", "reranker")  # that may replace a run's own
+CODE = ("model", "encoder", "reranker")  # whose checkpoints may bring code of their own
+LARGEST, DEEPEST = 1_000_000, 50  # characters and levels; a run has thousands, and five
 USES = {"reranker": "reranker.ckpt", "encoder": "encoder.name_or_path"}
 
 
@@ -57,12 +67,25 @@ def typed(config: DictConfig) -> Any:
         if name != "trainer"
     }
     if "trainer" in config:
-        fields: Any = OmegaConf.to_container(config.trainer)
-        values["trainer"] = TrainerFields(**fields)
+        trainer: Any = OmegaConf.to_container(config.trainer)
+        values["trainer"] = TrainerFields(**trainer)
     schema: Any = OmegaConf.get_type(config)
-    value = schema(**values)
+    known = {field.name for field in fields(schema)}
+    value = schema(**{name: own for name, own in values.items() if name in known})
+    for name in [*(values.keys() - known), *_unknown(value)]:
+        raise ExamError(f"{name} is not a value of the configuration.\nLeave +{name} out.")
     check(value)
     return value
+
+
+def _unknown(value: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of what was added (+<key>=…) to a group that has no such value."""
+    if is_dataclass(value):
+        known = {field.name for field in fields(value)}
+        yield from (f"{prefix}{name}" for name in vars(value).keys() - known)
+    own = vars(value) if is_dataclass(value) else value
+    for name, inner in own.items() if isinstance(own, dict) else ():
+        yield from _unknown(inner, f"{prefix}{name}.")
 
 
 def composed(verb: str, *overrides: str) -> Any:
@@ -78,16 +101,21 @@ def composed(verb: str, *overrides: str) -> Any:
         return typed(compose(verb, list(overrides)))
 
 
-def check_groups(verb: str, overrides: Iterable[str]) -> None:
+def check_groups(verb: str, overrides: Sequence[str]) -> None:
     """Refuse a value of a group that a command leaves to the run, and that is not chosen.
 
     Raises:
         ExamError: the first such value.
     """
+    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     given = [override.partition("=")[0].lstrip("+~") for override in overrides]
     optional = {field.name for field in fields(ROOTS[verb]) if field.default is None}
-    for key in given:
+    for key, override in zip(given, overrides, strict=True):
         group, dot, _ = key.partition(".")
+        if not group:
+            raise ExamError(f"{override[:50]!r} names no value.\nWrite <group>.<key>=<value>.")
+        if not dot and group in groups:
+            _check_option(group, override)
         if dot and group in optional and group not in given:
             of_run = group in GROUPS and group != "data"
             also = f", or change the run's: run.{key}=<value>" if of_run else ""
@@ -95,6 +123,19 @@ def check_groups(verb: str, overrides: Iterable[str]) -> None:
                 f"{key} is given, and no {group}.\n"
                 f"Choose the option too, {group}=<option> {key}=<value>{also}."
             )
+
+
+def _check_option(group: str, override: str) -> None:
+    """Refuse a number where an option's name is to stand, which Hydra takes for a bug."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_override(override)
+    named = str | None if override.startswith("~") else str | list
+    if not parsed.is_sweep_override() and not isinstance(parsed.value(), named):
+        raise ExamError(
+            f"{override.lstrip('+')} is no option of {group}.\n"
+            "Give its name; a value of it is given as <group>.<key>=<value>."
+        )
 
 
 def with_prefix(override: str) -> str:
@@ -116,7 +157,7 @@ def load_run(path: Path, own: Restore) -> Train:
         ExamError: an override names no value of the run, or one of another type.
     """
     try:
-        saved: Any = OmegaConf.merge(OmegaConf.structured(Train), OmegaConf.load(path))
+        saved: Any = OmegaConf.merge(OmegaConf.structured(Train), _loaded(path))
         folds = saved.data.fold, saved.data.folds  # training's own
         for name in GROUPS:
             if getattr(own, name) is not None:
@@ -127,11 +168,13 @@ def load_run(path: Path, own: Restore) -> Train:
             f"run: {str(error).splitlines()[0]}\n"
             f"Override a value that {path} has, as run.<key>=<value>."
         ) from None
+    _check_code(path, saved, own)
     for key in _dotted(own.run):
         _check_restored(key, saved)
         then, now = OmegaConf.select(saved, key), OmegaConf.select(config, key)
         log.info("run.%s: %s → %s", key, then, now)
     config.outputs, config.log_level, config.resume = own.outputs, own.log_level, "auto"
+    config.offline = own.offline
     config.data.fold, config.data.folds = folds
     restored: Train = typed(config)
     if restored.task is not Task.reader:
@@ -143,12 +186,63 @@ def load_run(path: Path, own: Restore) -> Train:
     return restored
 
 
+def _loaded(path: Path) -> Any:
+    """What `save_run` wrote, which refers to nothing: not to the environment, nor to itself.
+
+    Raises:
+        ExamError: it is no such file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if (reason := _unlike(text)) is None:
+            found = OmegaConf.create(text)
+            texts = json.dumps(OmegaConf.to_container(found), ensure_ascii=False)
+            texts.encode()  # no halves of surrogate pairs
+            if "${" not in texts:  # however YAML has spelled it
+                return found
+            reason = "it holds an interpolation, ${…}"
+    except (ValueError, TypeError, AttributeError, RecursionError, YAMLError) as error:
+        reason = str(error).splitlines()[0]
+    raise ExamError(
+        f"{path} is not the configuration that was written: {reason}\n"
+        "Give another run, or train it again."
+    )
+
+
+def _unlike(text: str) -> str | None:
+    """How YAML differs from what is saved: reading it in full could take for ever."""
+    if len(text) > LARGEST:
+        return f"it has {len(text):,} characters"
+    depth = 0
+    for event in parse(text, SafeLoader):
+        if isinstance(event, AliasEvent):
+            return "it refers to itself by an alias"
+        depth += isinstance(event, CollectionStartEvent)
+        depth -= isinstance(event, CollectionEndEvent)
+        if depth > DEEPEST:
+            return f"it is nested more than {DEEPEST} deep"
+    return None
+
+
+def _check_code(path: Path, saved: Any, own: Restore) -> None:
+    """Refuse to run a checkpoint's code because a run's folder says so: a person has to."""
+    for group in CODE:
+        given = own.run.get(group)
+        said = isinstance(given, dict) and given.get("trust_remote_code") is True
+        if getattr(own, group, None) is None and saved[group].trust_remote_code and not said:
+            raise ExamError(
+                f"{path} wants its checkpoint's own code to be run "
+                f"({group}.trust_remote_code=true).\nWhere you have read it, and trust it, say "
+                f"so: run.{group}.trust_remote_code=true"
+            )
+
+
 def _check_restored(key: str, saved: Train) -> None:
     """Refuse overrides that a run's own weights or infer's own keys decide.
 
     A language model that answers as it is may lie elsewhere now; that it is the same is checked.
     """
-    own = ("data", "outputs", "log_level", "resume", "name")
+    own = ("data", "outputs", "log_level", "resume", "offline", "name")
     if key.split(".", maxsplit=1)[0] in own:
         raise ExamError(f"run.{key} is the command's own.\nGive it as {key}=<value>, without run.")
     as_it_is = saved.model.kind is ReaderKind.causal_lm and saved.trainer.num_train_epochs == 0

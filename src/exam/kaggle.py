@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from exam.errors import ExamError
+from exam.safety import check_online
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +20,7 @@ def competition_file(competition: str, name: str) -> Path | None:
     for place in (INPUT / competition, INPUT / "competitions" / competition):
         if (place / name).is_file():
             return place / name
+    check_online(f"{name} of the competition {competition}", "give a folder: data.dir=<folder>")
     try:
         import kagglehub
     except ImportError:

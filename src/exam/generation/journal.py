@@ -54,7 +54,7 @@ class Journal:
 
 def _note(line: bytes) -> dict[str, Any] | None:
     """What a line of the journal says; None where it is not as it was written."""
-    with suppress(ValueError, AttributeError):
+    with suppress(ValueError, AttributeError, TypeError, RecursionError):
         row: dict[str, Any] = json.loads(line)
         earlier = row.keys() == NOTED  # as lines were before they vouched for themselves
         return row if earlier or row.pop(SUM, None) == digest(row) else None

@@ -113,7 +113,7 @@ class Endpoint:
             raise ValueError("no chat completion") from None
         self.broken = 0
         used = (getattr(found.usage, f"{part}_tokens", 0) for part in ("prompt", "completion"))
-        return Completion(text, *(number or 0 for number in used))
+        return Completion(text, *(n if isinstance(n, int) else 0 for n in used))
 
     def _count_broken(self) -> None:
         """One more reply that is none.

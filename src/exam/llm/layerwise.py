@@ -5,7 +5,6 @@ values live for one layer only: its prefixes fill them, its endings use them, an
 One long class, because all of it works on the single layer that is on the device.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,9 +16,11 @@ from safetensors import safe_open
 from torch import nn
 
 from exam.errors import ExamError
+from exam.files import read_object
 from exam.llm.scoring import Batch, Hidden, Tensor, hidden_states, logits_of
 from exam.llm.states import States
 from exam.runtime import progress
+from exam.safety import leads_out
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -253,7 +254,10 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
         ExamError: the folder holds no safetensors.
     """
     if (folder / INDEX).is_file():
-        found = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        found = read_object(folder / INDEX, "weight_map")["weight_map"]
+        for file in found.values():
+            if leads_out(file) or Path(file).suffix != ".safetensors":
+                raise ExamError(f"{folder / INDEX} names {file!r}, which is no file beside it.")
         return {name: folder / file for name, file in found.items()}
     if (folder / SINGLE).is_file():
         with safe_open(folder / SINGLE, framework="pt") as file:

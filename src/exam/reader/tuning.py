@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import get_model_param_count
 
 from exam.config import Tuning, names
 from exam.errors import ExamError
-from exam.files import read_json, write_json
+from exam.files import read_object, write_json
 from exam.weights import identity
 
 log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ def adapters_base(folder: Path) -> str | None:
             f"{folder} holds adapters that this project did not write: {BASE} or "
             f"{ADAPTER_WEIGHTS} is missing.\nMerge them into their model, and give its folder."
         )
-    noted = read_json(folder / BASE)
+    noted = read_object(folder / BASE, "name_or_path", "identity")
     base: str = noted["name_or_path"]
     if identity(base) != noted["identity"]:
         raise ExamError(

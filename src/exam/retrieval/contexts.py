@@ -11,10 +11,11 @@ from datasets import Dataset
 
 from exam.artefacts import Stage, finished, siblings
 from exam.errors import ExamError
-from exam.files import atomic, digest, read_json, write_json
+from exam.files import atomic, digest, read_object, write_json
 from exam.question_rows import FEATURES
 from exam.retrieval.evaluation import Contexts, figures, option_support, question_scores, words
 from exam.retrieval.rarity import Rarity
+from exam.tables import parquet_of
 
 log = logging.getLogger(__name__)
 
@@ -90,31 +91,54 @@ def write_contexts(stage: Stage, ranked: Iterator[list[dict[str, Any]]]) -> None
 
 
 def read_contexts(stage: Stage, top_k: int | None = None) -> Contexts:
-    """The `top_k` best passages of each question (all without one), best first."""
+    """The `top_k` best passages of each question (all without one), best first.
+
+    Raises:
+        ExamError: the file is broken or of another form, or a ranking has gaps.
+    """
+    path = stage.folder / FILE
     filters = None if top_k is None else [("rank", "<=", top_k)]
-    rows = pq.read_table(stage.folder / FILE, filters=filters).to_pylist()
+    with parquet_of(path):
+        table = pq.read_table(path, schema=SCHEMA, filters=filters)
+        rows = table.to_pylist()
+    needed = [name for name in SCHEMA.names if name != "article_id"]  # unknown of given contexts
+    if empty := [name for name in needed if table[name].null_count]:
+        raise ExamError(f"{path} has empty cells in {empty[0]}.\nRetrieve again.")
     contexts: Contexts = {}
     for row in rows:
-        contexts.setdefault(row["question_id"], []).append(row)
+        ranking = contexts.setdefault(row["question_id"], [])
+        ranking.append(row)
+        if row["rank"] != len(ranking):
+            raise ExamError(
+                f"{path}: question {row['question_id']!r} has rank {row['rank']} in place "
+                f"{len(ranking)}.\nPassages are ranked from 1, best first; retrieve again."
+            )
     return contexts
 
 
 def read_support(stage: Stage, ids: list[str]) -> list[list[float]] | None:
     """Support of every option by its question's best passages; None without passages."""
-    found = read_json(stage.folder / SUPPORT)
-    return [found[key] for key in ids] if found else None
+    path = stage.folder / SUPPORT
+    if not (found := read_object(path)):
+        return None
+    lacking = [key for key in ids if not isinstance(found.get(key), list)]
+    if lacking:
+        raise ExamError(f"{path} says nothing of question {lacking[0]!r}.\nRetrieve again.")
+    return [found[key] for key in ids]
 
 
 def read_rarity(stage: Stage) -> dict[str, float]:
     """Inverse document frequency in the corpus of every word of the questions."""
-    found: dict[str, float] = read_json(stage.folder / RARITY)
+    found: dict[str, float] = read_object(stage.folder / RARITY)
     return found
 
 
 def read_questions(stage: Stage) -> Dataset:
     """The questions that the contexts were found for."""
-    rows = pq.read_table(stage.folder / QUESTIONS).to_pylist()
-    return Dataset.from_list(rows, features=FEATURES)
+    path = stage.folder / QUESTIONS
+    with parquet_of(path):
+        table = pq.read_table(path, schema=FEATURES.arrow_schema)
+        return Dataset.from_dict(table.to_pydict(), features=FEATURES)
 
 
 def evaluate(stage: Stage, questions: Dataset, rarity: Rarity | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from exam.config import Dtype, Encoder
 from exam.precision import dtype_here
 from exam.runtime import progress
-from exam.weights import dropout_fields, identity, locate, reaching
+from exam.weights import check_safetensors, dropout_fields, identity, locate, reaching
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -39,6 +39,7 @@ class SentenceEncoder:
 
         config = self.config
         place = locate(config.name_or_path)
+        check_safetensors(place, "encoder.name_or_path")
         with reaching("encoder", config.name_or_path, "encoder.name_or_path"):
             model = SentenceTransformer(
                 place,

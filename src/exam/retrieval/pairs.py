@@ -1,7 +1,9 @@
 """(question, passage) pairs to train on: positives, and hard negatives from the first ranking."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -141,6 +143,13 @@ def _negatives(
     return draw.sample(rest, min(pairs.negatives, len(rest)))
 
 
+def _gain(value: Any, number: int, path: Path) -> float:
+    with suppress(TypeError, ValueError, OverflowError):
+        if isfinite(gain := float(value)):
+            return gain
+    raise ExamError(f"{path}, row {number}: gain {value!r} is no finite number.\nCorrect the row.")
+
+
 def read_positives(path: Path) -> dict[str, list[Row]]:
     """Each question's positives, best first.
 
@@ -151,14 +160,19 @@ def read_positives(path: Path) -> dict[str, list[Row]]:
         ExamError: it cannot be read, or lacks those columns.
     """
     rows = [dict(row) for row in read_rows(path)]
-    columns = list(rows[0]) if rows else []
+    columns = [c for c in rows[0] if all(c in row for row in rows)] if rows else []
     if "question_id" not in columns or not {"passage_id", "text"} & set(columns):
         raise ExamError(
             f"{path} has columns {', '.join(columns) or 'none'}; question_id and passage_id or "
             "text are required.\nWrite one with: python evidence.py ckpt=<run of train.py>"
         )
     if "gain" in columns:
-        rows = sorted((r for r in rows if float(r["gain"]) > 0), key=lambda r: -float(r["gain"]))
+        gains = [_gain(row["gain"], number, path) for number, row in enumerate(rows, 1)]
+        order = sorted(range(len(rows)), key=lambda i: -gains[i])
+        rows = [rows[i] for i in order if gains[i] > 0]
+    for row in rows:
+        if not all(isinstance(row.get(n), str | None) for n in ("passage_id", "title", "text")):
+            raise ExamError(f"{path} holds a passage that is no text.\nWrite texts alone.")
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(str(row["question_id"]), []).append(row)

