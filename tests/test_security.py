@@ -309,15 +309,15 @@ def test_links_out_of_a_stage_are_refused(stage, tmp_path):
 
 @pytest.mark.parametrize("name", ["../a.txt", "/etc/hostname", "..\\a.txt", "", "a\0b", "x" * 300])
 def test_names_in_a_manifest_stay_in_its_folder(stage, name):
-    manifest = read_json(stage / MANIFEST)
-    write_json(stage / MANIFEST, {**manifest, "files": {name: {"bytes": 1, "sha256": "0"}}})
+    manifest = read_manifest(stage / MANIFEST)
+    write_signed(stage / MANIFEST, {**manifest, "files": {name: {"bytes": 1, "sha256": "0"}}})
     with pytest.raises(ExamError, match="leads out of its folder"):
         finished(stage)
 
 
 def test_a_file_of_which_a_manifest_says_nothing_is_missing(stage):
-    manifest = read_json(stage / MANIFEST)
-    write_json(stage / MANIFEST, {**manifest, "files": {"b.txt": None}})
+    manifest = read_manifest(stage / MANIFEST)
+    write_signed(stage / MANIFEST, {**manifest, "files": {"b.txt": None}})
     with pytest.raises(ExamError, match=r"b\.txt is missing"):
         finished(stage)
 
@@ -327,6 +327,13 @@ def test_a_file_of_which_a_manifest_says_nothing_is_missing(stage):
 )
 def test_other_manifests_are_refused_in_one_message(stage, content):
     (stage / MANIFEST).write_text(content)
+    with pytest.raises(ExamError, match="is not the (JSON )?file that was written"):
+        finished(stage)
+
+
+@pytest.mark.parametrize("content", [{}, {"key": 1}, {"key": {}, "facts": [], "files": {}}])
+def test_other_manifests_that_vouch_for_themselves_are_refused_too(stage, content):
+    write_signed(stage / MANIFEST, content)
     with pytest.raises(ExamError, match="is not the JSON file that was written"):
         finished(stage)
 
