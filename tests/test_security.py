@@ -44,10 +44,10 @@ from exam.config import (
 )
 from exam.corpus import CorpusFile, corpus_files, iter_articles
 from exam.errors import ExamError
-from exam.files import read_json, write_json
+from exam.files import write_json, write_signed
 from exam.generation.writers import Endpoint
 from exam.llm.layerwise import _tensor_files
-from exam.manifest import MANIFEST
+from exam.manifest import MANIFEST, read_manifest
 from exam.question_rows import parse
 from exam.reader.model import load_reader
 from exam.retrieval.encoder import SentenceEncoder
@@ -327,7 +327,7 @@ def test_a_file_of_which_a_manifest_says_nothing_is_missing(stage):
 )
 def test_other_manifests_are_refused_in_one_message(stage, content):
     (stage / MANIFEST).write_text(content)
-    with pytest.raises(ExamError, match="is not the (JSON )?file that was written"):
+    with pytest.raises(ExamError, match=r"is not the (JSON )?file that was written"):
         finished(stage)
 
 
