@@ -44,7 +44,7 @@ from exam.config import (
 )
 from exam.corpus import CorpusFile, corpus_files, iter_articles
 from exam.errors import ExamError
-from exam.files import write_json, write_signed
+from exam.files import read_json, write_json, write_signed
 from exam.generation.writers import Endpoint
 from exam.llm.layerwise import _tensor_files
 from exam.manifest import MANIFEST, read_manifest
