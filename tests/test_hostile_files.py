@@ -42,6 +42,7 @@ from exam.compose import composed, load_run, save_run
 from exam.config import Data, Generator, Infer
 from exam.corpus import CorpusFile, fetch, iter_articles, sentence_offsets, with_own_ids
 from exam.errors import ExamError
+from exam.files import write_signed
 from exam.generation.journal import Journal
 from exam.generation.replies import questions_of
 from exam.question_rows import FEATURES, parse
@@ -421,10 +422,10 @@ def test_manifests(tmp_path):
             found[data.draw(st.sampled_from([*MANIFEST, content]))] = data.draw(values)
         if kind == "file":
             found["files"] = {content: data.draw(values)}
-        written = json.dumps(found, ensure_ascii=False).encode()
+        path = tmp_path / "manifest.json"
+        write_signed(path, found)  # as a stranger can
         if kind == "bytes":
-            written = data.draw(damaged(written))
-        (tmp_path / "manifest.json").write_bytes(written)
+            path.write_bytes(data.draw(damaged(path.read_bytes())))
         stage = outcome(lambda: finished(tmp_path))
         assert kind != "whole" or stage.facts == {"note": content}
         assert kind != "file" or stage is None

@@ -25,6 +25,7 @@ SUPPORT = "support.json"
 RARITY = "rarity.json"
 EVALUATED = (QUESTIONS, SUPPORT, RARITY)
 ROWS_AT_ONCE = 20_000
+NEEDED = ("question_id", "rank", "text")  # in every row
 SCHEMA = pa.schema(
     {
         "question_id": pa.string(),
@@ -101,8 +102,7 @@ def read_contexts(stage: Stage, top_k: int | None = None) -> Contexts:
     with parquet_of(path):
         table = pq.read_table(path, schema=SCHEMA, filters=filters)
         rows = table.to_pylist()
-    needed = [name for name in SCHEMA.names if name != "article_id"]  # unknown of given contexts
-    if empty := [name for name in needed if table[name].null_count]:
+    if empty := [name for name in NEEDED if table[name].null_count]:
         raise ExamError(f"{path} has empty cells in {empty[0]}.\nRetrieve again.")
     contexts: Contexts = {}
     for row in rows:
