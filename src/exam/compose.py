@@ -114,7 +114,7 @@ def check_groups(verb: str, overrides: Sequence[str]) -> None:
         group, dot, _ = key.partition(".")
         if not group:
             raise ExamError(f"{override[:50]!r} names no value.\nWrite <group>.<key>=<value>.")
-        if not dot and group in groups and "=" in override:  # else Hydra says what lacks
+        if not dot and group in groups:
             _check_option(group, override)
         if dot and group in optional and group not in given:
             of_run = group in GROUPS and group != "data"
