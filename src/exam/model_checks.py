@@ -26,10 +26,10 @@ def check_model(config: Train) -> None:
     """Refuse a model whose values do not go together, or not with the Trainer's."""
     model, trainer = config.model, trainer_values(config.trainer)
     named = model.name_or_path or model.config or model.architecture
-    if model.kind is not ReaderKind.lexical and not named:
+    if model.kind.is_neural and not named:
         raise ExamError("model.name_or_path has no value.\nGive a hub id or a folder.")
     own = OF_CAUSAL if model.kind is not ReaderKind.causal_lm else OF_HEADS
-    if model.kind is not ReaderKind.lexical:
+    if model.kind.is_neural:
         _check_own(model, own)
     if model.kind is ReaderKind.causal_lm:
         _check_causal(config)
@@ -127,7 +127,7 @@ def check_tuning(config: Train) -> None:
                 f"{group}={name} is for a reader, and task={config.task.value} trains none.\n"
                 f"Leave {group} out."
             )
-        if is_chosen and config.model.kind is ReaderKind.lexical:
+        if is_chosen and not config.model.kind.is_neural:
             raise ExamError(
                 f"{group}={name} is for a transformer, and model={config.model.name} is none.\n"
                 f"Leave {group} out, or choose another model."

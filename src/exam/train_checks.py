@@ -160,7 +160,7 @@ def _check_soft_labels(config: Train) -> None:
             "data.shuffle_options=true reads options in another order than they were predicted in."
             "\nLeave data.soft_labels out, or write the questions' options in their order."
         )
-    learns = config.model.kind is not ReaderKind.lexical and is_trained(config.trainer)
+    learns = config.model.kind.is_neural and is_trained(config.trainer)
     if not learns or config.task is not Task.reader:
         raise ExamError(
             "data.soft_labels are for a transformer that is trained, and nothing here would learn "

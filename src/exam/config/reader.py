@@ -16,6 +16,11 @@ class ReaderKind(Enum):
     lexical = "lexical"
     causal_lm = "causal_lm"
 
+    @property
+    def is_neural(self) -> bool:
+        """Whether it is a checkpoint of a transformer."""
+        return self in (ReaderKind.transformer, ReaderKind.causal_lm)
+
 
 class Scoring(Enum):
     """How a causal language model scores options."""

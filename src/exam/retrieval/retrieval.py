@@ -167,6 +167,8 @@ class Retrieval:
         members = self._members(questions, name, search)
         key = {"questions": questions_digest(questions), **self._key(search, questions)}
         with open_stage(self.outputs, "contexts", f"{name}-{search.name}", key, resume) as stage:
+            # Opened where contexts are reused too: a bundle carries what was opened.
+            rarity = self.rarity if search.kind.searches else None
             if not stage.reused:
                 reuses = search.kind.searches and resume != "never"
                 known = known_contexts(stage, questions) if reuses else {}
@@ -174,7 +176,6 @@ class Retrieval:
                     questions, known, lambda new: self._ranked(new, search, members, stage.folder)
                 )
                 write_contexts(stage, watched(ranked, "ranked", len(questions), "questions"))
-                rarity = self.rarity if search.kind.searches else None
                 scores = evaluate(stage, questions, rarity)
                 stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
         return stage
