@@ -8,7 +8,6 @@ from exam import ranks
 from exam.config import (
     ALL_FOLDS,
     Query,
-    ReaderKind,
     RetrieverKind,
     Target,
     Task,
