@@ -128,11 +128,11 @@ def check_groups(verb: str, overrides: Sequence[str]) -> None:
 def _check_option(group: str, override: str) -> None:
     """Refuse a number where an option's name is to stand, which Hydra takes for a bug."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     try:
         parsed = OverridesParser.create().parse_override(override)
-    except OverrideParseException:
+    except HydraException:
         return  # Hydra says where
     named = str | None if override.startswith("~") else str | list
     if not parsed.is_sweep_override() and not isinstance(parsed.value(), named):
