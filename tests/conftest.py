@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,9 @@ from datasets import Dataset
 from exam.config import Corpus, CorpusReader, Data
 from exam.questions import read
 from exam.runtime import quiet_libraries
+
+# A shell that starts tests in the background leaves Ctrl-C ignored, here and in what is started.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("EXAM_DATA", ROOT.parent / "shared" / "data"))

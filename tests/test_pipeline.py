@@ -155,7 +155,7 @@ def test_infer_repeats_what_training_reported_in_another_place(trained):
 def test_second_run_reuses_everything_and_never_makes_a_numbered_one(finished_run):
     place, _ = finished_run
     again = ran("train", *place.setting, *TINY)
-    assert again.stderr.count(" reused: ") == again.stderr.count("/outputs/") == 4
+    assert again.stderr.count(" reused: ") == again.stderr.count("/outputs/") == 5
     numbered = ran("train", *place.setting, *TINY, "resume=never")
     assert "-2 · new" in numbered.stderr
     second = place.run.with_name(f"{place.run.name}-2")
