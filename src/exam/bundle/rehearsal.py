@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from exam.bundle.wheels import image_packages
 from exam.errors import ExamError
 
+UNLISTED = "setuptools"  # every image has it, `pip freeze` leaves it out, and torch asks for it
 ALONE = ("unshare", "--map-root-user", "--net")  # util-linux: no device but a loopback that is down
 
 
@@ -64,7 +65,9 @@ def _empty_environment(image: Path | None) -> Iterator[Path]:
         subprocess.run([sys.executable, "-m", "venv", str(place / "venv")], check=True)
         if image is not None:
             (site,) = (place / "venv" / "lib").glob("python*/site-packages")
-            for package in image_packages(image):
+            for old in site.glob(f"{UNLISTED}*"):
+                shutil.rmtree(old)
+            for package in (UNLISTED, *image_packages(image)):
                 _link(package, site)
         yield place
 

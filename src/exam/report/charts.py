@@ -47,8 +47,9 @@ def learning(history: list[dict[str, Any]]) -> Chart | None:
     score = (
         alt.Chart(_values(scores))
         .mark_line(point=True, color=SECOND, strokeDash=[4, 2])
+        # One checkpoint alone would have an axis of one rounded tick: the whole range is shown.
         .encode(
-            x=x, y=alt.Y("value:Q", title="MAP@3, checkpoint fold", scale=alt.Scale(zero=False))
+            x=x, y=alt.Y("value:Q", title="MAP@3, checkpoint fold", scale=alt.Scale(domain=[0, 1]))
         )
     )
     both = alt.layer(loss, score).resolve_scale(y="independent")
