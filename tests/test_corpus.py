@@ -15,6 +15,7 @@ from exam.corpus import (
     article_id,
     corpus_files,
     corpus_key,
+    count_articles,
     fetch,
     iter_articles,
     lead,
@@ -68,6 +69,27 @@ def test_jsonl_with_mapped_columns_joins_a_second_corpus(wikipedia, tmp_path):
     files = corpus_files(wikipedia, tmp_path)
     assert [f.source for f in files] == ["a.parquet", "other.parquet", "notes.jsonl"]
     assert fetch(files[2], ["9"]) == {"9": Article("9", "N", "B.")}
+
+
+def test_a_text_is_an_article_titled_by_its_name(tmp_path):
+    (tmp_path / "the_ant.txt").write_bytes(b"\xef\xbb\xbfAn ant digs.\r\nIt is small.")
+    (tmp_path / "notes.md").write_text("not asked for")
+    corpus = Corpus(name="c", reader=CorpusReader.text, dir=str(tmp_path))
+    (file,) = corpus_files(corpus, tmp_path)
+    ant = Article("the_ant.txt", "the ant", "An ant digs.\nIt is small.")
+    assert (list(iter_articles(file)), count_articles([file])) == ([ant], 1)
+    assert fetch(file, ["the_ant.txt"]) == {"the_ant.txt": ant}
+    assert corpus_key([file]) != corpus_key([CorpusFile(file.path, {"id": "id"})])
+
+
+def test_a_text_in_another_encoding_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
+    with pytest.raises(ExamError) as refused:
+        list(iter_articles(CorpusFile(tmp_path / "a.txt", {})))
+    assert str(refused.value) == (
+        f"{tmp_path / 'a.txt'} is no text in UTF-8 (unexpected end of data at byte 0).\n"
+        "Save it as UTF-8, or leave it out: corpus.files=<pattern>."
+    )
 
 
 def test_corpus_key_follows_the_bytes(wikipedia, tmp_path):

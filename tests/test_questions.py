@@ -102,6 +102,11 @@ def test_missing_option_column(tmp_path):
     )
 
 
+def test_several_missing_options_are_left_out_together(tmp_path):
+    write_csv(tmp_path / "q.csv", [{k: v for k, v in ROW.items() if k not in "D E answer"}])
+    assert refusal(tmp_path).endswith("or set data.options=ABC.")
+
+
 def test_missing_prompt_column(tmp_path):
     write_csv(tmp_path / "q.csv", [{k: v for k, v in ROW.items() if k != "prompt"}])
     assert refusal(tmp_path) == (

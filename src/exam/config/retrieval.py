@@ -15,6 +15,7 @@ class CorpusReader(Enum):
     demo = "demo"
     wikipedia = "wikipedia"
     jsonl = "jsonl"
+    text = "text"  # a file is an article, titled by its name
 
 
 class RetrieverKind(Enum):

@@ -13,10 +13,12 @@ from exam.runtime import say
 
 CARD = "README.md"
 NOT_PUSHED = ("checkpoints/*", "*.lock", "verified.json")
+OWN = "Passages: as the corpus's own; this project does not know it."
 LICENCES = {
     CorpusReader.demo: "Passages: lead sections of English Wikipedia, CC BY-SA 4.0.",
     CorpusReader.wikipedia: "Passages: English Wikipedia, CC BY-SA 4.0.",
-    CorpusReader.jsonl: "Passages: as the corpus's own; this project does not know it.",
+    CorpusReader.jsonl: OWN,
+    CorpusReader.text: OWN,
 }
 
 
