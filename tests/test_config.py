@@ -160,7 +160,7 @@ def test_help_lists_the_groups(verb):
     command = [sys.executable, "-m", "exam", verb, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert "corpus: demo, jsonl, stem_270k, wikipedia" in done.stdout
+    assert "corpus: demo, jsonl, stem_270k, text, wikipedia" in done.stdout
     called = "python -m exam.bundle" if verb == "bundle" else f"python {verb}.py"
     assert done.stdout.count(called) == 3
 
