@@ -193,7 +193,7 @@ def test_a_killed_command_goes_on_to_the_same_end(places, tmp_path, name, endpoi
     case = CASES[name]
     before, after, events = places(case)
     expected = contents(after)
-    wanted = max(1, KILLS // len(CASES)) if KILLS else 2
+    wanted = -(-KILLS // len(CASES)) if KILLS else 2
     draw, kills, number = Random(name), 0, 0
     seconds = 2.0
     while kills < wanted:
