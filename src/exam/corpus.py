@@ -197,8 +197,7 @@ def fetch(file: CorpusFile, ids: Iterable[str]) -> dict[str, Article]:
         ExamError: one of them is not found, though it was there when the file was read.
     """
     wanted = set(ids)
-    with parquet_of(file.path):
-        found = _found(file, wanted)
+    found = _found(file, wanted)
     if lacking := wanted - found.keys():
         raise ExamError(
             f"{file.path} no longer gives article {min(lacking)!r}.\n"
@@ -212,14 +211,15 @@ def _found(file: CorpusFile, wanted: set[str]) -> dict[str, Article]:
         return {a.id: a for a in iter_articles(file) if a.id in wanted}
     column = file.columns
     found = pads.field(column["id"]).cast(pa.string()).isin(sorted(wanted))
-    rows = pads.dataset(file.path, format="parquet").scanner(
-        columns=list(column.values()), filter=found, batch_size=BATCH, use_threads=False
-    )
-    return {
-        article.id: article
-        for batch in rows.to_batches()
-        for article in (_article(row, column) for row in batch.to_pylist())
-    }
+    with parquet_of(file.path):
+        rows = pads.dataset(file.path, format="parquet").scanner(
+            columns=list(column.values()), filter=found, batch_size=BATCH, use_threads=False
+        )
+        return {
+            article.id: article
+            for batch in rows.to_batches()
+            for article in (_article(row, column) for row in batch.to_pylist())
+        }
 
 
 def sentence_offsets(text: str, min_chars: int) -> list[tuple[int, int]]:
