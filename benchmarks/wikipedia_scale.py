@@ -131,8 +131,9 @@ def _random() -> tuple[Vectors, Vectors]:
 
 def _encoded(given: argparse.Namespace) -> tuple[Vectors, Vectors]:
     """A sample of the corpus's distinct sentences, and of all prompts, by the default encoder."""
+    from exam.articles import iter_articles, sentence_offsets
     from exam.compose import composed
-    from exam.corpus import corpus_files, iter_articles, sentence_offsets
+    from exam.corpus import corpus_files
     from exam.retrieval.encoder import SentenceEncoder
 
     data = Path(given.data)

@@ -11,7 +11,6 @@ import pytest
 from conftest import ROOT, exam, make_articles, make_questions
 
 from exam import kaggle
-from exam.artefacts import Stage
 from exam.bundle.__main__ import translated
 from exam.bundle.budget import costs, shown, together
 from exam.bundle.bundle import make_bundle
@@ -24,6 +23,7 @@ from exam.compose import composed
 from exam.config import Data
 from exam.errors import ExamError
 from exam.questions import read
+from exam.stage import Stage
 
 
 def test_flags_are_values():

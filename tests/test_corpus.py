@@ -8,19 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exam.config import Corpus, CorpusReader, CorpusSource
-from exam.corpus import (
+from exam.articles import (
     Article,
     CorpusFile,
-    article_id,
-    corpus_files,
-    corpus_key,
     count_articles,
     fetch,
     iter_articles,
     lead,
     sentence_offsets,
 )
+from exam.config import Corpus, CorpusReader, CorpusSource
+from exam.corpus import article_id, corpus_files, corpus_key
 from exam.errors import ExamError
 
 ROWS = [

@@ -8,6 +8,7 @@ from itertools import takewhile
 import pytest
 from conftest import jsonl_corpus
 
+from exam.articles import Article
 from exam.config import (
     Encoder,
     Generator,
@@ -17,7 +18,6 @@ from exam.config import (
     Retriever,
     RetrieverKind,
 )
-from exam.corpus import Article
 from exam.errors import ExamError
 from exam.generation.notes import Definition, notes_of
 from exam.generation.stage import generate

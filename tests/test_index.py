@@ -10,13 +10,14 @@ import pytest
 from conftest import exam, jsonl_corpus, run_script
 
 from exam import manifest as manifest_module
-from exam.artefacts import finished, open_stage
+from exam.artefacts import open_stage
 from exam.config import Encoder, Index, Passages, Recipe
 from exam.errors import ExamError
 from exam.files import digest, read_json, write_json
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index, build_passage_index
 from exam.retrieval.passages import build_passages
+from exam.stage import finished
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from conftest import jsonl_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exam.articles import sentence_offsets
 from exam.config import Passages
-from exam.corpus import sentence_offsets
 from exam.errors import ExamError
 from exam.retrieval.passages import build_passages, windows
 

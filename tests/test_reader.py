@@ -16,10 +16,11 @@ from exam.files import file_digest, read_json, write_json
 from exam.metrics import map_at_k
 from exam.question_rows import FEATURES, LETTERS
 from exam.reader.collator import MultipleChoiceCollator
-from exam.reader.features import Reading, build_features, saved_features, shuffle_options, token_ids
+from exam.reader.features import Reading, build_features, saved_features, shuffle_options
 from exam.reader.model import check_reachable, load_reader, longest_input, tiny_tokenizer
 from exam.reader.reader import Reader
 from exam.reader.template import Template
+from exam.reader.tokens import token_ids
 from exam.reader.trainer import option_loss
 from exam.reader.training import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS

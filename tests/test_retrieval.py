@@ -12,8 +12,8 @@ import pytest
 from conftest import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 from datasets import Dataset
 
+from exam.articles import lead, sentence_offsets
 from exam.config import Encoder, Index, Passages, Query, Retriever, RetrieverKind, Search
-from exam.corpus import lead, sentence_offsets
 from exam.errors import ExamError
 from exam.question_rows import FEATURES
 from exam.retrieval import index as index_module
@@ -67,7 +67,7 @@ def brute_force(question, retrieval, texts):
 
 
 def test_two_stage_equals_its_definition(retrieval, asked, articles):
-    from exam.corpus import Article
+    from exam.articles import Article
 
     texts = [Article(**json.loads(line)) for line in articles.read_text().splitlines()]
     contexts = read_contexts(retrieval.contexts(asked, "q"), top_k=3)

@@ -23,11 +23,12 @@ import torch
 from conftest import ROOT, jsonl_corpus, make_articles, make_questions
 
 from exam import kaggle, packages, weights
-from exam.artefacts import finished, open_stage
+from exam.artefacts import open_stage
+from exam.articles import CorpusFile, iter_articles
 from exam.bundle.bundle import make_bundle
 from exam.bundle.rehearsal import ALONE
 from exam.checks import check
-from exam.compose import composed, load_run, save_run
+from exam.compose import composed
 from exam.config import (
     Bundle,
     Corpus,
@@ -42,9 +43,9 @@ from exam.config import (
     TrackerMode,
     Writer,
 )
-from exam.corpus import CorpusFile, corpus_files, iter_articles
+from exam.corpus import corpus_files
 from exam.errors import ExamError
-from exam.files import read_json, write_json, write_signed
+from exam.files import read_json, read_signed, write_json, write_signed
 from exam.generation.writers import Endpoint
 from exam.llm.layerwise import _tensor_files
 from exam.manifest import MANIFEST, read_manifest
@@ -52,9 +53,11 @@ from exam.question_rows import parse
 from exam.reader.model import load_reader
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.pairs import read_positives
+from exam.run_config import load_run, save_run
 from exam.runs import WholeCallback, _check_safe, fit, last_whole_checkpoint
 from exam.runtime import complain, say, start_logging
 from exam.safety import KEYS, LIBRARIES_OFFLINE, OFFLINE, go_offline, shown
+from exam.stage import finished
 from exam.tables import read_rows
 
 SECRET = "sk-proj-0123456789abcdefghij"
@@ -208,7 +211,7 @@ def test_nothing_in_the_sources_unpickles_or_trusts_code():
         for path in SOURCES
         for match in re.finditer(UNPICKLES, path.read_text(encoding="utf-8"))
     }
-    said = {("bundle.py", "trust_remote_code=true"), ("compose.py", "trust_remote_code=true")}
+    said = {("bundle.py", "trust_remote_code=true"), ("run_config.py", "trust_remote_code=true")}
     assert found == {("weights.py", "extractall("), *said}  # of a zip file; of a person's own word
 
 
@@ -540,6 +543,26 @@ def test_json_nested_without_end_is_refused(tmp_path):
     path.write_text("[" * 200_000)
     with pytest.raises(ExamError, match="line 1 is not JSON"):
         list(read_rows(path))
+
+
+def test_halves_of_surrogate_pairs_are_refused(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text('{"facts": "\\udb1e"}')
+    with pytest.raises(ExamError, match="is not the JSON file that was written"):
+        read_signed(path)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_numbers_without_a_value_are_refused(tmp_path, number):
+    path = tmp_path / "run" / "results.json"
+    path.parent.mkdir()
+    path.write_text(f'{{"value": {number}}}')
+    with pytest.raises(ExamError) as refused:
+        read_json(path)
+    assert str(refused.value) == (
+        f"{path} is not the JSON file that was written (it holds {number}).\n"
+        f"Delete the folder {path.parent} and run the command again."
+    )
 
 
 def test_of_two_equal_names_in_an_object_none_is_taken(tmp_path):

@@ -15,9 +15,9 @@ from urllib.request import Request, urlopen
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from exam.articles import Article
 from exam.compose import composed
 from exam.config import Generator, GeneratorKind, Writer
-from exam.corpus import Article
 from exam.errors import ExamError
 from exam.generation.replies import excerpt, questions_of, request
 from exam.pipeline import run_generate

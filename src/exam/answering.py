@@ -10,7 +10,6 @@ from datasets import Dataset, concatenate_datasets
 
 from exam import ranks
 from exam.answers.results import of_logits
-from exam.artefacts import Stage
 from exam.config import Model, ReaderKind, Train, answering_values, is_trained, trainer_values
 from exam.errors import ExamError
 from exam.files import write_json
@@ -36,6 +35,7 @@ from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import figures
 from exam.runs import CHECKPOINTS
 from exam.splits import Split
+from exam.stage import Stage
 from exam.weights import MODEL
 
 log = logging.getLogger(__name__)

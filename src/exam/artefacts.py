@@ -7,28 +7,21 @@ their manifest is refused.
 
 import logging
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from exam import ranks
 from exam.errors import ExamError
-from exam.files import SEAL, alone, digest, read_object, write_json, write_signed
+from exam.files import alone, digest, read_object, write_json
 from exam.manifest import (
     MANIFEST,
     differences,
-    fingerprint,
-    note_verified,
-    read_manifest,
-    readable,
-    verify,
     why_new,
 )
 from exam.runtime import peak_memory_mib, reset_peak_memory
-from exam.safety import check_folder
+from exam.stage import Stage, finished
 
 log = logging.getLogger(__name__)
 
@@ -38,85 +31,6 @@ NAME = re.compile(r"[^/\\\0]{1,200}")  # of a folder
 _RECORDS: list[list["Stage"]] = []
 _LOOKING: list[bool] = []  # not empty while nothing is to be worked on
 _OPEN: list["Stage"] = []  # those being worked on: a peak is one since a stage was opened
-
-
-@dataclass
-class Stage:
-    """One stage's folder while it is worked on or reused.
-
-    `facts` holds the figures worth keeping (counts, metrics); `seconds` and `peak_mib` are those
-    of the run that did the work, also when it is reused.
-    """
-
-    kind: str
-    folder: Path
-    key: dict[str, Any]
-    reused: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    peak_mib: float = 0.0
-    files: dict[str, Any] = field(default_factory=dict)
-    _started: float = field(default_factory=time.perf_counter)
-
-    @property
-    def hash(self) -> str:
-        """The hash of what determines this stage, for the keys of later stages."""
-        return digest(self.key)
-
-    def measure(self) -> None:
-        """Note time and peak memory so far."""
-        self.seconds = time.perf_counter() - self._started
-        self.peak_mib = max(self.peak_mib, peak_memory_mib())
-
-    def finish(self, files: list[str], **facts: Any) -> None:
-        """Record `files` (names within the folder) and `facts`: the stage is now whole."""
-        self.facts = facts
-        self.measure()
-        content = {
-            "key": self.key,
-            "facts": facts,
-            "files": {name: fingerprint(self.folder / name) for name in sorted(files)},
-            "seconds": round(self.seconds, 2),
-            "peak_mib": round(self.peak_mib, 1),
-        }
-        write_signed(self.folder / MANIFEST, content)
-        note_verified(self.folder, files)
-        for seal in self.folder.glob(SEAL.format("*")):
-            seal.unlink()
-        log.info("%s", self.line("done"))
-
-    def line(self, verb: str) -> str:
-        """One log line: what, where, how much, how long."""
-        numbers = [f"{v:,} {k}" for k, v in self.facts.items() if isinstance(v, int)]
-        cost = [f"{self.seconds:.1f} s", f"peak {self.peak_mib:,.0f} MiB"]
-        return " · ".join([f"{self.kind} {verb}: {self.folder}", *numbers, *cost])
-
-
-def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
-    """A finished stage's folder, its files verified; `key`, where given, must be its own.
-
-    Raises:
-        ExamError: the folder is not finished, or not what was written.
-    """
-    if not (folder / MANIFEST).is_file():
-        state = "is unfinished" if folder.is_dir() else "does not exist"
-        raise ExamError(
-            f"{folder} {state}: it has no {MANIFEST}.\n"
-            "Give a finished run folder, or run the command that makes it again."
-        )
-    manifest = read_manifest(folder / MANIFEST)
-    verify(folder, manifest, key or manifest["key"])
-    check_folder(folder)
-    return Stage(
-        folder.parent.name,
-        folder,
-        manifest["key"],
-        reused=True,
-        facts=manifest["facts"],
-        seconds=manifest["seconds"],
-        peak_mib=manifest["peak_mib"],
-        files=manifest["files"],
-    )
 
 
 @contextmanager
@@ -148,11 +62,6 @@ def looking() -> Iterator[None]:
         _LOOKING.pop()
 
 
-def manifests(outputs: Path, kind: str) -> Iterator[dict[str, Any]]:
-    """What is noted of a kind's finished stages, the newest first."""
-    yield from (found for _, found in readable((outputs / kind).glob(f"*/{MANIFEST}")))
-
-
 @contextmanager
 def open_stage(
     outputs: Path, kind: str, name: str, key: dict[str, Any], resume: str = "auto"
@@ -172,8 +81,7 @@ def open_stage(
             "Name data, corpus, encoder and retriever without slashes, and shortly."
         )
     key = {"format": FORMAT, **key}
-    root = outputs / kind
-    base = root / f"{name}-{digest(key)[:8]}"
+    base = outputs / kind / f"{name}-{digest(key)[:8]}"
     if _LOOKING:
         if not (base / MANIFEST).is_file():
             raise NotYetError(kind)
@@ -190,11 +98,7 @@ def open_stage(
             stage = finished(folder, key)
             log.info("%s", stage.line("reused"))
         else:
-            why = "continues an unfinished one" if (folder / KEY).is_file() else None
-            log.info("%s: %s · %s", kind, folder, why or why_new(root, name, key))
-            for part in folder.rglob(".*.part"):  # of a process that was killed
-                part.unlink()
-            write_json(folder / KEY, key)
+            _begin(stage, name)
             _OPEN.append(stage)
         for record in _RECORDS:
             record.append(stage)
@@ -202,6 +106,16 @@ def open_stage(
             yield stage
         finally:
             _OPEN[:] = [other for other in _OPEN if other is not stage]
+
+
+def _begin(stage: Stage, name: str) -> None:
+    """Say why a stage is to be (re)done, and clear away what no process will finish."""
+    folder, key = stage.folder, stage.key
+    why = "continues an unfinished one" if (folder / KEY).is_file() else None
+    log.info("%s: %s · %s", stage.kind, folder, why or why_new(folder.parent, name, key))
+    for part in folder.rglob(".*.part"):  # of a process that was killed
+        part.unlink()
+    write_json(folder / KEY, key)
 
 
 @contextmanager
@@ -241,13 +155,6 @@ def _named(folder: Path, key: dict[str, Any]) -> Path:
             "Give that configuration, or resume=auto."
         )
     return folder
-
-
-def siblings(stage: Stage, apart_from: str) -> list[Path]:
-    """Finished folders of the same kind whose keys differ in one entry alone, newest first."""
-    wanted = {**stage.key, apart_from: None}
-    others = readable(stage.folder.parent.glob(f"*/{MANIFEST}"))
-    return [folder for folder, found in others if {**found["key"], apart_from: None} == wanted]
 
 
 def _numbered(base: Path) -> Path:

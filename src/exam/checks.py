@@ -14,13 +14,9 @@ from exam.config import (
     Generate,
     Generator,
     GeneratorKind,
-    Index,
     Infer,
-    Reranker,
     Restore,
     Retrieve,
-    Retriever,
-    RetrieverKind,
     Source,
     TrackerMode,
     Train,
@@ -28,6 +24,7 @@ from exam.config import (
     trainer_values,
 )
 from exam.errors import ExamError
+from exam.retrieval_checks import check_index, check_reranker, check_retriever
 from exam.safety import NO_TEXT, has_secret
 from exam.train_checks import check_train
 
@@ -48,11 +45,11 @@ def check(config: Any) -> None:
     for group, value in (("", config), *vars(config).items()):
         _check_positive(group, value)
     if not isinstance(config, Restore):
-        _check_index(config.index)
+        check_index(config.index)
     if isinstance(config, (Train, Retrieve)):
         _check_data(config.data)
-        _check_retriever(config.retriever)
-        _check_reranker(config.reranker, config.retriever)
+        check_retriever(config.retriever)
+        check_reranker(config.reranker, config.retriever)
     if isinstance(config, (Train, Retrieve, Generate)):
         _check_generator(config.generator)
     if isinstance(config, Restore) and config.data is not None:
@@ -123,11 +120,6 @@ def _check_offline(config: Any) -> None:
             )
 
 
-def _check_index(index: Index) -> None:
-    if index.memory_gib <= 0:
-        raise ExamError(f"index.memory_gib={index.memory_gib:g} must be more than 0.")
-
-
 def _check_name(key: str, name: str) -> None:
     """Names become folders."""
     if not re.fullmatch(r"[\w.-]+", name):
@@ -165,57 +157,6 @@ def _check_generator(generator: Generator) -> None:
         raise ExamError(
             "generator.writer.base_url carries a name, a password or a query, and it is saved.\n"
             "Give the address alone; the key is read from OPENAI_API_KEY."
-        )
-
-
-def _check_retriever(retriever: Retriever) -> None:
-    if retriever.kind.searches and min(retriever.articles, retriever.depth) < 1:
-        raise ExamError(
-            f"retriever.articles={retriever.articles} and retriever.depth={retriever.depth} must "
-            "be at least 1.\nFor a closed-book reader choose retriever=none."
-        )
-    if retriever.kind is RetrieverKind.hybrid:
-        _check_members(retriever)
-
-
-def _check_members(retriever: Retriever) -> None:
-    """A hybrid fuses at least two rankings that search, and weights name its members."""
-    members = retriever.members
-    wrong = [name for name, m in members.items() if not m.kind.searches or m.kind is retriever.kind]
-    if wrong or len(members) < 2:
-        raise ExamError(
-            f"retriever=hybrid fuses {', '.join(members) or 'nothing'}; it needs two or more of "
-            "two_stage, bm25, tfidf, passages.\n"
-            "Add one: +retriever@retriever.members.tfidf=tfidf"
-        )
-    unknown = [name for name in retriever.weights if name not in members]
-    if unknown:
-        raise ExamError(
-            f"retriever.weights.{unknown[0]} is the weight of no member.\n"
-            f"The members are {', '.join(members)}."
-        )
-
-
-def _check_reranker(reranker: Reranker, retriever: Retriever) -> None:
-    if reranker.ckpt is None:
-        return
-    if not retriever.kind.searches:
-        raise ExamError(
-            f"reranker={reranker.name} has nothing to reorder: retriever={retriever.name}.\n"
-            "Choose a retriever that searches, or reranker=none."
-        )
-    if reranker.depth < 1:
-        raise ExamError(f"reranker.depth={reranker.depth} must be at least 1.")
-    if not 0 < reranker.weight <= 1:
-        raise ExamError(
-            f"reranker.weight={reranker.weight} is no share of the new order.\n"
-            "Give more than 0, and at most 1 for the reranker alone."
-        )
-    if reranker.depth > retriever.depth:
-        raise ExamError(
-            f"reranker.depth={reranker.depth} asks for more passages than "
-            f"retriever.depth={retriever.depth} keeps.\n"
-            f"Set retriever.depth={reranker.depth}, or a smaller reranker.depth."
         )
 
 

@@ -136,16 +136,7 @@ def _task(
         values = dict(pair.split("=", 1) for pair in job.overrides.task if "=" in pair)
         name = f"Job {job.job.num} ({' '.join(job.overrides.task)}): " if several else ""
         try:
-            config = typed(composed)
-            if config.offline:
-                go_offline()
-            start_logging(config.log_level)
-            quiet_libraries()
-            keep_freed_memory()
-            from exam import pipeline
-
-            with explained():
-                run = getattr(pipeline, f"run_{verb}")(config)
+            run = _job(composed, verb)
         except (ExamError, OmegaConfBaseException) as error:
             own = isinstance(error, ExamError)
             mistakes.append(str(error) if own else explain(error, verb))
@@ -165,6 +156,20 @@ def _task(
         return chosen_by
 
     return task
+
+
+def _job(composed: DictConfig, verb: str) -> Any:
+    """Run a verb's body on its configuration."""
+    config = typed(composed)
+    if config.offline:
+        go_offline()
+    start_logging(config.log_level)
+    quiet_libraries()
+    keep_freed_memory()
+    from exam import pipeline
+
+    with explained():
+        return getattr(pipeline, f"run_{verb}")(config)
 
 
 def _summarise(finished: list[tuple[dict[str, str], Any]]) -> None:

@@ -6,10 +6,10 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
-from exam.artefacts import Stage, finished
 from exam.endings import ended
 from exam.errors import ExamError
 from exam.runtime import say
+from exam.stage import Stage, finished
 
 
 def main(arguments: list[str] | None = None) -> int:

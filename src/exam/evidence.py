@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from scipy.special import log_softmax
 
-from exam.artefacts import Stage, open_stage
+from exam.artefacts import open_stage
 from exam.config import Train, answering_values, plain, trainer_values
 from exam.files import atomic, is_sealed, sealed
 from exam.questions import questions_digest
@@ -24,6 +24,7 @@ from exam.reader.reader import Reader
 from exam.reader.training import predict
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
+from exam.stage import Stage
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,19 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file that this project wrote."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        json.dumps(value, ensure_ascii=False).encode()  # no halves of surrogate pairs
     except (ValueError, RecursionError) as error:
         raise not_as_written(path, str(error)) from None
+    return value
+
+
+def _finite(text: str) -> float:
+    """A number of a file; none that is written here is infinite or NaN."""
+    if not isfinite(value := float(text)):
+        raise ValueError(f"it holds {text}")
+    return value
 
 
 def not_as_written(path: Path, reason: str) -> ExamError:

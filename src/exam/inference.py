@@ -14,8 +14,7 @@ from exam.answering import Answer, loaded
 from exam.answers.predictions import Predictions, predictions_of, write_predictions
 from exam.answers.scored import PREDICTIONS, answers, score
 from exam.answers.submission import write_submission
-from exam.artefacts import Stage, finished, shared_stage
-from exam.compose import load_run
+from exam.artefacts import shared_stage
 from exam.config import (
     Infer,
     ReaderKind,
@@ -33,8 +32,10 @@ from exam.questions import questions_digest, read
 from exam.report.run import write_run
 from exam.retrieval.rerank import check_reachable as check_reranker
 from exam.retrieval.retrieval import Retrieval
+from exam.run_config import load_run
 from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, run_files
 from exam.runtime import environment
+from exam.stage import Stage, finished
 from exam.weights import MODEL, identity
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from exam import ranks
 from exam.answers.contexts import CURVES_UP_TO, comparison, curves, ranked
 from exam.answers.contexts import table as contexts_table
 from exam.answers.scored import Run, log_scores
-from exam.artefacts import Stage, finished, open_stage
+from exam.artefacts import open_stage
 from exam.config import (
     Bundle,
     Evidence,
@@ -40,6 +40,7 @@ from exam.retrieval.retrieval import Retrieval
 from exam.runs import RESULTS
 from exam.runtime import say
 from exam.splits import read_split
+from exam.stage import Stage, finished
 from exam.stress import stressed
 from exam.together.infer import answered
 from exam.tracker import conclude, tracked

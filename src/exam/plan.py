@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from exam.artefacts import NotYetError, looking, manifests
+from exam.artefacts import NotYetError, looking
 from exam.config import ALL_FOLDS, Train
 from exam.splits import Split
+from exam.stage import manifests
 
 log = logging.getLogger(__name__)
 

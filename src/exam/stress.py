@@ -14,7 +14,7 @@ from exam import ranks
 from exam.answering import loaded
 from exam.answers.predictions import predictions_of, read_predictions, write_predictions
 from exam.answers.results import System, baselines, of_logits, results, table
-from exam.artefacts import Stage, open_stage
+from exam.artefacts import open_stage
 from exam.config import Stress
 from exam.errors import ExamError
 from exam.files import is_sealed, read_json, sealed, write_json
@@ -36,6 +36,7 @@ from exam.retrieval.rarity import Rarity
 from exam.retrieval.retrieval import Retrieval
 from exam.runs import CHECKPOINTS, RESULTS
 from exam.runtime import say
+from exam.stage import Stage
 from exam.weights import MODEL
 
 NONE = "None of the above"
@@ -127,19 +128,27 @@ def stressed(stress: Stress) -> None:
                     with sealed(path) as temporary:
                         write_predictions(temporary, [own])
                 found[condition.name] = asked, read_predictions(path).logits
-            stage.measure()
-            write_json(
-                stage.folder / RESULTS, _results(found, contexts, [*retrieval.stages, stage])
-            )
-            shown = read_json(stage.folder / RESULTS)
-            as_given = [row["system"] for row in shown["rows"]].index(AS_GIVEN)
-            write_results(stage.folder / REPORT, stage.folder.name, shown, as_given)
-            files = [path.name for _, path in _files(stage)]
-            stage.finish([*files, RESULTS, REPORT], questions=len(questions))
+            _write(stage, found, contexts, retrieval.stages)
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     shown = read_json(stage.folder / RESULTS)
     flips = f"another first choice with options in another order: {shown['flip_rate']:.1%}"
     say(f"{table(shown)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+
+
+def _write(
+    stage: Stage,
+    found: dict[str, tuple[Dataset, Floats]],
+    contexts: Stage,
+    earlier: list[Stage],
+) -> None:
+    """Results, the page that shows them, and the manifest."""
+    stage.measure()
+    write_json(stage.folder / RESULTS, _results(found, contexts, [*earlier, stage]))
+    shown = read_json(stage.folder / RESULTS)
+    as_given = [row["system"] for row in shown["rows"]].index(AS_GIVEN)
+    write_results(stage.folder / REPORT, stage.folder.name, shown, as_given)
+    files = [path.name for _, path in _files(stage)]
+    stage.finish([*files, RESULTS, REPORT], questions=len(found[AS_GIVEN][0]))
 
 
 def _files(stage: Stage) -> list[tuple[Condition, Path]]:

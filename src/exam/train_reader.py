@@ -16,8 +16,7 @@ from exam.answers.predictions import read_predictions
 from exam.answers.results import BLIND, System, results, table
 from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
 from exam.answers.soft_labels import with_soft_labels
-from exam.artefacts import NotYetError, Stage, open_stage, shared_stage
-from exam.compose import save_run
+from exam.artefacts import NotYetError, open_stage, shared_stage
 from exam.config import ALL_FOLDS, Data, Train, plain, trainer_values
 from exam.files import read_json, write_json
 from exam.generation.stage import QUESTIONS, generated, is_asked_for
@@ -28,9 +27,11 @@ from exam.report.card import push, write_card
 from exam.report.page import REPORT
 from exam.report.run import write_results, write_run
 from exam.retrieval.retrieval import Retrieval
+from exam.run_config import save_run
 from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
 from exam.runtime import environment, say
 from exam.splits import Split, fold_of, read_split
+from exam.stage import Stage
 from exam.weights import identity
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from exam.answers.contexts import comparison, ranked, table
-from exam.artefacts import Stage, open_stage
-from exam.compose import save_run
+from exam.artefacts import open_stage
 from exam.config import Reranker, Task, Train, plain, trainer_values
 from exam.files import file_digest, read_json, write_json
 from exam.questions import questions_digest
@@ -15,9 +14,11 @@ from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.rerank import has_head
 from exam.retrieval.retrieval import Retrieval
 from exam.retrieval.tuning import tune
+from exam.run_config import save_run
 from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
 from exam.runtime import environment, say
 from exam.splits import Split
+from exam.stage import Stage
 from exam.weights import identity
 
 DEV = "dev.json"

@@ -12,12 +12,12 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from exam.artefacts import finished
 from exam.errors import ExamError
 from exam.files import atomic, file_digest
 from exam.manifest import MANIFEST
 from exam.packages import fetched_wheel
 from exam.runtime import draws_bars
+from exam.stage import finished
 
 log = logging.getLogger(__name__)
 

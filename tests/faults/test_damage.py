@@ -16,10 +16,9 @@ import pytest
 import torch
 from conftest import jsonl_corpus, make_articles, make_questions
 
-from exam import artefacts
 from exam import manifest as manifest_module
 from exam.answers.predictions import Predictions, read_all, write_predictions
-from exam.artefacts import finished, open_stage
+from exam.artefacts import open_stage
 from exam.bundle.contents import Contents, check
 from exam.compose import composed
 from exam.config import Dtype, Encoder, Index, Recipe
@@ -36,6 +35,7 @@ from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index
 from exam.retrieval.recipes import plan_index
 from exam.runs import WholeCallback, last_whole_checkpoint
+from exam.stage import finished, siblings
 from exam.train_reader import train_reader
 from exam.weights import MODEL, identity
 
@@ -118,7 +118,7 @@ def test_a_damaged_manifest_does_not_stop_other_stages(tmp_path, caplog):
     for damage in damages(stage.folder / MANIFEST):
         caplog.clear()
         with open_stage(tmp_path, "k", "n", {"a": 3}) as other:
-            assert artefacts.siblings(other, "a")[0] != stage.folder, damage
+            assert siblings(other, "a")[0] != stage.folder, damage
         assert f"not reused: {stage.folder / MANIFEST}" in caplog.text
         shutil.rmtree(other.folder)
 

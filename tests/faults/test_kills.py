@@ -19,9 +19,9 @@ import pytest
 from harness import DECODER, GIVEN, TINY, copied, die_at, make_place, run, start
 from test_writer import Endpoint, question_about
 
-from exam.artefacts import finished
 from exam.bundle.contents import check
 from exam.manifest import MANIFEST
+from exam.stage import finished
 
 KILLS = int(os.environ.get("EXAM_KILLS", "0"))
 OF_RUNS = {  # what differs between two runs of the same

@@ -16,10 +16,11 @@ from harness import (
     run,
 )
 
-from exam.artefacts import finished, open_stage
+from exam.artefacts import open_stage
 from exam.endings import ELSEWHERE, ROOM, explained
 from exam.errors import ExamError
 from exam.files import atomic
+from exam.stage import finished
 
 LEXICAL = [*GIVEN, "retriever=bm25", "evaluate=false"]
 CLOSED = [*GIVEN, "retriever=none", "model=lexical"]

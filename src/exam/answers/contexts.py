@@ -12,7 +12,6 @@ import numpy as np
 from datasets import Dataset
 
 from exam.answers.results import System, paired
-from exam.artefacts import Stage
 from exam.metrics import Floats, average_precision, ranking, recall_at_k
 from exam.reader.lexical import build_features, cross_fitted, fit
 from exam.retrieval.contexts import read_contexts, read_questions, read_rarity, read_support
@@ -24,6 +23,7 @@ from exam.retrieval.evaluation import (
     figures,
     question_scores,
 )
+from exam.stage import Stage
 
 MAP = "map_at_3"
 CURVES_UP_TO = 2000  # questions: beyond, fitting the lexical reader at every depth takes long

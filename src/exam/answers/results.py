@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.artefacts import Stage
 from exam.metrics import (
     Estimate,
     Floats,
@@ -16,6 +15,7 @@ from exam.metrics import (
     random_average_precision,
     ranking,
 )
+from exam.stage import Stage
 
 RANDOM = "random order (expected)"
 CONSTANT = "constant order (A, B, C)"

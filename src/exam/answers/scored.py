@@ -9,13 +9,13 @@ from datasets import Dataset
 from exam.answers.ensemble import combined
 from exam.answers.predictions import Predictions, predictions_of, read_all, write_predictions
 from exam.answers.results import BLIND, System, baselines, of_logits, results, table
-from exam.artefacts import Stage
 from exam.config import Ensemble, EnsembleKind, Train
 from exam.files import read_json, write_json
 from exam.metrics import Floats
 from exam.retrieval.contexts import read_support
 from exam.runs import RESULTS
 from exam.runtime import say
+from exam.stage import Stage
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from exam.artefacts import Stage
+from exam.stage import Stage
 
 MEASURED = ("contexts", "infer")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from exam.answers.submission import validate_submission
-from exam.artefacts import Stage, recording
+from exam.artefacts import recording
 from exam.bundle.budget import costs, shown, together
 from exam.bundle.contents import CONTENTS, NOTEBOOK, Contents, collect, whole
 from exam.bundle.notebook import commands, write_notebook
@@ -31,6 +31,7 @@ from exam.errors import ExamError
 from exam.inference import answer, asked_questions, restored
 from exam.question_rows import LETTERS
 from exam.runtime import say
+from exam.stage import Stage
 from exam.together.infer import check_readers
 
 log = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exam.artefacts import Stage
 from exam.config import Bundle, CorpusReader, CorpusSource, ReaderKind, Train, plain
 from exam.corpus import corpus_files
 from exam.errors import ExamError
 from exam.files import file_digest, read_signed, write_signed
 from exam.reader.tuning import adapters_base
+from exam.stage import Stage
 from exam.weights import MODEL, PACKAGED, locate
 
 log = logging.getLogger(__name__)

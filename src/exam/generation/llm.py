@@ -20,8 +20,8 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 from filelock import FileLock
 
+from exam.articles import Article, CorpusFile, iter_articles
 from exam.config import Generator, Writer, plain
-from exam.corpus import Article, CorpusFile, iter_articles
 from exam.files import digest
 from exam.generation.journal import Journal
 from exam.generation.replies import excerpt, questions_of, request

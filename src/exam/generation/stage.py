@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datasets import concatenate_datasets
 
-from exam.artefacts import Stage, open_stage
+from exam.artefacts import open_stage
 from exam.config import Data, Generator, GeneratorKind, names, plain
 from exam.corpus import corpus_files, corpus_key
 from exam.errors import ExamError
@@ -16,6 +16,7 @@ from exam.question_rows import LETTERS
 from exam.questions import DEMO, no_questions, questions_digest, read_own_form, read_qrels
 from exam.retrieval.retrieval import Retrieval
 from exam.runtime import watched
+from exam.stage import Stage
 from exam.tables import read_rows
 
 log = logging.getLogger(__name__)

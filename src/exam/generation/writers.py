@@ -159,7 +159,7 @@ class Local:
         import torch
 
         from exam.llm.prompts import chat
-        from exam.reader.features import token_ids
+        from exam.reader.tokens import token_ids
 
         system, user = (message["content"] for message in messages)
         framed = chat(

@@ -11,7 +11,6 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import MultipleChoiceModelOutput
 
-from exam.artefacts import Stage
 from exam.config import Context, Dtype, Model
 from exam.llm.load import load_whole, random_decoder, window
 from exam.llm.prompts import Prompter
@@ -22,6 +21,7 @@ from exam.reader.heads import mixed
 from exam.reader.reader import Reader
 from exam.reader.tuning import adapters_base, with_adapters
 from exam.retrieval.contexts import read_contexts
+from exam.stage import Stage
 from exam.weights import locate
 
 FEATURES = Features(

@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from exam.config import Model, Order, Scoring
 from exam.errors import ExamError
 from exam.question_rows import LETTERS
-from exam.reader.features import Cut, fit_passages, prefix_space, token_ids
+from exam.reader.features import Cut, fit_passages
 from exam.reader.template import Template
+from exam.reader.tokens import prefix_space, token_ids
 from exam.retrieval.evaluation import Contexts
 
 log = logging.getLogger(__name__)

@@ -4,11 +4,7 @@ A question keeps its parts apart (context, prompt, options), so that a collator 
 as one sequence per option or, for other readers, behind one shared context.
 """
 
-import json
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
@@ -17,23 +13,22 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from exam.artefacts import Stage, open_stage
+from exam.artefacts import open_stage
 from exam.config import Order, plain
 from exam.errors import ExamError
-from exam.files import atomic, digest
+from exam.files import atomic
 from exam.questions import questions_digest
 from exam.reader.measures import MEASURES, measure_options
 from exam.reader.template import Template
+from exam.reader.tokens import prefix_space, token_ids, tokenizer_digest
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
-from exam.runtime import progress
+from exam.stage import Stage
 
 log = logging.getLogger(__name__)
 
 FILE = "features.parquet"
 TARGETS = "targets"  # each option's probability of being right, of questions with soft labels
-PARALLEL = "TOKENIZERS_PARALLELISM"
-TEXTS_AT_ONCE = 8192
 FEATURES = Features(
     {
         "context": List(Value("int32")),
@@ -144,7 +139,7 @@ def saved_features(
         "format": 3,
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
-        "tokenizer": _identity(tokenizer),
+        "tokenizer": tokenizer_digest(tokenizer),
         **plain(reading),
         "evidence": list(MEASURES) if reading.evidence else None,
     }
@@ -190,57 +185,6 @@ def shuffle_options(questions: Dataset, seed: int) -> Dataset:
         return changed
 
     return questions.map(permuted, load_from_cache_file=False)
-
-
-def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Ids of texts without special tokens, also where a text contains their names."""
-    if not texts:
-        return []
-    ids: list[list[int]] = []
-    with _all_processors(), progress("tokenised", len(texts), "texts") as bar:
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            block = texts[start : start + TEXTS_AT_ONCE]
-            ids += tokenizer(
-                block,
-                add_special_tokens=False,
-                split_special_tokens=True,
-                truncation=False,
-                verbose=False,
-            )["input_ids"]
-            bar.update(len(block))
-    return ids
-
-
-def prefix_space(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What stands before a text that goes on behind another.
-
-    Byte-level vocabularies (RoBERTa's, ModernBERT's, most decoders') tell the beginning of a word
-    by the space in front; others do without.
-    """
-    whole, first, spaced, plain = token_ids(tokenizer, ["a b", "a", " b", "b"])
-    return " " if whole == first + spaced and whole != first + plain else ""
-
-
-def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of what makes the ids; not of truncation and padding, which calls leave behind."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return digest([type(tokenizer).__name__, tokenizer.get_vocab()])
-    made = json.loads(backend.to_str())
-    return digest({k: v for k, v in made.items() if k not in ("truncation", "padding")})
-
-
-@contextmanager
-def _all_processors() -> Iterator[None]:
-    """Let the tokenizer use them; afterwards no more, so that processes can be forked safely."""
-    before = os.environ.get(PARALLEL)
-    os.environ[PARALLEL] = "true"
-    try:
-        yield
-    finally:
-        del os.environ[PARALLEL]
-        if before is not None:
-            os.environ[PARALLEL] = before
 
 
 def fit_passages(passages: list[list[int]], budget: int, cut: Cut) -> list[list[int]]:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from exam.artefacts import Stage
 from exam.errors import ExamError
 from exam.files import read_json, write_json
 from exam.metrics import Floats, Ints
@@ -21,6 +20,7 @@ from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.evaluation import Contexts, within_budget, words
 from exam.runtime import watched
 from exam.splits import fold_of, related
+from exam.stage import Stage
 
 WINDOW = 30  # words: about one long sentence
 FOLDS = 5

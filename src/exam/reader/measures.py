@@ -7,12 +7,12 @@ from math import fsum, sqrt
 import numpy as np
 from datasets import Dataset
 
-from exam.artefacts import Stage
 from exam.metrics import Floats
 from exam.reader.lexical import FEATURES, lexical_features, rarity_of, windows_of
 from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.evaluation import within_budget, words
 from exam.runtime import watched
+from exam.stage import Stage
 
 OWN = (
     "trigrams",  # its runs of three words that occur in the passages

@@ -12,7 +12,6 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from exam import ranks
-from exam.artefacts import Stage
 from exam.config import Adversary, Context, Layout, Model, Packing, Tuning
 from exam.errors import ExamError
 from exam.reader.arguments import map_at_3, reader_arguments
@@ -24,6 +23,7 @@ from exam.reader.model import load_reader, longest_input
 from exam.reader.trainer import ReaderTrainer
 from exam.reader.tuning import adapters_base, is_adapted, merged, save_adapters, tuned
 from exam.runs import with_callbacks
+from exam.stage import Stage
 from exam.weights import locate
 
 

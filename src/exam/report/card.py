@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from exam import __version__
-from exam.artefacts import Stage
 from exam.config import CorpusReader, Train
 from exam.errors import ExamError
 from exam.files import atomic, read_json
 from exam.runs import RESULTS
 from exam.runtime import say
+from exam.stage import Stage
 
 CARD = "README.md"
 NOT_PUSHED = ("checkpoints/*", "*.lock", "verified.json")

@@ -11,7 +11,6 @@ from exam.answers.contexts import CURVES_UP_TO, MAP, Ranked, curves
 from exam.answers.predictions import Predictions, probabilities
 from exam.answers.scored import answers
 from exam.answers.statistics import statistics
-from exam.artefacts import Stage
 from exam.config import Train
 from exam.files import read_json
 from exam.metrics import estimate, ranking
@@ -21,6 +20,7 @@ from exam.report.page import REPORT, Page, write_page
 from exam.retrieval.contexts import read_contexts, read_rarity, read_support
 from exam.retrieval.evaluation import SUPPORTED, Contexts, passage_support, words
 from exam.runs import RESULTS
+from exam.stage import Stage
 
 STATE = "trainer_state.json"
 TRAINING = "training.json"

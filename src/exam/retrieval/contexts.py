@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from exam.artefacts import Stage, finished, siblings
 from exam.errors import ExamError
 from exam.files import atomic, digest, read_object, write_json
 from exam.question_rows import FEATURES
 from exam.retrieval.evaluation import Contexts, figures, option_support, question_scores, words
 from exam.retrieval.rarity import Rarity
+from exam.stage import Stage, finished, siblings
 from exam.tables import parquet_of
 
 log = logging.getLogger(__name__)

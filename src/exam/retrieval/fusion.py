@@ -6,10 +6,10 @@ from typing import Any
 
 from datasets import Dataset
 
-from exam.artefacts import Stage
 from exam.config import Fusion, Retriever
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import words
+from exam.stage import Stage
 
 SAME = 0.8  # Jaccard index of two passages' words from which they are near duplicates
 Row = dict[str, Any]

@@ -17,19 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exam import ranks
-from exam.artefacts import Stage, finished, shared_stage
-from exam.config import Corpus, Index
-from exam.corpus import (
+from exam.artefacts import shared_stage
+from exam.articles import (
     Article,
     CorpusFile,
-    corpus_files,
-    corpus_key,
     count_articles,
     fetch,
     iter_articles,
     lead,
     with_own_ids,
 )
+from exam.config import Corpus, Index
+from exam.corpus import corpus_files, corpus_key
 from exam.errors import ExamError
 from exam.files import atomic
 from exam.retrieval.building import build_vectors, forget_parts
@@ -38,6 +37,7 @@ from exam.retrieval.passages import PassageTable
 from exam.retrieval.recipes import Plan, plan_index, recipe_key
 from exam.retrieval.shards import Shard, cut, encode_shards, shard_path, vector_blocks
 from exam.retrieval.vectors import Rows, VectorIndex
+from exam.stage import Stage, finished
 
 log = logging.getLogger(__name__)
 

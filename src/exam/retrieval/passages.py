@@ -9,21 +9,21 @@ from typing import Any
 
 import pyarrow as pa
 
-from exam.artefacts import Stage, open_stage
-from exam.config import Corpus, Passages
-from exam.corpus import (
+from exam.artefacts import open_stage
+from exam.articles import (
     Article,
     CorpusFile,
-    corpus_files,
-    corpus_key,
     count_articles,
     iter_articles,
     sentence_offsets,
     with_own_ids,
 )
+from exam.config import Corpus, Passages
+from exam.corpus import corpus_files, corpus_key
 from exam.errors import ExamError
 from exam.files import atomic
 from exam.runtime import watched
+from exam.stage import Stage
 
 FILE = "passages.arrow"
 ARTICLES_AT_ONCE = 1024

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from exam.artefacts import Stage, open_stage
-from exam.corpus import CorpusFile, iter_articles
+from exam.artefacts import open_stage
+from exam.articles import CorpusFile, iter_articles
 from exam.files import atomic
 from exam.retrieval.evaluation import words
 from exam.runtime import watched
+from exam.stage import Stage
 
 FILE = "words.parquet"
 SAMPLE = 200_000  # articles counted at most, evenly spread

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from exam.artefacts import Stage, open_stage
+from exam.artefacts import open_stage
 from exam.config import (
     Corpus,
     Encoder,
@@ -48,6 +48,7 @@ from exam.retrieval.rarity import Rarity, build_rarity
 from exam.retrieval.rerank import PairScorer, rerank
 from exam.retrieval.search import two_stage
 from exam.runtime import watched
+from exam.stage import Stage
 
 
 @dataclass(frozen=True)

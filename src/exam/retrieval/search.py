@@ -16,8 +16,8 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from exam.articles import Article, sentence_offsets
 from exam.config import Query, Search
-from exam.corpus import Article, sentence_offsets
 from exam.files import digest, is_sealed, sealed
 from exam.retrieval.embeddings import (
     KEY_BYTES,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from exam.answers.predictions import Predictions, aligned, read_all
 from exam.answers.scored import PREDICTIONS, answers
-from exam.artefacts import Stage, finished
 from exam.files import file_digest
 from exam.inference import Answered
+from exam.stage import Stage, finished
 
 
 @dataclass(frozen=True)

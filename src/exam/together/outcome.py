@@ -10,7 +10,7 @@ from exam import ranks
 from exam.answers.predictions import Predictions, write_predictions
 from exam.answers.results import System, baselines, blind, of_logits, results, table
 from exam.answers.scored import PREDICTIONS, Run
-from exam.artefacts import Stage, shared_stage
+from exam.artefacts import shared_stage
 from exam.config import Infer
 from exam.files import read_json, write_json
 from exam.inference import SUBMISSION, Answered, submit
@@ -22,6 +22,7 @@ from exam.report.run import write_results
 from exam.retrieval.contexts import read_support
 from exam.runs import RESULTS, run_files
 from exam.runtime import say
+from exam.stage import Stage
 from exam.together.members import Member, numbered_names
 
 CURVE = "cascade.png"
