@@ -122,8 +122,7 @@ class Bench:
         """MAP@3 on the reported questions after one epoch, over several seeds."""
         import numpy as np
 
-        from exam.metrics import average_precision, ranking
-        from exam.retrieval.evaluation import figures
+        from exam.metrics import average_precision, figures, ranking
 
         sides: dict[str, dict[str, Any]] = {
             "plain": {"side": "plain"},

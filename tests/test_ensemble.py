@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from exam.answers.cascade import curve, least_sure, replaced, unsure
-from exam.answers.ensemble import carries, combined, fit_weights
+from exam.answers.ensemble import combined, enough_questions, fit_weights
 from exam.answers.predictions import Predictions, probabilities
 from exam.answers.statistics import questions_needed, statistics
 from exam.config import Cascade, Ensemble, EnsembleKind, Scale
@@ -86,8 +86,8 @@ def test_equal_weights_where_nothing_is_gained():
 
 
 def test_how_many_weights_questions_carry():
-    assert carries(4, 500)
-    assert not carries(5, 500)
+    assert enough_questions(4, 500)
+    assert not enough_questions(5, 500)
 
 
 # Cascades.

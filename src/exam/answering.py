@@ -16,7 +16,7 @@ from exam.files import write_json
 from exam.llm.letters import LetterReader
 from exam.llm.load import check_decoder, load_causal, random_decoder
 from exam.llm.scoring import option_scores
-from exam.metrics import Floats
+from exam.metrics import Floats, figures
 from exam.reader.arguments import refuse_nan
 from exam.reader.features import TARGETS, shuffle_options
 from exam.reader.lexical import (
@@ -32,7 +32,6 @@ from exam.reader.reader import Reader
 from exam.reader.training import predict, train
 from exam.reader.tuning import ADAPTER, merged
 from exam.retrieval.contexts import read_contexts
-from exam.retrieval.evaluation import figures
 from exam.runs import CHECKPOINTS
 from exam.splits import Split
 from exam.stage import Stage

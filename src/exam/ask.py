@@ -12,7 +12,7 @@ from typing import Any
 
 from exam.endings import ended
 from exam.errors import ExamError
-from exam.runtime import complain, keep_freed_memory, quiet_libraries, say, start_logging
+from exam.runtime import complain, say, start
 from exam.safety import go_offline
 
 OF_QUESTIONS = ("contexts", "features")  # stages that one question leaves behind
@@ -116,9 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="as infer.py takes them: run.corpus.dir=…")
     parser.add_argument("--outputs", help="where the index lies, if not beside the run")
     given = parser.parse_args(arguments)
-    start_logging("warning")
-    quiet_libraries()
-    keep_freed_memory()
+    start("warning")
     return ended(partial(_ask, given), interrupted="Nothing is lost: start it again.")
 
 

@@ -32,7 +32,8 @@ POSITIVE = {
     "n", "neighbours", "shard_size", "probe", "refine", "batch_tokens", "max_length",
     "min_sentence_chars", "limit", "encode_at_most", "batch_size",
     "eval_max_length", "lora_rank",
-    "per_question", "negatives", "rotations",
+    "per_question", "negatives", "rotations", "words", "ngrams",
+    "per_article", "sentences", "max_tokens", "attempts", "parallel",
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
 }  # fmt: skip
 
@@ -42,8 +43,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 def check(config: Any) -> None:
     """Refuse values and pairs that cannot work, before anything loads."""
-    for group, value in (("", config), *vars(config).items()):
-        _check_positive(group, value)
+    _check_positive("", config)
     if not isinstance(config, Restore):
         check_index(config.index)
     if isinstance(config, (Train, Retrieve)):
@@ -67,11 +67,14 @@ def check(config: Any) -> None:
         raise ExamError(f"log_level={config.log_level} is not one of {', '.join(levels)}.")
 
 
-def _check_positive(group: str, values: Any) -> None:
-    """Refuse a count or size below one."""
-    for name, value in vars(values).items() if is_dataclass(values) else ():
+def _check_positive(place: str, values: Any) -> None:
+    """Refuse a count or size below one, however deep it stands."""
+    own = vars(values) if is_dataclass(values) else values if isinstance(values, dict) else {}
+    for name, value in own.items():
+        where = f"{place}.{name}" if place else str(name)
         if name in POSITIVE and isinstance(value, int) and value < 1:
-            raise ExamError(f"{group + '.' if group else ''}{name}={value} must be at least 1.")
+            raise ExamError(f"{where}={value} must be at least 1.")
+        _check_positive(where, value)
 
 
 def _check_secrets(config: Any) -> None:
@@ -151,7 +154,12 @@ def _check_data(data: Data) -> None:
 
 
 def _check_generator(generator: Generator) -> None:
-    """Secrets do not belong into what is saved."""
+    """A question has options; secrets do not belong into what is saved."""
+    if not 2 <= generator.options <= 26:
+        raise ExamError(
+            f"generator.options={generator.options}: a question has 2 to 26.\n"
+            "Give as many as the exam's questions have: generator.options=5"
+        )
     url = urlsplit(generator.writer.base_url or "")
     if url.username or url.password or url.query:
         raise ExamError(

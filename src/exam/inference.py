@@ -27,7 +27,7 @@ from exam.config import (
 )
 from exam.errors import ExamError
 from exam.files import read_object
-from exam.question_rows import LETTERS
+from exam.question_rows import LETTERS, in_order
 from exam.questions import questions_digest, read
 from exam.report.run import write_run
 from exam.retrieval.rerank import check_reachable as check_reranker
@@ -175,10 +175,8 @@ def _rotated(
 
 def _turned(question: dict[str, Any], by: int) -> dict[str, Any]:
     """A question whose options begin `by` places further on."""
-    options, label = question["options"], question["label"]
-    by %= len(options)
-    moved = None if label is None else (label - by) % len(options)
-    return {"options": [*options[by:], *options[:by]], "label": moved}
+    number = len(question["options"])
+    return in_order(question, [(place + by) % number for place in range(number)])
 
 
 def submit(stage: Stage, found: Predictions, letters: str | None) -> None:

@@ -1,6 +1,7 @@
 """Ranking metrics and their uncertainty. Knows nothing of the rest of the project."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +83,12 @@ def estimate(scores: Floats, seed: int = 0) -> Estimate:
         return Estimate(n, value, *map(float, resampled.confidence_interval))
     means = random.multinomial(n, counts / n, RESAMPLES) @ values / n
     return Estimate(n, value, *np.percentile(means, (2.5, 97.5)).tolist())
+
+
+def figures(scores: Floats) -> dict[str, Any]:
+    """`estimate` as it is saved: n, value, and the interval's ends."""
+    found = estimate(scores)
+    return {"n": found.n, "value": found.value, "ci": [found.low, found.high]}
 
 
 def questions_for(difference: float, spread: float) -> int:

@@ -70,11 +70,8 @@ def _check_causal(config: Train) -> None:
             f"model.load_in_4bit=true is for model.execution=memory, not {model.execution.value}.\n"
             "Leave one of them out."
         )
-    if ranks.world_size() > 1 and not is_trained(config.trainer):
-        raise ExamError(
-            "A language model that answers as it is runs in one process, and the launcher started "
-            f"{ranks.world_size()}.\nRun it without torchrun."
-        )
+    if not is_trained(config.trainer):
+        ranks.check_single("A language model that answers as it is")
     if config.context.layout is not Layout.context_first:
         raise ExamError(
             "context.layout is of readers with a head of their own; model.template says what "

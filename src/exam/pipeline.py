@@ -181,8 +181,7 @@ def _check_weighs(trained: Stage, config: Train) -> None:
             "weighed by a transformer.\n"
             "Give another run: ckpt=<folder>"
         )
-    if ranks.world_size() > 1:
-        raise ExamError("evidence.py runs in one process.\nRun it without torchrun.")
+    ranks.check_single("evidence.py")
     if config.model.evidence:
         raise ExamError(
             f"{trained.folder} was trained with model.evidence=true, which measures options "

@@ -103,18 +103,27 @@ def _question(row: dict[str, Any], number: int, data: Data, where: str) -> dict[
         if not text:
             raise ExamError(f"{place}: option {label} is empty.\nFill it in, or delete the row.")
     answer = _label(row, texts, labels, data, place)
-    if data.shuffle_options:
-        order = list(range(len(texts)))
-        Random(digest(key)).shuffle(order)
-        texts = [texts[i] for i in order]
-        answer = None if answer is None else order.index(answer)
-    return {
+    found = {
         "id": key,
         "prompt": prompt,
         "options": texts,
         "label": answer,
         "context": _text(row.get(data.columns.get("context") or "")) or None,
         "article": _text(row.get(data.columns.get("article") or "")) or None,
+    }
+    if data.shuffle_options:
+        order = list(range(len(texts)))
+        Random(digest(key)).shuffle(order)
+        found |= in_order(found, order)
+    return found
+
+
+def in_order(question: dict[str, Any], order: list[int]) -> dict[str, Any]:
+    """A question's options in another order, and where the right one then stands."""
+    options, label = question["options"], question["label"]
+    return {
+        "options": [options[i] for i in order],
+        "label": None if label is None else order.index(label),
     }
 
 

@@ -27,6 +27,19 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
 
 
+def check_single(what: str) -> None:
+    """Refuse several processes.
+
+    Raises:
+        ExamError: the launcher started more than one.
+    """
+    if world_size() > 1:
+        raise ExamError(
+            f"{what} runs in one process, and the launcher started {world_size()}.\n"
+            "Run it without torchrun."
+        )
+
+
 @cache
 def _group() -> Any:
     """The group that all processes joined."""
@@ -52,7 +65,7 @@ def wait() -> None:
 
 
 def told(value: Any) -> Any:
-    """What rank 0 gives here, in every process."""
+    """Rank 0's `value`, in every process."""
     if world_size() == 1:
         return value
     from torch import distributed

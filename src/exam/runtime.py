@@ -106,6 +106,13 @@ def keep_freed_memory() -> None:
     libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+def start(level: str) -> None:
+    """Set up a process that works: its log, quiet libraries, memory that it keeps."""
+    start_logging(level)
+    quiet_libraries()
+    keep_freed_memory()
+
+
 def draws_bars() -> bool:
     """Whether a person watches standard error, and has not asked for quiet."""
     return sys.stderr.isatty() and logging.getLogger("exam").isEnabledFor(logging.INFO)

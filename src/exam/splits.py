@@ -19,6 +19,8 @@ from exam.questions import prefixed, read
 log = logging.getLogger(__name__)
 
 SHOWN = 10  # ids in a log line
+NEAR = 0.9  # cosine of questions that nearly repeat each other
+BLOCK = 2000  # questions compared with all at a time
 WORTH_SEEING = 0.005  # of MAP@3
 SPREAD = 0.37  # of a question's paired difference, which two readers of this project had (n = 300)
 
@@ -118,11 +120,11 @@ def fold_of(questions: Dataset, folds: int, seed: int) -> Any:
     return fold
 
 
-def related(questions: Dataset, threshold: float = 0.9, block: int = 2000) -> Any:
+def related(questions: Dataset) -> Any:
     """Group number of every question, shape `(questions,)`.
 
     Questions are related when they were written from one article, or when the cosine of their
-    TF-IDF vectors (words and word pairs of prompt and options) reaches `threshold`.
+    TF-IDF vectors (words and word pairs of prompt and options) reaches NEAR.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -132,8 +134,8 @@ def related(questions: Dataset, threshold: float = 0.9, block: int = 2000) -> An
     texts = [" ".join([q["prompt"], *sorted(q["options"])]) for q in questions]
     vectors = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+").fit_transform(texts)
     rows, columns = [], []
-    for start in range(0, n, block):
-        near = (vectors[start : start + block] @ vectors.T) >= threshold
+    for start in range(0, n, BLOCK):
+        near = (vectors[start : start + BLOCK] @ vectors.T) >= NEAR
         found = near.tocoo()
         rows.append(found.row + start)
         columns.append(found.col)

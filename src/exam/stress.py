@@ -20,6 +20,7 @@ from exam.errors import ExamError
 from exam.files import is_sealed, read_json, sealed, write_json
 from exam.inference import answers_key, asked_questions, restored
 from exam.metrics import Floats, ranking
+from exam.question_rows import in_order
 from exam.questions import questions_digest
 from exam.report.page import REPORT
 from exam.report.run import write_results
@@ -66,9 +67,8 @@ def _reversed(contexts: Contexts, *_: Any) -> Contexts:
 
 
 def _permuted(question: Question, random: Random) -> Question:
-    options, label = question["options"], question["label"]
-    order = random.sample(range(len(options)), len(options))
-    return {"options": [options[i] for i in order], "label": order.index(label)}
+    number = len(question["options"])
+    return in_order(question, random.sample(range(number), number))
 
 
 def _with_none(*, right: bool) -> Callable[[Question, Random], Question]:
@@ -97,8 +97,7 @@ CONDITIONS = (
 
 def stressed(stress: Stress) -> None:
     """Ask a run's reader the same questions under every condition; a table of what changes."""
-    if ranks.world_size() > 1:
-        raise ExamError("stress.py runs in one process.\nRun it without torchrun.")
+    ranks.check_single("stress.py")
     trained, config = restored(stress)
     questions = asked_questions(config)
     if None in questions["label"]:

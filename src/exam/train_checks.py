@@ -99,11 +99,7 @@ def _check_task(config: Train) -> None:
     """Training of a reranker or an encoder needs one, and pairs."""
     if config.task is Task.reader:
         return
-    if ranks.world_size() > 1:
-        raise ExamError(
-            f"task={config.task.value} is trained by one process, and the launcher started "
-            f"{ranks.world_size()}.\nRun it without torchrun."
-        )
+    ranks.check_single(f"task={config.task.value}")
     if config.task is Task.reranker and config.reranker.ckpt is None:
         raise ExamError(
             "task=reranker trains reranker.ckpt, which has no value.\n"

@@ -6,7 +6,7 @@ import numpy as np
 
 from exam.answers.predictions import probabilities
 from exam.config import Cascade
-from exam.metrics import Floats, Ints, average_precision, estimate, ranking
+from exam.metrics import Floats, Ints, average_precision, figures, ranking
 
 SHARES = np.linspace(0, 1, 21)
 
@@ -49,14 +49,14 @@ def curve(cheap: Floats, dear: Floats, labels: Ints, seconds: tuple[float, float
     for share in SHARES:
         rows = least_sure(lacking, float(share))
         logits = replaced(cheap, rows, dear[rows])
-        value = estimate(average_precision(ranking(logits), labels))
+        own = figures(average_precision(ranking(logits), labels))
         cost = seconds[0] + seconds[1] * len(rows) / len(labels)
         found.append(
             {
                 "share": float(share),
-                "n": value.n,
-                "map_at_3": value.value,
-                "ci": [value.low, value.high],
+                "n": own["n"],
+                "map_at_3": own["value"],
+                "ci": own["ci"],
                 "seconds_a_question": cost,
             }
         )

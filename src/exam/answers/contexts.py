@@ -11,18 +11,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.answers.results import System, paired
-from exam.metrics import Floats, average_precision, ranking, recall_at_k
+from exam.answers.results import System, paired, shown_pair
+from exam.metrics import Floats, average_precision, figures, ranking, recall_at_k
 from exam.reader.lexical import build_features, cross_fitted, fit
 from exam.retrieval.contexts import read_contexts, read_questions, read_rarity, read_support
-from exam.retrieval.evaluation import (
-    DEPTHS,
-    WORD_BUDGET,
-    Contexts,
-    article_ranks,
-    figures,
-    question_scores,
-)
+from exam.retrieval.evaluation import DEPTHS, WORD_BUDGET, Contexts, article_ranks, question_scores
 from exam.stage import Stage
 
 MAP = "map_at_3"
@@ -161,12 +154,8 @@ def table(found: dict[str, Any]) -> str:
         values = "".join(f"{cells.get(metric, '–'):>14}" for metric in metrics)
         cost = f"{found['seconds'][name]:>9.1f}{found['peak_mib'][name]:>8,}"
         lines.append(f"{name:<{width}}{values}{cost}")
-    for pair in found["paired"]:
-        if pair["metric"] in PRINTED:
-            low, high = pair["ci"]
-            verdict = "" if low > 0 or high < 0 else " (within noise)"
-            difference = f"{pair['difference']:+.3f} [{low:+.3f}, {high:+.3f}]{verdict}"
-            lines.append(f"{pair['metric']}: {pair['a']} − {pair['b']}: {difference}")
+    shown = [pair for pair in found["paired"] if pair["metric"] in PRINTED]
+    lines += [f"{pair['metric']}: {shown_pair(pair)}" for pair in shown]
     return "\n".join(lines)
 
 

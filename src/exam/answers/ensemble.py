@@ -71,10 +71,10 @@ class Fitted:
     nested: Floats  # the same with weights chosen on other folds
 
 
-def fit_weights(members: list[Floats], labels: Ints, seed: int, k: int = 3) -> Fitted:
-    """Weights of the members' probabilities, each at least 0 and 1 in sum, that raise MAP@k most.
+def fit_weights(members: list[Floats], labels: Ints, seed: int) -> Fitted:
+    """Weights of the members' probabilities, each at least 0 and 1 in sum, that raise MAP@3 most.
 
-    By differential evolution (Storn and Price, 1997), as MAP@k has no gradient. Nested folds say
+    By differential evolution (Storn and Price, 1997), as MAP@3 has no gradient. Nested folds say
     what the choice is worth on questions that had no part in it.
     """
     from sklearn.model_selection import KFold
@@ -82,17 +82,17 @@ def fit_weights(members: list[Floats], labels: Ints, seed: int, k: int = 3) -> F
     each, nested = _probabilities(np.stack(members)), np.zeros(len(labels))
     folds = KFold(min(FOLDS, len(labels)), shuffle=True, random_state=seed)
     for inside, outside in folds.split(labels):
-        weights = _best(each[:, inside], labels[inside], seed, k)
-        nested[outside] = _scores(each[:, outside], labels[outside], weights, k)
-    weights = _best(each, labels, seed, k)
-    return Fitted(weights.tolist(), _scores(each, labels, weights, k), nested)
+        weights = _best(each[:, inside], labels[inside], seed)
+        nested[outside] = _scores(each[:, outside], labels[outside], weights)
+    weights = _best(each, labels, seed)
+    return Fitted(weights.tolist(), _scores(each, labels, weights), nested)
 
 
-def _best(each: Floats, labels: Ints, seed: int, k: int) -> Floats:
+def _best(each: Floats, labels: Ints, seed: int) -> Floats:
     from scipy.optimize import differential_evolution
 
     def loss(weights: Floats) -> float:
-        return -float(_scores(each, labels, weights, k).mean())
+        return -float(_scores(each, labels, weights).mean())
 
     number = len(each)
     equal = np.full(number, 1.0)
@@ -106,11 +106,11 @@ def _best(each: Floats, labels: Ints, seed: int, k: int) -> Floats:
     return weights
 
 
-def _scores(each: Floats, labels: Ints, weights: Floats, k: int) -> Floats:
+def _scores(each: Floats, labels: Ints, weights: Floats) -> Floats:
     mean = np.tensordot(weights, each, axes=1)
-    return average_precision(ranking(mean), labels, k)
+    return average_precision(ranking(mean), labels)
 
 
-def carries(members: int, questions: int) -> bool:
-    """Whether so many questions can tell so many weights."""
+def enough_questions(members: int, questions: int) -> bool:
+    """Whether there are enough questions to fit that many weights."""
     return questions >= QUESTIONS_PER_WEIGHT * members

@@ -7,11 +7,10 @@ import numpy as np
 from datasets import Dataset
 
 from exam.metrics import (
-    Estimate,
     Floats,
     Ints,
     average_precision,
-    estimate,
+    figures,
     random_average_precision,
     ranking,
 )
@@ -73,12 +72,10 @@ def padded(values: list[list[float]]) -> Floats:
 
 def paired(a: System, b: System) -> dict[str, Any]:
     """The mean of a - b on the same questions, with its interval."""
-    found = estimate(a.scores - b.scores)
-    return {"a": a.name, "b": b.name, "n": found.n, "difference": found.value, "ci": _ci(found)}
-
-
-def _ci(found: Estimate) -> list[float]:
-    return [found.low, found.high]
+    own = figures(a.scores - b.scores)
+    return {
+        "a": a.name, "b": b.name, "n": own["n"], "difference": own["value"], "ci": own["ci"],
+    }  # fmt: skip
 
 
 def results(
@@ -95,8 +92,8 @@ def results(
 
 
 def _row(system: System) -> dict[str, Any]:
-    found = estimate(system.scores)
-    return {"system": system.name, "n": found.n, "map_at_3": found.value, "ci": _ci(found)}
+    own = figures(system.scores)
+    return {"system": system.name, "n": own["n"], "map_at_3": own["value"], "ci": own["ci"]}
 
 
 def _label(stage: Stage) -> str:
@@ -113,9 +110,12 @@ def table(found: dict[str, Any]) -> str:
             f"{row['system']:<{width}} {row['n']:>5}    {row['map_at_3']:.3f}   "
             f"[{low:.3f}, {high:.3f}]"
         )
-    for pair in found["paired"]:
-        low, high = pair["ci"]
-        verdict = "" if low > 0 or high < 0 else " (within noise)"
-        interval = f"{pair['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-        lines.append(f"{pair['a']} − {pair['b']}: {interval}{verdict}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(shown_pair, found["paired"])])
+
+
+def shown_pair(pair: dict[str, Any]) -> str:
+    """A paired difference as plain text."""
+    low, high = pair["ci"]
+    verdict = "" if low > 0 or high < 0 else " (within noise)"
+    interval = f"{pair['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{pair['a']} − {pair['b']}: {interval}{verdict}"

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from exam.answers.predictions import Predictions, probabilities
-from exam.metrics import Floats, average_precision, estimate, questions_for, ranking
+from exam.metrics import Floats, average_precision, figures, questions_for, ranking
 from exam.question_rows import LETTERS
 
 BINS = 10
@@ -38,10 +38,7 @@ def statistics(found: Predictions) -> dict[str, Any]:
 
 def _mean(values: Any) -> dict[str, Any] | None:
     """A mean with its interval; None of nothing."""
-    if not len(values):
-        return None
-    found = estimate(np.asarray(values, dtype=np.float64))
-    return {"n": found.n, "value": found.value, "ci": [found.low, found.high]}
+    return figures(np.asarray(values, dtype=np.float64)) if len(values) else None
 
 
 def _calibration(chance: Floats, right: Any) -> dict[str, Any]:

@@ -1,22 +1,21 @@
-"""The submission file: the best k labels of every question, in the order of the input."""
+"""The submission file: the best three labels of every question, in the order of the input."""
 
 import csv
 from pathlib import Path
 
 import numpy as np
 
+from exam.answers.results import K
 from exam.errors import ExamError
 from exam.files import atomic
 from exam.metrics import Floats, ranking
 from exam.question_rows import LETTERS
 
 
-def write_submission(
-    path: Path, ids: list[str], logits: Floats, letters: str = LETTERS, k: int = 3
-) -> None:
+def write_submission(path: Path, ids: list[str], logits: Floats, letters: str = LETTERS) -> None:
     """Write `id,prediction`, then read the file back and validate it."""
     chosen = [
-        [letters[option] for option in best if logit[option] > -np.inf][:k]
+        [letters[option] for option in best if logit[option] > -np.inf][:K]
         for best, logit in zip(ranking(logits), logits, strict=True)
     ]
     with atomic(path) as temporary:
@@ -30,13 +29,13 @@ def write_submission(
             writer.writerow(["id", "prediction"])
             writer.writerows([key, " ".join(best)] for key, best in zip(ids, chosen, strict=True))
         options = np.isfinite(logits).sum(axis=1).tolist()
-        validate_submission(temporary, ids, options, letters, k)
+        validate_submission(temporary, ids, options, letters)
 
 
 def validate_submission(
-    path: Path, ids: list[str], options: list[int], letters: str = LETTERS, k: int = 3
+    path: Path, ids: list[str], options: list[int], letters: str = LETTERS
 ) -> None:
-    """Every id once, in the input's order, each with k distinct labels of its own options.
+    """Every id once, in the input's order, each with K distinct labels of its own options.
 
     Raises:
         ExamError: the first row that is not so.
@@ -52,8 +51,8 @@ def validate_submission(
     for (key, prediction), count in zip(rows, options, strict=True):
         labels = prediction.split(" ")
         distinct = set(labels) & set(letters[:count])
-        if len(labels) != min(k, count) or len(distinct) != len(labels):
+        if len(labels) != min(K, count) or len(distinct) != len(labels):
             raise ExamError(
                 f"{path}: question {key!r} has prediction {prediction!r}; "
-                f"{min(k, count)} distinct labels of {letters[:count]} are required."
+                f"{min(K, count)} distinct labels of {letters[:count]} are required."
             )

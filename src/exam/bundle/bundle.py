@@ -29,6 +29,7 @@ from exam.config import (
 )
 from exam.errors import ExamError
 from exam.inference import answer, asked_questions, restored
+from exam.kaggle import INPUT
 from exam.question_rows import LETTERS
 from exam.runtime import say
 from exam.stage import Stage
@@ -37,7 +38,6 @@ from exam.together.infer import check_readers
 log = logging.getLogger(__name__)
 
 SAMPLES = (8, 40)  # questions
-INPUT = "/kaggle/input"
 TRUST = {"trust_remote_code": True}  # the one override of a run that a notebook repeats
 
 
@@ -47,8 +47,8 @@ def make_bundle(bundle: Bundle) -> None:
     folders = [Path(name) for name in names(bundle.ckpt)]
     runs = [restored(replace(bundle, ckpt=str(folder))) for folder in folders]
     with recording() as stages:
-        for folder in folders:
-            answer(_sampled(bundle, folder, SAMPLES[0]))
+        for folder, (_, config) in zip(folders, runs, strict=True):
+            answer(_sampled(bundle, folder, config, SAMPLES[0]))
     also = _also([config for _, config in runs])
     ckpt = ",".join(f"{{bundle}}/runs/{folder.name}" for folder in folders)
     verb = [f"ckpt=[{ckpt}]" if len(folders) > 1 else f"ckpt={ckpt}", *_asked(bundle)]
@@ -69,10 +69,12 @@ def make_bundle(bundle: Bundle) -> None:
     contents.folder = Path(bundle.out)
     size = found["bytes"] / 2**20
     log.info("bundle: %d files · %d wheels · %.1f MiB", len(found["files"]), len(carried), size)
-    say(_estimate(bundle, contents, folders))
+    asked = dict(zip(folders, [config for _, config in runs], strict=True))
+    say(_estimate(bundle, contents, asked))
     if bundle.rehearse:
-        data = runs[0][1].data if bundle.data is None else bundle.data
-        _rehearse(bundle, contents, commands(contents.overrides, _here(verb, data), 1, also))
+        first = runs[0][1]
+        lines = commands(contents.overrides, _here(verb, first.data), 1, also)
+        _rehearse(bundle, contents, lines, first)
     say(f"{contents.folder / NOTEBOOK}\n{contents.folder / CONTENTS}")
 
 
@@ -115,14 +117,12 @@ def _ensemble(ensemble: Ensemble) -> list[str]:
     return [f"ensemble={ensemble.name}", *(f"ensemble.{k}={json.dumps(v)}" for k, v in own.items())]
 
 
-def _sampled(bundle: Bundle, folder: Path, questions: int) -> Infer:
+def _sampled(bundle: Bundle, folder: Path, config: Train, questions: int) -> Infer:
     """The first questions of those that are to be answered."""
-    config = restored(replace(bundle, ckpt=str(folder)))[1]
-    data = replace(bundle.data or config.data, limit=questions)
     own = {name: getattr(bundle, name) for name in ("corpus", "retriever", "context", "reranker")}
     return Infer(
         ckpt=str(folder),
-        data=data,
+        data=replace(config.data, limit=questions),
         run=bundle.run,
         outputs=bundle.outputs,
         log_level=bundle.log_level,
@@ -145,28 +145,26 @@ def _asked(bundle: Bundle) -> list[str]:
     ]
 
 
-def _estimate(bundle: Bundle, contents: Contents, folders: list[Path]) -> str:
+def _estimate(bundle: Bundle, contents: Contents, runs: dict[Path, Train]) -> str:
     """Ask two samples in a fresh place, as the notebook will, and say what all will take."""
-    few, many = (_measured(bundle, contents, folders, size) for size in SAMPLES)
+    few, many = (_measured(bundle, contents, runs, size) for size in SAMPLES)
     each = [
         costs(small, large, SAMPLES, share)
-        for small, large, share in zip(
-            few, many, _shares(bundle.cascade, len(folders)), strict=True
-        )
+        for small, large, share in zip(few, many, _shares(bundle.cascade, len(runs)), strict=True)
     ]
     return shown(together(each), bundle.questions, bundle.hours)
 
 
 def _measured(
-    bundle: Bundle, contents: Contents, folders: list[Path], size: int
+    bundle: Bundle, contents: Contents, runs: dict[Path, Train], size: int
 ) -> list[list[Stage]]:
     """The stages of every reader's answers to so many questions."""
     found = []
     with TemporaryDirectory() as outputs:
         unpack(contents.folder, Path(outputs))
-        for folder in folders:
+        for folder, config in runs.items():
             with recording() as stages:
-                answer(replace(_sampled(bundle, folder, size), outputs=outputs))
+                answer(replace(_sampled(bundle, folder, config, size), outputs=outputs))
             found.append(list(stages))
     return found
 
@@ -191,11 +189,10 @@ def _here(verb: list[str], data: Data) -> list[str]:
     return [*verb, f"data.dir={json.dumps(str(Path(data.dir or '.').resolve()))}"]
 
 
-def _rehearse(bundle: Bundle, contents: Contents, lines: list[str]) -> None:
+def _rehearse(bundle: Bundle, contents: Contents, lines: list[str], config: Train) -> None:
     target = contents.folder.with_name(f"{contents.folder.name}-submission.csv")
     image = Path(bundle.image) if bundle.image else None
     seconds = rehearse(contents.folder, lines, image, target)
-    config = restored(replace(bundle, ckpt=names(bundle.ckpt)[0]))[1]
     questions = asked_questions(config)
     options = [len(own) for own in questions["options"]]
     validate_submission(target, questions["id"], options, config.data.options or LETTERS)

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from exam.config import Bundle, CorpusReader, CorpusSource, ReaderKind, Train, plain
-from exam.corpus import corpus_files
+from exam.corpus import files_of
 from exam.errors import ExamError
 from exam.files import file_digest, read_signed, write_signed
+from exam.manifest import fingerprint
 from exam.reader.tuning import adapters_base
+from exam.runs import CHECKPOINTS
 from exam.stage import Stage
 from exam.weights import MODEL, PACKAGED, locate
 
@@ -37,7 +39,7 @@ class Contents:
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            ignored = shutil.ignore_patterns(".*", "__pycache__", "checkpoints")
+            ignored = shutil.ignore_patterns(".*", "__pycache__", CHECKPOINTS)
             shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
         else:
             shutil.copyfile(source, target)
@@ -50,10 +52,7 @@ class Contents:
             ExamError: it is larger than the limit.
         """
         files: dict[str, dict[str, Any]] = {
-            str(path.relative_to(self.folder)): {
-                "bytes": path.stat().st_size,
-                "sha256": file_digest(path),
-            }
+            str(path.relative_to(self.folder)): fingerprint(path)
             for path in sorted(self.folder.rglob("*"))
             if path.is_file() and path.name != CONTENTS
         }
@@ -162,7 +161,7 @@ def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
         log.info("bundle: the corpus is not carried; attach it, and give run.corpus.dir=<folder>")
         return
     for number, part in enumerate(parts):
-        for file in corpus_files(_alone(config, part), Path(config.outputs)):
+        for file in files_of(part, Path(config.outputs)):
             contents.add(file.path, f"corpus/{number}/{file.path.name}")
     contents.overrides.append("run.corpus.dir={bundle}/corpus/0")
     also = [
@@ -171,18 +170,6 @@ def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
     ]
     if also:
         contents.overrides.append(f"run.corpus.also={json.dumps(also)}")
-
-
-def _alone(config: Train, part: CorpusSource) -> Any:
-    from exam.config import Corpus
-
-    return Corpus(
-        name=config.corpus.name,
-        reader=part.reader,
-        dir=part.dir,
-        files=part.files,
-        columns=part.columns,
-    )
 
 
 def _add_weights(contents: Contents, group: str, name: str, key: str | None) -> None:

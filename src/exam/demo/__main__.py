@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from exam.endings import ended
-from exam.runtime import keep_freed_memory, quiet_libraries, say, start_logging
+from exam.runtime import say, start
 
 OVERRIDES = ("trainer.num_train_epochs=1",)
 CLOSED, OPEN = "closed book (MiniLM)", "open book (MiniLM)"
@@ -16,9 +16,7 @@ CLOSED, OPEN = "closed book (MiniLM)", "open book (MiniLM)"
 
 def main() -> int:
     """Run the demo; the exit code."""
-    start_logging("info")
-    quiet_libraries()
-    keep_freed_memory()
+    start("info")
     return ended(_run)
 
 

@@ -43,7 +43,6 @@ UNIMPORTANT = (
     "price_out",
     "attempts",
 )  # for what a model writes
-NOTED = {"asked", "article", "questions", "refused", "read", "written"}  # of each article
 SPARE = 4  # articles looked up for each one needed: some are too short, some replies are invalid
 
 

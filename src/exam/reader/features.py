@@ -17,6 +17,7 @@ from exam.artefacts import open_stage
 from exam.config import Order, plain
 from exam.errors import ExamError
 from exam.files import atomic
+from exam.question_rows import in_order
 from exam.questions import questions_digest
 from exam.reader.measures import MEASURES, measure_options
 from exam.reader.template import Template
@@ -175,11 +176,7 @@ def shuffle_options(questions: Dataset, seed: int) -> Dataset:
     def permuted(question: dict[str, Any]) -> dict[str, Any]:
         order = list(range(len(question["options"])))
         Random(f"{seed}:{question['id']}").shuffle(order)
-        label = question["label"]
-        changed = {
-            "options": [question["options"][i] for i in order],
-            "label": None if label is None else order.index(label),
-        }
+        changed = in_order(question, order)
         if TARGETS in question:
             changed[TARGETS] = [question[TARGETS][i] for i in order]
         return changed

@@ -63,9 +63,9 @@ def build_features(
     seen = watched(questions.to_list(), "word overlap", len(questions), "questions")
     for row, question in zip(found, seen, strict=True):
         ranked = contexts.get(question["id"], [])
-        passages = [words(p["text"]) for p in ranked]
-        if budget is not None:
-            passages = within_budget(ranked, budget)
+        passages = (
+            [words(p["text"]) for p in ranked] if budget is None else within_budget(ranked, budget)
+        )
         row[: len(question["options"])] = option_features(
             words(question["prompt"]), [words(o) for o in question["options"]], passages, idf
         )
@@ -150,7 +150,7 @@ def fit(features: Floats, labels: Ints) -> LexicalReader:
     return LexicalReader(found.x / spread)
 
 
-def cross_fitted(questions: Dataset, features: Floats, seed: int = 0) -> Floats | None:
+def cross_fitted(questions: Dataset, features: Floats) -> Floats | None:
     """Logits of every question by a reader fitted on the other folds; None for too few questions.
 
     Related questions stay in one fold.
@@ -158,7 +158,7 @@ def cross_fitted(questions: Dataset, features: Floats, seed: int = 0) -> Floats 
     folds = min(FOLDS, len(set(related(questions).tolist())) if len(questions) else 0)
     if folds < 2:
         return None
-    fold, labels = fold_of(questions, folds, seed), np.array(questions["label"])
+    fold, labels = fold_of(questions, folds, 0), np.array(questions["label"])
     logits = np.empty(features.shape[:2])
     for number in range(folds):
         inside = fold == number

@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from exam.metrics import Floats
-from exam.reader.lexical import FEATURES, lexical_features, rarity_of, windows_of
+from exam.reader.lexical import FEATURES, build_features, rarity_of, windows_of
 from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.evaluation import within_budget, words
 from exam.runtime import watched
@@ -29,8 +29,8 @@ def measure_options(questions: Dataset, stage: Stage, top_k: int, budget: int) -
     Each is standardised over its question's options, 0 where they do not differ, and NaN where a
     question has fewer options. Passages are read up to `budget` words.
     """
-    lexical = lexical_features(questions, stage, top_k, budget)
     contexts, idf = read_contexts(stage, top_k), read_rarity(stage)
+    lexical = build_features(questions, contexts, idf, budget)
     own = np.full((*lexical.shape[:2], len(OWN)), np.nan)
     seen = watched(questions.to_list(), "evidence", len(questions), "questions")
     for row, question in zip(own, seen, strict=True):

@@ -33,9 +33,9 @@ def write_contexts(path: Path, figures: dict[str, Any], title: str) -> None:
 def over_depth(found: dict[str, Any]) -> list[Chart]:
     """Recall and reader-free MAP@3 over the number of passages, a line for each contexts."""
     made = []
-    for metric, name, unit in (
-        ("recall", "Recall over depth", "recall"),
-        (MAP, "Reader-free MAP@3 over depth", "MAP@3"),
+    for metric, name, note, unit in (
+        ("recall", "Recall over depth", "Whether the question's own article is there.", "recall"),
+        (MAP, "Reader-free MAP@3 over depth", "By the words that options share.", "MAP@3"),
     ):
         lines = {
             system: [{"at": p["depth"], **p} for p in own[metric]]
@@ -43,5 +43,5 @@ def over_depth(found: dict[str, Any]) -> list[Chart]:
             if own[metric]
         }
         if lines:
-            made.append(charts.over(name, "", "passages", unit, lines, log=True))
+            made.append(charts.over(name, note, "passages", unit, lines, log=True))
     return made

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.answers.contexts import CURVES_UP_TO, MAP, Ranked, curves
+from exam.answers.contexts import CURVES_UP_TO, Ranked, curves
 from exam.answers.predictions import Predictions, probabilities
 from exam.answers.scored import answers
 from exam.answers.statistics import statistics
 from exam.config import Train
 from exam.files import read_json
-from exam.metrics import estimate, ranking
+from exam.metrics import figures, ranking
 from exam.report import charts
 from exam.report.charts import Chart, Point
+from exam.report.compared import over_depth
 from exam.report.page import REPORT, Page, write_page
 from exam.retrieval.contexts import read_contexts, read_rarity, read_support
 from exam.retrieval.evaluation import SUPPORTED, Contexts, passage_support, words
@@ -115,23 +116,7 @@ def _depths(contexts: Stage, questions: Dataset) -> list[Chart]:
     system = Ranked(contexts, among=questions)
     if len(questions) > CURVES_UP_TO or not system.deepest:
         return []
-    (own,) = curves([system]).values()
-    wanted = {
-        "recall": ("Recall over depth", "Whether the question's own article is there.", "recall"),
-        MAP: ("Reader-free MAP@3 over depth", "By the words that options share.", "MAP@3"),
-    }
-    return [
-        charts.over(
-            title,
-            note,
-            "passages",
-            unit,
-            {unit: [{"at": p["depth"], **p} for p in own[name]]},
-            log=True,
-        )
-        for name, (title, note, unit) in wanted.items()
-        if own[name]
-    ]
+    return over_depth(curves([system]))
 
 
 def _by_length(questions: Dataset, right: Any) -> list[Point]:
@@ -177,10 +162,7 @@ def _supports(question: dict[str, Any], passage: dict[str, Any], idf: dict[str, 
 
 
 def _point(group: str, values: Any) -> list[Point]:
-    if not len(values):
-        return []
-    found = estimate(values)
-    return [{"group": group, "n": found.n, "value": found.value, "ci": [found.low, found.high]}]
+    return [{"group": group, **figures(values)}] if len(values) else []
 
 
 def browsed(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from exam.files import SEAL, atomic, is_sealed, sealed
-from exam.metrics import estimate
+from exam.metrics import figures
 from exam.retrieval.recipes import TRAINED_ON, Plan, faiss_module
 from exam.retrieval.vectors import LISTS, VECTORS, Rows, VectorIndex, Vectors, exact_search
 from exam.runtime import progress
@@ -175,9 +175,8 @@ def _measure(blocks: Blocks, index: VectorIndex) -> dict[str, Any]:
                 for a, b, row in zip(exact, found, own, strict=True)
             ]
         )
-        figure = estimate(shares)
-        recall[f"recall_at_{k}"] = {"value": figure.value, "ci": [figure.low, figure.high]}
-        log.info("index: recall@%d %.3f against exact search (n = %d)", k, figure.value, figure.n)
+        recall[f"recall_at_{k}"] = figure = figures(shares)
+        log.info("index: recall@%d %.3f against exact search", k, figure["value"])
     return recall
 
 

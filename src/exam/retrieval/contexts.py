@@ -11,8 +11,9 @@ from datasets import Dataset
 
 from exam.errors import ExamError
 from exam.files import atomic, digest, read_object, write_json
+from exam.metrics import figures
 from exam.question_rows import FEATURES
-from exam.retrieval.evaluation import Contexts, figures, option_support, question_scores, words
+from exam.retrieval.evaluation import Contexts, option_support, question_scores, words
 from exam.retrieval.rarity import Rarity
 from exam.stage import Stage, finished, siblings
 from exam.tables import parquet_of

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.metrics import Floats, estimate, recall_at_k
+from exam.metrics import Floats, recall_at_k
 from exam.runtime import watched
 
 WORD_BUDGET = 450
@@ -83,12 +83,6 @@ def question_scores(
     if right:
         scores["supported"] = (np.array(right) > SUPPORTED).astype(np.float64)
     return scores
-
-
-def figures(scores: Floats) -> dict[str, Any]:
-    """A mean over questions as it is saved: n, value, 95 % interval."""
-    found = estimate(scores)
-    return {"n": found.n, "value": found.value, "ci": [found.low, found.high]}
 
 
 def article_ranks(questions: Dataset, contexts: Contexts) -> Floats:

@@ -85,7 +85,7 @@ def _example(
     labels = [1.0] * len(positives) + [0.0] * len(negatives)
     if rarity is not None:
         labels = [passage_support(question, row, rarity) for row in chosen]
-    texts = [searched(row["title"], row["text"]) for row in chosen]
+    texts = [searched(row) for row in chosen]
     (text,) = query_texts(question, query)
     return Example(text, texts, labels, len(positives))
 

@@ -59,11 +59,12 @@ class PassageTable:
         """Every passage as it is searched, "title. text", in blocks; a bar says `what` for."""
         blocks = self.table.select(["title", "text"]).to_batches()
         for batch in watched(blocks, what, len(blocks), "blocks") if what else blocks:
-            yield [searched(row["title"], row["text"]) for row in batch.to_pylist()]
+            yield [searched(row) for row in batch.to_pylist()]
 
 
-def searched(title: str, text: str) -> str:
-    """A passage with its article's title in front."""
+def searched(passage: dict[str, Any]) -> str:
+    """A passage's text with its article's title in front."""
+    title, text = passage["title"], passage["text"]
     return f"{title}. {text}" if title else text
 
 

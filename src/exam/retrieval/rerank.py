@@ -150,16 +150,11 @@ def rerank(
     for queries, passages in wanted:
         for query in queries:
             for passage in passages:
-                row.setdefault((query, passage_text(passage)), len(row))
+                row.setdefault((query, searched(passage)), len(row))
     scores = _scored(list(row), scorer, work)
     for queries, passages in wanted:
-        found = [max(scores[row[q, passage_text(p)]] for q in queries) for p in passages]
+        found = [max(scores[row[q, searched(p)]] for q in queries) for p in passages]
         yield reordered(passages, np.array(found), config.weight)
-
-
-def passage_text(passage: dict[str, Any]) -> str:
-    """A passage as the cross-encoder reads it: its article's title in front."""
-    return searched(passage["title"], passage["text"])
 
 
 def reordered(

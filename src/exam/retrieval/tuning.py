@@ -25,8 +25,9 @@ from exam.metrics import Floats
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.evaluation import Contexts, option_support, question_scores
 from exam.retrieval.pairs import Example, mine_pairs
+from exam.retrieval.passages import searched
 from exam.retrieval.queries import query_texts
-from exam.retrieval.rerank import Pair, PairScorer, passage_text, reordered
+from exam.retrieval.rerank import Pair, PairScorer, reordered
 from exam.runs import CHECKPOINTS, fit, training_arguments, with_callbacks
 from exam.splits import Split
 from exam.weights import MODEL
@@ -70,7 +71,7 @@ class RankingEvaluator(BaseEvaluator):
         pairs: list[Pair] = []
         for question in self.questions:
             (query,) = query_texts(question, self.query)
-            pairs += [(query, passage_text(p)) for p in self.contexts.get(question["id"], [])]
+            pairs += [(query, searched(p)) for p in self.contexts.get(question["id"], [])]
         sizes = [len(self.contexts.get(key, [])) for key in self.questions["id"]]
         return np.split(self.scorer(pairs), np.cumsum(sizes)[:-1])
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from exam.answers.ensemble import Fitted, carries, combined, fit_weights
+from exam.answers.ensemble import Fitted, combined, enough_questions, fit_weights
 from exam.answers.predictions import Predictions
 from exam.answers.results import System, of_logits, results
 from exam.answers.scored import Run
@@ -54,7 +54,7 @@ def _fitted(
         )
     known = np.array(labels)
     logits = [m.found.logits for m in held_out]
-    if not carries(len(members), len(known)):
+    if not enough_questions(len(members), len(known)):
         log.warning(
             "ensemble: %d weights from %d questions: too few to trust; see the nested score",
             len(members),
