@@ -20,7 +20,7 @@ from exam.config import (
 )
 from exam.errors import ExamError
 from exam.generation.notes import Definition, notes_of
-from exam.generation.stage import generate
+from exam.generation.questions import generate
 from exam.retrieval.retrieval import Retrieval
 
 KINDS = ["bird", "fish", "insect", "mammal", "plant", "mineral", "river", "mountain"]

@@ -172,7 +172,7 @@ def test_a_family_that_changes_embeddings_between_layers_is_refused(tokenizer, t
         (
             ["model.packing=options"],
             "model.packing has no meaning for model.kind=causal_lm.\n"
-            "Leave it out, or set model.kind to the other one.",
+            "Leave it out, or set model.kind=transformer.",
         ),
         (
             ["trainer.num_train_epochs=1", "model.execution=layerwise", "model.gguf=null"],

@@ -77,7 +77,7 @@ ORDER = [
     ["generation"],
     ["answers"],
     ["report"],
-    ["answering", "evidence", "sweep", "tune"],
+    ["answering", "evidence", "sweep", "train_retrieval"],
     ["train_reader", "inference"],
     ["together", "stress"],
     ["bundle"],

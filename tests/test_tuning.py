@@ -19,7 +19,7 @@ from exam.question_rows import FEATURES
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.pairs import mine_pairs, read_positives
 from exam.retrieval.rerank import PairScorer, has_head, load_cross_encoder
-from exam.retrieval.tuning import tune
+from exam.retrieval.training import tune
 from exam.splits import Split
 from exam.weights import identity
 

@@ -32,7 +32,7 @@ from exam.reader.reader import Reader
 from exam.reader.training import predict, train
 from exam.reader.tuning import ADAPTER, merged
 from exam.retrieval.contexts import read_contexts
-from exam.runs import CHECKPOINTS
+from exam.runs import CHECKPOINTS, TRAINING
 from exam.splits import Split
 from exam.stage import Stage
 from exam.weights import MODEL
@@ -40,7 +40,6 @@ from exam.weights import MODEL
 log = logging.getLogger(__name__)
 
 LEXICAL = "lexical.json"
-TRAINING = "training.json"  # how a run was trained: figures, trained parameters, memory
 Answer = Callable[[Dataset, Stage], Floats]  # logits of questions, read with a stage's contexts
 
 

@@ -19,7 +19,7 @@ OF_QUESTIONS = ("contexts", "features")  # stages that one question leaves behin
 
 
 @dataclass(frozen=True)
-class Answered:
+class Answer:
     """What a reader makes of one question."""
 
     options: list[str]
@@ -68,7 +68,7 @@ class LoadedRun:
         self._work = TemporaryDirectory()
         self._answer = loaded(self.config, folder / MODEL, Path(self._work.name), merge=False)
 
-    def answer(self, prompt: str, options: Sequence[str]) -> Answered:
+    def answer(self, prompt: str, options: Sequence[str]) -> Answer:
         """Read the best passages, and weigh the options.
 
         Raises:
@@ -96,10 +96,10 @@ class LoadedRun:
                     if stage.kind in OF_QUESTIONS and not stage.reused:
                         shutil.rmtree(stage.folder)
         chances = probabilities(logits)[0, : len(options)].tolist()
-        return Answered(list(options), chances, read.get("asked", []))
+        return Answer(list(options), chances, read.get("asked", []))
 
 
-def shown(found: Answered) -> str:
+def shown(found: Answer) -> str:
     """An answer as plain text."""
     from exam.question_rows import LETTERS
 

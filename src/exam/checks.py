@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from exam.config import (
     ALL_FOLDS,
     Bundle,
+    Command,
     Data,
     EnsembleKind,
     Generate,
@@ -41,17 +42,16 @@ POSITIVE = {
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-def check(config: Any) -> None:
+def check(config: Command) -> None:
     """Refuse values and pairs that cannot work, before anything loads."""
     _check_positive("", config)
-    if not isinstance(config, Restore):
+    if isinstance(config, Train | Retrieve | Generate):
         check_index(config.index)
-    if isinstance(config, (Train, Retrieve)):
+        _check_generator(config.generator)
+    if isinstance(config, Train | Retrieve):
         _check_data(config.data)
         check_retriever(config.retriever)
         check_reranker(config.reranker, config.retriever)
-    if isinstance(config, (Train, Retrieve, Generate)):
-        _check_generator(config.generator)
     if isinstance(config, Restore) and config.data is not None:
         _check_data(config.data)
     if isinstance(config, Infer | Bundle):
@@ -103,7 +103,7 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _check_offline(config: Any) -> None:
-    """Refuse what is for the network alone; what may be here already is looked for here."""
+    """Refuse what always needs the network; what may be cached is tried."""
     writer = config.generator.writer if isinstance(config, Train | Retrieve | Generate) else None
     asks = writer and not writer.local and config.generator.kind is GeneratorKind.llm
     host = urlsplit((writer and writer.base_url) or "").hostname

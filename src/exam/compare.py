@@ -99,7 +99,7 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
     Raises:
         ExamError: a folder holds no contexts, or those of other questions.
     """
-    from exam.answers.contexts import comparison, curves, ranked, table
+    from exam.answers.context_scores import comparison, curves, ranked, table
     from exam.files import write_json
     from exam.report.compared import over_depth, write_contexts
     from exam.report.png import write_png

@@ -100,7 +100,7 @@ def _finite(text: str) -> float:
 
 
 def not_as_written(path: Path, reason: str) -> ExamError:
-    """The message about a JSON file that is another than was written."""
+    """The error for a JSON file whose content is not what was written."""
     return ExamError(
         f"{path} is not the JSON file that was written ({reason}).\n"
         f"Delete the folder {path.parent} and run the command again."

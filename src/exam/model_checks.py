@@ -28,9 +28,8 @@ def check_model(config: Train) -> None:
     named = model.name_or_path or model.config or model.architecture
     if model.kind.is_neural and not named:
         raise ExamError("model.name_or_path has no value.\nGive a hub id or a folder.")
-    own = OF_CAUSAL if model.kind is not ReaderKind.causal_lm else OF_HEADS
     if model.kind.is_neural:
-        _check_own(model, own)
+        _check_own(model)
     if model.kind is ReaderKind.causal_lm:
         _check_causal(config)
     if model.others and model.loss is not Loss.binary:
@@ -51,13 +50,16 @@ def check_model(config: Train) -> None:
         )
 
 
-def _check_own(model: Model, others: tuple[str, ...]) -> None:
-    """Refuse values that the other kind of reader alone has a use for."""
+def _check_own(model: Model) -> None:
+    """Refuse values that the other kind of neural reader alone has a use for."""
+    other, others = ReaderKind.causal_lm, OF_CAUSAL
+    if model.kind is ReaderKind.causal_lm:
+        other, others = ReaderKind.transformer, OF_HEADS
     ignored = [name for name in others if getattr(model, name) != getattr(Model(), name)]
     if ignored:
         raise ExamError(
             f"model.{ignored[0]} has no meaning for model.kind={model.kind.value}.\n"
-            "Leave it out, or set model.kind to the other one."
+            f"Leave it out, or set model.kind={other.value}."
         )
 
 

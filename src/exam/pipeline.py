@@ -6,8 +6,8 @@ from pathlib import Path
 from datasets import Dataset
 
 from exam import ranks
-from exam.answers.contexts import CURVES_UP_TO, comparison, curves, ranked
-from exam.answers.contexts import table as contexts_table
+from exam.answers.context_scores import CURVES_UP_TO, comparison, curves, ranked
+from exam.answers.context_scores import table as contexts_table
 from exam.answers.scored import Run, log_scores
 from exam.artefacts import open_stage
 from exam.config import (
@@ -28,16 +28,15 @@ from exam.errors import ExamError
 from exam.evidence import FILE as EVIDENCE
 from exam.evidence import weigh_passages
 from exam.files import read_json, write_json
-from exam.generation.stage import QUESTIONS, generate, generated, is_asked_for
+from exam.generation.questions import QUESTIONS, generate, generated, is_asked_for
 from exam.inference import restored
 from exam.questions import questions_digest, read
 from exam.reader.lexical import FEATURES
 from exam.report.compared import write_contexts
-from exam.report.page import REPORT
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.rerank import check_reachable as check_reranker
 from exam.retrieval.retrieval import Retrieval
-from exam.runs import RESULTS
+from exam.runs import REPORT, RESULTS
 from exam.runtime import say
 from exam.splits import read_split
 from exam.stage import Stage, finished
@@ -124,7 +123,7 @@ def run_train(config: Train) -> Run | None:
 
 
 def _train_retrieval(config: Train) -> None:
-    from exam.tune import train_retrieval
+    from exam.train_retrieval import train_retrieval
 
     retrieval = Retrieval.of(config)
     written = generated(config.data, retrieval, config.generator)

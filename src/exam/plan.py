@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from exam.artefacts import NotYetError, looking
-from exam.config import ALL_FOLDS, Train
+from exam.config import ALL_FOLDS, Train, trainer_values
 from exam.splits import Split
 from exam.stage import manifests
 
@@ -23,7 +23,7 @@ def announce(config: Train, split: Split, look: Callable[[], None]) -> None:
     folds = config.data.folds
     trained = len(split.train) * (folds - 1) // folds if cross_fitted else len(split.train)
     trained += len(split.extra)
-    epochs = _epochs(vars(config.trainer))
+    epochs = _epochs(trainer_values(config.trainer))
     again = "" if runs == 1 else f" · {runs} readers"
     log.info(
         "plan: %d questions train %s for %g epochs, %d are answered · retriever %s%s",

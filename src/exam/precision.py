@@ -9,7 +9,7 @@ from exam.errors import ExamError
 def computes_in_bfloat16(*, on_cpu: bool = False) -> bool:
     """Whether the GPU, or without one the processor, computes in bfloat16 and does not emulate it.
 
-    `on_cpu` leaves a GPU out of account.
+    `on_cpu` ignores a GPU.
     """
     import torch
 

@@ -29,6 +29,8 @@ CHECKPOINTS = "checkpoints"
 STATE = "trainer_state.json"
 ENVIRONMENT = "environment.json"
 RESULTS = "results.json"
+TRAINING = "training.json"  # how a run was trained: figures, trained parameters, memory
+REPORT = "report.html"
 PICKLED = ("pytorch_model.bin*", "pytorch_model-*.bin", "adapter_model.bin")  # weights
 ARGUMENTS = "training_args.bin"  # a pickle that nothing here reads
 WHOLE = "whole.json"  # written into a checkpoint after everything else
@@ -113,7 +115,7 @@ def fit(trainer: Trainer) -> dict[str, Any]:
 
 @contextmanager
 def _no_objects(folder: Path) -> Iterator[None]:
-    """Refuse what torch refuses to read: a checkpoint's state of more than numbers."""
+    """Turn torch's refusal to unpickle a checkpoint's state into one message."""
     try:
         yield
     except UnpicklingError as error:

@@ -52,7 +52,7 @@ def _secrets() -> list[str]:
 
 
 def leads_out(name: str) -> bool:
-    """Whether a file's name, relative to its folder, is none or leads out of the folder."""
+    """Whether a file's name is empty, too long, or points outside its folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     none = "\0" in name or not path.parts
     none = none or any(len(p.encode(errors="replace")) > LONGEST for p in path.parts)

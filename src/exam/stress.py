@@ -22,7 +22,6 @@ from exam.inference import answers_key, asked_questions, restored
 from exam.metrics import Floats, ranking
 from exam.question_rows import in_order
 from exam.questions import questions_digest
-from exam.report.page import REPORT
 from exam.report.run import write_results
 from exam.retrieval.contexts import (
     EVALUATED,
@@ -35,7 +34,7 @@ from exam.retrieval.contexts import (
 from exam.retrieval.evaluation import Contexts
 from exam.retrieval.rarity import Rarity
 from exam.retrieval.retrieval import Retrieval
-from exam.runs import CHECKPOINTS, RESULTS
+from exam.runs import CHECKPOINTS, REPORT, RESULTS
 from exam.runtime import say
 from exam.stage import Stage
 from exam.weights import MODEL

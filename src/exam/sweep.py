@@ -8,8 +8,9 @@ from exam.answers.results import table
 from exam.files import digest, read_json, write_json
 from exam.report import charts
 from exam.report.charts import Chart
-from exam.report.page import REPORT, Page, write_page
+from exam.report.page import Page, write_page
 from exam.report.png import write_png
+from exam.runs import REPORT, RESULTS
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ def compare_jobs(jobs: list[Job], outputs: Path) -> str:
         rows.append({**reader, "system": name, "results": str(job.results), "values": job.values})
     folder = outputs / "sweeps" / digest([job.values for job in jobs])[:8]
     found = {"rows": rows, "paired": []}
-    write_json(folder / "results.json", found)
+    write_json(folder / RESULTS, found)
     made = _charts(rows, changing)
     write_png(made[-1:], folder / "map_at_3.png")
     facts = [("jobs", str(len(rows))), ("changing", ", ".join(changing) or "nothing")]
     write_page(folder / REPORT, Page(f"sweep {folder.name}", facts, found, made, own=None))
-    files = ("results.json", "map_at_3.png", REPORT)
+    files = (RESULTS, "map_at_3.png", REPORT)
     return "\n".join([table(found), *(str(folder / name) for name in files)])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from exam import ranks
-from exam.answering import TRAINING, check_reader, fitted
+from exam.answering import check_reader, fitted
 from exam.answers.predictions import read_predictions
 from exam.answers.results import BLIND, System, results, table
 from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
@@ -19,16 +19,15 @@ from exam.answers.soft_labels import with_soft_labels
 from exam.artefacts import NotYetError, open_stage, shared_stage
 from exam.config import ALL_FOLDS, Data, Train, plain, trainer_values
 from exam.files import read_json, write_json
-from exam.generation.stage import QUESTIONS, generated, is_asked_for
+from exam.generation.questions import QUESTIONS, generated, is_asked_for
 from exam.metrics import Floats
 from exam.plan import announce
 from exam.questions import questions_digest
 from exam.report.card import push, write_card
-from exam.report.page import REPORT
 from exam.report.run import write_results, write_run
 from exam.retrieval.retrieval import Retrieval
 from exam.run_config import save_run
-from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
+from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, REPORT, RESULTS, TRAINING, run_files
 from exam.runtime import environment, say
 from exam.splits import Split, fold_of, read_split
 from exam.stage import Stage

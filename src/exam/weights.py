@@ -127,7 +127,7 @@ def _unpacked(parts: list[Path], sha256: str) -> Path:
 
 
 def check_safetensors(place: str, key: str) -> None:
-    """Refuse a folder, one of whose modules has its weights as a pickle alone.
+    """Refuse a folder in which a module's weights exist only as a pickle.
 
     Raises:
         ExamError: the first such module.

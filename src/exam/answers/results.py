@@ -49,7 +49,7 @@ def blind(options: Ints, labels: list[int]) -> list[System]:
 def baselines(questions: Dataset, support: list[list[float]] | None) -> list[System]:
     """Random and constant order, longest option first, and by words that the passages support.
 
-    The last one, open book alone: the option with most supported words first.
+    The last row only where there are passages.
     """
     labels = list(questions["label"])
     lengths = [[float(len(o)) for o in q] for q in questions["options"]]

@@ -13,7 +13,7 @@ from exam.config import Ensemble, EnsembleKind, Train
 from exam.files import read_json, write_json
 from exam.metrics import Floats
 from exam.retrieval.contexts import read_support
-from exam.runs import RESULTS
+from exam.runs import REPORT, RESULTS
 from exam.runtime import say
 from exam.stage import Stage
 
@@ -63,7 +63,7 @@ def score(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]
 
 def report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> Run:
     """Print the saved results."""
-    places = [stage.folder / name for name in (RESULTS, "report.html")]
+    places = [stage.folder / name for name in (RESULTS, REPORT)]
     say("\n".join([table(read_json(places[0])), *map(str, places)]))
     return Run(stage, [*stages, stage], _systems(stage, questions, contexts))
 

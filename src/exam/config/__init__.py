@@ -45,6 +45,7 @@ from exam.config.values import Dtype, names, plain
 from exam.config.verbs import (
     ROOTS,
     Bundle,
+    Command,
     Evidence,
     Generate,
     Hub,

@@ -108,14 +108,14 @@ class Model:
     dropout: float | None = None  # null: the checkpoint's own
     architecture: str | None = None  # without name_or_path: small random weights of this kind
     config: dict[str, Any] | None = None  # of them, where they are to be others
-    scoring: Scoring = Scoring.letters  # causal_lm: how options are scored,
-    chat: bool | None = None  # whether its chat template frames the prompt; null: where it has one
-    template: str | None = None  # the prompt, with {context}, {prompt}, {options} or {option},
-    execution: Execution = Execution.memory  # where its weights are,
-    memory_gib: float = 4.0  # what layerwise keeps in memory of hidden states, offload of weights,
-    dtype: Dtype = Dtype.auto  # in which number format; auto, trained or not causal: float32
+    scoring: Scoring = Scoring.letters  # causal_lm: how options are scored
+    chat: bool | None = None  # causal_lm: framed by its chat template; null: where it has one
+    template: str | None = None  # causal_lm: with {context}, {prompt}, {options} or {option}
+    execution: Execution = Execution.memory  # causal_lm: where its weights are
+    memory_gib: float = 4.0  # for hidden states (layerwise), for weights (offload)
+    dtype: Dtype = Dtype.auto  # auto: float32, unless it is a causal_lm that answers untrained
     load_in_4bit: bool = False  # a decoder's, on a GPU: bitsandbytes' NF4, trained by adapters
-    gguf: str | None = None  # and the checkpoint's file, where it is a GGUF
+    gguf: str | None = None  # causal_lm: the checkpoint's file, where it is a GGUF
     trust_remote_code: bool = False
 
     def length(self, *, training: bool) -> int:

@@ -11,7 +11,7 @@ class Dtype(Enum):
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
-    float16 = "float16"  # of a causal language model on a GPU
+    float16 = "float16"  # on a GPU
 
 
 def names(value: Any) -> list[str]:

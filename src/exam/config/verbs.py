@@ -56,7 +56,16 @@ class Hub:
 
 
 @dataclass
-class Train:
+class Command:
+    """What every command has."""
+
+    outputs: str = "outputs"
+    log_level: str = "info"
+    offline: bool = False  # fetch nothing, send nothing
+
+
+@dataclass
+class Train(Command):
     """`train.py`."""
 
     data: Data = MISSING
@@ -79,13 +88,10 @@ class Train:
     name: str = MISSING
     seed: Any = 42  # or a list: the whole is done with each
     resume: str = "auto"  # never, or a run folder to go on with
-    outputs: str = "outputs"
-    log_level: str = "info"
-    offline: bool = False  # fetch nothing, send nothing
 
 
 @dataclass
-class Retrieve:
+class Retrieve(Command):
     """`retrieve.py`."""
 
     data: Data = MISSING
@@ -98,13 +104,10 @@ class Retrieve:
     evaluate: bool = True
     reranker: Reranker = field(default_factory=Reranker)
     resume: Resume = Resume.auto
-    outputs: str = "outputs"
-    log_level: str = "info"
-    offline: bool = False  # fetch nothing, send nothing
 
 
 @dataclass
-class Restore:
+class Restore(Command):
     """What restores a run: these keys are the command's own, the run's are `run.<key>=…`."""
 
     ckpt: Any = MISSING
@@ -115,9 +118,6 @@ class Restore:
     reranker: Reranker | None = None
     run: dict[str, Any] = field(default_factory=dict)
     resume: Resume = Resume.auto
-    outputs: str = "outputs"
-    log_level: str = "info"
-    offline: bool = False  # fetch nothing, send nothing
 
 
 @dataclass
@@ -172,7 +172,7 @@ class Bundle(Restore):
 
 
 @dataclass
-class Generate:
+class Generate(Command):
     """`generate.py`."""
 
     corpus: Corpus = MISSING
@@ -181,9 +181,6 @@ class Generate:
     generator: Generator = MISSING
     n: int = 1000
     resume: Resume = Resume.auto
-    outputs: str = "outputs"
-    log_level: str = "info"
-    offline: bool = False  # fetch nothing, send nothing
 
 
 ROOTS: dict[str, type] = {

@@ -25,7 +25,7 @@ def _run() -> int:
     from exam.answers.scored import PREDICTIONS
     from exam.compose import composed
     from exam.files import write_json
-    from exam.report.page import REPORT
+    from exam.runs import REPORT
     from exam.train_reader import train_reader
 
     config = composed("train", *OVERRIDES)

@@ -47,7 +47,7 @@ SPARE = 4  # articles looked up for each one needed: some are too short, some re
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What a model is asked about an article, and what tells it from everything else asked."""
 
     article: Article
@@ -88,38 +88,37 @@ def _questions(
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
     log.info("generate: %s holds %d replies", journal.path, len(journal.rows))
     chosen = _chosen(files, generator, left_out)
-    order: list[Asked] = []
+    order: list[Request] = []
     model: ChatModel | None = None
-    bar = progress("questions", generator.n)
-    kept: list[dict[str, str]] = []
-    repeated = 0
-    while len(kept) < generator.n:
-        needed = ceil((generator.n - len(kept)) / generator.writer.per_article)
-        block = list(islice(chosen, needed))
-        if not block:
-            break
-        order += block
-        attempts = generator.writer.attempts
-        unasked = [one for one in block if not journal.settled(one.key, attempts)]
-        if unasked:
-            model = model or model_of(generator.writer, generator.seed)
-            _ask(model, unasked, generator, journal)
-        written = [
-            question
-            for one in order
-            for question in _laid_out(one.article.id, journal.rows[one.key], generator.seed)
-        ]
-        kept = _kept(written, exams)
-        repeated = len(written) - len(kept)
-        bar.update(min(len(kept), generator.n) - bar.n)
-    bar.close()
+    with progress("questions", generator.n) as bar:
+        kept: list[dict[str, str]] = []
+        repeated = 0
+        while len(kept) < generator.n:
+            needed = ceil((generator.n - len(kept)) / generator.writer.per_article)
+            block = list(islice(chosen, needed))
+            if not block:
+                break
+            order += block
+            attempts = generator.writer.attempts
+            unasked = [one for one in block if not journal.settled(one.key, attempts)]
+            if unasked:
+                model = model or model_of(generator.writer, generator.seed)
+                _ask(model, unasked, generator, journal)
+            written = [
+                question
+                for one in order
+                for question in _laid_out(one.article.id, journal.rows[one.key], generator.seed)
+            ]
+            kept = _kept(written, exams)
+            repeated = len(written) - len(kept)
+            bar.update(min(len(kept), generator.n) - bar.n)
     facts = _facts([journal.rows[one.key] for one in order], generator)
     log.info("generate: %s", " · ".join(f"{name} {value}" for name, value in facts.items()))
     made = [{**row, "id": f"llm-{number:05d}"} for number, row in enumerate(kept[: generator.n])]
     return made, {**facts, "repeated": repeated}
 
 
-def _chosen(files: list[CorpusFile], generator: Generator, left_out: set[str]) -> Iterator[Asked]:
+def _chosen(files: list[CorpusFile], generator: Generator, left_out: set[str]) -> Iterator[Request]:
     """What is asked about articles with enough text, in a seeded order."""
     wanted = SPARE * ceil(generator.n / generator.writer.per_article)
 
@@ -132,13 +131,13 @@ def _chosen(files: list[CorpusFile], generator: Generator, left_out: set[str]) -
         text = excerpt(article, generator)
         if text is not None:
             messages = request(article, text, generator)
-            yield Asked(article, messages, digest(messages)[:16])
+            yield Request(article, messages, digest(messages)[:16])
 
 
-def _ask(model: ChatModel, block: list[Asked], generator: Generator, journal: Journal) -> None:
+def _ask(model: ChatModel, block: list[Request], generator: Generator, journal: Journal) -> None:
     """Have questions written about some articles; each is noted when it is done."""
 
-    def ask(one: Asked) -> None:
+    def ask(one: Request) -> None:
         journal.add(_written(model, one, generator, journal.rows.get(one.key, {})))
 
     with ThreadPoolExecutor(1 if generator.writer.local else generator.writer.parallel) as pool:
@@ -151,7 +150,7 @@ def _ask(model: ChatModel, block: list[Asked], generator: Generator, journal: Jo
 
 
 def _written(
-    model: ChatModel, one: Asked, generator: Generator, before: dict[str, Any]
+    model: ChatModel, one: Request, generator: Generator, before: dict[str, Any]
 ) -> dict[str, Any]:
     """An article's note: its questions, or why every reply was refused, those `before` too."""
     note: dict[str, Any] = {"asked": one.key, "article": one.article.id, "questions": []}

@@ -55,7 +55,7 @@ def questions(
     random.shuffle(order)
     letters = [i % generator.options for i in range(generator.n)]
     random.shuffle(letters)
-    made, asked, notebook = 0, set[str](), Notebook(index)
+    made, asked, notebook = 0, set[str](), NotesCache(index)
     for turn in count():
         before = made
         for place, (own, near) in enumerate(notebook.pages(order, generator.neighbours)):
@@ -86,7 +86,7 @@ def questions(
             return
 
 
-class Notebook:
+class NotesCache:
     """Notes of articles and of those near them in meaning, read a block at a time."""
 
     def __init__(self, index: ArticleIndex) -> None:

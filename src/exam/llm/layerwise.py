@@ -157,20 +157,19 @@ class Layerwise:
                 return [reader.submit(self._read, layer, held[place % 2]) for layer in own]
 
             waiting = ahead(first)
-            bar = progress("layers", len(layers), "layers")
-            bar.update(first)
-            for place in range(first, len(layers)):
-                weights = waiting.pop().result()
-                waiting = ahead(place + 1)
-                self._put(layers[place], weights)
-                with self._alone(place):
-                    for number, batch in enumerate(batches):
-                        after = self._layer(place, batch, states.get(number, place))
-                        states.put(number, place + 1, after)
-                _drop(layers[place])
-                states.whole(place + 1)
-                bar.update()
-            bar.close()
+            with progress("layers", len(layers), "layers") as bar:
+                bar.update(first)
+                for place in range(first, len(layers)):
+                    weights = waiting.pop().result()
+                    waiting = ahead(place + 1)
+                    self._put(layers[place], weights)
+                    with self._alone(place):
+                        for number, batch in enumerate(batches):
+                            after = self._layer(place, batch, states.get(number, place))
+                            states.put(number, place + 1, after)
+                    _drop(layers[place])
+                    states.whole(place + 1)
+                    bar.update()
 
     @torch.inference_mode()
     def head(self, hidden: Tensor, tokens: list[int] | None = None) -> Tensor:

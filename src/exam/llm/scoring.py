@@ -147,18 +147,17 @@ def option_scores(
     found = np.full((len(asked), max(one.options for one in asked)), -np.inf)
     words = {Scoring.letters: LETTERS[: found.shape[1]], Scoring.yes_no: ("yes", "no")}
     tokens = prompter.single(words.get(prompter.scoring, ()))
-    bar = progress("scored", len(asked), "questions")
-    for batch, hidden in zip(batches, runner.run(batches), strict=True):
-        bar.update(len(batch.rows))
-        options = asked[batch.rows[0]].options
-        if prompter.scoring is Scoring.letters:
-            values = runner.head(hidden.last, tokens[:options])
-        elif prompter.scoring is Scoring.yes_no:
-            values = _yes_less_no(runner, batch, hidden, tokens)
-        else:
-            values = _likelihood(runner, batch, hidden)
-        found[batch.rows, :options] = values.view(-1, options).double().cpu().numpy()
-    bar.close()
+    with progress("scored", len(asked), "questions") as bar:
+        for batch, hidden in zip(batches, runner.run(batches), strict=True):
+            bar.update(len(batch.rows))
+            options = asked[batch.rows[0]].options
+            if prompter.scoring is Scoring.letters:
+                values = runner.head(hidden.last, tokens[:options])
+            elif prompter.scoring is Scoring.yes_no:
+                values = _yes_less_no(runner, batch, hidden, tokens)
+            else:
+                values = _likelihood(runner, batch, hidden)
+            found[batch.rows, :options] = values.view(-1, options).double().cpu().numpy()
     return found
 
 

@@ -26,7 +26,7 @@ from exam.reader.tuning import POOLERS
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedBatch:
     """A batch's tokens, where they stand and what they see."""
 
     ids: torch.Tensor  # (questions, length)
@@ -108,7 +108,7 @@ class PackedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
     ) -> MultipleChoiceModelOutput:
         """Logits `(questions, options)` of ids `(questions, length)`."""
         allowed = seen(attention_mask, option_tokens)
-        layout = Layout(input_ids, token_type_ids, position_ids, allowed)
+        layout = PackedBatch(input_ids, token_type_ids, position_ids, allowed)
         hidden = FAMILIES[self.config.model_type](self.base_model, layout)
         with torch.autocast(hidden.device.type, enabled=False):
             share = option_tokens.float()
@@ -132,7 +132,7 @@ def compute_dtype(hidden: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _absolute(backbone: Any, layout: Layout) -> Any:
+def _absolute(backbone: Any, layout: PackedBatch) -> Any:
     """Position embeddings; RoBERTa's begin behind the padding's."""
     padding = backbone.embeddings.position_embeddings.padding_idx
     return backbone(
@@ -143,7 +143,7 @@ def _absolute(backbone: Any, layout: Layout) -> Any:
     ).last_hidden_state
 
 
-def _mpnet(backbone: Any, layout: Layout) -> Any:
+def _mpnet(backbone: Any, layout: PackedBatch) -> Any:
     """Position embeddings, and a bias for every distance, which all layers share."""
     embeddings, encoder = backbone.embeddings, backbone.encoder
     hidden = embeddings(
@@ -162,7 +162,7 @@ def _mpnet(backbone: Any, layout: Layout) -> Any:
     return hidden
 
 
-def _modernbert(backbone: Any, layout: Layout) -> Any:
+def _modernbert(backbone: Any, layout: PackedBatch) -> Any:
     """Rotary positions; every second or third layer sees a window only."""
     near = layout.distances().abs() <= backbone.config.sliding_window
     masks = {
@@ -173,7 +173,7 @@ def _modernbert(backbone: Any, layout: Layout) -> Any:
     return found.last_hidden_state
 
 
-def _deberta(backbone: Any, layout: Layout) -> Any:
+def _deberta(backbone: Any, layout: PackedBatch) -> Any:
     """Relative positions, in buckets that widen with the distance."""
     encoder = backbone.encoder
     distances = layout.distances()
@@ -189,7 +189,7 @@ def _deberta(backbone: Any, layout: Layout) -> Any:
     ).last_hidden_state
 
 
-Family = Callable[[Any, Layout], Any]
+Family = Callable[[Any, PackedBatch], Any]
 FAMILIES: dict[str, Family] = {
     "bert": _absolute,
     "roberta": _absolute,

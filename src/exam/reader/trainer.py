@@ -20,11 +20,11 @@ class EpochCallback(TrainerCallback):
     """
 
     def __init__(self, sampler: TokenBatches) -> None:
-        """Of this sampler."""
+        """Take the sampler that is told."""
         self.sampler = sampler
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A resumed epoch has begun before."""
+        """Set the epoch, also one that is resumed part-way."""
         self.sampler.set_epoch(int(state.epoch or 0))
 
 

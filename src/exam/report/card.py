@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from exam import __version__
-from exam.config import CorpusReader, Train
+from exam.config import CorpusReader, Train, trainer_values
 from exam.errors import ExamError
 from exam.files import atomic, read_json
 from exam.runs import RESULTS
@@ -74,7 +74,7 @@ def _template() -> Any:
 
 
 def _facts(config: Train) -> list[tuple[str, Any]]:
-    trainer = vars(config.trainer)
+    trainer = trainer_values(config.trainer)
     shown = ("num_train_epochs", "learning_rate", "per_device_train_batch_size")
     return [
         ("retriever", config.retriever.name),
@@ -83,7 +83,7 @@ def _facts(config: Train) -> list[tuple[str, Any]]:
         ("tokens", config.model.max_length),
         ("tuning", config.tuning.name),
         ("seed", config.seed),
-        *((name, trainer[name]) for name in shown if trainer[name] != "???"),
+        *((name, trainer[name]) for name in shown if name in trainer),
     ]
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from exam.answers.contexts import MAP
+from exam.answers.context_scores import MAP
 from exam.answers.predictions import Predictions
 from exam.answers.results import BLIND
 from exam.report import charts

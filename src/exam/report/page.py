@@ -13,8 +13,6 @@ from typing import Any
 from exam.files import atomic
 from exam.report.charts import Chart
 
-REPORT = "report.html"
-
 
 @dataclass(frozen=True)
 class Page:

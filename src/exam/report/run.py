@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.answers.contexts import CURVES_UP_TO, Ranked, curves
+from exam.answers.context_scores import CURVES_UP_TO, Ranked, curves
 from exam.answers.predictions import Predictions, probabilities
 from exam.answers.scored import answers
 from exam.answers.statistics import statistics
@@ -17,14 +17,12 @@ from exam.metrics import figures, ranking
 from exam.report import charts
 from exam.report.charts import Chart, Point
 from exam.report.compared import over_depth
-from exam.report.page import REPORT, Page, write_page
+from exam.report.page import Page, write_page
 from exam.retrieval.contexts import read_contexts, read_rarity, read_support
 from exam.retrieval.evaluation import SUPPORTED, Contexts, passage_support, words
-from exam.runs import RESULTS
+from exam.runs import REPORT, RESULTS, STATE, TRAINING
 from exam.stage import Stage
 
-STATE = "trainer_state.json"
-TRAINING = "training.json"
 COMMON = 2.0  # inverse document frequency of words that more than one text in eight has
 GROUPS = 4  # of questions by length
 RANKS = ((1, 1), (2, 2), (3, 5), (6, 10))

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from exam.artefacts import FORMAT, KEY
 from exam.errors import ExamError
 from exam.files import atomic, digest, write_json
-from exam.retrieval.encoder import SentenceEncoder, Vectors
+from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval.vectors import Vectors
 
 TEXTS_PER_SHARD = 2048
 KEY_BYTES = 16

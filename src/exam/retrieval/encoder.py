@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from exam.config import Dtype, Encoder
 from exam.precision import dtype_here
+from exam.retrieval.vectors import Vectors
 from exam.runtime import progress
 from exam.weights import check_safetensors, dropout_fields, identity, locate, reaching
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-Vectors = NDArray[np.float32]
 WIDTH = 16  # tokens
 
 

@@ -32,11 +32,11 @@ from exam.corpus import corpus_files, corpus_key
 from exam.errors import ExamError
 from exam.files import atomic
 from exam.retrieval.building import build_vectors, forget_parts
-from exam.retrieval.encoder import SentenceEncoder, Vectors
+from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.passages import PassageTable
 from exam.retrieval.recipes import Plan, plan_index, recipe_key
 from exam.retrieval.shards import Shard, cut, encode_shards, shard_path, vector_blocks
-from exam.retrieval.vectors import Rows, VectorIndex
+from exam.retrieval.vectors import Rows, VectorIndex, Vectors
 from exam.stage import Stage, finished
 
 log = logging.getLogger(__name__)

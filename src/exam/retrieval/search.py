@@ -28,10 +28,10 @@ from exam.retrieval.embeddings import (
     key_column,
     keys_of,
 )
-from exam.retrieval.encoder import Vectors
 from exam.retrieval.evaluation import words
 from exam.retrieval.index import ArticleIndex
 from exam.retrieval.queries import query_texts
+from exam.retrieval.vectors import Rows, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,6 @@ SENTENCE = pa.schema(
         "key": pa.binary(KEY_BYTES),
     }
 )
-Rows = NDArray[np.int64]
 
 
 def two_stage(

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from exam import ranks
 from exam.files import is_sealed, sealed
-from exam.retrieval.encoder import SentenceEncoder, Vectors
+from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval.vectors import Vectors
 from exam.runtime import progress
 
 log = logging.getLogger(__name__)
@@ -42,21 +43,20 @@ def encode_shards(
 ) -> int:
     """Encode every shard that is this process's and not yet there; how many shards there are."""
     number = 0
-    bar = progress("index", rows, "texts")
-    for number, shard in enumerate(shards, 1):
-        path = shard_path(folder, size, number - 1)
-        if number % ranks.world_size() == ranks.rank() and not is_sealed(path):
-            table, texts = shard()
-            with sealed(path) as temporary:
-                pq.write_table(
-                    with_vectors(table, encoder.passages(texts)),
-                    temporary,
-                    compression="none",
-                    use_dictionary=False,
-                )
-            log.info("index: encoded %s texts", f"{(number - 1) * size + len(texts):,}")
-        bar.update(size)
-    bar.close()
+    with progress("index", rows, "texts") as bar:
+        for number, shard in enumerate(shards, 1):
+            path = shard_path(folder, size, number - 1)
+            if number % ranks.world_size() == ranks.rank() and not is_sealed(path):
+                table, texts = shard()
+                with sealed(path) as temporary:
+                    pq.write_table(
+                        with_vectors(table, encoder.passages(texts)),
+                        temporary,
+                        compression="none",
+                        use_dictionary=False,
+                    )
+                log.info("index: encoded %s texts", f"{(number - 1) * size + len(texts):,}")
+            bar.update(size)
     return number
 
 

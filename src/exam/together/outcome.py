@@ -16,11 +16,10 @@ from exam.files import read_json, write_json
 from exam.inference import SUBMISSION, Answered, submit
 from exam.metrics import Floats
 from exam.report.charts import Chart, over
-from exam.report.page import REPORT
 from exam.report.png import write_png
 from exam.report.run import write_results
 from exam.retrieval.contexts import read_support
-from exam.runs import RESULTS, run_files
+from exam.runs import REPORT, RESULTS, run_files
 from exam.runtime import say
 from exam.stage import Stage
 from exam.together.members import Member, numbered_names

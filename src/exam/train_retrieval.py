@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exam.answers.contexts import comparison, ranked, table
+from exam.answers.context_scores import comparison, ranked, table
 from exam.artefacts import open_stage
 from exam.config import Reranker, Task, Train, plain, trainer_values
 from exam.files import file_digest, read_json, write_json
@@ -13,7 +13,7 @@ from exam.questions import questions_digest
 from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.rerank import has_head
 from exam.retrieval.retrieval import Retrieval
-from exam.retrieval.tuning import tune
+from exam.retrieval.training import tune
 from exam.run_config import save_run
 from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
 from exam.runtime import environment, say
