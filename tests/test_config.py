@@ -93,6 +93,12 @@ MISTAKES = {
     ),
     "index.shard_size=0": "index.shard_size=0 must be at least 1.\n",
     "data.limit=0": "data.limit=0 must be at least 1.\n",
+    "passages.words=0": "passages.words=0 must be at least 1.\n",
+    "generator.writer.per_article=0": "generator.writer.per_article=0 must be at least 1.\n",
+    "generator.options=1": (
+        "generator.options=1: a question has 2 to 26.\n"
+        "Give as many as the exam's questions have: generator.options=5\n"
+    ),
     "data.options=AAB": "data.options=AAB names an option twice.\n",
     "trainer.save_total_limit=1": (
         "trainer.save_total_limit=1 leaves no whole checkpoint while one is being written.\n"

@@ -52,7 +52,7 @@ from exam.retrieval.contexts import SCHEMA as CONTEXTS
 from exam.retrieval.pairs import read_positives
 from exam.run_config import load_run, save_run
 from exam.stage import Stage, finished
-from exam.tables import read_rows
+from exam.tables import read_rows, write_csv
 
 MAPPED = {c: c for c in ("id", "prompt", "answer")}
 COLUMNS = {"id": "id", "title": "title", "text": "text"}
@@ -413,6 +413,16 @@ def test_contexts(tmp_path):
 
 
 MANIFEST = {"key": {"a": 1}, "facts": {}, "files": {}, "seconds": 1.0, "peak_mib": 2.0}
+
+
+def test_written_tables_come_back(tmp_path):
+    def one(rows):
+        write_csv(tmp_path / "t.csv", ["a", "b"], rows)
+        assert [[row["a"], row["b"]] for row in read_rows(tmp_path / "t.csv")] == rows
+        return True
+
+    cell = texts.map(lambda text: text.replace("\0", ""))
+    fuzzed(st.lists(st.lists(cell, min_size=2, max_size=2), min_size=1), read=one)
 
 
 def test_manifests(tmp_path):

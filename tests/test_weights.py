@@ -56,6 +56,15 @@ def test_a_zip_file_in_parts_is_unpacked_once(parts):
     )
 
 
+def test_an_emptied_cache_is_named(parts):
+    path = parts[0] / weights.locate(NAME) / "model.safetensors"
+    path.unlink()
+    with pytest.raises(ExamError) as caught:
+        weights.locate(NAME)
+    cache = next((parts[0] / "cache" / "exam").glob("*[!k]"))
+    assert str(caught.value) == f"{cache} holds no model.safetensors.\nDelete it, and run again."
+
+
 def test_without_its_packages_a_checkpoint_is_left_to_the_hub(monkeypatch):
     monkeypatch.setitem(weights.PACKAGED, NAME, (["no-such-package"], "0" * 64))
     assert weights.locate(NAME) == NAME

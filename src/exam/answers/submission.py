@@ -10,6 +10,7 @@ from exam.errors import ExamError
 from exam.files import atomic
 from exam.metrics import Floats, ranking
 from exam.question_rows import LETTERS
+from exam.tables import write_csv
 
 
 def write_submission(path: Path, ids: list[str], logits: Floats, letters: str = LETTERS) -> None:
@@ -19,15 +20,8 @@ def write_submission(path: Path, ids: list[str], logits: Floats, letters: str = 
         for best, logit in zip(ranking(logits), logits, strict=True)
     ]
     with atomic(path) as temporary:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            returns = any("\r" in key for key in ids)  # a line's end too, which it leaves bare
-            writer = csv.writer(
-                file,
-                lineterminator="\n",
-                quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL,
-            )
-            writer.writerow(["id", "prediction"])
-            writer.writerows([key, " ".join(best)] for key, best in zip(ids, chosen, strict=True))
+        rows = [[key, " ".join(best)] for key, best in zip(ids, chosen, strict=True)]
+        write_csv(temporary, ["id", "prediction"], rows)
         options = np.isfinite(logits).sum(axis=1).tolist()
         validate_submission(temporary, ids, options, letters)
 

@@ -1,6 +1,5 @@
 """The stage that writes generated questions, and what makes it refuse them."""
 
-import csv
 import logging
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from exam.questions import DEMO, no_questions, questions_digest, read_own_form, 
 from exam.retrieval.retrieval import Retrieval
 from exam.runtime import watched
 from exam.stage import Stage
-from exam.tables import read_rows
+from exam.tables import read_rows, write_csv
 
 log = logging.getLogger(__name__)
 
@@ -145,11 +144,13 @@ def _check(questions: list[dict[str, str]], generator: Generator) -> None:
     longest = sum(map(_longest_is_right, questions))
     chance = len(questions) / generator.options
     if longest > chance + 3 * chance**0.5:
-        raise AssertionError(f"the longest option is right in {longest} of {len(questions)}")
+        raise ExamError(
+            f"The longest option is right in {longest} of {len(questions)} questions, which gives "
+            f"answers away: {chance:.0f} are expected.\nSet another generator.seed."
+        )
 
 
 def _write(path: Path, questions: list[dict[str, str]]) -> None:
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, questions[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(questions)
+    header = list(questions[0])
+    with atomic(path) as temporary:
+        write_csv(temporary, header, [[row[name] for name in header] for row in questions])
