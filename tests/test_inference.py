@@ -156,6 +156,18 @@ def test_orders_of_options_are_averaged_and_put_back(place):
         assert one.labels == found[0].labels
 
 
+def test_a_submission_calls_the_options_as_the_file_does(place):
+    columns = {letter.lower(): letter for letter in "ABCDE"}
+    renamed = [f"data.columns.{new}={old}" for new, old in columns.items()]
+    first, second = (
+        run_infer(place.infer(f"ckpt={place.closed}", *map(with_prefix, given))).stage.folder
+        for given in ([], ["data.options=abcde", *renamed])
+    )
+    upper, lower = ((folder / "submission.csv").read_text() for folder in (first, second))
+    assert lower != upper
+    assert lower.splitlines()[1:] == upper.lower().splitlines()[1:]
+
+
 def test_only_the_least_sure_are_asked_further(place):
     run = run_infer(place.infer(place.both, "cascade.share=0.5", place.known))
     cheap, dear = (
