@@ -288,6 +288,17 @@ def test_a_pass_with_an_open_quote_is_refused(place):
     )
 
 
+def test_a_pass_changes_how_a_reader_reads_and_nothing_else(place):
+    own = place.infer(f"ckpt={place.closed}", "passes=['rotations=5','rotations=1']")
+    with pytest.raises(ExamError) as caught:
+        run_infer(own)
+    assert str(caught.value) == (
+        "passes='rotations=5' gives rotations, which is of the whole command.\n"
+        "A pass changes data, corpus, retriever, context, reranker or run.<key>; give the rest "
+        "beside passes."
+    )
+
+
 def test_a_reader_under_stress(place, capsys):
     run_stress(place.infer(f"ckpt={place.open}", place.known, verb="stress"))
     (folder,) = (place.outputs / "stress").glob("kaggle-*")
