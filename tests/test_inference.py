@@ -2,19 +2,29 @@
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import exam, kaggle_rows, make_articles, make_questions, write_csv
 
 from exam.answers.ensemble import combined
-from exam.answers.predictions import probabilities, read_all, read_predictions
+from exam.answers.predictions import (
+    probabilities,
+    read_all,
+    read_predictions,
+    write_predictions,
+)
 from exam.compare import compare
 from exam.compose import composed, with_prefix
 from exam.config import Ensemble, EnsembleKind
 from exam.errors import ExamError
-from exam.pipeline import run_infer, run_stress
+from exam.files import write_signed
+from exam.manifest import fingerprint
+from exam.pipeline import run_evidence, run_infer, run_stress
 from exam.train_reader import train_reader
 
 
@@ -216,6 +226,26 @@ def test_compared_runs_are_paired_and_explained(place, tmp_path):
     assert (tmp_path / "compared.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_runs_of_one_name_in_two_places_are_told_apart(place, tmp_path):
+    run = run_infer(place.infer(f"ckpt={place.open}", place.known)).stage.folder
+    other = shutil.copytree(place.closed, tmp_path / run.name)
+    answered = read_predictions(run / "predictions.parquet")
+    wrong = replace(answered, logits=-answered.logits)
+    write_predictions(other / "predictions.parquet", [wrong])
+    manifest = json.loads((run / "manifest.json").read_text())
+    files = {"predictions.parquet": fingerprint(other / "predictions.parquet")}
+    own = {k: v for k, v in manifest.items() if k != "sha256"}
+    write_signed(other / "manifest.json", {**own, "files": files})
+    compare([run, other], tmp_path / "compared.json")
+    found = json.loads((tmp_path / "compared.json").read_text())
+    accuracy = {name: own["accuracy"]["value"] for name, own in found["statistics"].items()}
+    first, last = (
+        (one.logits.argmax(axis=1) == np.array(one.labels)).mean() for one in (answered, wrong)
+    )
+    assert accuracy == {str(run): first, str(other): last}
+    assert first != last
+
+
 REFUSED = {
     "ckpt and predictions are missing.\n"
     "Give runs, ckpt=<folder>, or what they predicted before, predictions=[<file>,…].": [],
@@ -297,6 +327,18 @@ def test_a_pass_changes_how_a_reader_reads_and_nothing_else(place):
         "A pass changes data, corpus, retriever, context, reranker or run.<key>; give the rest "
         "beside passes."
     )
+
+
+def test_another_layout_weighs_passages_anew(place, capsys):
+    gains = []
+    for layout in ("context_first", "question_first"):
+        given = [f"ckpt={place.open}", "depth=1", "data.train=valid.csv"]
+        own = place.infer(*given, with_prefix(f"run.context.layout={layout}"), verb="evidence")
+        run_evidence(own)
+        path = Path(capsys.readouterr().out.strip())
+        gains.append(pq.read_table(path)["gain"].to_pylist())
+    assert len(gains[0]) == len(gains[1]) == 10
+    assert gains[0] != gains[1]
 
 
 def test_a_reader_under_stress(place, capsys):
