@@ -329,6 +329,16 @@ def test_a_pass_changes_how_a_reader_reads_and_nothing_else(place):
     )
 
 
+def test_a_context_of_another_layout_than_the_trained_one_is_named(place, caplog):
+    given = ["context=default", "context.layout=question_first"]
+    run_infer(place.infer(f"ckpt={place.open}", "context=default"))
+    assert not [m for m in caplog.messages if "context.layout" in m]
+    run_infer(place.infer(f"ckpt={place.open}", *given))
+    assert (
+        "context.layout=question_first is given, and the run was trained with context_first"
+    ) in caplog.messages
+
+
 def test_another_layout_weighs_passages_anew(place, capsys):
     gains = []
     for layout in ("context_first", "question_first"):
