@@ -191,6 +191,20 @@ def test_measures_are_literal_and_standardised_over_the_options(tmp_path):
     assert own["centrality"][:2].tolist() == pytest.approx(own["centrality"][[1, 0]].tolist())
 
 
+def test_a_question_measures_the_same_alone_and_among_others(tmp_path, asked):
+    text = "The otter lives in the river. A log is in the marsh, and a well in the meadow."
+    found = []
+    for some in (asked, asked.select([0])):
+        rarity = {place: 2.0 for place in PLACES if any(place in q["options"] for q in some)}
+        with open_stage(tmp_path, "contexts", "c", {"n": len(some)}) as stage:
+            row = {**dict.fromkeys(SCHEMA.names), "rank": 1, "score": 1.0, "text": text}
+            write_contexts(stage, ([{**row, "question_id": key}] for key in some["id"]))
+            write_json(stage.folder / RARITY, rarity)
+            stage.finish([CONTEXTS, RARITY])
+        found.append(measure_options(some, stage, 1, 48)[0])
+    assert np.array_equal(*found)
+
+
 def test_evidence_starts_as_a_conditional_logit_and_joins_the_score(tmp_path, asked):
     stage = stage_of(tmp_path, asked)
     reader = joined(tmp_path, asked)

@@ -2,19 +2,29 @@
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import exam, kaggle_rows, make_articles, make_questions, write_csv
 
 from exam.answers.ensemble import combined
-from exam.answers.predictions import probabilities, read_all, read_predictions
+from exam.answers.predictions import (
+    probabilities,
+    read_all,
+    read_predictions,
+    write_predictions,
+)
 from exam.compare import compare
 from exam.compose import composed, with_prefix
 from exam.config import Ensemble, EnsembleKind
 from exam.errors import ExamError
-from exam.pipeline import run_infer, run_stress
+from exam.files import write_signed
+from exam.manifest import fingerprint
+from exam.pipeline import run_evidence, run_infer, run_stress
 from exam.train_reader import train_reader
 
 
@@ -156,6 +166,18 @@ def test_orders_of_options_are_averaged_and_put_back(place):
         assert one.labels == found[0].labels
 
 
+def test_a_submission_calls_the_options_as_the_file_does(place):
+    columns = {letter.lower(): letter for letter in "ABCDE"}
+    renamed = [f"data.columns.{new}={old}" for new, old in columns.items()]
+    first, second = (
+        run_infer(place.infer(f"ckpt={place.closed}", *map(with_prefix, given))).stage.folder
+        for given in ([], ["data.options=abcde", *renamed])
+    )
+    upper, lower = ((folder / "submission.csv").read_text() for folder in (first, second))
+    assert lower != upper
+    assert lower.splitlines()[1:] == upper.lower().splitlines()[1:]
+
+
 def test_only_the_least_sure_are_asked_further(place):
     run = run_infer(place.infer(place.both, "cascade.share=0.5", place.known))
     cheap, dear = (
@@ -202,6 +224,26 @@ def test_compared_runs_are_paired_and_explained(place, tmp_path):
         assert sum(own["by_place"]) == own["n"] == 8
         assert f"{folder.name}: accuracy {own['accuracy']['value']:.3f} [" in printed
     assert (tmp_path / "compared.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_of_one_name_in_two_places_are_told_apart(place, tmp_path):
+    run = run_infer(place.infer(f"ckpt={place.open}", place.known)).stage.folder
+    other = shutil.copytree(place.closed, tmp_path / run.name)
+    answered = read_predictions(run / "predictions.parquet")
+    wrong = replace(answered, logits=-answered.logits)
+    write_predictions(other / "predictions.parquet", [wrong])
+    manifest = json.loads((run / "manifest.json").read_text())
+    files = {"predictions.parquet": fingerprint(other / "predictions.parquet")}
+    own = {k: v for k, v in manifest.items() if k != "sha256"}
+    write_signed(other / "manifest.json", {**own, "files": files})
+    compare([run, other], tmp_path / "compared.json")
+    found = json.loads((tmp_path / "compared.json").read_text())
+    accuracy = {name: own["accuracy"]["value"] for name, own in found["statistics"].items()}
+    first, last = (
+        (one.logits.argmax(axis=1) == np.array(one.labels)).mean() for one in (answered, wrong)
+    )
+    assert accuracy == {str(run): first, str(other): last}
+    assert first != last
 
 
 REFUSED = {
@@ -274,6 +316,39 @@ def test_a_pass_with_an_open_quote_is_refused(place):
         'passes="a=\'b" cannot be read: No closing quotation.\n'
         "Write every pass as on the command line, its quotes closed."
     )
+
+
+def test_a_pass_changes_how_a_reader_reads_and_nothing_else(place):
+    own = place.infer(f"ckpt={place.closed}", "passes=['rotations=5','rotations=1']")
+    with pytest.raises(ExamError) as caught:
+        run_infer(own)
+    assert str(caught.value) == (
+        "passes='rotations=5' gives rotations, which is of the whole command.\n"
+        "A pass changes data, corpus, retriever, context, reranker or run.<key>; give the rest "
+        "beside passes."
+    )
+
+
+def test_a_context_of_another_layout_than_the_trained_one_is_named(place, caplog):
+    given = ["context=default", "context.layout=question_first"]
+    run_infer(place.infer(f"ckpt={place.open}", "context=default"))
+    assert not [m for m in caplog.messages if "context.layout" in m]
+    run_infer(place.infer(f"ckpt={place.open}", *given))
+    assert (
+        "context.layout=question_first is given, and the run was trained with context_first"
+    ) in caplog.messages
+
+
+def test_another_layout_weighs_passages_anew(place, capsys):
+    gains = []
+    for layout in ("context_first", "question_first"):
+        given = [f"ckpt={place.open}", "depth=1", "data.train=valid.csv"]
+        own = place.infer(*given, with_prefix(f"run.context.layout={layout}"), verb="evidence")
+        run_evidence(own)
+        path = Path(capsys.readouterr().out.strip())
+        gains.append(pq.read_table(path)["gain"].to_pylist())
+    assert len(gains[0]) == len(gains[1]) == 10
+    assert gains[0] != gains[1]
 
 
 def test_a_reader_under_stress(place, capsys):

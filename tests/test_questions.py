@@ -256,6 +256,23 @@ def test_leaks_between_training_and_reported_questions_are_counted(tmp_path, cap
     assert "questions: 3 valid · right options A 67% B 33%" in caplog.messages
 
 
+def test_extra_questions_do_not_repeat_those_that_choose_the_checkpoint(tmp_path, caplog):
+    rows = kaggle_rows(10)
+    write_csv(tmp_path / "t.csv", rows)
+    write_csv(tmp_path / "e.csv", rows)
+    write_csv(tmp_path / "v.csv", kaggle_rows(2, start=10))
+    named = {"train": "t.csv", "valid": "v.csv", "extra": "e.csv", "folds": 5, "fold": 0}
+    dev = read_split(data(tmp_path, **named), None).dev["id"][:]
+    assert [m for m in caplog.messages if "nearly equal" in m] == [
+        "questions: 2 of 2 dev questions nearly equal a training question "
+        f"or share an article with one: {', '.join(dev)}"
+    ]
+    split = read_split(data(tmp_path, **named, drop_leaks=True), None)
+    assert split.dev["id"][:] == dev
+    learned = [row["id"] for row in rows if row["id"] not in dev]
+    assert split.train["id"][:] == [*learned, *(f"extra:{key}" for key in learned)]
+
+
 def test_qrels_of_another_file_are_refused(tmp_path):
     write_csv(tmp_path / "q.csv", [ROW])
     write_csv(tmp_path / "q_qrels.csv", [{"question": "x9", "article": "a7"}])

@@ -1,6 +1,7 @@
 """Features, collator, model, training: literal tensors and invariants."""
 
 import copy
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -341,10 +342,31 @@ def test_a_checkpoint_without_its_best_one_is_not_resumed(tmp_path, asked):
     state = read_json(newest / "trainer_state.json")
     state["best_global_step"] = 1
     write_json(newest / "trainer_state.json", state)
-    files = [p for p in newest.rglob("*") if p.is_file() and p.name != "whole.json"]
-    marks = {str(p.relative_to(newest)): file_digest(p) for p in files}
-    write_json(newest / "whole.json", marks)
+    mark_whole(newest)
     assert last_whole_checkpoint(folder) != newest
+
+
+def mark_whole(checkpoint):
+    files = [p for p in checkpoint.rglob("*") if p.is_file() and p.name != "whole.json"]
+    marks = {str(p.relative_to(checkpoint)): file_digest(p) for p in files}
+    write_json(checkpoint / "whole.json", marks)
+
+
+def test_training_does_not_go_on_in_another_number_of_processes(tmp_path, asked):
+    reader = reader_in(tmp_path, asked, max_steps=2, save_strategy="steps", save_steps=1)
+    features = features_of(reader, asked)
+    train(reader, features, features.select([]))
+    newest = tmp_path / "c" / "checkpoint-2"
+    for number in range(2):  # as two processes name them
+        shutil.copy(newest / "rng_state.pth", newest / f"rng_state_{number}.pth")
+    (newest / "rng_state.pth").unlink()
+    mark_whole(newest)
+    with pytest.raises(ExamError) as caught:
+        train(reader, features, features.select([]))
+    assert str(caught.value) == (
+        f"{newest} was written by 2 processes, and the training goes on in 1: its steps would be "
+        "of another size.\nStart as many processes again, or begin anew: resume=never"
+    )
 
 
 def test_predict_needs_no_labels_and_masks_missing_options(tmp_path, asked):

@@ -1,9 +1,12 @@
 """Learning from another reader's probabilities."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from conftest import kaggle_rows
+from conftest import kaggle_rows, make_questions, write_csv
+from datasets import concatenate_datasets
 from test_reader import as_questions, features_of, reader_in
 
 from exam.answers.predictions import Predictions, write_predictions
@@ -12,12 +15,13 @@ from exam.config import Data
 from exam.errors import ExamError
 from exam.reader.features import TARGETS, shuffle_options
 from exam.reader.training import predict, train
-from exam.splits import Split
+from exam.splits import Split, read_split
 
 
 def split_of(questions, extra=None):
     none = questions.select([])
-    return Split(questions, questions, none, none, none if extra is None else extra)
+    apart = none if extra is None else extra
+    return Split(concatenate_datasets([questions, apart]), questions, none, none, apart)
 
 
 def written(path, ids, chances, reader="teacher"):
@@ -84,6 +88,17 @@ def test_an_id_of_two_questions_is_refused(tmp_path):
         f"{path} answers question '0', and data.train and data.extra both have one of that id.\n"
         "Give the questions of one file other ids, and predict them again."
     )
+
+
+@pytest.mark.parametrize("fold", [0, None, "all"])
+def test_an_id_of_two_questions_is_refused_whatever_the_folds(tmp_path, fold):
+    make_questions(tmp_path / "q")
+    write_csv(tmp_path / "q" / "extra.csv", [{**kaggle_rows(1, start=70)[0], "id": "7"}])
+    data = Data(name="d", dir=str(tmp_path / "q"), train="train.csv", valid="valid.csv")
+    path = written(tmp_path / "p.parquet", ["7"], [[0.2] * 5])
+    data = replace(data, extra="extra.csv", folds=4, fold=fold, soft_labels=path)
+    with pytest.raises(ExamError, match="answers question '7', and data"):
+        with_soft_labels(read_split(data, None), data)
 
 
 def test_a_reader_learns_what_its_teacher_believes(tmp_path):

@@ -53,6 +53,12 @@ def _place(folders: list[Path]) -> Path:
     return whole[0].parents[1] / "compare" / digest([f.name for f in whole])[:8] / "results.json"
 
 
+def _names(folders: list[Path]) -> list[str]:
+    """The folders' own names; those of equal ones are whole paths."""
+    own = [folder.name for folder in folders]
+    return [name if own.count(name) == 1 else str(f) for name, f in zip(own, folders, strict=True)]
+
+
 def compare(runs: list[Path], target: Path) -> str:
     """The first run against each of the others, with what answers without reading beside them.
 
@@ -75,7 +81,8 @@ def compare(runs: list[Path], target: Path) -> str:
     labels = found[0].known
     if labels is None:
         raise ExamError(f"{runs[0]} answered questions whose answers are not known.")
-    systems = [of_logits(run.name, p.logits, labels) for run, p in zip(runs, found, strict=True)]
+    names = _names(runs)
+    systems = [of_logits(name, p.logits, labels) for name, p in zip(names, found, strict=True)]
     rows = [*blind(np.isfinite(found[0].logits).sum(axis=1), labels), *systems]
     first, *others = systems
     figures = results(rows, [(first, other) for other in others], stages)

@@ -61,6 +61,7 @@ def weigh_passages(
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
         "depth": depth,
+        "layout": config.context.layout.value,
         "model": {**plain(config.model), "name_or_path": None},
         "trainer": trainer_values(config.trainer),
     }
@@ -70,7 +71,7 @@ def weigh_passages(
             values, work = answering_values(config.trainer), stage.folder / "predictions"
             layout = config.context.layout
             reader = Reader.load(config.model, values, work, config.seed, layout=layout)
-            tables = _shards(stage.folder, questions, found, reader, config.model.max_length)
+            tables = _shards(stage.folder, questions, found, reader)
             whole = pa.concat_tables(tables)
             with atomic(stage.folder / FILE) as temporary:
                 pq.write_table(whole, temporary)
@@ -82,33 +83,27 @@ def weigh_passages(
     return stage
 
 
-def _shards(
-    folder: Path, questions: Dataset, contexts: Contexts, reader: Reader, max_length: int
-) -> list[pa.Table]:
+def _shards(folder: Path, questions: Dataset, contexts: Contexts, reader: Reader) -> list[pa.Table]:
     """All questions' gains, a shard of questions at a time."""
     tables = []
     for number, start in enumerate(range(0, len(questions), QUESTIONS_PER_SHARD)):
         path = folder / f"gains-{number:06d}.parquet"
         own = questions.select(range(start, min(start + QUESTIONS_PER_SHARD, len(questions))))
-        tables.append(_shard(path, own, contexts, reader, max_length))
+        tables.append(_shard(path, own, contexts, reader))
     return tables
 
 
-def _shard(
-    path: Path, questions: Dataset, contexts: Contexts, reader: Reader, max_length: int
-) -> pa.Table:
+def _shard(path: Path, questions: Dataset, contexts: Contexts, reader: Reader) -> pa.Table:
     """Some questions' gains, read where they are there."""
     if not is_sealed(path):
-        rows = list(_gains(questions, contexts, reader, max_length))
+        rows = list(_gains(questions, contexts, reader))
         with sealed(path) as temporary:
             pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
         log.info("evidence: %s · %d passages", path.name, len(rows))
     return pq.read_table(path)
 
 
-def _gains(
-    questions: Dataset, contexts: Contexts, reader: Reader, max_length: int
-) -> list[dict[str, Any]]:
+def _gains(questions: Dataset, contexts: Contexts, reader: Reader) -> list[dict[str, Any]]:
     """Rows of SCHEMA: each question is asked without a passage, and once with each."""
     asked: list[dict[str, Any]] = []
     alone: Contexts = {}
@@ -117,9 +112,10 @@ def _gains(
             key = str(len(asked))
             asked.append({**question, "id": key})
             alone[key] = [] if passage is None else [passage]
-    limit = longest_input(reader.model, max_length)
+    longest = reader.length(training=True)
+    limit = longest_input(reader.model, longest)
     repeated = Dataset.from_list(asked, features=questions.features)
-    features, _ = build_features(repeated, alone, reader.tokenizer, max_length, limit)
+    features, _ = build_features(repeated, alone, reader.tokenizer, longest, limit)
     chances = log_softmax(predict(reader, features), axis=1)
     found = iter([float(row[q["label"]]) for row, q in zip(chances, asked, strict=True)])
     rows = []

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,18 @@ from datasets import Dataset
 
 from exam import ranks
 from exam.answering import Answer, loaded
-from exam.answers.predictions import Predictions, predictions_of, write_predictions
+from exam.answers.predictions import (
+    GIVEN,
+    Predictions,
+    predictions_of,
+    read_predictions,
+    write_predictions,
+)
 from exam.answers.scored import PREDICTIONS, answers, score
 from exam.answers.submission import write_submission
 from exam.artefacts import shared_stage
 from exam.config import (
+    Data,
     Infer,
     ReaderKind,
     Restore,
@@ -26,7 +34,7 @@ from exam.config import (
     trainer_values,
 )
 from exam.errors import ExamError
-from exam.files import read_object
+from exam.files import is_sealed, read_object, sealed
 from exam.question_rows import LETTERS, in_order
 from exam.questions import questions_digest, read
 from exam.report.run import write_run
@@ -135,19 +143,22 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
     with ranks.leader_first():
         contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     before = [*retrieval.stages, contexts]
+    letters = letters_of(config.data)
     key = {
         **answers_key(trained, config, questions, contexts),
         "merge": infer.merge,
         "rotations": infer.rotations,
+        **({} if LETTERS.startswith(letters) else {"letters": letters}),
     }
     outputs, name = Path(infer.outputs), f"{config.data.name}-{folder.name}"
     with shared_stage(outputs, "infer", name, key, infer.resume.value) as stage:
         if not stage.reused:
             reader = loaded(config, folder / MODEL, stage.folder, merge=infer.merge)
-            found = list(_rotated(reader, questions, contexts, infer.rotations, config))
+            work = stage.folder / CHECKPOINTS
+            found = list(_rotated(reader, questions, contexts, infer.rotations, config, work))
         if not stage.reused and ranks.rank() == 0:
             write_predictions(stage.folder / PREDICTIONS, found)
-            submit(stage, answers(stage.folder), config.data.options)
+            submit(stage, answers(stage.folder), letters)
             if None not in questions["label"]:
                 score(stage, questions, contexts, before)
             write_run(stage, config, questions, contexts)
@@ -158,19 +169,35 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
 
 
 def _rotated(
-    reader: Answer, questions: Dataset, contexts: Stage, rotations: int, config: Train
-) -> Any:
-    """Predictions for the options as given, and moved on by one place, by two and so on."""
+    reader: Answer,
+    questions: Dataset,
+    contexts: Stage,
+    rotations: int,
+    config: Train,
+    work: Path,
+) -> Iterator[Predictions]:
+    """Predictions for the options as given, and moved on by one place, by two and so on.
+
+    Those that an interrupted run kept in `work` are read.
+    """
     model = config.model
     by_letter = model.kind is ReaderKind.causal_lm and model.scoring is Scoring.letters
     if rotations > 1 and not by_letter:
         log.warning("infer: this reader scores options alike in any order: rotations=1 is enough")
     for turn in range(rotations):
+        order, path = f"rotated by {turn}" if turn else GIVEN, work / f"order-{turn}.parquet"
+        if ranks.told(is_sealed(path) if ranks.rank() == 0 else None):
+            log.info("infer: options %s are answered already", order)
+            yield read_predictions(path)
+            continue
         logits = reader(questions.map(_turned, fn_kwargs={"by": turn}), contexts)
         for row, options in zip(logits, questions["options"], strict=True):
             row[: len(options)] = np.roll(row[: len(options)], turn)
-        order = f"rotated by {turn}" if turn else "given"
-        yield predictions_of(questions, logits, config.name, contexts.folder.name, order)
+        own = predictions_of(questions, logits, config.name, contexts.folder.name, order)
+        if ranks.rank() == 0:
+            with sealed(path) as temporary:
+                write_predictions(temporary, [own])
+        yield own
 
 
 def _turned(question: dict[str, Any], by: int) -> dict[str, Any]:
@@ -179,6 +206,11 @@ def _turned(question: dict[str, Any], by: int) -> dict[str, Any]:
     return in_order(question, [(place + by) % number for place in range(number)])
 
 
-def submit(stage: Stage, found: Predictions, letters: str | None) -> None:
+def letters_of(data: Data) -> str:
+    """What a submission calls the options, in their order."""
+    return data.options or LETTERS
+
+
+def submit(stage: Stage, found: Predictions, letters: str) -> None:
     """Write submission.csv beside the answers."""
-    write_submission(stage.folder / SUBMISSION, found.ids, found.logits, letters or LETTERS)
+    write_submission(stage.folder / SUBMISSION, found.ids, found.logits, letters)

@@ -47,10 +47,16 @@ def load_run(path: Path, own: Restore) -> Train:
     """
     try:
         saved: Any = OmegaConf.merge(OmegaConf.structured(Train), _loaded(path))
-        folds = saved.data.fold, saved.data.folds  # training's own
+        folds, layout = (saved.data.fold, saved.data.folds), saved.context.layout  # training's own
         for name in GROUPS:
             if getattr(own, name) is not None:
                 saved[name] = getattr(own, name)
+        if own.context is not None and own.context.layout is not layout:
+            log.warning(
+                "context.layout=%s is given, and the run was trained with %s",
+                own.context.layout.value,
+                layout.value,
+            )
         config: Any = OmegaConf.merge(saved, own.run)
     except (OmegaConfBaseException, YAMLError) as error:
         raise ExamError(

@@ -54,7 +54,8 @@ class WholeCallback(TrainerCallback):
     """Mark each checkpoint as whole once all of it is written; no pickled arguments are kept."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the digests of the checkpoint's files."""
+        """Write the digests of the checkpoint's files, those of other processes too."""
+        ranks.wait()
         if args.should_save:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             (folder / ARGUMENTS).unlink(missing_ok=True)
@@ -98,6 +99,7 @@ def fit(trainer: Trainer) -> dict[str, Any]:
     checkpoint = ranks.told(last_whole_checkpoint(folder) if ranks.rank() == 0 else None)
     if checkpoint:
         _check_safe(checkpoint)
+        _check_processes(checkpoint)
         state = read_object(checkpoint / STATE, "global_step", "max_steps")
         log.info("train: resuming at step %d of %d", state["global_step"], state["max_steps"])
     with explained(folder), _no_objects(folder):
@@ -165,6 +167,17 @@ def _check_safe(checkpoint: Path) -> None:
         raise ExamError(
             f"{weights[0]} holds weights as a pickle; this project writes safetensors.\n"
             f"Delete {checkpoint}, and run the same command again."
+        )
+
+
+def _check_processes(checkpoint: Path) -> None:
+    """Refuse to go on in another number of processes, whose steps take more questions or fewer."""
+    number, here = len(list(checkpoint.glob("rng_state*.pth"))), ranks.world_size()
+    if number not in (0, here):
+        raise ExamError(
+            f"{checkpoint} was written by {number} processes, and the training goes on in {here}: "
+            "its steps would be of another size.\nStart as many processes again, or begin anew: "
+            "resume=never"
         )
 
 

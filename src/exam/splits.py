@@ -73,13 +73,15 @@ def read_split(data: Data, generated: Path | None) -> Split:
         return Split(pool, train, none, train, extra)
     reported = {"valid": valid, **_tested(data)}
     train = _without_leaks(train, reported, data.drop_leaks, required=True)
-    extra = _without_leaks(extra, reported, data.drop_leaks)
-    _log_parts(concatenate_datasets([train, extra]), valid)
-    if data.fold is None:
-        return Split(pool, concatenate_datasets([train, extra]), none, valid, none)
-    inside = fold_of(train, data.folds, data.split_seed) == data.fold
-    learned = concatenate_datasets([_where(train, ~inside), extra])
-    return Split(pool, learned, _where(train, inside), valid, none)
+    dev = none
+    if data.fold is not None:
+        inside = fold_of(train, data.folds, data.split_seed) == data.fold
+        train, dev = _where(train, ~inside), _where(train, inside)
+    chosen_by = {"dev": dev} if len(dev) else {}
+    extra = _without_leaks(extra, {**reported, **chosen_by}, data.drop_leaks)
+    learned = concatenate_datasets([train, extra])
+    _log_parts(concatenate_datasets([learned, dev]), valid)
+    return Split(pool, learned, dev, valid, none)
 
 
 def _hold_out(questions: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:

@@ -23,6 +23,7 @@ from exam.generation.questions import QUESTIONS, generated, is_asked_for
 from exam.metrics import Floats
 from exam.plan import announce
 from exam.questions import questions_digest
+from exam.reader.measures import MEASURES
 from exam.report.card import push, write_card
 from exam.report.run import write_results, write_run
 from exam.retrieval.retrieval import Retrieval
@@ -131,11 +132,13 @@ def _trained(config: Train, prepared: Prepared) -> Run:
 def _key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, Any]:
     """What determines a trained run."""
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
+    evidence = {"evidence": list(MEASURES)} if config.model.evidence else {}
+    checkpoint = identity(config.model.name_or_path)
     return {
         "questions": {name: questions_digest(part) for name, part in parts.items()},
         "contexts": {"train": pool.hash, "valid": valid.hash},
         "context": plain(config.context),
-        "model": {**plain(config.model), "checkpoint": identity(config.model.name_or_path)},
+        "model": {**plain(config.model), **evidence, "checkpoint": checkpoint},
         "tuning": plain(config.tuning),
         "adversary": plain(config.adversary),
         "trainer": trainer_values(config.trainer),

@@ -50,6 +50,11 @@ ENSEMBLE = Case(
     "infer", [f"predictions=[{SAVED},{SAVED}]", "ensemble=mean", "outputs=outputs"], [TRAIN]
 )
 LAYERWISE = Case("train", [*GIVEN, *DECODER])
+ORDERS = Case(
+    "infer",
+    ["ckpt={run}", "data=kaggle_test", *GIVEN[1:2], "outputs=outputs", "rotations=3"],
+    [LAYERWISE],
+)
 GENERATE = Case(
     "generate",
     [
@@ -71,6 +76,7 @@ CASES = {
     "ensemble": ENSEMBLE,
     "generate": GENERATE,
     "layerwise": LAYERWISE,
+    "orders": ORDERS,
     "bundle": BUNDLE,
 }
 
@@ -228,6 +234,24 @@ def test_a_killed_command_goes_on_to_the_same_end(places, tmp_path, name, endpoi
         shutil.rmtree(place)
     with (tmp_path.parent / "kills").open("a") as file:
         file.write(f"{name}: {kills} kills, {events} boundaries\n")
+
+
+@pytest.mark.slow
+def test_orders_of_the_options_that_were_answered_are_kept(places, tmp_path):
+    before, after, _ = places(ORDERS)
+    passed = (after.parent / "events").read_text().splitlines()
+    second = next(n for n, line in enumerate(passed, 1) if line.endswith("order-1.parquet"))
+    place = copied(before, tmp_path / "place")
+    given = places.given(ORDERS, place)
+    kept = start(place, ORDERS.verb, *given, fault=partial(die_at, second + 1))
+    assert kept.wait() == -signal.SIGKILL, kept.log
+    log = run(place, ORDERS.verb, *given).log
+    again = [line[9:] for line in log.splitlines() if "answered already" in line]
+    assert again == [
+        "infer: options given are answered already",
+        "infer: options rotated by 1 are answered already",
+    ]
+    assert contents(place) == contents(after)
 
 
 def work_of(place: Path) -> int:

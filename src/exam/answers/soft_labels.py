@@ -55,8 +55,8 @@ def with_soft_labels(split: Split, data: Data) -> Split:
 
 def _check_apart(split: Split, known: Known, path: Path) -> None:
     """Refuse an id that two questions answer to, as ids that count from 0 in every file do."""
-    bare = {key.removeprefix(OF_EXTRA) for key in split.extra["id"]}
-    both = [key for key in split.train["id"] if key in bare and key in known]
+    everything = set(split.pool["id"])  # training may hold the extra ones too, or none of them
+    both = [key for key in split.train["id"] if key in known and f"{OF_EXTRA}{key}" in everything]
     if both:
         raise ExamError(
             f"{path} answers question {both[0]!r}, and data.train and data.extra both have one of "

@@ -48,6 +48,6 @@ class Data:
     split_seed: int = 0
     soft_labels: str | None = None  # predictions whose probabilities train the reader, at
     soft_weight: float = 0.5  # this share where the answer is known, alone where it is not (extra)
-    drop_leaks: bool = False  # leave training questions out that valid or test nearly repeats
+    drop_leaks: bool = False  # leave training questions out that dev, valid or test repeats
     strict: bool = False
     limit: int | None = None

@@ -137,7 +137,7 @@ def saved_features(
 ) -> Dataset:
     """`build_features` with a stage's passages, kept beside it and not built again."""
     key = {
-        "format": 3,
+        "format": 4,
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
         "tokenizer": tokenizer_digest(tokenizer),

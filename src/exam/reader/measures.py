@@ -16,7 +16,7 @@ from exam.stage import Stage
 
 OWN = (
     "trigrams",  # its runs of three words that occur in the passages
-    "similarity",  # best cosine of a window with prompt and option, words weighted by rarity
+    "similarity",  # best cosine of a window's asked words with prompt and option, by rarity
     "scored",  # share of its new words in a passage, averaged by the passages' retrieval scores
 )
 MEASURES = (*FEATURES, *OWN)
@@ -59,7 +59,7 @@ def _own(
 ) -> list[list[float]]:
     asked = set(prompt)
     runs = {run for passage in passages for run in _trigrams(passage)}
-    windows = windows_of(passages, set(idf))
+    windows = windows_of(passages, asked.union(*options))
     weights = _shares(scores)
     rows = []
     for option in options:
@@ -81,7 +81,7 @@ def _trigrams(text: Words) -> list[tuple[str, str, str]]:
 
 
 def _cosine(one: AbstractSet[str], other: AbstractSet[str], idf: dict[str, float]) -> float:
-    """Of two sets of words, each word as long as its rarity; what no question has is left out."""
+    """Of two sets of words, each word as long as its rarity."""
     lengths = [fsum(idf.get(w, 0.0) ** 2 for w in part) for part in (one, other, one & other)]
     return lengths[2] / sqrt(lengths[0] * lengths[1]) if lengths[2] > 0 else 0.0
 

@@ -91,6 +91,14 @@ class Reader:
         marked = self.model.config.model_type == "longformer"
         return MultipleChoiceCollator(self.tokenizer, options, self.layout, global_attention=marked)
 
+    def length(self, *, training: bool) -> int:
+        """How many tokens context, prompt and an option may take."""
+        packed = self.config.packing is not Packing.none
+        ends = (
+            packed and self.layout is Layout.question_first
+        )  # the context with a token of its own
+        return self.config.length(training=training) - ends
+
     def features(
         self,
         name: str,
@@ -101,9 +109,7 @@ class Reader:
         training: bool = False,
     ) -> Dataset:
         """Questions with a stage's passages in token ids; kept beside the stage as `name`."""
-        longer = self.config.length(training=training)
-        if self.config.packing is not Packing.none and self.layout is Layout.question_first:
-            longer -= 1  # the context ends with a token of its own
+        longer = self.length(training=training)
         reading = Reading(
             top_k=context.passages(training=training),
             max_length=longer,

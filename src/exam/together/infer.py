@@ -1,5 +1,6 @@
 """`infer.py`: what runs make of questions, each by itself, together, or one after the other."""
 
+import re
 import shlex
 from dataclasses import replace
 from typing import Any
@@ -95,6 +96,12 @@ def _with(infer: Infer, overrides: str) -> Infer:
             f"passes={overrides!r} cannot be read: {error}.\n"
             "Write every pass as on the command line, its quotes closed."
         ) from None
+    keys = [re.split("[=.@]", word.lstrip("+~"), maxsplit=1)[0] for word in words]
+    if others := [key for key in keys if key not in (*GROUPS, "run")]:
+        raise ExamError(
+            f"passes={overrides!r} gives {others[0]}, which is of the whole command.\n"
+            f"A pass changes {', '.join(GROUPS)} or run.<key>; give the rest beside passes."
+        )
     given: Infer = composed("infer", f"ckpt={infer.ckpt}", *map(with_prefix, words))
     groups: dict[str, Any] = {name: getattr(given, name) or getattr(infer, name) for name in GROUPS}
     run: Any = OmegaConf.to_container(OmegaConf.merge(infer.run, given.run))

@@ -13,8 +13,9 @@ from exam.answers.scored import PREDICTIONS, Run
 from exam.artefacts import shared_stage
 from exam.config import Infer
 from exam.files import read_json, write_json
-from exam.inference import SUBMISSION, Answered, submit
+from exam.inference import SUBMISSION, Answered, letters_of, submit
 from exam.metrics import Floats
+from exam.question_rows import LETTERS
 from exam.report.charts import Chart, over
 from exam.report.png import write_png
 from exam.report.run import write_results
@@ -58,7 +59,7 @@ def finish(infer: Infer, outcome: Outcome, asked: Answered | None) -> Run:
     with shared_stage(outputs, "ensemble", name, outcome.key, infer.resume.value) as stage:
         if not stage.reused and ranks.rank() == 0:
             write_predictions(stage.folder / PREDICTIONS, [outcome.predictions])
-            letters = asked.config.data.options if asked else None
+            letters = letters_of(asked.config.data) if asked else LETTERS
             submit(stage, outcome.predictions, letters)
             stage.measure()
             if systems:
