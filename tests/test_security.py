@@ -52,7 +52,7 @@ from exam.question_rows import parse
 from exam.reader.model import load_reader
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.pairs import read_positives
-from exam.runs import WholeCallback, _check_safe, fit, last_whole_checkpoint
+from exam.runs import WholeCallback, fit, last_whole_checkpoint
 from exam.runtime import complain, say, start_logging
 from exam.safety import KEYS, LIBRARIES_OFFLINE, OFFLINE, go_offline, shown
 from exam.tables import read_rows
@@ -90,7 +90,11 @@ def stage(tmp_path):
 # Pickles.
 
 
-@pytest.mark.parametrize("name", ["model/pytorch_model.bin", "x.PKL", "y.pt", "z.joblib", "o.npy"])
+@pytest.mark.parametrize(
+    "name",
+    ["model/pytorch_model.bin", "x.PKL", "x.pickle", "y.pt", "y.pth", "z.joblib", "z.ckpt",
+     "z.dill", "o.npy"],
+)  # fmt: skip
 def test_a_stage_that_holds_a_pickle_is_refused(stage, mark, name):
     path = stage / name
     path.parent.mkdir(exist_ok=True)
@@ -176,11 +180,21 @@ def test_a_checkpoint_to_resume_from_gives_numbers_alone(tmp_path, mark):
     torch.save(Bomb(mark), found / "scheduler.pt")
     noted = read_json(found / "whole.json")
     write_json(found / "whole.json", {n: d for n, d in noted.items() if n != "scheduler.pt"})
+    again = Trainer(Half(), args, train_dataset=[{"x": torch.ones(1)}] * 4)
     with pytest.raises(ExamError, match="holds more than numbers: Weights only load failed"):
-        fit(Trainer(Half(), args, train_dataset=[{"x": torch.ones(1)}] * 4))
-    (found / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(ExamError, match=r"pytorch_model.bin holds weights as a pickle"):
-        _check_safe(found)
+        fit(again)
+    for name in (
+        *("pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "adapter_model.bin"),
+        "pytorch_model.bin.index.json",
+    ):
+        (found / name).write_bytes(b"x")
+        with pytest.raises(ExamError) as caught:
+            fit(again)
+        assert str(caught.value) == (
+            f"{found / name} holds weights as a pickle; this project writes safetensors.\n"
+            f"Delete {found}, and run the same command again."
+        )
+        (found / name).unlink()
 
 
 def test_a_checkpoints_list_that_leads_out_is_not_followed(tmp_path):
@@ -413,6 +427,23 @@ def test_no_secret_and_no_control_character_is_printed(key, capsys):
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["OPENAI_API_KEY", "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "KAGGLE_KEY",
+     "KAGGLE_API_TOKEN"],
+)  # fmt: skip
+def test_every_variable_that_holds_a_key_is_known(key, monkeypatch, name):
+    monkeypatch.setenv(name, "eight of")
+    assert shown("[eight of]") == "[…]"
+    monkeypatch.setenv(name, "seven o")
+    assert shown("[seven o]") == "[seven o]"  # a placeholder, as it may stand in any text
+
+
+def test_a_key_that_begins_another_leaves_none_of_it(key, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "local key")
+    assert shown(f"{key}, local key, hf_{'a' * 20}, hf_short") == "…, …, …, hf_short"
+
+
+@pytest.mark.parametrize(
     ("group", "values"),
     [
         ("corpus", {"dir": "https://me:pw@host/x"}),
@@ -475,7 +506,11 @@ def test_nothing_is_fetched_offline(monkeypatch, tmp_path):
     for name in (OFFLINE, *LIBRARIES_OFFLINE):
         monkeypatch.setenv(name, "")
     go_offline()
-    assert {name: os.environ[name] for name in LIBRARIES_OFFLINE} == LIBRARIES_OFFLINE
+    expected = {
+        "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false",
+    }  # fmt: skip
+    assert {name: os.environ[name] for name in expected} == expected
     with pytest.raises(ExamError, match="offline=true fetches nothing"):
         kaggle.competition_file("some-competition", "train.csv")
     with (

@@ -123,6 +123,25 @@ def test_a_damaged_manifest_does_not_stop_other_stages(tmp_path, caplog):
         shutil.rmtree(other.folder)
 
 
+@pytest.mark.parametrize(
+    ("written", "changed"),
+    [('"questions": 12', '"questions": 13'), ('"a": 1', '"a": 2'), ('"bytes": 1', '"bytes": 2')],
+)
+def test_a_manifest_vouches_for_every_value_in_it(tmp_path, written, changed):
+    with open_stage(tmp_path, "k", "n", {"a": 1}) as stage:
+        (stage.folder / "f").write_text("x")
+        stage.finish(["f"], questions=12)
+    path = stage.folder / MANIFEST
+    assert finished(stage.folder).facts == {"questions": 12}
+    text = path.read_text()
+    assert text.count(written) == 1
+    path.write_text(text.replace(written, changed))
+    assert refusal(lambda: finished(stage.folder)) == (
+        f"{path} is not the file that was written, or one of an earlier version.\n"
+        f"Delete the folder {stage.folder} and run the command again."
+    )
+
+
 def test_a_damaged_key_is_named_where_it_is_asked_for(tmp_path):
     with open_stage(tmp_path, "k", "n", {"a": 1, "b": {"c": "text"}}) as stage:
         pass
@@ -145,6 +164,8 @@ def test_a_damaged_note_of_large_files_is_left_out_and_vouches_for_none(tmp_path
     with open_stage(tmp_path, "k", "n", {}) as stage:
         (stage.folder / "large").write_bytes(bytes(range(256)) * 4)
         stage.finish(["large"])
+    (stage.folder / "verified.json").write_text("5")
+    assert finished(stage.folder).reused
     for _ in damages(stage.folder / "verified.json"):
         finished(stage.folder)
         noted = (stage.folder / "verified.json").read_bytes()
@@ -182,6 +203,7 @@ def test_sealed_files_are_made_again(tmp_path, caplog):
             caplog.clear()
             assert not is_sealed(tmp_path / "part"), damage
             assert f"{tmp_path / 'part'} is not the file that was written" in caplog.text
+            assert not (tmp_path / "part").exists()
             (tmp_path / "part").write_bytes(whole)
     assert is_sealed(tmp_path / "part")
 
