@@ -56,6 +56,8 @@ def _note(line: bytes) -> dict[str, Any] | None:
     """What a line of the journal says; None where it is not as it was written."""
     with suppress(ValueError, AttributeError, TypeError, RecursionError):
         row: dict[str, Any] = json.loads(line)
-        earlier = row.keys() == NOTED  # as lines were before they vouched for themselves
-        return row if earlier or row.pop(SUM, None) == digest(row) else None
+        if row.keys() - {SUM} != NOTED or not isinstance(row["asked"], str):
+            return None
+        earlier = SUM not in row  # as lines were before they vouched for themselves
+        return row if earlier or row.pop(SUM) == digest(row) else None
     return None
