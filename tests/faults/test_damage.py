@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import jsonl_corpus, make_articles, make_questions
 
-from exam import artefacts
+from exam import artefacts, evidence
 from exam import manifest as manifest_module
 from exam.answers.predictions import Predictions, read_all, write_predictions
 from exam.artefacts import finished, open_stage
@@ -256,6 +256,19 @@ def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, 
         for damage in damages(folder / name):
             (folder / "index.faiss").unlink(missing_ok=True)
             assert build() == whole, damage
+
+
+def test_damaged_gains_of_an_interrupted_weighing_are_made_again(tmp_path, monkeypatch):
+    asked, path = [], tmp_path / "gains-000000.parquet"
+    row = {"gain": 0.5}
+    monkeypatch.setattr(evidence, "_gains", lambda *given: asked.append(given) or [row])
+
+    def gains():
+        return evidence._shard(path, "questions", {}, "reader", 8)["gain"].to_pylist()
+
+    assert (gains(), gains(), len(asked)) == ([0.5], [0.5], 1)
+    for number, damage in enumerate(damages(path), 2):
+        assert (gains(), len(asked)) == ([0.5], number), damage
 
 
 def test_damaged_embeddings_are_refused_by_name(tmp_path, sentences):
