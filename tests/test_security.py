@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, jsonl_corpus, make_articles, make_questions
+from conftest import ROOT, exam, jsonl_corpus, make_articles, make_questions
 
-from exam import kaggle, packages, weights
-from exam.artefacts import finished, open_stage
+from exam import kaggle, load, packages, weights
+from exam.artefacts import Stage, finished, open_stage
 from exam.bundle.bundle import make_bundle
 from exam.bundle.rehearsal import ALONE
 from exam.checks import check
@@ -44,18 +44,21 @@ from exam.config import (
 )
 from exam.corpus import CorpusFile, corpus_files, iter_articles
 from exam.errors import ExamError
-from exam.files import read_json, write_json, write_signed
+from exam.files import file_digest, read_json, write_json, write_signed
 from exam.generation.writers import Endpoint
 from exam.llm.layerwise import _tensor_files
 from exam.manifest import MANIFEST, read_manifest
 from exam.question_rows import parse
 from exam.reader.model import load_reader
+from exam.retrieval.contexts import SCHEMA as CONTEXTS
+from exam.retrieval.contexts import read_contexts, read_support
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.pairs import read_positives
 from exam.runs import WholeCallback, fit, last_whole_checkpoint
 from exam.runtime import complain, say, start_logging
 from exam.safety import KEYS, LIBRARIES_OFFLINE, OFFLINE, go_offline, shown
 from exam.tables import read_rows
+from exam.tracker import tracked
 
 SECRET = "sk-proj-0123456789abcdefghij"
 
@@ -201,8 +204,8 @@ def test_a_checkpoints_list_that_leads_out_is_not_followed(tmp_path):
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()
     write_json(folder / "trainer_state.json", {"best_global_step": None})
-    write_json(folder / "whole.json", {"../elsewhere": "x"})
     (tmp_path / "elsewhere").write_text("x")
+    write_json(folder / "whole.json", {"../elsewhere": file_digest(tmp_path / "elsewhere")})
     assert last_whole_checkpoint(tmp_path) is None
 
 
@@ -301,6 +304,19 @@ def test_aliases_do_not_grow_a_configuration_beyond_memory(saved):
 def test_other_configurations_are_refused_in_one_message(saved, content):
     saved.write_bytes(content)
     with pytest.raises(ExamError, match=r"\n"):
+        load_run(saved, Infer(ckpt="run"))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("#" * 1_000_000, r"it has 1,00\d,\d+ characters"),
+        (f"x: {'[' * 60}{']' * 60}", "it is nested more than 50 deep"),
+    ],
+)
+def test_a_configuration_without_end_is_not_read(saved, more, said):
+    saved.write_text(saved.read_text() + more)
+    with pytest.raises(ExamError, match=f"is not the configuration that was written: {said}"):
         load_run(saved, Infer(ckpt="run"))
 
 
@@ -451,6 +467,7 @@ def test_a_key_that_begins_another_leaves_none_of_it(key, monkeypatch):
         ("encoder", {"query_prefix": f"x {SECRET}"}),
         ("data", {"train": ["a.csv", "local key/with=signs"]}),
         ("data", {"columns": {"id": "id", "prompt": "local key/with=signs"}}),
+        ("data", {"columns": {"id": "id", "local key/with=signs": "prompt"}}),
     ],
 )
 def test_a_configuration_that_holds_a_secret_is_refused(config, key, group, values):
@@ -464,6 +481,20 @@ def test_a_token_for_the_hub_is_no_value_of_the_configuration(config):
     own = replace(config, trainer=replace(config.trainer, hub_token="x"))
     with pytest.raises(ExamError, match=r"trainer\.hub_token is not yours to set: it would be sav"):
         check(own)
+    own = replace(config, trainer=replace(config.trainer, push_to_hub=True))
+    with pytest.raises(
+        ExamError, match=r"trainer\.push_to_hub is not yours to set: hub\.push=true"
+    ):
+        check(own)
+
+
+def test_neither_code_nor_addresses_go_to_wandb(config, monkeypatch):
+    given = {}
+    monkeypatch.setattr("wandb.init", lambda **own: given.update(own))
+    monkeypatch.setattr("wandb.finish", lambda **_: None)
+    with tracked(replace(config, tracker=Tracker("wandb", TrackerMode.online))):
+        settings = given["settings"]
+    assert (settings.disable_git, settings.disable_code, settings.console) == (True, True, "off")
 
 
 # Networks.
@@ -518,6 +549,23 @@ def test_nothing_is_fetched_offline(monkeypatch, tmp_path):
         packages.fetched_wheel(tmp_path / "r.txt", "corpus", "give files"),
     ):
         pass
+
+
+def test_offline_is_said_before_anything_is_loaded(monkeypatch, tmp_path):
+    for name in (OFFLINE, *LIBRARIES_OFFLINE):
+        monkeypatch.setenv(name, "")
+    with pytest.raises(ExamError, match="does not exist"):
+        load(tmp_path / "a" / "b", "offline=true")
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_command_fetches_nothing_offline(tmp_path):
+    given = ["data=kaggle", f"data.dir={make_questions(tmp_path / 'q')}", "retriever=bm25"]
+    done = exam("retrieve", *given, "corpus=demo", "offline=true", f"outputs={tmp_path / 'o'}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-2] == (
+        "The demo corpus is not on this machine, and offline=true fetches nothing."
+    )
 
 
 @pytest.mark.slow
@@ -646,6 +694,52 @@ def test_an_article_whose_text_is_a_list_is_refused(tmp_path):
     (file,) = corpus_files(corpus, tmp_path)
     with pytest.raises(ExamError, match="article 1: 'text' is a list"):
         list(iter_articles(file))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rank": [1, 3]}, "question 'q' has rank 3 in place 2"),
+        ({"rank": [2, 1]}, "question 'q' has rank 2 in place 1"),
+        ({"text": ["a", None]}, "has empty cells in text"),
+        ({"question_id": [None, "q"]}, "has empty cells in question_id"),
+    ],
+)
+def test_contexts_with_gaps_are_refused(tmp_path, change, said):
+    stage = Stage("contexts", tmp_path, {})
+    others = {name: [None, None] for name in CONTEXTS.names}  # of contexts that were given
+    whole = {**others, "question_id": ["q", "q"], "rank": [1, 2], "text": ["a", "b"]}
+    pq.write_table(pa.table(whole, CONTEXTS), tmp_path / "contexts.parquet")
+    assert [row["text"] for row in read_contexts(stage)["q"]] == ["a", "b"]
+    pq.write_table(pa.table({**whole, **change}, CONTEXTS), tmp_path / "contexts.parquet")
+    with pytest.raises(ExamError, match=said):
+        read_contexts(stage)
+
+
+@pytest.mark.parametrize("support", [{"a": [0.5]}, {"a": [0.5], "b": 5}])
+def test_support_of_other_questions_is_refused(tmp_path, support):
+    write_json(tmp_path / "support.json", support)
+    stage = Stage("contexts", tmp_path, {})
+    assert read_support(stage, ["a"]) == [[0.5]]
+    with pytest.raises(ExamError, match="says nothing of question 'b'"):
+        read_support(stage, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"question_id": "1", "text": ["x"]}], "holds a passage that is no text"),
+        (
+            [{"question_id": "1", "text": "x"}, {"text": "x"}],
+            "has columns text; question_id and passage_id or text are required",
+        ),
+    ],
+)
+def test_positives_of_another_form_are_refused(tmp_path, rows, said):
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(ExamError, match=said):
+        read_positives(path)
 
 
 @pytest.mark.parametrize("gain", ["much", None, float("nan"), "1e999"])
