@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import ROOT, exam, jsonl_corpus, make_articles, make_questions
+from transformers import LlamaConfig
 
 from exam import kaggle, load, packages, weights
 from exam.artefacts import Stage, finished, open_stage
@@ -32,12 +33,16 @@ from exam.config import (
     Bundle,
     Corpus,
     CorpusReader,
+    Dtype,
     Encoder,
+    Execution,
     Generator,
     GeneratorKind,
     Hub,
     Infer,
     Model,
+    ReaderKind,
+    Reranker,
     Tracker,
     TrackerMode,
     Writer,
@@ -47,6 +52,7 @@ from exam.errors import ExamError
 from exam.files import file_digest, read_json, write_json, write_signed
 from exam.generation.writers import Endpoint
 from exam.llm.layerwise import _tensor_files
+from exam.llm.load import _runner
 from exam.manifest import MANIFEST, read_manifest
 from exam.question_rows import parse
 from exam.reader.model import load_reader
@@ -54,6 +60,7 @@ from exam.retrieval.contexts import SCHEMA as CONTEXTS
 from exam.retrieval.contexts import read_contexts, read_support
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.pairs import read_positives
+from exam.retrieval.rerank import load_cross_encoder
 from exam.runs import WholeCallback, fit, last_whole_checkpoint
 from exam.runtime import complain, say, start_logging
 from exam.safety import KEYS, LIBRARIES_OFFLINE, OFFLINE, go_offline, shown
@@ -378,11 +385,49 @@ def test_a_configured_name_cannot_place_a_folder_elsewhere(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("file", ["../../secret.safetensors", "/x.safetensors", "weights.bin"])
-def test_a_checkpoints_index_names_files_beside_it(tmp_path, file):
-    write_json(tmp_path / "model.safetensors.index.json", {"weight_map": {"w": file}})
+@pytest.mark.parametrize(
+    "named",
+    [{"w": "../secret.safetensors"}, {"w": "{outside}"}, {"w": "weights.bin"}, {"w": 5}, ["w"],
+     {"w": "missing.safetensors"}],
+)  # fmt: skip
+def test_a_checkpoints_index_names_files_beside_it(tmp_path, named):
+    folder, outside = tmp_path / "model", tmp_path / "secret.safetensors"
+    folder.mkdir()
+    for path in (outside, folder / "weights.bin", folder / "own.safetensors"):
+        path.touch()
+    index = folder / "model.safetensors.index.json"
+    write_json(index, {"weight_map": {"w": "own.safetensors"}})
+    assert _tensor_files(folder) == {"w": folder / "own.safetensors"}
+    index.write_text(json.dumps({"weight_map": named}).replace("{outside}", str(outside)))
     with pytest.raises(ExamError, match="which is no file beside it"):
-        _tensor_files(tmp_path)
+        _tensor_files(folder)
+
+
+LLAMA = LlamaConfig(
+    vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+)
+
+
+def test_broken_weights_read_layer_by_layer_are_one_message(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"{")
+    config = Model(
+        name="m",
+        kind=ReaderKind.causal_lm,
+        execution=Execution.layerwise,
+        name_or_path=str(tmp_path),
+    )
+    with pytest.raises(ExamError, match=rf"The reader {tmp_path} could not be read: "):
+        _runner(config, str(tmp_path), LLAMA, tmp_path / "work")
+
+
+def test_a_language_model_or_a_reranker_in_a_pickle_is_not_read(tmp_path, mark):
+    LLAMA.save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
+    config = Model(name="m", kind=ReaderKind.causal_lm, name_or_path=str(tmp_path))
+    with pytest.raises(ExamError, match=r"could not be read: .*no file named model\.safetensors"):
+        _runner(config, str(tmp_path), LLAMA, tmp_path / "work")
+    with pytest.raises(ExamError, match=r"is a pickle.*\nConvert it .*: reranker\.ckpt=<hub id or"):
+        load_cross_encoder(Reranker(ckpt=str(tmp_path)), Dtype.float32)
 
 
 def test_a_corpus_index_that_names_files_is_not_followed(tmp_path):
