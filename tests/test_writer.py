@@ -19,6 +19,8 @@ from exam.articles import Article
 from exam.compose import composed
 from exam.config import Generator, GeneratorKind, Writer
 from exam.errors import ExamError
+from exam.files import digest
+from exam.generation.journal import Journal
 from exam.generation.replies import excerpt, questions_of, request
 from exam.pipeline import run_generate
 from exam.reader.model import tiny_tokenizer
@@ -214,6 +216,18 @@ def test_what_is_written_is_kept_when_the_endpoint_fails(corpus, monkeypatch):
     run_generate(settings(corpus, broken, one))
     assert len(written(corpus)[0]) == 4
     assert [broken.asked.count(title) for title in first] == [1, 1]
+
+
+@pytest.mark.parametrize("change", [{"asked": ["a"]}, {"asked": None}, {"more": 1}])
+def test_notes_of_another_form_are_left_out(tmp_path, caplog, change):
+    row = {"asked": "a", "article": "x", "questions": [], "refused": [], "read": 1, "written": 1}
+    other = {**row, **change}
+    lines = [row, other, {**other, "sha256": digest(other)}]
+    lines += [{**row, "read": 2, "sha256": digest(row)}]
+    path = tmp_path / "replies.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert Journal.read(path).rows == {"a": row}
+    assert f"3 lines of {path} are broken, and left out" in caplog.text
 
 
 def test_repetitions_and_leaks_are_left_out(corpus):

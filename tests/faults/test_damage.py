@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import jsonl_corpus, make_articles, make_questions
 
+from exam import evidence
 from exam import manifest as manifest_module
 from exam.answers.predictions import Predictions, read_all, write_predictions
 from exam.artefacts import open_stage
@@ -123,6 +124,25 @@ def test_a_damaged_manifest_does_not_stop_other_stages(tmp_path, caplog):
         shutil.rmtree(other.folder)
 
 
+@pytest.mark.parametrize(
+    ("written", "changed"),
+    [('"questions": 12', '"questions": 13'), ('"a": 1', '"a": 2'), ('"bytes": 1', '"bytes": 2')],
+)
+def test_a_manifest_vouches_for_every_value_in_it(tmp_path, written, changed):
+    with open_stage(tmp_path, "k", "n", {"a": 1}) as stage:
+        (stage.folder / "f").write_text("x")
+        stage.finish(["f"], questions=12)
+    path = stage.folder / MANIFEST
+    assert finished(stage.folder).facts == {"questions": 12}
+    text = path.read_text()
+    assert text.count(written) == 1
+    path.write_text(text.replace(written, changed))
+    assert refusal(lambda: finished(stage.folder)) == (
+        f"{path} is not the file that was written, or one of an earlier version.\n"
+        f"Delete the folder {stage.folder} and run the command again."
+    )
+
+
 def test_a_damaged_key_is_named_where_it_is_asked_for(tmp_path):
     with open_stage(tmp_path, "k", "n", {"a": 1, "b": {"c": "text"}}) as stage:
         pass
@@ -145,6 +165,8 @@ def test_a_damaged_note_of_large_files_is_left_out_and_vouches_for_none(tmp_path
     with open_stage(tmp_path, "k", "n", {}) as stage:
         (stage.folder / "large").write_bytes(bytes(range(256)) * 4)
         stage.finish(["large"])
+    (stage.folder / "verified.json").write_text("5")
+    assert finished(stage.folder).reused
     for _ in damages(stage.folder / "verified.json"):
         finished(stage.folder)
         noted = (stage.folder / "verified.json").read_bytes()
@@ -182,6 +204,7 @@ def test_sealed_files_are_made_again(tmp_path, caplog):
             caplog.clear()
             assert not is_sealed(tmp_path / "part"), damage
             assert f"{tmp_path / 'part'} is not the file that was written" in caplog.text
+            assert not (tmp_path / "part").exists()
             (tmp_path / "part").write_bytes(whole)
     assert is_sealed(tmp_path / "part")
 
@@ -234,6 +257,19 @@ def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, 
         for damage in damages(folder / name):
             (folder / "index.faiss").unlink(missing_ok=True)
             assert build() == whole, damage
+
+
+def test_damaged_gains_of_an_interrupted_weighing_are_made_again(tmp_path, monkeypatch):
+    asked, path = [], tmp_path / "gains-000000.parquet"
+    row = {"gain": 0.5}
+    monkeypatch.setattr(evidence, "_gains", lambda *given: asked.append(given) or [row])
+
+    def gains():
+        return evidence._shard(path, "questions", {}, "reader", 8)["gain"].to_pylist()
+
+    assert (gains(), gains(), len(asked)) == ([0.5], [0.5], 1)
+    for number, damage in enumerate(damages(path), 2):
+        assert (gains(), len(asked)) == ([0.5], number), damage
 
 
 def test_damaged_embeddings_are_refused_by_name(tmp_path, sentences):

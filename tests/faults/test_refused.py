@@ -16,10 +16,11 @@ from harness import (
     run,
 )
 
+from exam import manifest
 from exam.artefacts import open_stage
 from exam.endings import ELSEWHERE, ROOM, explained
 from exam.errors import ExamError
-from exam.files import atomic
+from exam.files import alone, atomic
 from exam.stage import finished
 
 LEXICAL = [*GIVEN, "retriever=bm25", "evaluate=false"]
@@ -46,6 +47,11 @@ def mounted(place):
     own.end()
 
 
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -68,6 +74,15 @@ def mounted(place):
             "A file below out could not be written: [enforce fail at inline_container.cc:664] . "
             f"PytorchStreamWriter failed\n{ROOM}",
         ),
+        (
+            RuntimeError("writing failed: No space left on device"),
+            "A file below out could not be written: writing failed: No space left on device\n"
+            f"{ROOM}",
+        ),
+        (
+            caused(RuntimeError("a"), OSError(errno.EDQUOT, "Disk quota exceeded")),
+            f"A file below out could not be written: a\n{ROOM}",
+        ),
         (PermissionError(errno.EACCES, "", "c"), f"c: Permission denied.\n{ELSEWHERE}"),
     ],
 )
@@ -85,16 +100,30 @@ def test_other_errors_are_left_as_they_are(error):
 
 
 def test_an_atomic_write_names_its_file(tmp_path):
-    with pytest.raises(OSError, match="No space") as caught, atomic(tmp_path / "a.json"):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def written(error):
+        with atomic(tmp_path / "a.json") as part:
+            part.write_text("half")
+            raise error
+
+    with pytest.raises(OSError, match="No space") as caught:
+        written(OSError(errno.ENOSPC, "No space left on device"))
     assert caught.value.filename == str(tmp_path / "a.json")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(OSError, match="denied") as caught, atomic(tmp_path / "a.json"):
-        raise PermissionError(errno.EACCES, "Permission denied", "what is read meanwhile")
+    with pytest.raises(OSError, match="denied") as caught:
+        written(PermissionError(errno.EACCES, "Permission denied", "what is read meanwhile"))
     assert caught.value.filename == "what is read meanwhile"
 
 
-def test_a_finished_stage_is_read_where_nothing_can_be_written(tmp_path):
+def test_where_no_lock_can_be_only_what_is_whole_is_used(tmp_path):
+    (tmp_path / ".n.lock").mkdir()
+    with alone(tmp_path / "n", needed=False):
+        pass
+    with pytest.raises(OSError, match="directory"), alone(tmp_path / "n", needed=True):
+        pass
+
+
+def test_a_finished_stage_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "LARGE", 1)
     mount = Mounted(tmp_path / "m", "1m")
     if not mount.possible:
         pytest.skip("this process may mount no file system")
@@ -103,6 +132,7 @@ def test_a_finished_stage_is_read_where_nothing_can_be_written(tmp_path):
             (stage.folder / "f").write_bytes(b"x")
             stage.finish(["f"])
         (mount.folder / "k" / f".{stage.folder.name}.lock").unlink()
+        (stage.folder / "verified.json").unlink()
         mount.change("ro")
         with open_stage(mount.folder, "k", "n", {"a": 1}) as again:
             assert again.reused

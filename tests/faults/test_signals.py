@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C: an end within seconds, a code, a way on, and nothing lost."""
 
+import errno
 import json
 import signal
 import time
@@ -8,7 +9,8 @@ import pytest
 from harness import GIVEN, TINY, copied, make_place, run, start
 from test_writer import Endpoint, question_about
 
-from exam.endings import PATIENCE, ended
+from exam.endings import PATIENCE, ended, explained
+from exam.errors import ExamError
 
 SAID = {
     signal.SIGINT: (130, "Interrupted. The same command continues from what is finished."),
@@ -43,6 +45,54 @@ def test_a_command_says_how_it_ended(capsys, number):
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
     assert (ended(body), capsys.readouterr().err.strip()) == SAID[number]
     assert before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+    assert signal.alarm(0) == 0  # none is left to go off later
+
+
+@pytest.mark.parametrize("number", list(SAID))
+def test_an_interruption_that_a_library_swallowed_is_one(capsys, number):
+    def body():
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            return 0
+
+    assert (ended(body), capsys.readouterr().err.strip()) == SAID[number]
+
+
+def test_a_signal_that_was_ignored_before_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
+    try:
+        assert ended(lambda: signal.raise_signal(signal.SIGINT) or 7) == 7
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_what_an_interruption_left_unwritten_is_no_full_disk(capsys):
+    @explained()
+    def write():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise OSError(errno.ENOSPC, "No space left on device", "a") from None
+
+    raised = []
+
+    def body():
+        try:
+            write()
+        except (OSError, ExamError) as error:
+            raised.append(type(error))
+        return 0
+
+    assert (ended(body), capsys.readouterr().err.strip()) == SAID[signal.SIGTERM]
+    assert raised == [OSError]
+
+
+def test_a_mistake_is_one_message_and_two(capsys):
+    def body():
+        raise ExamError("a is not b.\nGive b.")
+
+    assert (ended(body), capsys.readouterr().err) == (2, "a is not b.\nGive b.\n")
 
 
 def test_an_interruption_that_a_library_made_an_error_of_is_one(capsys):

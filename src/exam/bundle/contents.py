@@ -16,6 +16,7 @@ from exam.files import file_digest, read_signed, write_signed
 from exam.manifest import fingerprint
 from exam.reader.tuning import adapters_base
 from exam.runs import CHECKPOINTS
+from exam.safety import leads_out
 from exam.stage import Stage
 from exam.weights import MODEL, PACKAGED, locate
 
@@ -86,13 +87,23 @@ def check(bundle: Path) -> None:
     """Refuse a bundle whose files are not those that were collected.
 
     Raises:
-        ExamError: one is missing or another.
+        ExamError: one is missing or another, or the list of them is.
     """
-    for name, expected in read_signed(bundle / CONTENTS)["files"].items():
+    again = "Upload the bundle again, or make it again."
+    if not (bundle / CONTENTS).is_file():
+        raise ExamError(f"{bundle / CONTENTS} is missing.\n{again}")
+    files = read_signed(bundle / CONTENTS).get("files")
+    if not isinstance(files, dict) or not all(isinstance(one, dict) for one in files.values()):
+        raise ExamError(f"{bundle / CONTENTS} is no list of a bundle's files.\n{again}")
+    for name, expected in files.items():
         path = bundle / name
-        if name != NOTEBOOK and not (path.is_file() and file_digest(path) == expected["sha256"]):
+        if leads_out(name):
+            raise ExamError(f"{bundle / CONTENTS}: {name!r} leads out of the bundle.\n{again}")
+        if name != NOTEBOOK and not (
+            path.is_file() and file_digest(path) == expected.get("sha256")
+        ):
             state = "is not the file that was bundled" if path.is_file() else "is missing"
-            raise ExamError(f"{path} {state}.\nUpload the bundle again, or make it again.")
+            raise ExamError(f"{path} {state}.\n{again}")
 
 
 def collect(

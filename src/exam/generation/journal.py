@@ -14,6 +14,7 @@ from exam.files import digest
 log = logging.getLogger(__name__)
 
 SUM = "sha256"  # of a line's other values
+NOTED = {"asked", "article", "questions", "refused", "read", "written"}
 
 
 @dataclass
@@ -55,5 +56,6 @@ def _note(line: bytes) -> dict[str, Any] | None:
     """What a line of the journal says; None where it is not as it was written."""
     with suppress(ValueError, AttributeError, TypeError, RecursionError):
         row: dict[str, Any] = json.loads(line)
-        return row if row.pop(SUM, None) == digest(row) else None
+        signed = row.pop(SUM, None) == digest(row)
+        return row if signed and row.keys() == NOTED and isinstance(row["asked"], str) else None
     return None

@@ -254,8 +254,9 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     """
     if (folder / INDEX).is_file():
         found = read_object(folder / INDEX, "weight_map")["weight_map"]
-        for file in found.values():
-            if leads_out(file) or Path(file).suffix != ".safetensors":
+        for file in found.values() if isinstance(found, dict) else [found]:
+            named = isinstance(file, str) and not leads_out(file)
+            if not named or Path(file).suffix != ".safetensors" or not (folder / file).is_file():
                 raise ExamError(f"{folder / INDEX} names {file!r}, which is no file beside it.")
         return {name: folder / file for name, file in found.items()}
     if (folder / SINGLE).is_file():

@@ -130,8 +130,9 @@ def _runner(config: Model, place: str, architecture: Any, work: Path) -> Runner:
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     memory = round(config.memory_gib * 2**30)
     if config.execution is Execution.layerwise:
-        dtype = weights["dtype"]
-        return Layerwise(Path(place), architecture, dtype, device, work / "states", memory)
+        own = weights["dtype"], device, work / "states", memory
+        with reaching("reader", str(config.name_or_path), "model.name_or_path"):
+            return Layerwise(Path(place), architecture, *own)
     if config.execution is Execution.offload:
         folder = str(work / "offload")
         weights |= {
