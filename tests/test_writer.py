@@ -222,12 +222,12 @@ def test_what_is_written_is_kept_when_the_endpoint_fails(corpus, monkeypatch):
 def test_notes_of_another_form_are_left_out(tmp_path, caplog, change):
     row = {"asked": "a", "article": "x", "questions": [], "refused": [], "read": 1, "written": 1}
     other = {**row, **change}
-    lines = [row, other, {**other, "sha256": digest(other)}]
+    lines = [{**row, "sha256": digest(row)}, row, other, {**other, "sha256": digest(other)}]
     lines += [{**row, "read": 2, "sha256": digest(row)}]
     path = tmp_path / "replies.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     assert Journal.read(path).rows == {"a": row}
-    assert f"3 lines of {path} are broken, and left out" in caplog.text
+    assert f"4 lines of {path} are broken, and left out" in caplog.text
 
 
 def test_repetitions_and_leaks_are_left_out(corpus):
