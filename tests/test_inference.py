@@ -10,7 +10,7 @@ from conftest import exam, kaggle_rows, make_articles, make_questions, write_csv
 
 from exam.answers.ensemble import combined
 from exam.answers.predictions import probabilities, read_all, read_predictions
-from exam.compare import compare
+from exam.compare import main
 from exam.compose import composed, with_prefix
 from exam.config import Ensemble, EnsembleKind
 from exam.errors import ExamError
@@ -187,12 +187,13 @@ def test_a_reader_that_is_asked_nothing_is_passed_over(place):
     assert predictions(found).logits == pytest.approx(predictions(expected).logits)
 
 
-def test_compared_runs_are_paired_and_explained(place, tmp_path):
+def test_compared_runs_are_paired_and_explained(place, tmp_path, capsys):
     folders = [
         run_infer(place.infer(f"ckpt={one}", place.known)).stage.folder
         for one in (place.open, place.closed)
     ]
-    printed = compare(folders, tmp_path / "compared.json")
+    assert main([*map(str, folders), "--json", str(tmp_path / "compared.json")]) == 0
+    printed = capsys.readouterr().out
     found = json.loads((tmp_path / "compared.json").read_text())
     a, b = (row["map_at_3"] for row in found["rows"][2:])
     assert found["paired"][0]["difference"] == pytest.approx(a - b)
@@ -204,9 +205,17 @@ def test_compared_runs_are_paired_and_explained(place, tmp_path):
     assert (tmp_path / "compared.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_runs_of_other_questions_are_not_compared(place, capsys):
+    other = run_infer(place.infer(f"ckpt={place.open}", place.known)).stage.folder
+    capsys.readouterr()
+    assert main([str(place.open), str(other)]) == 2
+    assert capsys.readouterr().err == (
+        f"{other} answers question '60', which {place.open} does not.\n"
+        "Give predictions of the same questions.\n"
+    )
+
+
 REFUSED = {
-    "ckpt and predictions are missing.\n"
-    "Give runs, ckpt=<folder>, or what they predicted before, predictions=[<file>,…].": [],
     "ensemble=, cascade.share= and cascade.threshold= exclude each other.\nGive one.": [
         "ckpt=[a,b]",
         "ensemble=mean",
