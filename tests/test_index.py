@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import exam, jsonl_corpus, run_script
+from conftest import exam, jsonl_corpus, make_place, run_script, setting
 
 from exam import manifest as manifest_module
 from exam.artefacts import open_stage
@@ -164,14 +164,9 @@ def test_two_processes_build_the_index_of_one(articles, encoder, tmp_path):
 
 
 @pytest.mark.slow
-def test_retrieve_under_torchrun_gives_the_contexts_of_one_process(articles, encoder, tmp_path):
-    from conftest import make_questions
-
-    data = make_questions(tmp_path / "data")
-    values = [
-        "data=kaggle", f"data.dir={data}", "corpus=jsonl", f"corpus.files={articles}",
-        f"encoder.name_or_path={encoder}", "retriever=two_stage", "index.shard_size=2",
-    ]  # fmt: skip
+def test_retrieve_under_torchrun_gives_the_contexts_of_one_process(encoder, tmp_path):
+    more = f"encoder.name_or_path={encoder}", "retriever=two_stage", "index.shard_size=2"
+    values = setting(make_place(tmp_path), *more)
     tables = []
     for name, processes in (("one", 1), ("two", 2)):
         outputs = tmp_path / name

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import exam, kaggle_rows, make_articles, make_questions, write_csv
+from conftest import exam, kaggle_rows, make_place, tiny, write_csv
 
 from exam.answers.ensemble import combined
 from exam.answers.predictions import probabilities, read_all, read_predictions
@@ -23,27 +23,13 @@ class Place:
 
     def __init__(self, folder):
         self.folder, self.outputs = folder, folder / "outputs"
-        make_questions(folder / "questions")
-        make_articles(folder / "articles.jsonl")
+        make_place(folder)
         known = write_csv(folder / "questions" / "known.csv", kaggle_rows(8, start=60))
         self.known = f"data.test={known.name}"
         self.open, self.closed = (
-            train_reader(composed("train", *self.setting(), f"retriever={name}")).stage.folder
+            train_reader(composed("train", *tiny(folder, f"retriever={name}"))).stage.folder
             for name in ("bm25", "none")
         )
-
-    def setting(self):
-        return [
-            "data=kaggle",
-            f"data.dir={self.folder / 'questions'}",
-            "corpus=jsonl",
-            f"corpus.dir={self.folder}",
-            "corpus.files=articles.jsonl",
-            "model=tiny",
-            f"outputs={self.outputs}",
-            "trainer.num_train_epochs=1",
-            "data.folds=4",
-        ]
 
     def infer(self, *overrides, verb="infer"):
         own = [f"outputs={self.outputs}", *overrides]

@@ -12,15 +12,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import (
-    ROOT,
-    exam,
-    make_articles,
-    make_questions,
-    write_csv,
-)
+from conftest import ROOT, exam, make_place, setting, write_csv
 
-from exam.compose import composed
+from exam.compose import composed, with_prefix
 from exam.errors import ExamError
 from exam.pipeline import run_infer
 
@@ -49,16 +43,7 @@ class Place:
     @property
     def setting(self) -> list[str]:
         """Overrides of a run that takes seconds."""
-        return [
-            "data=kaggle",
-            self.questions,
-            "data.folds=4",
-            "corpus=jsonl",
-            f"corpus.dir={self.folder}",
-            "corpus.files=articles.jsonl",
-            f"encoder.name_or_path={self.encoder}",
-            self.out,
-        ]
+        return setting(self.folder, f"encoder.name_or_path={self.encoder}")
 
     def the(self, pattern: str) -> Path:
         (found,) = sorted(self.outputs.glob(pattern))
@@ -73,22 +58,15 @@ class Place:
         return [f"ckpt={self.run}", "data=kaggle_test", self.questions, self.out]
 
 
-def make_place(folder, encoder) -> Place:
-    folder.mkdir(exist_ok=True)
-    make_questions(folder / "questions")
-    make_articles(folder / "articles.jsonl")
-    return Place(folder, encoder)
-
-
 @pytest.fixture
 def place(tmp_path, encoder) -> Place:
-    return make_place(tmp_path / "place", encoder)
+    return Place(make_place(tmp_path / "place"), encoder)
 
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory, encoder) -> tuple[Place, str]:
     """A place with a trained run, and what training printed."""
-    made = make_place(tmp_path_factory.mktemp("trained") / "place", encoder)
+    made = Place(make_place(tmp_path_factory.mktemp("trained") / "place"), encoder)
     return made, ran("train", *made.setting, *TINY).stdout
 
 
@@ -139,9 +117,8 @@ def test_submission_has_every_id_once_in_order(trained):
 
 
 def test_infer_repeats_what_training_reported_in_another_place(trained):
-    answered = ["data=kaggle", trained.questions, "data.test=valid.csv", trained.out]
-    corpus = ["corpus=jsonl", f"corpus.dir={trained.folder}", "corpus.files=articles.jsonl"]
-    ran("infer", f"ckpt={trained.run}", *answered, *corpus)
+    asked = setting(trained.folder, "data.test=valid.csv")
+    run_infer(composed("infer", f"ckpt={trained.run}", *asked))
     again = trained.the("infer/kaggle-kaggle-*")
     tables = [pq.read_table(p / "predictions.parquet") for p in (trained.run, again)]
     before, after = (t["logit"].to_numpy() for t in tables)
@@ -180,9 +157,10 @@ def test_a_run_folder_to_go_on_with_must_be_of_the_same_configuration(trained):
     ]
 
 
-def test_overrides_of_a_run_are_logged_and_wrong_ones_refused(trained):
-    changed = ran("infer", *trained.asked(), "run.context.top_k=1")
-    assert "run.context.top_k: 2 → 1" in changed.stderr
+def test_overrides_of_a_run_are_logged_and_wrong_ones_refused(trained, caplog):
+    caplog.set_level("INFO")
+    run_infer(composed("infer", *trained.asked(), with_prefix("run.context.top_k=1")))
+    assert "run.context.top_k: 2 → 1" in caplog.messages
     refused = exam("infer", *trained.asked(), "run.context.topk=1")
     assert refused.returncode == 2
     assert refused.stderr == (
@@ -256,12 +234,12 @@ def test_unreachable_model_names_the_way_out(finished_run):
 def test_retrieve_scores_itself_when_articles_are_known(trained):
     rows = [{"question": str(i), "article": f"a{i % 10}"} for i in range(40, 50)]
     write_csv(trained.folder / "questions" / "valid_qrels.csv", rows)
-    done = ran("retrieve", *trained.setting)
+    done = ran("retrieve", *trained.setting, "data.train=null", "data.test=null")
     for metric in ("recall_at_5", "mrr", "supported"):
         assert f"valid: {metric} " in done.stderr
 
 
-def killed_when(command, seen, log, limit=120):
+def killed_when(command, seen, log, limit=300):
     """Start a command, wait until its log contains `seen`, kill it; its exit code."""
     with log.open("w") as file:
         process = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL)
@@ -280,7 +258,7 @@ STEPS = ["trainer.num_train_epochs=2", "trainer.logging_steps=1", "index.shard_s
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, encoder) -> Place:
     """A place with a run that nothing interrupted."""
-    made = make_place(tmp_path_factory.mktemp("whole") / "place", encoder)
+    made = Place(make_place(tmp_path_factory.mktemp("whole") / "place"), encoder)
     ran("train", *made.setting, *TINY, *STEPS)
     return made
 

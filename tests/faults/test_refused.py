@@ -6,13 +6,13 @@ import re
 from functools import partial
 
 import pytest
+from conftest import make_place
 from harness import (
     GIVEN,
     Mounted,
     bound_by_permissions,
     copied,
     limit_files,
-    make_place,
     refused,
     run,
 )
