@@ -102,6 +102,34 @@ def make_articles(path: Path) -> Path:
     return path
 
 
+def make_place(folder: Path) -> Path:
+    """A folder with `questions` and `articles.jsonl`, made where there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    make_questions(folder / "questions")
+    make_articles(folder / "articles.jsonl")
+    return folder
+
+
+def setting(folder: Path, *more: str) -> list[str]:
+    """Overrides that name what `make_place` made, and `outputs` beside it."""
+    return [
+        "data=kaggle",
+        f"data.dir={folder / 'questions'}",
+        "data.folds=4",
+        "corpus=jsonl",
+        f"corpus.dir={folder}",
+        "corpus.files=articles.jsonl",
+        f"outputs={folder / 'outputs'}",
+        *more,
+    ]
+
+
+def tiny(folder: Path, *more: str) -> list[str]:
+    """The setting of a run that takes seconds: BM25, and a tiny reader's one epoch."""
+    reader = ["retriever=bm25", "model=tiny", "trainer.num_train_epochs=1"]
+    return setting(folder, *reader, *more)
+
+
 def jsonl_corpus(path: Path) -> Corpus:
     """The corpus of one JSONL file."""
     return Corpus(name="c", reader=CorpusReader.jsonl, dir=str(path.parent), files=path.name)

@@ -8,8 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, make_articles, make_questions
-from test_train_reader import setting
+from conftest import ROOT, make_place, tiny
 
 from exam import ask, doctor, load
 from exam.compose import composed
@@ -21,10 +20,8 @@ OPTIONS = ["in the river", "on a cliff", "under the log"]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("asked")
-    make_questions(folder / "questions")
-    make_articles(folder / "articles.jsonl")
-    return train_reader(composed("train", *setting(folder))).stage.folder
+    place = make_place(tmp_path_factory.mktemp("asked"))
+    return train_reader(composed("train", *tiny(place))).stage.folder
 
 
 def test_a_loaded_run_answers_with_passages_of_its_own_index(run):
@@ -45,18 +42,21 @@ def test_a_moved_run_answers_alike(run, tmp_path):
     assert found.passages == whole.passages
 
 
-def test_a_run_whose_articles_lie_elsewhere_is_told_where(tmp_path):
-    make_questions(tmp_path / "questions")
-    make_articles(tmp_path / "articles.jsonl")
-    made = train_reader(composed("train", *setting(tmp_path))).stage.folder
-    whole = load(made).answer("Where does the newt number 0 live?", OPTIONS)
-    (tmp_path / "moved").mkdir()
-    (tmp_path / "articles.jsonl").rename(tmp_path / "moved" / "articles.jsonl")
+@pytest.fixture
+def moved(run, tmp_path):
+    """The folder that the run's articles have been moved to, for a while."""
+    articles = run.parents[2] / "articles.jsonl"
+    articles.rename(tmp_path / articles.name)
+    yield tmp_path
+    (tmp_path / articles.name).rename(articles)
+
+
+def test_a_run_whose_articles_lie_elsewhere_is_told_where(run, moved):
     with pytest.raises(ExamError, match=r"holds no jsonl corpus \(articles\.jsonl\)"):
-        load(made).answer("Where does the newt number 0 live?", OPTIONS)
-    again = load(made, f"run.corpus.dir={tmp_path / 'moved'}", "run.context.top_k=1")
-    found = again.answer("Where does the newt number 0 live?", OPTIONS)
-    assert [p["title"] for p in found.passages] == [whole.passages[0]["title"]]
+        load(run).answer("Where does the otter number 0 live?", OPTIONS)
+    again = load(run, f"run.corpus.dir={moved}", "run.context.top_k=1")
+    found = again.answer("Where does the otter number 0 live?", OPTIONS)
+    assert [p["title"] for p in found.passages] == ["Otter"]
 
 
 def test_a_mistyped_override_is_one_message(run):

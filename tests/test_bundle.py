@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import distributions
 
 import pytest
-from conftest import ROOT, exam, make_articles, make_questions
+from conftest import ROOT, exam, make_place, make_questions, tiny
 
 from exam import kaggle
 from exam.bundle.__main__ import translated
@@ -210,15 +210,10 @@ def test_a_competitions_files_are_found_where_they_are_attached(tmp_path, monkey
 def test_a_bundle_answers_without_a_network(tmp_path, encoder):
     if shutil.which(ALONE[0]) is None or subprocess.run([*ALONE, "true"], check=False).returncode:
         pytest.skip("this system gives no namespace without a network")
-    make_questions(tmp_path / "questions")
-    make_articles(tmp_path / "articles.jsonl")
-    own = ["data=kaggle", f"data.dir={tmp_path / 'questions'}", f"outputs={tmp_path / 'outputs'}"]
-    corpus = ["corpus=jsonl", f"corpus.dir={tmp_path}", "corpus.files=articles.jsonl"]
-    reader = ["model=tiny", f"encoder.name_or_path={encoder}", "trainer.num_train_epochs=1"]
-    done = exam("train", *own, *corpus, *reader, "retriever=two_stage", "data.folds=4")
-    assert done.returncode == 0, done.stderr
-    done = exam("train", *own, *corpus, *reader, "retriever=none", "data.folds=4", "name=closed")
-    assert done.returncode == 0, done.stderr
+    given = tiny(make_place(tmp_path), f"encoder.name_or_path={encoder}")
+    for more in (["retriever=two_stage"], ["retriever=none", "name=closed"]):
+        done = exam("train", *given, *more)
+        assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "outputs" / "train").glob("kaggle-tiny-*")
     (closed,) = (tmp_path / "outputs" / "train").glob("closed-*")
     image = tmp_path / "image.txt"
@@ -228,8 +223,9 @@ def test_a_bundle_answers_without_a_network(tmp_path, encoder):
     pins = [f"{name}=={version}" for name, version in packages.items() if name not in left_out]
     image.write_text("\n".join(pins))
     out = tmp_path / "bundle"
-    command = [sys.executable, "-m", "exam.bundle", f"ckpt=[{closed},{run}]", *own]
+    command = [sys.executable, "-m", "exam.bundle", f"ckpt=[{closed},{run}]", *given[:2]]
     command += [
+        f"outputs={tmp_path / 'outputs'}",
         "data.test=test.csv",
         "cascade.share=0.5",
         f"out={out}",

@@ -9,9 +9,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import ROOT, make_articles, make_questions
+from conftest import ROOT, make_place, tiny
 from huggingface_hub import ModelCard
-from test_train_reader import setting
 
 from exam.compose import composed
 from exam.errors import ExamError
@@ -20,15 +19,12 @@ from exam.train_reader import train_reader
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cards")
-    make_questions(folder / "questions")
-    make_articles(folder / "articles.jsonl")
-    return folder
+    return make_place(tmp_path_factory.mktemp("cards"))
 
 
 @pytest.fixture(scope="module")
 def run(place):
-    return train_reader(composed("train", *setting(place))).stage.folder
+    return train_reader(composed("train", *tiny(place))).stage.folder
 
 
 def test_a_card_has_the_figures_of_its_results(run):
@@ -52,7 +48,7 @@ def test_a_card_has_the_figures_of_its_results(run):
 def test_a_push_to_nowhere_is_refused_before_any_work(place):
     for repo in ("null", "name", "a/b/c", "/name", "me/na me"):
         with pytest.raises(ExamError, match="names no repository"):
-            composed("train", *setting(place), "hub.push=true", f"hub.repo={repo}")
+            composed("train", *tiny(place), "hub.push=true", f"hub.repo={repo}")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +61,7 @@ def test_a_push_to_nowhere_is_refused_before_any_work(place):
 )
 def test_one_reader_alone_is_pushed(place, value, made):
     with pytest.raises(ExamError) as caught:
-        composed("train", *setting(place), "hub.push=true", "hub.repo=me/run", value)
+        composed("train", *tiny(place), "hub.push=true", "hub.repo=me/run", value)
     assert str(caught.value) == (
         f"hub.push=true pushes one reader, and this makes {made}.\n"
         "Leave it out, or give one seed and one fold."
@@ -130,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def pushed(place, hub):
-    overrides = [*setting(place), "hub.push=true", "hub.repo=me/run"]
+    overrides = [*tiny(place), "hub.push=true", "hub.repo=me/run"]
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT / "src"),

@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from conftest import make_articles, make_questions, write_csv
+from conftest import make_place, setting, write_csv
 
 from exam.compare import compare_contexts
 from exam.compose import composed
@@ -13,31 +13,19 @@ from exam.errors import ExamError
 from exam.pipeline import run_infer, run_retrieve
 from exam.train_reader import train_reader
 
-
-def setting(folder):
-    return [
-        "data=kaggle",
-        f"data.dir={folder / 'questions'}",
-        "data.folds=4",
-        "corpus=jsonl",
-        f"corpus.dir={folder}",
-        "corpus.files=articles.jsonl",
-        f"outputs={folder / 'outputs'}",
-        "passages.words=20",
-    ]
+WORDS = "passages.words=20"
 
 
 @pytest.fixture(scope="module")
 def retrieved(tmp_path_factory):
     """A folder with BM25 and TF-IDF contexts of train (40), valid (10) and test questions."""
-    folder = tmp_path_factory.mktemp("compared")
-    make_questions(folder / "questions")
-    articles = make_articles(folder / "articles.jsonl")  # a number would point to two animals
+    folder = make_place(tmp_path_factory.mktemp("compared"))
+    articles = folder / "articles.jsonl"  # a number would point to two animals
     articles.write_text(re.sub(r" It is number \d\.", "", articles.read_text()))
     rows = [{"question": str(i), "article": f"a{i % 10}"} for i in range(40, 50)]
     write_csv(folder / "questions" / "valid_qrels.csv", rows)
     for retriever in ("bm25", "tfidf"):
-        run_retrieve(composed("retrieve", *setting(folder), f"retriever={retriever}"))
+        run_retrieve(composed("retrieve", *setting(folder, WORDS), f"retriever={retriever}"))
     return folder
 
 
@@ -115,7 +103,7 @@ def test_contexts_that_do_not_compare_are_refused(retrieved, compared, fit_on, m
 
 
 def test_lexical_reader_trains_and_answers_like_any_other(place):
-    overrides = [*setting(place), "retriever=bm25", "model=lexical"]
+    overrides = setting(place, WORDS, "retriever=bm25", "model=lexical")
     run = train_reader(composed("train", *overrides))
     files = {p.name for p in run.stage.folder.rglob("*") if p.is_file()}
     assert files == {

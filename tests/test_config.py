@@ -7,10 +7,11 @@ import time
 
 import pytest
 from conftest import ROOT, exam
+from omegaconf import OmegaConf
 
 from exam.cli import known_keys
 from exam.compose import composed, conf_dir
-from exam.config import ROOTS
+from exam.config import ROOTS, Context, Passages, Retriever
 
 MISTAKES = {
     "modle=minilm": (
@@ -214,6 +215,24 @@ def test_every_option_of_every_group_fits_the_schema(group, option):
     verb = "infer" if group == "ensemble" else "train"
     config = composed(verb, f"{group}={option}", *closed, *needed)
     assert hasattr(config, group) or group in ("experiment", "debug")  # these set others
+
+
+@pytest.mark.parametrize(
+    ("schema", "option"),
+    [
+        (Passages, "passages/default"),
+        (Context, "context/default"),
+        (Retriever, "retriever/two_stage"),
+        (Retriever, "retriever/bm25"),
+        (Retriever, "retriever/tfidf"),
+    ],
+)
+def test_options_that_spell_the_defaults_out_hold_them(schema, option):
+    default = OmegaConf.structured(schema)
+    laid_over = OmegaConf.merge(default, OmegaConf.load(conf_dir() / f"{option}.yaml"))
+    found, expected = map(OmegaConf.to_container, (laid_over, default))
+    differing = {key for key in expected if found[key] != expected[key]}
+    assert differing <= {"name", "kind", "depth"}
 
 
 def test_known_keys_cover_nested_groups():

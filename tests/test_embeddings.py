@@ -150,17 +150,6 @@ def test_two_processes_may_encode_the_same(tiny, tmp_path):
     )
 
 
-def test_a_cut_shard_is_refused_by_name(tiny, tmp_path):
-    store = Embeddings(tiny, tmp_path)
-    store.queries(TEXTS)
-    shard = next(store.folder.glob("*.arrow"))
-    shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(ExamError) as caught:
-        Embeddings(tiny, tmp_path)
-    assert str(caught.value).startswith(f"{shard} is not a whole shard of embeddings: ")
-    assert str(caught.value).endswith("\nDelete that file: its texts are encoded again.")
-
-
 ENCODE_FOREVER = """
 import sys
 from pathlib import Path

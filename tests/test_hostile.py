@@ -55,7 +55,9 @@ def write(folder, *articles):
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.mark.parametrize("articles", [[], [("1", "", "")]], ids=["no article", "no text"])
+@pytest.mark.parametrize(
+    "articles", [[], [("1", "", ""), ("2", "Otter", "")]], ids=["no article", "no text"]
+)
 def test_a_corpus_without_text(retrieval, asked, tmp_path, articles):
     write(tmp_path, *articles)
     if not articles:

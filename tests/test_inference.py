@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import exam, kaggle_rows, make_articles, make_questions, write_csv
+from conftest import exam, kaggle_rows, make_place, tiny, write_csv
 
 from exam.answers.ensemble import combined
 from exam.answers.predictions import (
@@ -18,7 +18,7 @@ from exam.answers.predictions import (
     read_predictions,
     write_predictions,
 )
-from exam.compare import compare
+from exam.compare import compare, main
 from exam.compose import composed, with_prefix
 from exam.config import Ensemble, EnsembleKind
 from exam.errors import ExamError
@@ -33,27 +33,13 @@ class Place:
 
     def __init__(self, folder):
         self.folder, self.outputs = folder, folder / "outputs"
-        make_questions(folder / "questions")
-        make_articles(folder / "articles.jsonl")
+        make_place(folder)
         known = write_csv(folder / "questions" / "known.csv", kaggle_rows(8, start=60))
         self.known = f"data.test={known.name}"
         self.open, self.closed = (
-            train_reader(composed("train", *self.setting(), f"retriever={name}")).stage.folder
+            train_reader(composed("train", *tiny(folder, f"retriever={name}"))).stage.folder
             for name in ("bm25", "none")
         )
-
-    def setting(self):
-        return [
-            "data=kaggle",
-            f"data.dir={self.folder / 'questions'}",
-            "corpus=jsonl",
-            f"corpus.dir={self.folder}",
-            "corpus.files=articles.jsonl",
-            "model=tiny",
-            f"outputs={self.outputs}",
-            "trainer.num_train_epochs=1",
-            "data.folds=4",
-        ]
 
     def infer(self, *overrides, verb="infer"):
         own = [f"outputs={self.outputs}", *overrides]
@@ -209,12 +195,13 @@ def test_a_reader_that_is_asked_nothing_is_passed_over(place):
     assert predictions(found).logits == pytest.approx(predictions(expected).logits)
 
 
-def test_compared_runs_are_paired_and_explained(place, tmp_path):
+def test_compared_runs_are_paired_and_explained(place, tmp_path, capsys):
     folders = [
         run_infer(place.infer(f"ckpt={one}", place.known)).stage.folder
         for one in (place.open, place.closed)
     ]
-    printed = compare(folders, tmp_path / "compared.json")
+    assert main([*map(str, folders), "--json", str(tmp_path / "compared.json")]) == 0
+    printed = capsys.readouterr().out
     found = json.loads((tmp_path / "compared.json").read_text())
     a, b = (row["map_at_3"] for row in found["rows"][2:])
     assert found["paired"][0]["difference"] == pytest.approx(a - b)
@@ -246,9 +233,17 @@ def test_runs_of_one_name_in_two_places_are_told_apart(place, tmp_path):
     assert first != last
 
 
+def test_runs_of_other_questions_are_not_compared(place, capsys):
+    other = run_infer(place.infer(f"ckpt={place.open}", place.known)).stage.folder
+    capsys.readouterr()
+    assert main([str(place.open), str(other)]) == 2
+    assert capsys.readouterr().err == (
+        f"{other} answers question '60', which {place.open} does not.\n"
+        "Give predictions of the same questions.\n"
+    )
+
+
 REFUSED = {
-    "ckpt and predictions are missing.\n"
-    "Give runs, ckpt=<folder>, or what they predicted before, predictions=[<file>,…].": [],
     "ensemble=, cascade.share= and cascade.threshold= exclude each other.\nGive one.": [
         "ckpt=[a,b]",
         "ensemble=mean",

@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import make_articles, make_questions
+from conftest import make_place, tiny
 from datasets import Dataset
 from test_reader import CPU as ON_CPU
-from test_train_reader import setting
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
@@ -332,11 +331,9 @@ def test_letters_are_learned_saved_and_read_again(tmp_path, saved, stage, tuning
 
 @pytest.mark.parametrize("more", [[], ["tuning=lora", "trainer.num_train_epochs=1"]])
 def test_a_run_of_a_random_decoder_answers_again(tmp_path, more):
-    make_questions(tmp_path / "questions")
-    make_articles(tmp_path / "articles.jsonl")
     own = ["model=smollm2", "model.gguf=null", "model.chat=false", "model.architecture=llama"]
     own += ["model.name_or_path=null", "trainer=no_training", "trainer.use_cpu=true"]
-    overrides = [*setting(tmp_path), *own, *more]
+    overrides = tiny(make_place(tmp_path), *own, *more)
     if not more:
         overrides += ["model.execution=layerwise", "model.scoring=yes_no"]
         overrides += ["trainer.num_train_epochs=0"]

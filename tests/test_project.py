@@ -121,7 +121,7 @@ def test_imports_point_downwards():
 
 def test_imports_form_no_circle():
     left = {name: set(imports_of(path)) for name, path in MODULES.items()}
-    del left["exam"]  # load() and answer() bring in what they need when they are called
+    del left["exam"]  # load() brings in what it needs when it is called
     while free := [name for name, wanted in left.items() if not wanted & left.keys()]:
         for name in free:
             del left[name]

@@ -388,10 +388,8 @@ def losses(trainer_state):
     return [(h["step"], h["loss"]) for h in trainer_state if "loss" in h]
 
 
-@pytest.mark.parametrize("cut", ["between checkpoints", "within a checkpoint"])
-def test_resumed_training_equals_uninterrupted(tmp_path, asked, cut, monkeypatch):
-    from transformers import Trainer
-
+def eight_steps(folder, asked):
+    """Training that saves every third step; its predictions and its state."""
     dropout = {**TINY, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     steps = {
         "max_steps": 8,
@@ -399,14 +397,22 @@ def test_resumed_training_equals_uninterrupted(tmp_path, asked, cut, monkeypatch
         "save_steps": 3,
         "per_device_train_batch_size": 4,
     }
+    reader = reader_in(folder, asked, config=dropout, **steps)
+    features = features_of(reader, asked)
+    train(reader, features, features.select([]))
+    return predict(reader, features), read_json(folder / "trainer_state.json")
 
-    def run(folder):
-        reader = reader_in(folder, asked, config=dropout, **steps)
-        features = features_of(reader, asked)
-        train(reader, features, features.select([]))
-        return predict(reader, features), read_json(folder / "trainer_state.json")
 
-    whole, state = run(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, asked):
+    return eight_steps(tmp_path_factory.mktemp("whole"), asked)
+
+
+@pytest.mark.parametrize("cut", ["between checkpoints", "within a checkpoint"])
+def test_resumed_training_equals_uninterrupted(tmp_path, asked, uninterrupted, cut, monkeypatch):
+    from transformers import Trainer
+
+    whole, state = uninterrupted
     name = "training_step" if cut == "between checkpoints" else "_save_optimizer_and_scheduler"
     real, calls = getattr(Trainer, name), []
     limit = 5 if cut == "between checkpoints" else 2
@@ -419,10 +425,10 @@ def test_resumed_training_equals_uninterrupted(tmp_path, asked, cut, monkeypatch
 
     monkeypatch.setattr(Trainer, name, dying)
     with pytest.raises(Stop):
-        run(tmp_path / "cut")
+        eight_steps(tmp_path / "cut", asked)
     monkeypatch.setattr(Trainer, name, real)
     assert last_whole_checkpoint(tmp_path / "cut" / "c").name == "checkpoint-3"
-    resumed, resumed_state = run(tmp_path / "cut")
+    resumed, resumed_state = eight_steps(tmp_path / "cut", asked)
     assert resumed_state["global_step"] == state["global_step"] == 8
     assert losses(resumed_state["log_history"]) == losses(state["log_history"])
     assert np.array_equal(resumed, whole)

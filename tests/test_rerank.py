@@ -12,8 +12,9 @@ from conftest import (
     exam,
     jsonl_corpus,
     kaggle_rows,
-    make_questions,
+    make_place,
     read_csv,
+    setting,
 )
 from datasets import Dataset
 
@@ -263,16 +264,13 @@ def test_several_scores_a_pair_are_refused(cross_encoder, tmp_path):
 
 
 @pytest.mark.slow
-def test_retrieve_reranks_from_the_command_line(articles, cross_encoder, tmp_path):
-    make_questions(tmp_path / "data")
+def test_retrieve_reranks_from_the_command_line(cross_encoder, tmp_path):
     done = exam(
-        "retrieve", "data=kaggle", f"data.dir={tmp_path / 'data'}", "data.train=null",
-        "data.test=null", "corpus=jsonl", f"corpus.dir={articles.parent}",
-        f"corpus.files={articles.name}", "retriever=bm25", "retriever.depth=6",
-        "reranker=cross_encoder", f"reranker.ckpt={cross_encoder}", "reranker.depth=4",
-        f"outputs={tmp_path / 'o'}", "evaluate=false",
+        "retrieve", *setting(make_place(tmp_path), "data.train=null", "data.test=null"),
+        "retriever=bm25", "retriever.depth=6", "reranker=cross_encoder",
+        f"reranker.ckpt={cross_encoder}", "reranker.depth=4", "evaluate=false",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "o" / "contexts").glob("kaggle-valid-bm25-cross_encoder-*")
+    (folder,) = (tmp_path / "outputs" / "contexts").glob("kaggle-valid-bm25-cross_encoder-*")
     rows = pq.read_table(folder / "contexts.parquet").to_pylist()
     assert {row["rank"] for row in rows} == {1, 2, 3, 4}

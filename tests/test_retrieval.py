@@ -366,19 +366,6 @@ def test_articles_of_several_queries_by_their_best_ranks(retrieval, asked):
     assert {len({p["article_id"] for p in rows}) for rows in found.values()} <= {1, 2}
 
 
-def test_articles_without_a_sentence_give_no_passage(retrieval, asked, articles):
-    rows = [json.dumps({"id": f"e{i}", "title": "Otter", "text": ""}) for i in range(3)]
-    articles.write_text("\n".join(rows) + "\n")
-    stage = retrieval.contexts(asked, "q")
-    assert read_contexts(stage) == {}
-
-
-def test_corpus_without_articles_is_refused(retrieval, asked, articles):
-    articles.write_text("\n")
-    with pytest.raises(ExamError, match="The corpus holds no article"):
-        retrieval.contexts(asked, "q")
-
-
 @pytest.mark.parametrize(
     ("id_", "state"), [("null", "no id"), ('"a0"', "the id 'a0' of an earlier one")]
 )

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, exam, jsonl_corpus, make_articles, make_questions
+from conftest import ROOT, exam, jsonl_corpus, make_place, make_questions, tiny
 from transformers import LlamaConfig
 
 from exam import kaggle, load, packages, weights
@@ -620,15 +620,9 @@ def test_a_command_fetches_nothing_offline(tmp_path):
 def test_train_and_infer_without_a_network_and_without_showing_keys(tmp_path, encoder):
     if not shutil.which(ALONE[0]) or subprocess.run([*ALONE, "true"], check=False).returncode:
         pytest.skip("no namespace without a network to be had here")
-    make_questions(tmp_path / "questions")
-    make_articles(tmp_path / "articles.jsonl")
     shared = ["offline=true", f"outputs={tmp_path / 'outputs'}"]
-    data = [f"data.dir={tmp_path / 'questions'}"]
-    local = [
-        *("data=kaggle", *data, "data.folds=4", "corpus=jsonl", f"corpus.dir={tmp_path}"),
-        *("corpus.files=articles.jsonl", f"encoder.name_or_path={encoder}", "context.top_k=2"),
-        *("model=tiny", "trainer.num_train_epochs=1", "tracker=wandb_offline"),
-    ]
+    more = ["retriever=two_stage", f"encoder.name_or_path={encoder}", "context.top_k=2"]
+    local = tiny(make_place(tmp_path), *more, "tracker=wandb_offline")
     keys = {name: f"secret-of-{name}-0123" for name in KEYS}
 
     def run(verb, *given):
@@ -640,7 +634,7 @@ def test_train_and_infer_without_a_network_and_without_showing_keys(tmp_path, en
     trained = run("train", *local)
     assert trained.returncode == 0, trained.stderr
     (folder,) = (tmp_path / "outputs" / "train").glob("kaggle-*")
-    answered = run("infer", f"ckpt={folder}", "data=kaggle_test", *data)
+    answered = run("infer", f"ckpt={folder}", "data=kaggle_test", local[1])
     assert answered.returncode == 0, answered.stderr
     written = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     assert any(p.suffix == ".wandb" for p in written)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, exam, kaggle_rows, make_articles, make_questions, run_script, write_csv
+from conftest import ROOT, exam, kaggle_rows, make_articles, make_place, run_script, tiny, write_csv
 from test_writer import Endpoint, question_about
 
 from exam.answers.predictions import read_predictions
@@ -44,26 +44,7 @@ FILES = (
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with questions and articles; what is retrieved is shared by the tests."""
-    folder = tmp_path_factory.mktemp("runs")
-    make_questions(folder / "questions")
-    make_articles(folder / "articles.jsonl")
-    return folder
-
-
-def setting(folder, *more):
-    return [
-        "data=kaggle",
-        f"data.dir={folder / 'questions'}",
-        "corpus=jsonl",
-        f"corpus.dir={folder}",
-        "corpus.files=articles.jsonl",
-        "retriever=bm25",
-        "model=tiny",
-        f"outputs={folder / 'outputs'}",
-        "trainer.num_train_epochs=1",
-        "data.folds=4",
-        *more,
-    ]
+    return make_place(tmp_path_factory.mktemp("runs"))
 
 
 def results_of(run):
@@ -73,7 +54,7 @@ def results_of(run):
 def test_what_is_to_be_done_is_said_before_it_is(place, tmp_path, caplog):
     def plan(*more):
         caplog.clear()
-        train_reader(composed("train", *setting(place, f"outputs={tmp_path}", *more)))
+        train_reader(composed("train", *tiny(place, f"outputs={tmp_path}", *more)))
         return [line for line in caplog.messages if line.startswith("plan: ")]
 
     caplog.set_level("INFO")
@@ -101,7 +82,7 @@ def test_what_is_to_be_done_is_said_before_it_is(place, tmp_path, caplog):
 
 @pytest.mark.slow
 def test_every_fold_is_predicted_by_what_the_others_trained(place):
-    overrides = setting(place, "data.fold=all", "name=folds")
+    overrides = tiny(place, "data.fold=all", "name=folds")
     run = train_reader(composed("train", *overrides))
     found = read_predictions(run.stage.folder / "predictions.parquet")
     assert sorted(found.ids, key=int) == [str(i) for i in range(40)]
@@ -130,7 +111,7 @@ def test_every_fold_is_predicted_by_what_the_others_trained(place):
 
 @pytest.mark.slow
 def test_several_seeds_give_their_mean_and_spread(place):
-    run = train_reader(composed("train", *setting(place, "seed=[1,2,3]", "name=seeds")))
+    run = train_reader(composed("train", *tiny(place, "seed=[1,2,3]", "name=seeds")))
     found = results_of(run)
     each = [row["map_at_3"] for row in found["rows"][-4:-1]]
     assert found["seeds"] == {
@@ -149,7 +130,7 @@ def test_several_seeds_give_their_mean_and_spread(place):
 
 @pytest.mark.slow
 def test_training_reads_fewer_passages_than_inference(place):
-    overrides = setting(place, "context.train_top_k=0", "context.eval_top_k=2", "name=depths")
+    overrides = tiny(place, "context.train_top_k=0", "context.eval_top_k=2", "name=depths")
     train_reader(composed("train", *overrides))
     keys = [json.loads(p.read_text()) for p in (place / "outputs/features").glob("*/key.json")]
     read = {key["top_k"] for key in keys}
@@ -158,9 +139,9 @@ def test_training_reads_fewer_passages_than_inference(place):
 
 @pytest.mark.slow
 def test_a_trained_run_is_trained_further_with_adapters_and_merged(place):
-    first = train_reader(composed("train", *setting(place, "name=first")))
+    first = train_reader(composed("train", *tiny(place, "name=first")))
     further = [f"model.name_or_path={first.stage.folder}", "tuning=lora", "name=further"]
-    run = train_reader(composed("train", *setting(place, *further)))
+    run = train_reader(composed("train", *tiny(place, *further)))
     assert (run.stage.folder / "model" / "adapter_model.safetensors").is_file()
     valid = [
         f"ckpt={run.stage.folder}",
@@ -180,14 +161,14 @@ def test_a_trained_run_is_trained_further_with_adapters_and_merged(place):
 
 @pytest.mark.slow
 def test_what_is_left_of_a_checkpoint_without_training(place):
-    first = train_reader(composed("train", *setting(place, "name=first")))
+    first = train_reader(composed("train", *tiny(place, "name=first")))
     untrained = [
         f"model.name_or_path={first.stage.folder}",
         "trainer=no_training",
         "trainer.num_train_epochs=0",
         "name=untrained",
     ]
-    run = train_reader(composed("train", *setting(place, *untrained)))
+    run = train_reader(composed("train", *tiny(place, *untrained)))
     one, other = (
         read_predictions(r.stage.folder / "predictions.parquet").logits for r in (first, run)
     )
@@ -221,10 +202,10 @@ def test_two_processes_train_what_one_does_with_twice_the_accumulation(place, tm
         "++trainer.ddp_find_unused_parameters=false",
         *more,
     ]
-    base = train_reader(composed("train", *setting(place, "name=first"), *more[:1])).stage.folder
+    base = train_reader(composed("train", *tiny(place, "name=first"), *more[:1])).stage.folder
     common += [f"model.name_or_path={base}"] if "tuning=lora" in more else []
     for name, processes, steps in (("one", 1, 2), ("two", 2, 1)):
-        overrides = [*setting(place), *common, f"trainer.gradient_accumulation_steps={steps}"]
+        overrides = [*tiny(place), *common, f"trainer.gradient_accumulation_steps={steps}"]
         overrides += [f"outputs={tmp_path / name}", "name=r", "model.dropout=0"]
         done = exam("train", *overrides, cwd=tmp_path, processes=processes)
         assert done.returncode == 0, done.stderr
@@ -345,12 +326,13 @@ def test_experiments_run_with_small_weights_of_their_own_architecture(published,
 
 @pytest.mark.slow
 def test_a_multirun_survives_a_failed_job_and_says_which(place, tmp_path):
-    overrides = [*setting(place), f"outputs={tmp_path}", "tracker=wandb_offline"]
+    overrides = [*tiny(place), f"outputs={tmp_path}", "tracker=wandb_offline"]
     done = exam("train", *overrides, "-m", "context.top_k=0,99,3", cwd=tmp_path)
     assert done.returncode == 2
     (failed,) = [line for line in done.stderr.splitlines() if line.startswith("Job ")]
     assert failed.startswith("Job 1 (")
     assert "context.top_k=99): context.top_k=99 asks for more passages" in failed
+    assert done.stderr.count("contexts done") == 2  # train and valid, once for both jobs
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
     (folder,) = (tmp_path / "sweeps").iterdir()
     found = json.loads((folder / "results.json").read_text())
@@ -362,7 +344,7 @@ def test_a_multirun_survives_a_failed_job_and_says_which(place, tmp_path):
 @pytest.mark.slow
 def test_optuna_is_given_what_may_be_tuned_on(place, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install .[optuna]")
-    overrides = [*setting(place), f"outputs={tmp_path}", "hydra/sweeper=optuna"]
+    overrides = [*tiny(place), f"outputs={tmp_path}", "hydra/sweeper=optuna"]
     overrides += ["hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=2"]
     rate = "trainer.learning_rate=tag(log, interval(1e-5, 1e-3))"
     done = exam("train", *overrides, "hydra.sweeper.n_jobs=1", "-m", rate, cwd=tmp_path)
@@ -394,7 +376,7 @@ def test_sweep_files_give_commands_that_run(place, tmp_path):
     assert command[-2:] == ["tracker=wandb", "context.top_k=1"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "WANDB_MODE": "offline"}
-    more = [*setting(place), f"outputs={tmp_path}"]
+    more = [*tiny(place), f"outputs={tmp_path}"]
     done = subprocess.run(
         [*command, *more],
         cwd=tmp_path,

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import exam, make_articles, make_questions, write_csv
+from conftest import exam, make_place, setting, write_csv
 from datasets import Dataset
 from torch import nn
 from transformers import set_seed
@@ -277,16 +277,11 @@ def test_mistakes_get_one_message(overrides):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, encoder):
     """A folder of tiny questions and articles, and the overrides that read them."""
-    root = tmp_path_factory.mktemp("tuning")
-    make_questions(root / "data")
+    root = make_place(tmp_path_factory.mktemp("tuning"))
     rows = [{"question": str(i), "article": f"a{i % 10}"} for i in range(40)]
-    write_csv(root / "data" / "train_qrels.csv", rows)
-    make_articles(root / "articles.jsonl")
-    return root, [
-        "data=kaggle", f"data.dir={root / 'data'}", "corpus=jsonl", f"corpus.dir={root}",
-        "corpus.files=articles.jsonl", f"encoder.name_or_path={encoder}", f"outputs={root / 'o'}",
-        "data.folds=4", "trainer.num_train_epochs=1",
-    ]  # fmt: skip
+    write_csv(root / "questions" / "train_qrels.csv", rows)
+    more = f"encoder.name_or_path={encoder}", "trainer.num_train_epochs=1"
+    return root, setting(root, *more)
 
 
 @pytest.mark.slow
@@ -298,7 +293,7 @@ def test_reranker_from_training_to_answers(place, encoder):
         *first, *overrides,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
-    (run,) = (root / "o" / "train").glob("kaggle-cross_encoder-bm25-*")
+    (run,) = (root / "outputs" / "train").glob("kaggle-cross_encoder-bm25-*")
     found = json.loads((run / "results.json").read_text())
     after, before = [row["system"] for row in found["rows"]]
     assert after.startswith("kaggle-valid-bm25-cross_encoder-")
@@ -312,19 +307,19 @@ def test_reranker_from_training_to_answers(place, encoder):
         "reranker.depth=6", *first, *overrides,
     )  # fmt: skip
     assert read.returncode == 0, read.stderr
-    (reader,) = (root / "o" / "train").glob("kaggle-tiny-bm25-*")
-    answered = exam("infer", f"ckpt={reader}", f"outputs={root / 'o'}")
+    (reader,) = (root / "outputs" / "train").glob("kaggle-tiny-bm25-*")
+    answered = exam("infer", f"ckpt={reader}", f"outputs={root / 'outputs'}")
     assert answered.returncode == 0, answered.stderr
-    assert list((root / "o" / "contexts").glob("kaggle-test-bm25-cross_encoder-*"))
+    assert list((root / "outputs" / "contexts").glob("kaggle-test-bm25-cross_encoder-*"))
 
-    wrong = exam("infer", f"ckpt={run}", f"outputs={root / 'o'}")
+    wrong = exam("infer", f"ckpt={run}", f"outputs={root / 'outputs'}")
     assert wrong.returncode == 2
     assert wrong.stderr.endswith(
         f"{run} is a run of task=reranker: it answers no questions.\n"
         "Use it to retrieve (reranker.ckpt=<folder>), and give a reader: ckpt=<run>\n"
     )
 
-    weighed = exam("evidence", f"ckpt={reader}", "depth=3", f"outputs={root / 'o'}")
+    weighed = exam("evidence", f"ckpt={reader}", "depth=3", f"outputs={root / 'outputs'}")
     assert weighed.returncode == 0, weighed.stderr
     path = weighed.stdout.strip()
     rows = pq.read_table(path).to_pylist()
@@ -332,19 +327,19 @@ def test_reranker_from_training_to_answers(place, encoder):
     assert {row["rank"] for row in rows} == {1, 2, 3}
     assert len({row["gain"] for row in rows}) > 40
 
-    (valid,) = (root / "o" / "contexts").glob("kaggle-valid-bm25-cross_encoder-*")
+    (valid,) = (root / "outputs" / "contexts").glob("kaggle-valid-bm25-cross_encoder-*")
     refusals = {
         (f"contexts={valid}",): (
             f"{valid} holds no contexts of the questions of data.train.\n"
             "Give a folder that retrieve.py wrote for them, or leave out contexts=.\n"
         ),
-        (f"data.dir={root / 'data'}", "data=kaggle", "data.train=test.csv"): (
+        (f"data.dir={root / 'questions'}", "data=kaggle", "data.train=test.csv"): (
             "6 of 6 questions of data.train have no answer to weigh passages by.\n"
             "Give questions with answers: data.train=<file>\n"
         ),
     }
     for overrides_, message in refusals.items():
-        refused = exam("evidence", f"ckpt={reader}", *overrides_, f"outputs={root / 'o'}")
+        refused = exam("evidence", f"ckpt={reader}", *overrides_, f"outputs={root / 'outputs'}")
         assert refused.returncode == 2
         assert refused.stderr.endswith(message)
 
@@ -354,7 +349,7 @@ def test_reranker_from_training_to_answers(place, encoder):
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
     results = [
-        json.loads(p.read_text()) for p in (root / "o" / "train").glob("*bm25-*/results.json")
+        json.loads(p.read_text()) for p in (root / "outputs" / "train").glob("*bm25-*/results.json")
     ]
     assert max(len(r["rows"]) for r in results if "dev" in r) == 3  # also the checkpoint as it was
 
@@ -364,7 +359,7 @@ def test_encoder_from_training_to_retrieval(place):
     root, overrides = place
     done = exam("train", "task=encoder", "pairs.last=6", "pairs.max_support=1", *overrides)
     assert done.returncode == 0, done.stderr
-    (run,) = (root / "o" / "train").glob("kaggle-encoder-minilm-two_stage-*")
+    (run,) = (root / "outputs" / "train").glob("kaggle-encoder-minilm-two_stage-*")
     assert len(json.loads((run / "results.json").read_text())["rows"]) == 2
     kept = [o for o in overrides if not o.startswith(("encoder.", "trainer.", "data.folds"))]
     found = exam("retrieve", f"encoder.name_or_path={run}", "evaluate=false", *kept)

@@ -15,15 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conftest import FORKS, ROOT, become, make_articles, make_questions
+from conftest import FORKS, ROOT, become, setting
 
 from exam.runtime import quiet_libraries
 
 TINY = ["model=tiny", "trainer.num_train_epochs=2", "trainer.logging_steps=1", "context.top_k=2"]
-GIVEN = [
-    *["data=kaggle", "data.dir=questions", "data.folds=4", "outputs=outputs"],
-    *["corpus=jsonl", "corpus.dir=.", "corpus.files=articles.jsonl", "index.shard_size=4"],
-]
+GIVEN = setting(Path(), "index.shard_size=4")
 DECODER = [
     *["model=smollm2", "model.gguf=null", "model.chat=false", "model.architecture=llama"],
     *["model.name_or_path=null", "trainer=no_training", "trainer.use_cpu=true"],
@@ -95,13 +92,6 @@ def afflicted(fault, command, cwd, folder):
     if fault is not None:
         fault()
     become(command, cwd, folder)
-
-
-def make_place(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    make_questions(folder / "questions")
-    make_articles(folder / "articles.jsonl")
-    return folder
 
 
 def copied(place: Path, target: Path) -> Path:

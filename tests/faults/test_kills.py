@@ -16,7 +16,8 @@ from random import Random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from harness import DECODER, GIVEN, TINY, copied, die_at, make_place, run, start
+from conftest import make_place
+from harness import DECODER, GIVEN, TINY, copied, die_at, run, start
 from test_writer import Endpoint, question_about
 
 from exam.bundle.contents import check

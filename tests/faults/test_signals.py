@@ -6,7 +6,8 @@ import signal
 import time
 
 import pytest
-from harness import GIVEN, TINY, copied, make_place, run, start
+from conftest import make_place
+from harness import GIVEN, TINY, copied, run, start
 from test_writer import Endpoint, question_about
 
 from exam.endings import PATIENCE, ended, explained

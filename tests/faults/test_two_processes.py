@@ -5,7 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from harness import GIVEN, copied, make_place, start
+from conftest import make_place
+from harness import GIVEN, copied, start
 
 from exam.artefacts import open_stage
 
