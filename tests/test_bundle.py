@@ -23,7 +23,7 @@ from exam.bundle.wheels import image_packages, missing
 from exam.compose import composed
 from exam.config import Data
 from exam.errors import ExamError
-from exam.files import write_signed
+from exam.files import read_json, write_json, write_signed
 from exam.questions import read
 from exam.stage import Stage
 
@@ -164,6 +164,13 @@ def test_other_lists_of_a_bundles_files_are_refused(bundled, content, said):
     with pytest.raises(ExamError) as caught:
         check(bundled)
     assert str(caught.value) == (f"{said.format(path)}\nUpload the bundle again, or make it again.")
+
+
+def test_a_bundles_list_vouches_for_itself(bundled):
+    found = read_json(bundled / "contents.json")
+    write_json(bundled / "contents.json", {**found, "overrides": ["run.seed=1"]})
+    with pytest.raises(ExamError, match=r"contents\.json is not the file that was written"):
+        check(bundled)
 
 
 def test_a_bundle_is_whole_or_not_there(tmp_path):

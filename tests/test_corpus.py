@@ -51,6 +51,16 @@ def test_articles_are_fetched_by_id(wikipedia, tmp_path):
     assert fetch(other, ["3"]) == {"3": Article("3", "Empty", "")}
 
 
+def test_an_article_that_is_no_longer_there_is_named(wikipedia, tmp_path):
+    _, other = corpus_files(wikipedia, tmp_path)
+    with pytest.raises(ExamError) as refused:
+        fetch(other, ["3", "nowhere"])
+    assert str(refused.value) == (
+        f"{other.path} no longer gives article 'nowhere'.\n"
+        "It is damaged, or has changed while it was used: fetch it again."
+    )
+
+
 def test_number_ids_are_fetched_as_texts(tmp_path):
     pq.write_table(
         pa.table({"id": [7, 8], "title": ["x", "y"], "text": ["p", "q"]}), tmp_path / "n.parquet"

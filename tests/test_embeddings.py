@@ -150,6 +150,22 @@ def test_two_processes_may_encode_the_same(tiny, tmp_path):
     )
 
 
+def test_vectors_under_other_keys_are_refused_by_name(tiny, tmp_path):
+    store = Embeddings(tiny, tmp_path)
+    store.queries(["the otter", "the heron"])
+    (shard,) = store.folder.glob("*.arrow")
+    one, other = (key.tobytes() for key in fingerprints(["query: the otter", "query: the heron"]))
+    data = shard.read_bytes()
+    assert one + other in data
+    shard.write_bytes(data.replace(one + other, other + one))
+    with pytest.raises(ExamError) as caught:
+        Embeddings(tiny, tmp_path).queries(["the otter"])
+    assert str(caught.value) == (
+        f"{shard} is not a whole shard of embeddings: 'its keys are not those that were written'\n"
+        "Delete that file: its texts are encoded again."
+    )
+
+
 ENCODE_FOREVER = """
 import sys
 from pathlib import Path

@@ -99,6 +99,16 @@ def test_a_truncated_file_is_refused(path):
         read_all(path)
 
 
+def test_texts_in_no_encoding_are_refused(path):
+    write_predictions(path, [OURS])
+    table = pq.read_table(path)
+    broken = pa.array([b"\xff"] * len(table), pa.binary()).cast(pa.string(), safe=False)
+    place = table.schema.names.index("question_id")
+    pq.write_table(table.set_column(place, "question_id", broken), path)
+    with pytest.raises(ExamError, match=f"{path} is not a predictions file: .*UTF8"):
+        read_all(path)
+
+
 def test_empty_cells_and_empty_files_are_refused(path):
     edited(path, lambda rows: rows[2].update(logit=None))
     with pytest.raises(ExamError, match=r"has empty cells in logit\.\nPredict again\."):

@@ -52,6 +52,7 @@ from exam.corpus import corpus_files
 from exam.errors import ExamError
 from exam.files import file_digest, read_json, read_signed, write_json, write_signed
 from exam.generation.writers import Endpoint
+from exam.inference import _warn_of_versions
 from exam.llm.layerwise import _tensor_files
 from exam.llm.load import _runner
 from exam.manifest import MANIFEST, read_manifest
@@ -315,6 +316,11 @@ def test_other_configurations_are_refused_in_one_message(saved, content):
     saved.write_bytes(content)
     with pytest.raises(ExamError, match=r"\n"):
         load_run(saved, Infer(ckpt="run"))
+
+
+def test_offline_is_the_commands_own(saved):
+    assert load_run(saved, Infer(ckpt="run", offline=True)).offline
+    assert not load_run(saved, Infer(ckpt="run")).offline
 
 
 @pytest.mark.parametrize(
@@ -692,6 +698,20 @@ def test_of_two_equal_names_in_an_object_none_is_taken(tmp_path):
     path.write_text('{"id": "1", "id": "2"}\n')
     with pytest.raises(ExamError, match="line 1 is not JSON: 'id' is there twice"):
         list(read_rows(path))
+
+
+def test_of_two_equal_columns_of_parquet_none_is_taken(tmp_path):
+    path = tmp_path / "q.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["1"]), pa.array(["2"])], ["id", "id"]), path)
+    with pytest.raises(ExamError, match="has 2 columns named 'id'"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "[" * 100_000])
+def test_a_run_whose_versions_are_no_object_is_refused(tmp_path, content):
+    (tmp_path / "environment.json").write_text(content)
+    with pytest.raises(ExamError, match=r"environment\.json is not the JSON file that was written"):
+        _warn_of_versions(tmp_path)
 
 
 def test_cells_that_python_has_no_value_for_are_refused(tmp_path):

@@ -230,6 +230,13 @@ def test_notes_of_another_form_are_left_out(tmp_path, caplog, change):
     assert f"4 lines of {path} are broken, and left out" in caplog.text
 
 
+def test_lines_that_are_no_notes_are_left_out(tmp_path, caplog):
+    path = tmp_path / "replies.jsonl"
+    path.write_text(f"5\n[1]\n{'[' * 100_000}\n")
+    assert Journal.read(path).rows == {}
+    assert f"3 lines of {path} are broken, and left out" in caplog.text
+
+
 def test_repetitions_and_leaks_are_left_out(corpus):
     same = {"Animal 2": "Animal 1"}
     endpoint = Endpoint(lambda title, time: question_about(same.get(title, title)))

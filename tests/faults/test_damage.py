@@ -228,6 +228,7 @@ def test_an_interrupted_index_goes_on_from_whole_shards_alone(tmp_path, sentence
             found = build_index(corpus, sentences, recipe, tmp_path / "cut").stage
             expected = finished(whole.folder).files
             assert finished(found.folder).files == expected, damage
+            assert not list(found.folder.glob(".*.sha256"))
             shutil.rmtree(tmp_path / "cut")
             shutil.copytree(tmp_path / "kept", tmp_path / "cut")
 
@@ -325,6 +326,8 @@ def test_damaged_states_are_not_gone_on_with(tmp_path):
             assert States(tmp_path, batches, 0, 1, "float32").layer in (
                 (None,) if file.suffix == ".safetensors" else (None, 3)
             ), damage
+    assert States(tmp_path, batches[::-1], 0, 1, "float32").layer is None  # other questions
+    assert States(tmp_path, batches, 0, 1, "bfloat16").layer is None
     again = States(tmp_path, batches, 0, 1, "float32")
     assert again.layer == 3
     assert torch.equal(again.get(1, 3)["prefix"], torch.ones(4, 4))
