@@ -556,7 +556,8 @@ def test_journals_of_replies(tmp_path):
     note = {"article": "a", "questions": [], "refused": [], "read": 1, "written": 1}
 
     def one(keys, data, is_damaged):
-        written = as_jsonl([{**note, "asked": key} for key in keys])
+        rows = [{**note, "asked": key} for key in keys]
+        written = as_jsonl([{**row, "sha256": digest(row)} for row in rows])
         if is_damaged:
             written = data.draw(damaged(written + as_jsonl([data.draw(values)])))
         path.write_bytes(written)

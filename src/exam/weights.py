@@ -130,7 +130,7 @@ def _unpacked(parts: list[Path], sha256: str) -> Path:
 
 
 def check_safetensors(place: str, key: str) -> None:
-    """Refuse a folder in which a module's weights exist only as a pickle.
+    """Refuse a folder in which a module's weights are pickled, and nothing else.
 
     Raises:
         ExamError: the first such module.

@@ -261,7 +261,7 @@ def test_damaged_gains_of_an_interrupted_weighing_are_made_again(tmp_path, monke
     monkeypatch.setattr(evidence, "_gains", lambda *given: asked.append(given) or [row])
 
     def gains():
-        return evidence._shard(path, "questions", {}, "reader", 8)["gain"].to_pylist()
+        return evidence._shard(path, "questions", {}, "reader")["gain"].to_pylist()
 
     assert (gains(), gains(), len(asked)) == ([0.5], [0.5], 1)
     for number, damage in enumerate(damages(path), 2):
