@@ -17,6 +17,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
+	@echo "enter it: . $(BIN)/activate"
 
 demo: $(READY)  ## retrieve, train, predict on the demo corpus: one table in minutes
 	$(BIN)/python -m exam.demo

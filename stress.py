@@ -1,6 +1,9 @@
 """The verb `stress`: see `python stress.py --help`."""
 
-from exam.cli import stress
+try:
+    from exam.cli import stress
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}.\nRun: make setup && . .venv/bin/activate") from None
 
 if __name__ == "__main__":
     stress()

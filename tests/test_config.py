@@ -1,5 +1,6 @@
 """Configuration mistakes: one message, about a second, nothing heavy imported."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -9,8 +10,8 @@ import pytest
 from conftest import ROOT, exam
 from omegaconf import OmegaConf
 
-from exam.cli import known_keys
-from exam.compose import composed, conf_dir
+from exam.cli import SWEEPS, known_keys
+from exam.compose import check_groups, composed, conf_dir, with_prefix
 from exam.config import ROOTS, Context, Passages, Retriever
 
 MISTAKES = {
@@ -172,11 +173,35 @@ def test_help_lists_the_groups(verb):
     assert done.stdout.count(called) == 3
 
 
-def test_a_refusal_imports_nothing_heavy_and_is_quick():
+@pytest.mark.parametrize("verb", ROOTS)
+def test_the_example_of_several_runs_is_one(verb):
+    overrides = [with_prefix(override) for override in SWEEPS[verb].split()]
+    check_groups(verb, overrides)
+    first = [re.sub(",.*", "", override) for override in overrides]
+    assert composed(verb, *first)
+
+
+@pytest.mark.parametrize("verb", ["train", "infer", "retrieve", "generate", "evidence", "stress"])
+def test_without_its_environment_a_command_says_how_to_enter_it(verb):
+    command = [sys.executable, "-I", "-S", str(ROOT / f"{verb}.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "No module named 'exam'.\nRun: make setup && . .venv/bin/activate\n"
+
+
+@pytest.mark.parametrize(
+    ("verb", "override"),
+    [
+        ("train", "context.top_k=99"),
+        ("train", "data.train=nowhere.csv"),
+        ("infer", "ckpt=nowhere"),
+    ],
+)
+def test_a_refusal_imports_nothing_heavy_and_is_quick(verb, override):
     code = (
-        "import sys; sys.argv = ['train.py', 'context.top_k=99']\n"
+        f"import sys; sys.argv = ['{verb}.py', '{override}']\n"
         "from exam.cli import main\n"
-        "assert main('train') == 2\n"
+        f"assert main('{verb}') == 2\n"
         "heavy = {'torch', 'transformers', 'datasets', 'faiss', 'numpy', 'pyarrow'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

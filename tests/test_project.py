@@ -63,7 +63,7 @@ ORDER = [
     ["artefacts"],
     ["packages"],
     ["config", "tables", "weights"],
-    ["articles"],
+    ["articles", "places"],
     ["model_checks", "retrieval_checks", "corpus", "precision", "tracker"],
     ["train_checks", "runs"],
     ["checks"],

@@ -1,5 +1,6 @@
 """Questions: every public form is read, every refusal says file, row and remedy."""
 
+import csv
 import json
 from itertools import chain
 
@@ -68,7 +69,7 @@ def test_two_to_twenty_six_options(tmp_path):
     row = {"id": "1", "prompt": "Which?", **{c: f"option {c}" for c in letters}, "answer": "Z"}
     write_csv(tmp_path / "q.csv", [row])
     assert read(data(tmp_path, options=letters), "q.csv")[0]["label"] == 25
-    write_csv(tmp_path / "q.csv", [{**row, "answer": "A"}])
+    write_csv(tmp_path / "q.csv", [{c: row[c] for c in ("id", "prompt", "A", "B")}])
     assert read(data(tmp_path, options="AB"), "q.csv")[0]["options"] == ["option A", "option B"]
 
 
@@ -105,6 +106,24 @@ def test_missing_option_column(tmp_path):
 def test_several_missing_options_are_left_out_together(tmp_path):
     write_csv(tmp_path / "q.csv", [{k: v for k, v in ROW.items() if k not in "D E answer"}])
     assert refusal(tmp_path).endswith("or set data.options=ABC.")
+
+
+def test_an_option_that_would_be_left_out_is_named(tmp_path):
+    write_csv(tmp_path / "q.csv", [ROW])
+    assert refusal(tmp_path, options="ABC") == (
+        "/q.csv has columns id, prompt, A, B, C, D, E, answer; data.options=ABC leaves option D "
+        "out.\nSet data.options=ABCD, or give that column another name."
+    )
+    write_csv(tmp_path / "q.csv", [{**ROW, "D": "", "E": ""}])
+    assert read(data(tmp_path, options="ABC"), "q.csv")["options"][:] == [["a", "None", "NA"]]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_spreadsheets_own_separator_is_read(tmp_path, delimiter):
+    with (tmp_path / "q.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([ROW, {**ROW, "A": "a, b"}.values()])
+    (question,) = read(data(tmp_path), "q.csv")
+    assert question["options"] == ["a, b", "None", "NA", "d", "e"]
 
 
 def test_missing_prompt_column(tmp_path):
@@ -164,7 +183,9 @@ def test_equal_options_are_counted_or_refused(tmp_path, caplog):
 
 def test_undecodable_bytes(tmp_path):
     (tmp_path / "q.csv").write_bytes(b"id,prompt\n1,caf\xe9\n")
-    assert refusal(tmp_path) == ("/q.csv, line 2: byte 0xe9 is not UTF-8.\nSave the file as UTF-8.")
+    assert refusal(tmp_path) == (
+        "/q.csv, line 2: byte 0xe9 is not UTF-8.\nSave the file as UTF-8 (in Excel: CSV UTF-8)."
+    )
 
 
 def test_empty_files(tmp_path):

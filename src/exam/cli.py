@@ -25,6 +25,7 @@ from exam.compose import check_groups, conf_dir, register, typed, with_prefix
 from exam.config import ROOTS
 from exam.endings import ended, explained
 from exam.errors import ExamError
+from exam.places import check_places
 from exam.runtime import complain, say, start
 from exam.safety import go_offline
 
@@ -37,7 +38,16 @@ Choose an option of a group, or set any value:
 {groups}
 
 Every value and its default:  {program} --cfg job
-Several runs:                 {program} -m context.top_k=0,3,5"""
+Several runs:                 {program} -m {sweep}"""
+SWEEPS = {  # an example for each command
+    "train": "context.top_k=0,3,5",
+    "retrieve": "retriever=bm25,two_stage",
+    "infer": "ckpt=RUN run.context.top_k=1,3,5",
+    "evidence": "ckpt=RUN_A,RUN_B",
+    "stress": "ckpt=RUN_A,RUN_B",
+    "generate": "generator.seed=0,1",
+    "bundle": "ckpt=RUN out=bundle_a,bundle_b",
+}
 
 
 def train() -> None:
@@ -108,9 +118,8 @@ def help_text(verb: str) -> str:
         for folder in sorted(conf_dir().iterdir())
         if folder.is_dir() and folder.name in used
     }
-    return HELP.format(
-        program=program, groups="\n".join(f"{name}: {options}" for name, options in groups.items())
-    )
+    listed = "\n".join(f"{name}: {options}" for name, options in groups.items())
+    return HELP.format(program=program, groups=listed, sweep=SWEEPS[verb])
 
 
 def _arguments(given: list[str], verb: str) -> list[str]:
@@ -163,6 +172,7 @@ def _job(composed: DictConfig, verb: str) -> Any:
     config = typed(composed)
     if config.offline:
         go_offline()
+    check_places(config)
     start(config.log_level)
     from exam import pipeline
 

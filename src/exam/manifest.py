@@ -110,7 +110,7 @@ def why_new(root: Path, name: str, key: dict[str, Any]) -> str:
     if not differing:
         return "new"
     _, nearest, keys = min(differing)
-    return f"redone, because {', '.join(keys[:4])} differs from {nearest}"
+    return f"new, unlike {nearest}: {', '.join(keys[:4])}"
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

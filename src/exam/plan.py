@@ -25,9 +25,10 @@ def announce(config: Train, split: Split, look: Callable[[], None]) -> None:
     trained += len(split.extra)
     epochs = _epochs(trainer_values(config.trainer))
     again = "" if runs == 1 else f" · {runs} readers"
+    span = f" for {epochs:g} epochs" if config.model.kind.is_neural else ""
     log.info(
-        "plan: %d questions train %s for %g epochs, %d are answered · retriever %s%s",
-        *(trained, config.model.name, epochs, len(split.valid), config.retriever.name, again),
+        "plan: %d questions train %s%s, %d are answered · retriever %s%s",
+        *(trained, config.model.name, span, len(split.valid), config.retriever.name, again),
     )
     outputs, steps = Path(config.outputs), {}
     try:

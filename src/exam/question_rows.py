@@ -79,6 +79,12 @@ def _check_columns(row: dict[str, Any], data: Data, where: str) -> None:
                 f"{where} has columns {have}; option '{letter}' is missing.\n"
                 f"Every question needs the same options. {ways}."
             )
+    beyond = LETTERS[len(data.options or "") :][:1]
+    if data.options == LETTERS[: len(data.options or "")] and _text(row.get(beyond)):
+        raise ExamError(
+            f"{where} has columns {have}; data.options={data.options} leaves option {beyond} out.\n"
+            f"Set data.options={data.options}{beyond}, or give that column another name."
+        )
     for name in ("id", "prompt", *(() if data.options else ("options",))):
         column = data.columns.get(name)
         if column is None and name == "id":

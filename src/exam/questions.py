@@ -16,7 +16,7 @@ from exam.config import Data, Source, names
 from exam.corpus import article_id
 from exam.errors import ExamError
 from exam.files import digest
-from exam.kaggle import competition_file
+from exam.places import question_file
 from exam.question_rows import FEATURES, LETTERS, parse
 from exam.tables import read_rows
 
@@ -78,15 +78,7 @@ def _read_entry(data: Data, entry: str, generated: Path | None) -> Dataset:
         return read_own_form(path)
     if data.source is Source.hub:
         return parse(_hub_rows(data, entry), data, f"{data.hub} ({entry})")
-    path = Path(data.dir or ".") / entry
-    if not path.is_file() and data.competition is not None:
-        path = competition_file(data.competition, entry) or path
-    if not path.is_file():
-        raise ExamError(
-            f"{path} does not exist.\nGive its folder with data.dir=<folder> and its name with "
-            "data.train=, data.valid= or data.test=<file>; without a valid file, "
-            "data.valid=null data.valid_share=0.2 holds out a share of train."
-        )
+    path = question_file(data, entry)
     questions = parse(read_rows(path), data, str(path))
     return _with_qrels(questions, path)
 

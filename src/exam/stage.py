@@ -68,18 +68,23 @@ class Stage:
         return " · ".join([f"{self.kind} {verb}: {self.folder}", *numbers, *cost])
 
 
-def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
-    """A finished stage's folder, its files verified; `key`, where given, must be its own.
-
-    Raises:
-        ExamError: the folder is not finished, or not what was written.
-    """
+def check_finished(folder: Path) -> None:
+    """Refuse a folder without a manifest, which is written last."""
     if not (folder / MANIFEST).is_file():
         state = "is unfinished" if folder.is_dir() else "does not exist"
         raise ExamError(
             f"{folder} {state}: it has no {MANIFEST}.\n"
             "Give a finished run folder, or run the command that makes it again."
         )
+
+
+def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
+    """A finished stage's folder, its files verified; `key`, where given, must be its own.
+
+    Raises:
+        ExamError: the folder is not finished, or not what was written.
+    """
+    check_finished(folder)
     manifest = read_manifest(folder / MANIFEST)
     verify(folder, manifest, key or manifest["key"])
     check_folder(folder)

@@ -49,7 +49,7 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     _check_utf8(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
         csv.field_size_limit(2**31 - 1)
-        rows = csv.reader(file, strict=True)
+        rows = csv.reader(file, strict=True, delimiter=_delimiter(path))
         try:
             header = next(rows, [])
             _check_header(path, header)
@@ -65,6 +65,13 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
                 f"{path}, line {rows.line_num} is not valid CSV: {error}.\n"
                 "Quote fields that contain commas, quotes or line breaks."
             ) from None
+
+
+def _delimiter(path: Path) -> str:
+    """What parts the cells: a semicolon or tab where the header has it and no comma."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+    return next((own for own in ",;\t" if own in header), ",")
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -84,7 +91,7 @@ def _check_utf8(path: Path) -> None:
             except UnicodeDecodeError as error:
                 raise ExamError(
                     f"{path}, line {number}: byte {line[error.start]:#04x} is not UTF-8.\n"
-                    "Save the file as UTF-8."
+                    "Save the file as UTF-8 (in Excel: CSV UTF-8)."
                 ) from None
 
 

@@ -115,7 +115,9 @@ def read_all(path: Path) -> list[Predictions]:
             has one twice, or has a logit that is no number.
     """
     if not path.is_file():
-        raise ExamError(f"{path} does not exist.\nGive a run folder with predictions.")
+        raise ExamError(
+            f"{path} does not exist.\nGive a file of predictions, or a run folder with one."
+        )
     try:
         table = pq.read_table(path, schema=SCHEMA, page_checksum_verification=True)
         table.validate(full=True)  # texts may be in no encoding

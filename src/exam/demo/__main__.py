@@ -4,6 +4,7 @@ A MiniLM reader is trained twice on generated questions, without and with retrie
 both answer the same 252 hand-written questions.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ CLOSED, OPEN = "closed book (MiniLM)", "open book (MiniLM)"
 
 def main() -> int:
     """Run the demo; the exit code."""
+    argparse.ArgumentParser(prog="python -m exam.demo", description=__doc__).parse_args()
     start("info")
     return ended(_run)
 
