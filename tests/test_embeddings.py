@@ -161,7 +161,7 @@ def test_vectors_under_other_keys_are_refused_by_name(tiny, tmp_path):
     with pytest.raises(ExamError) as caught:
         Embeddings(tiny, tmp_path).queries(["the otter"])
     assert str(caught.value) == (
-        f"{shard} is not a whole shard of embeddings: 'its keys are not those that were written'\n"
+        f"{shard} is not a whole shard of embeddings: its keys are not those that were written\n"
         "Delete that file: its texts are encoded again."
     )
 

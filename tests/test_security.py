@@ -212,11 +212,19 @@ def test_a_checkpoint_to_resume_from_gives_numbers_alone(tmp_path, mark):
 
 
 def test_a_checkpoints_list_that_leads_out_is_not_followed(tmp_path):
+    folder, state = tmp_path / "checkpoint-1", "trainer_state.json"
+    folder.mkdir()
+    write_json(folder / state, {"best_global_step": None})
+    (tmp_path / "elsewhere").write_text("x")
+    outside = {"../elsewhere": file_digest(tmp_path / "elsewhere")}
+    write_json(folder / "whole.json", {state: file_digest(folder / state), **outside})
+    assert last_whole_checkpoint(tmp_path) is None
+
+
+def test_a_checkpoints_list_without_its_state_is_not_whole(tmp_path):
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()
-    write_json(folder / "trainer_state.json", {"best_global_step": None})
-    (tmp_path / "elsewhere").write_text("x")
-    write_json(folder / "whole.json", {"../elsewhere": file_digest(tmp_path / "elsewhere")})
+    write_json(folder / "whole.json", {})
     assert last_whole_checkpoint(tmp_path) is None
 
 

@@ -155,8 +155,6 @@ def parquet_of(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except ExamError:
-        raise
     except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ExamError(f"{path} is not a whole Parquet file: {reason}\nFetch it again.") from None

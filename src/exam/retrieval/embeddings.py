@@ -134,7 +134,7 @@ def _read(path: Path) -> tuple[Keys, Vectors, str]:
         found: Vectors = vectors.values.to_numpy().reshape(len(table), -1)
         own, expected = keys_of(keys), table.schema.metadata[SUM].decode()
         if _name(own) != path.stem:
-            raise KeyError("its keys are not those that were written")
+            raise ValueError("its keys are not those that were written")
     except (
         pa.ArrowException,
         OSError,
