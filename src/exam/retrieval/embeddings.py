@@ -133,8 +133,6 @@ def _read(path: Path) -> tuple[Keys, Vectors, str]:
         keys, vectors = (table[name].chunk(0) for name in ("key", "vector"))
         found: Vectors = vectors.values.to_numpy().reshape(len(table), -1)
         own, expected = keys_of(keys), table.schema.metadata[SUM].decode()
-        if _name(own) != path.stem:
-            raise ValueError("its keys are not those that were written")
     except (
         pa.ArrowException,
         OSError,
@@ -144,6 +142,8 @@ def _read(path: Path) -> tuple[Keys, Vectors, str]:
         AttributeError,
     ) as error:
         raise _broken(path, str(error)) from None
+    if _name(own) != path.stem:
+        raise _broken(path, "its keys are not those that were written")
     return own, found, expected
 
 
