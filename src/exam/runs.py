@@ -151,9 +151,13 @@ def _is_whole(checkpoint: Path) -> bool:
         files = read_object(checkpoint / WHOLE)
     except ExamError:
         return False
-    return STATE in files and not any(map(leads_out, files)) and all(
-        (checkpoint / name).is_file() and file_digest(checkpoint / name) == digest
-        for name, digest in files.items()
+    return (
+        STATE in files
+        and not any(map(leads_out, files))
+        and all(
+            (checkpoint / name).is_file() and file_digest(checkpoint / name) == digest
+            for name, digest in files.items()
+        )
     )
 
 
