@@ -17,7 +17,7 @@ from exam.config import (
     GeneratorKind,
     Infer,
     Restore,
-    Retrieve,
+    Retrieving,
     Source,
     TrackerMode,
     Train,
@@ -45,10 +45,10 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 def check(config: Command) -> None:
     """Refuse values and pairs that cannot work, before anything loads."""
     _check_positive("", config)
-    if isinstance(config, Train | Retrieve | Generate):
+    if isinstance(config, Retrieving | Generate):
         check_index(config.index)
         _check_generator(config.generator)
-    if isinstance(config, Train | Retrieve):
+    if isinstance(config, Retrieving):
         _check_data(config.data)
         check_retriever(config.retriever)
         check_reranker(config.reranker, config.retriever)
@@ -104,7 +104,7 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 def _check_offline(config: Any) -> None:
     """Refuse what always needs the network; what may be cached is tried."""
-    writer = config.generator.writer if isinstance(config, Train | Retrieve | Generate) else None
+    writer = config.generator.writer if isinstance(config, Retrieving | Generate) else None
     asks = writer and not writer.local and config.generator.kind is GeneratorKind.llm
     host = urlsplit((writer and writer.base_url) or "").hostname
     trainer = trainer_values(config.trainer) if isinstance(config, Train) else {}

@@ -53,6 +53,7 @@ from exam.config.verbs import (
     Restore,
     Resume,
     Retrieve,
+    Retrieving,
     Stress,
     Task,
     Tracker,

@@ -65,8 +65,8 @@ class Command:
 
 
 @dataclass
-class Train(Command):
-    """`train.py`."""
+class Retrieving(Command):
+    """What finds passages for questions."""
 
     data: Data = MISSING
     corpus: Corpus = MISSING
@@ -74,14 +74,20 @@ class Train(Command):
     passages: Passages = MISSING
     retriever: Retriever = MISSING
     index: Index = MISSING
+    generator: Generator = MISSING
+    reranker: Reranker = field(default_factory=Reranker)
+
+
+@dataclass
+class Train(Retrieving):
+    """`train.py`."""
+
     context: Context = MISSING
     model: Model = MISSING
     trainer: TrainerFields = MISSING
-    generator: Generator = MISSING
     tuning: Tuning = field(default_factory=Tuning)
     adversary: Adversary = field(default_factory=Adversary)
     tracker: Tracker = field(default_factory=Tracker)
-    reranker: Reranker = field(default_factory=Reranker)
     pairs: Pairs = field(default_factory=Pairs)
     hub: Hub = field(default_factory=Hub)
     task: Task = Task.reader
@@ -91,18 +97,10 @@ class Train(Command):
 
 
 @dataclass
-class Retrieve(Command):
+class Retrieve(Retrieving):
     """`retrieve.py`."""
 
-    data: Data = MISSING
-    corpus: Corpus = MISSING
-    encoder: Encoder = MISSING
-    passages: Passages = MISSING
-    retriever: Retriever = MISSING
-    index: Index = MISSING
-    generator: Generator = MISSING
     evaluate: bool = True
-    reranker: Reranker = field(default_factory=Reranker)
     resume: Resume = Resume.auto
 
 

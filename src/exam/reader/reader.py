@@ -93,11 +93,10 @@ class Reader:
 
     def length(self, *, training: bool) -> int:
         """How many tokens context, prompt and an option may take."""
-        packed = self.config.packing is not Packing.none
-        ends = (
-            packed and self.layout is Layout.question_first
-        )  # the context with a token of its own
-        return self.config.length(training=training) - ends
+        length = self.config.length(training=training)
+        if self.config.packing is not Packing.none and self.layout is Layout.question_first:
+            return length - 1  # a token of its own ends the context
+        return length
 
     def features(
         self,

@@ -16,11 +16,10 @@ from exam.config import (
     Index,
     Passages,
     Reranker,
-    Retrieve,
     Retriever,
     RetrieverKind,
+    Retrieving,
     Search,
-    Train,
     plain,
 )
 from exam.questions import questions_digest
@@ -67,7 +66,7 @@ class Retrieval:
     reranker: Reranker = field(default_factory=Reranker)
 
     @classmethod
-    def of(cls, config: Train | Retrieve) -> "Retrieval":
+    def of(cls, config: Retrieving) -> "Retrieval":
         """The configured one."""
         return cls(
             config.corpus,
