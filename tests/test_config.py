@@ -65,6 +65,10 @@ MISTAKES = {
         "of at least 2, data.fold=null to train on all questions, or data.fold=all to predict "
         "every fold.\n"
     ),
+    "seed=[1,[2]]": (
+        "seed=[1, [2]] is no whole number, nor a list of different ones.\n"
+        "Give one, seed=42, or several: seed=[0,1,2]\n"
+    ),
     "seed=[1,1]": (
         "seed=[1, 1] is no whole number, nor a list of different ones.\n"
         "Give one, seed=42, or several: seed=[0,1,2]\n"

@@ -76,8 +76,7 @@ def _check_hub(config: Train) -> None:
 def _check_seeds(config: Train) -> None:
     seeds = config.seed if isinstance(config.seed, list) else [config.seed]
     whole = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
-    few = isinstance(config.seed, list) and len(set(seeds)) < max(2, len(seeds))
-    if not whole or few:
+    if not whole or (isinstance(config.seed, list) and len(set(seeds)) < max(2, len(seeds))):
         raise ExamError(
             f"seed={config.seed} is no whole number, nor a list of different ones.\n"
             "Give one, seed=42, or several: seed=[0,1,2]"
