@@ -444,6 +444,16 @@ def test_near_duplicates_and_questions_of_one_article_share_a_fold(tmp_path):
         assert sorted(set(fold.tolist())) == [0, 1, 2, 3]
 
 
+def test_more_folds_than_questions_are_refused(tmp_path):
+    write_csv(tmp_path / "q.csv", kaggle_rows(8))
+    with pytest.raises(ExamError) as caught:
+        fold_of(read(data(tmp_path), "q.csv"), 10, 0)
+    assert str(caught.value) == (
+        "8 questions form 8 groups of their own, but 10 folds are asked for.\n"
+        "Set data.folds=8 or less, or give more questions."
+    )
+
+
 def test_split_is_a_partition_and_depends_on_the_seed_alone(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(40))
     config = data(tmp_path, train="q.csv", valid_share=0.2, folds=5)

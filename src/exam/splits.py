@@ -110,10 +110,10 @@ def fold_of(questions: Dataset, folds: int, seed: int) -> Any:
     from sklearn.model_selection import GroupKFold
 
     groups = related(questions)
-    if len(set(groups.tolist())) < folds:
+    if (number := len(set(groups.tolist()))) < folds:
         raise ExamError(
-            f"{len(questions)} questions form {len(set(groups.tolist()))} groups of their own, "
-            f"but {folds} folds are asked for.\nSet a smaller data.folds, or data.fold=null."
+            f"{len(questions)} questions form {number} groups of their own, but {folds} folds are "
+            f"asked for.\nSet data.folds={max(2, number)} or less, or give more questions."
         )
     fold = np.empty(len(questions), dtype=np.int64)
     splitter = GroupKFold(n_splits=folds, shuffle=True, random_state=seed)
