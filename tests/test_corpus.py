@@ -51,6 +51,19 @@ def test_articles_are_fetched_by_id(wikipedia, tmp_path):
     assert fetch(other, ["3"]) == {"3": Article("3", "Empty", "")}
 
 
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.parquet"
+    one = pa.array(["x"])
+    pq.write_table(pa.table([one, one, one, one], names=["id", "title", "text", "text"]), path)
+    columns = {name: name for name in ("id", "title", "text")}
+    with pytest.raises(ExamError) as refused:
+        list(iter_articles(CorpusFile(path, columns)))
+    assert str(refused.value) == (
+        f"{path}: column 'text' is there 2 times; text is required once.\n"
+        "Map another one with corpus.columns.text=<name>."
+    )
+
+
 def test_an_article_that_is_no_longer_there_is_named(wikipedia, tmp_path):
     _, other = corpus_files(wikipedia, tmp_path)
     with pytest.raises(ExamError) as refused:

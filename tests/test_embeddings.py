@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import ROOT
 
@@ -148,6 +149,17 @@ def test_two_processes_may_encode_the_same(tiny, tmp_path):
     np.testing.assert_array_equal(
         Embeddings(tiny, tmp_path).vectors(keys), one.queries(["the otter"])
     )
+
+
+def test_a_shard_of_another_form_is_refused_by_name(tiny, tmp_path):
+    store = Embeddings(tiny, tmp_path)
+    store.queries(["the otter"])
+    (shard,) = store.folder.glob("*.arrow")
+    table = pa.table({"key": [b"x"]})
+    with pa.OSFile(str(shard), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(ExamError, match=r"is not a whole shard of embeddings: .*vector"):
+        Embeddings(tiny, tmp_path).queries(["the otter"])
 
 
 def test_vectors_under_other_keys_are_refused_by_name(tiny, tmp_path):

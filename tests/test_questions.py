@@ -197,6 +197,11 @@ def test_empty_files(tmp_path):
     assert refusal(tmp_path) == "/q.csv holds no question.\nGive a file with at least one row."
 
 
+def test_a_cell_of_a_megabyte_is_read(tmp_path):
+    write_csv(tmp_path / "q.csv", [{**ROW, "A": "a" * 2**20}])
+    assert len(read(data(tmp_path), "q.csv")[0]["options"][0]) == 2**20
+
+
 def test_row_of_another_width(tmp_path):
     (tmp_path / "q.csv").write_text("id,prompt,A,B\n1,x,y\n")
     assert refusal(tmp_path) == (

@@ -1,5 +1,6 @@
 """The page of a run: what it says, what a browser shows of it, and what it never does."""
 
+import json
 import os
 import re
 import shutil
@@ -97,6 +98,12 @@ def test_only_the_pages_own_scripts_may_run(written):
     assert "default-src &#39;none&#39;" in policy
     assert policy.count("sha256-") == 2
     assert "unsafe-inline" not in policy.partition("style-src")[0]
+
+
+def test_the_learning_curves_scores_have_the_whole_range():
+    one = charts.learning([{"step": 2, "loss": 1.0}, {"step": 2, "eval_map_at_3": 0.5}])
+    (axis,) = re.findall(r'"domain": \[[^]]*\]', json.dumps(one))
+    assert axis == '"domain": [0, 1]'
 
 
 def test_charts_are_drawn_side_by_side_without_a_display(tmp_path):

@@ -49,6 +49,8 @@ def test_a_reply_is_used_where_it_has_the_asked_form():
         (reply(answer="B"), "questions.0.answer: Input should be a valid integer"),
         (reply(hint="x"), "questions.0.hint: Extra inputs are not permitted"),
         (reply(options=["river", "log"]), "2 options instead of 3"),
+        (reply(answer="1"), "questions.0.answer: Input should be a valid integer"),
+        (reply(question=7), "questions.0.question: Input should be a valid string"),
         (reply(answer=3), "answer 3 is no option's place"),
         (reply(answer=-1), "answer -1 is no option's place"),
         (reply(question=" "), "an empty text, or one that is too long"),
@@ -216,6 +218,14 @@ def test_what_is_written_is_kept_when_the_endpoint_fails(corpus, monkeypatch):
     run_generate(settings(corpus, broken, one))
     assert len(written(corpus)[0]) == 4
     assert [broken.asked.count(title) for title in first] == [1, 1]
+
+
+def test_a_line_that_was_cut_is_ended_before_the_next(tmp_path):
+    path = tmp_path / "replies.jsonl"
+    path.write_text('{"asked": "cut')
+    row = {"asked": "a", "article": "x", "questions": [], "refused": [], "read": 1, "written": 1}
+    Journal.read(path).add(row)
+    assert Journal.read(path).rows == {"a": row}
 
 
 @pytest.mark.parametrize("change", [{"asked": ["a"]}, {"asked": None}, {"more": 1}])
