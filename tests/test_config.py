@@ -177,6 +177,15 @@ def test_help_lists_the_groups(verb):
     assert done.stdout.count(called) == 3
 
 
+@pytest.mark.parametrize("override", ["ckpt={}", "predictions=[{}]"])
+def test_a_name_that_no_file_can_have_is_one_message(override):
+    done = exam("infer", override.format("a" * 300))
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"a{300}(/manifest\.json)?: File name too long\.\nGive a shorter name\.\n", done.stderr
+    )
+
+
 @pytest.mark.parametrize("verb", ROOTS)
 def test_the_example_of_several_runs_is_one(verb):
     overrides = [with_prefix(override) for override in SWEEPS[verb].split()]

@@ -172,8 +172,9 @@ def _job(composed: DictConfig, verb: str) -> Any:
     config = typed(composed)
     if config.offline:
         go_offline()
-    check_places(config)
     start(config.log_level)
+    with explained():
+        check_places(config)
     from exam import pipeline
 
     with explained():

@@ -32,6 +32,7 @@ WAYS = {
     errno.EACCES: ELSEWHERE,
     errno.EPERM: ELSEWHERE,
     errno.ENOTDIR: ELSEWHERE,
+    errno.ENAMETOOLONG: "Give a shorter name.",
 }
 # What NumPy and torch say of a write that failed, without a number.
 UNNUMBERED = re.compile(r"requested and \d+ written|PytorchStreamWriter|inline_container")
