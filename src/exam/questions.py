@@ -16,7 +16,7 @@ from exam.config import Data, Source, names
 from exam.corpus import article_id
 from exam.errors import ExamError
 from exam.files import digest
-from exam.places import question_file
+from exam.places import OURS, question_file
 from exam.question_rows import FEATURES, LETTERS, parse
 from exam.tables import read_rows
 
@@ -68,7 +68,7 @@ def prefixed(questions: Dataset, stem: str) -> Dataset:
 
 
 def _read_entry(data: Data, entry: str, generated: Path | None) -> Dataset:
-    if entry in ("generated", "demo"):
+    if entry in OURS:
         path = generated if entry == "generated" else DEMO
         if path is None:
             raise ExamError(
