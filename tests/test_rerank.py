@@ -239,11 +239,8 @@ def test_an_unreachable_checkpoint_is_refused_before_anything_is_retrieved(tmp_p
     )
     assert done.returncode == 2
     observed, way_out = done.stderr.splitlines()[-2:]
-    assert observed.startswith("The reranker /no/such could not be read: ")
-    assert way_out.endswith(
-        "copy its files to a folder and set reranker.ckpt=<folder>; "
-        "model=minilm and encoder=minilm need no hub."
-    )
+    assert observed.startswith("reranker.ckpt=/no/such does not exist; / holds ")
+    assert way_out == "Give a folder or a hub id (owner/name): reranker.ckpt=<folder or id>"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -23,7 +23,7 @@ import torch
 from conftest import ROOT, exam, jsonl_corpus, make_place, make_questions, tiny
 from transformers import LlamaConfig
 
-from exam import kaggle, load, packages, weights
+from exam import checkpoints, kaggle, load, packages
 from exam.artefacts import open_stage
 from exam.articles import CorpusFile, iter_articles
 from exam.bundle.bundle import make_bundle
@@ -54,7 +54,7 @@ from exam.files import file_digest, read_json, read_signed, write_json, write_si
 from exam.generation.writers import Endpoint
 from exam.inference import _warn_of_versions
 from exam.llm.layerwise import _tensor_files
-from exam.llm.load import _runner
+from exam.llm.load import _runner, load_causal
 from exam.manifest import MANIFEST, read_manifest
 from exam.question_rows import parse
 from exam.reader.model import load_reader
@@ -131,7 +131,7 @@ def tiny_folder(folder):
     return folder
 
 
-def test_a_checkpoint_in_a_pickle_is_not_read(tmp_path, mark, encoder):
+def test_a_pickle_of_more_than_tensors_is_refused(tmp_path, mark, encoder):
     reader = tiny_folder(tmp_path / "reader")
     (reader / "model.safetensors").unlink()
     foreign = shutil.copytree(encoder, tmp_path / "encoder")
@@ -139,9 +139,9 @@ def test_a_checkpoint_in_a_pickle_is_not_read(tmp_path, mark, encoder):
     pickled.parent.mkdir()
     for path in (reader / "pytorch_model.bin", pickled):
         path.write_bytes(pickle.dumps(Bomb(mark)))
-    with pytest.raises(ExamError, match=r"could not be read: .*no file named model\.safetensors"):
+    with pytest.raises(ExamError, match=r"pytorch_model\.bin holds more than tensors"):
         load_reader(Model(name="tiny", name_or_path=str(reader)), 0)
-    with pytest.raises(ExamError, match=r"is a pickle.*\nConvert it to model.safetensors"):
+    with pytest.raises(ExamError, match=r"2_Dense/pytorch_model\.bin holds more than tensors"):
         _ = SentenceEncoder(Encoder(name="e", name_or_path=str(foreign))).model
 
 
@@ -157,7 +157,7 @@ def test_a_broken_checkpoint_is_refused_in_one_message(checkpoint, tmp_path, nam
     folder = shutil.copytree(checkpoint, tmp_path / "broken")
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(ExamError, match=r"The reader .* could not be read: "):
+    with pytest.raises(ExamError, match=r"The reader .* cannot be loaded: "):
         load_reader(Model(name="tiny", name_or_path=str(folder)), 0)
 
 
@@ -239,13 +239,23 @@ UNPICKLES = (
 
 
 def test_nothing_in_the_sources_unpickles_or_trusts_code():
+    source = (ROOT / "src/exam/conversion.py").read_text(encoding="utf-8")
+    assert re.findall(r"torch\.load\([^)]*weights_only=True", source)
     found = {
         (path.name, match[0])
         for path in SOURCES
         for match in re.finditer(UNPICKLES, path.read_text(encoding="utf-8"))
     }
-    said = {("bundle.py", "trust_remote_code=true"), ("run_config.py", "trust_remote_code=true")}
-    assert found == {("weights.py", "extractall("), *said}  # of a zip file; of a person's own word
+    said = {
+        ("conversion.py", "torch.load("),
+        ("bundle.py", "trust_remote_code=true"),
+        ("checkpoints.py", "trust_remote_code=true"),  # the remedy of a message
+        ("run_config.py", "trust_remote_code=true"),
+    }
+    assert found == {
+        ("checkpoints.py", "extractall("),
+        *said,
+    }  # of a zip file; of a person's own word
 
 
 # Code of a checkpoint.
@@ -433,17 +443,17 @@ def test_broken_weights_read_layer_by_layer_are_one_message(tmp_path):
         execution=Execution.layerwise,
         name_or_path=str(tmp_path),
     )
-    with pytest.raises(ExamError, match=rf"The reader {tmp_path} could not be read: "):
-        _runner(config, str(tmp_path), LLAMA, tmp_path / "work")
+    with pytest.raises(ExamError, match=rf"The reader {tmp_path} cannot be loaded: "):
+        _runner(config, tmp_path, LLAMA, tmp_path / "work")
 
 
-def test_a_language_model_or_a_reranker_in_a_pickle_is_not_read(tmp_path, mark):
+def test_a_pickle_of_a_language_model_or_a_reranker_runs_nothing(tmp_path, mark):
     LLAMA.save_pretrained(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
     config = Model(name="m", kind=ReaderKind.causal_lm, name_or_path=str(tmp_path))
-    with pytest.raises(ExamError, match=r"could not be read: .*no file named model\.safetensors"):
-        _runner(config, str(tmp_path), LLAMA, tmp_path / "work")
-    with pytest.raises(ExamError, match=r"is a pickle.*\nConvert it .*: reranker\.ckpt=<hub id or"):
+    with pytest.raises(ExamError, match=r"holds more than tensors"):
+        load_causal(config, tmp_path / "work")
+    with pytest.raises(ExamError, match=r"holds more than tensors"):
         load_cross_encoder(Reranker(ckpt=str(tmp_path)), Dtype.float32)
 
 
@@ -468,7 +478,7 @@ def test_a_zip_file_in_parts_is_unpacked_in_its_own_folder(tmp_path, monkeypatch
         archive.writestr(str(tmp_path / "evil"), "x")
     part = tmp_path / "m.zip.001"
     part.write_bytes(whole.getvalue())
-    folder = weights._unpacked([part], "0" * 64)
+    folder = checkpoints._unpacked([part], "0" * 64)
     evil = list(tmp_path.rglob("evil"))
     assert evil
     assert all(path.is_relative_to(folder.parent) for path in evil)

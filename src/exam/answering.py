@@ -10,11 +10,12 @@ from datasets import Dataset, concatenate_datasets
 
 from exam import ranks
 from exam.answers.results import of_logits
+from exam.checkpoints import MODEL
 from exam.config import Model, ReaderKind, Train, answering_values, is_trained, trainer_values
 from exam.errors import ExamError
 from exam.files import write_json
 from exam.llm.letters import LetterReader
-from exam.llm.load import check_decoder, load_causal, random_decoder
+from exam.llm.load import inspect_decoder, load_causal, random_decoder
 from exam.llm.scoring import option_scores
 from exam.metrics import Floats, figures
 from exam.reader.arguments import refuse_nan
@@ -27,7 +28,7 @@ from exam.reader.lexical import (
     load_lexical,
     save_lexical,
 )
-from exam.reader.model import check_reachable
+from exam.reader.model import inspect_reader
 from exam.reader.reader import Reader
 from exam.reader.training import predict, train
 from exam.reader.tuning import ADAPTER, merged
@@ -35,7 +36,6 @@ from exam.retrieval.contexts import read_contexts
 from exam.runs import CHECKPOINTS, TRAINING
 from exam.splits import Split
 from exam.stage import Stage
-from exam.weights import MODEL
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,10 @@ Answer = Callable[[Dataset, Stage], Floats]  # logits of questions, read with a 
 
 
 def check_reader(model: Model) -> None:
-    """Refuse a checkpoint that cannot be read, or not as it is to be read, before any work."""
-    causal = model.kind is ReaderKind.causal_lm
-    (check_decoder if causal else check_reachable)(model)
+    """Refuse a checkpoint that cannot be loaded as configured, before any work."""
+    if model.checkpoint is not None:
+        causal = model.kind is ReaderKind.causal_lm
+        (inspect_decoder if causal else inspect_reader)(model)
 
 
 def fitted(config: Train, folder: Path, split: Split, pool: Stage) -> Answer:
@@ -71,7 +72,7 @@ def loaded(config: Train, saved: Path, work: Path, *, merge: bool) -> Answer:
     if config.model.kind is ReaderKind.lexical:
         return _answering_lexical(load_lexical(saved / LEXICAL), config)
     own = any((saved / name).is_file() for name in ("config.json", ADAPTER))
-    model = replace(config.model, name_or_path=str(saved)) if own else config.model
+    model = config.model.at(saved) if own else config.model
     if config.model.kind is ReaderKind.causal_lm and not is_trained(config.trainer):
         return _answering_causal(replace(config, model=model), work / CHECKPOINTS)
     values, layout = answering_values(config.trainer), config.context.layout
@@ -155,7 +156,7 @@ def _as_it_is(config: Train, folder: Path, split: Split) -> Answer:
     if model.name_or_path is None:
         for part in random_decoder(model, config.seed, _texts(split)):
             part.save_pretrained(folder / MODEL)
-        model = replace(model, name_or_path=str(folder / MODEL))
+        model = model.at(folder / MODEL)
     return _answering_causal(replace(config, model=model), folder / CHECKPOINTS)
 
 

@@ -48,11 +48,11 @@ class LoadedRun:
         from omegaconf.errors import OmegaConfBaseException
 
         from exam.answering import loaded
+        from exam.checkpoints import MODEL
         from exam.cli import explain
         from exam.compose import composed, with_prefix
         from exam.inference import restored
         from exam.retrieval.retrieval import Retrieval
-        from exam.weights import MODEL
 
         folder = Path(run).resolve()
         place = folder.parents[1] if outputs is None else Path(outputs)

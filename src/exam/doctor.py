@@ -98,10 +98,10 @@ def deep() -> list[str]:
             torch.accelerator.synchronize()
         rate = 5 * 2 * 1024**3 / (time.perf_counter() - start) / 1e9
         lines.append(f"{str(dtype).removeprefix('torch.'):<11} {rate:,.0f} GFLOP/s")
-    from exam.weights import locate
+    from exam.checkpoints import packaged_folder
 
-    place = locate("sentence-transformers/all-MiniLM-L6-v2")
-    lines.append(f"minilm      {'weights verified' if Path(place).is_dir() else 'not installed'}")
+    folder = packaged_folder("sentence-transformers/all-MiniLM-L6-v2")
+    lines.append(f"minilm      {'weights verified' if folder else 'not installed'}")
     return lines
 
 

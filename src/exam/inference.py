@@ -22,6 +22,7 @@ from exam.answers.predictions import (
 from exam.answers.scored import PREDICTIONS, answers, score
 from exam.answers.submission import write_submission
 from exam.artefacts import shared_stage
+from exam.checkpoints import MODEL, checkpoint_fingerprint
 from exam.config import (
     Data,
     Infer,
@@ -44,7 +45,6 @@ from exam.run_config import load_run
 from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, run_files
 from exam.runtime import environment
 from exam.stage import Stage, finished
-from exam.weights import MODEL, identity
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _as_it_was(trained: Stage, config: Train) -> dict[str, Any]:
     model, before = config.model, trained.key.get("model", {})
     if model.kind is not ReaderKind.causal_lm or is_trained(config.trainer):
         return {}
-    found = identity(model.name_or_path)
+    found = checkpoint_fingerprint(model.checkpoint)
     moved = model.name_or_path != before.get("name_or_path")
     if not moved and found != before.get("checkpoint"):
         raise ExamError(

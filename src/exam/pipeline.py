@@ -10,6 +10,7 @@ from exam.answers.context_scores import CURVES_UP_TO, comparison, curves, ranked
 from exam.answers.context_scores import table as contexts_table
 from exam.answers.scored import Run, log_scores
 from exam.artefacts import open_stage
+from exam.checkpoints import MODEL
 from exam.config import (
     Bundle,
     Evidence,
@@ -44,7 +45,6 @@ from exam.stress import stressed
 from exam.together.infer import answered
 from exam.tracker import conclude, tracked
 from exam.train_reader import train_reader
-from exam.weights import MODEL
 
 
 def run_retrieve(config: Retrieve) -> None:
@@ -159,7 +159,7 @@ def run_evidence(evidence: Evidence) -> None:
             f"{lacking} of {len(questions)} questions of data.train have no answer to weigh "
             "passages by.\nGive questions with answers: data.train=<file>"
         )
-    saved = replace(config.model, name_or_path=str(trained.folder / MODEL))
+    saved = config.model.at(trained.folder / MODEL)
     stage = weigh_passages(
         replace(config, model=saved),
         trained,

@@ -15,6 +15,7 @@ from exam.answering import loaded
 from exam.answers.predictions import predictions_of, read_predictions, write_predictions
 from exam.answers.results import System, baselines, of_logits, results, table
 from exam.artefacts import open_stage
+from exam.checkpoints import MODEL
 from exam.config import Stress
 from exam.errors import ExamError
 from exam.files import is_sealed, read_json, sealed, write_json
@@ -37,7 +38,6 @@ from exam.retrieval.retrieval import Retrieval
 from exam.runs import CHECKPOINTS, REPORT, RESULTS
 from exam.runtime import say
 from exam.stage import Stage
-from exam.weights import MODEL
 
 NONE = "None of the above"
 AS_GIVEN = "as given"

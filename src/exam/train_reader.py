@@ -17,6 +17,7 @@ from exam.answers.results import BLIND, System, results, table
 from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
 from exam.answers.soft_labels import with_soft_labels
 from exam.artefacts import NotYetError, open_stage, shared_stage
+from exam.checkpoints import checkpoint_fingerprint
 from exam.config import ALL_FOLDS, Data, Train, plain, trainer_values
 from exam.files import read_json, write_json
 from exam.generation.questions import QUESTIONS, generated, is_asked_for
@@ -32,7 +33,6 @@ from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, REPORT, RESULTS, TRAININ
 from exam.runtime import environment, say
 from exam.splits import Split, fold_of, read_split
 from exam.stage import Stage
-from exam.weights import identity
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, An
     """What determines a trained run."""
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
     evidence = {"evidence": list(MEASURES)} if config.model.evidence else {}
-    checkpoint = identity(config.model.name_or_path)
+    checkpoint = checkpoint_fingerprint(config.model.checkpoint)
     return {
         "questions": {name: questions_digest(part) for name, part in parts.items()},
         "contexts": {"train": pool.hash, "valid": valid.hash},

@@ -7,6 +7,7 @@ from typing import Any
 
 from exam.answers.context_scores import comparison, ranked, table
 from exam.artefacts import open_stage
+from exam.checkpoints import checkpoint_fingerprint
 from exam.config import Reranker, Task, Train, plain, trainer_values
 from exam.files import file_digest, read_json, write_json
 from exam.questions import questions_digest
@@ -19,7 +20,6 @@ from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
 from exam.runtime import environment, say
 from exam.splits import Split
 from exam.stage import Stage
-from exam.weights import identity
 
 DEV = "dev.json"
 
@@ -50,7 +50,6 @@ def _key(config: Train, split: Split, pool: Stage) -> dict[str, Any]:
     """What determines the trained weights."""
     parts = {"train": split.train, "dev": split.dev}
     own = config.reranker if config.task is Task.reranker else config.encoder
-    place = config.reranker.ckpt if config.task is Task.reranker else config.encoder.name_or_path
     pairs = plain(config.pairs)
     if config.pairs.positives is not None:
         pairs["positives"] = file_digest(Path(config.pairs.positives))
@@ -59,7 +58,7 @@ def _key(config: Train, split: Split, pool: Stage) -> dict[str, Any]:
         "questions": {part: questions_digest(questions) for part, questions in parts.items()},
         "contexts": pool.hash,
         "pairs": pairs,
-        config.task.value: {**plain(own), "checkpoint": identity(place)},
+        config.task.value: {**plain(own), "checkpoint": checkpoint_fingerprint(own.checkpoint)},
         "trainer": trainer_values(config.trainer),
         "seed": config.seed,
     }
@@ -78,8 +77,8 @@ def _rankings(config: Train, retrieval: Retrieval, stage: Stage) -> list[Retriev
     """With the trained weights; with the checkpoint as it was, where it can score; without."""
     trained = str(stage.folder)
     if config.task is Task.encoder:
-        encoder = replace(config.encoder, name_or_path=trained)
+        encoder = replace(config.encoder, name_or_path=trained, revision=None)
         return [replace(retrieval, encoder=encoder), retrieval]
-    after = replace(retrieval, reranker=replace(config.reranker, ckpt=trained))
+    after = replace(retrieval, reranker=replace(config.reranker, ckpt=trained, revision=None))
     first = replace(retrieval, reranker=Reranker())
     return [after, retrieval, first] if has_head(config.reranker) else [after, first]

@@ -21,8 +21,9 @@ from exam import manifest as manifest_module
 from exam.answers.predictions import Predictions, read_all, write_predictions
 from exam.artefacts import open_stage
 from exam.bundle.contents import Contents, check
+from exam.checkpoints import MODEL, checkpoint_fingerprint
 from exam.compose import composed
-from exam.config import Dtype, Encoder, Index, Recipe
+from exam.config import Checkpoint, Dtype, Encoder, Index, Recipe
 from exam.corpus import corpus_files, corpus_key
 from exam.errors import ExamError
 from exam.files import is_sealed, sealed, write_json
@@ -38,7 +39,6 @@ from exam.retrieval.recipes import plan_index
 from exam.runs import WholeCallback, last_whole_checkpoint
 from exam.stage import finished, siblings
 from exam.train_reader import train_reader
-from exam.weights import MODEL, identity
 
 CUTS, FLIPS = map(int, os.environ.get("EXAM_DAMAGES", "2,4").split(","))
 TEXTS = ["the otter lives", "the heron", "where does it live", "an animal is an animal"]
@@ -175,7 +175,9 @@ def test_a_runs_damaged_weights_are_no_other_checkpoint(outputs):
     (run,) = outputs.glob("train/kaggle-*")
     weights = run / MODEL / "model.safetensors"
     for damage in damages(weights):
-        said = refusal(lambda: identity(str(run)))
+        said = refusal(
+            lambda: checkpoint_fingerprint(Checkpoint("reader", "model.name_or_path", str(run)))
+        )
         assert said is not None, damage
         assert said.startswith(f"{weights} is not the file that was written."), damage
 

@@ -9,16 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exam.config import Bundle, CorpusReader, CorpusSource, ReaderKind, Train, plain
+from exam.checkpoints import (
+    MODEL,
+    PACKAGED,
+    hub_repository,
+    packaged_folder,
+    resolve_checkpoint,
+    select_files,
+)
+from exam.config import Bundle, Checkpoint, CorpusReader, CorpusSource, Train, plain
 from exam.corpus import files_of
 from exam.errors import ExamError
 from exam.files import file_digest, read_signed, write_signed
+from exam.hub import Repository, resolve_commit
 from exam.manifest import fingerprint
 from exam.reader.tuning import adapters_base
 from exam.runs import CHECKPOINTS
 from exam.safety import leads_out
 from exam.stage import Stage
-from exam.weights import MODEL, PACKAGED, locate
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +135,9 @@ def collect(
                 "Make a bundle of each, and put their predictions together."
             )
         _add_corpus(contents, bundle, first)
-        _add_weights(contents, "encoder", first.encoder.name_or_path, "name_or_path")
-        if first.reranker.ckpt is not None:
-            _add_weights(contents, "reranker", first.reranker.ckpt, "ckpt")
+        _add_weights(contents, first.encoder.checkpoint)
+        if first.reranker.checkpoint is not None:
+            _add_weights(contents, first.reranker.checkpoint)
     for stage, config in runs:
         _add_checkpoint(contents, stage.folder, config, alone=len(runs) == 1)
     return contents
@@ -141,22 +149,22 @@ def _add_checkpoint(contents: Contents, run: Path, config: Train, *, alone: bool
     Raises:
         ExamError: the run names a folder, and nothing could tell it on the target where that lies.
     """
-    own, name = run / MODEL, str(config.model.name_or_path)
+    own, checkpoint = run / MODEL, config.model.checkpoint
     base = adapters_base(own)
     if base is not None:
-        if Path(locate(base)).is_dir() and base not in PACKAGED:
+        if hub_repository(base) is None and base.name not in PACKAGED:
             raise ExamError(
-                f"{run.name} holds adapters of {base}, which lies in a folder of this machine.\n"
+                f"{run.name} holds adapters of {base.name}, a folder of this machine.\n"
                 "Train from a name of the hub, or with tuning=full, and bundle that run."
             )
-        _add_weights(contents, "base", base, None)
-    elif config.model.kind is ReaderKind.causal_lm and not (own / CONFIG_NAME).is_file():
-        if not alone and Path(locate(name)).is_dir():
+        _add_weights(contents, base)
+    elif checkpoint is not None and not (own / CONFIG_NAME).is_file():
+        if not alone and hub_repository(checkpoint) is None:
             raise ExamError(
                 f"{run.name} answers with a checkpoint that lies in a folder, and is not alone.\n"
                 "Make a bundle of each run, and put their predictions together."
             )
-        _add_weights(contents, "model", locate(name), "name_or_path")
+        _add_weights(contents, checkpoint)
 
 
 def _retrieval(config: Train) -> Any:
@@ -183,28 +191,33 @@ def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
         contents.overrides.append(f"run.corpus.also={json.dumps(also)}")
 
 
-def _add_weights(contents: Contents, group: str, name: str, key: str | None) -> None:
-    """A checkpoint's files, unless an installed package carries them.
+def _add_weights(contents: Contents, checkpoint: Checkpoint) -> None:
+    """Copy the files that a checkpoint is loaded from, unless an installed package carries them.
 
-    What came from the hub is laid out as the hub's own cache, so that it is found by its name.
+    A hub checkpoint is laid out as in the hub's own cache, so that its id finds it on the target.
     """
-    if name in PACKAGED and locate(name) != name:
+    if checkpoint.revision is None and packaged_folder(checkpoint.name) is not None:
         return
-    folder = Path(name)
-    if folder.is_dir():
-        contents.add(folder, f"weights/{group}")
-        if key is not None:
-            contents.overrides.append(f"run.{group}.{key}={{bundle}}/weights/{group}")
-        return
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    repository = hub_repository(checkpoint)
+    folder = resolve_checkpoint(checkpoint)
+    if repository is None:
+        target = f"weights/{checkpoint.group}"
+        contents.overrides.append(f"run.{checkpoint.key}={{bundle}}/{target}")
+    else:
+        target = _cache_folder(contents, repository)
+    present = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
+    for name in select_files(present, checkpoint):
+        contents.add(folder / name, f"{target}/{name}")
 
-    try:
-        place = Path(snapshot_download(name, local_files_only=True))
-    except (LocalEntryNotFoundError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ExamError(
-            f"The weights of {name} are not on this machine: {reason}\n"
-            "Run the command once where the hub can be reached, or give a folder."
-        ) from None
-    contents.add(place.parents[1], f"hub/{place.parents[1].name}")
+
+def _cache_folder(contents: Contents, repository: Repository) -> str:
+    """Return where the hub's cache keeps a commit, and note which commit a branch named."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    commit = resolve_commit(repository)
+    root = f"hub/{repo_folder_name(repo_id=repository.name, repo_type=repository.kind)}"
+    if repository.revision != commit:
+        ref = contents.folder / root / "refs" / (repository.revision or "main")
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(commit)
+    return f"{root}/snapshots/{commit}"

@@ -41,7 +41,7 @@ from exam.config.retrieval import (
     Target,
 )
 from exam.config.trainer import answering_values, is_trained, trainer_values
-from exam.config.values import Dtype, names, plain
+from exam.config.values import Checkpoint, Dtype, names, plain
 from exam.config.verbs import (
     ROOTS,
     Bundle,

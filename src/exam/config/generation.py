@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from exam.config.values import Checkpoint
+
 
 class QuestionKind(Enum):
     """What a generated question asks.
@@ -37,6 +39,7 @@ class Writer:
     model: str = "gpt-4o-mini"  # the endpoint's name for it; with local: hub id or folder
     base_url: str | None = None  # null: OpenAI's own
     local: bool = False  # run the model on this machine
+    revision: str | None = None  # with local: branch, tag or commit of a hub id; null: main
     gguf: str | None = None  # with local: the checkpoint's file, where it is a GGUF
     per_article: int = 1  # questions
     sentences: int = 7  # of an article's beginning
@@ -50,6 +53,19 @@ class Writer:
     json_schema: bool = True  # have the endpoint hold to the form; not every model can
     price_in: float = 0.0  # of a million tokens, to say what it cost
     price_out: float = 0.0
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The checkpoint to load; None where an endpoint writes."""
+        if not self.local:
+            return None
+        return Checkpoint(
+            "writer",
+            "generator.writer.model",
+            self.model,
+            self.revision,
+            gguf_file=self.gguf,
+        )
 
 
 @dataclass

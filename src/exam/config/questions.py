@@ -32,6 +32,7 @@ class Data:
     dir: str | None = None
     hub: str | None = None
     hub_config: str | None = None
+    revision: str | None = None  # of the hub data set: branch, tag or commit; null: main
     competition: str | None = None  # on Kaggle, whose files serve where `dir` lacks them
     train: Any = None
     valid: Any = None

@@ -1,12 +1,13 @@
 """Context, model, tuning, adversary: what a reader reads, what it is, how it learns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
-from exam.config.values import Dtype
+from exam.config.values import Checkpoint, Dtype
 
 
 class ReaderKind(Enum):
@@ -97,6 +98,7 @@ class Model:
     name: str = MISSING
     kind: ReaderKind = ReaderKind.transformer
     name_or_path: str | None = None
+    revision: str | None = None  # of a hub id: branch, tag or commit; null: main
     packing: Packing = Packing.none
     max_length: int = 256  # tokens of one option's sequence; words for the lexical reader
     eval_max_length: int | None = None  # in evaluation and inference; null: max_length
@@ -117,6 +119,24 @@ class Model:
     load_in_4bit: bool = False  # a decoder's, on a GPU: bitsandbytes' NF4, trained by adapters
     gguf: str | None = None  # causal_lm: the checkpoint's file, where it is a GGUF
     trust_remote_code: bool = False
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The checkpoint to load; None for random weights and the lexical reader."""
+        if self.name_or_path is None:
+            return None
+        return Checkpoint(
+            "reader",
+            "model.name_or_path",
+            self.name_or_path,
+            self.revision,
+            self.trust_remote_code,
+            self.gguf,
+        )
+
+    def at(self, folder: Path) -> "Model":
+        """Return the same reader with the checkpoint of a folder."""
+        return replace(self, name_or_path=str(folder), revision=None)
 
     def length(self, *, training: bool) -> int:
         """How many tokens (of the lexical reader: words) are read at most."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from exam.config.values import Dtype
+from exam.config.values import Checkpoint, Dtype
 
 
 class CorpusReader(Enum):
@@ -90,6 +90,7 @@ class Encoder:
 
     name: str = MISSING
     name_or_path: str = MISSING
+    revision: str | None = None  # of a hub id: branch, tag or commit; null: main
     max_length: int = 256
     batch_tokens: int = 2048  # texts of like length, padding counted; sets memory, not the ranking
     dtype: Dtype = Dtype.auto
@@ -97,6 +98,17 @@ class Encoder:
     passage_prefix: str = ""
     dropout: float | None = None  # in task=encoder; null: the checkpoint's own
     trust_remote_code: bool = False
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint to load."""
+        return Checkpoint(
+            "encoder",
+            "encoder.name_or_path",
+            self.name_or_path,
+            self.revision,
+            self.trust_remote_code,
+        )
 
 
 @dataclass
@@ -150,6 +162,7 @@ class Reranker:
 
     name: str = "none"
     ckpt: str | None = None  # hub id, folder, or a run of train.py task=reranker
+    revision: str | None = None  # of a hub id: branch, tag or commit; null: main
     depth: int = 20  # how many first passages are scored and kept
     query: Query = Query.prompt_options
     weight: float = 1.0  # of its standardised score; the rest is the first ranking's own
@@ -158,6 +171,15 @@ class Reranker:
     dtype: Dtype = Dtype.auto  # in bfloat16 near ties may swap
     dropout: float | None = None  # in task=reranker; null: the checkpoint's own
     trust_remote_code: bool = False
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The checkpoint to load; None without a reranker."""
+        if self.ckpt is None:
+            return None
+        return Checkpoint(
+            "reranker", "reranker.ckpt", self.ckpt, self.revision, self.trust_remote_code
+        )
 
 
 @dataclass

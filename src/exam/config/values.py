@@ -1,6 +1,6 @@
 """What the values of every group share: number formats, and their forms as a list and as JSON."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
@@ -12,6 +12,23 @@ class Dtype(Enum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"  # on a GPU
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint to load, and the setting that names it in messages."""
+
+    role: str  # reader, encoder, reranker, writer
+    key: str  # model.name_or_path
+    name: str  # hub id, folder, or the name of a checkpoint in a package
+    revision: str | None = None  # of a hub id: branch, tag or commit; null: main
+    trust_remote_code: bool = False
+    gguf_file: str | None = None
+
+    @property
+    def group(self) -> str:
+        """The configuration group, such as model, encoder or reranker."""
+        return self.key.rpartition(".")[0]
 
 
 def names(value: Any) -> list[str]:

@@ -21,6 +21,7 @@ from datasets import Dataset, concatenate_datasets
 from filelock import FileLock
 
 from exam.articles import Article, CorpusFile, iter_articles
+from exam.checkpoints import checkpoint_fingerprint
 from exam.config import Generator, Writer, plain
 from exam.files import digest
 from exam.generation.journal import Journal
@@ -29,7 +30,6 @@ from exam.generation.writers import ChatModel, model_of
 from exam.question_rows import FEATURES, LETTERS
 from exam.runtime import progress
 from exam.splits import related
-from exam.weights import identity
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def questions(
 def writer_key(writer: Writer) -> dict[str, Any]:
     """What determines what a model writes."""
     own = {k: v for k, v in plain(writer).items() if k not in UNIMPORTANT}
-    return {**own, "weights": identity(writer.model)} if writer.local else own
+    return {**own, "weights": checkpoint_fingerprint(writer.checkpoint)} if writer.local else own
 
 
 def _questions(

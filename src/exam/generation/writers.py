@@ -140,16 +140,16 @@ class Local:
 
         from exam.llm.load import load_whole
         from exam.precision import half_here
-        from exam.weights import locate
 
         set_seed(seed)
         config = Model(
             name="writer",
             kind=ReaderKind.causal_lm,
             name_or_path=writer.model,
+            revision=writer.revision,
             gguf=writer.gguf,
         )
-        model, tokenizer = load_whole(config, locate(writer.model), half_here())
+        model, tokenizer = load_whole(config, half_here())
         self.tokenizer: Any = tokenizer
         self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
         self.model, self.writer = model.to(self.device).eval(), writer

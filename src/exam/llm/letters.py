@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import MultipleChoiceModelOutput
 
+from exam.checkpoints import resolve_checkpoint
 from exam.config import Context, Dtype, Model
 from exam.llm.load import load_whole, random_decoder, window
 from exam.llm.prompts import Prompter
@@ -22,7 +22,6 @@ from exam.reader.reader import Reader
 from exam.reader.tuning import adapters_base, with_adapters
 from exam.retrieval.contexts import read_contexts
 from exam.stage import Stage
-from exam.weights import locate
 
 FEATURES = Features(
     {
@@ -42,17 +41,18 @@ class LetterReader(Reader):
         config: Model, seed: int, texts: Iterable[str] = ()
     ) -> tuple[Any, PreTrainedTokenizerBase]:
         """A causal language model that gives letters' logits, and its tokenizer."""
-        place = None if config.name_or_path is None else locate(config.name_or_path)
-        base = None if place is None else adapters_base(Path(place))
-        if place is None:
+        checkpoint, base = config.checkpoint, None
+        if checkpoint is None:
             model, tokenizer = random_decoder(config, seed, texts)
         else:
-            whole = place if base is None else locate(base)
-            model, tokenizer = load_whole(config, whole, Dtype.float32)
+            folder = resolve_checkpoint(checkpoint)
+            base = adapters_base(folder)
+            whole = config if base is None else config.at(resolve_checkpoint(base))
+            model, tokenizer = load_whole(whole, Dtype.float32)
         kind: Any = type(model)
         model.__class__ = mixed(Lettered, kind)
         model.accepts_loss_kwargs = False
-        return (model if base is None else with_adapters(model, Path(str(place)))), tokenizer
+        return (model if base is None else with_adapters(model, folder)), tokenizer
 
     @cached_property
     def prompter(self) -> Prompter:

@@ -15,6 +15,7 @@ from transformers import (
     set_seed,
 )
 
+from exam.checkpoints import require_checkpoint, resolve_checkpoint, translate_load_errors
 from exam.config import Dtype, Execution, Model
 from exam.errors import ExamError
 from exam.llm.layerwise import Layerwise
@@ -23,16 +24,30 @@ from exam.llm.scoring import InMemory, Runner
 from exam.precision import half_here, weights_in
 from exam.question_rows import LETTERS
 from exam.reader.decoders import with_padding
-from exam.reader.model import load_tokenizer, small_architecture, tiny_tokenizer
-from exam.weights import locate, reaching
+from exam.reader.model import (
+    check_new_weights,
+    load_tokenizer,
+    small_architecture,
+    tiny_tokenizer,
+)
 
 DECODERS = ("ForCausalLM", "GPT2LMHeadModel")
 
 
-def check_decoder(config: Model) -> None:
-    """Refuse a checkpoint that cannot be read, or is no decoder, before any work."""
-    if config.name_or_path is not None:
-        _architecture(config, _place(config))
+def inspect_decoder(config: Model) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Return a causal language model without memory for its weights, and its tokenizer.
+
+    Raises:
+        ExamError: the checkpoint cannot be loaded, or is not a decoder, or its files do not agree.
+    """
+    folder = resolve_checkpoint(require_checkpoint(config))
+    architecture, tokenizer = _architecture(config, folder), _tokenizer(config, folder)
+    with_padding(tokenizer, architecture)
+    if _form(config, folder):  # the library reads a GGUF only as a whole
+        with torch.device("meta"):
+            factory: Any = AutoModelForCausalLM
+            return factory.from_config(architecture), tokenizer
+    return _weights(config, folder, architecture, {"device_map": "meta"}), tokenizer
 
 
 def load_causal(config: Model, work: Path) -> tuple[Runner, Prompter, int]:
@@ -40,20 +55,21 @@ def load_causal(config: Model, work: Path) -> tuple[Runner, Prompter, int]:
 
     What does not fit in memory lies below `work` meanwhile.
     """
-    place = _place(config)
-    architecture = _architecture(config, place)
-    tokenizer = _tokenizer(config, place)
+    folder = resolve_checkpoint(require_checkpoint(config))
+    architecture = _architecture(config, folder)
+    tokenizer = _tokenizer(config, folder)
     with_padding(tokenizer, architecture)
     prompter = Prompter.of(config, tokenizer)
-    runner = _runner(config, place, architecture, work)
+    runner = _runner(config, folder, architecture, work)
     return runner, prompter, window(config, architecture, training=False)
 
 
-def load_whole(config: Model, place: str, otherwise: Dtype) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The model and its tokenizer; `otherwise` is its number format if none is configured."""
-    architecture, tokenizer = _architecture(config, place), _tokenizer(config, place)
+def load_whole(config: Model, otherwise: Dtype) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load a model and its tokenizer; `otherwise` is its number format if none is configured."""
+    folder = resolve_checkpoint(require_checkpoint(config))
+    architecture, tokenizer = _architecture(config, folder), _tokenizer(config, folder)
     with_padding(tokenizer, architecture)
-    return _weights(config, place, architecture, weights_in(config, otherwise)), tokenizer
+    return _weights(config, folder, architecture, weights_in(config, otherwise)), tokenizer
 
 
 def random_decoder(
@@ -80,33 +96,22 @@ def window(config: Model, architecture: Any, *, training: bool) -> int:
     return min(config.length(training=training), limit)
 
 
-def _place(config: Model) -> str:
-    place = locate(str(config.name_or_path))
-    if config.execution is Execution.layerwise and not Path(place).is_dir():
-        from huggingface_hub import snapshot_download
-
-        with reaching("reader", place, "model.name_or_path"):
-            place = snapshot_download(place, ignore_patterns=["*.bin", "*.pth", "*.gguf"])
-    return place
-
-
-def _form(config: Model, place: str) -> dict[str, Any]:
+def _form(config: Model, folder: Path) -> dict[str, Any]:
     """The GGUF file of a checkpoint that is one; a run that was trained from it has none."""
-    folder = Path(place)
-    if config.gguf is None or (folder.is_dir() and not (folder / config.gguf).is_file()):
+    if config.gguf is None or not (folder / config.gguf).is_file():
         return {}
     return {"gguf_file": config.gguf}
 
 
-def _tokenizer(config: Model, place: str) -> PreTrainedTokenizerBase:
-    with reaching("reader", str(config.name_or_path), "model.name_or_path"):
-        return load_tokenizer(config, place, **_form(config, place))
+def _tokenizer(config: Model, folder: Path) -> PreTrainedTokenizerBase:
+    with translate_load_errors(require_checkpoint(config)):
+        return load_tokenizer(config, str(folder), **_form(config, folder))
 
 
-def _architecture(config: Model, place: str) -> Any:
-    with reaching("reader", str(config.name_or_path), "model.name_or_path"):
+def _architecture(config: Model, folder: Path) -> Any:
+    with translate_load_errors(require_checkpoint(config)):
         found = AutoConfig.from_pretrained(
-            place, trust_remote_code=config.trust_remote_code, **_form(config, place)
+            folder, trust_remote_code=config.trust_remote_code, **_form(config, folder)
         )
     names, kind = found.architectures or [], type(found)
     unnamed = not names and kind in MODEL_FOR_CAUSAL_LM_MAPPING  # as out of a GGUF
@@ -125,38 +130,42 @@ def _no_decoder(what: str, architecture: Any) -> ExamError:
     )
 
 
-def _runner(config: Model, place: str, architecture: Any, work: Path) -> Runner:
+def _runner(config: Model, folder: Path, architecture: Any, work: Path) -> Runner:
     weights = weights_in(config, half_here())
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     memory = round(config.memory_gib * 2**30)
     if config.execution is Execution.layerwise:
         own = weights["dtype"], device, work / "states", memory
-        with reaching("reader", str(config.name_or_path), "model.name_or_path"):
-            return Layerwise(Path(place), architecture, *own)
+        with translate_load_errors(require_checkpoint(config)):
+            return Layerwise(folder, architecture, *own)
     if config.execution is Execution.offload:
-        folder = str(work / "offload")
         weights |= {
             "device_map": "auto",
-            "offload_folder": folder,
+            "offload_folder": str(work / "offload"),
             "max_memory": _devices(memory),
         }
-    model = _weights(config, place, architecture, weights)
+    model = _weights(config, folder, architecture, weights)
     return InMemory(model if "device_map" in weights else model.to(device), device)
 
 
-def _weights(config: Model, place: str, architecture: Any, weights: dict[str, Any]) -> Any:
-    packed = _form(config, place)
+def _weights(config: Model, folder: Path, architecture: Any, weights: dict[str, Any]) -> Any:
+    packed = _form(config, folder)
     form = packed or {"use_safetensors": True}
     if packed:  # unpacked, whatever kernels there are: so it can be trained and saved
         form["quantization_config"] = GgufConfig(dequantize=True)
-    with reaching("reader", str(config.name_or_path), "model.name_or_path"):
-        return AutoModelForCausalLM.from_pretrained(
-            place,
+    checkpoint = require_checkpoint(config)
+    with translate_load_errors(checkpoint):
+        factory: Any = AutoModelForCausalLM
+        model, info = factory.from_pretrained(
+            folder,
             config=architecture,
             trust_remote_code=config.trust_remote_code,
+            output_loading_info=True,
             **weights,
             **form,
         )
+    check_new_weights(checkpoint, model, info, of_head=False)
+    return model
 
 
 def _devices(memory: int) -> dict[int | str, int]:

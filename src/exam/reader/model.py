@@ -1,5 +1,6 @@
 """Load a reader: fp32 weights, an fp32 head, a tokenizer."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +23,13 @@ from transformers import (
 )
 
 from exam.artefacts import KEY
-from exam.config import Dtype, Model, Packing
+from exam.checkpoints import (
+    dropout_fields,
+    require_checkpoint,
+    resolve_checkpoint,
+    translate_load_errors,
+)
+from exam.config import Checkpoint, Dtype, Model, Packing
 from exam.errors import ExamError
 from exam.precision import weights_in
 from exam.reader.decoders import DecoderReader, decoder_class, with_padding
@@ -30,8 +37,9 @@ from exam.reader.disentangled import flash_attention, use_disentangled
 from exam.reader.heads import Fp32Linear, joined_class
 from exam.reader.measures import MEASURES
 from exam.reader.packing import compute_dtype, packed_class
-from exam.reader.tuning import adapters_base, with_adapters
-from exam.weights import dropout_fields, locate, reaching
+from exam.reader.tuning import POOLERS, adapters_base, with_adapters
+
+log = logging.getLogger(__name__)
 
 TINY_VOCABULARY = 2000
 TOKENIZER = "tokenizer.json"
@@ -59,52 +67,107 @@ OF_SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def check_reachable(config: Model) -> None:
-    """Refuse a checkpoint that cannot be read, or not as it is to be read, before any work."""
-    if config.name_or_path is not None:
-        with reaching("reader", config.name_or_path, "model.name_or_path"):
-            architecture = AutoConfig.from_pretrained(
-                locate(config.name_or_path), trust_remote_code=config.trust_remote_code
-            )
-        _class(config, architecture)
+def inspect_reader(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a reader without memory for its weights, and its tokenizer.
+
+    Raises:
+        ExamError: the checkpoint cannot be loaded, or not as it is configured, or its files do not
+            agree with each other.
+    """
+    folder, base = _folders(config)
+    architecture = _architecture(config, folder)
+    with translate_load_errors(require_checkpoint(config)):
+        tokenizer = load_tokenizer(config, str(folder))
+    model, _ = _pretrained(config, architecture, base or folder, device_map="meta")
+    return model, tokenizer
 
 
 def load_reader(
     config: Model, seed: int, texts: Iterable[str] = ()
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A multiple-choice model and its tokenizer, ready for training or prediction.
+    """Load a multiple-choice model and its tokenizer, ready for training or prediction.
 
     A folder of adapters is read together with the checkpoint that they change.
     `texts` train the tokenizer of a random model (`config.config`); they are not read otherwise.
     """
     set_seed(seed)  # a new head starts from random weights
-    base = None
     if config.name_or_path is None:
         tokenizer = tiny_tokenizer(texts)
-        own = {**small_architecture(config), **dropout_fields(config.dropout)}
-        architecture = AutoConfig.for_model(**own, vocab_size=len(tokenizer))
-        model = _class(config, architecture)(architecture)
-    else:
-        place = locate(config.name_or_path)
-        with reaching("reader", config.name_or_path, "model.name_or_path"):
-            tokenizer = load_tokenizer(config, place)
-            architecture = AutoConfig.from_pretrained(
-                place,
-                trust_remote_code=config.trust_remote_code,
-                **dropout_fields(config.dropout),
-            )
-            base = adapters_base(Path(place))
-            model = _class(config, architecture).from_pretrained(
-                place if base is None else locate(base),
-                config=architecture,
-                use_safetensors=True,
-                trust_remote_code=config.trust_remote_code,
-                **weights_in(config, Dtype.float32),  # deberta-v3-large is stored in fp16
-            )
+        settings = {**small_architecture(config), **dropout_fields(config.dropout)}
+        random = AutoConfig.for_model(**settings, vocab_size=len(tokenizer))
+        return _prepared(_class(config, random)(random), tokenizer, config), tokenizer
+    folder, base = _folders(config)
+    architecture = _architecture(config, folder)
+    with translate_load_errors(require_checkpoint(config)):
+        tokenizer = load_tokenizer(config, str(folder))
+    # deberta-v3-large is stored in fp16
+    form = weights_in(config, Dtype.float32)
+    model, new = _pretrained(config, architecture, base or folder, **form)
+    if new:
+        log.info("reader: newly initialised: %s (not in the checkpoint)", ", ".join(new))
     prepared = _prepared(model, tokenizer, config)
-    if base is not None:
-        prepared = with_adapters(prepared, Path(place))
-    return prepared, tokenizer
+    return (with_adapters(prepared, folder) if base else prepared), tokenizer
+
+
+def _folders(config: Model) -> tuple[Path, Path | None]:
+    """Return a checkpoint's folder, and that of the checkpoint its adapters change."""
+    folder = resolve_checkpoint(require_checkpoint(config))
+    base = adapters_base(folder)
+    return folder, None if base is None else resolve_checkpoint(base)
+
+
+def _architecture(config: Model, folder: Path) -> PreTrainedConfig:
+    with translate_load_errors(require_checkpoint(config)):
+        architecture: PreTrainedConfig = AutoConfig.from_pretrained(
+            folder, trust_remote_code=config.trust_remote_code, **dropout_fields(config.dropout)
+        )
+    _class(config, architecture)
+    return architecture
+
+
+def _pretrained(
+    config: Model, architecture: PreTrainedConfig, folder: Path, **weights: Any
+) -> tuple[Any, list[str]]:
+    """Load the model of a folder; name the modules that its files lack."""
+    checkpoint = require_checkpoint(config)
+    with translate_load_errors(checkpoint):
+        model, info = _class(config, architecture).from_pretrained(
+            folder,
+            config=architecture,
+            use_safetensors=True,
+            trust_remote_code=config.trust_remote_code,
+            ignore_mismatched_sizes=True,  # a head for another task
+            output_loading_info=True,
+            **weights,
+        )
+    return model, check_new_weights(checkpoint, model, info, of_head=True)
+
+
+def check_new_weights(
+    checkpoint: Checkpoint, model: Any, info: dict[str, Any], *, of_head: bool
+) -> list[str]:
+    """Return the modules that a checkpoint lacks, or has in another size: they start at random.
+
+    Only a head and a pooler may (`of_head`).
+
+    Raises:
+        ExamError: any other module would.
+    """
+    new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    inside = f"{model.base_model_prefix}."
+    heads = {
+        name
+        for name in new
+        if of_head and (not name.startswith(inside) or name.split(".")[1] in POOLERS)
+    }
+    if lacking := sorted(new - heads):
+        raise ExamError(
+            f"{checkpoint.key}={checkpoint.name}: {len(lacking)} weights of the "
+            f"{model.config.model_type} model are missing or of another size, first {lacking[0]}.\n"
+            "config.json and weights are of different checkpoints, or a file is incomplete. Copy "
+            f"all files again, or choose another checkpoint: {checkpoint.key}=<hub id or folder>"
+        )
+    return sorted({name.rpartition(".")[0] for name in heads})
 
 
 def load_tokenizer(config: Model, place: str, **form: Any) -> PreTrainedTokenizerBase:

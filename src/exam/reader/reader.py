@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from exam import ranks
+from exam.checkpoints import resolve_checkpoint
 from exam.config import Adversary, Context, Layout, Model, Packing, Tuning
 from exam.errors import ExamError
 from exam.reader.arguments import map_at_3, reader_arguments
@@ -24,7 +25,6 @@ from exam.reader.trainer import ReaderTrainer
 from exam.reader.tuning import adapters_base, is_adapted, merged, save_adapters, tuned
 from exam.runs import with_callbacks
 from exam.stage import Stage
-from exam.weights import locate
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Reader:
         Of adapters they alone, unless what they change has no place of its own: a random model, or
         one with adapters itself.
         """
-        trainer, model, base = self.sharded, self.model, self.config.name_or_path
+        trainer, model, base = self.sharded, self.model, self.config.checkpoint
         state = trainer and trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if ranks.rank() > 0:
             return
@@ -183,5 +183,5 @@ def _check_sharding(reader: Reader, tuning: Tuning, adversary: Adversary) -> Non
 
 def _has_own_base(reader: Reader) -> bool:
     """Whether adapters of this reader change a whole checkpoint that lies somewhere."""
-    base = reader.config.name_or_path
-    return base is not None and adapters_base(Path(locate(base))) is None
+    base = reader.config.checkpoint
+    return base is not None and adapters_base(resolve_checkpoint(base)) is None

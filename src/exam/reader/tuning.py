@@ -10,10 +10,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import get_model_param_count
 
-from exam.config import Tuning, names
+from exam.checkpoints import checkpoint_fingerprint
+from exam.config import Checkpoint, Tuning, names
 from exam.errors import ExamError
 from exam.files import read_object, write_json
-from exam.weights import identity
 
 log = logging.getLogger(__name__)
 
@@ -153,17 +153,24 @@ def merged(model: Any) -> PreTrainedModel:
     return found
 
 
-def save_adapters(model: Any, base: str, folder: Path, state: Any = None) -> None:
+def save_adapters(model: Any, base: Checkpoint, folder: Path, state: Any = None) -> None:
     """Write adapters, the architecture's configuration, and what checkpoint they change.
 
     `state` holds the weights where no process has the model whole.
     """
     model.save_pretrained(folder, state_dict=state)
     model.config.save_pretrained(folder)
-    write_json(folder / BASE, {"name_or_path": base, "identity": identity(base)})
+    write_json(
+        folder / BASE,
+        {
+            "name_or_path": base.name,
+            "revision": base.revision,
+            "identity": checkpoint_fingerprint(base),
+        },
+    )
 
 
-def adapters_base(folder: Path) -> str | None:
+def adapters_base(folder: Path) -> Checkpoint | None:
     """The checkpoint that a folder's adapters change; None where it holds a whole model.
 
     Raises:
@@ -177,10 +184,12 @@ def adapters_base(folder: Path) -> str | None:
             f"{ADAPTER_WEIGHTS} is missing.\nMerge them into their model, and give its folder."
         )
     noted = read_object(folder / BASE, "name_or_path", "identity")
-    base: str = noted["name_or_path"]
-    if identity(base) != noted["identity"]:
+    base = Checkpoint(
+        "base of the adapters", "base.name_or_path", noted["name_or_path"], noted.get("revision")
+    )
+    if checkpoint_fingerprint(base) != noted["identity"]:
         raise ExamError(
-            f"{folder} holds adapters of {base}, which is missing or has changed since.\n"
+            f"{folder} holds adapters of {base.name}, which is missing or has changed since.\n"
             "Put the same files there again, or train again."
         )
     return base

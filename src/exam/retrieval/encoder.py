@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exam.checkpoints import (
+    checkpoint_fingerprint,
+    dropout_fields,
+    resolve_checkpoint,
+    translate_load_errors,
+)
 from exam.config import Dtype, Encoder
 from exam.precision import dtype_here
 from exam.retrieval.vectors import Vectors
 from exam.runtime import progress
-from exam.weights import check_safetensors, dropout_fields, identity, locate, reaching
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -38,11 +43,10 @@ class SentenceEncoder:
         from sentence_transformers import SentenceTransformer
 
         config = self.config
-        place = locate(config.name_or_path)
-        check_safetensors(place, "encoder.name_or_path")
-        with reaching("encoder", config.name_or_path, "encoder.name_or_path"):
+        folder = resolve_checkpoint(config.checkpoint)
+        with translate_load_errors(config.checkpoint):
             model = SentenceTransformer(
-                place,
+                str(folder),
                 trust_remote_code=config.trust_remote_code,
                 model_kwargs={"use_safetensors": True, "dtype": self.dtype.value},
                 config_kwargs=dropout_fields(config.dropout),
@@ -55,7 +59,7 @@ class SentenceEncoder:
         """What determines the vectors."""
         config = self.config
         return {
-            "checkpoint": identity(config.name_or_path),
+            "checkpoint": checkpoint_fingerprint(config.checkpoint),
             "max_length": config.max_length,
             "query_prefix": config.query_prefix,
             "passage_prefix": config.passage_prefix,

@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
+from exam.checkpoints import (
+    checkpoint_fingerprint,
+    dropout_fields,
+    require_checkpoint,
+    resolve_checkpoint,
+    translate_load_errors,
+)
 from exam.config import Dtype, Reranker
 from exam.errors import ExamError
 from exam.files import digest, is_sealed, sealed
@@ -20,7 +27,6 @@ from exam.retrieval.evaluation import Contexts
 from exam.retrieval.passages import searched
 from exam.retrieval.queries import query_texts
 from exam.runtime import draws_bars
-from exam.weights import check_safetensors, dropout_fields, identity, locate, reaching
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -53,7 +59,7 @@ class PairScorer:
         """What of the configuration determines the ranking."""
         config = self.config
         return {
-            "checkpoint": identity(config.ckpt),
+            "checkpoint": checkpoint_fingerprint(config.checkpoint),
             "depth": config.depth,
             "max_length": config.max_length,
             "query": config.query.value,
@@ -85,10 +91,13 @@ def has_head(config: Reranker) -> bool:
     """
     from transformers import AutoConfig
 
-    ckpt = str(config.ckpt)
-    with reaching("reranker", ckpt, "reranker.ckpt"):
-        found = AutoConfig.from_pretrained(locate(ckpt), trust_remote_code=config.trust_remote_code)
-    return any(name.endswith(SCORING) for name in found.architectures or [])
+    checkpoint = require_checkpoint(config)
+    folder = resolve_checkpoint(checkpoint)
+    with translate_load_errors(checkpoint):
+        architecture = AutoConfig.from_pretrained(
+            folder, trust_remote_code=config.trust_remote_code
+        )
+    return any(name.endswith(SCORING) for name in architecture.architectures or [])
 
 
 def check_reachable(config: Reranker, *, trained: bool = True) -> None:
@@ -113,12 +122,12 @@ def load_cross_encoder(config: Reranker, dtype: Dtype) -> "CrossEncoder":
     """
     from sentence_transformers import CrossEncoder
 
-    ckpt = str(config.ckpt)
+    checkpoint = require_checkpoint(config)
     new = None if has_head(config) else 1
-    check_safetensors(locate(ckpt), "reranker.ckpt")
-    with reaching("reranker", ckpt, "reranker.ckpt"):
+    folder = resolve_checkpoint(checkpoint)
+    with translate_load_errors(checkpoint):
         model: CrossEncoder = CrossEncoder(
-            locate(ckpt),
+            str(folder),
             num_labels=new,
             max_length=config.max_length,
             trust_remote_code=config.trust_remote_code,

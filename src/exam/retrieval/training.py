@@ -20,6 +20,7 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, L
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from transformers import Trainer, set_seed
 
+from exam.checkpoints import MODEL
 from exam.config import Dtype, Encoder, PairLoss, Query, Task, Train, trainer_values
 from exam.metrics import Floats
 from exam.retrieval.encoder import SentenceEncoder
@@ -30,7 +31,6 @@ from exam.retrieval.queries import query_texts
 from exam.retrieval.rerank import Pair, PairScorer, reordered
 from exam.runs import CHECKPOINTS, fit, training_arguments, with_callbacks
 from exam.splits import Split
-from exam.weights import MODEL
 
 log = logging.getLogger(__name__)
 

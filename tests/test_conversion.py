@@ -1,0 +1,268 @@
+"""Pickled weights: the same tensors in safetensors, and attacks that run nothing."""
+
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from exam import conversion
+from exam.checkpoints import resolve_checkpoint, select_files
+from exam.config import Checkpoint
+from exam.conversion import convert_file, convert_folder
+from exam.errors import ExamError
+
+TENSORS = {
+    "encoder.weight": torch.arange(12, dtype=torch.float16).reshape(3, 4),
+    "encoder.bias": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+    "ids": torch.arange(5),
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache for this test only."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    conversion._convert.cache_clear()
+    return tmp_path / "cache" / "exam" / "converted"
+
+
+@pytest.fixture
+def mark(tmp_path):
+    """A file that exists once an attack has run."""
+    return tmp_path / "code-has-run"
+
+
+class Attack:
+    """Run a command when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+class Network(nn.Module):
+    """Pickled as a whole it names its class, which unpickling would import."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+
+def checkpoint(folder):
+    return Checkpoint("reader", "model.name_or_path", str(folder))
+
+
+def equal(one, two):
+    return one.keys() == two.keys() and all(
+        torch.equal(one[name], two[name]) and one[name].dtype == two[name].dtype for name in one
+    )
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_tensors_come_back_bit_by_bit(tmp_path, is_zip):
+    torch.save(OrderedDict(TENSORS), tmp_path / "w.bin", _use_new_zipfile_serialization=is_zip)
+    convert_file(tmp_path / "w.bin", tmp_path / "w.safetensors")
+    assert equal(load_file(tmp_path / "w.safetensors"), TENSORS)
+
+
+def test_tied_and_transposed_tensors_are_written_apart(tmp_path):
+    base = torch.arange(6.0).reshape(2, 3)
+    state = {
+        "embeddings": base,
+        "decoder": base,
+        "transposed": base.t(),
+        "parameter": nn.Parameter(base),
+    }
+    torch.save(state, tmp_path / "w.bin")
+    convert_file(tmp_path / "w.bin", tmp_path / "w.safetensors")
+    written = load_file(tmp_path / "w.safetensors")
+    assert equal(written, {name: value.detach() for name, value in state.items()})
+
+
+def attacks(mark):
+    """Each attack's bytes, by name."""
+    command = f"touch {mark}"
+    system = Attack(os.system, command)
+    evaluate = Attack(eval, f"__import__('os').system({command!r})")
+    module = Network()
+    files = {}
+
+    def saved(value, **options):
+        path = mark.with_name("attack.bin")
+        torch.save(value, path, **options)
+        return path.read_bytes()
+
+    files["pickle"] = pickle.dumps(system)
+    files["pickle in a state dict"] = pickle.dumps({"w": evaluate})
+    files["torch.save"] = saved({"w": torch.ones(1), "x": system})
+    files["torch.save, old format"] = saved({"x": evaluate}, _use_new_zipfile_serialization=False)
+    files["attribute of a state dict"] = saved(_with_attribute(evaluate))
+    files["a whole module"] = saved(module)
+    files["an import"] = saved({"x": Attack(__import__, "this")})
+    script = mark.with_name("script.bin")
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), str(script))
+    files["TorchScript"] = script.read_bytes()
+    return files
+
+
+def _with_attribute(attack):
+    state = OrderedDict(w=torch.ones(1))
+    state._metadata = attack
+    return state
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pickle", "pickle in a state dict", "torch.save", "torch.save, old format",
+     "attribute of a state dict", "a whole module", "an import", "TorchScript"],
+)  # fmt: skip
+def test_an_attack_runs_nothing(tmp_path, mark, cache, name):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "pytorch_model.bin").write_bytes(attacks(mark)[name])
+    with pytest.raises(
+        ExamError, match=r"pytorch_model\.bin (?:holds more than tensors|cannot be)"
+    ):
+        resolve_checkpoint(checkpoint(folder))
+    assert not mark.exists()
+    assert not [path for path in cache.rglob("*") if path.suffix != ".lock"]
+
+
+def test_the_attacks_would_run_with_an_unrestricted_reader(mark):
+    for name in ("pickle", "torch.save"):
+        path = mark.with_name("attack.bin")
+        path.write_bytes(attacks(mark)[name])
+        torch.load(path, weights_only=False) if name != "pickle" else pickle.loads(
+            path.read_bytes()
+        )
+        assert mark.exists()
+        mark.unlink()
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({"model": {"w": torch.ones(1)}}, "model is a dict"),
+        ({"w": torch.ones(1), "epoch": 3}, "epoch is a int"),
+        ({1: torch.ones(1)}, "1 is a Tensor"),
+        ([torch.ones(1)], "a list where a state dict is expected"),
+        ({"w": torch.ones(3).to_sparse()}, "sparse"),
+    ],
+)
+def test_anything_but_a_dictionary_of_tensors_is_refused(tmp_path, state, reason):
+    torch.save(state, tmp_path / "w.bin")
+    with pytest.raises(ExamError, match=rf"w\.bin holds more than tensors: .*{reason}"):
+        convert_file(tmp_path / "w.bin", tmp_path / "w.safetensors")
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+@pytest.mark.parametrize("length", [0, 1, 20, 300, -10])
+def test_a_damaged_file_is_one_message(tmp_path, length):
+    torch.save(TENSORS, tmp_path / "whole.bin")
+    (tmp_path / "w.bin").write_bytes((tmp_path / "whole.bin").read_bytes()[:length])
+    with pytest.raises(ExamError, match=r"w\.bin (?:cannot be read|holds more than tensors): "):
+        convert_file(tmp_path / "w.bin", tmp_path / "w.safetensors")
+
+
+def test_shards_and_modules_are_converted_with_their_index(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "2_Dense").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    torch.save({"a": torch.ones(1)}, folder / "pytorch_model-00001-of-00002.bin")
+    torch.save({"b": torch.zeros(2)}, folder / "pytorch_model-00002-of-00002.bin")
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "../../secret"}}')
+    torch.save({"linear.weight": torch.ones(2, 2)}, folder / "2_Dense" / "pytorch_model.bin")
+    converted = resolve_checkpoint(checkpoint(folder))
+    assert sorted(str(p.relative_to(converted)) for p in converted.rglob("*") if p.is_file()) == [
+        "2_Dense/model.safetensors", "config.json", "converted.json",
+        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ]  # fmt: skip
+    index = (converted / "model.safetensors.index.json").read_text()
+    assert '"a": "model-00001-of-00002.safetensors"' in index
+    assert "secret" not in index
+
+
+def test_a_conversion_is_kept_and_made_again_for_other_or_damaged_files(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    torch.save({"w": torch.ones(1)}, folder / "pytorch_model.bin")
+    names = ["config.json", "pytorch_model.bin"]
+    first = convert_folder(folder, names)
+    stamp = (first / "model.safetensors").stat().st_mtime_ns
+    conversion._convert.cache_clear()
+    assert convert_folder(folder, names) == first
+    assert (first / "model.safetensors").stat().st_mtime_ns == stamp
+
+    conversion._convert.cache_clear()
+    save_file({"w": torch.zeros(1)}, first / "model.safetensors")  # damaged
+    assert load_file(convert_folder(folder, names) / "model.safetensors")["w"] == 1
+
+    torch.save({"w": torch.full((1,), 7.0)}, folder / "pytorch_model.bin")
+    second = convert_folder(folder, names)
+    assert second != first
+    assert load_file(second / "model.safetensors")["w"] == 7
+
+
+def test_safetensors_come_first_and_other_frameworks_are_left_out():
+    names = [
+        ".gitattributes", "README.md", "config.json", "spm.model", "tokenizer_config.json",
+        "pytorch_model.bin", "pytorch_model.generator.bin", "tf_model.h5", "rust_model.ot",
+        "onnx/model.onnx", "onnx/config.json", "1_Pooling/config.json", "2_Dense/pytorch_model.bin",
+        "chat_template.jinja", "modeling.py", "model.gguf",
+    ]  # fmt: skip
+    texts = [
+        "1_Pooling/config.json", "chat_template.jinja", "config.json", "spm.model",
+        "tokenizer_config.json",
+    ]  # fmt: skip
+    reader = checkpoint("a/b")
+    assert select_files(names, reader) == [
+        *texts, "2_Dense/pytorch_model.bin", "pytorch_model.bin",
+    ]  # fmt: skip
+    assert select_files([*names, "model.safetensors"], reader) == [
+        *texts, "model.safetensors", "2_Dense/pytorch_model.bin",
+    ]  # fmt: skip
+    trusted = Checkpoint("reader", "model.name_or_path", "a/b", trust_remote_code=True)
+    assert "modeling.py" in select_files(names, trusted)
+    gguf = Checkpoint("reader", "model.name_or_path", "a/b", gguf_file="model.gguf")
+    assert select_files(names, gguf) == ["model.gguf"]
+
+
+def test_a_folder_without_weights_or_configuration_says_what_it_holds(tmp_path):
+    folder = tmp_path / "input"
+    (folder / "deberta").mkdir(parents=True)
+    (folder / "deberta" / "config.json").write_text("{}")
+    with pytest.raises(ExamError) as caught:
+        resolve_checkpoint(checkpoint(folder))
+    assert str(caught.value) == (
+        f"model.name_or_path={folder} holds deberta/config.json; config.json is missing.\n"
+        f"Give the folder that holds it (model.name_or_path={folder}/deberta), or choose another "
+        "checkpoint: model.name_or_path=<hub id or folder>"
+    )
+    (folder / "deberta" / "tf_model.h5").touch()
+    with pytest.raises(ExamError) as caught:
+        resolve_checkpoint(checkpoint(folder / "deberta"))
+    assert str(caught.value) == (
+        f"model.name_or_path={folder}/deberta holds config.json, tf_model.h5; model.safetensors "
+        "and pytorch_model.bin are missing.\nCopy all files of the checkpoint into that folder, or "
+        "choose another checkpoint: model.name_or_path=<hub id or folder>"
+    )
+
+
+def test_a_zip_bomb_of_names_stays_in_the_cache(tmp_path, mark):
+    path = tmp_path / "w.bin"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"w": 1}))
+        archive.writestr("../../code-has-run", "x")
+    with pytest.raises(ExamError, match=r"w\.bin"):
+        convert_file(path, tmp_path / "w.safetensors")
+    assert not mark.exists()
