@@ -31,7 +31,7 @@ from exam.config import (
 from exam.errors import ExamError
 from exam.retrieval import rerank as rerank_module
 from exam.retrieval.contexts import read_contexts
-from exam.retrieval.rerank import PairScorer, check_reachable, count_cut, reordered, standardised
+from exam.retrieval.rerank import PairScorer, count_cut, inspect_reranker, reordered, standardised
 from exam.retrieval.retrieval import Retrieval
 
 
@@ -225,7 +225,7 @@ def test_what_max_length_cuts_is_counted(cross_encoder):
 
 def test_a_checkpoint_without_a_head_is_refused(encoder):
     with pytest.raises(ExamError) as caught:
-        check_reachable(Reranker(ckpt=str(encoder)))
+        inspect_reranker(Reranker(ckpt=str(encoder)))
     assert str(caught.value) == (
         f"reranker.ckpt={encoder} has no head that scores a passage.\n"
         "Give a cross-encoder, or train one from it: "

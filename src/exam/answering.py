@@ -4,9 +4,11 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedTokenizerBase
 
 from exam import ranks
 from exam.answers.results import of_logits
@@ -43,11 +45,20 @@ LEXICAL = "lexical.json"
 Answer = Callable[[Dataset, Stage], Floats]  # logits of questions, read with a stage's contexts
 
 
-def check_reader(model: Model) -> None:
-    """Refuse a checkpoint that cannot be loaded as configured, before any work."""
-    if model.checkpoint is not None:
-        causal = model.kind is ReaderKind.causal_lm
-        (inspect_decoder if causal else inspect_reader)(model)
+def inspect(model: Model) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Return a checkpoint's model without memory for its weights, and its tokenizer.
+
+    Raises:
+        ExamError: it cannot be loaded as configured.
+    """
+    causal = model.kind is ReaderKind.causal_lm
+    return (inspect_decoder if causal else inspect_reader)(model)
+
+
+def saved_model(config: Train, saved: Path) -> Model:
+    """Return the model that a run answers with: the one in its folder, where it holds one."""
+    is_whole = any((saved / name).is_file() for name in ("config.json", ADAPTER))
+    return config.model.at(saved) if is_whole else config.model
 
 
 def fitted(config: Train, folder: Path, split: Split, pool: Stage) -> Answer:
@@ -71,8 +82,7 @@ def loaded(config: Train, saved: Path, work: Path, *, merge: bool) -> Answer:
         )
     if config.model.kind is ReaderKind.lexical:
         return _answering_lexical(load_lexical(saved / LEXICAL), config)
-    own = any((saved / name).is_file() for name in ("config.json", ADAPTER))
-    model = config.model.at(saved) if own else config.model
+    model = saved_model(config, saved)
     if config.model.kind is ReaderKind.causal_lm and not is_trained(config.trainer):
         return _answering_causal(replace(config, model=model), work / CHECKPOINTS)
     values, layout = answering_values(config.trainer), config.context.layout

@@ -17,9 +17,9 @@ from scipy.special import log_softmax
 from exam.artefacts import open_stage
 from exam.config import Train, answering_values, plain, trainer_values
 from exam.files import atomic, is_sealed, sealed
+from exam.loading import longest_input
 from exam.questions import questions_digest
 from exam.reader.features import build_features
-from exam.reader.model import longest_input
 from exam.reader.reader import Reader
 from exam.reader.training import predict
 from exam.retrieval.contexts import read_contexts

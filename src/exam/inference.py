@@ -36,10 +36,10 @@ from exam.config import (
 )
 from exam.errors import ExamError
 from exam.files import is_sealed, read_object, sealed
+from exam.preflight import check_saved_reader, prepare
 from exam.question_rows import LETTERS, in_order
 from exam.questions import questions_digest, read
 from exam.report.run import write_run
-from exam.retrieval.rerank import check_reachable as check_reranker
 from exam.retrieval.retrieval import Retrieval
 from exam.run_config import load_run
 from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, run_files
@@ -61,8 +61,7 @@ def restored(own: Restore) -> tuple[Stage, Train]:
     trained = finished(folder)
     if CONFIG not in trained.files:
         raise ExamError(f"{folder} is no run of train.py.\nGive a folder of outputs/train.")
-    config = load_run(folder / CONFIG, own)
-    check_reranker(config.reranker)
+    config = prepare(load_run(folder / CONFIG, own))
     _warn_of_versions(folder)
     return trained, config
 
@@ -134,12 +133,15 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
     """One run's answers to the questions, or to some rows of them; reused where they are there."""
     folder = Path(infer.ckpt)
     trained, config = restored(infer)
+    limits = check_saved_reader(config, folder / MODEL)
     retrieval = Retrieval.of(config)
     if ranks.world_size() > 1:
         retrieval.build(generates=False)
     questions = asked_questions(config)
     if rows is not None:
         questions = questions.select(rows)
+    if limits is not None:
+        limits.check(questions)
     with ranks.leader_first():
         contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     before = [*retrieval.stages, contexts]

@@ -31,11 +31,11 @@ from exam.evidence import weigh_passages
 from exam.files import read_json, write_json
 from exam.generation.questions import QUESTIONS, generate, generated, is_asked_for
 from exam.inference import restored
+from exam.preflight import check_saved_reader, prepare
 from exam.questions import questions_digest, read
 from exam.reader.lexical import FEATURES
 from exam.report.compared import write_contexts
 from exam.retrieval.contexts import FILE as CONTEXTS
-from exam.retrieval.rerank import check_reachable as check_reranker
 from exam.retrieval.retrieval import Retrieval
 from exam.runs import REPORT, RESULTS
 from exam.runtime import say
@@ -52,7 +52,7 @@ def run_retrieve(config: Retrieve) -> None:
 
     Under `torchrun` all processes build the indexes; rank 0 does the rest.
     """
-    check_reranker(config.reranker)
+    config = prepare(config)
     retrieval, data = Retrieval.of(config), config.data
     if ranks.world_size() > 1:
         retrieval.build(generates=is_asked_for(data))
@@ -97,6 +97,7 @@ def _evaluate(stage: Stage, fitted_on: Stage | None, config: Retrieve) -> None:
 
 def run_generate(config: Generate) -> None:
     """`generate.py`: new questions from a corpus."""
+    config = prepare(config)
     retrieval = Retrieval(
         config.corpus,
         config.encoder,
@@ -111,7 +112,7 @@ def run_generate(config: Generate) -> None:
 
 def run_train(config: Train) -> Run | None:
     """`train.py`: the reader, or what finds its contexts, of which no run is given back."""
-    check_reranker(config.reranker, trained=config.task is not Task.reranker)
+    config = prepare(config)
     with tracked(config):
         if config.task is Task.reader:
             run = train_reader(config)
@@ -152,6 +153,7 @@ def run_evidence(evidence: Evidence) -> None:
     """`evidence.py`: what each training question's passages, each alone, add to a run's reader."""
     trained, config = restored(evidence)
     _check_weighs(trained, config)
+    check_saved_reader(config, trained.folder / MODEL)
     questions = read(config.data, config.data.train)
     lacking = questions["label"][:].count(None)
     if lacking or not len(questions):

@@ -127,7 +127,9 @@ def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
     from datasets import load_dataset
 
     try:
-        rows: Iterable[dict[str, Any]] = load_dataset(str(data.hub), data.hub_config, split=split)
+        rows: Iterable[dict[str, Any]] = load_dataset(
+            str(data.hub), data.hub_config, split=split, revision=data.revision
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise ExamError(
             f"The data set {data.hub} ({split}) could not be read: {str(error).splitlines()[0]}\n"

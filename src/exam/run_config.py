@@ -29,6 +29,7 @@ TRAINED = (
     *("model.evidence", "model.others"),
 )
 CODE = ("model", "encoder", "reranker")  # whose checkpoints may bring code of their own
+NAMED = {"model": "name_or_path", "encoder": "name_or_path", "reranker": "ckpt"}
 LARGEST, DEEPEST = 1_000_000, 50  # characters and levels; a run has thousands, and five
 USES = {"reranker": "reranker.ckpt", "encoder": "encoder.name_or_path"}
 
@@ -58,6 +59,9 @@ def load_run(path: Path, own: Restore) -> Train:
                 layout.value,
             )
         config: Any = OmegaConf.merge(saved, own.run)
+        for group, key in NAMED.items():  # a commit is of the repository that was named with it
+            if key in own.run.get(group, {}) and "revision" not in own.run[group]:
+                config[group].revision = None
     except (OmegaConfBaseException, YAMLError) as error:
         raise ExamError(
             f"run: {str(error).splitlines()[0]}\n"

@@ -21,6 +21,7 @@ from exam.errors import ExamError
 from exam.files import is_sealed, read_json, sealed, write_json
 from exam.inference import answers_key, asked_questions, restored
 from exam.metrics import Floats, ranking
+from exam.preflight import check_saved_reader
 from exam.question_rows import in_order
 from exam.questions import questions_digest
 from exam.report.run import write_results
@@ -98,6 +99,7 @@ def stressed(stress: Stress) -> None:
     """Ask a run's reader the same questions under every condition; a table of what changes."""
     ranks.check_single("stress.py")
     trained, config = restored(stress)
+    check_saved_reader(config, trained.folder / MODEL)
     questions = asked_questions(config)
     if None in questions["label"]:
         raise ExamError(

@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from exam import ranks
-from exam.answering import check_reader, fitted
+from exam.answering import fitted
 from exam.answers.predictions import read_predictions
 from exam.answers.results import BLIND, System, results, table
 from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
@@ -23,6 +23,7 @@ from exam.files import read_json, write_json
 from exam.generation.questions import QUESTIONS, generated, is_asked_for
 from exam.metrics import Floats
 from exam.plan import announce
+from exam.preflight import ReaderLimits, check_reader
 from exam.questions import questions_digest
 from exam.reader.measures import MEASURES
 from exam.report.card import push, write_card
@@ -52,15 +53,15 @@ def train_reader(config: Train) -> Run:
     With `data.fold=all` every training question is reported on, by the reader that did not learn
     from its fold; with several seeds the whole is done with each.
     """
-    check_reader(config.model)
-    prepared = _prepared(config)
+    limits = check_reader(config.model)
+    prepared = _prepared(config, limits)
     once = _cross_fitted if config.data.fold == ALL_FOLDS else _trained
     if not isinstance(config.seed, list):
         return once(config, prepared)
     return _seeds(config, [once(replace(config, seed=seed), prepared) for seed in config.seed])
 
 
-def _prepared(config: Train) -> Prepared:
+def _prepared(config: Train, limits: ReaderLimits | None) -> Prepared:
     retrieval, data = Retrieval.of(config), config.data
     if ranks.world_size() > 1:
         retrieval.build(generates=is_asked_for(data))
@@ -69,6 +70,9 @@ def _prepared(config: Train) -> Prepared:
         split = with_soft_labels(
             read_split(data, written.folder / QUESTIONS if written else None), data
         )
+        if limits is not None:
+            limits.check(split.pool)
+            limits.check(split.valid)
         everywhere = data.fold == ALL_FOLDS
         fold = fold_of(split.train, data.folds, data.split_seed) if everywhere else None
         if ranks.rank() == 0:

@@ -39,6 +39,30 @@ def model_of(writer: Writer, seed: int) -> ChatModel:
     return Local(writer, seed) if writer.local else Endpoint(writer)
 
 
+def check_writer(writer: Writer) -> None:
+    """Refuse a language model that cannot be asked.
+
+    Raises:
+        ExamError: its checkpoint cannot be loaded, or its endpoint has no client or no key.
+    """
+    if not writer.local:
+        Endpoint(writer)
+        return
+    from exam.llm.load import inspect_decoder
+
+    inspect_decoder(_local_model(writer))
+
+
+def _local_model(writer: Writer) -> Model:
+    return Model(
+        name="writer",
+        kind=ReaderKind.causal_lm,
+        name_or_path=writer.model,
+        revision=writer.revision,
+        gguf=writer.gguf,
+    )
+
+
 class Endpoint:
     """An OpenAI-compatible endpoint; the client repeats what failed on the way."""
 
@@ -142,14 +166,7 @@ class Local:
         from exam.precision import half_here
 
         set_seed(seed)
-        config = Model(
-            name="writer",
-            kind=ReaderKind.causal_lm,
-            name_or_path=writer.model,
-            revision=writer.revision,
-            gguf=writer.gguf,
-        )
-        model, tokenizer = load_whole(config, half_here())
+        model, tokenizer = load_whole(_local_model(writer), half_here())
         self.tokenizer: Any = tokenizer
         self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
         self.model, self.writer = model.to(self.device).eval(), writer

@@ -21,15 +21,11 @@ from exam.errors import ExamError
 from exam.llm.layerwise import Layerwise
 from exam.llm.prompts import TEMPLATES, Prompter
 from exam.llm.scoring import InMemory, Runner
+from exam.loading import check_new_weights
 from exam.precision import half_here, weights_in
 from exam.question_rows import LETTERS
 from exam.reader.decoders import with_padding
-from exam.reader.model import (
-    check_new_weights,
-    load_tokenizer,
-    small_architecture,
-    tiny_tokenizer,
-)
+from exam.reader.model import load_tokenizer, small_architecture, tiny_tokenizer
 
 DECODERS = ("ForCausalLM", "GPT2LMHeadModel")
 

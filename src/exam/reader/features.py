@@ -29,6 +29,7 @@ from exam.stage import Stage
 log = logging.getLogger(__name__)
 
 FILE = "features.parquet"
+MOST_TOKENS = 4  # of a character: its bytes in UTF-8
 TARGETS = "targets"  # each option's probability of being right, of questions with soft labels
 FEATURES = Features(
     {
@@ -88,6 +89,31 @@ def build_features(
     return Dataset.from_dict(columns, features=FEATURES), cut
 
 
+def check_lengths(questions: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
+    """Refuse a question of which prompt and longest option need more than `longest` tokens.
+
+    Raises:
+        ExamError: the first such question.
+    """
+    space, special = prefix_space(tokenizer), len(Template.of(tokenizer, pair=True))
+    for question in questions.to_list():
+        options = [space + option for option in question["options"]]
+        characters = len(question["prompt"]) + max(map(len, options))
+        if characters < longest // MOST_TOKENS:
+            continue
+        prompt, *ids = token_ids(tokenizer, [question["prompt"], *options])
+        _check_length(question["id"], len(prompt) + max(map(len, ids)) + special, longest)
+
+
+def _check_length(question_id: str, needed: int, longest: int) -> None:
+    if needed > longest:
+        raise ExamError(
+            f"question {question_id!r}: prompt and longest option need {needed} tokens, the "
+            f"model reads {longest}.\nOptions are never cut: shorten the question, or choose a "
+            "model that reads more (model=deberta_base)."
+        )
+
+
 def _features(
     question: dict[str, Any],
     passages: list[str],
@@ -100,12 +126,7 @@ def _features(
 ) -> dict[str, Any]:
     prompt, options = ids[question["prompt"]], [ids[option] for option in question["options"]]
     needed = len(prompt) + max(map(len, options)) + special
-    if needed > longest:
-        raise ExamError(
-            f"question {question['id']!r}: prompt and longest option need {needed} tokens, the "
-            f"model reads {longest}.\nOptions are never cut: shorten the question, or choose a "
-            "model that reads more (model=deberta_base)."
-        )
+    _check_length(question["id"], needed, longest)
     kept = fit_passages([ids[text] for text in passages], max(0, max_length - needed), cut)
     if order is Order.best_last:
         kept.reverse()

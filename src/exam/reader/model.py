@@ -29,15 +29,16 @@ from exam.checkpoints import (
     resolve_checkpoint,
     translate_load_errors,
 )
-from exam.config import Checkpoint, Dtype, Model, Packing
+from exam.config import Dtype, Model, Packing
 from exam.errors import ExamError
+from exam.loading import check_new_weights
 from exam.precision import weights_in
 from exam.reader.decoders import DecoderReader, decoder_class, with_padding
 from exam.reader.disentangled import flash_attention, use_disentangled
 from exam.reader.heads import Fp32Linear, joined_class
 from exam.reader.measures import MEASURES
 from exam.reader.packing import compute_dtype, packed_class
-from exam.reader.tuning import POOLERS, adapters_base, with_adapters
+from exam.reader.tuning import adapters_base, with_adapters
 
 log = logging.getLogger(__name__)
 
@@ -143,33 +144,6 @@ def _pretrained(
     return model, check_new_weights(checkpoint, model, info, of_head=True)
 
 
-def check_new_weights(
-    checkpoint: Checkpoint, model: Any, info: dict[str, Any], *, of_head: bool
-) -> list[str]:
-    """Return the modules that a checkpoint lacks, or has in another size: they start at random.
-
-    Only a head and a pooler may (`of_head`).
-
-    Raises:
-        ExamError: any other module would.
-    """
-    new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
-    inside = f"{model.base_model_prefix}."
-    heads = {
-        name
-        for name in new
-        if of_head and (not name.startswith(inside) or name.split(".")[1] in POOLERS)
-    }
-    if lacking := sorted(new - heads):
-        raise ExamError(
-            f"{checkpoint.key}={checkpoint.name}: {len(lacking)} weights of the "
-            f"{model.config.model_type} model are missing or of another size, first {lacking[0]}.\n"
-            "config.json and weights are of different checkpoints, or a file is incomplete. Copy "
-            f"all files again, or choose another checkpoint: {checkpoint.key}=<hub id or folder>"
-        )
-    return sorted({name.rpartition(".")[0] for name in heads})
-
-
 def load_tokenizer(config: Model, place: str, **form: Any) -> PreTrainedTokenizerBase:
     """A checkpoint's; a run's own as it was saved, where the library goes by the model's kind."""
     own = (Path(place).parent / KEY).is_file() and (Path(place) / TOKENIZER).is_file()
@@ -256,25 +230,6 @@ def _prepared(model: Any, tokenizer: PreTrainedTokenizerBase, config: Model) -> 
 def _narrow(_embeddings: nn.Module, _inputs: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Under autocast on a CPU let the layers' sums stay in its format too, instead of fp32."""
     return hidden.to(compute_dtype(hidden)) if hidden.device.type == "cpu" else hidden
-
-
-def longest_input(model: PreTrainedModel, max_length: int) -> int:
-    """How many tokens the model reads; with relative positions, which have no end, at least 4096.
-
-    Raises:
-        ExamError: `model.max_length` is more than the model's position embeddings.
-    """
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
-            limit = module.num_embeddings - reserved
-            if max_length > limit:
-                raise ExamError(
-                    f"model.max_length={max_length} is more than the {limit} tokens this model "
-                    f"reads.\nSet model.max_length={limit}, or choose another model."
-                )
-            return limit
-    return max(max_length, 4096)
 
 
 def tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:

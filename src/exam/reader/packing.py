@@ -20,9 +20,9 @@ from transformers.models.mpnet.modeling_mpnet import MPNetLayer
 
 from exam.config import Packing
 from exam.errors import ExamError
+from exam.loading import POOLERS
 from exam.reader.attention import NAME
 from exam.reader.heads import mixed
-from exam.reader.tuning import POOLERS
 
 
 @dataclass(frozen=True)

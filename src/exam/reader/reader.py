@@ -15,12 +15,13 @@ from exam import ranks
 from exam.checkpoints import resolve_checkpoint
 from exam.config import Adversary, Context, Layout, Model, Packing, Tuning
 from exam.errors import ExamError
+from exam.loading import longest_input
 from exam.reader.arguments import map_at_3, reader_arguments
 from exam.reader.collator import Collator, MultipleChoiceCollator, PackedCollator
 from exam.reader.features import Reading, saved_features
 from exam.reader.lexical import fit as fit_logit
 from exam.reader.measures import MEASURES
-from exam.reader.model import load_reader, longest_input
+from exam.reader.model import load_reader
 from exam.reader.trainer import ReaderTrainer
 from exam.reader.tuning import adapters_base, is_adapted, merged, save_adapters, tuned
 from exam.runs import with_callbacks

@@ -14,6 +14,7 @@ from exam.checkpoints import checkpoint_fingerprint
 from exam.config import Checkpoint, Tuning, names
 from exam.errors import ExamError
 from exam.files import read_object, write_json
+from exam.loading import POOLERS
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,6 @@ ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE = "base.json"  # beside an adapter: the checkpoint it changes, and its files' digests
 LAST_NORMS = ("final_norm", "norm")
-POOLERS = ("pooler", "head")  # what architectures have between the layers and the score
 
 
 def layers_of(model: Any) -> nn.ModuleList:

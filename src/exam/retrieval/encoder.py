@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from exam.checkpoints import (
     resolve_checkpoint,
     translate_load_errors,
 )
-from exam.config import Dtype, Encoder
+from exam.config import Checkpoint, Dtype, Encoder
+from exam.loading import check_new_weights, longest_input
 from exam.precision import dtype_here
 from exam.retrieval.vectors import Vectors
 from exam.runtime import progress
@@ -102,6 +104,44 @@ class SentenceEncoder:
         limit = self.model.max_seq_length
         found = self.model.tokenizer(texts, truncation=True, max_length=limit, return_length=True)
         return np.array([len(ids) for ids in found["input_ids"]])
+
+
+def inspect_encoder(config: Encoder) -> None:
+    """Refuse an encoder that cannot be loaded as configured.
+
+    Raises:
+        ExamError: its files cannot be read, or do not agree, or it reads fewer tokens.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    folder = resolve_checkpoint(config.checkpoint)
+    dtype_here(config.dtype, "encoder.dtype")
+    with translate_load_errors(config.checkpoint):
+        model = SentenceTransformer(
+            str(folder),
+            trust_remote_code=config.trust_remote_code,
+            model_kwargs={"use_safetensors": True, "device_map": "meta"},
+        )
+    inspect_network(config.checkpoint, model, folder, config.max_length, of_head=True)
+
+
+def inspect_network(
+    checkpoint: Checkpoint, model: Any, folder: Path, max_length: int, *, of_head: bool
+) -> None:
+    """Refuse a model of sentence-transformers whose files do not agree.
+
+    Raises:
+        ExamError: weights are missing, the vocabulary is larger than the embeddings, or the model
+            reads fewer than `max_length` tokens.
+    """
+    network = model[0].auto_model
+    with translate_load_errors(checkpoint):
+        root = next((p for p in folder.glob("0_*") if (p / "config.json").is_file()), folder)
+        _, info = type(network).from_pretrained(
+            root, config=network.config, device_map="meta", output_loading_info=True
+        )
+    check_new_weights(checkpoint, network, info, of_head=of_head)
+    longest_input(network, max_length, f"{checkpoint.group}.max_length")
 
 
 def width_multiple(max_length: int) -> int:

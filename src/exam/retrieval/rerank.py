@@ -22,7 +22,7 @@ from exam.errors import ExamError
 from exam.files import digest, is_sealed, sealed
 from exam.metrics import Floats
 from exam.precision import dtype_here
-from exam.retrieval.encoder import width_multiple
+from exam.retrieval.encoder import inspect_network, width_multiple
 from exam.retrieval.evaluation import Contexts
 from exam.retrieval.passages import searched
 from exam.retrieval.queries import query_texts
@@ -100,26 +100,35 @@ def has_head(config: Reranker) -> bool:
     return any(name.endswith(SCORING) for name in architecture.architectures or [])
 
 
-def check_reachable(config: Reranker, *, trained: bool = True) -> None:
-    """Refuse a checkpoint that cannot be read or, where it must be `trained`, has no head.
+def inspect_reranker(config: Reranker, *, trained: bool = True) -> None:
+    """Refuse a reranker that cannot be loaded or, where it must be `trained`, has no head.
 
     Raises:
-        ExamError: either.
+        ExamError: either; or its files do not agree, or it reads fewer tokens.
     """
-    if config.ckpt is not None and not has_head(config) and trained:
+    checkpoint = require_checkpoint(config)
+    if not has_head(config) and trained:
         raise ExamError(
             f"reranker.ckpt={config.ckpt} has no head that scores a passage.\n"
             "Give a cross-encoder, or train one from it: "
             f"python train.py task=reranker reranker.ckpt={config.ckpt}"
         )
+    dtype_here(config.dtype, "reranker.dtype")
+    model = _cross_encoder(config, {"device_map": "meta"})
+    folder = resolve_checkpoint(checkpoint)
+    inspect_network(checkpoint, model, folder, config.max_length, of_head=not trained)
 
 
 def load_cross_encoder(config: Reranker, dtype: Dtype) -> "CrossEncoder":
-    """The checkpoint as a model of one score a pair; a head that it lacks starts at random.
+    """Load a checkpoint as a model of one score a pair; a head that it lacks starts at random.
 
     Raises:
         ExamError: it cannot be read, or it gives several scores a pair.
     """
+    return _cross_encoder(config, {"dtype": dtype.value})
+
+
+def _cross_encoder(config: Reranker, weights: dict[str, Any]) -> "CrossEncoder":
     from sentence_transformers import CrossEncoder
 
     checkpoint = require_checkpoint(config)
@@ -131,7 +140,7 @@ def load_cross_encoder(config: Reranker, dtype: Dtype) -> "CrossEncoder":
             num_labels=new,
             max_length=config.max_length,
             trust_remote_code=config.trust_remote_code,
-            model_kwargs={"use_safetensors": True, "dtype": dtype.value},
+            model_kwargs={"use_safetensors": True, **weights},
             config_kwargs=dropout_fields(config.dropout),
         )
     if model.num_labels != 1:

@@ -8,10 +8,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from exam.answers.scored import Run, report
+from exam.checkpoints import MODEL
 from exam.compose import GROUPS, composed, with_prefix
 from exam.config import Bundle, EnsembleKind, Infer, names
 from exam.errors import ExamError
-from exam.inference import SUBMISSION, answer
+from exam.inference import SUBMISSION, answer, restored
+from exam.preflight import check_saved_reader
 from exam.runs import RESULTS
 from exam.runtime import say
 from exam.together.cascade import cascaded, cascaded_before, cascades
@@ -34,6 +36,9 @@ def answered(infer: Infer) -> Run:
     if len(variants) == 1 and infer.ensemble is None and not cascades(infer):
         return _single(variants[0])
     check_readers(infer, len(variants))
+    for variant in variants:  # all of them, before the first answers
+        trained, config = restored(variant)
+        check_saved_reader(config, trained.folder / MODEL)
     if cascades(infer):
         return cascaded(infer, variants)
     each = [answer(variant) for variant in variants]

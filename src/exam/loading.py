@@ -1,0 +1,56 @@
+"""Check a loaded model against its checkpoint: weights that it lacks, tokens that it can read."""
+
+from typing import Any
+
+from torch import nn
+
+from exam.config import Checkpoint
+from exam.errors import ExamError
+
+POOLERS = ("pooler", "head")  # between the layers and the score, in some architectures
+
+
+def check_new_weights(
+    checkpoint: Checkpoint, model: Any, info: dict[str, Any], *, of_head: bool
+) -> list[str]:
+    """Return the modules that a checkpoint lacks, or has in another size: they start at random.
+
+    Only a head and a pooler may (`of_head`).
+
+    Raises:
+        ExamError: any other module would.
+    """
+    new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    inside = f"{model.base_model_prefix}."
+    heads = {
+        name
+        for name in new
+        if of_head and (not name.startswith(inside) or name.split(".")[1] in POOLERS)
+    }
+    if lacking := sorted(new - heads):
+        raise ExamError(
+            f"{checkpoint.key}={checkpoint.name}: {len(lacking)} weights of the "
+            f"{model.config.model_type} model are missing or of another size, first {lacking[0]}.\n"
+            "config.json and weights are of different checkpoints, or a file is incomplete. Copy "
+            f"all files again, or choose another checkpoint: {checkpoint.key}=<hub id or folder>"
+        )
+    return sorted({name.rpartition(".")[0] for name in heads})
+
+
+def longest_input(model: Any, max_length: int, key: str = "model.max_length") -> int:
+    """Return how many tokens a model reads; with relative positions, without end, at least 4096.
+
+    Raises:
+        ExamError: `max_length`, set by `key`, is more than the model's position embeddings.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+            limit = module.num_embeddings - reserved
+            if max_length > limit:
+                raise ExamError(
+                    f"{key}={max_length} is more than the {limit} tokens this model "
+                    f"reads.\nSet {key}={limit}, or choose another model."
+                )
+            return limit
+    return max(max_length, 4096)
