@@ -1,62 +1,66 @@
 """Repositories with the layouts of the published ones: the same files, formats and keys, but small.
 
-`LAYOUTS` maps each id that `conf/` names to what makes its files.
+`MODELS` maps the ids that `conf/` and the documents name to what makes their files.
 """
 
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
-import torch
+from hub import bidirectional, decoders, sentences
+from hub.server import Hub
+from hub.weights import Files, safetensors_of, state_in
 
-from hub.configs import deberta, small
-from hub.vocabularies import deberta_spm, pieces_of, text
-from hub.weights import JUNK, Files, State, bin_of, cast, random_state
+SIZES = ("xsmall", "small", "base", "large")
+MODELS: dict[str, Callable[[], Files]] = {
+    **{f"microsoft/deberta-v3-{size}": partial(bidirectional.deberta, size) for size in SIZES},
+    "google-bert/bert-base-cased": bidirectional.bert_base_cased,
+    "allenai/longformer-base-4096": bidirectional.longformer_base,
+    "potsawee/longformer-large-4096-answering-race": bidirectional.longformer_race,
+    "answerdotai/ModernBERT-base": bidirectional.modernbert,
+    "Qwen/Qwen2.5-7B-Instruct": decoders.qwen_7b,
+    "mistralai/Mistral-7B-v0.1": decoders.mistral_7b,
+    "garage-bAInd/Platypus2-70B-instruct": decoders.platypus2_70b,
+    "sentence-transformers/all-MiniLM-L6-v2": sentences.minilm,
+    "sentence-transformers/all-mpnet-base-v2": sentences.mpnet,
+    "BAAI/bge-small-en-v1.5": sentences.bge_small,
+    "thenlper/gte-base": sentences.gte_base,
+    "intfloat/e5-base-v2": sentences.e5_base,
+    "cross-encoder/ms-marco-MiniLM-L6-v2": sentences.ms_marco,
+    "BAAI/bge-reranker-v2-m3": sentences.bge_reranker,
+    "Qwen/Qwen3-Reranker-0.6B": decoders.qwen3_reranker,
+    "Qwen/Qwen3-Embedding-0.6B": decoders.qwen3_embedding,
+    "mixedbread-ai/mxbai-rerank-base-v2": decoders.mxbai_rerank,
+}
+RENAMED = {"cross-encoder/ms-marco-MiniLM-L-6-v2": "cross-encoder/ms-marco-MiniLM-L6-v2"}
+CONVERTED = {  # the conversion bot's open pull requests
+    "microsoft/deberta-v3-base": (4, 14),
+    "microsoft/deberta-v3-large": (4,),
+    "potsawee/longformer-large-4096-answering-race": (2,),
+}
 
-LICENCE = b"Apache License\n"
-CARD = b"---\nlicense: mit\n---\n# A model\n"
-COMMON = {".gitattributes": b"*.bin filter=lfs\n", "README.md": CARD}
+
+@cache
+def files_of_model(name: str) -> Files:
+    """A published model's files, made once a process."""
+    return MODELS[name]()
 
 
-def deberta_files(size: str) -> Files:
-    """`microsoft/deberta-v3-<size>`: no safetensors, no tokenizer.json, no dtype, heads of MLM."""
-    spm = deberta_spm()
-    config = small(deberta(size), len(pieces_of(spm)) + 100)
-    state = cast(deberta_state(config), torch.float16)
-    generator = {f"deberta.{n}": v for n, v in state.items() if n.startswith("lm_predictions")}
-    return {
-        **COMMON,
-        "config.json": text(config, indent=2),
-        "spm.model": spm,
-        "tokenizer_config.json": text({"do_lower_case": False, "vocab_type": "spm"}, 2, "\n"),
-        "pytorch_model.bin": bin_of(state),
-        "pytorch_model.generator.bin": bin_of(generator),
-        "tf_model.h5": JUNK,
-        **({"rust_model.ot": JUNK} if size == "base" else {}),
-    }
-
-
-def deberta_state(config: dict[str, object]) -> State:
-    """The model's weights, those of its two heads, and positions that it does not read."""
-    state = {f"deberta.{n}": v for n, v in random_state("DebertaV2Model", config).items()}
-    width, rows = int(str(config["hidden_size"])), int(str(config["vocab_size"]))
-    positions = torch.randn(int(str(config["max_position_embeddings"])), width)
-    state["deberta.embeddings.position_embeddings.weight"] = positions
-    for head, vocabulary in (("lm_predictions.lm_head.", rows), ("mask_predictions.", 0)):
-        state |= {
-            f"{head}dense.weight": torch.randn(width, width),
-            f"{head}dense.bias": torch.randn(width),
-            f"{head}LayerNorm.weight": torch.ones(width),
-            f"{head}LayerNorm.bias": torch.zeros(width),
-        }
-        if vocabulary:
-            state[f"{head}bias"] = torch.zeros(vocabulary)
-    state["mask_predictions.classifier.weight"] = torch.randn(1, width)
-    state["mask_predictions.classifier.bias"] = torch.zeros(1)
-    return state
+def publish_models(hub: Hub) -> None:
+    """Add every model, the bot's pull requests and the old names to a hub."""
+    for name in MODELS:
+        hub.add(name, files_of_model(name))
+    for name, numbers in CONVERTED.items():
+        weights = safetensors_of(state_in(files_of_model(name)["pytorch_model.bin"]))
+        for number in numbers:
+            hub.propose(name, number, {"model.safetensors": weights})
+    for old, new in RENAMED.items():
+        hub.rename(old, new)
 
 
 def deberta_folder(folder: Path, size: str = "large") -> Path:
     """Write a copy of `microsoft/deberta-v3-<size>` into a folder."""
-    return write(folder, deberta_files(size))
+    return write(folder, bidirectional.deberta(size))
 
 
 def write(folder: Path, files: Files) -> Path:

@@ -9,6 +9,12 @@ import torch
 State = dict[str, torch.Tensor]
 Files = dict[str, bytes]
 JUNK = b"not read by this project\n" * 8  # weights of other frameworks
+TENSORFLOW = {"tf_model.h5": JUNK}
+FLAX = {"flax_model.msgpack": JUNK}
+RUST = {"rust_model.ot": JUNK}
+ONNX = {"onnx/model.onnx": JUNK, "onnx/model_quint8_avx2.onnx": JUNK}
+OPENVINO = {"openvino/openvino_model.bin": JUNK, "openvino/openvino_model.xml": JUNK}
+COMMON = {".gitattributes": b"*.bin filter=lfs\n", "README.md": b"---\nlicense: mit\n---\n# M\n"}
 
 
 def random_state(class_name: str, config: dict[str, Any]) -> State:
@@ -50,3 +56,27 @@ def shards_of(state: State, count: int, stem: str, suffix: str) -> Files:
         name: write({key: state[key] for key in state if where[key] == name}) for name in names
     }
     return {**files, f"{stem}.{suffix}.index.json": json.dumps(index, indent=2).encode()}
+
+
+def with_prefix(state: State, prefix: str) -> State:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def with_gamma_and_beta(state: State) -> State:
+    """The weights with the oldest names of a LayerNorm's."""
+    names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    for new, old in names.items():
+        state = {key.replace(new, old): value for key, value in state.items()}
+    return state
+
+
+def with_positions(state: State, prefix: str, config: dict[str, Any]) -> State:
+    """The weights with the numbers of the positions, which old versions of the library saved."""
+    numbers = torch.arange(config["max_position_embeddings"]).unsqueeze(0)
+    return {f"{prefix}embeddings.position_ids": numbers, **state}
+
+
+def state_in(data: bytes) -> State:
+    """The weights of a file that `torch.save` wrote."""
+    state: State = torch.load(io.BytesIO(data), weights_only=True)
+    return state
