@@ -1,6 +1,5 @@
 """Sentence encoders and cross-encoders, as they are published."""
 
-
 import torch
 
 from hub import configs, vocabularies
