@@ -69,6 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.record(
             Request(
                 method=self.command,
+                host=self.headers.get("Host") or "",
                 path=self.path,
                 status=self.status,
                 sent=self.sent,

@@ -38,7 +38,7 @@ def deberta(size: str) -> Config:
 
 def bert(architecture: str, width: int, layers: int, vocabulary: int, **more: Any) -> Config:
     """A BERT's config.json."""
-    return {
+    fields = {
         "architectures": [architecture],
         **DROPOUT,
         "hidden_size": width,
@@ -56,10 +56,11 @@ def bert(architecture: str, width: int, layers: int, vocabulary: int, **more: An
         "vocab_size": vocabulary,
         **more,
     }
+    return dict(sorted(fields.items()))
 
 
-BERT_BASE_CASED = bert("BertForMaskedLM", 768, 12, 28996, gradient_checkpointing=False)
-BERT_BASE_CASED |= {"transformers_version": "4.6.0.dev0"}
+OLD = {"gradient_checkpointing": False, "transformers_version": "4.6.0.dev0"}
+BERT_BASE_CASED = bert("BertForMaskedLM", 768, 12, 28996, **OLD)
 MINILM = bert("BertModel", 384, 6, 30522, gradient_checkpointing=False)
 MINILM |= {"_name_or_path": "nreimers/MiniLM-L6-H384-uncased", "transformers_version": "4.8.2"}
 BGE_SMALL = bert("BertModel", 384, 12, 30522, torch_dtype="float32")

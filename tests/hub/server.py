@@ -29,6 +29,7 @@ class Request:
     """A request as it came, and how it was answered."""
 
     method: str
+    host: str
     path: str  # with its query
     status: int
     sent: int  # bytes of the body
