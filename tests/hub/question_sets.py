@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
+import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hub.server import Hub
@@ -212,7 +213,7 @@ def information(name: str, rows: Splits, features: Features, sizes: list[int]) -
 
 def parquet(rows: list[Row], features: Features) -> bytes:
     file = io.BytesIO()
-    Dataset.from_list(rows, features=features).to_parquet(file)
+    pq.write_table(Dataset.from_list(rows, features=features).with_format("arrow")[:], file)
     return file.getvalue()
 
 
