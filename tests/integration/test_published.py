@@ -1,0 +1,235 @@
+"""Every configured id as it is published: from the hub, from the cache alone, and from a copy."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bench import Bench, bench_in, contexts, logits, stage
+
+pytestmark = pytest.mark.slow
+
+SHORT = [
+    *["retriever=none", "data.limit=4", "data.fold=null", "model.max_length=64"],
+    *["trainer.per_device_train_batch_size=4", "trainer.max_steps=1"],
+    *["trainer.eval_strategy=no", "trainer.save_strategy=no"],
+    *["trainer.load_best_model_at_end=false"],
+]
+ANSWERS = [*SHORT[:4], "trainer=no_training", "trainer.use_cpu=true"]
+SETTINGS = {"config.json", "tokenizer_config.json"}
+BERT = SETTINGS | {"vocab.txt", "tokenizer.json", "special_tokens_map.json", "model.safetensors"}
+DEBERTA = SETTINGS | {"spm.model", "pytorch_model.bin"}
+QWEN = SETTINGS | {"vocab.json", "merges.txt", "tokenizer.json", "generation_config.json"}
+LLAMA = SETTINGS | {"tokenizer.model", "tokenizer.json", "special_tokens_map.json"}
+LLAMA |= {"generation_config.json", "model.safetensors.index.json"}
+SENTENCES = BERT | {"modules.json", "1_Pooling/config.json"}
+SENTENCES |= {"sentence_bert_config.json", "config_sentence_transformers.json"}
+SCORE = QWEN | {"modules.json", "1_LogitScore/config.json", "sentence_bert_config.json"}
+SCORE |= {"config_sentence_transformers.json", "model.safetensors"}
+
+
+def shards(count: int) -> set[str]:
+    return {f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)}
+
+
+# Overrides, the id, and the files that are needed of its repository. A revision keeps from an
+# installed package that carries a checkpoint.
+READERS = {
+    **{
+        f"deberta_{size}": (
+            [*SHORT, f"model=deberta_{size}"],
+            f"microsoft/deberta-v3-{size}",
+            DEBERTA,
+        )
+        for size in ("xsmall", "small", "base", "large")
+    },
+    "bert_base": (
+        [*SHORT, "model=bert_base"],
+        "google-bert/bert-base-cased",
+        BERT - {"special_tokens_map.json"},
+    ),
+    "longformer": (
+        [*SHORT, "model=longformer"],
+        "allenai/longformer-base-4096",
+        {"config.json", "vocab.json", "merges.txt", "tokenizer.json", "pytorch_model.bin"},
+    ),
+    "longformer_race": (
+        [*SHORT, "model=longformer_race"],
+        "potsawee/longformer-large-4096-answering-race",
+        SETTINGS | {"vocab.json", "merges.txt", "special_tokens_map.json", "pytorch_model.bin"},
+    ),
+    "modernbert": (
+        [*SHORT, "model=modernbert"],
+        "answerdotai/ModernBERT-base",
+        SETTINGS | {"tokenizer.json", "special_tokens_map.json", "model.safetensors"},
+    ),
+    "minilm": (
+        [*SHORT, "model=minilm", "model.revision=main"],
+        "sentence-transformers/all-MiniLM-L6-v2",
+        SENTENCES,
+    ),
+    "mpnet": (
+        [*SHORT, "model=mpnet", "model.revision=main"],
+        "sentence-transformers/all-mpnet-base-v2",
+        SENTENCES,
+    ),
+    "mistral_7b": (
+        [*SHORT, "model=mistral_7b", "model.dtype=float32"],
+        "mistralai/Mistral-7B-v0.1",
+        LLAMA | shards(2),
+    ),
+    "qwen_7b": (
+        [*ANSWERS, "model=qwen_7b"],
+        "Qwen/Qwen2.5-7B-Instruct",
+        QWEN | {"model.safetensors.index.json"} | shards(4),
+    ),
+    "platypus2_70b": (
+        [*ANSWERS, "model=platypus2_70b", "model.max_length=400"],
+        "garage-bAInd/Platypus2-70B-instruct",
+        LLAMA | shards(15),
+    ),
+}
+ENCODERS = {
+    "bge_small": ([], "BAAI/bge-small-en-v1.5", SENTENCES),
+    "gte_base": ([], "thenlper/gte-base", SENTENCES),
+    "e5_base": ([], "intfloat/e5-base-v2", SENTENCES),
+    "minilm": (["encoder.revision=main"], "sentence-transformers/all-MiniLM-L6-v2", SENTENCES),
+    "mpnet": (["encoder.revision=main"], "sentence-transformers/all-mpnet-base-v2", SENTENCES),
+    "qwen3": (
+        ["encoder.name_or_path=Qwen/Qwen3-Embedding-0.6B", "encoder.max_length=256"],
+        "Qwen/Qwen3-Embedding-0.6B",
+        QWEN
+        | {"modules.json", "1_Pooling/config.json", "config_sentence_transformers.json"}
+        | {"model.safetensors"},
+    ),
+}
+RERANKERS = {
+    "cross-encoder/ms-marco-MiniLM-L6-v2": BERT,
+    "BAAI/bge-reranker-v2-m3": SETTINGS
+    | {"sentencepiece.bpe.model", "tokenizer.json", "special_tokens_map.json", "model.safetensors"},
+    "Qwen/Qwen3-Reranker-0.6B": SCORE,
+    "mixedbread-ai/mxbai-rerank-base-v2": SCORE,
+}
+# The questions of each split, and how many of them have an answer.
+DATA_SETS = {
+    "race": {"train": (24, 24), "validation": (8, 8), "test": (8, 8)},
+    "mmlu": {"auxiliary_train": (24, 24), "validation": (8, 8), "test": (8, 8)},
+    "sciq": {"train": (24, 24), "validation": (8, 8), "test": (8, 8)},
+    "openbookqa": {"train": (24, 24), "validation": (8, 8), "test": (8, 8)},
+    "arc": {"train": (24, 24), "validation": (8, 8), "test": (8, 8)},
+    "medmcqa": {"train": (24, 24), "validation": (8, 8), "test": (8, 0)},
+}
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with bench_in(tmp_path_factory.mktemp("bench")) as bench:
+        yield bench
+
+
+def answers(bench: Bench, outputs: Path, *, offline: bool = False) -> list[dict]:
+    """What a run predicts for the test questions; it fetches nothing."""
+    done = bench.run(
+        "infer",
+        f"ckpt={stage(outputs, 'train')}",
+        "data=kaggle",
+        f"data.dir={bench.questions / 'questions'}",
+        f"outputs={outputs}",
+        offline=offline,
+    ).check()
+    assert done.fetched == {}
+    folder = stage(outputs, "infer")
+    assert len((folder / "submission.csv").read_text().splitlines()) == 7
+    return logits(folder)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_reader_learns_and_answers(bench, tmp_path, reader):
+    overrides, name, needed = READERS[reader]
+    hub, cache, copy = (bench.outputs(reader) for _ in range(3))
+
+    done = bench.run("train", *bench.setting(hub, *overrides)).check()
+    assert done.fetched == dict.fromkeys(needed, 1)
+    assert not [r.path for r in done.requests if "discussions" in r.path or "refs" in r.path]
+    published = answers(bench, hub)
+    assert len(published) == 6 * 5  # options
+
+    done = bench.run("train", *bench.setting(cache, *overrides), offline=True).check()
+    assert done.requests == []
+    assert stage(cache, "train").name == stage(hub, "train").name
+    assert logits(stage(cache, "train")) == logits(stage(hub, "train"))
+    assert answers(bench, cache, offline=True) == published
+
+    folder = bench.copy(name, bench.hub.get(name).main.sha, tmp_path / "copy")
+    local = [o for o in overrides if "revision" not in o]
+    setting = bench.setting(copy, *local, f"model.name_or_path={folder}")
+    done = bench.run("train", *setting, offline=True).check()
+    assert logits(stage(copy, "train")) == logits(stage(hub, "train"))
+    assert answers(bench, copy, offline=True) == published
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_an_encoder_finds_passages(bench, tmp_path, encoder):
+    overrides, name, needed = ENCODERS[encoder]
+    group = [f"encoder={encoder}"] if encoder != "qwen3" else []
+    overrides = ["retriever=two_stage", "data.limit=6", *group, *overrides]
+    hub, cache, copy = (bench.outputs(encoder) for _ in range(3))
+
+    done = bench.run("retrieve", *bench.setting(hub, *overrides)).check()
+    assert done.fetched == dict.fromkeys(needed, 1)
+    assert contexts(hub, "kaggle-train")
+
+    done = bench.run("retrieve", *bench.setting(cache, *overrides), offline=True).check()
+    assert done.requests == []
+    assert {path.name for path in (cache / "contexts").iterdir()} == {
+        path.name for path in (hub / "contexts").iterdir()
+    }
+    assert contexts(cache, "kaggle-train") == contexts(hub, "kaggle-train")
+
+    folder = bench.copy(name, bench.hub.get(name).main.sha, tmp_path / "copy")
+    local = [o for o in overrides if "revision" not in o and "name_or_path" not in o]
+    setting = bench.setting(copy, *local, f"encoder.name_or_path={folder}")
+    bench.run("retrieve", *setting, offline=True).check()
+    assert contexts(copy, "kaggle-train") == contexts(hub, "kaggle-train")
+
+
+@pytest.mark.parametrize("name", RERANKERS)
+def test_a_reranker_orders_passages(bench, tmp_path, name):
+    base = ["retriever=bm25", "reranker=cross_encoder", "data.limit=6"]
+    overrides = [*base, f"reranker.ckpt={name}"]
+    hub, cache, copy = (bench.outputs("reranker") for _ in range(3))
+
+    done = bench.run("retrieve", *bench.setting(hub, *overrides)).check()
+    assert done.fetched == dict.fromkeys(RERANKERS[name], 1)
+    reordered = contexts(hub, "kaggle-train-bm25-")
+    assert len({row["score"] for row in reordered}) > 6
+
+    done = bench.run("retrieve", *bench.setting(cache, *overrides), offline=True).check()
+    assert done.requests == []
+    assert contexts(cache, "kaggle-train-bm25-") == reordered
+
+    folder = bench.copy(name, bench.hub.get(name).main.sha, tmp_path / "copy")
+    setting = bench.setting(copy, *base, f"reranker.ckpt={folder}")
+    bench.run("retrieve", *setting, offline=True).check()
+    assert contexts(copy, "kaggle-train-bm25-") == reordered
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_a_data_set_is_read(bench, name):
+    hub, cache = (bench.outputs(name) for _ in range(2))
+    overrides = [f"data={name}", "retriever=none", "evaluate=false"]
+    bench.run("retrieve", *overrides, f"outputs={hub}").check()
+    for split, (questions, answered) in DATA_SETS[name].items():
+        rows = questions_of(hub, f"{name}-{split}")
+        assert len(rows) == questions
+        assert sum(row["label"] is not None for row in rows) == answered
+    done = bench.run("retrieve", *overrides, f"outputs={cache}", offline=True).check()
+    assert done.requests == []
+    names = {path.name for path in (hub / "contexts").iterdir()}
+    assert names == {path.name for path in (cache / "contexts").iterdir()}
+
+
+def questions_of(outputs: Path, start: str) -> list[dict]:
+    import pyarrow.parquet as pq
+
+    folder = stage(outputs, "contexts", start)
+    return pq.read_table(folder / "questions.parquet").to_pylist()
