@@ -21,12 +21,12 @@ from exam.reader.features import Reading, build_features, saved_features, shuffl
 from exam.reader.model import inspect_reader, load_reader, longest_input, tiny_tokenizer
 from exam.reader.reader import Reader
 from exam.reader.template import Template
-from exam.reader.tokens import token_ids
 from exam.reader.trainer import option_loss
 from exam.reader.training import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import SCHEMA, write_contexts
 from exam.runs import last_whole_checkpoint
+from exam.tokenization import token_ids
 
 TINY = {
     "model_type": "deberta-v2",

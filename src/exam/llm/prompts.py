@@ -18,8 +18,8 @@ from exam.errors import ExamError
 from exam.question_rows import LETTERS
 from exam.reader.features import Cut, fit_passages
 from exam.reader.template import Template
-from exam.reader.tokens import prefix_space, token_ids
 from exam.retrieval.evaluation import Contexts
+from exam.tokenization import prefix_space, token_ids
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from exam.question_rows import in_order
 from exam.questions import questions_digest
 from exam.reader.measures import MEASURES, measure_options
 from exam.reader.template import Template
-from exam.reader.tokens import prefix_space, token_ids, tokenizer_digest
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
 from exam.stage import Stage
+from exam.tokenization import prefix_space, token_ids, tokenizer_digest
 
 log = logging.getLogger(__name__)
 

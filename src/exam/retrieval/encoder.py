@@ -44,15 +44,19 @@ class SentenceEncoder:
         """The loaded model."""
         from sentence_transformers import SentenceTransformer
 
+        from exam.tokenization import adopt_tokenizer, check_sentencepiece
+
         config = self.config
         folder = resolve_checkpoint(config.checkpoint)
         with translate_load_errors(config.checkpoint):
+            check_sentencepiece(folder)
             model = SentenceTransformer(
                 str(folder),
                 trust_remote_code=config.trust_remote_code,
                 model_kwargs={"use_safetensors": True, "dtype": self.dtype.value},
                 config_kwargs=dropout_fields(config.dropout),
             )
+            adopt_tokenizer(model)
         model.max_seq_length = config.max_length
         return model
 
