@@ -120,14 +120,14 @@ def test_context_comes_first_and_only_it_is_cut(asked):
         for q in asked.select([0])
     ) + tokenizer.num_special_tokens_to_add(pair=True)
     room = len(first[0]) + 2
-    rows, cut = build_features(
+    rows, stats = build_features(
         asked.select([0]), contexts_of(asked, passages), tokenizer, needed + room, 512
     )
     assert rows[0]["context"] == first[0] + first[1][:2]
     assert rows[0]["prompt"] == token_ids(tokenizer, [asked[0]["prompt"]])[0]
     assert rows[0]["options"] == token_ids(tokenizer, asked[0]["options"])
     left = len(first[1]) - 2 + len(first[2])
-    assert (cut.questions, cut.passages, cut.tokens) == (1, 1, left)
+    assert (stats.cut.questions, stats.cut.passages, stats.cut.tokens) == (1, 1, left)
 
 
 def test_question_longer_than_the_budget_loses_its_context_not_its_options(asked):

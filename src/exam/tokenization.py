@@ -140,8 +140,8 @@ def load_tokenizer(
         return _load(PreTrainedTokenizerFast, name, options)
     if "gguf_file" in options:
         return _load(AutoTokenizer, name, options)
-    if check_sentencepiece(name, **options):
-        return _load(DebertaV2Tokenizer, name, options)
+    if path := check_sentencepiece(name, **options):
+        return _load_deberta(name, path, options)
     published = _find(name, TOKENIZER, options)
     if published and _model_type(name, options) == DEBERTA:
         return _as_deberta(_load(PreTrainedTokenizerFast, name, options))
@@ -198,10 +198,9 @@ def check_agrees(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
     processor = sentencepiece.SentencePieceProcessor(model_file=model)
     unknown = processor.id_to_piece(processor.unk_id())
     for text in PROBES:
-        pieces = [
-            unknown if token == tokenizer.unk_token else str(token)
-            for token in tokenizer.tokenize(text)
-        ]
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokens: Any = tokenizer.convert_ids_to_tokens(ids)
+        pieces = [unknown if token == tokenizer.unk_token else token for token in tokens]
         expected: list[str] = processor.id_to_piece(processor.encode(text))
         if pieces != expected:
             raise ExamError(
@@ -224,6 +223,16 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
             f"embeddings for {rows:,}.\nTokenizer and weights are of different checkpoints: copy "
             "all files of one."
         )
+
+
+def _load_deberta(name: str, path: str, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+    try:
+        return _load(DebertaV2Tokenizer, name, options)
+    except (OSError, RuntimeError) as error:  # sentencepiece's, for any file that it cannot parse
+        raise ExamError(
+            f"{path} is not a sentencepiece model, or is damaged.\n"
+            "Copy it again from the checkpoint."
+        ) from error
 
 
 def _load(kind: Any, name: str, options: dict[str, Any]) -> PreTrainedTokenizerBase:
@@ -312,6 +321,15 @@ def prefix_space(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     whole, first, spaced, plain = token_ids(tokenizer, ["a b", "a", " b", "b"])
     return " " if whole == first + spaced and whole != first + plain else ""
+
+
+def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the id of what the vocabulary does not know; None where it knows every text.
+
+    GPT-2 and its like give the end of a text that name, and split any text into bytes.
+    """
+    unknown: int | None = tokenizer.unk_token_id
+    return None if unknown == tokenizer.eos_token_id else unknown
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
