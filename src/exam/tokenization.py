@@ -19,17 +19,15 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import (
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 from transformers.tokenization_python import Trie
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
-from transformers.utils.hub import cached_file
 
 from exam.artefacts import KEY
 from exam.errors import ExamError
-from exam.files import digest
+from exam.files import digest, read_object
 from exam.runtime import progress
 
 if TYPE_CHECKING:
@@ -52,7 +50,6 @@ SPECIAL_TOKENS = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
-DOWNLOAD_OPTIONS = {"cache_dir", "local_files_only", "revision", "subfolder", "token"}
 # Lower case and without accents: some families remove both before sentencepiece sees a text.
 PROBES = ("two words", "10² m", "h₂o", "½ cup", "the ﬁeld", "ｆｕｌｌ　ｗｉｄｔｈ", "no\u00a0break")
 
@@ -124,31 +121,29 @@ class DebertaV2Tokenizer(SentencePieceBackend):
 def load_tokenizer(
     folder: str | Path, *, trust_remote_code: bool = False, **options: Any
 ) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder or a hub id as its files describe it.
+    """Load the tokenizer of a checkpoint's folder as its files describe it.
 
     A run's tokenizer loads as the run saved it. `options` are those of `from_pretrained`, such as
-    `revision` and `gguf_file`.
+    `gguf_file`.
 
     Raises:
         ExamError: sentencepiece is missing, or transformers' tokenizer splits texts otherwise than
             the checkpoint's sentencepiece model and no tokenizer.json settles it.
     """
-    name = str(folder)
+    folder = Path(folder)
     options["trust_remote_code"] = trust_remote_code
-    saved_by_run = (Path(name).parent / KEY).is_file() and (Path(name) / TOKENIZER).is_file()
-    if saved_by_run:
-        return _load(PreTrainedTokenizerFast, name, options)
+    published = folder / TOKENIZER
+    if published.is_file() and (folder.parent / KEY).is_file():
+        return _load(PreTrainedTokenizerFast, folder, options)
     if "gguf_file" in options:
-        return _load(AutoTokenizer, name, options)
-    if path := check_sentencepiece(name, **options):
-        return _load_deberta(name, path, options)
-    published = _find(name, TOKENIZER, options)
-    if published and _model_type(name, options) == DEBERTA:
-        return _as_deberta(_load(PreTrainedTokenizerFast, name, options))
-    tokenizer = _load(AutoTokenizer, name, options)
-    models = (_find(name, model, options) for model in SENTENCEPIECE_MODELS)
-    for model in filter(None, models):
-        if published and tokenizer.is_fast:
+        return _load(AutoTokenizer, folder, options)
+    if (folder / DEBERTA_MODEL).is_file():
+        return _load_deberta(folder, options)
+    if published.is_file() and _model_type(folder) == DEBERTA:
+        return _as_deberta(_load(PreTrainedTokenizerFast, folder, options))
+    tokenizer = _load(AutoTokenizer, folder, options)
+    for model in filter(Path.is_file, map(folder.joinpath, SENTENCEPIECE_MODELS)):
+        if published.is_file() and tokenizer.is_fast:
             _take_splitting(tokenizer, published)
         else:
             check_agrees(tokenizer, model)
@@ -172,22 +167,20 @@ def adopt_tokenizer(model: "SentenceTransformer | CrossEncoder") -> None:
     module.processor = module.input_formatter.processor = tokenizer
 
 
-def check_sentencepiece(name: str, **options: Any) -> str | None:
-    """Return the path of a checkpoint's `spm.model`, if it has one.
+def check_sentencepiece(folder: Path) -> None:
+    """Refuse a folder with an `spm.model` where sentencepiece, which reads it, is missing.
 
     Raises:
-        ExamError: it has one, and sentencepiece is not installed to read it.
+        ExamError: sentencepiece is not installed.
     """
-    path = _find(name, DEBERTA_MODEL, options)
-    if path and find_spec("sentencepiece") is None:
+    if (folder / DEBERTA_MODEL).is_file() and find_spec("sentencepiece") is None:
         raise ExamError(
-            f"{name} has its tokenizer in {DEBERTA_MODEL}, and sentencepiece, which reads it, is "
-            "not installed.\nInstall it: pip install sentencepiece"
+            f"{folder} has its tokenizer in {DEBERTA_MODEL}, and sentencepiece, which reads it, "
+            "is not installed.\nInstall it: pip install sentencepiece"
         )
-    return path
 
 
-def check_agrees(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
+def check_agrees(tokenizer: PreTrainedTokenizerBase, model: Path) -> None:
     """Refuse a tokenizer that splits texts otherwise than its checkpoint's sentencepiece `model`.
 
     Raises:
@@ -195,7 +188,7 @@ def check_agrees(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
     """
     import sentencepiece
 
-    processor = sentencepiece.SentencePieceProcessor(model_file=model)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     unknown = processor.id_to_piece(processor.unk_id())
     for text in PROBES:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -204,8 +197,8 @@ def check_agrees(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
         expected: list[str] = processor.id_to_piece(processor.encode(text))
         if pieces != expected:
             raise ExamError(
-                f"{Path(model).parent}: transformers splits {text!r} into {' '.join(pieces)}, "
-                f"{Path(model).name} into {' '.join(expected)}.\nThe checkpoint was trained on the "
+                f"{model.parent}: transformers splits {text!r} into {' '.join(pieces)}, "
+                f"{model.name} into {' '.join(expected)}.\nThe checkpoint was trained on the "
                 f"latter. Add its {TOKENIZER} to the folder."
             )
 
@@ -225,38 +218,25 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
         )
 
 
-def _load_deberta(name: str, path: str, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+def _load_deberta(folder: Path, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+    check_sentencepiece(folder)
     try:
-        return _load(DebertaV2Tokenizer, name, options)
+        return _load(DebertaV2Tokenizer, folder, options)
     except (OSError, RuntimeError) as error:  # sentencepiece's, for any file that it cannot parse
         raise ExamError(
-            f"{path} is not a sentencepiece model, or is damaged.\n"
+            f"{folder / DEBERTA_MODEL} is not a sentencepiece model, or is damaged.\n"
             "Copy it again from the checkpoint."
         ) from error
 
 
-def _load(kind: Any, name: str, options: dict[str, Any]) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(name, **options)
+def _load(kind: Any, folder: Path, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(folder), **options)
     return tokenizer
 
 
-def _find(name: str, file: str, options: dict[str, Any]) -> str | None:
-    """Return the local path of a file of a folder or a hub id, if it has one of that name."""
-    where = {key: value for key, value in options.items() if key in DOWNLOAD_OPTIONS}
-    path: str | None = cached_file(
-        name,
-        file,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **where,
-    )
-    return path
-
-
-def _model_type(name: str, options: dict[str, Any]) -> str | None:
-    where = {key: value for key, value in options.items() if key in DOWNLOAD_OPTIONS}
-    config, _ = PreTrainedConfig.get_config_dict(name, **where)
-    return config.get("model_type")
+def _model_type(folder: Path) -> Any:
+    path = folder / "config.json"
+    return read_object(path).get("model_type") if path.is_file() else None
 
 
 def _as_deberta(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -268,9 +248,9 @@ def _as_deberta(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _take_splitting(tokenizer: PreTrainedTokenizerBase, published: str) -> None:
+def _take_splitting(tokenizer: PreTrainedTokenizerBase, published: Path) -> None:
     """Normalise and split as the published tokenizer.json says, not as the class assumes."""
-    source, target = Tokenizer.from_file(published), tokenizer.backend_tokenizer
+    source, target = Tokenizer.from_file(str(published)), tokenizer.backend_tokenizer
     target.normalizer, target.pre_tokenizer = source.normalizer, source.pre_tokenizer
 
 

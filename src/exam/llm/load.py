@@ -26,7 +26,7 @@ from exam.precision import half_here, weights_in
 from exam.question_rows import LETTERS
 from exam.reader.decoders import with_padding
 from exam.reader.model import small_architecture, tiny_tokenizer
-from exam.tokenization import load_tokenizer
+from exam.tokenization import check_vocabulary, load_tokenizer
 
 DECODERS = ("ForCausalLM", "GPT2LMHeadModel")
 
@@ -43,8 +43,11 @@ def inspect_decoder(config: Model) -> tuple[Any, PreTrainedTokenizerBase]:
     if _form(config, folder):  # the library reads a GGUF only as a whole
         with torch.device("meta"):
             factory: Any = AutoModelForCausalLM
-            return factory.from_config(architecture), tokenizer
-    return _weights(config, folder, architecture, {"device_map": "meta"}), tokenizer
+            model = factory.from_config(architecture)
+    else:
+        model = _weights(config, folder, architecture, {"device_map": "meta"})
+    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
+    return model, tokenizer
 
 
 def load_causal(config: Model, work: Path) -> tuple[Runner, Prompter, int]:

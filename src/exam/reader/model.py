@@ -36,7 +36,7 @@ from exam.reader.heads import Fp32Linear, joined_class
 from exam.reader.measures import MEASURES
 from exam.reader.packing import compute_dtype, packed_class
 from exam.reader.tuning import adapters_base, with_adapters
-from exam.tokenization import load_tokenizer
+from exam.tokenization import check_vocabulary, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ def inspect_reader(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     with translate_load_errors(require_checkpoint(config)):
         tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
     model, _ = _pretrained(config, architecture, base or folder, device_map="meta")
+    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
     return model, tokenizer
 
 
