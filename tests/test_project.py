@@ -62,7 +62,7 @@ ORDER = [
     ["stage", "endings"],
     ["artefacts"],
     ["packages", "conversion", "hub"],
-    ["config", "tables"],
+    ["config", "tables", "tokenization"],
     ["checkpoints", "loading"],
     ["articles", "places"],
     ["model_checks", "retrieval_checks", "corpus", "precision", "tracker"],

@@ -21,12 +21,12 @@ from exam.reader.features import Reading, build_features, saved_features, shuffl
 from exam.reader.model import inspect_reader, load_reader, longest_input, tiny_tokenizer
 from exam.reader.reader import Reader
 from exam.reader.template import Template
-from exam.reader.tokens import token_ids
 from exam.reader.trainer import option_loss
 from exam.reader.training import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import SCHEMA, write_contexts
 from exam.runs import last_whole_checkpoint
+from exam.tokenization import token_ids
 
 TINY = {
     "model_type": "deberta-v2",
@@ -120,14 +120,14 @@ def test_context_comes_first_and_only_it_is_cut(asked):
         for q in asked.select([0])
     ) + tokenizer.num_special_tokens_to_add(pair=True)
     room = len(first[0]) + 2
-    rows, cut = build_features(
+    rows, stats = build_features(
         asked.select([0]), contexts_of(asked, passages), tokenizer, needed + room, 512
     )
     assert rows[0]["context"] == first[0] + first[1][:2]
     assert rows[0]["prompt"] == token_ids(tokenizer, [asked[0]["prompt"]])[0]
     assert rows[0]["options"] == token_ids(tokenizer, asked[0]["options"])
     left = len(first[1]) - 2 + len(first[2])
-    assert (cut.questions, cut.passages, cut.tokens) == (1, 1, left)
+    assert (stats.cut.questions, stats.cut.passages, stats.cut.tokens) == (1, 1, left)
 
 
 def test_question_longer_than_the_budget_loses_its_context_not_its_options(asked):

@@ -21,7 +21,7 @@ from exam.answers.predictions import (
 )
 from exam.answers.scored import PREDICTIONS, answers, score
 from exam.answers.submission import write_submission
-from exam.artefacts import shared_stage
+from exam.artefacts import recording, shared_stage
 from exam.checkpoints import MODEL, checkpoint_fingerprint
 from exam.config import (
     Data,
@@ -157,13 +157,14 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
         if not stage.reused:
             reader = loaded(config, folder / MODEL, stage.folder, merge=infer.merge)
             work = stage.folder / CHECKPOINTS
-            found = list(_rotated(reader, questions, contexts, infer.rotations, config, work))
+            with recording() as opened:
+                found = list(_rotated(reader, questions, contexts, infer.rotations, config, work))
         if not stage.reused and ranks.rank() == 0:
             write_predictions(stage.folder / PREDICTIONS, found)
             submit(stage, answers(stage.folder), letters)
             if None not in questions["label"]:
                 score(stage, questions, contexts, before)
-            write_run(stage, config, questions, contexts)
+            write_run(stage, config, questions, contexts, opened)
             stage.finish(run_files(stage.folder), questions=len(questions))
         if ranks.rank() == 0:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)

@@ -26,6 +26,7 @@ PACKAGES = (
     "torch",
     "transformers",
     "datasets",
+    "sentencepiece",
     "tokenizers",
     "peft",
     "accelerate",

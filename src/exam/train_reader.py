@@ -16,7 +16,7 @@ from exam.answers.predictions import read_predictions
 from exam.answers.results import BLIND, System, results, table
 from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
 from exam.answers.soft_labels import with_soft_labels
-from exam.artefacts import NotYetError, open_stage, shared_stage
+from exam.artefacts import NotYetError, open_stage, recording, shared_stage
 from exam.checkpoints import checkpoint_fingerprint
 from exam.config import ALL_FOLDS, Data, Train, plain, trainer_values
 from exam.files import read_json, write_json
@@ -117,11 +117,12 @@ def _trained(config: Train, prepared: Prepared) -> Run:
             if leads:
                 save_run(config, stage.folder / CONFIG)
                 write_json(stage.folder / ENVIRONMENT, environment())
-            logits = fitted(config, stage.folder, split, pool)(split.valid, valid)
+            with recording() as opened:
+                logits = fitted(config, stage.folder, split, pool)(split.valid, valid)
             if leads:
                 write_answers(stage, config, split.valid, valid, logits)
                 score(stage, split.valid, valid, prepared.stages)
-                write_run(stage, config, split.valid, valid)
+                write_run(stage, config, split.valid, valid, opened)
                 write_card(stage, config)
                 stage.finish(run_files(stage.folder), questions=len(split.train))
         if leads:

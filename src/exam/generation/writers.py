@@ -176,7 +176,7 @@ class Local:
         import torch
 
         from exam.llm.prompts import chat
-        from exam.reader.tokens import token_ids
+        from exam.tokenization import token_ids
 
         system, user = (message["content"] for message in messages)
         framed = chat(

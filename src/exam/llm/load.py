@@ -25,7 +25,8 @@ from exam.loading import check_new_weights
 from exam.precision import half_here, weights_in
 from exam.question_rows import LETTERS
 from exam.reader.decoders import with_padding
-from exam.reader.model import load_tokenizer, small_architecture, tiny_tokenizer
+from exam.reader.model import small_architecture, tiny_tokenizer
+from exam.tokenization import check_vocabulary, load_tokenizer
 
 DECODERS = ("ForCausalLM", "GPT2LMHeadModel")
 
@@ -42,8 +43,11 @@ def inspect_decoder(config: Model) -> tuple[Any, PreTrainedTokenizerBase]:
     if _form(config, folder):  # the library reads a GGUF only as a whole
         with torch.device("meta"):
             factory: Any = AutoModelForCausalLM
-            return factory.from_config(architecture), tokenizer
-    return _weights(config, folder, architecture, {"device_map": "meta"}), tokenizer
+            model = factory.from_config(architecture)
+    else:
+        model = _weights(config, folder, architecture, {"device_map": "meta"})
+    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
+    return model, tokenizer
 
 
 def load_causal(config: Model, work: Path) -> tuple[Runner, Prompter, int]:
@@ -101,7 +105,9 @@ def _form(config: Model, folder: Path) -> dict[str, Any]:
 
 def _tokenizer(config: Model, folder: Path) -> PreTrainedTokenizerBase:
     with translate_load_errors(require_checkpoint(config)):
-        return load_tokenizer(config, str(folder), **_form(config, folder))
+        return load_tokenizer(
+            folder, trust_remote_code=config.trust_remote_code, **_form(config, folder)
+        )
 
 
 def _architecture(config: Model, folder: Path) -> Any:

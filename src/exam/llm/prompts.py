@@ -18,8 +18,9 @@ from exam.errors import ExamError
 from exam.question_rows import LETTERS
 from exam.reader.features import Cut, fit_passages
 from exam.reader.template import Template
-from exam.reader.tokens import prefix_space, token_ids
+from exam.reader.token_counts import TokenCounts
 from exam.retrieval.evaluation import Contexts
+from exam.tokenization import prefix_space, token_ids, unknown_id
 
 log = logging.getLogger(__name__)
 
@@ -122,12 +123,13 @@ class Prompter:
         Raises:
             ExamError: a question without passages needs more tokens than the model's window.
         """
-        cut = Cut()
+        cut, counts = Cut(), TokenCounts()
         found = [
-            self._asked(q, contexts.get(q["id"], []), window, order, cut)
+            self._asked(q, contexts.get(q["id"], []), window, order, cut, counts)
             for q in questions.to_list()
         ]
-        log.info("prompts: %d questions · cut %s", len(found), vars(cut))
+        log.info("prompts: %d questions · cut %s · %s", len(found), vars(cut), counts)
+        counts.warn("prompts")
         return found
 
     def _asked(
@@ -137,6 +139,7 @@ class Prompter:
         window: int,
         order: Order,
         cut: Cut,
+        counts: TokenCounts,
     ) -> Asked:
         options = question["options"]
         listed = "".join(
@@ -157,6 +160,8 @@ class Prompter:
                 "model allows, or shorten the question."
             )
         lines = token_ids(self.tokenizer, [f"- {passage['text']}\n" for passage in passages])
+        parts, apart = [*before, *endings], token_ids(self.tokenizer, options)
+        counts.add(question["id"], parts, apart, lines, unknown_id(self.tokenizer))
         kept = fit_passages(lines, window - fixed, cut)
         if order is Order.best_last:
             kept.reverse()

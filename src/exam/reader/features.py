@@ -21,10 +21,11 @@ from exam.question_rows import in_order
 from exam.questions import questions_digest
 from exam.reader.measures import MEASURES, measure_options
 from exam.reader.template import Template
-from exam.reader.tokens import prefix_space, token_ids, tokenizer_digest
+from exam.reader.token_counts import TokenCounts
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
 from exam.stage import Stage
+from exam.tokenization import prefix_space, token_ids, tokenizer_digest, unknown_id
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,14 @@ class Cut:
     tokens: int = 0
 
 
+@dataclass
+class FeatureStats:
+    """What building features leaves out, and what the tokenizer makes of the texts."""
+
+    cut: Cut
+    tokens: TokenCounts
+
+
 def build_features(
     questions: Dataset,
     contexts: Contexts,
@@ -58,7 +67,7 @@ def build_features(
     max_length: int,
     longest: int,
     order: Order = Order.best_first,
-) -> tuple[Dataset, Cut]:
+) -> tuple[Dataset, FeatureStats]:
     """One row a question: `context`, `prompt` (token ids), `options` (lists of them), `labels`.
 
     The context takes what prompt and longest option leave of `max_length` tokens; the least
@@ -68,7 +77,7 @@ def build_features(
     Raises:
         ExamError: prompt and option need more than `longest`, the model's own limit.
     """
-    cut, space = Cut(), prefix_space(tokenizer)
+    space, cut = prefix_space(tokenizer), Cut()
     asked = [
         {**q, "options": [space + option for option in q["options"]]} for q in questions.to_list()
     ]
@@ -84,9 +93,24 @@ def build_features(
         _features(q, p, ids, special, max_length, longest, order, cut)
         for q, p in zip(asked, passages, strict=True)
     ]
-    log.info("features: %d questions · cut %s", len(rows), asdict(cut))
+    counts = _count_tokens(asked, passages, ids, unknown_id(tokenizer))
+    log.info("features: %d questions · cut %s · %s", len(rows), asdict(cut), counts)
     columns = {name: [row[name] for row in rows] for name in FEATURES}
-    return Dataset.from_dict(columns, features=FEATURES), cut
+    return Dataset.from_dict(columns, features=FEATURES), FeatureStats(cut, counts)
+
+
+def _count_tokens(
+    questions: list[dict[str, Any]],
+    passages: list[list[str]],
+    ids: dict[str, list[int]],
+    unknown: int | None,
+) -> TokenCounts:
+    counts = TokenCounts()
+    for question, texts in zip(questions, passages, strict=True):
+        options = [ids[option] for option in question["options"]]
+        parts = [ids[question["prompt"]], *options]
+        counts.add(question["id"], parts, options, [ids[text] for text in texts], unknown)
+    return counts
 
 
 def check_lengths(questions: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
@@ -158,7 +182,7 @@ def saved_features(
 ) -> Dataset:
     """`build_features` with a stage's passages, kept beside it and not built again."""
     key = {
-        "format": 4,
+        "format": 5,
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
         "tokenizer": tokenizer_digest(tokenizer),
@@ -170,7 +194,7 @@ def saved_features(
         path = stage.folder / FILE
         if not stage.reused:
             found = read_contexts(contexts, reading.top_k)
-            features, cut = build_features(
+            features, stats = build_features(
                 questions, found, tokenizer, reading.max_length, reading.longest, reading.order
             )
             if reading.evidence:
@@ -182,7 +206,8 @@ def saved_features(
                 features = features.add_column("evidence", rows, feature=EVIDENCE["evidence"])
             with atomic(path) as temporary:
                 features.to_parquet(temporary)
-            stage.finish([FILE], questions=len(features), cut=asdict(cut))
+            stage.finish([FILE], questions=len(features), **asdict(stats))
+        TokenCounts(**stage.facts["tokens"]).warn("features")
         kind = Features({**FEATURES, **EVIDENCE}) if reading.evidence else FEATURES
     return Dataset.from_dict(pq.read_table(path).to_pydict(), features=kind)
 

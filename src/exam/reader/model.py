@@ -13,16 +13,13 @@ from transformers import (
     MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
     AutoConfig,
     AutoModelForMultipleChoice,
-    AutoTokenizer,
     BertTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
     set_seed,
 )
 
-from exam.artefacts import KEY
 from exam.checkpoints import (
     dropout_fields,
     require_checkpoint,
@@ -39,11 +36,11 @@ from exam.reader.heads import Fp32Linear, joined_class
 from exam.reader.measures import MEASURES
 from exam.reader.packing import compute_dtype, packed_class
 from exam.reader.tuning import adapters_base, with_adapters
+from exam.tokenization import check_vocabulary, load_tokenizer
 
 log = logging.getLogger(__name__)
 
 TINY_VOCABULARY = 2000
-TOKENIZER = "tokenizer.json"
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 4,
@@ -78,8 +75,9 @@ def inspect_reader(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     folder, base = _folders(config)
     architecture = _architecture(config, folder)
     with translate_load_errors(require_checkpoint(config)):
-        tokenizer = load_tokenizer(config, str(folder))
+        tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
     model, _ = _pretrained(config, architecture, base or folder, device_map="meta")
+    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
     return model, tokenizer
 
 
@@ -100,7 +98,7 @@ def load_reader(
     folder, base = _folders(config)
     architecture = _architecture(config, folder)
     with translate_load_errors(require_checkpoint(config)):
-        tokenizer = load_tokenizer(config, str(folder))
+        tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
     # deberta-v3-large is stored in fp16
     form = weights_in(config, Dtype.float32)
     model, new = _pretrained(config, architecture, base or folder, **form)
@@ -142,16 +140,6 @@ def _pretrained(
             **weights,
         )
     return model, check_new_weights(checkpoint, model, info, of_head=True)
-
-
-def load_tokenizer(config: Model, place: str, **form: Any) -> PreTrainedTokenizerBase:
-    """A checkpoint's; a run's own as it was saved, where the library goes by the model's kind."""
-    own = (Path(place).parent / KEY).is_file() and (Path(place) / TOKENIZER).is_file()
-    kind: Any = PreTrainedTokenizerFast if own else AutoTokenizer
-    found: PreTrainedTokenizerBase = kind.from_pretrained(
-        place, trust_remote_code=config.trust_remote_code, **form
-    )
-    return found
 
 
 def small_architecture(config: Model) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The page of a run that answered questions: how well, why, and every question."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from exam.answers.statistics import statistics
 from exam.config import Train
 from exam.files import read_json
 from exam.metrics import figures, ranking
+from exam.reader.token_counts import TokenCounts
 from exam.report import charts
 from exam.report.charts import Chart, Point
 from exam.report.compared import over_depth
@@ -28,8 +30,17 @@ GROUPS = 4  # of questions by length
 RANKS = ((1, 1), (2, 2), (3, 5), (6, 10))
 
 
-def write_run(stage: Stage, config: Train, questions: Dataset, contexts: Stage) -> None:
-    """Write `report.html` beside the run's results."""
+def write_run(
+    stage: Stage,
+    config: Train,
+    questions: Dataset,
+    contexts: Stage,
+    opened: Sequence[Stage] = (),
+) -> None:
+    """Write `report.html` beside the run's results.
+
+    `opened` are the stages that answering opened: the last features are those of the questions.
+    """
     found = answers(stage.folder)
     read = read_contexts(contexts, config.context.passages(training=False))
     support = read_support(contexts, questions["id"])
@@ -37,7 +48,7 @@ def write_run(stage: Stage, config: Train, questions: Dataset, contexts: Stage) 
     known = found.known is not None
     page = Page(
         title=stage.folder.name,
-        facts=_facts(stage.folder, config, contexts),
+        facts=[*_facts(stage.folder, config, contexts), *_token_facts(opened)],
         results=results,
         charts=_charts(stage, config, questions, contexts, found, results) if known else [],
         questions=browsed(questions, found, read, support),
@@ -72,6 +83,14 @@ def _facts(folder: Path, config: Train, contexts: Stage) -> list[tuple[str, str]
             trained = f"{counts['trained']:,} of {counts['all']:,}"
             found.append(("trained parameters", trained))
     return found
+
+
+def _token_facts(opened: Sequence[Stage]) -> list[tuple[str, str]]:
+    """Which share of the tokens is unknown, and how many questions have equal options."""
+    features = [stage for stage in opened if stage.kind == "features"]
+    if not features:
+        return []
+    return TokenCounts(**features[-1].facts["tokens"]).facts()
 
 
 def _charts(

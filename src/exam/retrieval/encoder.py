@@ -44,15 +44,19 @@ class SentenceEncoder:
         """The loaded model."""
         from sentence_transformers import SentenceTransformer
 
+        from exam.tokenization import adopt_tokenizer, check_sentencepiece
+
         config = self.config
         folder = resolve_checkpoint(config.checkpoint)
         with translate_load_errors(config.checkpoint):
+            check_sentencepiece(folder)
             model = SentenceTransformer(
                 str(folder),
                 trust_remote_code=config.trust_remote_code,
                 model_kwargs={"use_safetensors": True, "dtype": self.dtype.value},
                 config_kwargs=dropout_fields(config.dropout),
             )
+            adopt_tokenizer(model)
         model.max_seq_length = config.max_length
         return model
 
@@ -114,9 +118,12 @@ def inspect_encoder(config: Encoder) -> None:
     """
     from sentence_transformers import SentenceTransformer
 
+    from exam.tokenization import check_sentencepiece
+
     folder = resolve_checkpoint(config.checkpoint)
     dtype_here(config.dtype, "encoder.dtype")
     with translate_load_errors(config.checkpoint):
+        check_sentencepiece(folder)
         model = SentenceTransformer(
             str(folder),
             trust_remote_code=config.trust_remote_code,
@@ -134,7 +141,10 @@ def inspect_network(
         ExamError: weights are missing, the vocabulary is larger than the embeddings, or the model
             reads fewer than `max_length` tokens.
     """
+    from exam.tokenization import check_vocabulary
+
     network = model[0].auto_model
+    check_vocabulary(model.tokenizer, network.get_input_embeddings().num_embeddings)
     with translate_load_errors(checkpoint):
         root = next((p for p in folder.glob("0_*") if (p / "config.json").is_file()), folder)
         _, info = type(network).from_pretrained(

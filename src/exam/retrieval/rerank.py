@@ -131,10 +131,13 @@ def load_cross_encoder(config: Reranker, dtype: Dtype) -> "CrossEncoder":
 def _cross_encoder(config: Reranker, weights: dict[str, Any]) -> "CrossEncoder":
     from sentence_transformers import CrossEncoder
 
+    from exam.tokenization import adopt_tokenizer, check_sentencepiece
+
     checkpoint = require_checkpoint(config)
     new = None if has_head(config) else 1
     folder = resolve_checkpoint(checkpoint)
     with translate_load_errors(checkpoint):
+        check_sentencepiece(folder)
         model: CrossEncoder = CrossEncoder(
             str(folder),
             num_labels=new,
@@ -143,6 +146,7 @@ def _cross_encoder(config: Reranker, weights: dict[str, Any]) -> "CrossEncoder":
             model_kwargs={"use_safetensors": True, **weights},
             config_kwargs=dropout_fields(config.dropout),
         )
+        adopt_tokenizer(model)
     if model.num_labels != 1:
         raise ExamError(
             f"reranker.ckpt={config.ckpt} gives {model.num_labels} scores a passage; a reranker "
