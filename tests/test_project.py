@@ -61,7 +61,7 @@ ORDER = [
     ["runtime"],
     ["stage", "endings"],
     ["artefacts"],
-    ["packages"],
+    ["packages", "sentences"],
     ["config", "tables", "weights"],
     ["articles", "places"],
     ["model_checks", "retrieval_checks", "corpus", "precision", "tracker"],

@@ -32,6 +32,7 @@ PACKAGES = (
     "sentence-transformers",
     "faiss-cpu",
     "blingfire",
+    "livekit-blingfire",
     "pyarrow",
     "numpy",
 )
