@@ -44,7 +44,7 @@ def machine() -> list[str]:
     return [
         f"python      {platform.python_version()} on {platform.platform()}",
         f"processor   {os.cpu_count()} cores, {formats}",
-        f"memory      {_memory_gib():.1f} GiB",
+        f"memory      {_memory()}",
         f"disk here   {free:.1f} GiB free",
         f"gpu         {_driver()}",
         f"hub         {'switched off by ' + HUB if os.environ.get(HUB) else 'asked where needed'}",
@@ -131,8 +131,11 @@ def _cpu_flags() -> set[str]:
     return set(line.partition(":")[2].split())
 
 
-def _memory_gib() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+    except (ValueError, OSError):
+        return "unknown: this system does not tell"
 
 
 def _driver() -> str:
