@@ -3,10 +3,14 @@
 import ast
 import re
 import subprocess
+import tomllib
 from itertools import pairwise
 
 import pytest
+import yaml
 from conftest import ROOT
+
+from exam.doctor import TESTED
 
 # Words of the workshop, spelled so that this file does not hold them.
 FORBIDDEN = {
@@ -51,6 +55,17 @@ def test_lock_pins_every_package_without_local_labels():
     locked = {line.partition("==")[0] for line in lines}
     wanted = {"torch", "transformers", "datasets", "faiss-cpu", "peft", "wandb", "ruff", "pytest"}
     assert wanted <= locked
+
+
+def test_every_declared_python_is_tested():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    prefix = "Programming Language :: Python :: "
+    declared = [name for name in project["classifiers"] if name.startswith(prefix)]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    tested = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert [prefix + version for version in tested] == declared
+    assert tuple(tuple(map(int, tested[i].split("."))) for i in (0, -1)) == TESTED
+    assert project["requires-python"] == f">={tested[0]}"
 
 
 ORDER = [
