@@ -131,10 +131,11 @@ def _random() -> tuple[Vectors, Vectors]:
 
 def _encoded(given: argparse.Namespace) -> tuple[Vectors, Vectors]:
     """A sample of the corpus's distinct sentences, and of all prompts, by the default encoder."""
-    from exam.articles import iter_articles, sentence_offsets
+    from exam.articles import iter_articles
     from exam.compose import composed
     from exam.corpus import corpus_files
     from exam.retrieval.encoder import SentenceEncoder
+    from exam.sentences import sentence_offsets
 
     data = Path(given.data)
     corpus = Corpus(name="w", reader=CorpusReader.wikipedia, dir=str(data / "wikipedia"))

@@ -1,12 +1,10 @@
-"""Corpora: streaming, fetching by id, sentences with offsets."""
+"""Corpora: streaming, fetching by id."""
 
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from exam.articles import (
     Article,
@@ -15,7 +13,6 @@ from exam.articles import (
     fetch,
     iter_articles,
     lead,
-    sentence_offsets,
 )
 from exam.config import Corpus, CorpusReader, CorpusSource
 from exam.corpus import article_id, corpus_files, corpus_key
@@ -149,22 +146,6 @@ def test_jsonl_without_a_column_is_refused(tmp_path):
         f"{tmp_path}/a.jsonl, article 1 has no 'title'.\n"
         "Map another name with corpus.columns.id=, .title= or .text=<name>."
     )
-
-
-def test_sentences_stand_where_their_offsets_say():
-    text = "It is an α-helix. It ends here.\nNext line, 東京 is big! End"
-    found = [text[a:b] for a, b in sentence_offsets(text, 4)]
-    assert found == ["It is an α-helix.", "It ends here.", "Next line, 東京 is big!"]
-
-
-@given(st.text(max_size=300))
-def test_splitting_loses_no_text(text):
-    offsets = sentence_offsets(text, 1)
-    ends = [0, *[b for _, b in offsets]]
-    starts = [*[a for a, _ in offsets], len(text)]
-    gaps = "".join(text[b:a] for b, a in zip(ends, starts, strict=True))
-    assert all(a >= b for b, a in zip(ends, starts, strict=True))
-    assert not any(c.isalnum() for c in gaps)
 
 
 def test_lead_is_title_and_first_sentence():

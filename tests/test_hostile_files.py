@@ -35,7 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 from exam.answers.predictions import SCHEMA as PREDICTIONS
 from exam.answers.predictions import predictions_of, read_all, write_predictions
 from exam.answers.submission import write_submission
-from exam.articles import CorpusFile, fetch, iter_articles, sentence_offsets, with_own_ids
+from exam.articles import CorpusFile, fetch, iter_articles, with_own_ids
 from exam.checks import check
 from exam.cli import explain
 from exam.compose import composed
@@ -51,6 +51,7 @@ from exam.retrieval.contexts import FILE, read_contexts
 from exam.retrieval.contexts import SCHEMA as CONTEXTS
 from exam.retrieval.pairs import read_positives
 from exam.run_config import load_run, save_run
+from exam.sentences import sentence_offsets
 from exam.stage import Stage, finished
 from exam.tables import read_rows, write_csv
 

@@ -7,10 +7,10 @@ from conftest import jsonl_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exam.articles import sentence_offsets
 from exam.config import Passages
 from exam.errors import ExamError
 from exam.retrieval.passages import build_passages, windows
+from exam.sentences import sentence_offsets
 
 TEXT = "One two three. Four five six. Seven eight nine. Ten eleven twelve."
 

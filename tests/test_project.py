@@ -3,10 +3,13 @@
 import ast
 import re
 import subprocess
-from itertools import pairwise
+import tomllib
 
 import pytest
+import yaml
 from conftest import ROOT
+
+from exam.doctor import TESTED
 
 # Words of the workshop, spelled so that this file does not hold them.
 FORBIDDEN = {
@@ -53,6 +56,17 @@ def test_lock_pins_every_package_without_local_labels():
     assert wanted <= locked
 
 
+def test_every_declared_python_is_tested():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    prefix = "Programming Language :: Python :: "
+    declared = [name for name in project["classifiers"] if name.startswith(prefix)]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    tested = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert [prefix + version for version in tested] == declared
+    assert tuple(tuple(map(int, tested[i].split("."))) for i in (0, -1)) == TESTED
+    assert project["requires-python"] == f">={tested[0]}"
+
+
 ORDER = [
     ["errors", "trainer_fields", "metrics"],
     ["safety"],
@@ -61,7 +75,7 @@ ORDER = [
     ["runtime"],
     ["stage", "endings"],
     ["artefacts"],
-    ["packages", "conversion", "hub"],
+    ["packages", "conversion", "hub", "sentences"],
     ["config", "tables", "tokenization"],
     ["checkpoints", "loading"],
     ["articles", "places"],
@@ -129,16 +143,6 @@ def test_imports_form_no_circle():
         for name in free:
             del left[name]
     assert left == {}
-
-
-def test_contributing_lists_the_order_of_imports():
-    text = " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
-    (chain,) = re.findall(r"Imports point downwards: `([^`]+)`", text)
-    groups = [[name.strip() for name in group.split(",")] for group in chain.split("→")]
-    level = {name: i for i, names in enumerate(ORDER) for name in names}
-    assert {name for group in groups for name in group} == level.keys() - {"demo", "__main__"}
-    for upper, lower in pairwise(groups):
-        assert min(level[name] for name in upper) > max(level[name] for name in lower)
 
 
 def test_the_readme_names_every_module():

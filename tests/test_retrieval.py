@@ -14,7 +14,7 @@ from conftest import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 from datasets import Dataset
 
 from exam.artefacts import recording
-from exam.articles import lead, sentence_offsets
+from exam.articles import lead
 from exam.config import Encoder, Index, Passages, Query, Retriever, RetrieverKind, Search
 from exam.errors import ExamError
 from exam.question_rows import FEATURES
@@ -29,6 +29,7 @@ from exam.retrieval.passages import build_passages
 from exam.retrieval.rarity import build_rarity
 from exam.retrieval.retrieval import Retrieval
 from exam.retrieval.search import lexical
+from exam.sentences import sentence_offsets
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """exam: open-book multiple-choice exams with the Hugging Face Trainer."""
 
+import signal
+import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,6 +11,11 @@ if TYPE_CHECKING:
     from exam.ask import LoadedRun
 
 __version__ = "0.1.0"
+
+# Every command comes here first. Windows has neither, and would end in a traceback later.
+if find_spec("resource") is None or not hasattr(signal, "SIGALRM"):
+    sys.stderr.write("exam runs on Linux and macOS; on Windows, run it in WSL (wsl --install).\n")
+    raise SystemExit(2)
 
 
 def load(run: "str | Path", *overrides: str, outputs: "str | Path | None" = None) -> "LoadedRun":

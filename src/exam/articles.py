@@ -1,4 +1,4 @@
-"""The articles of one file: streamed, fetched by id, split into sentences.
+"""The articles of one file: streamed, and fetched by id.
 
 No file is ever read whole: a corpus of six million articles passes through in batches.
 """
@@ -13,6 +13,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from exam.errors import ExamError
+from exam.sentences import sentence_offsets
 from exam.tables import parquet_of, read_rows
 
 BATCH = 1024
@@ -166,21 +167,6 @@ def _found(file: CorpusFile, wanted: set[str]) -> dict[str, Article]:
             for batch in rows.to_batches()
             for article in (_article(row, column) for row in batch.to_pylist())
         }
-
-
-def sentence_offsets(text: str, min_chars: int) -> list[tuple[int, int]]:
-    """Start and end of each sentence of at least `min_chars` characters (blingfire's rules)."""
-    if not text.strip():
-        return []
-    try:
-        from blingfire import text_to_sentences_and_offsets
-    except OSError as error:  # no binary for arm64 Macs
-        raise ExamError(
-            f"blingfire does not load on this machine: {error}\n"
-            "Run on x86-64, or in an x86-64 container."
-        ) from None
-    _, offsets = text_to_sentences_and_offsets(text)
-    return [(a, b) for a, b in offsets if b - a >= min_chars]
 
 
 def lead(article: Article) -> str:

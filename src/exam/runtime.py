@@ -33,6 +33,7 @@ PACKAGES = (
     "sentence-transformers",
     "faiss-cpu",
     "blingfire",
+    "livekit-blingfire",
     "pyarrow",
     "numpy",
 )

@@ -15,6 +15,7 @@ from exam.question_rows import LETTERS
 from exam.questions import DEMO, no_questions, questions_digest, read_own_form, read_qrels
 from exam.retrieval.retrieval import Retrieval
 from exam.runtime import watched
+from exam.sentences import splitter
 from exam.stage import Stage
 from exam.tables import read_rows, write_csv
 
@@ -77,6 +78,7 @@ def _by_llm(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
         "writer": llm.writer_key(generator.writer),
         "exams": questions_digest(known),
         "left_out": sorted(left_out),
+        **splitter().key,
     }
     label = f"{generator.name}-{retrieval.corpus.name}"
     with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:

@@ -37,6 +37,7 @@ from exam.retrieval.passages import PassageTable
 from exam.retrieval.recipes import Plan, plan_index, recipe_key
 from exam.retrieval.shards import Shard, cut, encode_shards, shard_path, vector_blocks
 from exam.retrieval.vectors import Rows, VectorIndex, Vectors
+from exam.sentences import splitter
 from exam.stage import Stage, finished
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def build_index(
     files = corpus_files(corpus, outputs)
     stream = chain.from_iterable(_numbered(i, file) for i, file in enumerate(files))
     shards = cut(stream, index.shard_size, _articles)
-    key = {"corpus": corpus_key(files)}
+    key = {"corpus": corpus_key(files), **splitter().key}
     stage = _build(corpus.name, key, shards, count_articles(files), encoder, index, outputs)
     return ArticleIndex(stage, files, pq.read_table(stage.folder / ARTICLES, memory_map=True))
 

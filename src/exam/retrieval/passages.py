@@ -15,7 +15,6 @@ from exam.articles import (
     CorpusFile,
     count_articles,
     iter_articles,
-    sentence_offsets,
     with_own_ids,
 )
 from exam.config import Corpus, Passages
@@ -23,6 +22,7 @@ from exam.corpus import corpus_files, corpus_key
 from exam.errors import ExamError
 from exam.files import atomic
 from exam.runtime import watched
+from exam.sentences import sentence_offsets, splitter
 from exam.stage import Stage
 
 FILE = "passages.arrow"
@@ -75,7 +75,7 @@ def build_passages(corpus: Corpus, passages: Passages, outputs: Path) -> Passage
         ExamError: the corpus holds no text.
     """
     files = corpus_files(corpus, outputs)
-    key = {"corpus": corpus_key(files), "passages": asdict(passages)}
+    key = {"corpus": corpus_key(files), "passages": asdict(passages), **splitter().key}
     with open_stage(outputs, "passages", corpus.name, key) as stage:
         if not stage.reused:
             articles, count = _write(stage.folder / FILE, files, passages)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from exam.articles import Article, sentence_offsets
+from exam.articles import Article
 from exam.config import Query, Search
 from exam.files import digest, is_sealed, sealed
 from exam.retrieval.embeddings import (
@@ -32,6 +32,7 @@ from exam.retrieval.evaluation import words
 from exam.retrieval.index import ArticleIndex
 from exam.retrieval.queries import query_texts
 from exam.retrieval.vectors import Rows, Vectors
+from exam.sentences import sentence_offsets
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,74 @@
+"""Other systems, simulated: Windows gets one line, a Mac does without what only Linux has."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from exam import doctor, runtime
+
+WINDOWS = "exam runs on Linux and macOS; on Windows, run it in WSL (wsl --install).\n"
+LACKING = {
+    "resource": "import sys; sys.modules['resource'] = None",
+    "SIGALRM": "import signal; del signal.SIGALRM",
+}
+COMMANDS = [
+    "import exam.cli",
+    "import runpy; runpy.run_path('train.py', run_name='__main__')",
+    *(
+        f"import runpy; runpy.run_module('exam{name}', run_name='__main__')"
+        for name in ("", ".bundle", ".bundle.unpack", ".compare", ".ask", ".doctor", ".demo")
+    ),
+]
+
+
+@pytest.mark.parametrize("lacking", LACKING)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_windows_gets_one_line(lacking, command):
+    done = subprocess.run(
+        [sys.executable, "-c", f"{LACKING[lacking]}\n{command}"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", WINDOWS)
+
+
+@pytest.fixture
+def mac(monkeypatch):
+    """A system without /proc and glibc, which counts memory in bytes."""
+    for name in ("read_text", "write_text"):
+        known = getattr(Path, name)
+
+        def without_proc(path, *given, known=known, **more):
+            if path.parts[:2] == ("/", "proc"):
+                raise FileNotFoundError(2, os.strerror(2), str(path))
+            return known(path, *given, **more)
+
+        monkeypatch.setattr(Path, name, without_proc)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+
+
+def test_a_mac_measures_its_peak_memory_in_bytes(mac):
+    runtime.reset_peak_memory()
+    runtime.keep_freed_memory()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert runtime.peak_memory_mib() == pytest.approx(peak / 2**20)
+
+
+def test_the_doctor_does_without_what_a_system_does_not_tell(mac, monkeypatch):
+    def sysconf(name):
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    lines = doctor.machine()
+    assert "memory      unknown: this system does not tell" in lines
+    assert "gpu         no NVIDIA driver" in lines
