@@ -40,8 +40,8 @@ from exam.questions import questions_digest, read
 from exam.report.run import write_run
 from exam.retrieval.rerank import check_reachable as check_reranker
 from exam.retrieval.retrieval import Retrieval
-from exam.run_config import load_run
-from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, run_files
+from exam.run_config import CONFIG, load_run
+from exam.runs import CHECKPOINTS, ENVIRONMENT, run_files
 from exam.runtime import environment
 from exam.stage import Stage, finished
 from exam.weights import MODEL, identity

@@ -17,7 +17,7 @@ from exam.answers.results import BLIND, System, results, table
 from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
 from exam.answers.soft_labels import with_soft_labels
 from exam.artefacts import NotYetError, open_stage, shared_stage
-from exam.config import ALL_FOLDS, Data, Train, plain, trainer_values
+from exam.config import ALL_FOLDS, Data, Train, is_trained, plain, trainer_values
 from exam.files import read_json, write_json
 from exam.generation.questions import QUESTIONS, generated, is_asked_for
 from exam.metrics import Floats
@@ -27,8 +27,8 @@ from exam.reader.measures import MEASURES
 from exam.report.card import push, write_card
 from exam.report.run import write_results, write_run
 from exam.retrieval.retrieval import Retrieval
-from exam.run_config import save_run
-from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, REPORT, RESULTS, TRAINING, run_files
+from exam.run_config import CONFIG, save_run
+from exam.runs import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, run_files
 from exam.runtime import environment, say
 from exam.splits import Split, fold_of, read_split
 from exam.stage import Stage
@@ -133,6 +133,7 @@ def _key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, An
     """What determines a trained run."""
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
     evidence = {"evidence": list(MEASURES)} if config.model.evidence else {}
+    processes = ranks.world_size() if config.model.kind.is_neural and is_trained(config.trainer) else 1
     checkpoint = identity(config.model.name_or_path)
     return {
         "questions": {name: questions_digest(part) for name, part in parts.items()},
@@ -143,6 +144,7 @@ def _key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, An
         "adversary": plain(config.adversary),
         "trainer": trainer_values(config.trainer),
         "seed": config.seed,
+        **({"processes": processes} if processes > 1 else {}),  # a step takes more questions
     }
 
 
