@@ -161,7 +161,7 @@ def _task(
             mistakes.append(str(error) if own else explain(error, verb))
             complain(f"{name}{mistakes[-1]}")
             return None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised again outside of Hydra
             if not several:
                 failures.append(error)
                 return None

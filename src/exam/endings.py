@@ -49,10 +49,10 @@ def ended(body: Callable[[], int], interrupted: str = CONTINUES) -> int:
     _received.clear()
     before = {number: signal.getsignal(number) for number in (*NAMES, signal.SIGALRM)}
     # Ranks above 0 write nothing, and end at once.
-    handler = _interrupt if ranks.rank() == 0 else signal.SIG_DFL
+    end = _interrupt if ranks.rank() == 0 else signal.SIG_DFL
     for number in NAMES:
         if before[number] is not signal.SIG_IGN:
-            signal.signal(number, handler)
+            signal.signal(number, end)
     try:
         with explained():
             code = body()

@@ -22,12 +22,20 @@ from exam.devices import check_devices, count_gpus
 from exam.endings import CONTINUES, PATIENCE
 from exam.errors import ExamError, ExitError
 from exam.runtime import complain
-from exam.workload import Workload, workload_of
+from exam.workload import RETRIEVE, Workload, workload_of
 
 log = logging.getLogger(__name__)
 
-AUTO, SINGLE = "auto", "single"
+SINGLE = "single"
+OTHER = "CUDA_VISIBLE_DEVICES=1 in front of another command gives that one the second."
+WAYS = {  # to use all GPUs, by the reason why one is used
+    "launch=single": "Leave launch out to use all.",
+    "-m": "Without -m a run uses all.",
+    "trainer.use_cpu=true": "trainer=gpu uses all.",
+    RETRIEVE: "torchrun --nproc-per-node {gpus} retrieve.py … uses all.",
+}
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
+TERMINATED = 128 + signal.SIGTERM
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
@@ -64,9 +72,7 @@ def start_processes(
     return number > 1
 
 
-def count_processes(
-    launch: str | int, work: Workload, gpus: int, *, multirun: bool = False
-) -> int:
+def count_processes(launch: str | int, work: Workload, gpus: int, *, multirun: bool = False) -> int:
     """Return how many processes a command takes; GPUs that stay idle are logged.
 
     Raises:
@@ -74,21 +80,17 @@ def count_processes(
     """
     reason = "-m" if multirun else work.single
     if isinstance(launch, int):
-        _check_number(launch, reason, gpus if work.reader else 0)
+        _check_number(launch, reason, gpus)
         return launch
-    if launch == SINGLE:
-        reason = reason or "launch=single"
-    elif not work.reader:
-        reason = reason or "trainer.use_cpu=true"
+    if reason is None and launch == SINGLE:
+        reason = "launch=single"
+    elif reason is None and not work.reader:
+        reason = "trainer.use_cpu=true"
     if reason is None:
         return max(gpus, 1)
     if gpus > 1 and not work.spreads:
-        log.info(
-            "launch: one of %d GPUs is used (%s); launch=auto gives a reader that is trained, or "
-            "answers, all of them, and CUDA_VISIBLE_DEVICES=1 gives another command the second",
-            gpus,
-            reason,
-        )
+        way = WAYS.get(reason, OTHER).format(gpus=gpus)
+        log.info("launch: one of %d GPUs is used (%s). %s", gpus, reason, way)
     return 1
 
 
@@ -145,26 +147,27 @@ def _run(verb: str, arguments: list[str], number: int) -> None:
 
 
 def _report(folder: Path, codes: dict[int, int]) -> int:
-    """Print what the process that failed first has reported, and return its exit code."""
-    reports = sorted(
-        (path.stat().st_mtime_ns, rank, path)
-        for rank in codes
-        if (path := folder / str(rank)).is_file()
-    )
-    rank, code = next(iter(codes.items()))
-    if reports:
-        _, rank, path = reports[0]
-        code = codes[rank]
-        complain(path.read_text(encoding="utf-8").rstrip())
-    elif code < 0:
-        name = signal.Signals(-code).name
-        complain(f"Process {rank} was ended by {name}: often no memory is left. {CONTINUES}")
-    return 128 - code if code < 0 else code
+    """Print why the first process failed, and return its exit code.
+
+    The launcher then ends the others, which may report that they were terminated.
+    """
+    reports = {rank: path for rank in codes if (path := folder / str(rank)).is_file()}
+    causes = [rank for rank in reports if codes[rank] != TERMINATED]
+    killed = [rank for rank, code in codes.items() if code < 0]
+    if causes or not killed:
+        ranked = sorted(causes or reports, key=lambda rank: reports[rank].stat().st_mtime_ns)
+        if not ranked:  # the interpreter has printed why
+            return next(iter(codes.values()))
+        complain(reports[ranked[0]].read_text(encoding="utf-8").rstrip())
+        return codes[ranked[0]] % 256
+    name = signal.Signals(-codes[killed[0]]).name
+    complain(f"Process {killed[0]} was ended by {name}: often no memory is left. {CONTINUES}")
+    return 128 - codes[killed[0]]
 
 
 @contextmanager
 def _environment(folder: str, number: int) -> Iterator[None]:
-    """Let the processes started meanwhile report to `folder`, find this package, share the cores."""
+    """Let new processes report to `folder`, find this package and share the cores."""
     source = str(Path(__file__).parents[1])
     changes = {ranks.REPORTS: folder}
     if source != sysconfig.get_path("purelib"):

@@ -133,7 +133,6 @@ def _key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, An
     """What determines a trained run."""
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
     evidence = {"evidence": list(MEASURES)} if config.model.evidence else {}
-    processes = ranks.world_size() if config.model.kind.is_neural and is_trained(config.trainer) else 1
     checkpoint = identity(config.model.name_or_path)
     return {
         "questions": {name: questions_digest(part) for name, part in parts.items()},
@@ -144,8 +143,14 @@ def _key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, An
         "adversary": plain(config.adversary),
         "trainer": trainer_values(config.trainer),
         "seed": config.seed,
-        **({"processes": processes} if processes > 1 else {}),  # a step takes more questions
+        **_processes(config),
     }
+
+
+def _processes(config: Train) -> dict[str, int]:
+    """Return the number of processes where it changes a reader: a step takes more questions."""
+    learns = config.model.kind.is_neural and is_trained(config.trainer)
+    return {"processes": ranks.world_size()} if learns and ranks.world_size() > 1 else {}
 
 
 def _parts(config: Train, split: Split, fold: Any) -> Iterator[tuple[Train, Split]]:

@@ -23,6 +23,7 @@ from exam.config import (
 )
 from exam.run_config import CONFIG, load_run
 
+RETRIEVE = "retrieve.py"
 ENCODES = (RetrieverKind.two_stage, RetrieverKind.passages)
 
 
@@ -53,7 +54,7 @@ def workload_of(config: Command) -> Workload:
     if isinstance(config, Train):
         return Workload(_reads_on_gpu(config), _retrieves_on_gpu(config), _single(config))
     if isinstance(config, Retrieving):
-        return Workload(False, _retrieves_on_gpu(config), "retrieve.py without torchrun")
+        return Workload(False, _retrieves_on_gpu(config), RETRIEVE)
     if isinstance(config, Generate):
         return Workload(False, _writes_on_gpu(config), "generate.py")
     if isinstance(config, Infer | Stress | Evidence):
