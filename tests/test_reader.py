@@ -364,8 +364,9 @@ def test_training_does_not_go_on_in_another_number_of_processes(tmp_path, asked)
     with pytest.raises(ExamError) as caught:
         train(reader, features, features.select([]))
     assert str(caught.value) == (
-        f"{newest} was written by 2 processes, and the training goes on in 1: its steps would be "
-        "of another size.\nStart as many processes again, or begin anew: resume=never"
+        f"{newest} was written by 2 processes with batches of 8, and the training goes on in "
+        "1 process with batches of 8: its steps would be of another size.\n"
+        "Start as many processes again, or begin anew: resume=never"
     )
 
 

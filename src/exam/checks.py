@@ -59,12 +59,23 @@ def check(config: Command) -> None:
     if isinstance(config, Train):
         _check_name("name", config.name)
         check_train(config)
+    if isinstance(config, Train | Infer):
+        _check_launch(config.launch)
     _check_secrets(config)
     if config.offline:
         _check_offline(config)
     levels = ("debug", "info", "warning", "error")
     if config.log_level not in levels:
         raise ExamError(f"log_level={config.log_level} is not one of {', '.join(levels)}.")
+
+
+def _check_launch(launch: Any) -> None:
+    is_number = isinstance(launch, int) and not isinstance(launch, bool)
+    if launch not in ("auto", "single") and not (is_number and launch >= 1):
+        raise ExamError(
+            f"launch={launch} must be auto, single or a number of processes.\n"
+            "Leave it out for one process on each GPU; set launch=single for one in all."
+        )
 
 
 def _check_positive(place: str, values: Any) -> None:

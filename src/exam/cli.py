@@ -23,8 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 from exam import ranks
 from exam.compose import check_groups, conf_dir, register, typed, with_prefix
 from exam.config import ROOTS
-from exam.endings import ended, explained
+from exam.endings import ended, explained, leave
 from exam.errors import ExamError
+from exam.launch import start_processes
 from exam.places import check_places
 from exam.runtime import complain, say, start
 from exam.safety import go_offline
@@ -89,19 +90,23 @@ def main(verb: str) -> int:
     if {"--help", "-h"} & set(sys.argv[1:]):
         say(help_text(verb))
         return 0
-    return ended(partial(_run, verb))
+    return leave(ended(partial(_run, verb)))
 
 
 def _run(verb: str) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the messages are ours
-    sys.argv[1:] = _arguments(sys.argv[1:], verb)
+    arguments = sys.argv[1:]
+    sys.argv[1:] = _arguments(arguments, verb)
     register()
     application = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)
     mistakes: list[str] = []
+    failures: list[Exception] = []
     finished: list[tuple[dict[str, str], Any]] = []
     try:
         check_groups(verb, sys.argv[1:])
-        application(_task(verb, mistakes, finished))()
+        application(_task(verb, arguments, mistakes, failures, finished))()
+        if failures:
+            raise failures[0]
         _summarise(finished)
     except (HydraException, OmegaConfBaseException) as error:
         mistakes.append(explain(error, verb))
@@ -130,13 +135,18 @@ def _arguments(given: list[str], verb: str) -> list[str]:
 
 
 def _task(
-    verb: str, mistakes: list[str], finished: list[tuple[dict[str, str], Any]]
+    verb: str,
+    arguments: list[str],
+    mistakes: list[str],
+    failures: list[Exception],
+    finished: list[tuple[dict[str, str], Any]],
 ) -> Callable[[DictConfig], float | None]:
     """One job; of several (`-m`) none stops the others.
 
     Its value for a sweeper is the MAP@3 on the fold that chooses the checkpoint, or on all folds.
 
-    Those that end well join `finished` with the values they were started with.
+    Those that end well join `finished` with the values they were started with. The error of a
+    single job joins `failures`: of one that is raised here, Hydra writes a line.
     """
 
     def task(composed: DictConfig) -> float | None:
@@ -145,15 +155,16 @@ def _task(
         values = dict(pair.split("=", 1) for pair in job.overrides.task if "=" in pair)
         name = f"Job {job.job.num} ({' '.join(job.overrides.task)}): " if several else ""
         try:
-            run = _job(composed, verb)
+            run = _job(composed, verb, arguments, multirun=several)
         except (ExamError, OmegaConfBaseException) as error:
             own = isinstance(error, ExamError)
             mistakes.append(str(error) if own else explain(error, verb))
             complain(f"{name}{mistakes[-1]}")
             return None
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - raised again outside of Hydra
             if not several:
-                raise
+                failures.append(error)
+                return None
             mistakes.append(traceback.format_exc())
             complain(f"{name}{mistakes[-1]}")
             return None
@@ -167,14 +178,16 @@ def _task(
     return task
 
 
-def _job(composed: DictConfig, verb: str) -> Any:
-    """Run a verb's body on its configuration."""
+def _job(composed: DictConfig, verb: str, arguments: list[str], *, multirun: bool) -> Any:
+    """Run a verb's body on its configuration, here or in several processes."""
     config = typed(composed)
     if config.offline:
         go_offline()
     start(config.log_level)
     with explained():
         check_places(config)
+        if start_processes(config, verb, arguments, multirun=multirun):
+            return None
     from exam import pipeline
 
     with explained():

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from exam import ranks
-from exam.errors import ExamError
+from exam.errors import ExamError, ExitError
 from exam.runtime import complain
 
 CONTINUES = "The same command continues from what is finished."
@@ -48,10 +48,11 @@ def ended(body: Callable[[], int], interrupted: str = CONTINUES) -> int:
     """
     _received.clear()
     before = {number: signal.getsignal(number) for number in (*NAMES, signal.SIGALRM)}
-    if ranks.rank() == 0:  # the others write nothing of their own, and end at once
-        for number in NAMES:
-            if before[number] is not signal.SIG_IGN:
-                signal.signal(number, _interrupt)
+    # Ranks above 0 write nothing, and end at once.
+    end = _interrupt if ranks.rank() == 0 else signal.SIG_DFL
+    for number in NAMES:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, end)
     try:
         with explained():
             code = body()
@@ -62,6 +63,8 @@ def ended(body: Callable[[], int], interrupted: str = CONTINUES) -> int:
         if isinstance(error, ExamError):
             complain(str(error))
             return 2
+        if isinstance(error, ExitError):
+            return error.code
         raise
     else:
         return _say_interrupted(interrupted) if _received else code
@@ -69,6 +72,18 @@ def ended(body: Callable[[], int], interrupted: str = CONTINUES) -> int:
         signal.alarm(0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave(code: int) -> int:
+    """Return a command's exit code, or end at once where other processes are left behind.
+
+    Torch's own end of a process may wait for them.
+    """
+    if code and ranks.world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:

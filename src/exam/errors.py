@@ -1,4 +1,4 @@
-"""The one exception a user can cause."""
+"""What ends a command: a mistake with a message, or a process that has said why it failed."""
 
 
 class ExamError(Exception):
@@ -7,3 +7,12 @@ class ExamError(Exception):
     The command line prints the message alone and exits with code 2; every other exception is a
     bug and keeps its traceback.
     """
+
+
+class ExitError(Exception):
+    """The end of a command whose message another process has printed."""
+
+    def __init__(self, code: int) -> None:
+        """Keep the exit code."""
+        super().__init__(f"exit code {code}")
+        self.code = code

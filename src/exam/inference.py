@@ -41,8 +41,8 @@ from exam.question_rows import LETTERS, in_order
 from exam.questions import questions_digest, read
 from exam.report.run import write_run
 from exam.retrieval.retrieval import Retrieval
-from exam.run_config import load_run
-from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, run_files
+from exam.run_config import CONFIG, load_run
+from exam.runs import CHECKPOINTS, ENVIRONMENT, run_files
 from exam.runtime import environment
 from exam.stage import Stage, finished
 

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from exam.errors import ExamError
 
 PATIENCE = timedelta(days=7)
+LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # variables that every launcher sets
+REPORTS = "EXAM_REPORTS"  # the folder that this project's launcher reads last words from
 
 
 def world_size() -> int:
@@ -25,6 +28,22 @@ def world_size() -> int:
 def rank() -> int:
     """This process among them; 0 leads."""
     return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
+
+
+def local_rank() -> int:
+    """This process among those of its machine, and so the GPU that it computes on."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def is_launched() -> bool:
+    """Whether a launcher started this process, alone or with others."""
+    return any(name in os.environ for name in LAUNCHER)
+
+
+def reports_folder() -> Path | None:
+    """Return where a process reports why it ends; None outside of `launch`."""
+    folder = os.environ.get(REPORTS)
+    return Path(folder) if folder and is_launched() else None
 
 
 def check_single(what: str) -> None:

@@ -24,6 +24,7 @@ from exam.files import atomic
 log = logging.getLogger(__name__)
 
 
+CONFIG = "config.yaml"
 TRAINED = (
     *("model.kind", "model.name_or_path", "model.architecture", "model.config"),
     *("model.evidence", "model.others"),
@@ -40,8 +41,10 @@ def save_run(config: Train, path: Path) -> None:
         OmegaConf.save(OmegaConf.structured(config), temporary)
 
 
-def load_run(path: Path, own: Restore) -> Train:
-    """A run's configuration with a command's own keys and `run.<key>=…` laid over it, each logged.
+def load_run(path: Path, own: Restore, *, log_changes: bool = True) -> Train:
+    """A run's configuration with a command's own keys and `run.<key>=…` laid over it.
+
+    Each change is logged, unless it is said not to be.
 
     Raises:
         ExamError: an override names no value of the run, or one of another type.
@@ -52,10 +55,11 @@ def load_run(path: Path, own: Restore) -> Train:
         for name in GROUPS:
             if getattr(own, name) is not None:
                 saved[name] = getattr(own, name)
-        if own.context is not None and own.context.layout is not layout:
+        context = own.context if log_changes else None
+        if context is not None and context.layout is not layout:
             log.warning(
                 "context.layout=%s is given, and the run was trained with %s",
-                own.context.layout.value,
+                context.layout.value,
                 layout.value,
             )
         config: Any = OmegaConf.merge(saved, own.run)
@@ -70,8 +74,9 @@ def load_run(path: Path, own: Restore) -> Train:
     _check_code(path, saved, own)
     for key in _dotted(own.run):
         _check_restored(key, saved)
-        then, now = OmegaConf.select(saved, key), OmegaConf.select(config, key)
-        log.info("run.%s: %s → %s", key, then, now)
+        if log_changes:
+            before, after = OmegaConf.select(saved, key), OmegaConf.select(config, key)
+            log.info("run.%s: %s → %s", key, before, after)
     config.outputs, config.log_level, config.resume = own.outputs, own.log_level, "auto"
     config.offline = own.offline
     config.data.fold, config.data.folds = folds
@@ -141,7 +146,7 @@ def _check_restored(key: str, saved: Train) -> None:
 
     A language model that answers as it is may lie elsewhere now; that it is the same is checked.
     """
-    own = ("data", "outputs", "log_level", "resume", "offline", "name")
+    own = ("data", "outputs", "log_level", "resume", "offline", "launch", "name")
     if key.split(".", maxsplit=1)[0] in own:
         raise ExamError(f"run.{key} is the command's own.\nGive it as {key}=<value>, without run.")
     as_it_is = saved.model.kind is ReaderKind.causal_lm and saved.trainer.num_train_epochs == 0

@@ -24,7 +24,6 @@ from exam.safety import leads_out
 
 log = logging.getLogger(__name__)
 
-CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 STATE = "trainer_state.json"
 ENVIRONMENT = "environment.json"
@@ -34,11 +33,36 @@ REPORT = "report.html"
 PICKLED = ("pytorch_model.bin*", "pytorch_model-*.bin", "adapter_model.bin")  # weights
 ARGUMENTS = "training_args.bin"  # a pickle that nothing here reads
 WHOLE = "whole.json"  # written into a checkpoint after everything else
-Arguments = TypeVar("Arguments", bound=TrainingArguments)
+Arguments = TypeVar("Arguments", bound="OneDevice")
+
+
+class OneDevice(TrainingArguments):
+    """The arguments of a process on one device; processes share several, never `DataParallel`.
+
+    In the replicas of that, autocast is off and a step takes more questions than it is told to.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """How many GPUs this process trains on: one, or none."""
+        visible: int = super().n_gpu
+        return min(1, visible)
 
 
 class LogCallback(TrainerCallback):
-    """One log line for every figure the Trainer reports."""
+    """One log line for every figure the Trainer reports, and one for the size of a step."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log how much a step takes, again where the library tries a smaller batch."""
+        size, rounds = state.train_batch_size, args.gradient_accumulation_steps
+        if state.is_world_process_zero:
+            log.info(
+                "train: %d examples a step: %d at a time%s%s",
+                size * rounds * args.world_size,
+                size,
+                f" × {rounds} accumulated" if rounds > 1 else "",
+                f" × {args.world_size} processes" if args.world_size > 1 else "",
+            )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Log step, total and figures."""
@@ -85,6 +109,9 @@ def training_arguments(
     defaults = {"metric_for_best_model": metric} if best else {}
     try:
         given = deepcopy({**defaults, **values})  # the library changes dictionaries in place
+        if given.get("auto_find_batch_size") and ranks.world_size() > 1:
+            log.info("train: trainer.auto_find_batch_size needs one process, and is off")
+            given["auto_find_batch_size"] = False  # the others would wait for one that retries
         return kind(**{**given, **own}, output_dir=str(folder), seed=seed)
     except (ValueError, ImportError) as error:
         raise ExamError(f"trainer: {error}") from None
@@ -99,8 +126,8 @@ def fit(trainer: Trainer) -> dict[str, Any]:
     checkpoint = ranks.told(last_whole_checkpoint(folder) if ranks.rank() == 0 else None)
     if checkpoint:
         _check_safe(checkpoint)
-        _check_processes(checkpoint)
         state = read_object(checkpoint / STATE, "global_step", "max_steps")
+        _check_step(checkpoint, state.get("train_batch_size"), trainer.args)
         log.info("train: resuming at step %d of %d", state["global_step"], state["max_steps"])
     with explained(folder), _no_objects(folder):
         found = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -174,15 +201,23 @@ def _check_safe(checkpoint: Path) -> None:
         )
 
 
-def _check_processes(checkpoint: Path) -> None:
-    """Refuse to go on in another number of processes, whose steps take more questions or fewer."""
-    number, here = len(list(checkpoint.glob("rng_state*.pth"))), ranks.world_size()
-    if number not in (0, here):
+def _check_step(checkpoint: Path, size: int | None, args: TrainingArguments) -> None:
+    """Refuse to go on with steps of another size: in more processes or fewer, or larger batches.
+
+    `size` is that of the checkpoint's batches in each process.
+    """
+    before = len(list(checkpoint.glob("rng_state*.pth"))), size
+    now = ranks.world_size(), size if args.auto_find_batch_size else args.train_batch_size
+    if before[0] and size is not None and before != now:
         raise ExamError(
-            f"{checkpoint} was written by {number} processes, and the training goes on in {here}: "
-            "its steps would be of another size.\nStart as many processes again, or begin anew: "
-            "resume=never"
+            f"{checkpoint} was written by {_step(*before)}, and the training goes on in "
+            f"{_step(*now)}: its steps would be of another size.\n"
+            "Start as many processes again, or begin anew: resume=never"
         )
+
+
+def _step(processes: int, size: int | None) -> str:
+    return f"{processes} process{'es' if processes > 1 else ''} with batches of {size}"
 
 
 def run_files(folder: Path) -> list[str]:

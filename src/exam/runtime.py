@@ -70,8 +70,12 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Print a user's mistake to standard error."""
-    sys.stderr.write(f"{shown(text)}\n")
+    """Print a user's mistake to standard error, or report it to the process that prints it."""
+    folder = ranks.reports_folder()
+    if folder is None:
+        sys.stderr.write(f"{shown(text)}\n")
+    else:
+        (folder / str(ranks.rank())).write_text(shown(text), encoding="utf-8")
 
 
 def _complain_of_a_bug(

@@ -18,7 +18,7 @@ from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, wri
 from exam.answers.soft_labels import with_soft_labels
 from exam.artefacts import NotYetError, open_stage, recording, shared_stage
 from exam.checkpoints import checkpoint_fingerprint
-from exam.config import ALL_FOLDS, Data, Train, plain, trainer_values
+from exam.config import ALL_FOLDS, Data, Train, is_trained, plain, trainer_values
 from exam.files import read_json, write_json
 from exam.generation.questions import QUESTIONS, generated, is_asked_for
 from exam.metrics import Floats
@@ -29,8 +29,8 @@ from exam.reader.measures import MEASURES
 from exam.report.card import push, write_card
 from exam.report.run import write_results, write_run
 from exam.retrieval.retrieval import Retrieval
-from exam.run_config import save_run
-from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, REPORT, RESULTS, TRAINING, run_files
+from exam.run_config import CONFIG, save_run
+from exam.runs import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, run_files
 from exam.runtime import environment, say
 from exam.splits import Split, fold_of, read_split
 from exam.stage import Stage
@@ -148,7 +148,14 @@ def _key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, An
         "adversary": plain(config.adversary),
         "trainer": trainer_values(config.trainer),
         "seed": config.seed,
+        **_processes(config),
     }
+
+
+def _processes(config: Train) -> dict[str, int]:
+    """Return the number of processes where it changes a reader: a step takes more questions."""
+    learns = config.model.kind.is_neural and is_trained(config.trainer)
+    return {"processes": ranks.world_size()} if learns and ranks.world_size() > 1 else {}
 
 
 def _parts(config: Train, split: Split, fold: Any) -> Iterator[tuple[Train, Split]]:

@@ -15,8 +15,8 @@ from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.rerank import has_head
 from exam.retrieval.retrieval import Retrieval
 from exam.retrieval.training import tune
-from exam.run_config import save_run
-from exam.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS, run_files
+from exam.run_config import CONFIG, save_run
+from exam.runs import CHECKPOINTS, ENVIRONMENT, RESULTS, run_files
 from exam.runtime import environment, say
 from exam.splits import Split
 from exam.stage import Stage

@@ -94,6 +94,7 @@ class Train(Retrieving):
     name: str = MISSING
     seed: Any = 42  # or a list: the whole is done with each
     resume: str = "auto"  # never, or a run folder to go on with
+    launch: Any = "auto"  # a process for each GPU; single: one; or a number
 
 
 @dataclass
@@ -128,6 +129,7 @@ class Infer(Restore):
     cascade: Cascade = field(default_factory=Cascade)
     passes: list[str] = field(default_factory=list)  # ways to read, each some of these overrides
     rotations: int = 1  # orders of the options, whose answers are averaged
+    launch: Any = "auto"  # a process for each GPU; single: one; or a number
     merge: bool = False  # save a LoRA run's adapters and the weights they change as one model
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import EvalPrediction, TrainingArguments
+from transformers import EvalPrediction
 from transformers.utils.import_utils import is_bitsandbytes_available
 
 from exam.errors import ExamError
 from exam.metrics import Floats, map_at_k
 from exam.precision import computes_in_bfloat16
-from exam.runs import training_arguments
+from exam.runs import OneDevice, training_arguments
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def refuse_nan(logits: Floats) -> None:
         )
 
 
-def reader_arguments(values: dict[str, Any], folder: Path, seed: int) -> TrainingArguments:
+def reader_arguments(values: dict[str, Any], folder: Path, seed: int) -> OneDevice:
     """The Trainer's arguments of a configuration, saving below `folder`."""
     own: dict[str, Any] = {"remove_unused_columns": False, "label_names": ["labels"]}
     if values.get("optim") == EIGHT_BIT and not (
@@ -47,4 +47,4 @@ def reader_arguments(values: dict[str, Any], folder: Path, seed: int) -> Trainin
     own["use_cpu"] = values.get("use_cpu", not torch.accelerator.is_available())
     if not values.keys() & {"bf16", "fp16"}:
         own["bf16"] = computes_in_bfloat16(on_cpu=own["use_cpu"])
-    return training_arguments(TrainingArguments, values, folder, seed, "map_at_3", **own)
+    return training_arguments(OneDevice, values, folder, seed, "map_at_3", **own)

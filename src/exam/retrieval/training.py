@@ -29,7 +29,7 @@ from exam.retrieval.pairs import Example, mine_pairs
 from exam.retrieval.passages import searched
 from exam.retrieval.queries import query_texts
 from exam.retrieval.rerank import Pair, PairScorer, reordered
-from exam.runs import CHECKPOINTS, fit, training_arguments, with_callbacks
+from exam.runs import CHECKPOINTS, OneDevice, fit, training_arguments, with_callbacks
 from exam.splits import Split
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,14 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 Scorer = Callable[[Sequence[Pair]], Floats]
 # A model, how it scores, and its Trainer given an evaluator.
 Tuned = tuple[CrossEncoder | SentenceTransformer, Scorer, Callable[[BaseEvaluator | None], Trainer]]
+
+
+class RerankerArguments(OneDevice, CrossEncoderTrainingArguments):
+    """A cross-encoder's."""
+
+
+class EncoderArguments(OneDevice, SentenceTransformerTrainingArguments):
+    """A sentence encoder's."""
 
 
 class RankingEvaluator(BaseEvaluator):
@@ -133,7 +141,7 @@ def _reranker(config: Train, examples: list[Example], folder: Path) -> Tuned:
     lists = config.pairs.loss is PairLoss.lambda_loss
     loss = LambdaLoss(model) if lists else BinaryCrossEntropyLoss(model)
     arguments = training_arguments(
-        CrossEncoderTrainingArguments,
+        RerankerArguments,
         trainer_values(config.trainer),
         folder / CHECKPOINTS,
         config.seed,
@@ -158,7 +166,7 @@ def _encoder(config: Train, examples: list[Example], folder: Path) -> Tuned:
     encoder = SentenceEncoder(settings)
     model = encoder.model
     arguments = training_arguments(
-        SentenceTransformerTrainingArguments,
+        EncoderArguments,
         trainer_values(config.trainer),
         folder / CHECKPOINTS,
         config.seed,

@@ -1,0 +1,344 @@
+"""Several processes without `torchrun`: how many, what they compute, how they end."""
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, exam, make_place, run_script, tiny
+
+from exam.answers.predictions import read_predictions
+from exam.compose import composed
+from exam.config import Infer
+from exam.errors import ExamError
+from exam.launch import count_processes
+from exam.runs import OneDevice
+from exam.train_reader import train_reader
+from exam.workload import Workload, workload_of
+
+READER = Workload(reader=True, retrieval=True)
+GPU = ["trainer=gpu", "model=tiny"]
+
+
+# How many.
+
+
+@pytest.mark.parametrize(
+    ("launch", "work", "gpus", "processes"),
+    [
+        ("auto", READER, 0, 1),
+        ("auto", READER, 1, 1),
+        ("auto", READER, 4, 4),
+        ("single", READER, 2, 1),
+        (1, READER, 2, 1),
+        (2, READER, 4, 2),
+        (3, READER, 0, 3),
+        ("auto", Workload(False, True), 2, 1),
+        ("auto", Workload(True, True, "task=encoder"), 2, 1),
+        ("single", Workload(True, True, "task=encoder"), 2, 1),
+    ],
+)
+def test_every_gpu_has_a_process_where_several_can_share_the_work(launch, work, gpus, processes):
+    assert count_processes(launch, work, gpus) == processes
+
+
+@pytest.mark.parametrize(
+    ("launch", "work", "multirun", "said"),
+    [
+        ("single", READER, False, "launch=single). Leave launch out to use all."),
+        ("auto", READER, True, "-m). Without -m a run uses all."),
+        (
+            "auto",
+            Workload(True, True, "task=encoder"),
+            False,
+            "task=encoder). CUDA_VISIBLE_DEVICES=1 in front of another command gives that one the "
+            "second.",
+        ),
+        (
+            "single",
+            Workload(False, True, "retrieve.py"),
+            False,
+            "retrieve.py). torchrun --nproc-per-node 2 retrieve.py … uses all.",
+        ),
+        ("auto", Workload(False, True), False, "trainer.use_cpu=true). trainer=gpu uses all."),
+        ("auto", Workload(True, True, "model=qwen_7b", spreads=True), False, None),
+    ],
+)
+def test_a_gpu_that_stays_idle_is_said(caplog, launch, work, multirun, said):
+    caplog.set_level(logging.INFO)
+    assert count_processes(launch, work, 2, multirun=multirun) == 1
+    lines = [] if said is None else [f"launch: one of 2 GPUs is used ({said}"]
+    assert caplog.messages == lines
+    caplog.clear()
+    assert count_processes(launch, work, 1, multirun=multirun) == 1
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("work", "gpus", "multirun", "said"),
+    [
+        (
+            Workload(True, True, "model=lexical"),
+            0,
+            False,
+            "launch=3 starts several processes, and model=lexical runs in one.\nLeave launch out.",
+        ),
+        (
+            READER,
+            0,
+            True,
+            "launch=3 starts several processes, and -m runs in one.\nLeave launch out.",
+        ),
+        (
+            READER,
+            2,
+            False,
+            "launch=3 starts a process for each GPU, and 2 are visible.\n"
+            "Set launch=2, or leave it out.",
+        ),
+    ],
+)
+def test_a_number_that_cannot_be_started_is_refused(work, gpus, multirun, said):
+    with pytest.raises(ExamError) as caught:
+        count_processes(3, work, gpus, multirun=multirun)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("launch", ["two", "0", "-1", "true", "null", "1.5"])
+def test_launch_is_auto_single_or_a_number(launch):
+    with pytest.raises(ExamError, match=r"launch=\S+ must be auto, single or a number"):
+        composed("train", f"launch={launch}")
+    with pytest.raises(ExamError, match=r"launch=\S+ must be auto, single or a number"):
+        composed("infer", "ckpt=a", f"launch={launch}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "work"),
+    [
+        (["retriever=bm25", "data.train=train.csv"], Workload(False, False)),  # use_cpu: true
+        (["retriever=two_stage", "data.train=train.csv"], Workload(False, True)),
+        (["retriever=hybrid", "data.train=train.csv"], Workload(False, True)),
+        (["retriever=bm25"], Workload(False, True)),  # rules write the demo's questions
+        ([*GPU, "retriever=none", "data.train=train.csv"], Workload(True, False)),
+        (
+            ["model=lexical", "retriever=bm25", "data.train=train.csv"],
+            Workload(False, False, "model=lexical"),
+        ),
+        (
+            ["task=encoder", "retriever=two_stage", "data.train=train.csv"],
+            Workload(True, True, "task=encoder"),
+        ),
+        (
+            ["model=qwen_7b", "retriever=none", "trainer=no_training", "data.train=train.csv"],
+            Workload(True, False, "model=qwen_7b without training"),
+        ),
+    ],
+)
+def test_what_a_training_computes_on_a_gpu(overrides, work):
+    assert workload_of(composed("train", *overrides)) == work
+
+
+def test_what_other_commands_compute_on_a_gpu(tmp_path):
+    bm25 = composed("retrieve", "retriever=bm25", "data=kaggle")
+    assert workload_of(bm25) == Workload(False, False, "retrieve.py")
+    ranked = composed("retrieve", "retriever=bm25", "data=kaggle", "reranker=cross_encoder")
+    assert workload_of(ranked).retrieval
+    assert workload_of(composed("generate")) == Workload(False, True, "generate.py")
+    assert not workload_of(composed("generate", "generator=llm")).uses_gpu
+    saved = Infer(predictions=[str(tmp_path / "a.parquet")])
+    assert workload_of(saved) == Workload(False, False, "predictions=")
+
+
+def test_a_process_trains_on_one_gpu_where_it_sees_two(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    arguments = OneDevice(output_dir=str(tmp_path), per_device_train_batch_size=4)
+    assert arguments._n_gpu == 2  # what the library would wrap in DataParallel for
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
+
+
+# What they compute.
+
+TWO_GPUS = """
+import sys
+import torch
+torch.cuda.is_available = lambda: True  # here alone: the processes that start find none
+torch.cuda.device_count = lambda: 2
+torch.cuda.get_arch_list = lambda: ["sm_75"]
+torch.cuda.get_device_capability = lambda device: (7, 5)
+from exam.cli import main
+sys.exit(main(sys.argv.pop(1)))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return make_place(tmp_path_factory.mktemp("launch") / "place")
+
+
+def overrides_of(place, outputs):
+    return [*tiny(place), "trainer=gpu", "trainer.num_train_epochs=1", f"outputs={outputs}"]
+
+
+def trained(outputs):
+    (run,) = (outputs / "train").glob("*-????????")
+    state = json.loads((run / "trainer_state.json").read_text())
+    losses = [log["loss"] for log in state["log_history"] if "loss" in log]
+    return run, losses, read_predictions(run / "predictions.parquet").logits
+
+
+@pytest.mark.slow
+def test_two_gpus_give_what_torchrun_gives(place, tmp_path):
+    (tmp_path / "two_gpus.py").write_text(TWO_GPUS)
+    runs, more = {}, ["trainer.bf16=false", "trainer.logging_steps=1", "name=r"]
+    more += ["trainer.gradient_accumulation_steps=1", "trainer.per_device_train_batch_size=4"]
+    for name in ("torchrun", "number", "gpus", "single"):
+        overrides = [*overrides_of(place, tmp_path / name), *more]
+        if name == "torchrun":
+            done = exam("train", *overrides, cwd=tmp_path, processes=2)
+        elif name == "gpus":
+            done = run_script(tmp_path / "two_gpus.py", "train", *overrides, cwd=tmp_path)
+        else:
+            launch = "single" if name == "single" else "2"
+            done = exam("train", *overrides, f"launch={launch}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("95 % interval") == done.stderr.count("train done") == 1
+        step = "4 examples a step: 4 at a time"
+        if name != "single":
+            step = "8 examples a step: 4 at a time × 2 processes"
+        assert re.findall(r"train: (.* examples a step.*)", done.stderr) == [step]
+        started = re.findall(r"launch: .*", done.stderr)
+        assert started == {
+            "number": ["launch: 2 processes, each on the processor"],
+            "gpus": ["launch: 2 processes, each on a GPU"],
+        }.get(name, [])
+        runs[name] = trained(tmp_path / name)
+    run, losses, logits = runs["torchrun"]
+    for name in ("number", "gpus"):
+        assert runs[name][0].name == run.name
+        assert runs[name][1] == losses
+        assert (runs[name][2] == logits).all()
+    assert runs["single"][0].name != run.name  # a step of half the questions is another run
+
+
+@pytest.mark.slow
+def test_two_processes_answer_as_one_does_with_any_character(place, tmp_path):
+    base = train_reader(composed("train", *tiny(place), f"outputs={tmp_path}")).stage.folder
+    data = ["data=kaggle", f"data.dir={place / 'questions'}", "data.test=test.csv"]
+    asked = [f"ckpt={base}", *data]
+    logits = []
+    for launch in ("single", "2"):
+        outputs = tmp_path / f"out $$ {launch}"
+        done = exam("infer", *asked, f"launch={launch}", f"outputs='{outputs}'", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        (saved,) = outputs.glob("infer/*/predictions.parquet")
+        logits.append(read_predictions(saved).logits)
+    assert logits[0] == pytest.approx(logits[1], abs=1e-5)
+
+
+# How they end.
+
+LONG = ["trainer.num_train_epochs=300", "trainer.logging_steps=1", "launch=2"]
+
+
+class Started:
+    """A command in a session of its own, as of a terminal, and the processes it has started."""
+
+    def __init__(self, *overrides):
+        command = [sys.executable, str(ROOT / "train.py"), *overrides]
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def workers(self):
+        pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+        return sorted(pid for pid in pids if parent_of(pid) == self.process.pid)
+
+    def wait_for(self, text):
+        lines = []
+        for line in self.process.stderr:
+            lines.append(line)
+            if text in line:
+                return
+        raise AssertionError("".join(lines))
+
+    def end(self):
+        """Its exit code and what it said, without the lines of its log."""
+        said = self.process.stderr.read()
+        lines = [line for line in said.splitlines() if line[2:3] != ":"]
+        return self.process.wait(30), lines
+
+
+def parent_of(pid):
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
+def wait_until_gone(pids, limit=10):
+    end = time.monotonic() + limit
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < end, pids
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGTERM, 143, "Terminated. The same command continues from what is finished."),
+        (signal.SIGINT, 130, "Interrupted. The same command continues from what is finished."),
+    ],
+)
+def test_a_signal_ends_all_processes_with_one_message(place, tmp_path, number, code, said):
+    command = Started(*overrides_of(place, tmp_path), *LONG)
+    command.wait_for("train: step 3 ")
+    workers, start = command.workers(), time.monotonic()
+    os.killpg(command.process.pid, number)  # as a terminal's Ctrl-C does
+    assert command.end() == (code, [said])
+    assert time.monotonic() - start < 5
+    assert len(workers) == 2
+    wait_until_gone(workers, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("victim", ["worker", "parent"])
+def test_no_process_outlives_one_that_was_killed(place, tmp_path, victim):
+    command = Started(*overrides_of(place, tmp_path), *LONG)
+    command.wait_for("train: step 3 ")
+    workers = command.workers()
+    os.kill(workers[1] if victim == "worker" else command.process.pid, signal.SIGKILL)
+    code, said = command.end()
+    wait_until_gone(workers)
+    if victim == "parent":
+        assert (code, said) == (-9, [])
+    else:
+        assert code == 137
+        assert said == [
+            "Process 1 was ended by SIGKILL: often no memory is left. "
+            "The same command continues from what is finished."
+        ]
+
+
+@pytest.mark.slow
+def test_a_mistake_that_every_process_meets_is_one_message(place, tmp_path):
+    overrides = [*overrides_of(place, tmp_path), "launch=2", "log_level=warning"]
+    for wrong, code, said in (
+        (f"resume={tmp_path / 'none'}", 2, f"resume={tmp_path / 'none'} does not exist."),
+        ("trainer.optim=foo", 2, "trainer.optim=foo is not one of its values"),
+        (f"model.name_or_path={tmp_path / 'none'}", 2, f"The reader {tmp_path / 'none'} could not"),
+    ):
+        done = exam("train", *overrides, wrong, cwd=tmp_path)
+        assert done.returncode == code
+        assert done.stderr.count(said) == 1
+        assert len(done.stderr.splitlines()) <= 2
+        assert "Traceback" not in done.stderr
