@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
 from pickle import UnpicklingError  # what torch raises; nothing is unpickled here
 from typing import Any, TypeVar
@@ -34,6 +35,10 @@ REPORT = "report.html"
 PICKLED = ("pytorch_model.bin*", "pytorch_model-*.bin", "adapter_model.bin")  # weights
 ARGUMENTS = "training_args.bin"  # a pickle that nothing here reads
 WHOLE = "whole.json"  # written into a checkpoint after everything else
+EARLIER_NAMES = {  # fields of the Trainer's arguments before transformers 5.23
+    "activation_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
+}
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
@@ -85,9 +90,18 @@ def training_arguments(
     defaults = {"metric_for_best_model": metric} if best else {}
     try:
         given = deepcopy({**defaults, **values})  # the library changes dictionaries in place
-        return kind(**{**given, **own}, output_dir=str(folder), seed=seed)
+        return kind(**_installed_names(kind, {**given, **own}), output_dir=str(folder), seed=seed)
     except (ValueError, ImportError) as error:
         raise ExamError(f"trainer: {error}") from None
+
+
+def _installed_names(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Name each value as the installed transformers does."""
+    known = {field.name for field in fields(kind)}
+    return {
+        name if name in known else EARLIER_NAMES.get(name, name): value
+        for name, value in values.items()
+    }
 
 
 def fit(trainer: Trainer) -> dict[str, Any]:
