@@ -151,7 +151,8 @@ class Local:
         )
         model, tokenizer = load_whole(config, locate(writer.model), half_here())
         self.tokenizer: Any = tokenizer
-        self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        self.device = accelerator or torch.device("cpu")
         self.model, self.writer = model.to(self.device).eval(), writer
 
     def reply(self, messages: list[dict[str, str]]) -> Completion:
