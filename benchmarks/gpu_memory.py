@@ -99,7 +99,7 @@ def need(model: str, overrides: str) -> Need:
         optim=values.get("optim", "adamw_torch"),
         bf16=True,
         fp16=False,
-        activation_checkpointing=values.get("activation_checkpointing", False),
+        gradient_checkpointing=values.get("activation_checkpointing", False),
     )
     tokens = values["per_device_train_batch_size"] * OPTIONS * own.max_length
     sizes = [(p.numel(), p.requires_grad) for p in made.parameters()]

@@ -11,13 +11,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from datasets import Dataset
 
-from exam.config import Corpus, CorpusReader, Data
-from exam.questions import read
 from exam.runtime import quiet_libraries
+
+if TYPE_CHECKING:  # a GPU machine without them collects the tests, and says what it lacks
+    from datasets import Dataset
+
+    from exam.config import Corpus
 
 # A shell that starts tests in the background leaves Ctrl-C ignored, here and in what is started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -130,13 +133,18 @@ def tiny(folder: Path, *more: str) -> list[str]:
     return setting(folder, *reader, *more)
 
 
-def jsonl_corpus(path: Path) -> Corpus:
+def jsonl_corpus(path: Path) -> "Corpus":
     """The corpus of one JSONL file."""
+    from exam.config import Corpus, CorpusReader
+
     return Corpus(name="c", reader=CorpusReader.jsonl, dir=str(path.parent), files=path.name)
 
 
-def read_csv(path: Path, rows: list[dict[str, str]]) -> Dataset:
+def read_csv(path: Path, rows: list[dict[str, str]]) -> "Dataset":
     """Questions written in Kaggle's form, and read again."""
+    from exam.config import Data
+    from exam.questions import read
+
     write_csv(path, rows)
     columns = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}
     return read(Data(name=path.stem, dir=str(path.parent), columns=columns), path.name)

@@ -35,7 +35,6 @@ from exam.llm.letters import LetterReader
 from exam.llm.load import inspect_decoder, load_whole
 from exam.llm.prompts import Prompter
 from exam.llm.scoring import InMemory, batched, option_scores
-from exam.pipeline import run_infer
 from exam.reader.model import tiny_tokenizer
 from exam.reader.training import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
@@ -337,6 +336,8 @@ def test_letters_are_learned_saved_and_read_again(tmp_path, saved, stage, tuning
 
 @pytest.mark.parametrize("more", [[], ["tuning=lora", "trainer.num_train_epochs=1"]])
 def test_a_run_of_a_random_decoder_answers_again(tmp_path, more):
+    from exam.pipeline import run_infer
+
     own = ["model=smollm2", "model.gguf=null", "model.chat=false", "model.architecture=llama"]
     own += ["model.name_or_path=null", "trainer=no_training", "trainer.use_cpu=true"]
     overrides = tiny(make_place(tmp_path), *own, *more)

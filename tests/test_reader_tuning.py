@@ -363,7 +363,7 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint_usable(tmp_path, asked, ba
 def test_memory_is_estimated_from_weights_and_tokens():
     model = nn.Linear(1024, 1024, bias=False)  # 4 MiB
     model.config = SimpleNamespace(num_hidden_layers=4, hidden_size=64, num_attention_heads=2)
-    args = {"optim": "adamw_torch", "bf16": True, "fp16": False, "activation_checkpointing": False}
+    args = {"optim": "adamw_torch", "bf16": True, "fp16": False, "gradient_checkpointing": False}
     kept = 4096 * (34 * 64 + 5 * 2 * 128)  # bytes a layer keeps of 4,096 tokens
 
     def mib(**changed):
@@ -374,7 +374,7 @@ def test_memory_is_estimated_from_weights_and_tokens():
     assert mib(optim="adamw_bnb_8bit") == {**whole, "optimizer": 2}
     assert mib(bf16=False)["activations"] == round(8 * kept / 2**20)
     once = kept + 2 * 4096 * 64 * 4  # a layer's at a time, and what enters each
-    assert mib(activation_checkpointing=True)["activations"] == round(once / 2**20)
+    assert mib(gradient_checkpointing=True)["activations"] == round(once / 2**20)
     model.weight.requires_grad_(False)
     assert mib() == {**whole, "gradients": 0, "optimizer": 0}
 

@@ -90,7 +90,7 @@ def deep() -> list[str]:
 
     import torch
 
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     lines = [f"torch       {torch.__version__}, computes on {device}"]
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.randn(1024, 1024, dtype=dtype, device=device)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
 from pickle import UnpicklingError  # what torch raises; nothing is unpickled here
 from typing import Any, TypeVar
@@ -33,6 +34,10 @@ REPORT = "report.html"
 PICKLED = ("pytorch_model.bin*", "pytorch_model-*.bin", "adapter_model.bin")  # weights
 ARGUMENTS = "training_args.bin"  # a pickle that nothing here reads
 WHOLE = "whole.json"  # written into a checkpoint after everything else
+EARLIER_NAMES = {  # fields of the Trainer's arguments before transformers 5.23
+    "activation_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
+}
 Arguments = TypeVar("Arguments", bound="OneDevice")
 
 
@@ -112,9 +117,18 @@ def training_arguments(
         if given.get("auto_find_batch_size") and ranks.world_size() > 1:
             log.info("train: trainer.auto_find_batch_size needs one process, and is off")
             given["auto_find_batch_size"] = False  # the others would wait for one that retries
-        return kind(**{**given, **own}, output_dir=str(folder), seed=seed)
+        return kind(**_installed_names(kind, {**given, **own}), output_dir=str(folder), seed=seed)
     except (ValueError, ImportError) as error:
         raise ExamError(f"trainer: {error}") from None
+
+
+def _installed_names(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Name each value as the installed transformers does."""
+    known = {field.name for field in fields(kind)}
+    return {
+        name if name in known else EARLIER_NAMES.get(name, name): value
+        for name, value in values.items()
+    }
 
 
 def fit(trainer: Trainer) -> dict[str, Any]:

@@ -168,7 +168,8 @@ class Local:
         set_seed(seed)
         model, tokenizer = load_whole(_local_model(writer), half_here())
         self.tokenizer: Any = tokenizer
-        self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        self.device = accelerator or torch.device("cpu")
         self.model, self.writer = model.to(self.device).eval(), writer
 
     def reply(self, messages: list[dict[str, str]]) -> Completion:

@@ -134,7 +134,7 @@ def _no_decoder(what: str, architecture: Any) -> ExamError:
 
 def _runner(config: Model, folder: Path, architecture: Any, work: Path) -> Runner:
     weights = weights_in(config, half_here())
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     memory = round(config.memory_gib * 2**30)
     if config.execution is Execution.layerwise:
         own = weights["dtype"], device, work / "states", memory

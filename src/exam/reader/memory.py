@@ -29,7 +29,7 @@ def estimated_mib(
     layers, hidden = config.num_hidden_layers, config.hidden_size
     heads = getattr(config, "num_attention_heads", 0)
     whole = tokens * (KEPT * hidden + SCORES * heads * length) * width
-    if args.activation_checkpointing:
+    if args.gradient_checkpointing:  # the name that every transformers 5 fills
         activations = 2 * tokens * hidden * width * layers + whole
     else:
         activations = layers * whole
