@@ -137,7 +137,7 @@ def test_ungrammatical_override():
     assert "Traceback" not in done.stderr
 
 
-def test_missing_checkpoint_is_asked_for():
+def test_missing_checkpoint_asks_for_generated():
     done = exam("infer")
     assert (done.returncode, done.stderr) == (
         2,

@@ -224,10 +224,9 @@ def test_unreachable_model_names_the_way_out(finished_run):
     done = exam("train", *place.setting, *overrides)
     assert done.returncode == 2
     message = done.stderr.splitlines()[-2:]
-    assert message[0].startswith(f"The reader {nowhere} could not be read: ")
+    assert message[0].startswith(f"model.name_or_path={nowhere} does not exist; / holds ")
     assert message[1] == (
-        "Where the hub is out of reach, copy its files to a folder and set "
-        "model.name_or_path=<folder>; model=minilm and encoder=minilm need no hub."
+        "Give a folder or a hub id (owner/name): model.name_or_path=<folder or id>"
     )
 
 

@@ -69,7 +69,7 @@ def test_every_declared_python_is_tested():
 
 ORDER = [
     ["errors", "trainer_fields", "metrics"],
-    ["safety"],
+    ["safety", "devices"],
     ["kaggle", "files"],
     ["ranks", "manifest"],
     ["runtime"],
@@ -78,7 +78,7 @@ ORDER = [
     ["packages", "conversion", "hub", "sentences"],
     ["config", "tables", "tokenization"],
     ["checkpoints", "loading"],
-    ["articles", "places"],
+    ["articles", "places", "revisions"],
     ["model_checks", "retrieval_checks", "corpus", "precision", "tracker"],
     ["train_checks", "runs"],
     ["checks"],
@@ -99,6 +99,8 @@ ORDER = [
     ["together", "stress"],
     ["bundle"],
     ["pipeline"],
+    ["workload"],
+    ["launch"],
     ["cli"],
     ["compare", "ask", "doctor"],
     ["demo", "__main__"],

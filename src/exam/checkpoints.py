@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, distribution
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,6 +35,7 @@ TEXTS = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 OTHER_FRAMEWORKS = ("tf_*", "flax_*", "rust_*", "README*", "*.msgpack.index.json")
 SAFE = re.compile(r"(?:adapter_)?model(?:-\d+-of-\d+)?\.safetensors")
 MODULE = re.compile(r"\d+_\w+/[^/]+")  # a folder that sentence-transformers' modules.json names
+LEVELS, MOST_FILES = ("*", "*/*", "*/*/*", "*/*/*/*"), 5000
 HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 # Hub checkpoints that install from a package registry: packages, sha256 of the hub's own weights.
 # Several packages hold the parts of one zip file.
@@ -67,6 +69,18 @@ def resolve_checkpoint(checkpoint: Checkpoint) -> Path:
         ExamError: the checkpoint does not exist, is out of reach, or lacks a file; a package's
             weights do not have the pinned hash; a pickle holds more than tensors.
     """
+    folder = fetch_checkpoint(checkpoint)
+    needed = select_files(_file_names(folder), checkpoint)
+    return convert_folder(folder, needed) if any(map(is_pickle, needed)) else folder
+
+
+def fetch_checkpoint(checkpoint: Checkpoint) -> Path:
+    """Return the folder of a checkpoint's files as they are published; nothing is converted.
+
+    Raises:
+        ExamError: the checkpoint does not exist, is out of reach, or lacks a file; a package's
+            weights do not have the pinned hash.
+    """
     name = checkpoint.name
     if checkpoint.revision is None:
         if name in FETCHED:
@@ -74,10 +88,18 @@ def resolve_checkpoint(checkpoint: Checkpoint) -> Path:
         if (folder := packaged_folder(name)) is not None:
             return folder
     repository = hub_repository(checkpoint)
-    folder = model_folder(name) if repository is None else _snapshot(repository, checkpoint)
-    names = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
-    needed = _select_complete(checkpoint, names)
-    return convert_folder(folder, needed) if any(map(is_pickle, needed)) else folder
+    if repository is not None:
+        return _snapshot(repository, checkpoint)
+    folder = model_folder(name)
+    _select_complete(checkpoint, _file_names(folder))
+    return folder
+
+
+def _file_names(folder: Path) -> list[str]:
+    """Return the files of a folder and of three levels below, up to MOST_FILES."""
+    paths = chain.from_iterable(folder.glob(pattern) for pattern in LEVELS)
+    files = islice((path for path in paths if path.is_file()), MOST_FILES)
+    return [str(path.relative_to(folder)) for path in files]
 
 
 def _snapshot(repository: Repository, checkpoint: Checkpoint) -> Path:

@@ -22,11 +22,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from exam import ranks
 from exam.compose import check_groups, conf_dir, register, typed, with_prefix
-from exam.config import ROOTS
+from exam.config import ROOTS, Generate, Retrieving
 from exam.endings import ended, explained, leave
 from exam.errors import ExamError
 from exam.launch import start_processes
 from exam.places import check_places
+from exam.revisions import pin_revisions
 from exam.runtime import complain, say, start
 from exam.safety import go_offline
 
@@ -188,6 +189,8 @@ def _job(composed: DictConfig, verb: str, arguments: list[str], *, multirun: boo
         check_places(config)
         if start_processes(config, verb, arguments, multirun=multirun):
             return None
+        if isinstance(config, Retrieving | Generate):
+            config = pin_revisions(config)
     from exam import pipeline
 
     with explained():

@@ -29,7 +29,7 @@ from exam.errors import ExamError
 from exam.evidence import FILE as EVIDENCE
 from exam.evidence import weigh_passages
 from exam.files import read_json, write_json
-from exam.generation.questions import QUESTIONS, generate, generated, is_asked_for
+from exam.generation.questions import QUESTIONS, generate, generated
 from exam.inference import restored
 from exam.preflight import check_saved_reader, prepare
 from exam.questions import questions_digest, read
@@ -37,6 +37,7 @@ from exam.reader.lexical import FEATURES
 from exam.report.compared import write_contexts
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.retrieval import Retrieval
+from exam.revisions import asks_for_generated
 from exam.runs import REPORT, RESULTS
 from exam.runtime import say
 from exam.splits import read_split
@@ -55,7 +56,7 @@ def run_retrieve(config: Retrieve) -> None:
     config = prepare(config)
     retrieval, data = Retrieval.of(config), config.data
     if ranks.world_size() > 1:
-        retrieval.build(generates=is_asked_for(data))
+        retrieval.build(generates=asks_for_generated(data))
         if ranks.rank() > 0:
             return
     written = generated(data, retrieval, config.generator)

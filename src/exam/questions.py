@@ -5,6 +5,7 @@ looked like, everything after this module sees `id`, `prompt`, `options`, `label
 """
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -124,16 +125,35 @@ def read_qrels(path: Path) -> dict[str, str]:
 
 
 def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
+    """Return a split's rows at the pinned commit of the hub's data set.
+
+    Raises:
+        ExamError: there is no such configuration or split, or another commit is cached.
+    """
     from datasets import load_dataset
 
     try:
-        rows: Iterable[dict[str, Any]] = load_dataset(
-            str(data.hub), data.hub_config, split=split, revision=data.revision
-        )
+        rows = load_dataset(str(data.hub), data.hub_config, split=split, revision=data.revision)
     except (OSError, ValueError, RuntimeError) as error:
         raise ExamError(
-            f"The data set {data.hub} ({split}) could not be read: {str(error).splitlines()[0]}\n"
-            "Where there is no hub, give files instead: data=csv data.train=<file> "
-            "data.valid=<file>, with the same data.columns."
+            f"The data set {data.hub} ({split}) cannot be read: {str(error).splitlines()[0]}\n"
+            f"{_hub_remedy(str(error))}"
         ) from None
-    return rows
+    commits = {Path(file["filename"]).parent.name for file in rows.cache_files}
+    if data.revision is not None and commits and commits != {data.revision}:
+        raise ExamError(
+            f"data.hub={data.hub}: commit {data.revision:.8} is not in the cache, only "
+            f"{min(commits):.8} is, and the hub cannot be reached.\n"
+            f"Run once where it can, or set data.revision={min(commits)}"
+        )
+    return iter(rows)
+
+
+def _hub_remedy(reason: str) -> str:
+    configurations = re.findall(r"'([^']+)'", reason.partition("available configs:")[2])
+    if configurations:
+        return f"Give one of its configurations: data.hub_config={' or '.join(configurations)}"
+    return (
+        "Check data.hub_config and the split; or give files: data=csv data.train=<file> "
+        "data.valid=<file>, with the same data.columns."
+    )

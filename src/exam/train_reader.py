@@ -20,7 +20,7 @@ from exam.artefacts import NotYetError, open_stage, recording, shared_stage
 from exam.checkpoints import checkpoint_fingerprint
 from exam.config import ALL_FOLDS, Data, Train, is_trained, plain, trainer_values
 from exam.files import read_json, write_json
-from exam.generation.questions import QUESTIONS, generated, is_asked_for
+from exam.generation.questions import QUESTIONS, generated
 from exam.metrics import Floats
 from exam.plan import announce
 from exam.preflight import ReaderLimits, check_reader
@@ -29,6 +29,7 @@ from exam.reader.measures import MEASURES
 from exam.report.card import push, write_card
 from exam.report.run import write_results, write_run
 from exam.retrieval.retrieval import Retrieval
+from exam.revisions import asks_for_generated
 from exam.run_config import CONFIG, save_run
 from exam.runs import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, run_files
 from exam.runtime import environment, say
@@ -64,7 +65,7 @@ def train_reader(config: Train) -> Run:
 def _prepared(config: Train, limits: ReaderLimits | None) -> Prepared:
     retrieval, data = Retrieval.of(config), config.data
     if ranks.world_size() > 1:
-        retrieval.build(generates=is_asked_for(data))
+        retrieval.build(generates=asks_for_generated(data))
     with ranks.leader_first():
         written = generated(data, retrieval, config.generator)
         split = with_soft_labels(

@@ -138,7 +138,7 @@ def test_a_manifest_vouches_for_every_value_in_it(tmp_path, written, changed):
     )
 
 
-def test_a_damaged_key_is_named_where_it_is_asked_for(tmp_path):
+def test_a_damaged_key_is_named_where_it_asks_for_generated(tmp_path):
     with open_stage(tmp_path, "k", "n", {"a": 1, "b": {"c": "text"}}) as stage:
         pass
     for damage in damages(stage.folder / "key.json"):

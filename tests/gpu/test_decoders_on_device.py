@@ -98,7 +98,7 @@ def test_layer_by_layer_in_16_bits_scores_as_in_memory(tokenizer, tmp_path, fold
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_a_gpu_does_not_hold_is_offloaded(tmp_path, folder, device, monkeypatch):
     config = decoder(folder, dtype=Dtype.float32)
-    whole, _ = load_whole(config, str(folder), Dtype.float32)
+    whole, _ = load_whole(config, Dtype.float32)
     size = sum(p.numel() * p.element_size() for p in whole.parameters())
     third = {"cpu": size // 3} | ({0: size // 3} if device == "cuda" else {})
     monkeypatch.setattr(load, "_devices", lambda memory: third)

@@ -14,6 +14,7 @@ from exam.generation.rules import questions
 from exam.question_rows import LETTERS
 from exam.questions import DEMO, no_questions, questions_digest, read_own_form, read_qrels
 from exam.retrieval.retrieval import Retrieval
+from exam.revisions import asks_for_generated
 from exam.runtime import watched
 from exam.sentences import splitter
 from exam.stage import Stage
@@ -24,15 +25,9 @@ log = logging.getLogger(__name__)
 QUESTIONS = "questions.csv"
 
 
-def is_asked_for(data: Data) -> bool:
-    """Whether generated questions are among those that the data name."""
-    entries = (data.train, data.valid, data.test, data.extra)
-    return any("generated" in names(entry) for entry in entries)
-
-
 def generated(data: Data, retrieval: Retrieval, generator: Generator) -> Stage | None:
     """The generated questions, where the data name them."""
-    return generate(retrieval, generator) if is_asked_for(data) else None
+    return generate(retrieval, generator) if asks_for_generated(data) else None
 
 
 def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -> Stage:

@@ -76,7 +76,9 @@ def _template() -> Any:
 def _facts(config: Train) -> list[tuple[str, Any]]:
     trainer = trainer_values(config.trainer)
     shown = ("num_train_epochs", "learning_rate", "per_device_train_batch_size")
+    commit = config.model.revision
     return [
+        *([("checkpoint commit", commit)] if commit else []),
         ("retriever", config.retriever.name),
         ("corpus", config.corpus.name if config.retriever.kind.searches else "none"),
         ("passages read", config.context.passages(training=False)),

@@ -1,0 +1,110 @@
+"""Pin what a command reads from the hub to commits, and fetch it, before anything heavy loads."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from exam import ranks
+from exam.checkpoints import fetch_checkpoint, hub_repository
+from exam.config import (
+    Checkpoint,
+    Data,
+    Generate,
+    GeneratorKind,
+    RetrieverKind,
+    Retrieving,
+    Source,
+    Task,
+    Train,
+    names,
+)
+from exam.hub import Repository, resolve_commit
+
+log = logging.getLogger(__name__)
+
+Command = TypeVar("Command", bound=Retrieving | Generate)
+
+
+def asks_for_generated(data: Data) -> bool:
+    """Tell whether generated questions are among those that the data name."""
+    entries = (data.train, data.valid, data.test, data.extra)
+    return any("generated" in names(entry) for entry in entries)
+
+
+def uses_encoder(config: Retrieving | Generate) -> bool:
+    """Tell whether a command encodes texts."""
+    if isinstance(config, Generate):
+        return config.generator.kind is GeneratorKind.rules
+    searches = (config.retriever, *config.retriever.members.values())
+    encodes = {search.kind for search in searches} & {
+        RetrieverKind.two_stage,
+        RetrieverKind.passages,
+    }
+    generates = asks_for_generated(config.data) and config.generator.kind is GeneratorKind.rules
+    trains = isinstance(config, Train) and config.task is Task.encoder
+    return bool(encodes) or generates or trains
+
+
+def uses_writer(config: Retrieving | Generate) -> bool:
+    """Tell whether a command has a language model write questions."""
+    asks = isinstance(config, Generate) or asks_for_generated(config.data)
+    return asks and config.generator.kind is GeneratorKind.llm
+
+
+def pin_revisions(config: Command) -> Command:
+    """Return a configuration whose hub ids carry the commit that their revision names now.
+
+    The files of checkpoints are fetched. All processes take the commits that rank 0 resolved.
+
+    Raises:
+        ExamError: a checkpoint or data set does not exist, lacks a file, or cannot be fetched.
+    """
+    checkpoints, commits = _checkpoints(config), dict[str, str]()
+    if ranks.rank() == 0:
+        for checkpoint in checkpoints:
+            fetch_checkpoint(checkpoint)
+        for group, repository in _repositories(config, checkpoints).items():
+            commits[group] = resolve_commit(repository)
+            if repository.revision != commits[group]:
+                log.info("%s: %s at commit %s", group, repository.name, commits[group])
+    commits = ranks.told(commits)
+    pinned: dict[str, Any] = {
+        group: replace(getattr(config, group), revision=commit)
+        for group, commit in commits.items()
+        if group != "generator.writer"
+    }
+    if "generator.writer" in commits:
+        writer = replace(config.generator.writer, revision=commits["generator.writer"])
+        pinned["generator"] = replace(config.generator, writer=writer)
+    return replace(config, **pinned)
+
+
+def _checkpoints(config: Retrieving | Generate) -> list[Checkpoint]:
+    """Return the checkpoints that a command loads."""
+    checkpoints: list[Checkpoint | None] = []
+    if isinstance(config, Train) and config.task is Task.reader:
+        checkpoints.append(config.model.checkpoint)
+    if uses_encoder(config):
+        checkpoints.append(config.encoder.checkpoint)
+    if isinstance(config, Retrieving):
+        checkpoints.append(config.reranker.checkpoint)
+    if uses_writer(config):
+        checkpoints.append(config.generator.writer.checkpoint)
+    return [checkpoint for checkpoint in checkpoints if checkpoint is not None]
+
+
+def _repositories(
+    config: Retrieving | Generate, checkpoints: list[Checkpoint]
+) -> dict[str, Repository]:
+    """Return the repositories that a command reads, by configuration group."""
+    repositories = {checkpoint.group: hub_repository(checkpoint) for checkpoint in checkpoints}
+    if isinstance(config, Retrieving):
+        repositories["data"] = _data_repository(config.data)
+    return {group: one for group, one in repositories.items() if one is not None}
+
+
+def _data_repository(data: Data) -> Repository | None:
+    if data.source is not Source.hub or data.hub is None or Path(data.hub).exists():
+        return None
+    return Repository(data.hub, data.revision, "data.hub", "dataset")
