@@ -9,6 +9,7 @@ from exam.answers.context_scores import comparison, ranked, table
 from exam.artefacts import open_stage
 from exam.config import Reranker, Task, Train, plain, trainer_values
 from exam.files import file_digest, read_json, write_json
+from exam.precision import with_formats
 from exam.questions import questions_digest
 from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.rerank import has_head
@@ -60,7 +61,7 @@ def _key(config: Train, split: Split, pool: Stage) -> dict[str, Any]:
         "contexts": pool.hash,
         "pairs": pairs,
         config.task.value: {**plain(own), "checkpoint": identity(place)},
-        "trainer": trainer_values(config.trainer),
+        "trainer": with_formats(trainer_values(config.trainer), choose=False),
         "seed": config.seed,
     }
 
