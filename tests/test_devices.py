@@ -2,21 +2,135 @@
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import kaggle_rows
+from conftest import kaggle_rows, make_place, tiny
 from test_packing import FAMILIES, model_of
 from test_reader import CPU, as_questions, features_of, texts
 
+from exam.cli import main
 from exam.compose import composed
 from exam.config import Adversary, Dtype, Model, Packing, Tuning
+from exam.devices import check_devices, has_kernels
+from exam.doctor import main as doctor
+from exam.errors import ExamError
+from exam.launch import start_processes
 from exam.precision import log_replaced, reader_values, weights_in, with_formats
 from exam.reader.reader import Reader
 
 AWP = Adversary(name="awp", adv_lr=0.1, adv_eps=None, start_epoch=0.0)
 LORA = Tuning(name="lora", lora_rank=4)
+
+
+# Kernels.
+
+BUILT = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "runs"),
+    [
+        ((6, 0), BUILT, False),  # P100
+        ((7, 0), BUILT, True),  # V100
+        ((7, 5), BUILT, True),  # T4
+        ((8, 9), BUILT, True),  # L4: sm_80 and sm_86 are of its major version
+        ((9, 0), BUILT, True),  # H100
+        ((13, 0), BUILT, True),  # a later card compiles PTX
+        ((13, 0), BUILT[:-1], False),
+        ((6, 1), ["sm_60"], True),
+        ((7, 0), ["sm_75"], False),
+        ((7, 5), ["sm_70"], True),
+        ((9, 0), ["sm_90a"], True),
+        ((9, 1), ["sm_90a"], False),
+        ((10, 0), ["compute_90a"], False),
+        ((10, 3), ["sm_100f"], True),
+        ((12, 0), ["sm_100f", "compute_100f"], False),
+        ((6, 0), ["compute_60"], True),
+        ((6, 0), ["compute_50"], True),
+        ((5, 0), ["compute_60"], False),
+        ((9, 0), ["gfx90a", ""], False),
+    ],
+)
+def test_which_code_runs_on_which_card(capability, architectures, runs):
+    assert has_kernels(capability, architectures) is runs
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """Answer torch's questions about the GPUs, which are given by name, capability and GiB."""
+
+    def are(*gpus, built=BUILT):
+        properties = [SimpleNamespace(total_memory=int(gib * 2**30)) for *_, gib in gpus]
+        answers = {
+            "is_available": lambda: bool(gpus),
+            "device_count": lambda: len(gpus),
+            "get_arch_list": lambda: built,
+            "get_device_name": lambda device=0: gpus[device][0],
+            "get_device_capability": lambda device=0: gpus[device][1],
+            "get_device_properties": lambda device=0: properties[device],
+        }
+        for name, answer in answers.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+
+    return are
+
+
+P100_CARD, T4_CARD = ("Tesla P100-PCIE-16GB", (6, 0), 15.9), ("Tesla T4", (7, 5), 14.7)
+NO_KERNELS = (
+    "GPU {} is a Tesla P100-PCIE-16GB (compute capability 6.0); torch "
+    f"{torch.__version__} has kernels for {', '.join(BUILT)}.\n"
+    "Choose another accelerator (on Kaggle: GPU T4 x2), install a torch built for sm_60, or put "
+    "CUDA_VISIBLE_DEVICES= in front of the command to compute on the processor."
+)
+
+
+def test_a_card_without_kernels_is_named_with_what_there_is(cards):
+    cards(T4_CARD, P100_CARD)
+    check_devices([0])
+    with pytest.raises(ExamError) as caught:
+        check_devices([0, 1])
+    assert str(caught.value) == NO_KERNELS.format(1)
+    cards(P100_CARD, built=[])  # a torch for processors
+    check_devices([0])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trainer=gpu", "retriever=none"],
+        ["retriever=two_stage"],  # the encoder, of a reader that is trained on the processor
+    ],
+)
+def test_a_command_is_refused_before_it_makes_a_folder(
+    cards, tmp_path, monkeypatch, capsys, overrides
+):
+    cards(P100_CARD)
+    place = make_place(tmp_path / "place")
+    command = ["train.py", *tiny(place), "trainer.per_device_train_batch_size=2", *overrides]
+    monkeypatch.setattr("sys.argv", command)
+    assert main("train") == 2
+    assert capsys.readouterr().err == f"{NO_KERNELS.format(0)}\n"
+    assert not (place / "outputs").exists()
+
+
+def test_what_computes_on_the_processor_needs_no_kernels(cards, tmp_path):
+    cards(P100_CARD)
+    place = make_place(tmp_path / "place")
+    config = composed("train", *tiny(place))  # use_cpu: true, BM25
+    assert not start_processes(config, "train", [])
+
+
+def test_the_doctor_names_every_gpu(cards, monkeypatch, capsys):
+    cards(T4_CARD, P100_CARD)
+    assert doctor(["--deep"]) == 1
+    out = capsys.readouterr().out
+    assert "gpu 0       Tesla T4, capability 7.5, 14.7 GiB\n" in out
+    assert "gpu 1       Tesla P100-PCIE-16GB, capability 6.0, 15.9 GiB\n" in out
+    assert "computes on cpu" in out
+    assert out.endswith(f"{NO_KERNELS.format(1)}\n")
 
 
 # Number formats.
