@@ -69,8 +69,8 @@ def test_every_declared_python_is_tested():
 
 ORDER = [
     ["errors", "trainer_fields", "metrics"],
-    ["safety", "devices"],
-    ["kaggle", "files"],
+    ["safety"],
+    ["kaggle", "files", "devices"],
     ["ranks", "manifest"],
     ["runtime"],
     ["stage", "endings"],
@@ -84,8 +84,8 @@ ORDER = [
     ["checks"],
     ["compose", "question_rows"],
     ["questions", "run_config"],
-    ["splits"],
-    ["plan"],
+    ["splits", "workload"],
+    ["plan", "launch"],
     ["retrieval"],
     ["reader"],
     ["llm"],

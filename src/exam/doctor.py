@@ -9,6 +9,7 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from exam.devices import check_devices, count_gpus
 from exam.errors import ExamError
 from exam.runtime import say
 from exam.sentences import splitter
@@ -34,7 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     missing, lines = packages()
     say("\n".join([*machine(), "", *lines, "", *optional()]))
     if given.deep and not missing:
-        say("\n".join(["", *deep()]))
+        lines, unusable = gpus()
+        say("\n".join(["", *lines, *deep(on_cpu=bool(unusable)), *unusable]))
+        return 1 if unusable else 0
     return 1 if missing else 0
 
 
@@ -84,13 +87,31 @@ def optional() -> list[str]:
     return lines
 
 
-def deep() -> list[str]:
+def gpus() -> tuple[list[str], list[str]]:
+    """Return a line for each GPU, and a message for each that this torch has no kernels for."""
+    import torch
+
+    lines, unusable = [], []
+    for number in range(count_gpus()):
+        major, minor = torch.cuda.get_device_capability(number)
+        memory = torch.cuda.get_device_properties(number).total_memory / 2**30
+        name = torch.cuda.get_device_name(number)
+        lines.append(f"gpu {number}       {name}, capability {major}.{minor}, {memory:.1f} GiB")
+        try:
+            check_devices([number])
+        except ExamError as error:
+            unusable.append(str(error))
+    return lines, unusable
+
+
+def deep(*, on_cpu: bool = False) -> list[str]:
     """Import the libraries, and multiply matrices where the work would be done."""
     import time
 
     import torch
 
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    accelerator = None if on_cpu else torch.accelerator.current_accelerator(check_available=True)
+    device = accelerator or torch.device("cpu")
     lines = [f"torch       {torch.__version__}, computes on {device}"]
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.randn(1024, 1024, dtype=dtype, device=device)

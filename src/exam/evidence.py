@@ -15,9 +15,10 @@ from datasets import Dataset
 from scipy.special import log_softmax
 
 from exam.artefacts import open_stage
-from exam.config import Train, answering_values, plain, trainer_values
+from exam.config import Train, answering_values, plain
 from exam.files import atomic, is_sealed, sealed
 from exam.loading import longest_input
+from exam.precision import reader_values
 from exam.questions import questions_digest
 from exam.reader.features import build_features
 from exam.reader.reader import Reader
@@ -63,7 +64,7 @@ def weigh_passages(
         "depth": depth,
         "layout": config.context.layout.value,
         "model": {**plain(config.model), "name_or_path": None},
-        "trainer": trainer_values(config.trainer),
+        "trainer": reader_values(config),
     }
     with open_stage(outputs, "evidence", trained.folder.name, key, resume) as stage:
         if not stage.reused:

@@ -32,10 +32,10 @@ from exam.config import (
     Train,
     is_trained,
     plain,
-    trainer_values,
 )
 from exam.errors import ExamError
 from exam.files import is_sealed, read_object, sealed
+from exam.precision import reader_values
 from exam.preflight import check_saved_reader, prepare
 from exam.question_rows import LETTERS, in_order
 from exam.questions import questions_digest, read
@@ -106,7 +106,7 @@ def answers_key(
         "contexts": contexts.hash,
         "context": plain(config.context),
         "model": {**plain(config.model), **_as_it_was(trained, config)},
-        "trainer": trainer_values(config.trainer),
+        "trainer": reader_values(config),
     }
 
 

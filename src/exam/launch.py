@@ -159,7 +159,7 @@ def _report(folder: Path, codes: dict[int, int]) -> int:
         if not ranked:  # the interpreter has printed why
             return next(iter(codes.values()))
         complain(reports[ranked[0]].read_text(encoding="utf-8").rstrip())
-        return codes[ranked[0]] % 256
+        return max(codes[ranked[0]], 1)
     name = signal.Signals(-codes[killed[0]]).name
     complain(f"Process {killed[0]} was ended by {name}: often no memory is left. {CONTINUES}")
     return 128 - codes[killed[0]]

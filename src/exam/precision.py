@@ -1,9 +1,14 @@
 """The number format to compute in."""
 
+import logging
 from typing import Any
 
-from exam.config import Dtype, Model
+from exam.config import Dtype, Model, Train, trainer_values
 from exam.errors import ExamError
+
+log = logging.getLogger(__name__)
+
+FORMATS = {"bf16": "fp16", "bf16_full_eval": "fp16_full_eval"}  # the Trainer's names
 
 
 def computes_in_bfloat16(*, on_cpu: bool = False) -> bool:
@@ -57,6 +62,55 @@ def half_here() -> Dtype:
     return Dtype.bfloat16 if native else Dtype.float32
 
 
+def reader_values(config: Train) -> dict[str, Any]:
+    """Return the Trainer's values of a configuration, in the formats this machine computes in.
+
+    They are part of the key of a run and of its answers. Those of a reader that is no transformer
+    stay as they are.
+    """
+    values = trainer_values(config.trainer)
+    return with_formats(values, choose=True) if config.model.kind.is_neural else values
+
+
+def with_formats(values: dict[str, Any], *, choose: bool) -> dict[str, Any]:
+    """Return the Trainer's values with bf16 and fp16 as its device can compute.
+
+    A GPU without bfloat16 would emulate it, a hundred times slower, and takes fp16 with a scaler
+    instead; the library has no fp16 on a processor. With `choose`, a format is chosen where none
+    is set: 16 bits where the device computes in them.
+    """
+    import torch
+
+    on_cpu = values.get("use_cpu", not torch.accelerator.is_available())
+    on_gpu = torch.cuda.is_available() and not on_cpu
+    native = computes_in_bfloat16(on_cpu=on_cpu)
+    changes: dict[str, Any] = {}
+    if choose and not values.keys() & {"bf16", "fp16"}:
+        changes = {"bf16": native, "fp16": on_gpu and not native}
+    elif on_gpu and not native:
+        for half, other in FORMATS.items():
+            if values.get(half):
+                changes |= {half: False, other: True}
+    elif on_cpu and values.get("fp16"):
+        changes = {"fp16": False, "bf16": native}
+    return {**values, **changes}
+
+
+def log_replaced(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Log each format that was set and is replaced, and why."""
+    import torch
+
+    for name in ("bf16", "bf16_full_eval", "fp16"):
+        if not before.get(name) or after.get(name):
+            continue
+        other = name.replace("bf16", "fp16")
+        if name == "fp16":
+            reason, other = "needs a GPU", "bf16" if after.get("bf16") else "fp32"
+        else:
+            reason = f"{torch.cuda.get_device_name()} does not compute in bfloat16"
+        log.info("trainer.%s=true → %s: %s", name, other, reason)
+
+
 def weights_in(config: Model, otherwise: Dtype) -> dict[str, Any]:
     """What `from_pretrained` takes for a model's number format; `otherwise` is what `auto` means.
 
@@ -79,13 +133,14 @@ def weights_in(config: Model, otherwise: Dtype) -> dict[str, Any]:
             "Set model.load_in_4bit=false, or choose a smaller model."
         )
     four_bit: Any = BitsAndBytesConfig
+    half = half_here() if dtype is Dtype.float32 else dtype  # fp32 products would be slow
     return {
         **found,
         "device_map": {"": PartialState().device},
         "quantization_config": four_bit(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=found["dtype"],
+            bnb_4bit_compute_dtype=getattr(torch, half.value),
             llm_int8_skip_modules=["score", "lm_head"],
         ),
     }

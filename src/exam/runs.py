@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 from pickle import UnpicklingError  # what torch raises; nothing is unpickled here
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -20,6 +20,7 @@ from exam.artefacts import KEY
 from exam.endings import explained
 from exam.errors import ExamError
 from exam.files import file_digest, read_object, write_json
+from exam.precision import log_replaced, with_formats
 from exam.runtime import draws_bars
 from exam.safety import leads_out
 
@@ -104,12 +105,23 @@ def with_callbacks(trainer: Trainer) -> None:
 
 
 def training_arguments(
-    kind: type[Arguments], values: dict[str, Any], folder: Path, seed: int, metric: str, **own: Any
+    kind: type[Arguments],
+    values: dict[str, Any],
+    folder: Path,
+    seed: int,
+    metric: str,
+    *,
+    choose_format: bool = False,
+    **own: Any,
 ) -> Arguments:
     """The Trainer's arguments of a configuration, saving below `folder`.
 
-    `metric` chooses the checkpoint where the configuration asks for the best one.
+    `metric` chooses the checkpoint where the configuration asks for the best one. Number formats
+    are those the device computes in; with `choose_format`, also where none is set.
     """
+    formats = with_formats(values, choose=choose_format)
+    log_replaced(values, formats)
+    values = formats
     best = values.get("load_best_model_at_end")
     defaults = {"metric_for_best_model": metric} if best else {}
     try:
@@ -131,6 +143,11 @@ def _installed_names(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def format_of(args: TrainingArguments) -> Literal["bf16", "fp16", "fp32"]:
+    """Return the number format that a Trainer's matrix products are computed in."""
+    return "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+
+
 def fit(trainer: Trainer) -> dict[str, Any]:
     """Train, from the last whole checkpoint if there is one; the best checkpoint is left loaded.
 
@@ -145,7 +162,7 @@ def fit(trainer: Trainer) -> dict[str, Any]:
         log.info("train: resuming at step %d of %d", state["global_step"], state["max_steps"])
     with explained(folder), _no_objects(folder):
         found = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    figures = found.metrics
+    figures: dict[str, Any] = found.metrics
     # The Trainer's mean over this process's steps alone: another one after an interruption.
     for own in (figures, *trainer.state.log_history):
         own.pop("train_loss", None)
@@ -153,7 +170,8 @@ def fit(trainer: Trainer) -> dict[str, Any]:
         trainer.state.save_to_json(str(folder.parent / STATE))
     if torch.cuda.is_available():
         figures["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
-    return {**figures, "steps": trainer.state.global_step, "best": trainer.state.best_metric}
+    figures |= {"steps": trainer.state.global_step, "best": trainer.state.best_metric}
+    return {**figures, "format": format_of(trainer.args)}
 
 
 @contextmanager

@@ -18,11 +18,12 @@ from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, wri
 from exam.answers.soft_labels import with_soft_labels
 from exam.artefacts import NotYetError, open_stage, recording, shared_stage
 from exam.checkpoints import checkpoint_fingerprint
-from exam.config import ALL_FOLDS, Data, Train, is_trained, plain, trainer_values
+from exam.config import ALL_FOLDS, Data, Train, is_trained, plain
 from exam.files import read_json, write_json
 from exam.generation.questions import QUESTIONS, generated
 from exam.metrics import Floats
 from exam.plan import announce
+from exam.precision import reader_values
 from exam.preflight import ReaderLimits, check_reader
 from exam.questions import questions_digest
 from exam.reader.measures import MEASURES
@@ -147,7 +148,7 @@ def _key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, An
         "model": {**plain(config.model), **evidence, "checkpoint": checkpoint},
         "tuning": plain(config.tuning),
         "adversary": plain(config.adversary),
-        "trainer": trainer_values(config.trainer),
+        "trainer": reader_values(config),
         "seed": config.seed,
         **_processes(config),
     }

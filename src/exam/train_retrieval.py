@@ -10,6 +10,7 @@ from exam.artefacts import open_stage
 from exam.checkpoints import checkpoint_fingerprint
 from exam.config import Reranker, Task, Train, plain, trainer_values
 from exam.files import file_digest, read_json, write_json
+from exam.precision import with_formats
 from exam.questions import questions_digest
 from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.rerank import has_head
@@ -59,7 +60,7 @@ def _key(config: Train, split: Split, pool: Stage) -> dict[str, Any]:
         "contexts": pool.hash,
         "pairs": pairs,
         config.task.value: {**plain(own), "checkpoint": checkpoint_fingerprint(own.checkpoint)},
-        "trainer": trainer_values(config.trainer),
+        "trainer": with_formats(trainer_values(config.trainer), choose=False),
         "seed": config.seed,
     }
 

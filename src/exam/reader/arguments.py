@@ -11,7 +11,6 @@ from transformers.utils.import_utils import is_bitsandbytes_available
 
 from exam.errors import ExamError
 from exam.metrics import Floats, map_at_k
-from exam.precision import computes_in_bfloat16
 from exam.runs import OneDevice, training_arguments
 
 log = logging.getLogger(__name__)
@@ -45,6 +44,6 @@ def reader_arguments(values: dict[str, Any], folder: Path, seed: int) -> OneDevi
         log.warning("train: trainer.optim=%s needs bitsandbytes and a GPU: adamw_torch", EIGHT_BIT)
         values = {**values, "optim": "adamw_torch"}
     own["use_cpu"] = values.get("use_cpu", not torch.accelerator.is_available())
-    if not values.keys() & {"bf16", "fp16"}:
-        own["bf16"] = computes_in_bfloat16(on_cpu=own["use_cpu"])
-    return training_arguments(OneDevice, values, folder, seed, "map_at_3", **own)
+    return training_arguments(
+        OneDevice, values, folder, seed, "map_at_3", choose_format=True, **own
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from exam import ranks
@@ -66,6 +67,8 @@ class Reader:
         if self.config.evidence:
             _start_evidence(self.model, features)
         model = tuned(self.model, tuning, self.config.name_or_path)
+        if self.arguments.bf16 or self.arguments.fp16:
+            _learn_in_fp32(model)
         return replace(self, model=model, tuning=tuning, adversary=adversary)
 
     def save(self, folder: Path) -> None:
@@ -158,6 +161,16 @@ def _start_evidence(model: Any, features: Dataset) -> None:
         row[: len(own)] = own
     with torch.no_grad():
         model.evidence.weight[0] = torch.from_numpy(fit_logit(found, np.array(labels)).weights)
+
+
+def _learn_in_fp32(model: nn.Module) -> None:
+    """Widen the fp16 weights that learn: a step is below their precision, a scaler refuses them.
+
+    Autocast narrows them again in every product.
+    """
+    for weight in model.parameters():
+        if weight.requires_grad and weight.dtype is torch.float16:
+            weight.data = weight.data.float()
 
 
 def _check_sharding(reader: Reader, tuning: Tuning, adversary: Adversary) -> None:

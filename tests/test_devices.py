@@ -1,0 +1,365 @@
+"""Number formats, kernels and room: what a GPU that is not there would be given."""
+
+import logging
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import kaggle_rows, make_place, tiny
+from test_packing import FAMILIES, model_of
+from test_reader import CPU, as_questions, features_of, texts
+
+from exam.cli import main
+from exam.compose import composed
+from exam.config import Adversary, Dtype, Model, Packing, Tuning
+from exam.devices import check_devices, has_kernels
+from exam.doctor import main as doctor
+from exam.errors import ExamError
+from exam.launch import start_processes
+from exam.precision import log_replaced, reader_values, weights_in, with_formats
+from exam.reader.reader import Reader
+
+AWP = Adversary(name="awp", adv_lr=0.1, adv_eps=None, start_epoch=0.0)
+LORA = Tuning(name="lora", lora_rank=4)
+
+
+# Kernels.
+
+BUILT = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "runs"),
+    [
+        ((6, 0), BUILT, False),  # P100
+        ((7, 0), BUILT, True),  # V100
+        ((7, 5), BUILT, True),  # T4
+        ((8, 9), BUILT, True),  # L4: sm_80 and sm_86 are of its major version
+        ((9, 0), BUILT, True),  # H100
+        ((13, 0), BUILT, True),  # a later card compiles PTX
+        ((13, 0), BUILT[:-1], False),
+        ((6, 1), ["sm_60"], True),
+        ((7, 0), ["sm_75"], False),
+        ((7, 5), ["sm_70"], True),
+        ((9, 0), ["sm_90a"], True),
+        ((9, 1), ["sm_90a"], False),
+        ((10, 0), ["compute_90a"], False),
+        ((10, 3), ["sm_100f"], True),
+        ((12, 0), ["sm_100f", "compute_100f"], False),
+        ((6, 0), ["compute_60"], True),
+        ((6, 0), ["compute_50"], True),
+        ((5, 0), ["compute_60"], False),
+        ((9, 0), ["gfx90a", ""], False),
+    ],
+)
+def test_which_code_runs_on_which_card(capability, architectures, runs):
+    assert has_kernels(capability, architectures) is runs
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """Answer torch's questions about the GPUs, which are given by name, capability and GiB."""
+
+    def are(*gpus, built=BUILT):
+        properties = [SimpleNamespace(total_memory=int(gib * 2**30)) for *_, gib in gpus]
+        answers = {
+            "is_available": lambda: bool(gpus),
+            "device_count": lambda: len(gpus),
+            "get_arch_list": lambda: built,
+            "get_device_name": lambda device=0: gpus[device][0],
+            "get_device_capability": lambda device=0: gpus[device][1],
+            "get_device_properties": lambda device=0: properties[device],
+        }
+        for name, answer in answers.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+
+    return are
+
+
+P100_CARD, T4_CARD = ("Tesla P100-PCIE-16GB", (6, 0), 15.9), ("Tesla T4", (7, 5), 14.7)
+NO_KERNELS = (
+    "GPU {} is a Tesla P100-PCIE-16GB (compute capability 6.0); torch "
+    f"{torch.__version__} has kernels for {', '.join(BUILT)}.\n"
+    "Choose another accelerator (on Kaggle: GPU T4 x2), install a torch built for sm_60, or put "
+    "CUDA_VISIBLE_DEVICES= in front of the command to compute on the processor."
+)
+
+
+def test_a_card_without_kernels_is_named_with_what_there_is(cards):
+    cards(T4_CARD, P100_CARD)
+    check_devices([0])
+    with pytest.raises(ExamError) as caught:
+        check_devices([0, 1])
+    assert str(caught.value) == NO_KERNELS.format(1)
+    cards(P100_CARD, built=[])  # a torch for processors
+    check_devices([0])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trainer=gpu", "retriever=none"],
+        ["retriever=two_stage"],  # the encoder, of a reader that is trained on the processor
+    ],
+)
+def test_a_command_is_refused_before_it_makes_a_folder(
+    cards, tmp_path, monkeypatch, capsys, overrides
+):
+    cards(P100_CARD)
+    place = make_place(tmp_path / "place")
+    command = ["train.py", *tiny(place), "trainer.per_device_train_batch_size=2", *overrides]
+    monkeypatch.setattr("sys.argv", command)
+    assert main("train") == 2
+    assert capsys.readouterr().err == f"{NO_KERNELS.format(0)}\n"
+    assert not (place / "outputs").exists()
+
+
+def test_what_computes_on_the_processor_needs_no_kernels(cards, tmp_path):
+    cards(P100_CARD)
+    place = make_place(tmp_path / "place")
+    config = composed("train", *tiny(place))  # use_cpu: true, BM25
+    assert not start_processes(config, "train", [])
+
+
+def test_the_doctor_names_every_gpu(cards, monkeypatch, capsys):
+    cards(T4_CARD, P100_CARD)
+    assert doctor(["--deep"]) == 1
+    out = capsys.readouterr().out
+    assert "gpu 0       Tesla T4, capability 7.5, 14.7 GiB\n" in out
+    assert "gpu 1       Tesla P100-PCIE-16GB, capability 6.0, 15.9 GiB\n" in out
+    assert "computes on cpu" in out
+    assert out.endswith(f"{NO_KERNELS.format(1)}\n")
+
+
+# Number formats.
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Answer torch's questions about the machine: a card, or a processor, with bfloat16 or not."""
+
+    def become(card, native):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: card is not None)
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: card is not None)
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True: native or including_emulation,
+        )
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: card)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+
+    return become
+
+
+T4, A100, OLD, NEW = ("Tesla T4", False), ("NVIDIA A100", True), (None, False), (None, True)
+
+
+@pytest.mark.parametrize(
+    ("device", "values", "formats", "said"),
+    [
+        (T4, {}, (False, True), None),
+        (A100, {}, (True, False), None),
+        (OLD, {}, (False, False), None),
+        (NEW, {}, (True, False), None),
+        (T4, {"use_cpu": True}, (False, False), None),
+        (
+            T4,
+            {"bf16": True},
+            (False, True),
+            "trainer.bf16=true → fp16: Tesla T4 does not compute in bfloat16",
+        ),
+        (A100, {"bf16": True}, (True, None), None),
+        (T4, {"bf16": False}, (False, None), None),  # a published recipe in fp32
+        (T4, {"fp16": True}, (None, True), None),
+        (A100, {"fp16": True}, (None, True), None),
+        (OLD, {"bf16": True}, (True, None), None),
+        (OLD, {"fp16": True}, (False, False), "trainer.fp16=true → fp32: needs a GPU"),
+        (NEW, {"fp16": True}, (True, False), "trainer.fp16=true → bf16: needs a GPU"),
+    ],
+)
+def test_a_reader_computes_in_a_format_of_its_device(
+    machine, caplog, device, values, formats, said
+):
+    machine(*device)
+    caplog.set_level(logging.INFO)
+    chosen = with_formats(values, choose=True)
+    assert (chosen.get("bf16"), chosen.get("fp16")) == formats
+    assert with_formats(chosen, choose=True) == chosen
+    log_replaced(values, chosen)
+    assert caplog.messages == ([] if said is None else [said])
+
+
+def test_what_is_evaluated_in_half_precision_follows(machine, caplog):
+    machine(*T4)
+    caplog.set_level(logging.INFO)
+    values = {"bf16": True, "bf16_full_eval": True, "optim": "adamw_torch"}
+    chosen = with_formats(values, choose=False)
+    assert chosen == {
+        "bf16": False,
+        "fp16": True,
+        "bf16_full_eval": False,
+        "fp16_full_eval": True,
+        "optim": "adamw_torch",
+    }
+    log_replaced(values, chosen)
+    assert caplog.messages == [
+        "trainer.bf16=true → fp16: Tesla T4 does not compute in bfloat16",
+        "trainer.bf16_full_eval=true → fp16_full_eval: Tesla T4 does not compute in bfloat16",
+    ]
+    assert with_formats({}, choose=False) == {}
+
+
+def test_the_format_is_part_of_what_determines_a_run(machine):
+    config = composed("train", "trainer=gpu", "model=tiny")
+    machine(*A100)
+    native = reader_values(config)
+    machine(*T4)
+    other = reader_values(config)
+    assert {k: v for k, v in native.items() if other[k] != v} == {"bf16": True}
+    assert {k: v for k, v in other.items() if native.get(k) != v} == {"bf16": False, "fp16": True}
+    lexical = composed("train", "trainer=gpu", "model=lexical")
+    assert reader_values(lexical)["bf16"] is True  # which nothing reads
+
+
+@pytest.mark.parametrize(("device", "half"), [(T4, torch.float16), (A100, torch.bfloat16)])
+def test_four_bit_weights_are_multiplied_in_the_half_precision_of_the_gpu(
+    machine, monkeypatch, device, half
+):
+    machine(*device)
+    monkeypatch.setattr("transformers.utils.import_utils.is_bitsandbytes_available", lambda: True)
+    form = weights_in(Model(name="m", load_in_4bit=True), Dtype.float32)
+    assert form["dtype"] is torch.float32
+    assert form["quantization_config"].bnb_4bit_compute_dtype is half
+
+
+# Half precision on the processor, with the code that a GPU runs.
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return as_questions(kaggle_rows(8))
+
+
+def reader_of(tmp_path, asked, family, packing, **values):
+    config = model_of(family, packing)
+    config.config["initializer_range"] = 0.2
+    return Reader.load(config, {**CPU, **values}, tmp_path / "c", 0, texts(asked))
+
+
+def batch_of(reader, asked):
+    """Questions of different lengths, one without context and one with three options."""
+    rows = features_of(reader, asked).to_list()[:4]
+    rows[1]["context"] = []
+    rows[2]["options"] = rows[2]["options"][:3]
+    rows[2]["labels"] = 1
+    return reader.collator(5)(rows)
+
+
+def fp16():
+    return torch.autocast("cpu", dtype=torch.float16)
+
+
+LAYOUTS = [
+    *[(family, Packing.options) for family in FAMILIES],
+    ("bert", Packing.cross),
+    ("bert", Packing.none),
+    ("deberta", Packing.none),
+]
+
+
+@pytest.mark.parametrize(("family", "packing"), LAYOUTS)
+def test_fp16_gives_the_logits_of_fp32_but_for_rounding(tmp_path, asked, family, packing):
+    reader = reader_of(tmp_path, asked, family, packing)
+    batch = batch_of(reader, asked)
+    exists = batch.pop("option_mask")
+    batch.pop("labels")
+    model = reader.model.eval()
+    with torch.no_grad():
+        exact = model(**batch).logits
+        with fp16():
+            half = model(**batch).logits
+    with fp16():  # with a gradient the attention is another on a processor
+        learning = model(**batch).logits
+    assert exact.dtype == half.dtype == learning.dtype == torch.float32
+    assert np.ptp(exact[exists].numpy()) > 0.01
+    for logits in (half, learning.detach()):
+        assert logits[exists].numpy() == pytest.approx(exact[exists].numpy(), abs=2e-2)
+
+
+def gradients(reader, batch, scaler=None):
+    """Every weight's gradient of one training step of the Trainer, in the loss's own scale.
+
+    With a scaler the loss is computed in fp16.
+    """
+    trainer = reader.trainer(None, None, 5)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.accelerator.scaler = scaler
+    if scaler is not None:
+        trainer.compute_loss_context_manager = fp16
+    model = trainer.model.train()
+    model.zero_grad()
+    loss = trainer.training_step(model, dict(batch))
+    scale = 1.0 if scaler is None else scaler.get_scale()
+    grads = {n: p.grad / scale for n, p in model.named_parameters() if p.grad is not None}
+    return loss.item(), grads
+
+
+@pytest.mark.parametrize(
+    ("tuning", "adversary", "values"),
+    [
+        (Tuning(), Adversary(), {"label_smoothing_factor": 0.1}),
+        (Tuning(), AWP, {}),
+        (LORA, AWP, {}),
+        (Tuning(), Adversary(), {"activation_checkpointing": True}),
+    ],
+    ids=["full", "awp", "lora-awp", "checkpointed"],
+)
+@pytest.mark.parametrize("family", ["deberta", "mpnet"])
+def test_a_scaled_step_in_fp16_has_the_gradient_of_fp32(
+    tmp_path, asked, family, tuning, adversary, values
+):
+    reader = reader_of(tmp_path, asked, family, Packing.options, **values)
+    batch = batch_of(reader, asked)
+    reader = reader.to_train(features_of(reader, asked), tuning, adversary)
+    before = {n: p.detach().clone() for n, p in reader.model.named_parameters()}
+    exact_loss, exact = gradients(reader, batch)
+    loss, grads = gradients(reader, batch, torch.amp.GradScaler("cpu"))
+    assert loss == pytest.approx(exact_loss, abs=1e-2)
+    assert grads.keys() == exact.keys()
+    whole, other = (torch.cat([g.flatten() for g in x.values()]) for x in (exact, grads))
+    assert torch.nn.functional.cosine_similarity(whole, other, dim=0) > 0.995
+    assert other.norm().item() == pytest.approx(whole.norm().item(), rel=0.05)
+    assert all(torch.equal(p, before[n]) for n, p in reader.model.named_parameters())
+
+
+def test_a_step_that_overflows_is_left_out_and_the_scale_halved(tmp_path, asked):
+    reader = reader_of(tmp_path, asked, "bert", Packing.options)
+    batch = batch_of(reader, asked)
+    reader = reader.to_train(features_of(reader, asked), Tuning(), AWP)
+    before = {n: p.detach().clone() for n, p in reader.model.named_parameters()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    _, grads = gradients(reader, batch, scaler)
+    assert not all(g.isfinite().all() for g in grads.values())
+    optimizer = torch.optim.AdamW(reader.model.parameters(), lr=1e-3)
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 2.0**59
+    assert all(torch.equal(p, before[n]) for n, p in reader.model.named_parameters())
+
+
+def test_fp16_weights_that_learn_are_widened(tmp_path, asked):
+    reader = reader_of(tmp_path, asked, "bert", Packing.options)
+    reader = replace(reader, model=reader.model.half())
+    features = features_of(reader, asked)
+    reader.arguments.fp16 = True
+    reader = reader.to_train(features, Tuning(freeze_layers=2, freeze_embeddings=True), Adversary())
+    kinds = {p.requires_grad: set() for p in reader.model.parameters()}
+    for weight in reader.model.parameters():
+        kinds[weight.requires_grad].add(weight.dtype)
+    assert kinds == {True: {torch.float32}, False: {torch.float16}}
+    loss, grads = gradients(reader, batch_of(reader, asked), torch.amp.GradScaler("cpu"))
+    assert np.isfinite(loss)
+    assert {g.dtype for g in grads.values()} == {torch.float32}
