@@ -14,11 +14,12 @@ from exam.artefacts import open_stage
 from exam.config import BatchBy, Model, Order, Packing
 from exam.errors import ExamError
 from exam.files import file_digest, read_json, write_json
+from exam.loading import longest_input
 from exam.metrics import map_at_k
 from exam.question_rows import FEATURES, LETTERS
 from exam.reader.collator import MultipleChoiceCollator
 from exam.reader.features import Reading, build_features, saved_features, shuffle_options
-from exam.reader.model import inspect_reader, load_reader, longest_input, tiny_tokenizer
+from exam.reader.model import inspect_reader, load_reader, tiny_tokenizer
 from exam.reader.reader import Reader
 from exam.reader.template import Template
 from exam.reader.trainer import option_loss
