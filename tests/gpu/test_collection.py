@@ -17,7 +17,8 @@ from importlib.machinery import PathFinder
 
 find_spec = PathFinder.find_spec
 
-def without_absent(name, *rest):
+@classmethod
+def without_absent(cls, name, *rest):
     return None if name.split(".")[0] in {absent} else find_spec(name, *rest)
 
 PathFinder.find_spec = without_absent
