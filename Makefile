@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo browser test test-slow check lock bench-retrieval bench-scale bench-reader \
-	bench-layerwise bench-prefix
+	bench-layerwise bench-prefix test-gpu bench-gpu
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -33,6 +33,20 @@ test: $(READY)  ## the fast tests
 
 test-slow: $(READY)  ## the slow tests
 	$(PYTEST) -m "slow and not gpu"
+
+# With GPU_PYTHON=<interpreter that has torch>, and WHEELS=<folder> of what it lacks, no .venv is made.
+ifdef GPU_PYTHON
+GPU_READY :=
+else
+GPU_PYTHON := $(BIN)/python
+GPU_READY := $(READY)
+endif
+
+test-gpu: $(GPU_READY)  ## the tests of a GPU, 8 minutes (GPU_PYTHON=python3 WHEELS=<folder>)
+	scripts/gpu.sh test $(GPU_PYTHON)
+
+bench-gpu: $(GPU_READY)  ## packing, attention, encoding, search on a GPU, 8 minutes (the same)
+	scripts/gpu.sh bench $(GPU_PYTHON)
 
 check: $(READY)  ## lint and types
 	$(BIN)/ruff check .

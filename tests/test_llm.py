@@ -39,7 +39,6 @@ from exam.reader.model import tiny_tokenizer
 from exam.reader.training import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import SCHEMA, write_contexts
-from exam.train_reader import train_reader
 
 SMALL = {
     "hidden_size": 32,
@@ -337,6 +336,7 @@ def test_letters_are_learned_saved_and_read_again(tmp_path, saved, stage, tuning
 @pytest.mark.parametrize("more", [[], ["tuning=lora", "trainer.num_train_epochs=1"]])
 def test_a_run_of_a_random_decoder_answers_again(tmp_path, more):
     from exam.pipeline import run_infer
+    from exam.train_reader import train_reader
 
     own = ["model=smollm2", "model.gguf=null", "model.chat=false", "model.architecture=llama"]
     own += ["model.name_or_path=null", "trainer=no_training", "trainer.use_cpu=true"]

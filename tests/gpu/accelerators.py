@@ -41,6 +41,7 @@ def trainer_on(device: str, dtype: str = "fp32", **values: object) -> dict[str, 
         "dataloader_pin_memory": False,
         "learning_rate": 1e-3,
         "logging_steps": 1,
+        "save_strategy": "no",  # else a second training in one folder would go on with the first
         **values,
     }
 
