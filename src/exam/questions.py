@@ -133,20 +133,21 @@ def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
     from datasets import load_dataset
 
     try:
-        rows = load_dataset(str(data.hub), data.hub_config, split=split, revision=data.revision)
+        dataset = load_dataset(str(data.hub), data.hub_config, split=split, revision=data.revision)
     except (OSError, ValueError, RuntimeError) as error:
         raise ExamError(
             f"The data set {data.hub} ({split}) cannot be read: {str(error).splitlines()[0]}\n"
             f"{_hub_remedy(str(error))}"
         ) from None
-    commits = {Path(file["filename"]).parent.name for file in rows.cache_files}
+    commits = {Path(file["filename"]).parent.name for file in dataset.cache_files}
     if data.revision is not None and commits and commits != {data.revision}:
         raise ExamError(
             f"data.hub={data.hub}: commit {data.revision:.8} is not in the cache, only "
             f"{min(commits):.8} is, and the hub cannot be reached.\n"
             f"Run once where it can, or set data.revision={min(commits)}"
         )
-    return iter(rows)
+    rows: Iterable[dict[str, Any]] = dataset
+    return rows
 
 
 def _hub_remedy(reason: str) -> str:
