@@ -11,6 +11,7 @@ from exam.errors import ExamError
 
 log = logging.getLogger(__name__)
 
+UNAUTHORIZED = 401
 LISTED = 6  # files that a message names
 
 
@@ -140,13 +141,12 @@ def translate_hub_errors(repository: Repository) -> Iterator[None]:
         errors.LocalEntryNotFoundError,
         errors.OfflineModeIsEnabled,
     ) as error:
-        raise _unreachable_error(repository, error) from None
+        cause = _cause(error)
+        if isinstance(cause, errors.HfHubHTTPError) and cause is not error:
+            raise _status_error(repository, cause.response.status_code) from None
+        raise _unreachable_error(repository, cause) from None
     except errors.HfHubHTTPError as error:
-        code = error.response.status_code
-        reason = "the token is not valid" if code == 401 else "try again later"
-        raise ExamError(
-            f"The hub answers HTTP {code} for {repository.name}: {reason}.\n{_retry(repository)}"
-        ) from None
+        raise _status_error(repository, error.response.status_code) from None
     except TransportError as error:
         raise ExamError(
             f"The download of {repository.name} broke off: {type(error).__name__} {error}.\n"
@@ -176,12 +176,25 @@ def _missing_error(repository: Repository) -> ExamError:
     )
 
 
-def _unreachable_error(repository: Repository, error: Exception) -> ExamError:
+def _status_error(repository: Repository, status: int) -> ExamError:
+    if status == UNAUTHORIZED:
+        return ExamError(
+            f"The hub answers HTTP {status} for {repository.name}: the token is not valid.\n"
+            "Log in again (hf auth login), or correct HF_TOKEN."
+        )
+    return ExamError(
+        f"The hub answers HTTP {status} for {repository.name}.\n"
+        f"Run the same command again later. {_retry(repository)}"
+    )
+
+
+def _unreachable_error(repository: Repository, cause: BaseException) -> ExamError:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     state = "the network is switched off (offline=true or HF_HUB_OFFLINE)"
     if not is_offline():
-        state = f"the hub cannot be reached ({_cause(error)})"
+        reason = (str(cause) or type(cause).__name__).splitlines()[0][:120]
+        state = f"the hub cannot be reached ({reason})"
     revision = f" at {repository.revision}" if repository.revision else ""
     return ExamError(
         f"{repository.key}={repository.name}{revision} is not complete in the cache "
@@ -189,10 +202,15 @@ def _unreachable_error(repository: Repository, error: Exception) -> ExamError:
     )
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException) -> BaseException:
+    """Return the first error of a chain that is the hub's answer, else the original one."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error) or type(error).__name__).splitlines()[0][:120]
+        if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
+            break
+    return error
 
 
 def _retry(repository: Repository) -> str:
