@@ -56,7 +56,7 @@ def test_lock_pins_every_package_without_local_labels():
 ORDER = [
     ["errors", "trainer_fields", "metrics"],
     ["safety"],
-    ["kaggle", "files", "devices"],
+    ["kaggle", "files", "devices", "estimates"],
     ["ranks", "manifest"],
     ["runtime"],
     ["stage", "endings"],
@@ -74,7 +74,7 @@ ORDER = [
     ["retrieval"],
     ["reader"],
     ["llm"],
-    ["generation"],
+    ["generation", "room"],
     ["answers"],
     ["report"],
     ["answering", "evidence", "sweep", "train_retrieval"],

@@ -32,6 +32,7 @@ from exam.reader.reader import Reader
 from exam.reader.training import predict, train
 from exam.reader.tuning import ADAPTER, merged
 from exam.retrieval.contexts import read_contexts
+from exam.room import check_room
 from exam.runs import CHECKPOINTS, TRAINING
 from exam.splits import Split
 from exam.stage import Stage
@@ -72,6 +73,8 @@ def loaded(config: Train, saved: Path, work: Path, *, merge: bool) -> Answer:
         return _answering_lexical(load_lexical(saved / LEXICAL), config)
     own = any((saved / name).is_file() for name in ("config.json", ADAPTER))
     model = replace(config.model, name_or_path=str(saved)) if own else config.model
+    if ranks.rank() == 0:
+        check_room(replace(config, model=model), answers=True)
     if config.model.kind is ReaderKind.causal_lm and not is_trained(config.trainer):
         return _answering_causal(replace(config, model=model), work / CHECKPOINTS)
     values, layout = answering_values(config.trainer), config.context.layout

@@ -69,6 +69,14 @@ def random_decoder(
     return factory.from_config(architecture), tokenizer
 
 
+def empty_decoder(config: Model) -> Any:
+    """Build a checkpoint's architecture on the meta device: shapes and no weights."""
+    architecture = _architecture(config, locate(str(config.name_or_path)))
+    factory: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        return factory.from_config(architecture)
+
+
 def _words(config: Model) -> list[str]:
     """What a random model's tokenizer has to know, often enough: replies, and the template."""
     return [config.template or TEMPLATES[config.scoring], "yes no", *LETTERS] * 100

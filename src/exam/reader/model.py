@@ -107,6 +107,17 @@ def load_reader(
     return prepared, tokenizer
 
 
+def empty_reader(config: Model) -> PreTrainedModel:
+    """Build a checkpoint's architecture on the meta device: shapes and no weights."""
+    with reaching("reader", str(config.name_or_path), "model.name_or_path"):
+        architecture = AutoConfig.from_pretrained(locate(str(config.name_or_path)))
+    kind = _class(config, architecture)
+    with torch.device("meta"):
+        automatic = kind is AutoModelForMultipleChoice
+        model: PreTrainedModel = (kind.from_config if automatic else kind)(architecture)
+    return model
+
+
 def load_tokenizer(config: Model, place: str, **form: Any) -> PreTrainedTokenizerBase:
     """A checkpoint's; a run's own as it was saved, where the library goes by the model's kind."""
     own = (Path(place).parent / KEY).is_file() and (Path(place) / TOKENIZER).is_file()
