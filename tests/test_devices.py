@@ -229,6 +229,22 @@ def test_what_is_evaluated_in_half_precision_follows(machine, caplog):
     assert with_formats({}, choose=False) == {}
 
 
+def test_weights_in_bfloat16_become_float16(machine, caplog):
+    caplog.set_level(logging.INFO)
+    config = composed("train", "model=mistral_7b").model  # dtype: bfloat16
+    machine(*A100)
+    assert weights_in(config, Dtype.float32) == {"dtype": torch.bfloat16}
+    assert caplog.messages == []
+    machine(*T4)
+    assert weights_in(config, Dtype.float32) == {"dtype": torch.float16}
+    assert caplog.messages == [
+        "model.dtype=bfloat16 → float16: Tesla T4 does not compute in bfloat16"
+    ]
+    machine(*OLD)
+    with pytest.raises(ExamError, match="neither a GPU nor a processor that computes in it"):
+        weights_in(config, Dtype.float32)
+
+
 def test_the_format_is_part_of_what_determines_a_run(machine):
     config = composed("train", "trainer=gpu", "model=tiny")
     machine(*A100)
