@@ -1,25 +1,42 @@
 """Number formats, kernels and room: what a GPU that is not there would be given."""
 
+import json
 import logging
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import kaggle_rows, make_place, tiny
 from test_packing import FAMILIES, model_of
-from test_reader import CPU, as_questions, features_of, texts
+from test_reader import CPU, TINY, as_questions, features_of, texts
 
 from exam.cli import main
 from exam.compose import composed
-from exam.config import Adversary, Dtype, Model, Packing, Tuning
+from exam.config import (
+    Adversary,
+    Corpus,
+    CorpusReader,
+    Dtype,
+    Encoder,
+    Index,
+    Model,
+    Packing,
+    Tuning,
+)
 from exam.devices import check_devices, has_kernels
 from exam.doctor import main as doctor
 from exam.errors import ExamError
+from exam.estimates import checkpoint_bytes, training_bytes
 from exam.launch import start_processes
 from exam.precision import log_replaced, reader_values, weights_in, with_formats
 from exam.reader.reader import Reader
+from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval.index import build_index
+from exam.room import check_room, checkpoints_at_once
 
 AWP = Adversary(name="awp", adv_lr=0.1, adv_eps=None, start_epoch=0.0)
 LORA = Tuning(name="lora", lora_rank=4)
@@ -212,6 +229,22 @@ def test_what_is_evaluated_in_half_precision_follows(machine, caplog):
     assert with_formats({}, choose=False) == {}
 
 
+def test_weights_in_bfloat16_become_float16(machine, caplog):
+    caplog.set_level(logging.INFO)
+    config = composed("train", "model=mistral_7b").model  # dtype: bfloat16
+    machine(*A100)
+    assert weights_in(config, Dtype.float32) == {"dtype": torch.bfloat16}
+    assert caplog.messages == []
+    machine(*T4)
+    assert weights_in(config, Dtype.float32) == {"dtype": torch.float16}
+    assert caplog.messages == [
+        "model.dtype=bfloat16 → float16: Tesla T4 does not compute in bfloat16"
+    ]
+    machine(*OLD)
+    with pytest.raises(ExamError, match="neither a GPU nor a processor that computes in it"):
+        weights_in(config, Dtype.float32)
+
+
 def test_the_format_is_part_of_what_determines_a_run(machine):
     config = composed("train", "trainer=gpu", "model=tiny")
     machine(*A100)
@@ -363,3 +396,165 @@ def test_fp16_weights_that_learn_are_widened(tmp_path, asked):
     loss, grads = gradients(reader, batch_of(reader, asked), torch.amp.GradScaler("cpu"))
     assert np.isfinite(loss)
     assert {g.dtype for g in grads.values()} == {torch.float32}
+
+
+# Room.
+
+
+def test_what_training_and_checkpoints_take():
+    assert training_bytes(100, 100) == {"weights": 400, "gradients": 400, "optimizer": 800}
+    assert training_bytes(100, 10, weight_bytes=2) == {
+        "weights": 200,
+        "gradients": 40,
+        "optimizer": 80,
+    }
+    assert training_bytes(100, 10, optimizer="adamw_bnb_8bit")["optimizer"] == 20
+    assert training_bytes(100, 10, optimizer="adafactor")["optimizer"] == 0
+    assert training_bytes(100, 0, weight_bytes=0.5) == {
+        "weights": 50,
+        "gradients": 0,
+        "optimizer": 0,
+    }
+    assert checkpoint_bytes(100, 100, number=3) == 3 * (400 + 800)  # weights, and Adam's two states
+    assert checkpoint_bytes(10, 10, number=1, optimizer="paged_adamw_8bit") == 40 + 20
+    assert checkpoint_bytes(100, 100, number=0) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "number"),
+    [
+        ({"save_strategy": "no"}, 0),
+        ({"save_strategy": "epoch", "num_train_epochs": 2, "save_total_limit": 2}, 2),
+        ({"save_strategy": "epoch", "num_train_epochs": 9, "save_total_limit": 2}, 3),
+        ({"save_strategy": "epoch", "num_train_epochs": 0.5}, 1),
+        ({"save_strategy": "epoch", "num_train_epochs": 5}, 5),
+        ({"save_strategy": "steps", "save_total_limit": 4}, 5),
+        ({}, 1),
+    ],
+)
+def test_how_many_checkpoints_lie_side_by_side(values, number):
+    assert checkpoints_at_once(values) == number
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A folder of DeBERTa-v3-large's shape, without weights."""
+    folder = tmp_path_factory.mktemp("large")
+    shape = {
+        "vocab_size": 128_100,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "pooler_hidden_size": 1024,
+        "position_buckets": 256,
+    }
+    (folder / "config.json").write_text(
+        json.dumps({**TINY, **shape, "architectures": ["DebertaV2Model"]})
+    )
+    return folder
+
+
+def config_of(large, tmp_path, *overrides):
+    model = ["model=deberta_large", f"model.name_or_path={large}", f"outputs={tmp_path}"]
+    return composed("train", *model, "trainer=gpu", *overrides)
+
+
+def test_training_that_cannot_fit_a_gpu_is_refused_with_what_it_takes(cards, large, tmp_path):
+    cards(("GeForce GTX 1060", (6, 1), 6.0))
+    with pytest.raises(ExamError) as caught:
+        check_room(config_of(large, tmp_path))
+    assert str(caught.value) == (
+        "training takes about 6.5 GiB (weights 1.6 · gradients 1.6 · optimizer 3.2), and GeForce "
+        "GTX 1060 (GPU 0) has 6.0 GiB.\nChoose trainer=low_memory, tuning=lora, or a smaller model."
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "training takes about 6.5 GiB (weights 1.6 · gradients 1.6 · optimizer 3.2)"),
+        (["tuning=lora"], "training takes about 1.7 GiB (weights 1.7 · gradients 0.0 · optimizer"),
+        (["trainer=low_memory"], "training takes about 4.1 GiB (weights 1.6 · gradients 1.6 · opt"),
+        (["trainer=no_training"], "the reader takes about 1.6 GiB (weights 1.6)"),
+    ],
+)
+def test_what_fits_is_said_in_a_line(cards, caplog, large, tmp_path, overrides, said):
+    caplog.set_level(logging.INFO)
+    cards(T4_CARD)
+    check_room(config_of(large, tmp_path, *overrides))
+    line = caplog.messages[0]
+    assert line.startswith(f"room: {said}")
+    assert line.endswith("; Tesla T4 (GPU 0) has 14.7 GiB")
+    assert len(caplog.messages) == (1 if "trainer=no_training" in overrides else 2)
+
+
+def test_answering_takes_the_weights_alone(cards, caplog, large, tmp_path):
+    caplog.set_level(logging.INFO)
+    cards(("small", (7, 5), 2.0))
+    check_room(config_of(large, tmp_path), answers=True)
+    assert caplog.messages == [
+        "room: the reader takes about 1.6 GiB (weights 1.6); small (GPU 0) has 2.0 GiB"
+    ]
+
+
+def test_a_processor_has_its_memory(monkeypatch, cards, large, tmp_path):
+    cards()
+    monkeypatch.setattr("exam.estimates.MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 4194304 kB\n")
+    with pytest.raises(ExamError, match=r"optimizer 3\.2\), and the memory has 4\.0 GiB\."):
+        check_room(config_of(large, tmp_path))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ExamError, match=r"and the memory has 2\.0 GiB\."):
+        check_room(config_of(large, tmp_path))
+    monkeypatch.setattr("exam.estimates.LIMITS", (tmp_path / "memory.max",))
+    for limit, gib in (("1073741824", "0.5"), ("max", "2.0")):  # a container's
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        with pytest.raises(ExamError, match=f"and the memory has {gib} GiB"):
+            check_room(config_of(large, tmp_path))
+
+
+def test_checkpoints_that_the_disk_cannot_hold_are_refused(monkeypatch, cards, large, tmp_path):
+    cards(T4_CARD)
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda path: SimpleNamespace(free=8 * 2**30 if path.is_dir() else 0)
+    )
+    outputs = tmp_path / "not" / "yet"
+    with pytest.raises(ExamError) as caught:
+        check_room(config_of(large, outputs, "name=n"))
+    assert str(caught.value) == (
+        "training takes about 11.3 GiB (checkpoints 9.7 · models 1.6), and the disk of "
+        f"{outputs} has 8.0 GiB.\nMake room there, or write to another disk: outputs=<folder>"
+    )
+    check_room(config_of(large, outputs, "name=n", "tuning=lora"))
+    check_room(
+        config_of(
+            large,
+            outputs,
+            "name=n",
+            "trainer.save_strategy=no",
+            "trainer.eval_strategy=no",
+            "trainer.load_best_model_at_end=false",
+        )
+    )
+    begun = outputs / "train" / "n-00000000" / "checkpoints" / "checkpoint-1" / "optimizer.pt"
+    begun.parent.mkdir(parents=True)
+    with begun.open("wb") as file:
+        file.truncate(4 * 2**30)  # an interrupted run has written so much of it
+    check_room(config_of(large, outputs, "name=n"))
+
+
+def test_an_index_that_the_disk_cannot_hold_is_refused(monkeypatch, encoder, tmp_path):
+    small = SentenceEncoder(Encoder(name="e", name_or_path=str(encoder), max_length=64))
+    rows = [{"id": str(i), "title": "Otter", "text": f"The otter {i}."} for i in range(10)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    corpus = Corpus(name="c", reader=CorpusReader.wikipedia, dir=str(tmp_path))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("exam.estimates.GIB", 1000)
+    with pytest.raises(ExamError) as caught:
+        build_index(corpus, small, Index(), tmp_path / "outputs")
+    (folder,) = (tmp_path / "outputs" / "index").glob("c-e-????????")
+    assert str(caught.value) == (
+        f"an index of 10 vectors takes about 2.6 GiB (encoded 1.3 · index 1.3), and the disk of "
+        f"{folder} has 1.0 GiB.\nMake room there, or write to another disk: outputs=<folder>"
+    )

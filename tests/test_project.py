@@ -70,7 +70,7 @@ def test_every_declared_python_is_tested():
 ORDER = [
     ["errors", "trainer_fields", "metrics"],
     ["safety"],
-    ["kaggle", "files", "devices"],
+    ["kaggle", "files", "devices", "estimates"],
     ["ranks", "manifest"],
     ["runtime"],
     ["stage", "endings"],
@@ -89,7 +89,7 @@ ORDER = [
     ["retrieval"],
     ["reader"],
     ["llm"],
-    ["generation"],
+    ["generation", "room"],
     ["answers"],
     ["report"],
     ["answering"],

@@ -142,7 +142,7 @@ def translate_hub_errors(repository: Repository) -> Iterator[None]:
         errors.OfflineModeIsEnabled,
     ) as error:
         cause = _cause(error)
-        if isinstance(cause, errors.HfHubHTTPError) and cause is not error:
+        if isinstance(cause, errors.HfHubHTTPError):
             raise _status_error(repository, cause.response.status_code) from None
         raise _unreachable_error(repository, cause) from None
     except errors.HfHubHTTPError as error:
@@ -184,7 +184,7 @@ def _status_error(repository: Repository, status: int) -> ExamError:
         )
     return ExamError(
         f"The hub answers HTTP {status} for {repository.name}.\n"
-        f"Run the same command again later. {_retry(repository)}"
+        "It limits requests, or is down: run the same command again later."
     )
 
 

@@ -13,8 +13,10 @@ from exam.stage import manifests
 log = logging.getLogger(__name__)
 
 
-def announce(config: Train, split: Split, look: Callable[[], None]) -> None:
+def announce(config: Train, split: Split, look: Callable[[], None]) -> bool:
     """Log the plan of a training whose questions are known; `look` opens every stage of it.
+
+    Returns whether anything is left to do.
 
     Times are those of the newest runs of the same kind in the same outputs.
     """
@@ -39,7 +41,7 @@ def announce(config: Train, split: Split, look: Callable[[], None]) -> None:
         first = str(missing)
     if first is None:
         log.info("plan: all of it is done already, and reused")
-        return
+        return False
     if first == "train":
         log.info("plan: passages are there already")
     else:
@@ -57,6 +59,7 @@ def announce(config: Train, split: Split, look: Callable[[], None]) -> None:
     steps["training"] = each and each * trained * epochs * runs
     parts = [f"{name} {_clock(seconds)}" for name, seconds in steps.items()]
     log.info("plan: about how long, by earlier runs here: %s", " · ".join(parts))
+    return True
 
 
 def _runs(config: Train) -> int:

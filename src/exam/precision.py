@@ -27,7 +27,8 @@ def computes_in_bfloat16(*, on_cpu: bool = False) -> bool:
 def dtype_here(wanted: Dtype, key: str) -> Dtype:
     """`wanted`, with `auto` as bfloat16 where the machine computes in it, else float32.
 
-    `key` is the setting's name.
+    `key` is the setting's name. A GPU without bfloat16 takes float16 in its place, and that is
+    logged.
 
     Raises:
         ExamError: a format is asked of a machine that would emulate it, a hundred times slower.
@@ -37,6 +38,9 @@ def dtype_here(wanted: Dtype, key: str) -> Dtype:
     native = computes_in_bfloat16()
     if wanted is Dtype.auto:
         return Dtype.bfloat16 if native else Dtype.float32
+    if wanted is Dtype.bfloat16 and not native and torch.cuda.is_available():
+        log.info("%s=bfloat16 → float16: %s", key, _lacks_bfloat16())
+        return Dtype.float16
     lacking = {
         Dtype.bfloat16: not native and "neither a GPU nor a processor that computes in it",
         Dtype.float16: not torch.cuda.is_available() and "no GPU",
@@ -96,10 +100,14 @@ def with_formats(values: dict[str, Any], *, choose: bool) -> dict[str, Any]:
     return {**values, **changes}
 
 
-def log_replaced(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Log each format that was set and is replaced, and why."""
+def _lacks_bfloat16() -> str:
     import torch
 
+    return f"{torch.cuda.get_device_name()} does not compute in bfloat16"
+
+
+def log_replaced(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Log each format that was set and is replaced, and why."""
     for name in ("bf16", "bf16_full_eval", "fp16"):
         if not before.get(name) or after.get(name):
             continue
@@ -107,7 +115,7 @@ def log_replaced(before: dict[str, Any], after: dict[str, Any]) -> None:
         if name == "fp16":
             reason, other = "needs a GPU", "bf16" if after.get("bf16") else "fp32"
         else:
-            reason = f"{torch.cuda.get_device_name()} does not compute in bfloat16"
+            reason = _lacks_bfloat16()
         log.info("trainer.%s=true → %s: %s", name, other, reason)
 
 

@@ -1,6 +1,6 @@
 """Check, before any work, everything that a command will load."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from exam.reader.features import check_lengths
 from exam.retrieval.encoder import inspect_encoder
 from exam.retrieval.rerank import inspect_reranker
 from exam.revisions import pin_revisions, uses_encoder, uses_writer
+from exam.room import check_room
 
 Command = TypeVar("Command", bound=Retrieving | Generate)
 
@@ -74,4 +75,7 @@ def check_saved_reader(config: Train, saved: Path) -> ReaderLimits | None:
     """
     if config.model.kind is ReaderKind.lexical:
         return None
-    return check_reader(saved_model(config, saved))
+    model = saved_model(config, saved)
+    limits = check_reader(model)
+    check_room(replace(config, model=model), answers=True)
+    return limits

@@ -31,6 +31,7 @@ from exam.report.card import push, write_card
 from exam.report.run import write_results, write_run
 from exam.retrieval.retrieval import Retrieval
 from exam.revisions import asks_for_generated
+from exam.room import check_room
 from exam.run_config import CONFIG, save_run
 from exam.runs import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, run_files
 from exam.runtime import environment, say
@@ -77,8 +78,9 @@ def _prepared(config: Train, limits: ReaderLimits | None) -> Prepared:
             limits.check(split.valid)
         everywhere = data.fold == ALL_FOLDS
         fold = fold_of(split.train, data.folds, data.split_seed) if everywhere else None
-        if ranks.rank() == 0:
-            announce(config, split, partial(_look, config, split, fold))
+        look = partial(_look, config, split, fold)
+        if ranks.rank() == 0 and announce(config, split, look):
+            check_room(config)
         pool, valid = _contexts(retrieval, split, data)
     log_scores(valid, "valid")
     before = (*retrieval.stages, written, pool, None if valid is pool else valid)

@@ -40,7 +40,7 @@ from exam.config.retrieval import (
     Search,
     Target,
 )
-from exam.config.trainer import answering_values, is_trained, trainer_values
+from exam.config.trainer import SHARDING, answering_values, is_trained, trainer_values
 from exam.config.values import Checkpoint, Dtype, names, plain
 from exam.config.verbs import (
     ROOTS,

@@ -5,7 +5,8 @@ from typing import Any
 from torch import nn
 from transformers import TrainingArguments
 
-FP32 = 4  # bytes
+from exam.estimates import FP32, optimizer_bytes
+
 # Bytes that a layer keeps of every token for the gradient, in units of its width and in 16 bits,
 # without the attention's scores (Korthikanti and others, "Reducing Activation Recomputation in
 # Large Transformer Models", 2022).
@@ -24,7 +25,6 @@ def estimated_mib(
     config: Any = model.config
     weights = sum(p.numel() * p.element_size() for p in model.parameters())  # packed where 4-bit
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    states = 1 if "8bit" in str(args.optim) else FP32
     width = 1 if args.bf16 or args.fp16 else 2
     layers, hidden = config.num_hidden_layers, config.hidden_size
     heads = getattr(config, "num_attention_heads", 0)
@@ -36,7 +36,7 @@ def estimated_mib(
     found = {
         "weights": weights,
         "gradients": FP32 * learning,
-        "optimizer": 2 * states * learning,
+        "optimizer": optimizer_bytes(str(args.optim)) * learning,
         "activations": activations,
     }
     return {name: round(number / 2**20) for name, number in found.items()}

@@ -44,6 +44,13 @@ def layers_of(model: Any) -> nn.ModuleList:
 
 
 def tuned(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTrainedModel:
+    """The model as `with_tuning` gives it; how much of it learns is logged."""
+    model = with_tuning(model, tuning, base)
+    log.info("train: %s", "{trained:,} of {all:,} parameters ({share:.1%})".format(**counts(model)))
+    return model
+
+
+def with_tuning(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTrainedModel:
     """The model with frozen parts, or with adapters; `base` is the checkpoint it was read from.
 
     Raises:
@@ -65,7 +72,6 @@ def tuned(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTraine
         fixed = [_embeddings(model.base_model)] if tuning.freeze_embeddings else []
         for part in [*fixed, *layers[:frozen]]:
             part.requires_grad_(False)
-    log.info("train: %s", "{trained:,} of {all:,} parameters ({share:.1%})".format(**counts(model)))
     return model
 
 

@@ -30,11 +30,12 @@ from exam.articles import (
 from exam.config import Corpus, Index
 from exam.corpus import corpus_files, corpus_key
 from exam.errors import ExamError
+from exam.estimates import FP32, check_disk
 from exam.files import atomic
 from exam.retrieval.building import build_vectors, forget_parts
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.passages import PassageTable
-from exam.retrieval.recipes import Plan, plan_index, recipe_key
+from exam.retrieval.recipes import Plan, index_bytes, plan_index, recipe_key
 from exam.retrieval.shards import Shard, cut, encode_shards, shard_path, vector_blocks
 from exam.retrieval.vectors import Rows, VectorIndex, Vectors
 from exam.sentences import splitter
@@ -156,6 +157,8 @@ def _build(
     key = {**key, "encoder": encoder.key, "index": recipe_key(index)}
     with shared_stage(outputs, "index", f"{name}-{encoder.config.name}", key) as stage:
         if not stage.reused:
+            if rows is not None and ranks.rank() == 0:
+                _check_room(stage.folder, rows, encoder, index)
             number = encode_shards(stage.folder, shards, rows, index.shard_size, encoder)
             ranks.wait()
         if ranks.rank() == 0:
@@ -166,6 +169,18 @@ def _build(
                 shard.unlink()
             forget_parts(stage.folder)
     return stage if ranks.rank() == 0 else finished(stage.folder)
+
+
+def _check_room(folder: Path, rows: int, encoder: SentenceEncoder, index: Index) -> None:
+    """Refuse to encode what the disk cannot hold: shards, some of them there, and the index."""
+    dimension = encoder.model.get_embedding_dimension() or 0
+    written = sum(path.stat().st_size for path in folder.glob("shard-*.parquet"))
+    shards = max(0, FP32 * rows * dimension - written)
+    check_disk(
+        f"an index of {rows:,} vectors",
+        {"encoded": shards, "index": index_bytes(index, rows, dimension)},
+        folder,
+    )
 
 
 def _numbered(i: int, file: CorpusFile) -> Iterator[tuple[int, Article]]:

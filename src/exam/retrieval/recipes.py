@@ -82,6 +82,12 @@ def plan_index(index: Index, vectors: int, dimension: int) -> Plan:
     return chosen
 
 
+def index_bytes(index: Index, vectors: int, dimension: int) -> int:
+    """Return the bytes that an index takes on disk at the least."""
+    width = 4 if index.recipe is Recipe.exact else 2
+    return width * vectors * dimension
+
+
 def describe(plan: Plan) -> str:
     """One line: the recipe, its numbers and the bytes it will take."""
     parts = [f"{plan.recipe}: {plan.vectors:,} × {plan.dimension}"]

@@ -1,0 +1,101 @@
+"""How many bytes a command will take of memory and disk, and refusing what cannot fit."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from exam.errors import ExamError
+
+log = logging.getLogger(__name__)
+
+FP32 = 4  # bytes of a value
+GIB = 1 << 30
+MEMINFO = Path("/proc/meminfo")
+LIMITS = (  # of a container: the second and later versions of control groups, the first
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+def optimizer_bytes(optimizer: str) -> int:
+    """Return the bytes an optimizer keeps of each trained weight, by the Trainer's name of it."""
+    if optimizer.startswith(("adafactor", "sgd")):
+        return 0  # far less than a value each
+    return 2 if "8bit" in optimizer else 2 * FP32
+
+
+def training_bytes(
+    parameters: int, trained: int, *, weight_bytes: float = FP32, optimizer: str = "adamw_torch"
+) -> dict[str, int]:
+    """Return the bytes of `weights`, `gradients` and `optimizer`; activations come on top.
+
+    `trained` of the `parameters` learn. With none of them it is what answering takes.
+    """
+    return {
+        "weights": round(parameters * weight_bytes),
+        "gradients": FP32 * trained,
+        "optimizer": optimizer_bytes(optimizer) * trained,
+    }
+
+
+def checkpoint_bytes(
+    saved: int, trained: int, *, number: int, optimizer: str = "adamw_torch"
+) -> int:
+    """Return the bytes of so many checkpoints that lie side by side.
+
+    Each holds the `saved` weights in fp32 and the optimizer's states of those `trained`.
+    """
+    return number * (FP32 * saved + optimizer_bytes(optimizer) * trained)
+
+
+def format_parts(parts: dict[str, int]) -> str:
+    """Return the sum and the parts in GiB, such as `6.5 GiB (weights 1.6 · optimizer 4.9)`."""
+    listed = " · ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size)
+    return f"{sum(parts.values()) / GIB:.1f} GiB ({listed})"
+
+
+def check_fits(what: str, parts: dict[str, int], free: int, where: str, remedy: str) -> None:
+    """Log what something takes and what there is, and refuse what cannot fit.
+
+    `free` is in bytes; `where` names the memory or the disk.
+
+    Raises:
+        ExamError: the parts are more than `free` together.
+    """
+    needed = f"{what} takes about {format_parts(parts)}"
+    there = f"{where} has {free / GIB:.1f} GiB"
+    if sum(parts.values()) > free:
+        raise ExamError(f"{needed}, and {there}.\n{remedy}")
+    log.info("room: %s; %s", needed, there)
+
+
+def free_disk(folder: Path) -> int:
+    """Return the free bytes of the disk that a folder is on, or will be made on."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def check_disk(what: str, parts: dict[str, int], folder: Path) -> None:
+    """Refuse to begin writing what the disk of a folder cannot hold.
+
+    Raises:
+        ExamError: it cannot.
+    """
+    remedy = "Make room there, or write to another disk: outputs=<folder>"
+    check_fits(what, parts, free_disk(folder), f"the disk of {folder}", remedy)
+
+
+def free_memory() -> int:
+    """Return the bytes of memory a process can have: what is available, within a container's limit.
+
+    Where the system does not say, all of its memory.
+    """
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if MEMINFO.is_file():
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+    limits = [path.read_text().strip() for path in LIMITS if path.is_file()]
+    return min([available, *(int(limit) for limit in limits if limit.isdecimal())])
