@@ -74,10 +74,12 @@ def scored(
                 score = score + by_key[question, head, row, at]
             if by_query is not None:
                 score = score + by_query[question, head, column, at]
-        return score
+        result: torch.Tensor = score
+        return result
 
     result: Any = flex_attention(query, key, value, with_distance, block_mask=mask, scale=1.0)
-    return result  # type: ignore[no-any-return]
+    attended: torch.Tensor = result
+    return attended
 
 
 @cache
@@ -88,9 +90,10 @@ def compiled() -> Any:
 
 @contextmanager
 def flex() -> Iterator[None]:
-    """Let packed readers compute their attention in this way."""
-    kept, attention.at_once = attention.at_once, flex_at_once
+    """Let packed readers compute their attention in this way, on a CPU too."""
+    kept = attention.at_once, attention.one_by_one
+    attention.at_once = attention.one_by_one = flex_at_once
     try:
         yield
     finally:
-        attention.at_once = kept
+        attention.at_once, attention.one_by_one = kept

@@ -104,3 +104,49 @@ def test_a_shared_prefix_changes_no_order(data, tmp_path):
     assert found["same_order"]
     assert found["largest_difference"] < 1e-3
     assert found["tokens_shared"] > found["tokens_of_an_option"] > 0
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_runs_on_a_cpu(tmp_path):
+    output = tmp_path / "bench.json"
+    command = [sys.executable, "benchmarks/gpu.py", "--size", "tiny", "--device", "cpu"]
+    command += ["--rounds", "1", "--work", str(tmp_path / "work"), "--output", str(output)]
+    subprocess.run(command, cwd=ROOT, check=True)  # 1 where a row failed
+    found = json.loads(output.read_text())
+    rows = {(row["group"], row["case"].split(",")[0], row["way"]): row for row in found["rows"]}
+    assert {group for group, *_ in rows} == {
+        *("readers", "attention", "encoding", "decoders", "search")
+    }
+    fast, slow = (
+        rows["readers", "answer", way]["seconds"] for way in ("packed", "one sequence per option")
+    )
+    (ratio,) = (v for name, v in found["ratios"].items() if name.startswith("readers: answer"))
+    assert ratio["times_faster"] == pytest.approx(slow / fast)
+    assert rows["readers", "train", "packed"]["estimated_mib"] > 0
+    dense, blocks = (
+        rows["attention", "answer", way]["sum_of_logits"] for way in ("SDPA", "FlexAttention")
+    )
+    assert blocks == pytest.approx(dense, abs=1e-4)
+    assert rows["attention", "train", "FlexAttention"]["skipped"] == (
+        "FlexAttention has no gradient on a CPU"
+    )
+    in_memory, layers = (
+        next(row for key, row in rows.items() if key[0] == "decoders" and key[2] == way)
+        for way in ("in memory", "layer by layer")
+    )
+    assert layers["mean_score"] == pytest.approx(in_memory["mean_score"], abs=1e-2)
+    exact = [row for key, row in rows.items() if key[0] == "search" and "seconds" in row]
+    assert len(exact) >= 4
+    assert all(row["first_is_right"] == 1 for row in exact if "bf16" not in row["way"])
+
+
+@pytest.mark.slow
+def test_what_a_group_does_not_reach_is_listed(tmp_path):
+    output = tmp_path / "bench.json"
+    command = [sys.executable, "benchmarks/gpu.py", "--size", "tiny", "--device", "cpu"]
+    command += ["--groups", "search", "--seconds", "15.5"]  # half a second, and some to end in
+    command += ["--work", str(tmp_path / "work"), "--output", str(output)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    rows = json.loads(output.read_text())["rows"]
+    assert rows
+    assert {row["skipped"] for row in rows} == {"not reached in the 0 s of its group"}
