@@ -21,12 +21,8 @@ def check_new_weights(
         ExamError: any other module would.
     """
     new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
-    inside = f"{model.base_model_prefix}."
-    heads = {
-        name
-        for name in new
-        if of_head and (not name.startswith(inside) or name.split(".")[1] in POOLERS)
-    }
+    inside = "" if model.base_model is model else f"{model.base_model_prefix}."
+    heads = {name for name in new if of_head and _is_of_head(name, inside)}
     if lacking := sorted(new - heads):
         raise ExamError(
             f"{checkpoint.key}={checkpoint.name}: {len(lacking)} weights of the "
@@ -35,6 +31,11 @@ def check_new_weights(
             f"all files again, or choose another checkpoint: {checkpoint.key}=<hub id or folder>"
         )
     return sorted({name.rpartition(".")[0] for name in heads})
+
+
+def _is_of_head(name: str, inside: str) -> bool:
+    """Tell whether a weight is a pooler's, or not of the network whose names start `inside`."""
+    return not name.startswith(inside) or name.removeprefix(inside).split(".")[0] in POOLERS
 
 
 def longest_input(model: Any, max_length: int, key: str = "model.max_length") -> int:
