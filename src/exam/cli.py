@@ -40,7 +40,9 @@ Choose an option of a group, or set any value:
 {groups}
 
 Every value and its default:  {program} --cfg job
-Several runs:                 {program} -m {sweep}"""
+Several runs:                 {program} -m {sweep}{more}"""
+LAUNCH = """
+Several GPUs:                 each has a process; launch=single keeps one, launch=2 starts two"""
 SWEEPS = {  # an example for each command
     "train": "context.top_k=0,3,5",
     "retrieve": "retriever=bm25,two_stage",
@@ -125,7 +127,9 @@ def help_text(verb: str) -> str:
         if folder.is_dir() and folder.name in used
     }
     listed = "\n".join(f"{name}: {options}" for name, options in groups.items())
-    return HELP.format(program=program, groups=listed, sweep=SWEEPS[verb])
+    launches = any(field.name == "launch" for field in fields(ROOTS[verb]))
+    more = LAUNCH if launches else ""
+    return HELP.format(program=program, groups=listed, sweep=SWEEPS[verb], more=more)
 
 
 def _arguments(given: list[str], verb: str) -> list[str]:
