@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import distributions, version
+from zipfile import ZipFile
 
 import pytest
 from conftest import ROOT, exam, make_place, make_questions, tiny
@@ -20,7 +21,7 @@ from exam.bundle.rehearsal import ALONE, rehearse
 from exam.bundle.target import Target, check_wheels, image_packages, target_of
 from exam.bundle.unpack import main as unpack_checked
 from exam.bundle.unpack import unpack
-from exam.bundle.wheels import missing
+from exam.bundle.wheels import check_needs, missing
 from exam.compose import composed
 from exam.config import Bundle, Data
 from exam.errors import ExamError
@@ -184,6 +185,31 @@ def test_wheels_for_another_python_abi_or_platform_are_refused(tmp_path, tags):
         "manylinux_2_17_x86_64.\nCheck python= and platforms=, or have the image bring the "
         "package (image=<constraints file>)."
     )
+
+
+def wheel(folder, name, version, *needs):
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    metadata = "\n".join([*lines, *(f"Requires-Dist: {need}" for need in needs)])
+    with ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}-{version}.dist-info/METADATA", metadata)
+
+
+def test_a_wheel_that_lacks_what_it_needs_on_the_target_is_refused(tmp_path):
+    wheel(tmp_path, "fits", "1.0", "torch", "numpy>=2", "absent; python_version < '3.12'")
+    wheel(tmp_path, "torch", "2.13.0", "numpy")
+    target = Target("3.12", [], {"numpy": "2.0.2"})
+    check_needs(tmp_path, target)
+    wheel(tmp_path, "torch", "2.13.0", "numpy", "nvidia-cublas==13; sys_platform == 'linux'")
+    with pytest.raises(ExamError) as caught:
+        check_needs(tmp_path, target)
+    assert str(caught.value) == (
+        'torch 2.13.0 needs nvidia-cublas==13; sys_platform == "linux" on the target, and neither '
+        "the bundle nor the image has it (missing).\n"
+        "Use an image that has torch or nvidia-cublas: image=<its packages>."
+    )
+    wheel(tmp_path, "torch", "2.13.0", "numpy>=2.1")
+    with pytest.raises(ExamError, match=r"needs numpy>=2\.1 on the target.*\(2\.0\.2\)"):
+        check_needs(tmp_path, target)
 
 
 def test_a_notebook_runs_the_same_lines(tmp_path):

@@ -34,7 +34,7 @@ def add_wheels(target: Target, folder: Path, also: list[str]) -> list[str]:
     those installed here, with which the runs were made.
 
     Raises:
-        ExamError: there is no wheel of one that the target can install.
+        ExamError: there is no wheel of one that the target can install, or with all it needs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = PathDistribution(_information(_build_own(folder)))
@@ -43,6 +43,7 @@ def add_wheels(target: Target, folder: Path, also: list[str]) -> list[str]:
         log.info("bundle: %s %s", name, version)
         _bring(f"{name}=={version}", target, folder)
     check_wheels(folder, target)
+    check_needs(folder, target)
     return [path.name for path in sorted(folder.glob("*.whl"))]
 
 
@@ -83,6 +84,28 @@ def _on_target(lines: list[str], extra: str, python: str) -> list[Requirement]:
     own = {"python_version": python, "python_full_version": f"{python}.0", "extra": extra}
     needs = [Requirement(line) for line in lines]
     return [n for n in needs if n.marker is None or n.marker.evaluate({**LINUX, **own})]
+
+
+def check_needs(folder: Path, target: Target) -> None:
+    """Refuse a wheel that needs what neither the image nor another wheel brings.
+
+    Needs differ between platforms: torch for a GPU needs packages that torch for a CPU does not.
+
+    Raises:
+        ExamError: the target lacks something that a wheel needs.
+    """
+    wheels = [PathDistribution(_information(path)) for path in sorted(folder.glob("*.whl"))]
+    carried = {str(canonicalize_name(wheel.name)): wheel.version for wheel in wheels}
+    there = {**target.image, **carried}
+    for wheel in wheels:
+        for needed in _on_target(wheel.requires or [], "", target.python):
+            version = there.get(str(canonicalize_name(needed.name)))
+            if version is None or not needed.specifier.contains(version, prereleases=True):
+                raise ExamError(
+                    f"{wheel.name} {wheel.version} needs {needed} on the target, and neither the "
+                    f"bundle nor the image has it ({version or 'missing'}).\n"
+                    f"Use an image that has {wheel.name} or {needed.name}: image=<its packages>."
+                )
 
 
 def _bring(package: str, target: Target, folder: Path) -> None:
