@@ -1,11 +1,12 @@
 """A bundle holds what answering needs, says how large it is, and works without a network."""
 
-import csv
 import json
 import shutil
 import subprocess
 import sys
-from importlib.metadata import distributions
+import tomllib
+from importlib.metadata import distributions, version
+from zipfile import ZipFile
 
 import pytest
 from conftest import ROOT, exam, make_place, make_questions, tiny
@@ -16,16 +17,50 @@ from exam.bundle.budget import costs, shown, together
 from exam.bundle.bundle import make_bundle
 from exam.bundle.contents import Contents, check, whole
 from exam.bundle.notebook import commands, write_notebook
-from exam.bundle.rehearsal import ALONE
+from exam.bundle.rehearsal import ALONE, rehearse
+from exam.bundle.target import Target, check_wheels, image_packages, target_of
 from exam.bundle.unpack import main as unpack_checked
 from exam.bundle.unpack import unpack
-from exam.bundle.wheels import image_packages, missing
+from exam.bundle.wheels import check_needs, missing
 from exam.compose import composed
-from exam.config import Data
+from exam.config import Bundle, Data
 from exam.errors import ExamError
 from exam.files import read_json, write_json, write_signed
 from exam.questions import read
 from exam.stage import Stage
+
+RUNNING = "{}.{}".format(*sys.version_info)
+# Of Kaggle's image in 2026-08, what this project needs or nearly so.
+KAGGLE = """\
+Python 3.12.12 (main, Oct 10 2025, 08:52:57) [GCC 11.4.0]
+accelerate==1.13.0
+datasets==4.0.0
+filelock==3.20.0
+fsspec==2025.3.0
+huggingface_hub==1.11.0
+Jinja2==3.1.6
+numpy==2.0.2
+packaging==25.0
+pandas==2.2.2
+peft==0.19.1
+protobuf==5.29.5
+pyarrow==18.1.0
+pydantic==2.12.3
+PyYAML==6.0.3
+regex==2025.11.3
+requests==2.32.4
+safetensors==0.7.0
+scikit-learn==1.6.1
+scipy==1.16.3
+sentence-transformers==5.4.1
+sentencepiece==0.2.1
+tiktoken==0.12.0
+tokenizers==0.22.2
+torch==2.10.0+cu128
+tqdm==4.67.1
+transformers==5.0.0
+triton==3.6.0
+"""
 
 
 def test_flags_are_values():
@@ -33,13 +68,19 @@ def test_flags_are_values():
     assert translated(given) == ["ckpt=a", "rehearse=true", "hours=9", "out=b"]
 
 
-def test_an_images_packages_are_those_it_pins(tmp_path):
-    path = tmp_path / "image.txt"
-    path.write_text(
-        "# pip freeze\nTorch==2.13.0+cpu\nruamel_yaml==0.18 ; python_version < '3.12'\n"
-        "numpy>=2\nexam @ file:///x\nuvicorn[standard]==0.40.0  # comment\n\n"
-    )
-    assert image_packages(path) == {
+def test_an_images_packages_are_those_it_pins():
+    lines = [
+        "Python 3.12.12 (main, Oct 10 2025, 08:52:57)",
+        "[GCC 11.4.0]",
+        "# pip freeze",
+        "Torch==2.13.0+cpu",
+        "ruamel_yaml==0.18 ; python_version < '3.12'",
+        "numpy>=2",
+        "exam @ file:///x",
+        "uvicorn[standard]==0.40.0  # comment",
+        "",
+    ]
+    assert image_packages(lines) == {
         "torch": "2.13.0+cpu",
         "ruamel-yaml": "0.18",
         "uvicorn": "0.40.0",
@@ -60,6 +101,117 @@ def test_what_an_image_lacks_or_has_too_old_is_carried():
         missing(["no-such-thing"], {}, "3.11")
 
 
+def test_kaggles_image_lacks_newer_versions_and_what_they_need():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    carried = missing(project["dependencies"], image_packages(KAGGLE.splitlines()), "3.12")
+    kept = {"numpy", "pandas", "scikit-learn", "scipy", "sentencepiece", "tiktoken", "torch"}
+    kept |= {"packaging", "pyyaml", "requests", "triton"}
+    assert not kept & carried.keys()
+    assert carried.keys() >= {
+        *("accelerate", "datasets", "peft", "pyarrow", "sentence-transformers", "transformers"),
+        *("huggingface-hub", "safetensors", "tokenizers"),  # transformers needs newer ones
+        *("bm25s", "faiss-cpu", "hydra-core", "livekit-blingfire"),  # the image has none
+    }
+    assert carried["transformers"] == version("transformers")
+
+
+@pytest.mark.parametrize(
+    ("needed", "is_carried"),
+    [("torch>=2.10", False), ("torch==2.10.0", False), ("torch>=2.11", True), ("torch", False)],
+)
+def test_a_local_version_is_compared_as_its_public_one(needed, is_carried):
+    assert ("torch" in missing([needed], {"torch": "2.10.0+cu128"}, "3.12")) is is_carried
+
+
+@pytest.mark.parametrize(
+    ("first_line", "python", "expected"),
+    [
+        ("Python 3.12.12 (main, Oct 10 2025, 08:52:57) [GCC 11.4.0]", None, "3.12"),
+        ("Python 3.13.2 | packaged by conda-forge | (main, Feb 17 2025)", None, "3.13"),
+        ("Python 3.13.2 (main, Feb 17 2025)", "3.13", "3.13"),
+        ("numpy==2.0.2", None, "3.12"),
+        ("numpy==2.0.2", "3.11", "3.11"),
+    ],
+)
+def test_the_targets_python_is_the_images(tmp_path, first_line, python, expected):
+    (tmp_path / "image.txt").write_text(f"{first_line}\ntorch==2.10.0+cu128\n")
+    target = target_of(Bundle(image=str(tmp_path / "image.txt"), python=python))
+    assert target.python == expected
+    assert target.image["torch"] == "2.10.0+cu128"
+
+
+def test_without_an_image_the_target_is_kaggle():
+    assert target_of(Bundle()) == Target("3.12", Bundle().platforms, {})
+
+
+WHEEL = "a-1.0-{}.whl"
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        "py3-none-any",
+        "py2.py3-none-any",
+        "cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64",
+        "cp39-abi3-manylinux_2_28_x86_64",
+        "cp312-cp312-linux_x86_64",
+    ],
+)
+def test_wheels_for_the_target_are_carried(tmp_path, tags):
+    (tmp_path / WHEEL.format(tags)).touch()
+    check_wheels(tmp_path, target_of(Bundle()))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        "cp311-cp311-manylinux_2_17_x86_64",
+        "cp311-none-any",
+        "cp312-cp312t-manylinux_2_17_x86_64",
+        "cp313-abi3-manylinux_2_17_x86_64",
+        "cp312-cp312-manylinux_2_39_x86_64",
+        "cp312-cp312-manylinux_2_17_aarch64",
+        "cp312-cp312-macosx_11_0_arm64",
+        "py2-none-any",
+    ],
+)
+def test_wheels_for_another_python_abi_or_platform_are_refused(tmp_path, tags):
+    (tmp_path / WHEEL.format("py3-none-any")).touch()
+    (tmp_path / WHEEL.format(tags)).touch()
+    with pytest.raises(ExamError) as caught:
+        check_wheels(tmp_path, target_of(Bundle(platforms=["manylinux_2_17_x86_64"])))
+    assert str(caught.value) == (
+        f"{WHEEL.format(tags)} cannot be installed on the target: Python 3.12, "
+        "manylinux_2_17_x86_64.\nCheck python= and platforms=, or have the image bring the "
+        "package (image=<constraints file>)."
+    )
+
+
+def wheel(folder, name, version, *needs):
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    metadata = "\n".join([*lines, *(f"Requires-Dist: {need}" for need in needs)])
+    with ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}-{version}.dist-info/METADATA", metadata)
+
+
+def test_a_wheel_that_lacks_what_it_needs_on_the_target_is_refused(tmp_path):
+    wheel(tmp_path, "fits", "1.0", "torch", "numpy>=2", "absent; python_version < '3.12'")
+    wheel(tmp_path, "torch", "2.13.0", "numpy")
+    target = Target("3.12", [], {"numpy": "2.0.2"})
+    check_needs(tmp_path, target)
+    wheel(tmp_path, "torch", "2.13.0", "numpy", "nvidia-cublas==13; sys_platform == 'linux'")
+    with pytest.raises(ExamError) as caught:
+        check_needs(tmp_path, target)
+    assert str(caught.value) == (
+        'torch 2.13.0 needs nvidia-cublas==13; sys_platform == "linux" on the target, and neither '
+        "the bundle nor the image has it (missing).\n"
+        "Use an image that has torch or nvidia-cublas: image=<its packages>."
+    )
+    wheel(tmp_path, "torch", "2.13.0", "numpy>=2.1")
+    with pytest.raises(ExamError, match=r"needs numpy>=2\.1 on the target.*\(2\.0\.2\)"):
+        check_needs(tmp_path, target)
+
+
 def test_a_notebook_runs_the_same_lines(tmp_path):
     verb = ["ckpt={bundle}/runs/r", "data=csv", 'data.test="my test.csv"']
     lines = commands(["run.corpus.dir={bundle}/corpus/0"], verb, 2, ["gguf"])
@@ -68,14 +220,17 @@ def test_a_notebook_runs_the_same_lines(tmp_path):
         "'ckpt={bundle}/runs/r' data=csv 'data.test=\"my test.csv\"' "
         "'run.corpus.dir={bundle}/corpus/0' outputs=outputs"
     )
-    write_notebook(tmp_path / "n.ipynb", lines, "/kaggle/input/b")
+    write_notebook(tmp_path / "n.ipynb", lines, "/kaggle/input/b", "3.12")
     notebook = json.loads((tmp_path / "n.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"]]
-    assert [cell["cell_type"] for cell in notebook["cells"]] == ["markdown", *["code"] * 4]
-    assert cells[1] == (
+    assert [cell["cell_type"] for cell in notebook["cells"]] == ["markdown", *["code"] * 5]
+    assert cells[2].splitlines()[0] == (
         "!pip install --quiet --no-index --find-links /kaggle/input/b/wheels exam gguf"
     )
     assert "{bundle}" not in "".join(cells)
+    write_notebook(tmp_path / "n.ipynb", ['echo {"a": 1} $HOME $(ls)'], "b", "3.12")
+    (_, _, cell) = json.loads((tmp_path / "n.ipynb").read_text())["cells"]
+    assert cell["source"][0] == '!echo {{"a": 1}} $$HOME $(ls)\n'  # as IPython reads it
 
 
 def test_time_is_estimated_from_two_samples(tmp_path):
@@ -126,7 +281,7 @@ def bundled(tmp_path):
     contents = Contents(tmp_path / "bundle")
     for name in ("outputs/k/n/f", "notebook.ipynb"):
         contents.add(tmp_path / "source", name)
-    contents.close(limit_gib=1)
+    contents.close(limit_gib=1, python=RUNNING)
     return contents.folder
 
 
@@ -146,6 +301,25 @@ def test_a_bundle_is_checked_where_it_is_unpacked(bundled, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_another_python_is_one_line_in_the_notebook_and_where_it_is_unpacked(bundled, tmp_path):
+    said = (
+        "This is Python {}, and the bundle's wheels are for Python {}. "
+        "Make the bundle again with python={}, or use it with Python {}."
+    )
+    write_notebook(tmp_path / "n.ipynb", [], "b", "3.99")
+    first = read_json(tmp_path / "n.ipynb")["cells"][1]
+    with pytest.raises(SystemExit) as stopped:
+        exec("".join(first["source"]))
+    assert str(stopped.value) == said.format(RUNNING, "3.99", RUNNING, "3.99")
+    content = read_json(bundled / "contents.json")
+    del content["sha256"]
+    (bundled / "contents.json").unlink()
+    write_signed(bundled / "contents.json", {**content, "python": "3.99"})
+    with pytest.raises(ExamError) as caught:
+        unpack_checked(bundled, tmp_path / "outputs")
+    assert str(caught.value) == str(stopped.value)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -153,7 +327,10 @@ def test_a_bundle_is_checked_where_it_is_unpacked(bundled, tmp_path):
         ({}, "{} is no list of a bundle's files."),
         ({"files": ["a"]}, "{} is no list of a bundle's files."),
         ({"files": {"a": None}}, "{} is no list of a bundle's files."),
-        ({"files": {"../source": {}}}, "{}: '../source' leads out of the bundle."),
+        (
+            {"python": RUNNING, "files": {"../source": {}}},
+            "{}: '../source' leads out of the bundle.",
+        ),
     ],
 )
 def test_other_lists_of_a_bundles_files_are_refused(bundled, content, said):
@@ -194,7 +371,7 @@ def test_a_bundle_that_is_too_large_is_refused_with_its_largest_file(tmp_path):
     (tmp_path / "large").write_bytes(b"x" * 4096)
     contents.add(tmp_path / "large", "corpus/0/articles.jsonl")
     with pytest.raises(ExamError) as caught:
-        contents.close(limit_gib=1024 / 2**30)
+        contents.close(limit_gib=1024 / 2**30, python="3.12")
     assert str(caught.value) == (
         "The bundle has 0.0 GiB, limit_gib=9.53674e-07 are allowed.\n"
         "The largest file is corpus/0/articles.jsonl. Attach the corpus by itself "
@@ -213,10 +390,30 @@ def test_a_competitions_files_are_found_where_they_are_attached(tmp_path, monkey
         read(data, "test.csv")
 
 
-@pytest.mark.slow
-def test_a_bundle_answers_without_a_network(tmp_path, encoder):
+@pytest.fixture
+def alone():
     if shutil.which(ALONE[0]) is None or subprocess.run([*ALONE, "true"], check=False).returncode:
         pytest.skip("this system gives no namespace without a network")
+
+
+@pytest.mark.slow
+def test_a_rehearsal_stops_at_the_line_that_fails_and_shows_what_it_said(alone, tmp_path):
+    connect = "python -c 'import socket; socket.create_connection((\"1.1.1.1\", 53), 5)'"
+    lines = ['echo {"a": 1}; which python', connect, "touch submission.csv"]
+    write_notebook(tmp_path / "n.ipynb", lines, "b", RUNNING)
+    with pytest.raises(ExamError) as caught:
+        rehearse(tmp_path / "n.ipynb", Target(RUNNING, [], {}), tmp_path / "submission.csv")
+    said = str(caught.value).splitlines()
+    assert said[0] == f"The bundle fails without a network, at: !{connect}"
+    assert said[-2:] == [
+        "OSError: [Errno 101] Network is unreachable",
+        "The line above failed.",
+    ]
+    assert not (tmp_path / "submission.csv").exists()
+
+
+@pytest.mark.slow
+def test_a_bundle_answers_without_a_network(alone, tmp_path, encoder):
     given = tiny(make_place(tmp_path), f"encoder.name_or_path={encoder}")
     for more in (["retriever=two_stage"], ["retriever=none", "name=closed"]):
         done = exam("train", *given, *more)
@@ -228,7 +425,7 @@ def test_a_bundle_answers_without_a_network(tmp_path, encoder):
     left_out = ("exam", "blingfire")  # the bundle must carry these
     left_out += ("pip", "setuptools", "wheel")  # by pip freeze, of an image that has them
     pins = [f"{name}=={version}" for name, version in packages.items() if name not in left_out]
-    image.write_text("\n".join(pins))
+    image.write_text("\n".join([f"Python {sys.version}", *pins]))
     out = tmp_path / "bundle"
     command = [sys.executable, "-m", "exam.bundle", f"ckpt=[{closed},{run}]", *given[:2]]
     command += [
@@ -248,8 +445,12 @@ def test_a_bundle_answers_without_a_network(tmp_path, encoder):
     assert sorted(wheels) == ["blingfire", "exam"]
     assert "rehearsed without a network: 6 questions in " in made.stdout
     assert "computed for 4,000 questions" in made.stdout
-    with (tmp_path / "bundle-submission.csv").open() as file:
-        assert [row["id"] for row in csv.DictReader(file)] == [str(i) for i in range(50, 56)]
+    here = [*given[:2], "data.test=test.csv", f"outputs={tmp_path / 'outputs'}"]
+    done = exam("infer", f"ckpt=[{closed},{run}]", "cascade.share=0.5", *here)
+    assert done.returncode == 0, done.stderr
+    (submission,) = (tmp_path / "outputs" / "ensemble").glob("*/submission.csv")
+    assert (tmp_path / "bundle-submission.csv").read_bytes() == submission.read_bytes()
+    assert submission.read_text().count("\n") == 7
     contents = json.loads((out / "contents.json").read_text())
     assert contents["bytes"] == sum(f["bytes"] for f in contents["files"].values())
     assert not [name for name in contents["files"] if name.startswith("outputs/contexts")]
@@ -263,7 +464,26 @@ def test_a_bundle_answers_without_a_network(tmp_path, encoder):
         (
             ["out={out}/new", "image=none.txt"],
             "image=none.txt does not exist.\n"
-            "Write it on the target machine: pip freeze > image.txt",
+            "Write it on the target machine: (python -VV; pip freeze) > image.txt",
+        ),
+        (
+            ["out={out}/new", "image={out}/image.txt", "python=3.12"],
+            "python=3.12, and image={out}/image.txt was written by Python 3.13.\n"
+            "Leave out python=, or write the file again on the target machine: "
+            "(python -VV; pip freeze) > image.txt",
+        ),
+        (
+            ["out={out}/new", "python=3"],
+            "python=3 is not a version with two parts.\nGive the target's, as in python=3.12.",
+        ),
+        (
+            ["out={out}/new", "python=3.9"],
+            "The target has Python 3.9; exam needs >=3.11.\nChoose a newer image there.",
+        ),
+        (
+            ["out={out}/new", "python=3.99", "rehearse=true"],
+            f"A rehearsal runs with this machine's Python {RUNNING}; the bundle is for 3.99.\n"
+            "Leave out rehearse=true, or make the bundle with Python 3.99.",
         ),
         (
             ["out={out}/new", "+run.context.top_k=3"],
@@ -289,7 +509,7 @@ def test_a_bundle_answers_without_a_network(tmp_path, encoder):
     ],
 )
 def test_what_a_notebook_could_not_do_is_refused_before_any_work(tmp_path, given, said):
-    (tmp_path / "something").touch()
+    (tmp_path / "image.txt").write_text("Python 3.13.2 (main, Feb 17 2025)\n")
     own = [value.format(out=tmp_path) for value in [*given, *(() if given else ["out={out}"])]]
     with pytest.raises(ExamError) as caught:
         make_bundle(composed("bundle", "ckpt=nothing", *own))

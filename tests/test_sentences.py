@@ -98,6 +98,15 @@ def test_the_fall_back_is_logged_once_and_is_part_of_the_passages_key(without, t
     assert lines[0].endswith(f"; using {name}")
 
 
+def test_a_binary_for_another_processor_leads_to_the_fall_back(without, monkeypatch, tmp_path):
+    (tmp_path / "blingfire.py").write_text("raise OSError('wrong ELF class')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    without()
+    monkeypatch.delitem(sys.modules, "blingfire", raising=False)
+    assert splitter().package == FALL_BACK
+    assert splitter().failures == ("blingfire does not load (wrong ELF class)",)
+
+
 def test_no_splitter_at_all_is_one_message(without):
     without("blingfire", "livekit.blingfire")
     with pytest.raises(ExamError) as caught:

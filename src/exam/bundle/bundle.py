@@ -11,7 +11,8 @@ from exam.artefacts import recording
 from exam.bundle.budget import costs, shown, together
 from exam.bundle.contents import CONTENTS, NOTEBOOK, Contents, collect, whole
 from exam.bundle.notebook import commands, write_notebook
-from exam.bundle.rehearsal import rehearse
+from exam.bundle.rehearsal import check_rehearsal, rehearse
+from exam.bundle.target import Target, target_of
 from exam.bundle.unpack import unpack
 from exam.bundle.wheels import add_wheels
 from exam.config import (
@@ -43,7 +44,7 @@ TRUST = {"trust_remote_code": True}  # the one override of a run that a notebook
 
 def make_bundle(bundle: Bundle) -> None:
     """Collect everything, write the notebook, estimate its time, and rehearse where asked."""
-    _check(bundle)
+    target = _check(bundle)
     folders = [Path(name) for name in names(bundle.ckpt)]
     runs = [restored(replace(bundle, ckpt=str(folder))) for folder in folders]
     with recording() as stages:
@@ -62,10 +63,10 @@ def make_bundle(bundle: Bundle) -> None:
     alone = any(_answers_whole(config) for _, config in runs)
     with whole(Path(bundle.out)) as folder:
         contents = collect(bundle, folder, runs, stages)
-        carried = add_wheels(bundle, folder / "wheels", also)
+        carried = add_wheels(target, folder / "wheels", also)
         lines = commands(contents.overrides, verb, 1 if alone else bundle.gpus, also)
-        write_notebook(folder / NOTEBOOK, lines, place)
-        found = contents.close(bundle.limit_gib)
+        write_notebook(folder / NOTEBOOK, lines, place, target.python)
+        found = contents.close(bundle.limit_gib, target.python)
     contents.folder = Path(bundle.out)
     size = found["bytes"] / 2**20
     log.info("bundle: %d files · %d wheels · %.1f MiB", len(found["files"]), len(carried), size)
@@ -74,7 +75,7 @@ def make_bundle(bundle: Bundle) -> None:
     if bundle.rehearse:
         first = runs[0][1]
         lines = commands(contents.overrides, _here(verb, first.data), 1, also)
-        _rehearse(bundle, contents, lines, first)
+        _rehearse(target, contents, lines, first)
     say(f"{contents.folder / NOTEBOOK}\n{contents.folder / CONTENTS}")
 
 
@@ -83,16 +84,14 @@ def _answers_whole(config: Train) -> bool:
     return config.model.kind is ReaderKind.causal_lm and not is_trained(config.trainer)
 
 
-def _check(bundle: Bundle) -> None:
-    """Refuse, before any work, what the notebook could not do."""
+def _check(bundle: Bundle) -> Target:
+    """Refuse, before any work, what the notebook could not do; return where it will run."""
     out = Path(bundle.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExamError(f"{out} is not empty.\nGive another folder, out=<folder>, or delete it.")
-    if bundle.image is not None and not Path(bundle.image).is_file():
-        raise ExamError(
-            f"image={bundle.image} does not exist.\n"
-            "Write it on the target machine: pip freeze > image.txt"
-        )
+    target = target_of(bundle)
+    if bundle.rehearse:
+        check_rehearsal(target)
     others = [group for group, values in bundle.run.items() if values != TRUST]
     if others or bundle.retriever or bundle.context or bundle.reranker:
         raise ExamError(
@@ -108,6 +107,8 @@ def _check(bundle: Bundle) -> None:
     readers = len(names(bundle.ckpt))
     if readers > 1 or bundle.ensemble is not None or plain(bundle.cascade) != plain(Cascade()):
         check_readers(bundle, readers)
+    log.info("bundle: for Python %s, %d packages there", target.python, len(target.image))
+    return target
 
 
 def _ensemble(ensemble: Ensemble) -> list[str]:
@@ -189,11 +190,14 @@ def _here(verb: list[str], data: Data) -> list[str]:
     return [*verb, f"data.dir={json.dumps(str(Path(data.dir or '.').resolve()))}"]
 
 
-def _rehearse(bundle: Bundle, contents: Contents, lines: list[str], config: Train) -> None:
-    target = contents.folder.with_name(f"{contents.folder.name}-submission.csv")
-    image = Path(bundle.image) if bundle.image else None
-    seconds = rehearse(contents.folder, lines, image, target)
+def _rehearse(target: Target, contents: Contents, lines: list[str], config: Train) -> None:
+    """Run a copy of the notebook, which names this machine's folders; check its submission."""
+    submission = contents.folder.with_name(f"{contents.folder.name}-submission.csv")
+    with TemporaryDirectory() as name:
+        notebook = Path(name) / NOTEBOOK
+        write_notebook(notebook, lines, str(contents.folder.resolve()), target.python)
+        seconds = rehearse(notebook, target, submission)
     questions = asked_questions(config)
     options = [len(own) for own in questions["options"]]
-    validate_submission(target, questions["id"], options, config.data.options or LETTERS)
-    say(f"rehearsed without a network: {len(questions)} questions in {seconds:.0f} s\n{target}")
+    validate_submission(submission, questions["id"], options, config.data.options or LETTERS)
+    say(f"rehearsed without a network: {len(questions)} questions in {seconds:.0f} s\n{submission}")

@@ -3,12 +3,14 @@
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from exam.bundle.target import OTHER_PYTHON
 from exam.checkpoints import (
     MODEL,
     PACKAGED,
@@ -54,8 +56,8 @@ class Contents:
             shutil.copyfile(source, target)
         log.info("bundle: %s", name)
 
-    def close(self, limit_gib: float) -> dict[str, Any]:
-        """Write every file's size and sha256.
+    def close(self, limit_gib: float, python: str) -> dict[str, Any]:
+        """Write every file's size and sha256, and the target's Python (major and minor version).
 
         Raises:
             ExamError: it is larger than the limit.
@@ -73,7 +75,12 @@ class Contents:
                 f"The largest file is {largest}. Attach the corpus by itself "
                 "(with_corpus=false), or choose a smaller index (index=low_ram)."
             )
-        found = {"bytes": size, "files": files, "overrides": self.overrides}
+        found = {
+            "python": python,
+            "bytes": size,
+            "files": files,
+            "overrides": self.overrides,
+        }
         write_signed(self.folder / CONTENTS, found)
         return found
 
@@ -92,17 +99,21 @@ def whole(folder: Path) -> Iterator[Path]:
 
 
 def check(bundle: Path) -> None:
-    """Refuse a bundle whose files are not those that were collected.
+    """Refuse a bundle for another Python, or whose files are not those that were collected.
 
     Raises:
-        ExamError: one is missing or another, or the list of them is.
+        ExamError: this is another Python; a file is missing or another, or the list of them is.
     """
     again = "Upload the bundle again, or make it again."
     if not (bundle / CONTENTS).is_file():
         raise ExamError(f"{bundle / CONTENTS} is missing.\n{again}")
-    files = read_signed(bundle / CONTENTS).get("files")
+    contents = read_signed(bundle / CONTENTS)
+    files = contents.get("files")
     if not isinstance(files, dict) or not all(isinstance(one, dict) for one in files.values()):
         raise ExamError(f"{bundle / CONTENTS} is no list of a bundle's files.\n{again}")
+    running = "{}.{}".format(*sys.version_info)
+    if contents.get("python") != running:
+        raise ExamError(OTHER_PYTHON.format(running=running, python=contents.get("python")))
     for name, expected in files.items():
         path = bundle / name
         if leads_out(name):

@@ -1,16 +1,27 @@
-"""The notebook that answers an exam with a bundle, and the same steps as a script."""
+"""The notebook that answers an exam with a bundle."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
+from exam.bundle.target import OTHER_PYTHON
 from exam.files import atomic
+
+CHECK = """import sys
+
+running = "{{}}.{{}}".format(*sys.version_info)
+if running != "{python}":
+    raise SystemExit("{message}".format(running=running))"""
+LINE = """!{line}
+if _exit_code:
+    raise SystemExit("The line above failed.")"""
 
 
 def commands(overrides: list[str], verb: list[str], gpus: int, also: list[str]) -> list[str]:
     """Shell lines that install the bundle, and `also` those packages, and write submission.csv.
 
-    `{bundle}` stands for the bundle's folder; the last line's output is the submission's place.
+    `{bundle}` stands for the bundle's folder.
     """
     launcher = f"torchrun --nproc-per-node {gpus} -m" if gpus > 1 else "python -m"
     asked = " ".join(shlex.quote(word) for word in [*verb, *overrides, "outputs=outputs"])
@@ -23,16 +34,21 @@ def commands(overrides: list[str], verb: list[str], gpus: int, also: list[str]) 
     ]
 
 
-def write_notebook(path: Path, lines: list[str], place: str) -> None:
-    """Write the lines as a notebook for `/kaggle/input/<place>`."""
-    cells = [
-        _cell("markdown", ["Answer the exam with the attached bundle: no network is needed."]),
-        *(_cell("code", [f"!{line.replace('{bundle}', place)}"]) for line in lines),
+def write_notebook(path: Path, lines: list[str], place: str, python: str) -> None:
+    """Write the lines as a notebook for a bundle at `place`; it stops at the first that fails."""
+    message = OTHER_PYTHON.format(python=python, running="{running}")
+    code = [
+        CHECK.format(python=python, message=message),
+        *(LINE.format(line=_literal(line.replace("{bundle}", place))) for line in lines),
     ]
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook = {
-        "cells": cells,
-        "metadata": {"kernelspec": kernel},
+        "cells": [
+            _cell("markdown", 0, "Answer the exam with the attached bundle, without a network."),
+            *(_cell("code", number, source) for number, source in enumerate(code, 1)),
+        ],
+        "metadata": {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
+        },
         "nbformat": 4,
         "nbformat_minor": 5,
     }
@@ -40,6 +56,12 @@ def write_notebook(path: Path, lines: list[str], place: str) -> None:
         temporary.write_text(json.dumps(notebook, indent=1) + "\n", encoding="utf-8")
 
 
-def _cell(kind: str, source: list[str]) -> dict[str, object]:
-    own: dict[str, object] = {"outputs": [], "execution_count": None} if kind == "code" else {}
-    return {"cell_type": kind, "metadata": {}, "source": source, **own}
+def _literal(line: str) -> str:
+    """Double what IPython would replace by values of Python."""
+    return re.sub(r"[{}]|\$(?=\w)", r"\g<0>\g<0>", line)
+
+
+def _cell(kind: str, number: int, source: str) -> dict[str, object]:
+    outputs: dict[str, object] = {"outputs": [], "execution_count": None} if kind == "code" else {}
+    identity = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}}
+    return {**identity, "source": source.splitlines(keepends=True), **outputs}

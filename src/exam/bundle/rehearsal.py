@@ -1,5 +1,6 @@
-"""A bundle tried where nothing else is: an empty environment in a namespace without a network."""
+"""A bundle's notebook, run in an empty environment within a namespace without a network."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,78 +9,142 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from exam.bundle.wheels import image_packages
+from exam.bundle.target import Target
+from exam.bundle.wheels import missing
 from exam.errors import ExamError
 
+KERNEL = "python3"
 UNLISTED = "setuptools"  # every image has it, `pip freeze` leaves it out, and torch asks for it
 ALONE = ("unshare", "--map-root-user", "--net")  # util-linux: no device but a loopback that is down
 
 
-def rehearse(folder: Path, lines: list[str], image: Path | None, target: Path) -> float:
-    """Run a bundle's lines without a network; its submission goes to `target`. Seconds taken.
-
-    What the image has is taken from this environment, package by package; all else must come out
-    of the bundle.
+def check_rehearsal(target: Target) -> None:
+    """Refuse a rehearsal that this machine cannot give.
 
     Raises:
-        ExamError: there is no network namespace to be had here, or a line failed.
+        ExamError: the bundle is for another Python, the notebook's packages are missing, or there
+            is no network namespace to be had.
     """
+    running = "{}.{}".format(*sys.version_info)
+    if running != target.python:
+        raise ExamError(
+            f"A rehearsal runs with this machine's Python {running}; the bundle is for "
+            f"{target.python}.\nLeave out rehearse=true, or make the bundle with Python "
+            f"{target.python}."
+        )
+    if lacking := [name for name in ("ipykernel", "nbclient") if find_spec(name) is None]:
+        raise ExamError(
+            f"A rehearsal runs the notebook, which needs {' and '.join(lacking)}.\n"
+            f"pip install {' '.join(lacking)}, or leave out rehearse=true."
+        )
     if shutil.which(ALONE[0]) is None or subprocess.run([*ALONE, "true"], check=False).returncode:
         raise ExamError(
             "A rehearsal needs a namespace without a network, which this system does not give "
             f"({' '.join(ALONE)}).\nRehearse on Linux, or leave out rehearse=true."
         )
-    with _empty_environment(image) as place:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON", "HF_"))}
-        environment = {
-            **clean,
-            "PATH": f"{place / 'venv' / 'bin'}:{os.environ['PATH']}",
-            "HOME": str(place),
-            "PIP_CONFIG_FILE": os.devnull,
-        }
+
+
+def rehearse(notebook: Path, target: Target, submission: Path) -> float:
+    """Run a bundle's notebook without a network and keep its submission; return the seconds taken.
+
+    The image's packages are linked from this environment; all else must come out of the bundle.
+
+    Raises:
+        ExamError: a line failed.
+    """
+    with _empty_environment(target) as folder:
         start = time.perf_counter()
-        for line in lines:
-            command = line.replace("{bundle}", str(folder.resolve()))
-            done = subprocess.run(
-                [*ALONE, "sh", "-c", command],
-                cwd=place,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                said = "\n".join(done.stderr.splitlines()[-15:])
-                raise ExamError(f"The bundle fails without a network, at: {command}\n{said}")
-        shutil.copyfile(place / "submission.csv", target)
+        _run(notebook, folder)
+        shutil.copyfile(folder / "submission.csv", submission)
         return time.perf_counter() - start
 
 
+def _run(notebook: Path, folder: Path) -> None:
+    """Run every cell in `folder`, by a kernel that is spoken to through files."""
+    import nbformat
+    from jupyter_client.kernelspec import KernelSpecManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    client = NotebookClient(
+        nbformat.read(notebook, as_version=4),
+        kernel_name=KERNEL,
+        timeout=None,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    manager = client.create_kernel_manager()
+    manager.transport, manager.ip = "ipc", str(folder / "socket")
+    manager.connection_file = str(folder / "connection.json")
+    manager.kernel_spec_manager = KernelSpecManager(
+        kernel_dirs=[str(folder / "kernels")], ensure_native_kernel=False
+    )
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON", "HF_"))}
+    environment = {
+        **kept,
+        "PATH": f"{folder / 'venv' / 'bin'}:{os.environ['PATH']}",
+        "HOME": str(folder),
+        "PIP_CONFIG_FILE": os.devnull,
+    }
+    try:
+        client.execute(env=environment)
+    except CellExecutionError as error:
+        raise ExamError(_failure(client.nb.cells, error.evalue)) from None
+
+
+def _failure(cells: list[Any], reason: str) -> str:
+    """Name the line that failed, with the end of what it printed before."""
+    for cell in cells:
+        kinds = [output.output_type for output in cell.get("outputs", [])]
+        if "error" in kinds:
+            before = cell.outputs[: kinds.index("error")]
+            printed = "".join(output.get("text", "") for output in before).splitlines()
+            line = cell.source.splitlines()[0]
+            return "\n".join(
+                [f"The bundle fails without a network, at: {line}", *printed[-15:], reason]
+            )
+    return f"The bundle fails without a network: {reason}"
+
+
 @contextmanager
-def _empty_environment(image: Path | None) -> Iterator[Path]:
+def _empty_environment(target: Target) -> Iterator[Path]:
+    """Make an environment with the image's packages and a kernel, and nothing else."""
     with TemporaryDirectory() as name:
-        place = Path(name)
-        subprocess.run([sys.executable, "-m", "venv", str(place / "venv")], check=True)
-        if image is not None:
-            (site,) = (place / "venv" / "lib").glob("python*/site-packages")
-            for old in site.glob(f"{UNLISTED}*"):
-                shutil.rmtree(old)
-            for package in (UNLISTED, *image_packages(image)):
-                _link(package, site)
-        yield place
+        folder = Path(name)
+        python = folder / "venv" / "bin" / "python"
+        subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+        (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
+        for old in site.glob(f"{UNLISTED}*"):
+            shutil.rmtree(old)
+        for package in {UNLISTED, *missing(["ipykernel"], {}, target.python), *target.image}:
+            _link(package, site)
+        kernel = folder / "kernels" / KERNEL / "kernel.json"
+        kernel.parent.mkdir(parents=True)
+        argv = [*ALONE, str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        kernel.write_text(json.dumps({"argv": argv, "display_name": "", "language": "python"}))
+        yield folder
 
 
 def _link(package: str, site: Path) -> None:
-    """Link an installed package's files into another environment, as its image would have them."""
+    """Link an installed package as the image would have it.
+
+    Folders that packages share are made anew: pip would write through a link to one.
+    """
     try:
-        found = distribution(package)
+        here = distribution(package)
     except PackageNotFoundError:
         return  # the image has it, and this machine does not: the bundle may do without
-    tops = {file.parts[0] for file in found.files or [] if file.parts[0] != ".."}
-    for top in tops - {"__pycache__"}:
-        source = Path(str(found.locate_file(top)))
-        if source.exists() and not (site / top).exists():
-            (site / top).symlink_to(source)
+    root = Path(str(here.locate_file("")))
+    for file in here.files or []:
+        top = root / file.parts[0]
+        is_shared = len(file.parts) > 1 and not (top / "__init__.py").exists()
+        is_shared &= top.suffix != ".dist-info"
+        source = root / file if is_shared else top
+        link = site / source.relative_to(root)
+        if file.parts[0] not in ("..", "__pycache__") and source.exists() and not link.exists():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(source)

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from exam.config import Bundle
+from exam.bundle.target import CLONE, Target, check_wheels
 from exam.errors import ExamError
 
 log = logging.getLogger(__name__)
@@ -27,31 +27,24 @@ LINUX = {
 }
 
 
-def add_wheels(bundle: Bundle, folder: Path, also: list[str]) -> list[str]:
+def add_wheels(target: Target, folder: Path, also: list[str]) -> list[str]:
     """Bring this project's wheel, and what it needs beside the image, into `folder`; their names.
 
     `also` names packages that the runs need besides what the project always does. The versions are
     those installed here, with which the runs were made.
+
+    Raises:
+        ExamError: there is no wheel of one that the target can install, or with all it needs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = PathDistribution(_information(_build_own(folder)))
-    image = image_packages(Path(bundle.image)) if bundle.image else {}
-    for name, version in sorted(
-        missing([*(own.requires or []), *also], image, bundle.python).items()
-    ):
+    carried = missing([*(own.requires or []), *also], target.image, target.python)
+    for name, version in sorted(carried.items()):
         log.info("bundle: %s %s", name, version)
-        _bring(f"{name}=={version}", bundle, folder)
+        _bring(f"{name}=={version}", target, folder)
+    check_wheels(folder, target)
+    check_needs(folder, target)
     return [path.name for path in sorted(folder.glob("*.whl"))]
-
-
-def image_packages(path: Path) -> dict[str, str]:
-    """Names and versions that a constraints file (`pip freeze` of the image) pins."""
-    found = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        name, pinned, version = line.partition("#")[0].partition(";")[0].strip().partition("==")
-        if pinned:
-            found[str(canonicalize_name(name.partition("[")[0]))] = version.strip()
-    return found
 
 
 def missing(wanted: list[str], image: dict[str, str], python: str) -> dict[str, str]:
@@ -93,20 +86,39 @@ def _on_target(lines: list[str], extra: str, python: str) -> list[Requirement]:
     return [n for n in needs if n.marker is None or n.marker.evaluate({**LINUX, **own})]
 
 
-def _bring(package: str, bundle: Bundle, folder: Path) -> None:
+def check_needs(folder: Path, target: Target) -> None:
+    """Refuse a wheel that needs what neither the image nor another wheel brings.
+
+    Needs differ between platforms: torch for a GPU needs packages that torch for a CPU does not.
+
+    Raises:
+        ExamError: the target lacks something that a wheel needs.
+    """
+    wheels = [PathDistribution(_information(path)) for path in sorted(folder.glob("*.whl"))]
+    carried = {str(canonicalize_name(wheel.name)): wheel.version for wheel in wheels}
+    there = {**target.image, **carried}
+    for wheel in wheels:
+        for needed in _on_target(wheel.requires or [], "", target.python):
+            version = there.get(str(canonicalize_name(needed.name)))
+            if version is None or not needed.specifier.contains(version, prereleases=True):
+                raise ExamError(
+                    f"{wheel.name} {wheel.version} needs {needed} on the target, and neither the "
+                    f"bundle nor the image has it ({version or 'missing'}).\n"
+                    f"Use an image that has {wheel.name} or {needed.name}: image=<its packages>."
+                )
+
+
+def _bring(package: str, target: Target, folder: Path) -> None:
     """Download a package's wheel for the target; where there is none, build one of pure Python."""
-    target = ["--only-binary", ":all:", "--python-version", bundle.python, "--implementation", "cp"]
-    for platform in bundle.platforms:
-        target += ["--platform", platform]
-    if _pip("download", "--no-deps", "--dest", str(folder), *target, package) is None:
+    options = ["--only-binary", ":all:", "--implementation", "cp"]
+    options += ["--python-version", target.python]
+    options += [word for platform in target.platforms for word in ("--platform", platform)]
+    if _pip("download", "--no-deps", "--dest", str(folder), *options, package) is None:
         return
-    before = set(folder.iterdir())
     failed = _pip("wheel", "--no-deps", "--wheel-dir", str(folder), package)
-    foreign = [p for p in set(folder.iterdir()) - before if not p.name.endswith("-none-any.whl")]
-    if failed or foreign:
-        reason = failed or f"{foreign[0].name} is for this machine alone"
+    if failed:
         raise ExamError(
-            f"There is no wheel of {package} for Python {bundle.python}: {reason}\n"
+            f"There is no wheel of {package} for Python {target.python}: {failed}\n"
             "Check python= and platforms=, or have the image bring it (image=<constraints file>)."
         )
 
@@ -117,15 +129,9 @@ def _information(wheel: Path) -> Any:
 
 
 def _build_own(folder: Path) -> Path:
-    """This project's own wheel, from its clone."""
-    root = Path(__file__).parents[3]
-    if not (root / "pyproject.toml").is_file():
-        raise ExamError(
-            "A bundle carries this project's wheel, which is built from a clone.\n"
-            "Run the command in a clone of the project."
-        )
+    """Build this project's wheel from its clone."""
     options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    failed = _pip("wheel", *options, str(root))
+    failed = _pip("wheel", *options, str(CLONE))
     if failed:
         raise ExamError(f"This project's wheel could not be built: {failed}\nRun: make setup")
     return max(folder.glob("exam-*.whl"))

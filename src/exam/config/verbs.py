@@ -155,12 +155,13 @@ class Bundle(Restore):
     out: str = MISSING
     ensemble: Ensemble | None = None
     cascade: Cascade = field(default_factory=Cascade)
-    image: str | None = None  # a constraints file (pip freeze) of what the machine already has
-    python: str = "3.11"  # the machine's
+    image: str | None = None  # (python -VV; pip freeze) of the target machine
+    python: str | None = None  # the target's; null takes the image's, else Kaggle's
     platforms: list[str] = field(
         default_factory=lambda: (
-            [f"manylinux_2_{v}_x86_64" for v in (34, 31, 28, 27, 24, 17)]
-            + ["manylinux2014_x86_64", "linux_x86_64"]
+            [f"manylinux_2_{v}_x86_64" for v in range(34, 4, -1)]
+            + [f"manylinux{v}_x86_64" for v in (2014, 2010, 1)]
+            + ["linux_x86_64"]
         )
     )
     with_corpus: bool = True
