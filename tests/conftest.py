@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # a GPU machine without them collects the tests, and says wha
     from datasets import Dataset
 
     from exam.config import Corpus
+    from hub.bench import Bench
 
 # A shell that starts tests in the background leaves Ctrl-C ignored, here and in what is started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -181,6 +183,15 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module = Transformer(str(folder / "plain"))
     SentenceTransformer(modules=[module, Pooling(32)]).save(str(folder / "st"))
     return folder / "st"
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Bench"]:
+    """A local hub with everything published, and commands that use it."""
+    from hub.bench import bench_in
+
+    with bench_in(tmp_path_factory.mktemp("bench")) as bench:
+        yield bench
 
 
 FORKS = multiprocessing.get_context("forkserver")

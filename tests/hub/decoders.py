@@ -82,7 +82,8 @@ def qwen3_reranker() -> Files:
     """A reranker whose score is a yes less a no."""
     vocabulary = vocabularies.qwen()
     config = qwen_config(configs.QWEN3, vocabulary)
-    modes = {"message": {"method": "forward", "method_output_name": "logits", "format": "flat"}}
+    way = {"method": "forward", "method_output_name": "logits"}
+    modes = {"text": way, "message": {**way, "format": "flat"}}
     return {
         **qwen_files(config, vocabulary, JUDGE),
         **score_files(vocabulary.id("yes"), vocabulary.id("no"), modes),

@@ -1,10 +1,9 @@
 """Every configured id as it is published: from the hub, from the cache alone, and from a copy."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench import Bench, bench_in, contexts, logits, stage
+from hub.bench import Bench, contexts, logits, stage
 
 pytestmark = pytest.mark.slow
 
@@ -78,12 +77,12 @@ READERS = {
         LLAMA | shards(2),
     ),
     "qwen_7b": (
-        [*ANSWERS, "model=qwen_7b"],
+        [*ANSWERS, "model=qwen_7b", "model.max_length=512"],
         "Qwen/Qwen2.5-7B-Instruct",
         QWEN | {"model.safetensors.index.json"} | shards(4),
     ),
     "platypus2_70b": (
-        [*ANSWERS, "model=platypus2_70b", "model.max_length=400"],
+        [*ANSWERS, "model=platypus2_70b", "model.max_length=512"],
         "garage-bAInd/Platypus2-70B-instruct",
         LLAMA | shards(15),
     ),
@@ -109,21 +108,15 @@ RERANKERS = {
     "Qwen/Qwen3-Reranker-0.6B": SCORE,
     "mixedbread-ai/mxbai-rerank-base-v2": SCORE,
 }
-# The questions of each split, and how many of them have an answer.
+# The questions of train, valid and test, and how many of the last have an answer.
 DATA_SETS = {
-    "race": {"train": (24, 24), "validation": (8, 8), "test": (8, 8)},
-    "mmlu": {"auxiliary_train": (24, 24), "validation": (8, 8), "test": (8, 8)},
-    "sciq": {"train": (24, 24), "validation": (8, 8), "test": (8, 8)},
-    "openbookqa": {"train": (24, 24), "validation": (8, 8), "test": (8, 8)},
-    "arc": {"train": (24, 24), "validation": (8, 8), "test": (8, 8)},
-    "medmcqa": {"train": (24, 24), "validation": (8, 8), "test": (8, 0)},
+    "race": (24, 8, 8, 8),
+    "mmlu": (24, 8, 8, 8),
+    "sciq": (24, 8, 8, 8),
+    "openbookqa": (24, 8, 8, 8),
+    "arc": (24, 8, 8, 8),
+    "medmcqa": (24, 8, 8, 0),
 }
-
-
-@pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with bench_in(tmp_path_factory.mktemp("bench")) as bench:
-        yield bench
 
 
 def answers(bench: Bench, outputs: Path, *, offline: bool = False) -> list[dict]:
@@ -148,7 +141,7 @@ def test_a_reader_learns_and_answers(bench, tmp_path, reader):
     hub, cache, copy = (bench.outputs(reader) for _ in range(3))
 
     done = bench.run("train", *bench.setting(hub, *overrides)).check()
-    assert done.fetched == dict.fromkeys(needed, 1)
+    assert bench.fetched(name) == dict.fromkeys(needed, 1)
     assert not [r.path for r in done.requests if "discussions" in r.path or "refs" in r.path]
     published = answers(bench, hub)
     assert len(published) == 6 * 5  # options
@@ -175,7 +168,7 @@ def test_an_encoder_finds_passages(bench, tmp_path, encoder):
     hub, cache, copy = (bench.outputs(encoder) for _ in range(3))
 
     done = bench.run("retrieve", *bench.setting(hub, *overrides)).check()
-    assert done.fetched == dict.fromkeys(needed, 1)
+    assert bench.fetched(name) == dict.fromkeys(needed, 1)
     assert contexts(hub, "kaggle-train")
 
     done = bench.run("retrieve", *bench.setting(cache, *overrides), offline=True).check()
@@ -199,18 +192,18 @@ def test_a_reranker_orders_passages(bench, tmp_path, name):
     hub, cache, copy = (bench.outputs("reranker") for _ in range(3))
 
     done = bench.run("retrieve", *bench.setting(hub, *overrides)).check()
-    assert done.fetched == dict.fromkeys(RERANKERS[name], 1)
-    reordered = contexts(hub, "kaggle-train-bm25-")
+    assert bench.fetched(name) == dict.fromkeys(RERANKERS[name], 1)
+    reordered = contexts(hub, "kaggle-train-bm25-cross_encoder-")
     assert len({row["score"] for row in reordered}) > 6
 
     done = bench.run("retrieve", *bench.setting(cache, *overrides), offline=True).check()
     assert done.requests == []
-    assert contexts(cache, "kaggle-train-bm25-") == reordered
+    assert contexts(cache, "kaggle-train-bm25-cross_encoder-") == reordered
 
     folder = bench.copy(name, bench.hub.get(name).main.sha, tmp_path / "copy")
     setting = bench.setting(copy, *base, f"reranker.ckpt={folder}")
     bench.run("retrieve", *setting, offline=True).check()
-    assert contexts(copy, "kaggle-train-bm25-") == reordered
+    assert contexts(copy, "kaggle-train-bm25-cross_encoder-") == reordered
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
@@ -218,10 +211,10 @@ def test_a_data_set_is_read(bench, name):
     hub, cache = (bench.outputs(name) for _ in range(2))
     overrides = [f"data={name}", "retriever=none", "evaluate=false"]
     bench.run("retrieve", *overrides, f"outputs={hub}").check()
-    for split, (questions, answered) in DATA_SETS[name].items():
-        rows = questions_of(hub, f"{name}-{split}")
-        assert len(rows) == questions
-        assert sum(row["label"] is not None for row in rows) == answered
+    read = [questions_of(hub, f"{name}-{part}") for part in ("train", "valid", "test")]
+    answered = sum(row["label"] is not None for row in read[-1])
+    assert (*map(len, read), answered) == DATA_SETS[name]
+    assert all(row["label"] is not None for row in [*read[0], *read[1]])
     done = bench.run("retrieve", *overrides, f"outputs={cache}", offline=True).check()
     assert done.requests == []
     names = {path.name for path in (hub / "contexts").iterdir()}

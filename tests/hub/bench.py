@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from conftest import make_place, setting
+
+from exam.safety import LIBRARIES_OFFLINE, OFFLINE
 from hub.commands import Commands
 from hub.layouts import publish_models
 from hub.question_sets import publish_data_sets
 from hub.server import Hub, Request, downloads
-
-from exam.safety import LIBRARIES_OFFLINE, OFFLINE
 
 
 @dataclass
@@ -44,6 +44,11 @@ class Bench:
         with self.hub.recording() as requests:
             process = commands.run(verb, *overrides, *switch, cwd=self.home, **environment)
         return Done(process.returncode, process.stdout, process.stderr, requests)
+
+    def fetched(self, name: str) -> dict[str | None, int]:
+        """How often each file of a repository was sent, by all commands together."""
+        counts = downloads(self.hub.requests).items()
+        return {file: count for (repository, file), count in counts if repository == name}
 
     def copy(self, name: str, revision: str, target: Path) -> Path:
         """Copy a repository's snapshot out of the cache, as a person does."""
