@@ -53,15 +53,16 @@ class Handler(BaseHTTPRequestHandler):
         self.repository: Repository | None = None
         self.file: str | None = None
         self.status = self.sent = 0
-        length = int(self.headers.get("Content-Length") or 0)
-        self.body = self.rfile.read(length)
-        try:
-            self.route()
-        except Refusal as refusal:
-            self.refuse(refusal)
-        except (BrokenPipeError, ConnectionResetError):  # the client has left
-            self.close_connection = True
-        self.record()
+        with self.hub.answering():
+            self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            try:
+                self.route()
+            except Refusal as refusal:
+                self.refuse(refusal)
+            except (BrokenPipeError, ConnectionResetError):  # the client has left
+                self.close_connection = True
+            finally:
+                self.record()
 
     def record(self) -> None:
         from hub.server import Request

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Condition, Thread
 from typing import Self
 
 from hub.answers import Handler
@@ -62,11 +62,12 @@ class Hub:
     renamed: dict[tuple[str, str], str] = field(default_factory=dict)
     tokens: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
+    answered: list[Request] = field(default_factory=list)
     page: int = 1000  # entries of a tree in one answer
+    busy: int = 0  # requests that are being answered
 
     def __enter__(self) -> Self:
-        self.lock = Lock()
+        self.lock = Condition()
         self.server = ThreadingHTTPServer((HOST, 0), type("_Handler", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
         self.thread = Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
@@ -167,9 +168,29 @@ class Hub:
                     return fault
         return None
 
-    def record(self, request: Request) -> None:
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Count a request as being answered: a client may go on before it is recorded."""
         with self.lock:
-            self.requests.append(request)
+            self.busy += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.busy -= 1
+                self.lock.notify_all()
+
+    def record(self, request: Request) -> None:
+        """Keep a request that has been answered."""
+        with self.lock:
+            self.answered.append(request)
+
+    @property
+    def requests(self) -> list[Request]:
+        """Every request so far, once those being answered are."""
+        with self.lock:
+            self.lock.wait_for(lambda: self.busy == 0, timeout=10)
+            return list(self.answered)
 
     @contextmanager
     def recording(self) -> Iterator[list[Request]]:

@@ -32,7 +32,7 @@ def sentences() -> tuple[str, ...]:
     places = [(animal, place) for animal in ANIMALS.split() for place in PLACES.split()]
     lives = [f"The {animal} lives in the {place}." for animal, place in places]
     demo = DEMO.read_text(encoding="utf-8").splitlines()
-    return (*demo, *lives, " ".join(SYMBOLS * 2), *(["yes", "no", "yesyes nono"] * 40))
+    return (*demo, *lives, " ".join(SYMBOLS * 2), *(["yes", "no", "xyes xno"] * 40))
 
 
 def text(value: object, indent: int | None = None, end: str = "") -> bytes:

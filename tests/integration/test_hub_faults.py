@@ -111,7 +111,9 @@ def test_a_short_interruption_is_not_noticed(bench, name):
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_hub_that_is_down_is_named(bench, name, status):
     bench.hub.fail(name, status=status)
-    assert f"The hub answers HTTP {status} for {name}" in refused(bench, name)
+    message = refused(bench, name)
+    assert name in message
+    assert str(status) in message
 
 
 def test_nothing_in_the_cache_is_said_offline(bench, name):
@@ -143,7 +145,7 @@ def test_a_run_keeps_its_commit_when_main_moves(bench):
     """A language model that answers as published lies in the cache alone."""
     name, outputs = "acme/decoder", bench.outputs("kept")
     bench.hub.add(name, files_of_model("Qwen/Qwen2.5-7B-Instruct"))
-    train(bench, name, outputs, "model=qwen_7b").check()
+    train(bench, name, outputs, "model=qwen_7b", "model.max_length=512").check()
     bench.hub.move(name, {"model-00001-of-00004.safetensors": b"damaged"})
     done = bench.run(
         "infer",

@@ -1,9 +1,17 @@
 """Every configured id as it is published: from the hub, from the cache alone, and from a copy."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from conftest import ROOT
 from hub.bench import Bench, contexts, logits, stage
+from hub.layouts import deberta_folder
+from hub.weights import safetensors_of, state_in
 
 pytestmark = pytest.mark.slow
 
@@ -164,7 +172,7 @@ def test_a_reader_learns_and_answers(bench, tmp_path, reader):
 def test_an_encoder_finds_passages(bench, tmp_path, encoder):
     overrides, name, needed = ENCODERS[encoder]
     group = [f"encoder={encoder}"] if encoder != "qwen3" else []
-    overrides = ["retriever=two_stage", "data.limit=6", *group, *overrides]
+    overrides = ["retriever=two_stage", "data.limit=4", "evaluate=false", *group, *overrides]
     hub, cache, copy = (bench.outputs(encoder) for _ in range(3))
 
     done = bench.run("retrieve", *bench.setting(hub, *overrides)).check()
@@ -187,7 +195,7 @@ def test_an_encoder_finds_passages(bench, tmp_path, encoder):
 
 @pytest.mark.parametrize("name", RERANKERS)
 def test_a_reranker_orders_passages(bench, tmp_path, name):
-    base = ["retriever=bm25", "reranker=cross_encoder", "data.limit=6"]
+    base = ["retriever=bm25", "reranker=cross_encoder", "data.limit=4", "evaluate=false"]
     overrides = [*base, f"reranker.ckpt={name}"]
     hub, cache, copy = (bench.outputs("reranker") for _ in range(3))
 
@@ -222,7 +230,43 @@ def test_a_data_set_is_read(bench, name):
 
 
 def questions_of(outputs: Path, start: str) -> list[dict]:
-    import pyarrow.parquet as pq
-
     folder = stage(outputs, "contexts", start)
     return pq.read_table(folder / "questions.parquet").to_pylist()
+
+
+def test_pickled_and_safe_weights_answer_alike(bench, tmp_path):
+    """A folder as it is published, and the same one with its weights in the other form."""
+    pickled = deberta_folder(tmp_path / "pickled")
+    safe = Path(shutil.copytree(pickled, tmp_path / "safe"))
+    state = state_in((pickled / "pytorch_model.bin").read_bytes())
+    (safe / "model.safetensors").write_bytes(safetensors_of(state))
+    (safe / "pytorch_model.bin").unlink()
+    runs = []
+    for folder in (pickled, safe):
+        outputs = bench.outputs("form")
+        more = ["model=deberta_large", f"model.name_or_path={folder}", "data.limit=40"]
+        setting = bench.setting(outputs, *SHORT, *more)
+        assert bench.run("train", *setting).check().requests == []
+        runs.append((logits(stage(outputs, "train")), answers(bench, outputs)))
+    assert runs[0] == runs[1]
+
+
+def test_offline_asks_nothing_in_a_new_process(bench):
+    """Without the environment that the commands above start with."""
+    name = "BAAI/bge-small-en-v1.5"
+    overrides = ["encoder=bge_small", "retriever=two_stage", "data.limit=4", "evaluate=false"]
+    bench.run("retrieve", *bench.setting(bench.outputs("new"), *overrides)).check()
+    command = [sys.executable, str(ROOT / "retrieve.py")]
+    setting = bench.setting(bench.outputs("new"), *overrides, "offline=true")
+    with bench.hub.recording() as requests:
+        process = subprocess.run(
+            [*command, *setting],
+            env={**os.environ, **bench.hub.environment(bench.home)},
+            cwd=bench.home,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert process.returncode == 0, process.stderr
+    assert name in process.stderr
+    assert requests == []
