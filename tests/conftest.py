@@ -20,9 +20,9 @@ from exam.runtime import quiet_libraries
 
 if TYPE_CHECKING:  # a GPU machine without them collects the tests, and says what it lacks
     from datasets import Dataset
+    from hub.bench import Bench
 
     from exam.config import Corpus
-    from hub.bench import Bench
 
 # A shell that starts tests in the background leaves Ctrl-C ignored, here and in what is started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
