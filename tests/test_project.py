@@ -163,3 +163,12 @@ def test_the_readme_names_every_module():
         if not [*ROOT.glob(f"{name}.py"), *SOURCE.rglob(f"{name}.py")]
     ]
     assert (lacking, gone) == ([], [])
+
+
+def test_tests_for_a_gpu_stand_where_make_test_gpu_looks():
+    marks = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("*.py")
+        if "mark.gpu" in path.read_text() and path.name != "test_project.py"
+    ]
+    assert marks == ["tests/gpu/accelerators.py"]
