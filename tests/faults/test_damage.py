@@ -6,6 +6,7 @@
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -376,7 +377,7 @@ def test_a_damaged_bundle_is_refused_by_name(tmp_path):
     contents = Contents(tmp_path / "b")
     for name in ("wheels/a.whl", "corpus/0/articles.jsonl", "model/model.safetensors"):
         contents.add(tmp_path / "source", name)
-    contents.close(limit_gib=1)
+    contents.close(limit_gib=1, python="{}.{}".format(*sys.version_info))
     check(tmp_path / "b")
     for file in files_of(tmp_path / "b"):
         for damage in damages(file):

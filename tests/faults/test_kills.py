@@ -5,6 +5,7 @@
 
 import json
 import os
+import platform
 import shutil
 import signal
 import time
@@ -115,7 +116,8 @@ def places(tmp_path_factory, encoder, endpoint):
         run_ = next(iter(sorted(place.glob("outputs/train/kaggle-*"))), "none")
         image = place.parent / "image.txt"
         if "{image}" in case.given and not image.exists():
-            image.write_text("".join(f"{name}=={version}\n" for name, version in installed()))
+            pins = [f"{name}=={version}" for name, version in installed()]
+            image.write_text("\n".join([f"Python {platform.python_version()}", *pins]))
         known = {
             "run": os.path.relpath(run_, place),
             "url": endpoint.url,
