@@ -14,8 +14,9 @@ from exam.loading import longest_input
 from exam.reader.features import check_lengths
 from exam.retrieval.encoder import inspect_encoder
 from exam.retrieval.rerank import inspect_reranker
-from exam.revisions import pin_revisions, uses_encoder, uses_writer
+from exam.revisions import pin_revisions
 from exam.room import check_room
+from exam.workload import uses_encoder, uses_writer
 
 Command = TypeVar("Command", bound=Retrieving | Generate)
 
