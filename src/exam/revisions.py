@@ -1,4 +1,4 @@
-"""Pin what a command reads from the hub to commits, and fetch it, before anything heavy loads."""
+"""Pin a command's hub ids to commits, and fetch the checkpoints, before heavy imports."""
 
 import logging
 from dataclasses import replace
@@ -17,9 +17,9 @@ Command = TypeVar("Command", bound=Retrieving | Generate)
 
 
 def pin_revisions(config: Command) -> Command:
-    """Return a configuration whose hub ids carry the commit that their revision names now.
+    """Return a configuration with each hub id pinned to its current commit.
 
-    The files of checkpoints are fetched. All processes take the commits that rank 0 resolved.
+    Rank 0 resolves the commits for all processes, and fetches the checkpoints' files.
 
     Raises:
         ExamError: a checkpoint or data set does not exist, lacks a file, or cannot be fetched.
