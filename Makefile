@@ -34,7 +34,7 @@ test: $(READY)  ## the fast tests
 test-slow: $(READY)  ## the slow tests
 	$(PYTEST) -m "slow and not gpu"
 
-# With GPU_PYTHON=<interpreter that has torch>, and WHEELS=<folder> of what it lacks, no .venv is made.
+# GPU_PYTHON=<interpreter with torch> replaces .venv; WHEELS=<folder> holds the packages that it lacks.
 ifdef GPU_PYTHON
 GPU_READY :=
 else
@@ -45,7 +45,7 @@ endif
 test-gpu: $(GPU_READY)  ## the tests of a GPU, 8 minutes (GPU_PYTHON=python3 WHEELS=<folder>)
 	scripts/gpu.sh test $(GPU_PYTHON)
 
-bench-gpu: $(GPU_READY)  ## packing, attention, encoding, search on a GPU, 8 minutes (the same)
+bench-gpu: $(GPU_READY)  ## packing, attention, encoding, search on a GPU, 8 minutes (GPU_PYTHON, WHEELS too)
 	scripts/gpu.sh bench $(GPU_PYTHON)
 
 check: $(READY)  ## lint and types

@@ -1,8 +1,8 @@
-"""FlexAttention in the place of SDPA with a dense mask, for packed questions.
+"""Replace SDPA with a dense mask by FlexAttention, for packed questions.
 
-The same signature as `exam.reader.attention.at_once`, and the same result: what a packed question
-blocks is left out in blocks of tokens, and DeBERTa's distances are added to each score as it is
-computed, instead of lying in memory for every pair of tokens. It has no dropout.
+`flex_at_once` has the signature and the result of `exam.reader.attention.at_once`. It skips blocks
+of tokens that a packed question masks, and adds DeBERTa's distances to each score when computing
+it, instead of keeping them in memory for every pair of tokens. It has no dropout.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def flex_at_once(
     dropout: float,
     distances: Distances | None,
 ) -> torch.Tensor:
-    """All questions in one call, without the blocks that the mask blocks; the query is scaled.
+    """Attend within all questions in one call, skipping masked blocks; the query is scaled.
 
     Raises:
         ValueError: there is dropout, which FlexAttention does not have.
@@ -45,7 +45,7 @@ def flex_at_once(
 
 
 def block_mask(allowed: torch.Tensor) -> BlockMask:
-    """Which blocks of tokens attend to which, of `allowed` `(questions, 1, length, length)`."""
+    """Return the mask in blocks of tokens, of `allowed` `(questions, 1, length, length)`."""
 
     def attends(question: Any, _head: Any, row: Any, column: Any) -> torch.Tensor:
         return allowed[question, 0, row, column]
@@ -63,7 +63,7 @@ def scored(
     queries: torch.Tensor | None,
     index: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attention with what the distances add to each score."""
+    """Compute attention, adding the distances' terms to each score."""
     by_key = None if keys is None else query @ keys
     by_query = None if queries is None else key @ queries
 
@@ -84,16 +84,16 @@ def scored(
 
 @cache
 def compiled() -> Any:
-    """The attention as kernels; one is made for every shape and number format."""
+    """Compile the attention: one kernel for every shape and number format."""
     return torch.compile(scored, dynamic=False)
 
 
 @contextmanager
 def flex() -> Iterator[None]:
-    """Let packed readers compute their attention in this way, on a CPU too."""
-    kept = attention.at_once, attention.one_by_one
+    """Let packed readers compute their attention with FlexAttention, on a CPU too."""
+    originals = attention.at_once, attention.one_by_one
     attention.at_once = attention.one_by_one = flex_at_once
     try:
         yield
     finally:
-        attention.at_once, attention.one_by_one = kept
+        attention.at_once, attention.one_by_one = originals

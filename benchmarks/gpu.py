@@ -1,12 +1,12 @@
-"""What a GPU gives: packed questions, attention, encoding, search, models larger than memory.
+"""Benchmark a GPU: packed questions, attention, encoding, search, models larger than memory.
 
     python benchmarks/gpu.py [--rounds 3] [--seconds 450] [--groups readers,attention]
     python benchmarks/gpu.py --size tiny --device cpu
 
-All weights are random, in the shapes of published checkpoints; nothing is fetched. In every case
-the ways take turns, and a row is the median of the rounds with the peak of the GPU's memory. A
-group has a process of its own, which ends when its time is over: an error or a lack of memory
-costs no other group its rows. Rows that were not reached, and what a machine lacks, are listed.
+All weights are random, in the shapes of published checkpoints; nothing is downloaded. In every
+case the ways take turns, and a row is the median of the rounds with the peak of the GPU's memory.
+Each group runs in a separate process, which ends when its time is over, so that an error or a lack
+of memory costs the other groups nothing. Rows without figures state the reason.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-BUDGETS = {  # seconds; what a group leaves goes to those behind it
+BUDGETS = {  # seconds; a group leaves unused ones to the next
     "readers": 150,
     "attention": 120,
     "encoding": 50,
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 
 def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
-    """The arguments of this process."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=450, help="for everything")
@@ -47,12 +47,14 @@ def run_one(arguments: argparse.Namespace) -> None:
     """Measure one group, in this process."""
     start = time.monotonic()
     from gpu_cases import Rows, run_group
-    from gpu_groups import GROUPS
+    from gpu_models import decoders, encoding, search
+    from gpu_readers import attention, readers
 
     from exam.runtime import quiet_libraries
 
     quiet_libraries()
-    cases = GROUPS[arguments.group](arguments.size, arguments.device, arguments.work)
+    groups = {cases.__name__: cases for cases in (readers, attention, encoding, decoders, search)}
+    cases = groups[arguments.group](arguments.size, arguments.device, arguments.work)
     planned = [{"case": case.name, "way": way} for case in cases for way in case.ways]
     path = rows_path(arguments, arguments.group)
     path.with_suffix(".planned").write_text(json.dumps(planned))
@@ -62,13 +64,13 @@ def run_one(arguments: argparse.Namespace) -> None:
 
 
 def rows_path(arguments: argparse.Namespace, group: str) -> Path:
-    """Where a group's rows are written as they are known."""
+    """Return the file that a group's rows are appended to."""
     path: Path = arguments.work / f"{group}.jsonl"
     return path
 
 
 def run_apart(arguments: argparse.Namespace, group: str, seconds: float) -> list[Row]:
-    """A group's rows, measured in a process of its own; those it did not reach say so."""
+    """Measure a group in a separate process; return its rows, with those that were not reached."""
     path = rows_path(arguments, group)
     for old in (path, path.with_suffix(".planned")):
         old.unlink(missing_ok=True)
@@ -100,7 +102,7 @@ def run_apart(arguments: argparse.Namespace, group: str, seconds: float) -> list
 
 
 def as_planned(path: Path, group: str, rows: list[Row], reason: str) -> list[Row]:
-    """The rows in the order they were planned in; `reason` is why one has no figures."""
+    """Return the rows in the planned order; `reason` is why one has no figures."""
     reached = {(row["case"], row["way"]): row for row in rows}
     file = path.with_suffix(".planned")
     planned = json.loads(file.read_text()) if file.is_file() else [{"case": "all", "way": "all"}]
@@ -111,7 +113,7 @@ def as_planned(path: Path, group: str, rows: list[Row], reason: str) -> list[Row
 
 
 def ratios_of(rows: list[Row]) -> dict[str, dict[str, Any]]:
-    """How much faster each way is than its case's first, and its share of that one's memory."""
+    """Compare each way's speed and memory with those of its case's first way."""
     first: dict[str, Row] = {}
     ratios: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -120,16 +122,16 @@ def ratios_of(rows: list[Row]) -> dict[str, dict[str, Any]]:
         name = f"{row['group']}: {row['case']}"
         base = first.setdefault(name, row)
         if base is not row:
-            memory, others = row["peak_gpu_mib"], base["peak_gpu_mib"]  # None on a CPU
+            memory, base_memory = row["peak_gpu_mib"], base["peak_gpu_mib"]  # None on a CPU
             ratios[f"{name}: {row['way']} / {base['way']}"] = {
                 "times_faster": base["seconds"] / row["seconds"],
-                "share_of_memory": memory / others if memory and others else None,
+                "share_of_memory": memory / base_memory if memory and base_memory else None,
             }
     return ratios
 
 
 def table(rows: list[Row]) -> str:
-    """The rows in Markdown."""
+    """Return the rows as a Markdown table."""
     lines = ["| case | way | a second | peak GPU MiB |", "|---|---|---|---|"]
     for row in rows:
         if "seconds" in row:
@@ -142,7 +144,7 @@ def table(rows: list[Row]) -> str:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """The GPU, and the versions that were measured."""
+    """Return the GPU and the versions of the packages."""
     from importlib.metadata import version
 
     import torch
@@ -161,7 +163,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure all groups, and write what is known after each; 1 where a row failed."""
+    """Measure all groups, and write the rows after each; return 1 where a row failed."""
     arguments = arguments_of()
     if arguments.group:
         arguments.work.mkdir(parents=True, exist_ok=True)
@@ -184,9 +186,9 @@ def main() -> int:
         else:
             reason = f"not reached in {arguments.seconds:.0f} s"
             rows.append({"group": group, "case": "all", "way": "all", "skipped": reason})
-        found = {"machine": facts, "rows": rows, "ratios": ratios_of(rows)}
-        write_json(arguments.output, found)
-    sys.stdout.write(f"{table(rows)}\n{json.dumps(found['ratios'], indent=1)}\n")
+        results = {"machine": facts, "rows": rows, "ratios": ratios_of(rows)}
+        write_json(arguments.output, results)
+    sys.stdout.write(f"{table(rows)}\n{json.dumps(results['ratios'], indent=1)}\n")
     sys.stdout.write(f"{arguments.output}\n")
     return 1 if any("failed" in row for row in rows) else 0
 

@@ -1,7 +1,7 @@
-"""How the benchmark of a GPU measures: ways that take turns, time and peak memory, what is skipped.
+"""Measure time and peak memory of cases, whose ways take turns.
 
 A case compares ways of doing one thing. A way is prepared outside of the measurement, so that only
-its own weights are on the device while it works, and what it lacks is the reason why it is skipped.
+its weights are on the device while it works. A way that lacks something is skipped with the reason.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 Facts = dict[str, Any]
-Work = Callable[[], Facts | None]  # what is measured; figures of it beside time and memory
+Work = Callable[[], Facts | None]  # is measured; returns figures beside time and memory
 Way = Callable[[], AbstractContextManager[Work]]
 
 
@@ -34,7 +34,7 @@ class Case:
 
 @dataclass
 class Rows:
-    """The rows of a group, each written as it is known."""
+    """The rows of a group, each appended to a file once it is measured."""
 
     path: Path
     group: str
@@ -80,7 +80,7 @@ def run_case(case: Case, rows: Rows, rounds: int, end: float, device: str) -> No
 
 
 def measured(way: Way, device: str) -> Facts:
-    """Seconds and peak memory of one run, and what it says of itself."""
+    """Return seconds and peak memory of one run, and the figures that it returns."""
     import torch
 
     with way() as work:
@@ -98,7 +98,7 @@ def measured(way: Way, device: str) -> Facts:
 
 
 def free(device: str) -> None:
-    """Give back what the last way left on the device."""
+    """Free the memory that the last way left on the device."""
     import gc
 
     import torch
@@ -109,7 +109,7 @@ def free(device: str) -> None:
 
 
 def outcome(error: Exception) -> Facts:
-    """Why a way has no figures: what is lacking, or an error."""
+    """Return why a way has no figures: it was skipped, or failed with an error."""
     import torch
 
     from exam.errors import ExamError
@@ -123,7 +123,7 @@ def outcome(error: Exception) -> Facts:
 
 
 def summary(runs: list[Facts], case: Case) -> Facts:
-    """The medians of a way's runs, and how much it does in a second."""
+    """Return the medians of a way's runs, and its rate."""
     seconds = statistics.median(run["seconds"] for run in runs)
     figures = {
         name: statistics.median(run[name] for run in runs)
@@ -142,7 +142,7 @@ def summary(runs: list[Facts], case: Case) -> Facts:
 
 @contextmanager
 def moved(model: Any, device: str) -> Iterator[None]:
-    """A model on the device while it is measured, and beside it otherwise."""
+    """Move a model to the device while it is measured."""
     model.to(device)
     try:
         yield

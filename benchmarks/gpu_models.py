@@ -1,4 +1,4 @@
-"""Encoding, decoders and search on a GPU."""
+"""Benchmark encoding, decoders and search on a GPU."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,11 +47,8 @@ NEAREST, BLOCK = 20, 1 << 16
 FORMATS = {Dtype.float32: "fp32", Dtype.bfloat16: "bf16", Dtype.float16: "fp16"}
 
 
-# Encoding.
-
-
 def encoding(size: str, device: str, work: Path) -> list[Case]:
-    """Sentences of 8 to 40 words by an encoder of MiniLM's shape, in three number formats."""
+    """Encode sentences of 8 to 40 words with MiniLM's shape, in three number formats."""
     texts = sentences(SENTENCES[size])
     return [
         Case(
@@ -69,7 +66,7 @@ def encoding(size: str, device: str, work: Path) -> list[Case]:
 
 @cache
 def sentences(number: int) -> list[str]:
-    """Distinct random sentences."""
+    """Return distinct random sentences."""
     random = np.random.default_rng(0)
     lengths = random.integers(8, 41, number)
     return [" ".join(f"w{n}" for n in random.integers(0, 1000, length)) for length in lengths]
@@ -77,7 +74,7 @@ def sentences(number: int) -> list[str]:
 
 @cache
 def encoder_folder(work: Path, size: str) -> Path:
-    """A sentence encoder of random weights, made once."""
+    """Write a sentence encoder of random weights once; return its folder."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
@@ -98,7 +95,7 @@ def encoder_folder(work: Path, size: str) -> Path:
 def encoded(
     work: Path, size: str, dtype: Dtype, tokens: int, texts: list[str], device: str
 ) -> Iterator[Work]:
-    """Vectors of all sentences."""
+    """Encode all sentences."""
     folder = str(encoder_folder(work, size))
     encoder = SentenceEncoder(
         Encoder(name="bench", name_or_path=folder, dtype=dtype, batch_tokens=tokens)
@@ -111,11 +108,8 @@ def encoded(
         yield run
 
 
-# Decoders.
-
-
 def decoders(size: str, device: str, work: Path) -> list[Case]:
-    """Questions of five options answered yes or no: in memory, layer by layer, in 4 bits."""
+    """Score five options by yes or no: in memory, layer by layer, in 4 bits."""
     number, shared = QUESTIONS[size]
     ways: dict[str, dict[str, Any]] = {
         "in memory": {},
@@ -137,7 +131,7 @@ def decoders(size: str, device: str, work: Path) -> list[Case]:
 
 @cache
 def decoder_folder(work: Path, size: str, device: str) -> Path:
-    """A random Llama in 16 bits, made once."""
+    """Write a random Llama in 16 bits once; return its folder."""
     folder = work / f"decoder-{size}"
     if not (folder / "config.json").is_file():
         torch.manual_seed(0)
@@ -156,7 +150,7 @@ def decoder_folder(work: Path, size: str, device: str) -> Path:
 def answered(
     work: Path, size: str, number: int, shared: int, device: str, values: dict[str, Any]
 ) -> Iterator[Work]:
-    """Scores of all options, the weights read from their files."""
+    """Load the weights from their files, and score all options."""
     folder = decoder_folder(work, size, device)
     config = Model(
         name="bench",
@@ -186,14 +180,13 @@ def answered(
         return {"load_seconds": loaded, "mean_score": float(scores.mean())}
 
     yield run
-    rmtree(work / "running", ignore_errors=True)  # else it would go on behind the last layer
-
-
-# Search.
+    rmtree(
+        work / "running", ignore_errors=True
+    )  # otherwise the next run would resume after the last layer
 
 
 def search(size: str, device: str, _work: Path) -> list[Case]:
-    """The nearest vectors, exactly: faiss on the processor, and what a GPU may do instead."""
+    """Find the nearest vectors exactly, with faiss and with torch, on CPU and GPU."""
     number, dimension, queries = VECTORS[size]
     ways: dict[str, Callable[..., Any]] = {
         "faiss on the CPU": faiss_on_cpu,
@@ -215,7 +208,7 @@ def search(size: str, device: str, _work: Path) -> list[Case]:
 
 @cache
 def vectors_of(size: str) -> tuple[Any, Any]:
-    """Random vectors, and queries near some of them."""
+    """Return random vectors, and queries near some of them."""
     number, dimension, queries = VECTORS[size]
     random = np.random.default_rng(0)
     vectors = random.standard_normal((number, dimension), dtype=np.float32)
@@ -226,7 +219,7 @@ def vectors_of(size: str) -> tuple[Any, Any]:
 
 @contextmanager
 def searched(size: str, how: Callable[..., Any], device: str) -> Iterator[Work]:
-    """A search in one way, and how many of its first neighbours are right."""
+    """Search in one way, and return the share of first neighbours that are right."""
     vectors, queries = vectors_of(size)
     search_for = how(vectors, device)
 
@@ -238,14 +231,14 @@ def searched(size: str, how: Callable[..., Any], device: str) -> Iterator[Work]:
 
 
 def faiss_on_cpu(vectors: Any, _device: str) -> Callable[[Any], Any]:
-    """All of it in faiss's flat index."""
+    """Return a search in faiss's flat index of all vectors."""
     index = faiss_module().IndexFlatIP(vectors.shape[1])
     index.add(vectors)
     return lambda queries: index.search(queries, NEAREST)[1]
 
 
 def faiss_on_gpu(vectors: Any, _device: str) -> Callable[[Any], Any]:
-    """A block at a time, as the project searches."""
+    """Return a search a block at a time, as the project searches."""
     if faiss_module().get_num_gpus() == 0:
         raise UnavailableError("this faiss is built without GPUs")
     blocks = [vectors[start : start + BLOCK] for start in range(0, len(vectors), BLOCK)]
@@ -253,22 +246,22 @@ def faiss_on_gpu(vectors: Any, _device: str) -> Callable[[Any], Any]:
 
 
 def by_torch(dtype: torch.dtype, resident: bool, vectors: Any, device: str) -> Callable[[Any], Any]:
-    """A product and its highest values a block at a time."""
+    """Return a search by a product and its highest values, a block at a time."""
     stored = torch.from_numpy(vectors)
     if resident:
         stored = stored.to(device, dtype)
 
     def run(queries: Any) -> Any:
-        asked = torch.from_numpy(queries).to(device, dtype)
-        best = torch.empty(len(asked), 0, device=device, dtype=dtype)
-        rows = torch.empty(len(asked), 0, device=device, dtype=torch.long)
+        sought = torch.from_numpy(queries).to(device, dtype)
+        best = torch.empty(len(sought), 0, device=device, dtype=dtype)
+        rows = torch.empty(len(sought), 0, device=device, dtype=torch.long)
         for start in range(0, len(stored), BLOCK):
-            scores = asked @ stored[start : start + BLOCK].to(device).T
-            values, places = scores.topk(min(NEAREST, scores.shape[1]))
+            scores = sought @ stored[start : start + BLOCK].to(device).T
+            values, columns = scores.topk(min(NEAREST, scores.shape[1]))
             best = torch.cat([best, values], 1)
-            rows = torch.cat([rows, places + start], 1)
-            best, places = best.topk(min(NEAREST, best.shape[1]))
-            rows = rows.gather(1, places)
+            rows = torch.cat([rows, columns + start], 1)
+            best, columns = best.topk(min(NEAREST, best.shape[1]))
+            rows = rows.gather(1, columns)
         return rows.cpu().numpy()
 
     return run

@@ -1,4 +1,4 @@
-"""Readers on a GPU: packed against one sequence per option, and two ways of attention.
+"""Benchmark readers on a GPU: packed or one sequence per option, and two kinds of attention.
 
 Every measurement has a copy of the weights: accelerate leaves a model wrapped in the number format
 that it was last trained in.
@@ -64,18 +64,18 @@ def readers(size: str, device: str, work: Path) -> list[Case]:
                 "per_device_eval_batch_size": 4 * batch,
                 "max_steps": steps,
             }
-            trained = rows_of(size, length, batch * steps)
-            asked = rows_of(size, length, questions)
-            place = partial(reader_of, work, size, "deberta")
+            train_rows = rows_of(size, length, batch * steps)
+            eval_rows = rows_of(size, length, questions)
+            load = partial(reader_of, work, size, "deberta")
             of = partial(arguments_of, values, work, device)
             cases.append(
                 Case(
                     f"train, {length} tokens, {form}",
                     {
-                        "one sequence per option": partial(training, place, "none", of, trained),
-                        "packed": partial(training, place, "options", of, trained),
+                        "one sequence per option": partial(training, load, "none", of, train_rows),
+                        "packed": partial(training, load, "options", of, train_rows),
                         "packed, checkpointing": partial(
-                            training, place, "options", partial(of, checkpointing=True), trained
+                            training, load, "options", partial(of, checkpointing=True), train_rows
                         ),
                     },
                     batch * steps,
@@ -86,8 +86,8 @@ def readers(size: str, device: str, work: Path) -> list[Case]:
                 Case(
                     f"answer, {length} tokens, {form}",
                     {
-                        "one sequence per option": partial(answering, place, "none", of, asked),
-                        "packed": partial(answering, place, "options", of, asked),
+                        "one sequence per option": partial(answering, load, "none", of, eval_rows),
+                        "packed": partial(answering, load, "options", of, eval_rows),
                     },
                     questions,
                     "questions",
@@ -97,17 +97,17 @@ def readers(size: str, device: str, work: Path) -> list[Case]:
 
 
 def attention(size: str, device: str, work: Path) -> list[Case]:
-    """Packed readers' passes without dropout: SDPA with a dense mask, and FlexAttention."""
+    """Compare SDPA with a dense mask and FlexAttention, in packed readers without dropout."""
     cases = []
     form = "bf16" if device == "cuda" else "fp32"
     for family in FAMILIES:
         for length, (batch, steps, _) in AMOUNTS[size].items():
             rows = rows_of(size, length, batch)
             for phase, run in (("answer", forward), ("train", forward_and_backward)):
-                place = partial(reader_of, work, size, family)
+                load = partial(reader_of, work, size, family)
                 ways = {
-                    "SDPA": partial(passes, place, nullcontext, run, rows, form, steps, device),
-                    "FlexAttention": partial(passes, place, flex, run, rows, form, steps, device),
+                    "SDPA": partial(passes, load, nullcontext, run, rows, form, steps, device),
+                    "FlexAttention": partial(passes, load, flex, run, rows, form, steps, device),
                 }
                 name = f"{phase}, packed {family}, {length} tokens, {form}"
                 cases.append(Case(name, ways, batch * steps, "questions"))
@@ -115,15 +115,15 @@ def attention(size: str, device: str, work: Path) -> list[Case]:
 
 
 def number_format(form: str) -> dict[str, Any]:
-    """The Trainer's arguments of a number format."""
+    """Return the Trainer's arguments of a number format."""
     return {"bf16": form == "bf16", "fp16": form == "fp16"}
 
 
 def arguments_of(
     values: dict[str, Any], work: Path, device: str, *, checkpointing: bool = False
 ) -> Any:
-    """The Trainer's arguments, made anew: the last ones made are those that hold."""
-    own = {
+    """Return new arguments of the Trainer: the last ones that are built set the process's state."""
+    defaults = {
         "use_cpu": device == "cpu",
         "save_strategy": "no",
         "logging_strategy": "no",
@@ -131,12 +131,12 @@ def arguments_of(
         "learning_rate": 1e-6,
         "activation_checkpointing": checkpointing,
     }
-    return reader_arguments({**own, **values}, work / "trainer", 0)
+    return reader_arguments({**defaults, **values}, work / "trainer", 0)
 
 
 @cache
 def checkpoint(work: Path, size: str, family: str) -> Path:
-    """A folder of random weights, made once, and a tokenizer that only lays questions out."""
+    """Write random weights and a tokenizer once; return their folder."""
     folder = work / f"{family}-{size}"
     if not (folder / "config.json").is_file():
         torch.manual_seed(0)
@@ -150,7 +150,7 @@ def checkpoint(work: Path, size: str, family: str) -> Path:
 
 @cache
 def reader_of(work: Path, size: str, family: str, packing: str) -> Reader:
-    """A reader without dropout, its weights on the CPU."""
+    """Load a reader without dropout on the CPU."""
     config = Model(
         name=family,
         name_or_path=str(checkpoint(work, size, family)),
@@ -162,7 +162,7 @@ def reader_of(work: Path, size: str, family: str, packing: str) -> Reader:
 
 @cache
 def rows_of(size: str, length: int, number: int) -> Dataset:
-    """Questions of random tokens whose sequences are `length` tokens long."""
+    """Return questions of random tokens whose sequences are `length` tokens long."""
     random = np.random.default_rng(length)
     most = TINY["vocab_size"] if size == "tiny" else 30000
 
@@ -183,10 +183,10 @@ def rows_of(size: str, length: int, number: int) -> Dataset:
 
 @contextmanager
 def training(
-    place: Callable[[str], Reader], packing: str, arguments: Callable[[], Any], rows: Dataset
+    load: Callable[[str], Reader], packing: str, arguments: Callable[[], Any], rows: Dataset
 ) -> Iterator[Work]:
-    """A training of some steps by the Trainer."""
-    reader = on_device(place(packing), arguments())
+    """Train some steps with the Trainer."""
+    reader = on_device(load(packing), arguments())
     tokens = reader.collator(OPTIONS).tokens(rows[0])
     longest = tokens // (1 if packing == "options" else OPTIONS)
 
@@ -202,10 +202,10 @@ def training(
 
 @contextmanager
 def answering(
-    place: Callable[[str], Reader], packing: str, arguments: Callable[[], Any], rows: Dataset
+    load: Callable[[str], Reader], packing: str, arguments: Callable[[], Any], rows: Dataset
 ) -> Iterator[Work]:
-    """Predictions by the Trainer."""
-    reader = on_device(place(packing), arguments())
+    """Predict with the Trainer."""
+    reader = on_device(load(packing), arguments())
 
     def run() -> None:
         predict(reader, rows)
@@ -214,14 +214,14 @@ def answering(
 
 
 def on_device(reader: Reader, arguments: Any) -> Reader:
-    """A copy of a reader where its Trainer works."""
+    """Copy a reader to the device of its Trainer."""
     model = copy.deepcopy(reader.model).to(arguments.device)
     return replace(reader, model=model, arguments=arguments)
 
 
 @contextmanager
 def passes(
-    place: Callable[[str], Reader],
+    load: Callable[[str], Reader],
     way: Callable[[], AbstractContextManager[None]],
     run: Callable[..., Any],
     rows: Dataset,
@@ -229,8 +229,8 @@ def passes(
     steps: int,
     device: str,
 ) -> Iterator[Work]:
-    """Passes of one batch through a packed reader."""
-    reader = place("options")
+    """Pass one batch through a packed reader several times."""
+    reader = load("options")
     model: Any = copy.deepcopy(reader.model)
     model = model.eval().to(device)
     batch = reader.collator(OPTIONS)(rows.to_list())
@@ -249,14 +249,14 @@ def passes(
 
 
 def forward(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits alone."""
+    """Return the logits."""
     with torch.no_grad():
         logits: torch.Tensor = model(**inputs).logits
     return logits
 
 
 def forward_and_backward(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits, and the gradient of their sum."""
+    """Return the logits, after computing the gradient of their sum."""
     logits: Any = model(**inputs).logits
     logits.sum().backward()
     detached: torch.Tensor = logits.detach()

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs the tests or the benchmark for a GPU with an interpreter that has torch, from a checkout:
 #     scripts/gpu.sh test|bench PYTHON [ARGUMENT...]
-# WHEELS names a folder of packages that the interpreter lacks; nothing is fetched.
+# WHEELS names a folder of packages that the interpreter lacks; nothing is downloaded.
 set -eu
 what=$1 python=$2
 shift 2
@@ -17,7 +17,7 @@ if [ "$what" = bench ]; then
     "$python" benchmarks/gpu.py "$@"
     exit
 fi
-# Several processes, where pytest-xdist and the cores are there: an error of CUDA ends one of them.
+# Several processes with pytest-xdist: a CUDA error ends only one of them.
 workers=
 if "$python" -c 'import xdist' 2>/dev/null; then
     workers="--numprocesses $(($(nproc) / 4)) --dist worksteal"

@@ -20,7 +20,8 @@ from exam.preflight import check_reader
 from exam.reader.model import load_reader
 from exam.retrieval.encoder import inspect_encoder
 from exam.retrieval.rerank import inspect_reranker
-from exam.revisions import pin_revisions, uses_encoder
+from exam.revisions import pin_revisions
+from exam.workload import uses_encoder
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from exam.config import Checkpoint, Model, Reranker
 from exam.conversion import convert_folder, is_pickle
 from exam.errors import ExamError
 from exam.files import atomic, file_digest
-from exam.hub import LISTED, Repository, download, list_files, resolve_commit
+from exam.hub import Repository, download, list_files, resolve_commit
 from exam.manifest import MANIFEST
 from exam.packages import fetched_wheel
 from exam.runtime import draws_bars
@@ -36,6 +36,7 @@ OTHER_FRAMEWORKS = ("tf_*", "flax_*", "rust_*", "README*", "*.msgpack.index.json
 SAFE = re.compile(r"(?:adapter_)?model(?:-\d+-of-\d+)?\.safetensors")
 MODULE = re.compile(r"\d+_\w+/[^/]+")  # a folder that sentence-transformers' modules.json names
 LEVELS, MOST_FILES = ("*", "*/*", "*/*/*", "*/*/*/*"), 5000
+MOST_NAMED = 6  # files that a message names
 HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 # Hub checkpoints that install from a package registry: packages, sha256 of the hub's own weights.
 # Several packages hold the parts of one zip file.
@@ -62,8 +63,8 @@ FETCHED = {
 def resolve_checkpoint(checkpoint: Checkpoint) -> Path:
     """Return a folder with a checkpoint's configuration, tokenizer and safetensors.
 
-    It is an installed package's, a run's, the user's, or a snapshot of the hub. Pickled weights are
-    converted once, into the user's cache.
+    The folder belongs to an installed package, a run or the user, or is a snapshot of the hub.
+    Pickled weights are converted once, into the user's cache.
 
     Raises:
         ExamError: the checkpoint does not exist, is out of reach, or lacks a file; a package's
@@ -75,7 +76,7 @@ def resolve_checkpoint(checkpoint: Checkpoint) -> Path:
 
 
 def fetch_checkpoint(checkpoint: Checkpoint) -> Path:
-    """Return the folder of a checkpoint's files as they are published; nothing is converted.
+    """Return the folder of a checkpoint's published files; convert nothing.
 
     Raises:
         ExamError: the checkpoint does not exist, is out of reach, or lacks a file; a package's
@@ -141,17 +142,17 @@ def hub_repository(checkpoint: Checkpoint) -> Repository | None:
         parent = next((p for p in Path(name).parents if p.is_dir()), Path())
         raise ExamError(
             f"{key}={name} does not exist; {parent} holds "
-            f"{_listed(p.name for p in parent.iterdir())}.\n"
+            f"{_join_names(p.name for p in parent.iterdir())}.\n"
             f"Give a folder or a hub id (owner/name): {key}=<folder or id>"
         )
     return Repository(name, checkpoint.revision, key)
 
 
 def select_files(names: Iterable[str], checkpoint: Checkpoint) -> list[str]:
-    """Return those of a repository's files that are loaded.
+    """Select the files of a repository that are loaded.
 
-    Of each folder's weights these are the safetensors, or else the pickled ones; of a GGUF
-    checkpoint it is the configured file.
+    Of each folder's weights, take the safetensors, or else the pickled ones; of a GGUF checkpoint,
+    the configured file.
     """
     names = sorted(names)
     if checkpoint.gguf_file in names:
@@ -182,7 +183,7 @@ def _select_complete(checkpoint: Checkpoint, names: list[str]) -> list[str]:
         return needed
     missing = "model.safetensors and pytorch_model.bin are" if described else f"{CONFIG} is"
     raise ExamError(
-        f"{key}={name} holds {_listed(names)}; {missing} missing.\n"
+        f"{key}={name} holds {_join_names(names)}; {missing} missing.\n"
         f"{_missing_remedy(checkpoint, names, is_described=bool(described))}, or choose another "
         f"checkpoint: {key}=<hub id or folder>"
     )
@@ -201,11 +202,11 @@ def _missing_remedy(checkpoint: Checkpoint, names: list[str], *, is_described: b
     )
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     """Return the first names as a list in a sentence."""
     ordered = sorted(names)
-    more = f" and {len(ordered) - LISTED} more" if len(ordered) > LISTED else ""
-    return ", ".join(ordered[:LISTED]) + more if ordered else "no files"
+    more = f" and {len(ordered) - MOST_NAMED} more" if len(ordered) > MOST_NAMED else ""
+    return ", ".join(ordered[:MOST_NAMED]) + more if ordered else "no files"
 
 
 def packaged_folder(name: str) -> Path | None:

@@ -151,7 +151,7 @@ def _task(
     Its value for a sweeper is the MAP@3 on the fold that chooses the checkpoint, or on all folds.
 
     Those that end well join `finished` with the values they were started with. The error of a
-    single job joins `failures`: of one that is raised here, Hydra writes a line.
+    single job joins `failures`: Hydra would log one that is raised here.
     """
 
     def task(composed: DictConfig) -> float | None:

@@ -1,4 +1,4 @@
-"""Pickled weights, read as tensors only and written once as safetensors in the user's cache.
+"""Convert pickled weights to safetensors once, in the user's cache, reading tensors only.
 
 torch builds tensors and plain containers from a pickle with `weights_only=True`, and runs nothing
 else of it (torch ≥ 2.6; CVE-2025-32434 concerns earlier versions).
@@ -117,7 +117,7 @@ def convert_file(source: Path, target: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """Read a pickled state dict; nothing but tensors is built.
+    """Read a pickled state dict, building tensors only.
 
     Raises:
         ExamError: the pickle holds anything else, or is damaged.
@@ -148,7 +148,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the sentence of a long message that names the cause."""
+    """Return the line of a long message that names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = next(
         (line for line in lines if "Unsupported" in line or "WeightsUnpickler" in line), ""

@@ -1,12 +1,16 @@
-"""The GPUs of this machine: how many there are, and whether this torch has kernels for them."""
+"""Count the GPUs of this machine, and check that this torch has kernels for them."""
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from exam.errors import ExamError
 
+if TYPE_CHECKING:
+    import torch
+
 # sm_75: machine code, for later minors of its major version too; compute_75: PTX, compiled for any
-# later card. A letter behind the number binds it to that card (a) or its family (f).
+# later card. A letter after the number limits it to that card (a) or its family (f).
 ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
 
 
@@ -17,8 +21,15 @@ def count_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def compute_device() -> "torch.device":
+    """Return the accelerator of this machine, or the CPU where there is none."""
+    import torch
+
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
 def has_kernels(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
-    """Whether code built for `architectures` runs on a card of a compute capability.
+    """Tell whether code built for `architectures` runs on a card of a compute capability.
 
     `capability` is (major, minor), such as (7, 5) of a T4; `architectures` are the names that
     `torch.cuda.get_arch_list()` gives, such as sm_70 or compute_90.
@@ -47,7 +58,7 @@ def check_devices(devices: Iterable[int]) -> None:
 
     architectures = torch.cuda.get_arch_list()
     if torch.version.hip is not None or not architectures:
-        return  # names of another kind, or a processor alone
+        return  # AMD's names differ; a build for the CPU has none
     for device in devices:
         capability = torch.cuda.get_device_capability(device)
         if not has_kernels(capability, architectures):

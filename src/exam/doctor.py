@@ -9,7 +9,7 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from exam.devices import check_devices, count_gpus
+from exam.devices import check_devices, compute_device, count_gpus
 from exam.errors import ExamError
 from exam.runtime import say
 from exam.sentences import splitter
@@ -110,8 +110,7 @@ def deep(*, on_cpu: bool = False) -> list[str]:
 
     import torch
 
-    accelerator = None if on_cpu else torch.accelerator.current_accelerator(check_available=True)
-    device = accelerator or torch.device("cpu")
+    device = torch.device("cpu") if on_cpu else compute_device()
     lines = [f"torch       {torch.__version__}, computes on {device}"]
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.randn(1024, 1024, dtype=dtype, device=device)
@@ -157,7 +156,7 @@ def _cpu_flags() -> set[str]:
 
 
 def _untested() -> str:
-    """Say that this Python is not among those that are tested."""
+    """Return a remark where this Python is not among the tested ones."""
     if TESTED[0] <= sys.version_info[:2] <= TESTED[1]:
         return ""
     first, last = (".".join(map(str, version)) for version in TESTED)
@@ -165,7 +164,7 @@ def _untested() -> str:
 
 
 def _splitter() -> str:
-    """The sentence splitter in use, and why it is not the preferred one."""
+    """Name the sentence splitter, and why a preferred one does not load."""
     try:
         loaded = splitter()
     except ExamError as error:

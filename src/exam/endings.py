@@ -75,9 +75,9 @@ def ended(body: Callable[[], int], interrupted: str = CONTINUES) -> int:
 
 
 def leave(code: int) -> int:
-    """Return a command's exit code, or end at once where other processes are left behind.
+    """Return a command's exit code, or exit at once where other processes still run.
 
-    Torch's own end of a process may wait for them.
+    Torch's exit handlers may wait for them.
     """
     if code and ranks.world_size() > 1:
         sys.stdout.flush()

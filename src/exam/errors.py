@@ -1,4 +1,4 @@
-"""What ends a command: a mistake with a message, or a process that has said why it failed."""
+"""The exceptions that end a command: a user's mistake, and a failed process with its exit code."""
 
 
 class ExamError(Exception):

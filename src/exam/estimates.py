@@ -1,4 +1,4 @@
-"""How many bytes a command will take of memory and disk, and refusing what cannot fit."""
+"""Estimate the memory and disk that a command needs, and refuse one that cannot fit."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ def training_bytes(
 ) -> dict[str, int]:
     """Return the bytes of `weights`, `gradients` and `optimizer`; activations come on top.
 
-    `trained` of the `parameters` learn. With none of them it is what answering takes.
+    `trained` of the `parameters` learn; with none, the sum is the need of answering.
     """
     return {
         "weights": round(parameters * weight_bytes),
@@ -42,7 +42,7 @@ def training_bytes(
 def checkpoint_bytes(
     saved: int, trained: int, *, number: int, optimizer: str = "adamw_torch"
 ) -> int:
-    """Return the bytes of so many checkpoints that lie side by side.
+    """Return the bytes of `number` checkpoints that lie side by side.
 
     Each holds the `saved` weights in fp32 and the optimizer's states of those `trained`.
     """
@@ -55,43 +55,43 @@ def format_parts(parts: dict[str, int]) -> str:
     return f"{sum(parts.values()) / GIB:.1f} GiB ({listed})"
 
 
-def check_fits(what: str, parts: dict[str, int], free: int, where: str, remedy: str) -> None:
-    """Log what something takes and what there is, and refuse what cannot fit.
+def check_fits(task: str, parts: dict[str, int], free: int, where: str, remedy: str) -> None:
+    """Log the bytes that a task needs and those that are free, and refuse a task that cannot fit.
 
-    `free` is in bytes; `where` names the memory or the disk.
+    `where` names the memory or the disk.
 
     Raises:
-        ExamError: the parts are more than `free` together.
+        ExamError: the parts add up to more than `free`.
     """
-    needed = f"{what} takes about {format_parts(parts)}"
-    there = f"{where} has {free / GIB:.1f} GiB"
+    needed = f"{task} takes about {format_parts(parts)}"
+    available = f"{where} has {free / GIB:.1f} GiB"
     if sum(parts.values()) > free:
-        raise ExamError(f"{needed}, and {there}.\n{remedy}")
-    log.info("room: %s; %s", needed, there)
+        raise ExamError(f"{needed}, and {available}.\n{remedy}")
+    log.info("room: %s; %s", needed, available)
 
 
 def free_disk(folder: Path) -> int:
-    """Return the free bytes of the disk that a folder is on, or will be made on."""
+    """Return the free bytes of the disk that holds a folder, or will hold it."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
-def check_disk(what: str, parts: dict[str, int], folder: Path) -> None:
-    """Refuse to begin writing what the disk of a folder cannot hold.
+def check_disk(task: str, parts: dict[str, int], folder: Path) -> None:
+    """Refuse a task whose files do not fit on the disk of a folder.
 
     Raises:
-        ExamError: it cannot.
+        ExamError: the parts add up to more than is free there.
     """
     remedy = "Make room there, or write to another disk: outputs=<folder>"
-    check_fits(what, parts, free_disk(folder), f"the disk of {folder}", remedy)
+    check_fits(task, parts, free_disk(folder), f"the disk of {folder}", remedy)
 
 
 def free_memory() -> int:
-    """Return the bytes of memory a process can have: what is available, within a container's limit.
+    """Return the bytes of available memory, within the limit of a container.
 
-    Where the system does not say, all of its memory.
+    Where the system does not report them, return all of its memory.
     """
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if MEMINFO.is_file():

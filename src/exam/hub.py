@@ -12,7 +12,6 @@ from exam.errors import ExamError
 log = logging.getLogger(__name__)
 
 UNAUTHORIZED = 401
-LISTED = 6  # files that a message names
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,16 @@ def list_files(repository: Repository, commit: str) -> list[str]:
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
-    def listed() -> list[str]:
+    def cached_names() -> list[str]:
         tree = get_cached_repo_tree(repository.name, repo_type=repository.kind, revision=commit)
         return [file.path for file in tree]
 
     with suppress(CachedRepoTreeNotFoundError):
-        return listed()
+        return cached_names()
     folder = download(repository, commit, ["config.json"])  # the client lists all files first
     with suppress(CachedRepoTreeNotFoundError):
-        return listed()
-    # Offline, and downloaded by an earlier version of the client: what is there is all.
+        return cached_names()
+    # Offline, and downloaded by an earlier version of the client: the folder is the list.
     return [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
 
 
@@ -108,7 +107,7 @@ def download(repository: Repository, commit: str, names: list[str]) -> Path:
 
 
 def is_offline() -> bool:
-    """Tell whether the hub's client may use the network."""
+    """Tell whether the hub's client is told not to use the network."""
     from huggingface_hub.constants import is_offline_mode
 
     return bool(is_offline_mode())

@@ -1,7 +1,7 @@
-"""Several GPUs without `torchrun`: how many processes a command takes, and how they start and end.
+"""Start one process for each GPU without `torchrun`.
 
-The processes run the same command under torch's own launcher, as under `torchrun`. What one of
-them has to say at its end goes through a file, and this process says it, once.
+The processes run the same command under torch's launcher, as under `torchrun`. One that fails
+reports its message in a file, and this process prints it once.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SINGLE = "single"
 OTHER = "CUDA_VISIBLE_DEVICES=1 in front of another command gives that one the second."
-WAYS = {  # to use all GPUs, by the reason why one is used
+WAYS = {  # to use all GPUs, by the reason for using one
     "launch=single": "Leave launch out to use all.",
     "-m": "Without -m a run uses all.",
     "trainer.use_cpu=true": "trainer=gpu uses all.",
@@ -42,10 +42,10 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 def start_processes(
     config: Command, verb: str, arguments: list[str], *, multirun: bool = False
 ) -> bool:
-    """Run a command in as many processes as it takes, if these are several.
+    """Run a command in several processes, where it takes several.
 
     `arguments` are the command line's, without the verb. In a process that a launcher started, or
-    where one is enough, nothing is run.
+    where one is enough, run nothing.
 
     Returns:
         Whether the command was run, to its end.
@@ -73,10 +73,10 @@ def start_processes(
 
 
 def count_processes(launch: str | int, work: Workload, gpus: int, *, multirun: bool = False) -> int:
-    """Return how many processes a command takes; GPUs that stay idle are logged.
+    """Return how many processes a command takes, and log that GPUs stay idle.
 
     Raises:
-        ExamError: a number is given that the command or the machine cannot run.
+        ExamError: `launch` is a number that the command or the machine cannot run.
     """
     reason = "-m" if multirun else work.single
     if isinstance(launch, int):
@@ -189,7 +189,7 @@ def _environment(folder: str, number: int) -> Iterator[None]:
 
 @contextmanager
 def _signals_restored() -> Iterator[None]:
-    """Put the handlers of signals back, which torch's launcher replaces and leaves."""
+    """Restore the signal handlers that torch's launcher replaces."""
     handlers = {name: signal.getsignal(signal.Signals[name]) for name in SIGNALS}
     try:
         yield
@@ -200,7 +200,7 @@ def _signals_restored() -> Iterator[None]:
 
 @contextmanager
 def _launcher_silenced() -> Iterator[None]:
-    """Keep the launcher's log back: its processes say themselves why they end."""
+    """Silence the launcher's log: its processes report why they end."""
     logging.disable(logging.CRITICAL)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Check a loaded model against its checkpoint: weights that it lacks, tokens that it can read."""
+"""Check a loaded model: weights that its checkpoint lacks, and the longest input it reads."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ def check_new_weights(
 ) -> list[str]:
     """Return the modules that a checkpoint lacks, or has in another size: they start at random.
 
-    Only a head and a pooler may (`of_head`).
+    With `of_head`, a head and a pooler may be missing.
 
     Raises:
-        ExamError: any other module would.
+        ExamError: another module is missing.
     """
     new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     inside = "" if model.base_model is model else f"{model.base_model_prefix}."
@@ -34,12 +34,12 @@ def check_new_weights(
 
 
 def _is_of_head(name: str, inside: str) -> bool:
-    """Tell whether a weight is a pooler's, or not of the network whose names start `inside`."""
+    """Tell whether a weight belongs to a pooler, or lies outside the network named `inside`."""
     return not name.startswith(inside) or name.removeprefix(inside).split(".")[0] in POOLERS
 
 
 def longest_input(model: Any, max_length: int, key: str = "model.max_length") -> int:
-    """Return how many tokens a model reads; with relative positions, without end, at least 4096.
+    """Return how many tokens a model reads: at least 4096 where positions have no limit.
 
     Raises:
         ExamError: `max_length`, set by `key`, is more than the model's position embeddings.

@@ -37,7 +37,6 @@ from exam.reader.lexical import FEATURES
 from exam.report.compared import write_contexts
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.retrieval import Retrieval
-from exam.revisions import asks_for_generated
 from exam.runs import REPORT, RESULTS
 from exam.runtime import say
 from exam.splits import read_split
@@ -46,6 +45,7 @@ from exam.stress import stressed
 from exam.together.infer import answered
 from exam.tracker import conclude, tracked
 from exam.train_reader import train_reader
+from exam.workload import asks_for_generated
 
 
 def run_retrieve(config: Retrieve) -> None:

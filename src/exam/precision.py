@@ -54,23 +54,18 @@ def dtype_here(wanted: Dtype, key: str) -> Dtype:
 
 
 def half_here() -> Dtype:
-    """The 16-bit format this machine computes in: what a model that only answers is loaded in.
-
-    float32 on a processor without bfloat16.
-    """
+    """Return the 16-bit format for a model that only answers; float32 on a CPU without bfloat16."""
     import torch
 
-    native = computes_in_bfloat16()
-    if torch.cuda.is_available():
-        return Dtype.bfloat16 if native else Dtype.float16
-    return Dtype.bfloat16 if native else Dtype.float32
+    if computes_in_bfloat16():
+        return Dtype.bfloat16
+    return Dtype.float16 if torch.cuda.is_available() else Dtype.float32
 
 
 def reader_values(config: Train) -> dict[str, Any]:
     """Return the Trainer's values of a configuration, in the formats this machine computes in.
 
-    They are part of the key of a run and of its answers. Those of a reader that is no transformer
-    stay as they are.
+    They are part of the key of a run and of its answers. A lexical reader keeps its values.
     """
     values = trainer_values(config.trainer)
     return with_formats(values, choose=True) if config.model.kind.is_neural else values
@@ -107,7 +102,7 @@ def _lacks_bfloat16() -> str:
 
 
 def log_replaced(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Log each format that was set and is replaced, and why."""
+    """Log each configured format that is replaced, and why."""
     for name in ("bf16", "bf16_full_eval", "fp16"):
         if not before.get(name) or after.get(name):
             continue

@@ -14,8 +14,9 @@ from exam.loading import longest_input
 from exam.reader.features import check_lengths
 from exam.retrieval.encoder import inspect_encoder
 from exam.retrieval.rerank import inspect_reranker
-from exam.revisions import pin_revisions, uses_encoder, uses_writer
+from exam.revisions import pin_revisions
 from exam.room import check_room
+from exam.workload import uses_encoder, uses_writer
 
 Command = TypeVar("Command", bound=Retrieving | Generate)
 
@@ -28,7 +29,7 @@ class ReaderLimits:
     longest: int
 
     def check(self, questions: Dataset) -> None:
-        """Refuse a question of which prompt and one option alone are longer.
+        """Refuse a question whose prompt and longest option do not fit.
 
         Raises:
             ExamError: the first such question.
@@ -37,7 +38,7 @@ class ReaderLimits:
 
 
 def prepare(config: Command) -> Command:
-    """Return a configuration with its hub ids pinned to commits; encoder and reranker can load.
+    """Pin a configuration's hub ids to commits, and check its encoder, reranker and writer.
 
     Raises:
         ExamError: a checkpoint or data set cannot be loaded as configured.
@@ -54,7 +55,7 @@ def prepare(config: Command) -> Command:
 
 
 def check_reader(model: Model) -> ReaderLimits | None:
-    """Return the limits of a reader that can load as configured; None for a random one.
+    """Check that a reader loads as configured; return its limits, or None for a random one.
 
     Raises:
         ExamError: the checkpoint cannot be loaded, or its files do not agree.
@@ -68,10 +69,10 @@ def check_reader(model: Model) -> ReaderLimits | None:
 
 
 def check_saved_reader(config: Train, saved: Path) -> ReaderLimits | None:
-    """`check_reader` of the reader that a run saved in a folder, or that it answers with.
+    """Check the reader that a run answers with: the saved one, or else the configured one.
 
     Raises:
-        ExamError: it cannot be loaded.
+        ExamError: it cannot be loaded, or does not fit in memory.
     """
     if config.model.kind is ReaderKind.lexical:
         return None

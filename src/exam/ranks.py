@@ -17,7 +17,7 @@ from exam.errors import ExamError
 
 PATIENCE = timedelta(days=7)
 LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # variables that every launcher sets
-REPORTS = "EXAM_REPORTS"  # the folder that this project's launcher reads last words from
+REPORTS = "EXAM_REPORTS"  # the folder where `launch` reads why a process ended
 
 
 def world_size() -> int:
@@ -31,17 +31,17 @@ def rank() -> int:
 
 
 def local_rank() -> int:
-    """This process among those of its machine, and so the GPU that it computes on."""
+    """Return the number of this process on its machine, which is that of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def is_launched() -> bool:
-    """Whether a launcher started this process, alone or with others."""
+    """Tell whether a launcher started this process."""
     return any(name in os.environ for name in LAUNCHER)
 
 
 def reports_folder() -> Path | None:
-    """Return where a process reports why it ends; None outside of `launch`."""
+    """Return the folder where a process reports why it ends; None outside of `launch`."""
     folder = os.environ.get(REPORTS)
     return Path(folder) if folder and is_launched() else None
 

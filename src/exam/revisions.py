@@ -1,4 +1,4 @@
-"""Pin what a command reads from the hub to commits, and fetch it, before anything heavy loads."""
+"""Pin a command's hub ids to commits, and fetch the checkpoints, before heavy imports."""
 
 import logging
 from dataclasses import replace
@@ -7,55 +7,19 @@ from typing import Any, TypeVar
 
 from exam import ranks
 from exam.checkpoints import fetch_checkpoint, hub_repository
-from exam.config import (
-    Checkpoint,
-    Data,
-    Generate,
-    GeneratorKind,
-    RetrieverKind,
-    Retrieving,
-    Source,
-    Task,
-    Train,
-    names,
-)
+from exam.config import Checkpoint, Data, Generate, Retrieving, Source, Task, Train
 from exam.hub import Repository, resolve_commit
+from exam.workload import uses_encoder, uses_writer
 
 log = logging.getLogger(__name__)
 
 Command = TypeVar("Command", bound=Retrieving | Generate)
 
 
-def asks_for_generated(data: Data) -> bool:
-    """Tell whether generated questions are among those that the data name."""
-    entries = (data.train, data.valid, data.test, data.extra)
-    return any("generated" in names(entry) for entry in entries)
-
-
-def uses_encoder(config: Retrieving | Generate) -> bool:
-    """Tell whether a command encodes texts."""
-    if isinstance(config, Generate):
-        return config.generator.kind is GeneratorKind.rules
-    searches = (config.retriever, *config.retriever.members.values())
-    encodes = {search.kind for search in searches} & {
-        RetrieverKind.two_stage,
-        RetrieverKind.passages,
-    }
-    generates = asks_for_generated(config.data) and config.generator.kind is GeneratorKind.rules
-    trains = isinstance(config, Train) and config.task is Task.encoder
-    return bool(encodes) or generates or trains
-
-
-def uses_writer(config: Retrieving | Generate) -> bool:
-    """Tell whether a command has a language model write questions."""
-    asks = isinstance(config, Generate) or asks_for_generated(config.data)
-    return asks and config.generator.kind is GeneratorKind.llm
-
-
 def pin_revisions(config: Command) -> Command:
-    """Return a configuration whose hub ids carry the commit that their revision names now.
+    """Return a configuration with each hub id pinned to its current commit.
 
-    The files of checkpoints are fetched. All processes take the commits that rank 0 resolved.
+    Rank 0 resolves the commits for all processes, and fetches the checkpoints' files.
 
     Raises:
         ExamError: a checkpoint or data set does not exist, lacks a file, or cannot be fetched.

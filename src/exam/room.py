@@ -1,4 +1,4 @@
-"""Whether a reader fits this machine's memory and disk, said before anything is loaded."""
+"""Check that a reader fits this machine's memory and disk, before loading it."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from exam import ranks
+from exam.answering import inspect
 from exam.config import (
     ALL_FOLDS,
     SHARDING,
@@ -26,41 +27,38 @@ from exam.estimates import (
     free_memory,
     training_bytes,
 )
-from exam.llm.load import inspect_decoder
 from exam.precision import half_here
-from exam.reader.model import inspect_reader
 from exam.reader.tuning import counts, with_tuning
 from exam.runs import CHECKPOINTS
 
-FOUR_BITS = 0.5  # bytes of a weight, at the least
-TRAINING_WAYS = "Choose trainer=low_memory, tuning=lora, or a smaller model."
-DECODER_WAYS = (
+FOUR_BITS = 0.5  # bytes of a weight, at least
+TRAINING_REMEDY = "Choose trainer=low_memory, tuning=lora, or a smaller model."
+DECODER_REMEDY = (
     "Set model.load_in_4bit=true or model.execution=layerwise, or choose a smaller model."
 )
-READER_WAYS = "Choose a smaller model, or a device with more memory."
+READER_REMEDY = "Choose a smaller model, or a device with more memory."
 
 
 def check_room(config: Train, *, answers: bool = False) -> None:
     """Refuse a reader whose weights, or whose training, cannot fit, and log the estimates.
 
-    With `answers` the reader is only loaded, and nothing of its training is written. Readers of
-    small random weights, of code or in GGUF files, and those whose weights lie elsewhere than in
-    memory, are not estimated.
+    With `answers` the reader is only loaded, and its training writes nothing. There is no estimate
+    for small random readers, for those with their own code or in a GGUF file, and for weights
+    that are not kept in memory.
 
     Raises:
-        ExamError: memory or disk is too small, with what is needed and what there is.
+        ExamError: memory or disk is too small; it states the need and the free bytes.
     """
     model = config.model
     learns = is_trained(config.trainer) and not answers
-    causal = model.kind is ReaderKind.causal_lm
     if not model.kind.is_neural or model.execution is not Execution.memory:
         return
     if model.name_or_path is None or model.gguf or model.trust_remote_code:
         return
-    empty, _ = (inspect_decoder if causal else inspect_reader)(model)
+    network, _ = inspect(model)
     if learns:
-        empty = with_tuning(empty, config.tuning, None)
-    number = counts(empty)
+        network = with_tuning(network, config.tuning, None)
+    number = counts(network)
     parameters, trained = number["all"], number["trained"] if learns else 0
     values = trainer_values(config.trainer)
     if not learns or not any(values.get(name) for name in SHARDING):
@@ -86,8 +84,8 @@ def _check_memory(config: Train, parameters: int, trained: int) -> None:
         weight_bytes=weight_bytes(model, untrained=causal and not is_trained(config.trainer)),
         optimizer=values.get("optim", "adamw_torch"),
     )
-    ways = TRAINING_WAYS if trained else DECODER_WAYS if causal else READER_WAYS
-    check_fits("training" if trained else "the reader", parts, free, where, ways)
+    remedy = TRAINING_REMEDY if trained else DECODER_REMEDY if causal else READER_REMEDY
+    check_fits("training" if trained else "the reader", parts, free, where, remedy)
 
 
 def weight_bytes(model: Model, *, untrained: bool) -> float:
@@ -106,7 +104,7 @@ def weight_bytes(model: Model, *, untrained: bool) -> float:
 def disk_parts(config: Train, saved: int, trained: int) -> dict[str, int]:
     """Return the bytes of `checkpoints` and `models` that are still to be written.
 
-    Runs of several seeds or folds keep a model each; checkpoints go when a run is finished.
+    Runs of several seeds or folds keep a model each; a finished run deletes its checkpoints.
     """
     values, cross_fitted = trainer_values(config.trainer), config.data.fold == ALL_FOLDS
     number = 0 if cross_fitted else checkpoints_at_once(values)
@@ -120,7 +118,7 @@ def disk_parts(config: Train, saved: int, trained: int) -> dict[str, int]:
 
 
 def checkpoints_at_once(values: dict[str, Any]) -> int:
-    """Return how many checkpoints lie side by side: the oldest goes when a new one is whole."""
+    """Return how many checkpoints lie side by side; a new one is saved before the oldest goes."""
     strategy, limit = values.get("save_strategy", "steps"), values.get("save_total_limit")
     if strategy == "no":
         return 0

@@ -44,7 +44,7 @@ def save_run(config: Train, path: Path) -> None:
 def load_run(path: Path, own: Restore, *, log_changes: bool = True) -> Train:
     """A run's configuration with a command's own keys and `run.<key>=…` laid over it.
 
-    Each change is logged, unless it is said not to be.
+    Each change is logged, unless `log_changes` is false.
 
     Raises:
         ExamError: an override names no value of the run, or one of another type.

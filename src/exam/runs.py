@@ -43,14 +43,14 @@ Arguments = TypeVar("Arguments", bound="OneDevice")
 
 
 class OneDevice(TrainingArguments):
-    """The arguments of a process on one device; processes share several, never `DataParallel`.
+    """Training arguments for one device per process, never `DataParallel`.
 
-    In the replicas of that, autocast is off and a step takes more questions than it is told to.
+    Its replicas compute without autocast, and its steps take more questions than configured.
     """
 
     @property
     def n_gpu(self) -> int:
-        """How many GPUs this process trains on: one, or none."""
+        """The number of GPUs that this process trains on: one or none."""
         visible: int = super().n_gpu
         return min(1, visible)
 
@@ -128,7 +128,7 @@ def training_arguments(
         given = deepcopy({**defaults, **values})  # the library changes dictionaries in place
         if given.get("auto_find_batch_size") and ranks.world_size() > 1:
             log.info("train: trainer.auto_find_batch_size needs one process, and is off")
-            given["auto_find_batch_size"] = False  # the others would wait for one that retries
+            given["auto_find_batch_size"] = False  # the rest would wait for one that retries
         return kind(**_installed_names(kind, {**given, **own}), output_dir=str(folder), seed=seed)
     except (ValueError, ImportError) as error:
         raise ExamError(f"trainer: {error}") from None
@@ -234,9 +234,9 @@ def _check_safe(checkpoint: Path) -> None:
 
 
 def _check_step(checkpoint: Path, size: int | None, args: TrainingArguments) -> None:
-    """Refuse to go on with steps of another size: in more processes or fewer, or larger batches.
+    """Refuse to resume with steps of another size: other batches, or another number of processes.
 
-    `size` is that of the checkpoint's batches in each process.
+    `size` is the batch size of each process when the checkpoint was written.
     """
     before = len(list(checkpoint.glob("rng_state*.pth"))), size
     now = ranks.world_size(), size if args.auto_find_batch_size else args.train_batch_size

@@ -1,4 +1,4 @@
-"""Sentences of a text by blingfire's rules, from whichever build of it loads on this machine."""
+"""Split texts into sentences by blingfire's rules, with a build that loads on this machine."""
 
 import logging
 from collections.abc import Callable
@@ -21,7 +21,7 @@ BUILDS = (
 
 @dataclass(frozen=True)
 class Splitter:
-    """A loaded sentence splitter, and why no preferred one is used."""
+    """A loaded sentence splitter, and why each preferred one failed to load."""
 
     package: str
     split: Split
@@ -34,13 +34,13 @@ class Splitter:
 
     @property
     def key(self) -> dict[str, str]:
-        """What joins the key of a stage that cuts sentences: nothing for the preferred splitter."""
+        """The splitter's part of a stage's key; empty for the preferred one."""
         return {"splitter": self.name} if self.failures else {}
 
 
 @cache
 def splitter() -> Splitter:
-    """Load the first splitter that this machine can; log a fall-back.
+    """Load the first splitter that this machine can load, and log a fall-back.
 
     Raises:
         ExamError: none loads.

@@ -1,7 +1,7 @@
 """Load tokenizers as their checkpoints publish them, and turn texts into token ids.
 
-transformers rebuilds a tokenizer from a checkpoint's files by its class, and may lose on the way
-what the files say: DeBERTa's normalises by NFC where `spm.model` says NFKC, so that `10²`, `½` and
+transformers rebuilds a tokenizer by its class and may lose settings of the checkpoint's files:
+DeBERTa's normalises by NFC where `spm.model` says NFKC, so that `10²`, `½` and
 full-width letters become unknown. Here the published file decides.
 """
 
@@ -57,7 +57,7 @@ PROBES = ("two words", "10² m", "h₂o", "½ cup", "the ﬁeld", "ｆｕｌｌ�
 class DebertaV2Tokenizer(SentencePieceBackend):
     """DeBERTa's tokenizer with exactly the pieces that sentencepiece gives.
 
-    It has the name of transformers' own class, so that transformers alone can open what it saves.
+    Its name is that of transformers' class, so that transformers can open a saved one without exam.
     """
 
     vocab_files_names = {"vocab_file": DEBERTA_MODEL}  # noqa: RUF012 as in the library's classes
@@ -127,8 +127,8 @@ def load_tokenizer(
     `gguf_file`.
 
     Raises:
-        ExamError: sentencepiece is missing, or transformers' tokenizer splits texts otherwise than
-            the checkpoint's sentencepiece model and no tokenizer.json settles it.
+        ExamError: sentencepiece is missing, or transformers' tokenizer splits texts differently
+            from the checkpoint's sentencepiece model, and there is no tokenizer.json.
     """
     folder = Path(folder)
     options["trust_remote_code"] = trust_remote_code
@@ -181,7 +181,7 @@ def check_sentencepiece(folder: Path) -> None:
 
 
 def check_agrees(tokenizer: PreTrainedTokenizerBase, model: Path) -> None:
-    """Refuse a tokenizer that splits texts otherwise than its checkpoint's sentencepiece `model`.
+    """Refuse a tokenizer that splits texts differently from its checkpoint's sentencepiece `model`.
 
     Raises:
         ExamError: the first text that they split differently.
@@ -240,7 +240,7 @@ def _model_type(folder: Path) -> Any:
 
 
 def _as_deberta(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Add what DeBERTa's class knows and its tokenizer.json does not say."""
+    """Add the inputs and special tokens of DeBERTa's class, which its tokenizer.json lacks."""
     tokenizer.model_input_names = DebertaV2Tokenizer.model_input_names
     for name, token in SPECIAL_TOKENS.items():
         if getattr(tokenizer, name) is None:
@@ -294,7 +294,7 @@ def _all_processors() -> Iterator[None]:
 
 
 def prefix_space(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what stands before a text that continues another.
+    """Return the space to put before a text that continues another, or an empty string.
 
     Byte-level vocabularies (RoBERTa's, ModernBERT's, most decoders') tell the beginning of a word
     by the space in front; others do without.
@@ -304,16 +304,16 @@ def prefix_space(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the id of what the vocabulary does not know; None where it knows every text.
+    """Return the id of unknown tokens; None where the vocabulary covers every text.
 
-    GPT-2 and its like give the end of a text that name, and split any text into bytes.
+    GPT-2 and its like split any text into bytes, and name the end of a text as unknown.
     """
     unknown: int | None = tokenizer.unk_token_id
     return None if unknown == tokenizer.eos_token_id else unknown
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash what determines the ids: not truncation and padding, which calls leave behind."""
+    """Hash the settings that determine the ids: not truncation and padding, which calls change."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         content = json.loads(backend.to_str())

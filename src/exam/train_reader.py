@@ -30,13 +30,13 @@ from exam.reader.measures import MEASURES
 from exam.report.card import push, write_card
 from exam.report.run import write_results, write_run
 from exam.retrieval.retrieval import Retrieval
-from exam.revisions import asks_for_generated
 from exam.room import check_room
 from exam.run_config import CONFIG, save_run
 from exam.runs import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, run_files
 from exam.runtime import environment, say
 from exam.splits import Split, fold_of, read_split
 from exam.stage import Stage
+from exam.workload import asks_for_generated
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,17 @@
-"""What a command computes on a GPU, and whether several processes can share it."""
+"""The models that a command runs, and whether several processes can share the work."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from exam.config import (
     Command,
+    Data,
     Evidence,
     Execution,
     Generate,
     GeneratorKind,
     Infer,
     ReaderKind,
-    Retriever,
     RetrieverKind,
     Retrieving,
     Stress,
@@ -29,9 +29,9 @@ ENCODES = (RetrieverKind.two_stage, RetrieverKind.passages)
 
 @dataclass(frozen=True)
 class Workload:
-    """What of a command runs on a GPU where there is one.
+    """The parts of a command that run on a GPU where there is one.
 
-    `single` is the reason why it runs in one process; None where several can share the work.
+    `single` is the reason to run in one process; None where several can share the work.
     """
 
     reader: bool  # a reader, or the encoder or reranker that is trained
@@ -41,12 +41,35 @@ class Workload:
 
     @property
     def uses_gpu(self) -> bool:
-        """Whether any part of the command runs on a GPU."""
+        """Tell whether any part of the command runs on a GPU."""
         return self.reader or self.retrieval
 
 
+def asks_for_generated(data: Data) -> bool:
+    """Tell whether generated questions are among those that the data name."""
+    entries = (data.train, data.valid, data.test, data.extra)
+    return any("generated" in names(entry) for entry in entries)
+
+
+def uses_encoder(config: Retrieving | Generate) -> bool:
+    """Tell whether a command encodes texts."""
+    if isinstance(config, Generate):
+        return config.generator.kind is GeneratorKind.rules
+    searches = (config.retriever, *config.retriever.members.values())
+    encodes = any(search.kind in ENCODES for search in searches)
+    generates = asks_for_generated(config.data) and config.generator.kind is GeneratorKind.rules
+    trains = isinstance(config, Train) and config.task is Task.encoder
+    return encodes or generates or trains
+
+
+def uses_writer(config: Retrieving | Generate) -> bool:
+    """Tell whether a command has a language model write questions."""
+    asks = isinstance(config, Generate) or asks_for_generated(config.data)
+    return asks and config.generator.kind is GeneratorKind.llm
+
+
 def workload_of(config: Command) -> Workload:
-    """Return what a command computes, by its own configuration or that of the runs it restores.
+    """Return a command's workload, from its configuration or from those of the runs it restores.
 
     Raises:
         ExamError: a run's configuration cannot be read, or an override names none of its values.
@@ -56,7 +79,7 @@ def workload_of(config: Command) -> Workload:
     if isinstance(config, Retrieving):
         return Workload(False, _retrieves_on_gpu(config), RETRIEVE)
     if isinstance(config, Generate):
-        return Workload(False, _writes_on_gpu(config), "generate.py")
+        return Workload(False, _retrieves_on_gpu(config), "generate.py")
     if isinstance(config, Infer | Stress | Evidence):
         return _restored(config)
     return Workload(False, False)
@@ -79,7 +102,7 @@ def _restored(config: Infer | Stress | Evidence) -> Workload:
 
 
 def _single(config: Train) -> str | None:
-    """Name what keeps a run in one process."""
+    """Return the reason to keep a run in one process; None where several can share it."""
     model = config.model
     if config.task is not Task.reader:
         return f"task={config.task.value}"
@@ -102,20 +125,7 @@ def _spreads(config: Train) -> bool:
     return config.model.execution is Execution.offload
 
 
-def _retrieves_on_gpu(config: Retrieving) -> bool:
-    entries = (config.data.train, config.data.valid, config.data.test, config.data.extra)
-    generates = any("generated" in names(entry) for entry in entries)
-    return (
-        _encodes(config.retriever)
-        or config.reranker.ckpt is not None
-        or (generates and _writes_on_gpu(config))
-    )
-
-
-def _encodes(retriever: Retriever) -> bool:
-    return any(search.kind in ENCODES for search in (retriever, *retriever.members.values()))
-
-
-def _writes_on_gpu(config: Retrieving | Generate) -> bool:
-    generator = config.generator
-    return generator.kind is GeneratorKind.rules or generator.writer.local
+def _retrieves_on_gpu(config: Retrieving | Generate) -> bool:
+    reranks = isinstance(config, Retrieving) and config.reranker.ckpt is not None
+    writes = uses_writer(config) and config.generator.writer.local
+    return uses_encoder(config) or reranks or writes

@@ -85,7 +85,7 @@ def _answers_whole(config: Train) -> bool:
 
 
 def _check(bundle: Bundle) -> Target:
-    """Refuse, before any work, what the notebook could not do; return where it will run."""
+    """Refuse, before any work, what the notebook cannot do; return the machine it is for."""
     out = Path(bundle.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExamError(f"{out} is not empty.\nGive another folder, out=<folder>, or delete it.")
@@ -191,7 +191,7 @@ def _here(verb: list[str], data: Data) -> list[str]:
 
 
 def _rehearse(target: Target, contents: Contents, lines: list[str], config: Train) -> None:
-    """Run a copy of the notebook, which names this machine's folders; check its submission."""
+    """Run the notebook with this machine's folders, and check its submission."""
     submission = contents.folder.with_name(f"{contents.folder.name}-submission.csv")
     with TemporaryDirectory() as name:
         notebook = Path(name) / NOTEBOOK

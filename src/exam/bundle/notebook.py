@@ -34,12 +34,12 @@ def commands(overrides: list[str], verb: list[str], gpus: int, also: list[str]) 
     ]
 
 
-def write_notebook(path: Path, lines: list[str], place: str, python: str) -> None:
-    """Write the lines as a notebook for a bundle at `place`; it stops at the first that fails."""
+def write_notebook(path: Path, lines: list[str], folder: str, python: str) -> None:
+    """Write a notebook of the lines for a bundle in `folder`; it stops at a line that fails."""
     message = OTHER_PYTHON.format(python=python, running="{running}")
     code = [
         CHECK.format(python=python, message=message),
-        *(LINE.format(line=_literal(line.replace("{bundle}", place))) for line in lines),
+        *(LINE.format(line=_literal(line.replace("{bundle}", folder))) for line in lines),
     ]
     notebook = {
         "cells": [
@@ -57,7 +57,7 @@ def write_notebook(path: Path, lines: list[str], place: str, python: str) -> Non
 
 
 def _literal(line: str) -> str:
-    """Double what IPython would replace by values of Python."""
+    """Double the braces and dollars that IPython would replace by Python's values."""
     return re.sub(r"[{}]|\$(?=\w)", r"\g<0>\g<0>", line)
 
 

@@ -1,4 +1,4 @@
-"""A bundle's notebook, run in an empty environment within a namespace without a network."""
+"""Run a bundle's notebook in an empty environment, in a namespace without a network."""
 
 import json
 import os
@@ -24,11 +24,11 @@ ALONE = ("unshare", "--map-root-user", "--net")  # util-linux: no device but a l
 
 
 def check_rehearsal(target: Target) -> None:
-    """Refuse a rehearsal that this machine cannot give.
+    """Refuse a rehearsal that this machine cannot run.
 
     Raises:
-        ExamError: the bundle is for another Python, the notebook's packages are missing, or there
-            is no network namespace to be had.
+        ExamError: the bundle is for another Python, the notebook's packages are missing, or this
+            system gives no network namespace.
     """
     running = "{}.{}".format(*sys.version_info)
     if running != target.python:
@@ -65,7 +65,7 @@ def rehearse(notebook: Path, target: Target, submission: Path) -> float:
 
 
 def _run(notebook: Path, folder: Path) -> None:
-    """Run every cell in `folder`, by a kernel that is spoken to through files."""
+    """Run every cell in `folder`, with a kernel that is reached through sockets in it."""
     import nbformat
     from jupyter_client.kernelspec import KernelSpecManager
     from nbclient import NotebookClient
@@ -130,14 +130,14 @@ def _empty_environment(target: Target) -> Iterator[Path]:
 
 
 def _link(package: str, site: Path) -> None:
-    """Link an installed package as the image would have it.
+    """Link an installed package into `site`, in place of the image's.
 
-    Folders that packages share are made anew: pip would write through a link to one.
+    Create the folders that packages share: pip would write through a link to one.
     """
     try:
         here = distribution(package)
     except PackageNotFoundError:
-        return  # the image has it, and this machine does not: the bundle may do without
+        return  # in the image and not on this machine: the bundle may not need it
     root = Path(str(here.locate_file("")))
     for file in here.files or []:
         top = root / file.parts[0]

@@ -32,7 +32,7 @@ class Target:
 
     @property
     def tags(self) -> set[Tag]:
-        """The tags of the wheels that it can install."""
+        """The tags of the wheels that the target can install."""
         version = [int(part) for part in self.python.split(".")]
         interpreter = f"cp{self.python.replace('.', '')}"
         return {
@@ -42,7 +42,7 @@ class Target:
 
 
 def target_of(bundle: Bundle) -> Target:
-    """Read the target from the image's file, and what that leaves open from `python=`.
+    """Read the target from the image's file, and its Python from `python=` where that has none.
 
     Raises:
         ExamError: the two name different Pythons, or one that this project does not run on; or
@@ -107,8 +107,8 @@ def check_wheels(folder: Path, target: Target) -> None:
     """
     tags = target.tags
     for wheel in sorted(folder.glob("*.whl")):
-        *_, own = parse_wheel_filename(wheel.name)
-        if tags.isdisjoint(own):
+        *_, wheel_tags = parse_wheel_filename(wheel.name)
+        if tags.isdisjoint(wheel_tags):
             raise ExamError(
                 f"{wheel.name} cannot be installed on the target: Python {target.python}, "
                 f"{', '.join(target.platforms)}.\n"

@@ -34,7 +34,7 @@ def add_wheels(target: Target, folder: Path, also: list[str]) -> list[str]:
     those installed here, with which the runs were made.
 
     Raises:
-        ExamError: there is no wheel of one that the target can install, or with all it needs.
+        ExamError: a wheel that the target can install is missing, or lacks what it needs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = PathDistribution(_information(_build_own(folder)))
@@ -87,12 +87,12 @@ def _on_target(lines: list[str], extra: str, python: str) -> list[Requirement]:
 
 
 def check_needs(folder: Path, target: Target) -> None:
-    """Refuse a wheel that needs what neither the image nor another wheel brings.
+    """Refuse a wheel whose requirements neither the image nor another wheel meets.
 
-    Needs differ between platforms: torch for a GPU needs packages that torch for a CPU does not.
+    They differ between platforms: torch for a GPU needs packages that torch for a CPU does not.
 
     Raises:
-        ExamError: the target lacks something that a wheel needs.
+        ExamError: the target lacks a requirement of a wheel.
     """
     wheels = [PathDistribution(_information(path)) for path in sorted(folder.glob("*.whl"))]
     carried = {str(canonicalize_name(wheel.name)): wheel.version for wheel in wheels}

@@ -14,11 +14,11 @@ from exam.generation.rules import questions
 from exam.question_rows import LETTERS
 from exam.questions import DEMO, no_questions, questions_digest, read_own_form, read_qrels
 from exam.retrieval.retrieval import Retrieval
-from exam.revisions import asks_for_generated
 from exam.runtime import watched
 from exam.sentences import splitter
 from exam.stage import Stage
 from exam.tables import read_rows, write_csv
+from exam.workload import asks_for_generated
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from exam.config import Model, ReaderKind, Writer
+from exam.devices import compute_device
 from exam.errors import ExamError
 from exam.generation.replies import schema
 
@@ -159,7 +160,6 @@ class Local:
 
     def __init__(self, writer: Writer, seed: int) -> None:
         """Load it."""
-        import torch
         from transformers import set_seed
 
         from exam.llm.load import load_whole
@@ -168,8 +168,7 @@ class Local:
         set_seed(seed)
         model, tokenizer = load_whole(_local_model(writer), half_here())
         self.tokenizer: Any = tokenizer
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        self.device = accelerator or torch.device("cpu")
+        self.device = compute_device()
         self.model, self.writer = model.to(self.device).eval(), writer
 
     def reply(self, messages: list[dict[str, str]]) -> Completion:

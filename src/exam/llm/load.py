@@ -17,6 +17,7 @@ from transformers import (
 
 from exam.checkpoints import require_checkpoint, resolve_checkpoint, translate_load_errors
 from exam.config import Dtype, Execution, Model
+from exam.devices import compute_device
 from exam.errors import ExamError
 from exam.llm.layerwise import Layerwise
 from exam.llm.prompts import TEMPLATES, Prompter
@@ -134,7 +135,7 @@ def _no_decoder(what: str, architecture: Any) -> ExamError:
 
 def _runner(config: Model, folder: Path, architecture: Any, work: Path) -> Runner:
     weights = weights_in(config, half_here())
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    device = compute_device()
     memory = round(config.memory_gib * 2**30)
     if config.execution is Execution.layerwise:
         own = weights["dtype"], device, work / "states", memory

@@ -54,7 +54,7 @@ class Cut:
 
 @dataclass
 class FeatureStats:
-    """What building features leaves out, and what the tokenizer makes of the texts."""
+    """Counts of cut passages, and of the tokens of the texts."""
 
     cut: Cut
     tokens: TokenCounts
@@ -114,7 +114,7 @@ def _count_tokens(
 
 
 def check_lengths(questions: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
-    """Refuse a question of which prompt and longest option need more than `longest` tokens.
+    """Refuse a question whose prompt and longest option need more than `longest` tokens.
 
     Raises:
         ExamError: the first such question.

@@ -69,8 +69,7 @@ def inspect_reader(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     """Return a reader without memory for its weights, and its tokenizer.
 
     Raises:
-        ExamError: the checkpoint cannot be loaded, or not as it is configured, or its files do not
-            agree with each other.
+        ExamError: the checkpoint cannot be loaded as configured, or its files do not agree.
     """
     folder, base = _folders(config)
     architecture = _architecture(config, folder)
@@ -99,8 +98,7 @@ def load_reader(
     architecture = _architecture(config, folder)
     with translate_load_errors(require_checkpoint(config)):
         tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
-    # deberta-v3-large is stored in fp16
-    form = weights_in(config, Dtype.float32)
+    form = weights_in(config, Dtype.float32)  # deberta-v3-large is stored in fp16
     model, new = _pretrained(config, architecture, base or folder, **form)
     if new:
         log.info("reader: newly initialised: %s (not in the checkpoint)", ", ".join(new))

@@ -1,4 +1,4 @@
-"""Tokens that a vocabulary does not know, and options that it cannot tell apart."""
+"""Count the tokens that a vocabulary does not know, and the options that it cannot tell apart."""
 
 import logging
 from dataclasses import dataclass, field
@@ -67,7 +67,7 @@ class TokenCounts:
             )  # fmt: skip
 
     def facts(self) -> list[tuple[str, str]]:
-        """Name and value of each figure, for a page."""
+        """Return name and value of each figure, for the report."""
         shares = [f"{name} {_share(unknown, total):.2%}" for name, unknown, total in self._sets()]
         return [
             ("unknown tokens", ", ".join(shares)),

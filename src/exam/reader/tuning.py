@@ -44,7 +44,7 @@ def layers_of(model: Any) -> nn.ModuleList:
 
 
 def tuned(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTrainedModel:
-    """The model as `with_tuning` gives it; how much of it learns is logged."""
+    """Apply `with_tuning`, and log how many parameters learn."""
     model = with_tuning(model, tuning, base)
     log.info("train: %s", "{trained:,} of {all:,} parameters ({share:.1%})".format(**counts(model)))
     return model

@@ -86,7 +86,7 @@ def _facts(folder: Path, config: Train, contexts: Stage) -> list[tuple[str, str]
 
 
 def _token_facts(opened: Sequence[Stage]) -> list[tuple[str, str]]:
-    """Which share of the tokens is unknown, and how many questions have equal options."""
+    """Return the share of unknown tokens, and the number of questions with equal options."""
     features = [stage for stage in opened if stage.kind == "features"]
     if not features:
         return []

@@ -172,7 +172,7 @@ def _build(
 
 
 def _check_room(folder: Path, rows: int, encoder: SentenceEncoder, index: Index) -> None:
-    """Refuse to encode what the disk cannot hold: shards, some of them there, and the index."""
+    """Refuse to encode where the disk cannot hold the missing shards and the index."""
     dimension = encoder.model.get_embedding_dimension() or 0
     written = sum(path.stat().st_size for path in folder.glob("shard-*.parquet"))
     shards = max(0, FP32 * rows * dimension - written)

@@ -83,7 +83,7 @@ def plan_index(index: Index, vectors: int, dimension: int) -> Plan:
 
 
 def index_bytes(index: Index, vectors: int, dimension: int) -> int:
-    """Return the bytes that an index takes on disk at the least."""
+    """Return the fewest bytes that an index takes on disk."""
     width = 4 if index.recipe is Recipe.exact else 2
     return width * vectors * dimension
 

@@ -42,11 +42,11 @@ Tuned = tuple[CrossEncoder | SentenceTransformer, Scorer, Callable[[BaseEvaluato
 
 
 class RerankerArguments(OneDevice, CrossEncoderTrainingArguments):
-    """A cross-encoder's."""
+    """Training arguments of a cross-encoder."""
 
 
 class EncoderArguments(OneDevice, SentenceTransformerTrainingArguments):
-    """A sentence encoder's."""
+    """Training arguments of a sentence encoder."""
 
 
 class RankingEvaluator(BaseEvaluator):
