@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import exam, kaggle_rows, make_place, setting, write_csv
-from hub.layouts import deberta_folder
+from hub.layouts import MODELS, deberta_folder, files_of_model, write
 from safetensors.torch import load_file, save_file
 
 from exam import conversion
@@ -21,6 +21,7 @@ from exam.reader.model import load_reader
 from exam.retrieval.encoder import inspect_encoder
 from exam.retrieval.rerank import inspect_reranker
 from exam.revisions import pin_revisions
+from exam.tokenization import load_tokenizer
 from exam.workload import uses_encoder
 
 
@@ -201,3 +202,23 @@ def test_checking_takes_no_memory_for_weights(safe):
     model, _ = inspect(reader_of(safe))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert np.prod(model.deberta.embeddings.word_embeddings.weight.shape) > 0
+
+
+VOCABULARIES = {
+    "spm.model", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer.model",
+    "sentencepiece.bpe.model",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_missing_vocabulary_is_refused(name, tmp_path):
+    files = {path: data for path, data in files_of_model(name).items() if path not in VOCABULARIES}
+    with pytest.raises(ExamError, match=r"holds .*config\.json.*vocabulary is missing"):
+        load_tokenizer(write(tmp_path, files))
+
+
+def test_missing_merges_are_refused(tmp_path):
+    files = dict(files_of_model("potsawee/longformer-large-4096-answering-race"))
+    del files["merges.txt"]
+    with pytest.raises(ExamError, match="vocabulary is missing"):
+        load_tokenizer(write(tmp_path, files))

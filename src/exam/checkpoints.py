@@ -32,7 +32,7 @@ CONFIG = "config.json"
 MODEL = "model"  # a run folder's weights
 # What transformers and sentence-transformers read of a repository, beside the weights.
 TEXTS = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
-OTHER_FRAMEWORKS = ("tf_*", "flax_*", "rust_*", "README*", "*.msgpack.index.json")
+NOT_LOADED = ("tf_*", "flax_*", "rust_*", "README*", "*.msgpack.index.json", "*.bin.index.json")
 SAFE = re.compile(r"(?:adapter_)?model(?:-\d+-of-\d+)?\.safetensors")
 MODULE = re.compile(r"\d+_\w+/[^/]+")  # a folder that sentence-transformers' modules.json names
 LEVELS, MOST_FILES = ("*", "*/*", "*/*/*", "*/*/*/*"), 5000
@@ -169,7 +169,7 @@ def select_files(names: Iterable[str], checkpoint: Checkpoint) -> list[str]:
 def _is_text(name: str) -> bool:
     base = PurePosixPath(name).name
     read = any(fnmatchcase(base, pattern) for pattern in TEXTS)
-    return read and not any(fnmatchcase(base, pattern) for pattern in OTHER_FRAMEWORKS)
+    return read and not any(fnmatchcase(base, pattern) for pattern in NOT_LOADED)
 
 
 def _select_complete(checkpoint: Checkpoint, names: list[str]) -> list[str]:

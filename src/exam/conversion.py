@@ -84,7 +84,7 @@ def _write(folder: Path, names: list[str], target: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_pickle(name):
             convert_file(folder / name, path.with_name(safe_name(path.name)))
-        elif not name.endswith(".bin.index.json"):
+        else:
             shutil.copyfile(folder / name, path)
     for parent in {path.parent for path in target.rglob("*-of-*.safetensors")}:
         _write_index(parent)

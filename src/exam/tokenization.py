@@ -127,8 +127,9 @@ def load_tokenizer(
     `gguf_file`.
 
     Raises:
-        ExamError: sentencepiece is missing, or transformers' tokenizer splits texts differently
-            from the checkpoint's sentencepiece model, and there is no tokenizer.json.
+        ExamError: sentencepiece or the vocabulary is missing, or transformers' tokenizer splits
+            texts differently from the checkpoint's sentencepiece model, and there is no
+            tokenizer.json.
     """
     folder = Path(folder)
     options["trust_remote_code"] = trust_remote_code
@@ -142,12 +143,35 @@ def load_tokenizer(
     if published.is_file() and _model_type(folder) == DEBERTA:
         return _as_deberta(_load(PreTrainedTokenizerFast, folder, options))
     tokenizer = _load(AutoTokenizer, folder, options)
+    check_complete(tokenizer, folder)
     for model in filter(Path.is_file, map(folder.joinpath, SENTENCEPIECE_MODELS)):
         if published.is_file() and tokenizer.is_fast:
             _take_splitting(tokenizer, published)
         else:
             check_agrees(tokenizer, model)
     return tokenizer
+
+
+def check_complete(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Refuse a tokenizer without words: transformers makes one where the files are missing.
+
+    Raises:
+        ExamError: its vocabulary holds special tokens only, or its merges are missing.
+    """
+    words = tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens}
+    is_empty = not any(character.isalnum() for word in words for character in word)
+    pair = [(folder / name).is_file() for name in ("vocab.json", "merges.txt")]
+    if is_empty or (any(pair) and not all(pair) and not (folder / TOKENIZER).is_file()):
+        raise _missing_vocabulary(folder)
+
+
+def _missing_vocabulary(folder: Path) -> ExamError:
+    files = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
+    return ExamError(
+        f"{folder} holds {files}; the tokenizer's vocabulary is missing ({TOKENIZER}, "
+        f"{DEBERTA_MODEL}, vocab.txt, or vocab.json with merges.txt).\n"
+        "Copy all files of the checkpoint, or choose another one."
+    )
 
 
 def adopt_tokenizer(model: "SentenceTransformer | CrossEncoder") -> None:
@@ -230,7 +254,12 @@ def _load_deberta(folder: Path, options: dict[str, Any]) -> PreTrainedTokenizerB
 
 
 def _load(kind: Any, folder: Path, options: dict[str, Any]) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(folder), **options)
+    try:
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(folder), **options)
+    except ValueError as error:
+        if "Couldn't instantiate the backend tokenizer" not in str(error):
+            raise
+        raise _missing_vocabulary(folder) from None
     return tokenizer
 
 

@@ -138,15 +138,16 @@ def inspect_network(
     """Refuse a model of sentence-transformers whose files do not agree.
 
     Raises:
-        ExamError: weights are missing, the vocabulary is larger than the embeddings, or the model
+        ExamError: weights or the vocabulary are missing, the vocabulary is larger than the embeddings, or the model
             reads fewer than `max_length` tokens.
     """
-    from exam.tokenization import check_vocabulary
+    from exam.tokenization import check_complete, check_vocabulary
 
     network = model[0].auto_model
+    root = next((p for p in folder.glob("0_*") if (p / "config.json").is_file()), folder)
+    check_complete(model.tokenizer, root)
     check_vocabulary(model.tokenizer, network.get_input_embeddings().num_embeddings)
     with translate_load_errors(checkpoint):
-        root = next((p for p in folder.glob("0_*") if (p / "config.json").is_file()), folder)
         _, info = type(network).from_pretrained(
             root, config=network.config, device_map="meta", output_loading_info=True
         )
