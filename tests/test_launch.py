@@ -18,7 +18,7 @@ from exam.answers.predictions import read_predictions
 from exam.compose import composed
 from exam.config import Infer
 from exam.errors import ExamError
-from exam.launch import count_processes
+from exam.launch import _report, count_processes
 from exam.runs import OneDevice
 from exam.train_reader import train_reader
 from exam.workload import Workload, workload_of
@@ -335,10 +335,43 @@ def test_a_mistake_that_every_process_meets_is_one_message(place, tmp_path):
     for wrong, code, said in (
         (f"resume={tmp_path / 'none'}", 2, f"resume={tmp_path / 'none'} does not exist."),
         ("trainer.optim=foo", 2, "trainer.optim=foo is not one of its values"),
-        (f"model.name_or_path={tmp_path / 'none'}", 2, f"The reader {tmp_path / 'none'} could not"),
+        (f"model.name_or_path={tmp_path / 'none'}", 2, f"{tmp_path / 'none'} does not exist;"),
     ):
         done = exam("train", *overrides, wrong, cwd=tmp_path)
         assert done.returncode == code
         assert done.stderr.count(said) == 1
         assert len(done.stderr.splitlines()) <= 2
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("codes", "reports", "code", "said"),
+    [
+        ({0: 2, 1: -15}, {0: "a mistake"}, 2, "a mistake"),
+        ({0: -15, 1: 2}, {1: "a mistake"}, 2, "a mistake"),
+        ({0: 143, 1: 2}, {1: "a mistake", 0: "Terminated."}, 2, "a mistake"),
+        ({0: 1, 1: 2}, {0: "Connection closed", 1: "a mistake"}, 2, "a mistake"),
+        ({0: 2, 1: -6}, {0: "a mistake"}, 2, "a mistake"),  # torch aborts without its peer
+        ({0: 1, 1: 1}, {1: "Traceback: a bug", 0: "Connection closed"}, 1, "Traceback: a bug"),
+        ({0: 1, 1: -9}, {0: "Connection closed"}, 137, "Process 1 was ended by SIGKILL: often"),
+        ({0: 143, 1: -11}, {0: "Terminated."}, 139, "Process 1 was ended by SIGSEGV. The same"),
+        ({0: 143, 1: -15}, {0: "Terminated."}, 143, "Terminated."),
+        ({0: -15, 1: 1}, {}, 1, ""),
+        ({0: -15, 1: -15}, {}, 143, "Process 0 was ended by SIGTERM. The same"),
+        ({0: 1, 1: -15}, {}, 1, ""),
+    ],
+)
+def test_the_first_failure_is_the_one_that_is_said(tmp_path, capsys, codes, reports, code, said):
+    for number, (rank, text) in enumerate(reports.items()):
+        (tmp_path / str(rank)).write_text(text)
+        moment = time.time() + number / 10
+        os.utime(tmp_path / str(rank), (moment, moment))
+    assert _report(tmp_path, codes) == code
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_process_that_the_launcher_had_to_kill_is_not_the_cause(tmp_path, capsys):
+    (tmp_path / "1").write_text("Traceback: a bug")
+    os.utime(tmp_path / "1", (time.time() - 6, time.time() - 6))
+    assert _report(tmp_path, {0: -9, 1: 1}) == 1
+    assert capsys.readouterr().err == "Traceback: a bug\n"

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,8 @@ WAYS = {  # to use all GPUs, by the reason for using one
     RETRIEVE: "torchrun --nproc-per-node {gpus} retrieve.py … uses all.",
 }
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
-TERMINATED = 128 + signal.SIGTERM
+MISTAKE, TERMINATED = 2, 128 + signal.SIGTERM  # exit codes
+CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS)
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
@@ -149,20 +151,31 @@ def _run(verb: str, arguments: list[str], number: int) -> None:
 def _report(folder: Path, codes: dict[int, int]) -> int:
     """Print why the first process failed, and return its exit code.
 
-    The launcher then ends the others, which may report that they were terminated.
+    The others fail with it: they lose their connection, or the launcher ends them. A user's
+    mistake is the cause wherever it is reported, a crash unless the launcher waited for its process
+    to end and killed it.
     """
     reports = {rank: path for rank in codes if (path := folder / str(rank)).is_file()}
-    causes = [rank for rank in reports if codes[rank] != TERMINATED]
-    killed = [rank for rank, code in codes.items() if code < 0]
-    if causes or not killed:
-        ranked = sorted(causes or reports, key=lambda rank: reports[rank].stat().st_mtime_ns)
-        if not ranked:  # the interpreter has printed why
-            return next(iter(codes.values()))
-        complain(reports[ranked[0]].read_text(encoding="utf-8").rstrip())
-        return max(codes[ranked[0]], 1)
-    name = signal.Signals(-codes[killed[0]]).name
-    complain(f"Process {killed[0]} was ended by {name}: often no memory is left. {CONTINUES}")
-    return 128 - codes[killed[0]]
+    times = {rank: path.stat().st_mtime for rank, path in reports.items()}
+    waited = bool(times) and time.time() - min(times.values()) > PATIENCE
+    crashes = [rank for rank, code in codes.items() if -code in CRASHES and not waited]
+    mistakes = [rank for rank in times if codes[rank] == MISTAKE]
+    if crashes and not mistakes:
+        return _report_signal(crashes[0], -codes[crashes[0]])
+    causes = mistakes or [rank for rank in times if codes[rank] != TERMINATED] or [*times]
+    if causes:
+        rank = min(causes, key=lambda rank: times[rank])
+        complain(reports[rank].read_text(encoding="utf-8").rstrip())
+        return max(codes[rank], 1)
+    rank, code = max(codes.items(), key=lambda item: item[1])
+    return _report_signal(rank, -code) if code < 0 else code  # the interpreter has said why
+
+
+def _report_signal(rank: int, number: int) -> int:
+    often = ": often no memory is left" if number == signal.SIGKILL else ""
+    name = signal.Signals(number).name
+    complain(f"Process {rank} was ended by {name}{often}. {CONTINUES}")
+    return 128 + number
 
 
 @contextmanager
