@@ -1,5 +1,6 @@
 """Pickled weights: the same tensors in safetensors, and attacks that run nothing."""
 
+import json
 import os
 import pickle
 import zipfile
@@ -172,23 +173,88 @@ def test_a_damaged_file_is_one_message(tmp_path, length):
         convert_file(tmp_path / "w.bin", tmp_path / "w.safetensors")
 
 
-def test_shards_and_modules_are_converted_with_their_index(tmp_path):
+@pytest.fixture
+def sharded(tmp_path):
+    """A checkpoint of two pickled shards and a module, with an index of the shards."""
     folder = tmp_path / "model"
-    (folder / "2_Dense").mkdir(parents=True)
+    (folder / "dense").mkdir(parents=True)
     (folder / "config.json").write_text("{}")
+    (folder / "modules.json").write_text('[{"path": ""}, {"path": "dense"}, {"path": "../x"}]')
     torch.save({"a": torch.ones(1)}, folder / "pytorch_model-00001-of-00002.bin")
     torch.save({"b": torch.zeros(2)}, folder / "pytorch_model-00002-of-00002.bin")
-    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "../../secret"}}')
-    torch.save({"linear.weight": torch.ones(2, 2)}, folder / "2_Dense" / "pytorch_model.bin")
-    converted = resolve_checkpoint(checkpoint(folder))
+    write_index(folder, a=1, b=2)
+    torch.save({"linear.weight": torch.ones(2, 2)}, folder / "dense" / "pytorch_model.bin")
+    return folder
+
+
+def write_index(folder, **shards):
+    names = {key: f"pytorch_model-{number:05}-of-00002.bin" for key, number in shards.items()}
+    content = json.dumps({"metadata": {}, "weight_map": names})
+    (folder / "pytorch_model.bin.index.json").write_text(content)
+
+
+def test_shards_and_modules_are_converted_with_their_index(sharded):
+    converted = resolve_checkpoint(checkpoint(sharded))
     assert sorted(str(p.relative_to(converted)) for p in converted.rglob("*") if p.is_file()) == [
-        "2_Dense/model.safetensors", "config.json", "converted.json",
+        "config.json", "converted.json", "dense/model.safetensors",
         "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-        "model.safetensors.index.json",
+        "model.safetensors.index.json", "modules.json",
     ]  # fmt: skip
-    index = (converted / "model.safetensors.index.json").read_text()
-    assert '"a": "model-00001-of-00002.safetensors"' in index
-    assert "secret" not in index
+    index = json.loads((converted / "model.safetensors.index.json").read_text())
+    assert index["weight_map"] == {
+        "a": "model-00001-of-00002.safetensors",
+        "b": "model-00002-of-00002.safetensors",
+    }
+
+
+def test_shards_of_an_earlier_upload_are_left_out(sharded):
+    torch.save({"a": torch.full((1,), 9.0)}, sharded / "pytorch_model-00003-of-00003.bin")
+    converted = resolve_checkpoint(checkpoint(sharded))
+    assert load_file(converted / "model-00001-of-00002.safetensors")["a"] == 1
+    assert not list(converted.glob("*00003*"))
+    (sharded / "pytorch_model.bin.index.json").unlink()
+    with pytest.raises(ExamError, match=r"pytorch_model\.bin\.index\.json is missing"):
+        resolve_checkpoint(checkpoint(sharded))
+
+
+def test_a_missing_shard_is_named(sharded):
+    (sharded / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(ExamError, match=r"pytorch_model-00002-of-00002\.bin is missing"):
+        resolve_checkpoint(checkpoint(sharded))
+    (sharded / "pytorch_model.bin.index.json").unlink()
+    with pytest.raises(ExamError, match=r"pytorch_model\.bin\.index\.json is missing"):
+        resolve_checkpoint(checkpoint(sharded))
+
+
+def test_an_index_that_names_files_elsewhere_is_not_followed(sharded):
+    torch.save({"secret": torch.ones(1)}, sharded.parent / "secret.bin")
+    content = json.dumps({"weight_map": {"a": "../secret.bin"}})
+    (sharded / "pytorch_model.bin.index.json").write_text(content)
+    with pytest.raises(ExamError, match=r"\.\./secret\.bin is missing"):
+        resolve_checkpoint(checkpoint(sharded))
+
+
+def test_safetensors_that_are_not_complete_do_not_hide_a_pickle(tmp_path):
+    names = ["config.json", "pytorch_model.bin", "model-00001-of-00002.safetensors"]
+    assert "pytorch_model.bin" in select_files(names, checkpoint("a/b"), set())
+    names = ["config.json", "pytorch_model.bin", "adapter_model.safetensors"]
+    assert {*names} == {*select_files(names, checkpoint("a/b"), set())}
+
+
+def test_a_cache_that_cannot_be_written_is_named(sharded, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ExamError, match="XDG_CACHE_HOME=<folder>"):
+        resolve_checkpoint(checkpoint(sharded))
+
+
+def test_a_gguf_file_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "m.Q4.gguf").touch()
+    gguf = Checkpoint("reader", "model.name_or_path", str(tmp_path), gguf_file="typo.gguf")
+    with pytest.raises(
+        ExamError, match=r"no file typo\.gguf; it holds m\.Q4\.gguf\.\n.*model\.gguf="
+    ):
+        resolve_checkpoint(gguf)
 
 
 def test_a_conversion_is_kept_and_made_again_for_other_or_damaged_files(tmp_path):
@@ -215,26 +281,28 @@ def test_a_conversion_is_kept_and_made_again_for_other_or_damaged_files(tmp_path
 
 def test_safetensors_come_first_and_other_frameworks_are_left_out():
     names = [
-        ".gitattributes", "README.md", "config.json", "spm.model", "tokenizer_config.json",
+        ".gitattributes", "README.md", "config.json", "spm.model", "bpe.codes", "source.spm",
         "pytorch_model.bin", "pytorch_model.generator.bin", "tf_model.h5", "rust_model.ot",
-        "onnx/model.onnx", "onnx/config.json", "1_Pooling/config.json", "2_Dense/pytorch_model.bin",
-        "chat_template.jinja", "modeling.py", "model.gguf",
+        "onnx/model.onnx", "onnx/config.json", "pooling/config.json", "dense/pytorch_model.bin",
+        "chat_template.jinja", "modeling.py", "model.gguf", "pytorch_model.bin.index.json",
     ]  # fmt: skip
-    texts = [
-        "1_Pooling/config.json", "chat_template.jinja", "config.json", "spm.model",
-        "tokenizer_config.json",
-    ]  # fmt: skip
-    reader = checkpoint("a/b")
-    assert select_files(names, reader) == [
-        *texts, "2_Dense/pytorch_model.bin", "pytorch_model.bin",
-    ]  # fmt: skip
-    assert select_files([*names, "model.safetensors"], reader) == [
-        *texts, "model.safetensors", "2_Dense/pytorch_model.bin",
-    ]  # fmt: skip
+    texts = {
+        "pooling/config.json", "chat_template.jinja", "config.json", "spm.model", "bpe.codes",
+        "source.spm",
+    }  # fmt: skip
+    reader, modules = checkpoint("a/b"), {"pooling", "dense"}
+    index = "pytorch_model.bin.index.json"
+    assert {*select_files(names, reader, modules)} == texts | {
+        "dense/pytorch_model.bin", "pytorch_model.bin", index,
+    }  # fmt: skip
+    assert {*select_files([*names, "model.safetensors"], reader, modules)} == texts | {
+        "model.safetensors", "dense/pytorch_model.bin",
+    }  # fmt: skip
+    assert "dense/pytorch_model.bin" not in select_files(names, reader, set())
     trusted = Checkpoint("reader", "model.name_or_path", "a/b", trust_remote_code=True)
-    assert "modeling.py" in select_files(names, trusted)
+    assert "modeling.py" in select_files(names, trusted, set())
     gguf = Checkpoint("reader", "model.name_or_path", "a/b", gguf_file="model.gguf")
-    assert select_files(names, gguf) == ["model.gguf"]
+    assert select_files(names, gguf, set()) == ["model.gguf"]
 
 
 def test_a_folder_without_weights_or_configuration_says_what_it_holds(tmp_path):

@@ -63,7 +63,7 @@ class LoadedRun:
         if given.offline:
             go_offline()
         own = replace(given, ckpt=str(folder), outputs=str(place))
-        _, self.config = restored(own)
+        _, self.config = restored(own, reads_questions=False)
         self.retrieval = Retrieval.of(self.config)
         self._work = TemporaryDirectory()
         self._answer = loaded(self.config, folder / MODEL, Path(self._work.name), merge=False)

@@ -1,5 +1,6 @@
 """Find a checkpoint (in a package, a folder or on the hub) and return a folder of safetensors."""
 
+import json
 import logging
 import re
 import shutil
@@ -19,10 +20,11 @@ from exam.config import Checkpoint, Model, Reranker
 from exam.conversion import convert_folder, is_pickle
 from exam.errors import ExamError
 from exam.files import atomic, file_digest
-from exam.hub import Repository, download, list_files, resolve_commit
+from exam.hub import COMMIT, Repository, download, list_files, record_commit, resolve_commit
 from exam.manifest import MANIFEST
 from exam.packages import fetched_wheel
 from exam.runtime import draws_bars
+from exam.safety import leads_out
 from exam.stage import finished
 
 log = logging.getLogger(__name__)
@@ -30,11 +32,16 @@ log = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 MODEL = "model"  # a run folder's weights
-# What transformers and sentence-transformers read of a repository, beside the weights.
-TEXTS = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
-NOT_LOADED = ("tf_*", "flax_*", "rust_*", "README*", "*.msgpack.index.json", "*.bin.index.json")
-SAFE = re.compile(r"(?:adapter_)?model(?:-\d+-of-\d+)?\.safetensors")
-MODULE = re.compile(r"\d+_\w+/[^/]+")  # a folder that sentence-transformers' modules.json names
+MODULES = "modules.json"  # of sentence-transformers: it names the folders of the modules
+# Files that are not loaded: other formats of the weights, documents, data.
+NOT_LOADED = {
+    *(".bin", ".safetensors", ".gguf", ".h5", ".msgpack", ".ot", ".onnx", ".onnx_data", ".tflite"),
+    *(".mlmodel", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".zip"),
+    *(".gz", ".tar", ".tgz", ".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".parquet"),
+    *(".arrow", ".csv", ".log", ".py", ".ipynb", ".sh"),
+}
+OTHER_INDEXES = ("*.msgpack.index.json", "*.h5.index.json")
+SAFE = re.compile(r"((?:adapter_)?model)(?:-\d+-of-\d+)?\.safetensors")
 LEVELS, MOST_FILES = ("*", "*/*", "*/*/*", "*/*/*/*"), 5000
 MOST_NAMED = 6  # files that a message names
 HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
@@ -71,7 +78,7 @@ def resolve_checkpoint(checkpoint: Checkpoint) -> Path:
             weights do not have the pinned hash; a pickle holds more than tensors.
     """
     folder = fetch_checkpoint(checkpoint)
-    needed = select_files(_file_names(folder), checkpoint)
+    needed = loaded_files(folder, checkpoint)
     return convert_folder(folder, needed) if any(map(is_pickle, needed)) else folder
 
 
@@ -92,8 +99,13 @@ def fetch_checkpoint(checkpoint: Checkpoint) -> Path:
     if repository is not None:
         return _snapshot(repository, checkpoint)
     folder = model_folder(name)
-    _select_complete(checkpoint, _file_names(folder))
+    _select_complete(checkpoint, _file_names(folder), module_folders(folder))
     return folder
+
+
+def loaded_files(folder: Path, checkpoint: Checkpoint) -> list[str]:
+    """Return the names of the files in a checkpoint's folder that are loaded."""
+    return select_files(_file_names(folder), checkpoint, module_folders(folder))
 
 
 def _file_names(folder: Path) -> list[str]:
@@ -107,7 +119,12 @@ def _snapshot(repository: Repository, checkpoint: Checkpoint) -> Path:
     """Return the folder of a repository's commit in the hub's cache."""
     commit = resolve_commit(repository)
     names = list_files(repository, commit)
-    return download(repository, commit, _select_complete(checkpoint, names))
+    modules = set[str]()
+    if MODULES in names:
+        modules = module_folders(download(repository, commit, [MODULES]))
+    folder = download(repository, commit, _select_complete(checkpoint, names, modules))
+    record_commit(repository, commit)
+    return folder
 
 
 def require_checkpoint(config: Model | Reranker) -> Checkpoint:
@@ -129,7 +146,8 @@ def hub_repository(checkpoint: Checkpoint) -> Repository | None:
         ExamError: it names a folder that does not exist, or a folder's revision.
     """
     name, key = checkpoint.name, checkpoint.key
-    if model_folder(name).is_dir():
+    is_pinned = COMMIT.fullmatch(checkpoint.revision or "") and HUB_ID.fullmatch(name)
+    if model_folder(name).is_dir() and not is_pinned:
         if checkpoint.revision is not None:
             raise ExamError(
                 f"{checkpoint.group}.revision={checkpoint.revision} is for a hub id, and {key}="
@@ -148,45 +166,86 @@ def hub_repository(checkpoint: Checkpoint) -> Repository | None:
     return Repository(name, checkpoint.revision, key)
 
 
-def select_files(names: Iterable[str], checkpoint: Checkpoint) -> list[str]:
-    """Select the files of a repository that are loaded.
+def module_folders(folder: Path) -> set[str]:
+    """Return the folders of sentence-transformers' modules, relative to a checkpoint's folder."""
+    if not (folder / MODULES).is_file():
+        return set()
+    try:
+        modules = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+        paths = {str(module.get("path", "")) for module in modules}
+    except (ValueError, AttributeError, TypeError):
+        return set()  # sentence-transformers reports what it cannot read
+    return {path for path in paths if path and not leads_out(path)}
 
-    Of each folder's weights, take the safetensors, or else the pickled ones; of a GGUF checkpoint,
-    the configured file.
+
+def select_files(names: Iterable[str], checkpoint: Checkpoint, modules: set[str]) -> list[str]:
+    """Return those of a repository's files that are loaded.
+
+    They lie in its top folder and in those of its `modules`. Of each folder's weights they are the
+    safetensors, or else the pickled ones; of a GGUF checkpoint, the configured file.
     """
     names = sorted(names)
     if checkpoint.gguf_file in names:
         return [str(checkpoint.gguf_file)]
-    inside = [n for n in names if "/" not in n or MODULE.fullmatch(n)]
-    texts = [n for n in inside if _is_text(n)]
-    code = [n for n in inside if n.endswith(".py") and checkpoint.trust_remote_code]
-    safe = [n for n in inside if SAFE.fullmatch(PurePosixPath(n).name)]
-    covered = {PurePosixPath(n).parent for n in safe}
-    pickled = [n for n in inside if is_pickle(n) and PurePosixPath(n).parent not in covered]
-    return [*texts, *code, *safe, *pickled]
+    inside = [n for n in names if _parent(n) in {"", *modules}]
+    code = [n for n in names if n.endswith(".py") and checkpoint.trust_remote_code]
+    weights = [n for parent in sorted({*map(_parent, inside)}) for n in _weights(inside, parent)]
+    return [*filter(_is_read, inside), *code, *weights]
 
 
-def _is_text(name: str) -> bool:
-    base = PurePosixPath(name).name
-    read = any(fnmatchcase(base, pattern) for pattern in TEXTS)
-    return read and not any(fnmatchcase(base, pattern) for pattern in NOT_LOADED)
+def _parent(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
-def _select_complete(checkpoint: Checkpoint, names: list[str]) -> list[str]:
+def _is_read(name: str) -> bool:
+    path = PurePosixPath(name)
+    is_other = any(fnmatchcase(path.name, pattern) for pattern in OTHER_INDEXES)
+    is_index = path.name.endswith(".bin.index.json")  # goes with the pickled weights
+    return not (path.suffix in NOT_LOADED or path.name.startswith(".") or is_other or is_index)
+
+
+def _weights(names: list[str], parent: str) -> list[str]:
+    """Return a folder's weights: safetensors where they are complete, else pickled ones."""
+    base = {PurePosixPath(n).name: n for n in names if _parent(n) == parent}
+    chosen = []
+    for safe, pickled in (("model", "pytorch_model"), ("adapter_model", "adapter_model")):
+        if {f"{safe}.safetensors", f"{safe}.safetensors.index.json"} & base.keys():
+            files = [n for n in base if (match := SAFE.fullmatch(n)) and match[1] == safe]
+        else:
+            files = [n for n in base if is_pickle(n) and n.startswith(pickled)]
+            files += [n for n in base if files and n == f"{pickled}.bin.index.json"]
+        chosen += [base[name] for name in files]
+    return chosen
+
+
+def _select_complete(checkpoint: Checkpoint, names: list[str], modules: set[str]) -> list[str]:
     """Return the files to load; refuse a repository or folder without configuration or weights."""
-    name, key, needed = checkpoint.name, checkpoint.key, select_files(names, checkpoint)
+    name, key, needed = checkpoint.name, checkpoint.key, select_files(names, checkpoint, modules)
     if checkpoint.gguf_file in needed:
         return needed
-    described = {CONFIG, "adapter_config.json", "modules.json"} & set(needed)
+    quantized = [n for n in names if n.endswith(".gguf")]
+    if checkpoint.gguf_file is not None and quantized:
+        raise ExamError(
+            f"{key}={name} has no file {checkpoint.gguf_file}; it holds {_listed(quantized)}.\n"
+            f"Name one of them: {checkpoint.group}.gguf=<file>"
+        )
+    described = {CONFIG, "adapter_config.json", MODULES} & set(needed)
     weights = [n for n in needed if SAFE.fullmatch(PurePosixPath(n).name) or is_pickle(n)]
     if described and weights:
         return needed
     missing = "model.safetensors and pytorch_model.bin are" if described else f"{CONFIG} is"
     raise ExamError(
-        f"{key}={name} holds {_join_names(names)}; {missing} missing.\n"
+        f"{key}={name} holds {_listed(names)}; {missing} missing.\n"
         f"{_missing_remedy(checkpoint, names, is_described=bool(described))}, or choose another "
         f"checkpoint: {key}=<hub id or folder>"
     )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return the first names as a list in a sentence."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - MOST_NAMED} more" if len(ordered) > MOST_NAMED else ""
+    return ", ".join(ordered[:MOST_NAMED]) + more if ordered else "no files"
 
 
 def _missing_remedy(checkpoint: Checkpoint, names: list[str], *, is_described: bool) -> str:

@@ -17,11 +17,20 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from exam.errors import ExamError
-from exam.files import digest, file_digest, read_signed, write_json, write_signed
+from exam.files import (
+    digest,
+    file_digest,
+    read_object,
+    read_signed,
+    write_json,
+    write_signed,
+)
 
 log = logging.getLogger(__name__)
 
-PICKLE = re.compile(r"(?:pytorch|adapter)_model(?:-\d+-of-\d+)?\.bin")
+FORMAT = 2  # of converted folders; raise it when their content changes
+PICKLE = re.compile(r"(?:pytorch|adapter)_model(?:-(\d+)-of-(\d+))?\.bin")
+PICKLE_INDEX = ".bin.index.json"
 CONVERTED = "converted.json"  # written last: the digest of each file
 INDEX = "model.safetensors.index.json"
 
@@ -50,36 +59,76 @@ def _convert(folder: Path, stamps: tuple[tuple[str, int, int, int], ...]) -> Pat
 
     names = [name for name, *_ in stamps]
     digests = {name: file_digest(folder / name) for name in names}
-    target = user_cache_path("exam") / "converted" / digest(digests)[:16]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_suffix(".lock")):
-        if not _is_intact(target):
-            log.info("checkpoint: converting %s to safetensors once, in %s", folder, target)
-            with TemporaryDirectory(dir=target.parent) as name:
-                part = Path(name) / "part"
-                _write(folder, names, part)
-                part.rename(target)
+    target = user_cache_path("exam") / "converted" / digest({"format": FORMAT, **digests})[:16]
+    if _is_intact(target):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_suffix(".lock")):
+            if not _is_intact(target):
+                if target.is_dir():
+                    log.warning("%s is damaged and is written again", target)
+                    shutil.rmtree(target)
+                log.info("checkpoint: converting %s to safetensors once, in %s", folder, target)
+                with TemporaryDirectory(dir=target.parent) as name:
+                    part = Path(name) / "part"
+                    _write(folder, names, part)
+                    part.rename(target)
+    except OSError as error:
+        raise ExamError(
+            f"The converted weights of {folder} cannot be written to {target.parent}: "
+            f"{error.strerror or error}.\nMake room there, or name another folder for caches in "
+            "the environment: XDG_CACHE_HOME=<folder>"
+        ) from error
     return target
 
 
 def _is_intact(target: Path) -> bool:
-    """Tell whether a converted folder holds what was written; remove any other."""
+    """Tell whether a converted folder holds the files that were written."""
     try:
         files = read_signed(target / CONVERTED)["files"]
-        if all(file_digest(target / name) == sha256 for name, sha256 in files.items()):
-            return True
-    except FileNotFoundError:
-        pass
-    except ExamError as error:
-        log.warning("%s", str(error).splitlines()[0])
-    if target.is_dir():
-        log.warning("%s is damaged and is written again", target)
-        shutil.rmtree(target)
-    return False
+        return all(file_digest(target / name) == sha256 for name, sha256 in files.items())
+    except (FileNotFoundError, NotADirectoryError, ExamError):
+        return False
+
+
+def _current_files(folder: Path, names: list[str]) -> list[str]:
+    """Return `names` without pickled shards that the index does not list, and without the index.
+
+    Raises:
+        ExamError: a shard is missing, or shards of several uploads lie there without an index.
+    """
+    pickles = [name for name in names if is_pickle(name)]
+    rest = [name for name in names if not is_pickle(name) and not name.endswith(PICKLE_INDEX)]
+    parents = sorted({name.rpartition("/")[0] for name in pickles})
+    return [*rest, *(n for parent in parents for n in _current_shards(folder, pickles, parent))]
+
+
+def _current_shards(folder: Path, pickles: list[str], parent: str) -> list[str]:
+    shards = {PurePosixPath(n).name: n for n in pickles if n.rpartition("/")[0] == parent}
+    index = folder / parent / f"pytorch_model{PICKLE_INDEX}"
+    if index.is_file():
+        listed = read_object(index, "weight_map")["weight_map"]
+        wanted = {str(name) for name in listed.values()} if isinstance(listed, dict) else set()
+    elif "pytorch_model.bin" in shards:
+        wanted = {"pytorch_model.bin"}
+    else:
+        totals = {match[2] for name in shards if (match := PICKLE.fullmatch(name))}
+        total = int(max((t for t in totals if t), default="0"))
+        wanted = {n for n in shards if f"-of-{total:05d}" in n} if total else set(shards)
+        if len(totals) > 1 or (total and len(wanted) != total):
+            wanted = {f"pytorch_model{PICKLE_INDEX}"}
+    if missing := sorted(wanted - shards.keys()):
+        raise ExamError(
+            f"{folder / parent} holds {', '.join(sorted(shards))}; {missing[0]} is missing.\n"
+            "Copy all files of one upload of the checkpoint."
+        )
+    adapters = {name for name in shards if name.startswith("adapter")}
+    return [shards[name] for name in sorted(wanted | adapters)]
 
 
 def _write(folder: Path, names: list[str], target: Path) -> None:
-    for name in names:
+    for name in _current_files(folder, names):
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_pickle(name):

@@ -18,11 +18,14 @@ LIMITS = (  # of a container: the second and later versions of control groups, t
 )
 
 
-def optimizer_bytes(optimizer: str) -> int:
-    """Return the bytes an optimizer keeps of each trained weight, by the Trainer's name of it."""
-    if optimizer.startswith(("adafactor", "sgd")):
-        return 0  # far less than a value each
-    return 2 if "8bit" in optimizer else 2 * FP32
+def optimizer_bytes(optimizer: str, weight_bytes: float = FP32) -> float:
+    """Return the bytes an optimizer keeps of each trained weight, by the Trainer's name of it.
+
+    Adam keeps two values as wide as the weight. Of other optimizers it is a lower bound: 0.
+    """
+    if not optimizer.startswith(("adamw", "paged_adamw")) or "4bit" in optimizer:
+        return 0
+    return 2 if "8bit" in optimizer else 2 * weight_bytes
 
 
 def training_bytes(
@@ -32,10 +35,11 @@ def training_bytes(
 
     `trained` of the `parameters` learn; with none, the sum is the need of answering.
     """
+    width = weight_bytes if trained == parameters else FP32  # adapters and heads learn in fp32
     return {
         "weights": round(parameters * weight_bytes),
-        "gradients": FP32 * trained,
-        "optimizer": optimizer_bytes(optimizer) * trained,
+        "gradients": round(width * trained),
+        "optimizer": round(optimizer_bytes(optimizer, width) * trained),
     }
 
 
@@ -46,7 +50,7 @@ def checkpoint_bytes(
 
     Each holds the `saved` weights in fp32 and the optimizer's states of those `trained`.
     """
-    return number * (FP32 * saved + optimizer_bytes(optimizer) * trained)
+    return round(number * (FP32 * saved + optimizer_bytes(optimizer) * trained))
 
 
 def format_parts(parts: dict[str, int]) -> str:

@@ -1,6 +1,7 @@
 """The model and data-set hub: resolve a repository to a commit, list and download its files."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -8,10 +9,12 @@ from functools import cache
 from pathlib import Path
 
 from exam.errors import ExamError
+from exam.files import atomic
 
 log = logging.getLogger(__name__)
 
 UNAUTHORIZED = 401
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -31,27 +34,31 @@ class Repository:
 
 @cache
 def resolve_commit(repository: Repository) -> str:
-    """Return the commit that a revision names now; offline, the one that was resolved last.
+    """Return the commit that a revision names now; offline, the last one that was fetched.
 
-    A branch that has moved since the last use is reported once.
+    A branch that has moved since is reported.
 
     Raises:
         ExamError: there is no such repository or revision, access is denied, or the hub is out of
-            reach and nothing was resolved before.
+            reach and nothing was fetched before.
     """
+    from httpx2 import TransportError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import RevisionResolutionError
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     name, revision, kind = repository.name, repository.revision, repository.kind
-    api = HfApi()
+    if COMMIT.fullmatch(revision or ""):
+        return str(revision)
+    before = _recorded_commit(repository)
     try:
-        before = api.resolve_revision(
-            name, revision=revision, repo_type=kind, local_files_only=True
-        ).resolved
-    except RevisionResolutionError:
-        before = None
-    with translate_hub_errors(repository):
-        commit: str = api.resolve_revision(name, revision=revision, repo_type=kind).resolved
+        with translate_refusals(repository):
+            commit = str(HfApi().repo_info(name, revision=revision, repo_type=kind).sha)
+    except (TransportError, OfflineModeIsEnabled, HfHubHTTPError) as error:
+        if before is None:
+            raise _status_or_unreachable(repository, error) from None
+        if not isinstance(error, OfflineModeIsEnabled):
+            log.warning("The hub cannot be reached: using commit %.8s of %s", before, name)
+        return before
     if before not in (None, commit):
         log.warning(
             "%s: %s has moved from %.8s to %.8s since its last use; "
@@ -59,6 +66,33 @@ def resolve_commit(repository: Repository) -> str:
             name, revision or "main", before, commit, repository.group, before,
         )  # fmt: skip
     return commit
+
+
+def _reference(repository: Repository) -> Path:
+    """Return the file in which the hub's cache keeps the commit of a branch or tag."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = repo_folder_name(repo_id=repository.name, repo_type=repository.kind)
+    return Path(HF_HUB_CACHE) / folder / "refs" / (repository.revision or "main")
+
+
+def _recorded_commit(repository: Repository) -> str | None:
+    path = _reference(repository)
+    commit = path.read_text().strip() if path.is_file() else ""
+    return commit if COMMIT.fullmatch(commit) else None
+
+
+def record_commit(repository: Repository, commit: str) -> None:
+    """Note which commit a branch or tag named, once its files are complete in the cache.
+
+    Noted earlier, an interrupted download would take the place of a complete one offline.
+    """
+    path = _reference(repository)
+    if repository.revision == commit or _recorded_commit(repository) == commit:
+        return
+    with suppress(OSError), atomic(path) as temporary:  # the cache may be read-only
+        temporary.write_text(commit)
 
 
 def list_files(repository: Repository, commit: str) -> list[str]:
@@ -124,10 +158,31 @@ def translate_hub_errors(repository: Repository) -> Iterator[None]:
     from huggingface_hub import errors
 
     try:
+        with translate_refusals(repository):
+            yield
+    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled) as error:
+        raise _status_or_unreachable(repository, _cause(error)) from None
+    except TransportError as error:
+        raise ExamError(
+            f"The download of {repository.name} broke off: {type(error).__name__} {error}.\n"
+            "Run the same command again: it continues with the files that are complete."
+        ) from None
+
+
+@contextmanager
+def translate_refusals(repository: Repository) -> Iterator[None]:
+    """Turn the hub's definite answers into one message each; let other errors pass.
+
+    Raises:
+        ExamError: the repository or revision does not exist, or access is denied.
+    """
+    from huggingface_hub import errors
+
+    try:
         yield
     except errors.GatedRepoError:
         raise _access_error(repository) from None
-    except errors.RepositoryNotFoundError:
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
         raise _missing_error(repository) from None
     except errors.RevisionNotFoundError:
         raise ExamError(
@@ -135,21 +190,13 @@ def translate_hub_errors(repository: Repository) -> Iterator[None]:
             f"{repository.revision or 'main'}.\n"
             f"Give a branch, a tag or a commit: {repository.group}.revision=<name>"
         ) from None
-    except (
-        errors.RevisionResolutionError,
-        errors.LocalEntryNotFoundError,
-        errors.OfflineModeIsEnabled,
-    ) as error:
-        cause = _cause(error)
-        if isinstance(cause, errors.HfHubHTTPError):
-            raise _status_error(repository, cause.response.status_code) from None
-        raise _unreachable_error(repository, cause) from None
     except errors.HfHubHTTPError as error:
-        raise _status_error(repository, error.response.status_code) from None
-    except TransportError as error:
+        response = getattr(error, "response", None)
+        if response is None or response.status_code != UNAUTHORIZED:
+            raise
         raise ExamError(
-            f"The download of {repository.name} broke off: {type(error).__name__} {error}.\n"
-            "Run the same command again: it continues with the files that are complete."
+            f"The hub answers HTTP {UNAUTHORIZED} for {repository.name}: the token is not valid.\n"
+            "Log in again (hf auth login), or correct HF_TOKEN."
         ) from None
 
 
@@ -175,21 +222,14 @@ def _missing_error(repository: Repository) -> ExamError:
     )
 
 
-def _status_error(repository: Repository, status: int) -> ExamError:
-    if status == UNAUTHORIZED:
-        return ExamError(
-            f"The hub answers HTTP {status} for {repository.name}: the token is not valid.\n"
-            "Log in again (hf auth login), or correct HF_TOKEN."
-        )
-    return ExamError(
-        f"The hub answers HTTP {status} for {repository.name}.\n"
-        "It limits requests, or is down: run the same command again later."
-    )
-
-
-def _unreachable_error(repository: Repository, cause: BaseException) -> ExamError:
+def _status_or_unreachable(repository: Repository, cause: BaseException) -> ExamError:
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    if (response := getattr(cause, "response", None)) is not None:
+        return ExamError(
+            f"The hub answers HTTP {response.status_code} for {repository.name}.\n"
+            "It limits requests, or is down: run the same command again later."
+        )
     state = "the network is switched off (offline=true or HF_HUB_OFFLINE)"
     if not is_offline():
         reason = (str(cause) or type(cause).__name__).splitlines()[0][:120]

@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from exam import ranks
-from exam.answering import Answer, loaded
+from exam.answering import Answer, loaded, saved_model
 from exam.answers.predictions import (
     GIVEN,
     Predictions,
@@ -29,6 +29,7 @@ from exam.config import (
     ReaderKind,
     Restore,
     Scoring,
+    Source,
     Train,
     is_trained,
     plain,
@@ -51,8 +52,10 @@ log = logging.getLogger(__name__)
 SUBMISSION = "submission.csv"
 
 
-def restored(own: Restore) -> tuple[Stage, Train]:
+def restored(own: Restore, *, reads_questions: bool = True) -> tuple[Stage, Train]:
     """A finished run of a reader, and its configuration with a command's overrides.
+
+    The encoder and reranker are checked; with `reads_questions`, a hub data set is pinned, too.
 
     Raises:
         ExamError: `ckpt` is no such folder, or an override is not one of its values.
@@ -61,9 +64,27 @@ def restored(own: Restore) -> tuple[Stage, Train]:
     trained = finished(folder)
     if CONFIG not in trained.files:
         raise ExamError(f"{folder} is no run of train.py.\nGive a folder of outputs/train.")
-    config = prepare(load_run(folder / CONFIG, own))
+    config = _pinned(load_run(folder / CONFIG, own), folder / MODEL, reads_questions)
     _warn_of_versions(folder)
     return trained, config
+
+
+def _pinned(run: Train, saved: Path, reads_questions: bool) -> Train:
+    """Pin and check what a restored run loads: the reader that it saved, and no training questions.
+
+    The checkpoint that a saved reader started from may be gone.
+    """
+    model = saved_model(run, saved)
+    source = run.data.source if reads_questions else Source.files
+    data = replace(run.data, train=None, extra=None, source=source)
+    pinned = prepare(replace(run, model=model, data=data))
+    return replace(
+        run,
+        model=pinned.model if model is run.model else run.model,
+        data=replace(run.data, revision=pinned.data.revision),
+        encoder=pinned.encoder,
+        reranker=pinned.reranker,
+    )
 
 
 def _warn_of_versions(folder: Path) -> None:
@@ -135,13 +156,13 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
     trained, config = restored(infer)
     limits = check_saved_reader(config, folder / MODEL)
     retrieval = Retrieval.of(config)
-    if ranks.world_size() > 1:
-        retrieval.build(generates=False)
     questions = asked_questions(config)
     if rows is not None:
         questions = questions.select(rows)
     if limits is not None:
         limits.check(questions)
+    if ranks.world_size() > 1:
+        retrieval.build(generates=False)
     with ranks.leader_first():
         contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     before = [*retrieval.stages, contexts]

@@ -38,6 +38,15 @@ def _is_of_head(name: str, inside: str) -> bool:
     return not name.startswith(inside) or name.removeprefix(inside).split(".")[0] in POOLERS
 
 
+def embedding_rows(model: Any) -> int | None:
+    """Return the number of a model's token embeddings; None where it has none of a known kind."""
+    try:
+        embeddings = model.get_input_embeddings()
+    except NotImplementedError:  # of characters, as CANINE's
+        return None
+    return getattr(embeddings, "num_embeddings", None)
+
+
 def longest_input(model: Any, max_length: int, key: str = "model.max_length") -> int:
     """Return how many tokens a model reads: at least 4096 where positions have no limit.
 

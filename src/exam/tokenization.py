@@ -142,6 +142,7 @@ def load_tokenizer(
         return _load_deberta(folder, options)
     if published.is_file() and _model_type(folder) == DEBERTA:
         return _as_deberta(_load(PreTrainedTokenizerFast, folder, options))
+    _check_merges(folder)
     tokenizer = _load(AutoTokenizer, folder, options)
     check_complete(tokenizer, folder)
     for model in filter(Path.is_file, map(folder.joinpath, SENTENCEPIECE_MODELS)):
@@ -156,12 +157,17 @@ def check_complete(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Refuse a tokenizer without words: transformers makes one where the files are missing.
 
     Raises:
-        ExamError: its vocabulary holds special tokens only, or its merges are missing.
+        ExamError: its vocabulary holds special tokens only.
     """
     words = tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens}
-    is_empty = not any(character.isalnum() for word in words for character in word)
+    if not any(character.isalnum() for word in words for character in word):
+        raise _missing_vocabulary(folder)
+
+
+def _check_merges(folder: Path) -> None:
+    """Refuse a vocabulary of pairs of bytes or characters without its merges, or the reverse."""
     pair = [(folder / name).is_file() for name in ("vocab.json", "merges.txt")]
-    if is_empty or (any(pair) and not all(pair) and not (folder / TOKENIZER).is_file()):
+    if any(pair) and not all(pair) and not (folder / TOKENIZER).is_file():
         raise _missing_vocabulary(folder)
 
 
@@ -227,14 +233,15 @@ def check_agrees(tokenizer: PreTrainedTokenizerBase, model: Path) -> None:
             )
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int | None) -> None:
     """Refuse a tokenizer that gives ids for which a model has no embedding.
 
     Raises:
-        ExamError: an id is not below `rows`, the number of the model's token embeddings.
+        ExamError: an id is not below `rows`, the number of the model's token embeddings
+            (None: unknown, nothing is refused).
     """
     largest = max(tokenizer.get_vocab().values())
-    if largest >= rows:
+    if rows is not None and largest >= rows:
         raise ExamError(
             f"The tokenizer of {tokenizer.name_or_path} gives ids up to {largest:,}, its model has "
             f"embeddings for {rows:,}.\nTokenizer and weights are of different checkpoints: copy "

@@ -67,15 +67,12 @@ def train_reader(config: Train) -> Run:
 def _prepared(config: Train, limits: ReaderLimits | None) -> Prepared:
     retrieval, data = Retrieval.of(config), config.data
     if ranks.world_size() > 1:
+        if not asks_for_generated(data):
+            _split(data, None, limits)  # refused before the indexes are built
         retrieval.build(generates=asks_for_generated(data))
     with ranks.leader_first():
         written = generated(data, retrieval, config.generator)
-        split = with_soft_labels(
-            read_split(data, written.folder / QUESTIONS if written else None), data
-        )
-        if limits is not None:
-            limits.check(split.pool)
-            limits.check(split.valid)
+        split = _split(data, written, limits)
         everywhere = data.fold == ALL_FOLDS
         fold = fold_of(split.train, data.folds, data.split_seed) if everywhere else None
         look = partial(_look, config, split, fold)
@@ -85,6 +82,21 @@ def _prepared(config: Train, limits: ReaderLimits | None) -> Prepared:
     log_scores(valid, "valid")
     before = (*retrieval.stages, written, pool, None if valid is pool else valid)
     return Prepared(split, fold, pool, valid, [stage for stage in before if stage is not None])
+
+
+def _split(data: Data, written: Stage | None, limits: ReaderLimits | None) -> Split:
+    """Read the questions; those generated lie in `written`.
+
+    Raises:
+        ExamError: a file or row is not as configured, or a question never fits the reader.
+    """
+    split = with_soft_labels(
+        read_split(data, written.folder / QUESTIONS if written else None), data
+    )
+    if limits is not None:
+        limits.check(split.pool)
+        limits.check(split.valid)
+    return split
 
 
 def _contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[Stage, Stage]:

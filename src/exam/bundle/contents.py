@@ -15,9 +15,9 @@ from exam.checkpoints import (
     MODEL,
     PACKAGED,
     hub_repository,
+    loaded_files,
     packaged_folder,
     resolve_checkpoint,
-    select_files,
 )
 from exam.config import Bundle, Checkpoint, CorpusReader, CorpusSource, Train, plain
 from exam.corpus import files_of
@@ -216,8 +216,7 @@ def _add_weights(contents: Contents, checkpoint: Checkpoint) -> None:
         contents.overrides.append(f"run.{checkpoint.key}={{bundle}}/{target}")
     else:
         target = _cache_folder(contents, repository)
-    present = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
-    for name in select_files(present, checkpoint):
+    for name in loaded_files(folder, checkpoint):
         contents.add(folder / name, f"{target}/{name}")
 
 

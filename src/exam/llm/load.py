@@ -22,7 +22,7 @@ from exam.errors import ExamError
 from exam.llm.layerwise import Layerwise
 from exam.llm.prompts import TEMPLATES, Prompter
 from exam.llm.scoring import InMemory, Runner
-from exam.loading import check_new_weights
+from exam.loading import check_new_weights, embedding_rows
 from exam.precision import half_here, weights_in
 from exam.question_rows import LETTERS
 from exam.reader.decoders import with_padding
@@ -39,6 +39,7 @@ def inspect_decoder(config: Model) -> tuple[Any, PreTrainedTokenizerBase]:
         ExamError: the checkpoint cannot be loaded, or is not a decoder, or its files do not agree.
     """
     folder = resolve_checkpoint(require_checkpoint(config))
+    weights_in(config, half_here())
     architecture, tokenizer = _architecture(config, folder), _tokenizer(config, folder)
     with_padding(tokenizer, architecture)
     if _form(config, folder):  # the library reads a GGUF only as a whole
@@ -47,7 +48,7 @@ def inspect_decoder(config: Model) -> tuple[Any, PreTrainedTokenizerBase]:
             model = factory.from_config(architecture)
     else:
         model = _weights(config, folder, architecture, {"device_map": "meta"})
-    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
+    check_vocabulary(tokenizer, embedding_rows(model))
     return model, tokenizer
 
 

@@ -28,7 +28,7 @@ from exam.checkpoints import (
 )
 from exam.config import Dtype, Model, Packing
 from exam.errors import ExamError
-from exam.loading import check_new_weights
+from exam.loading import check_new_weights, embedding_rows
 from exam.precision import weights_in
 from exam.reader.decoders import DecoderReader, decoder_class, with_padding
 from exam.reader.disentangled import flash_attention, use_disentangled
@@ -73,10 +73,12 @@ def inspect_reader(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     """
     folder, base = _folders(config)
     architecture = _architecture(config, folder)
+    weights_in(config, Dtype.float32)
     with translate_load_errors(require_checkpoint(config)):
         tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
     model, _ = _pretrained(config, architecture, base or folder, device_map="meta")
-    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
+    check_vocabulary(tokenizer, embedding_rows(model))
+    _head(model)
     return model, tokenizer
 
 
@@ -202,15 +204,28 @@ def _prepared(model: Any, tokenizer: PreTrainedTokenizerBase, config: Model) -> 
         model.base_model.embeddings.register_forward_hook(_narrow)
     if isinstance(model, DecoderReader):
         with_padding(tokenizer, model.config)
-        model.score.__class__ = Fp32Linear
-    else:
-        model.classifier.__class__ = Fp32Linear
+    _head(model).__class__ = Fp32Linear
     for module in model.modules():  # weights in 16 bits would not move at a usual rate
         if isinstance(module, Fp32Linear):
             module.float()
     model.accepts_loss_kwargs = False
     prepared: PreTrainedModel = model
     return prepared
+
+
+def _head(model: Any) -> Any:
+    """Return the layer that scores an option.
+
+    Raises:
+        ExamError: the architecture names it otherwise, as XLNet and XLM do.
+    """
+    head = getattr(model, "score" if isinstance(model, DecoderReader) else "classifier", None)
+    if head is None:
+        raise ExamError(
+            f"A {model.config.model_type} model has no layer named classifier, which scores the "
+            "options.\nChoose a checkpoint of another architecture, such as model=deberta_base."
+        )
+    return head
 
 
 def _narrow(_embeddings: nn.Module, _inputs: Any, hidden: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from exam.checkpoints import (
     translate_load_errors,
 )
 from exam.config import Checkpoint, Dtype, Encoder
-from exam.loading import check_new_weights, longest_input
+from exam.loading import check_new_weights, embedding_rows, longest_input
 from exam.precision import dtype_here
 from exam.retrieval.vectors import Vectors
 from exam.runtime import progress
@@ -138,15 +138,17 @@ def inspect_network(
     """Refuse a model of sentence-transformers whose files do not agree.
 
     Raises:
-        ExamError: weights or the vocabulary are missing, the vocabulary is larger than the embeddings, or the model
-            reads fewer than `max_length` tokens.
+        ExamError: weights or the vocabulary are missing, the vocabulary is larger than the
+            embeddings, or the model reads fewer than `max_length` tokens.
     """
     from exam.tokenization import check_complete, check_vocabulary
 
-    network = model[0].auto_model
+    network = getattr(model[0], "auto_model", None)
+    if network is None:  # a module of its own kind, such as static embeddings
+        return
     root = next((p for p in folder.glob("0_*") if (p / "config.json").is_file()), folder)
     check_complete(model.tokenizer, root)
-    check_vocabulary(model.tokenizer, network.get_input_embeddings().num_embeddings)
+    check_vocabulary(model.tokenizer, embedding_rows(network))
     with translate_load_errors(checkpoint):
         _, info = type(network).from_pretrained(
             root, config=network.config, device_map="meta", output_loading_info=True
