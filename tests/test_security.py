@@ -137,6 +137,9 @@ def test_a_pickle_of_more_than_tensors_is_refused(tmp_path, mark, encoder):
     foreign = shutil.copytree(encoder, tmp_path / "encoder")
     pickled = foreign / "2_Dense" / "pytorch_model.bin"
     pickled.parent.mkdir()
+    modules = json.loads((foreign / "modules.json").read_text())
+    modules.append({**modules[-1], "path": "2_Dense"})
+    (foreign / "modules.json").write_text(json.dumps(modules))
     for path in (reader / "pytorch_model.bin", pickled):
         path.write_bytes(pickle.dumps(Bomb(mark)))
     with pytest.raises(ExamError, match=r"pytorch_model\.bin holds more than tensors"):

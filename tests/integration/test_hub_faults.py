@@ -141,6 +141,16 @@ def test_a_moved_main_is_another_run_and_said_once(bench, name):
     assert done.fetched == {}
 
 
+def test_a_download_that_breaks_off_leaves_the_earlier_commit_for_offline_use(bench, name):
+    train(bench, name, bench.outputs("before")).check()
+    old = bench.hub.get(name).main.sha
+    bench.hub.move(name, {"pytorch_model.bin": files_of_model(SOURCE)["pytorch_model.bin"] + b"x"})
+    bench.hub.fail(name, "pytorch_model.bin", status=503)
+    assert "HTTP 503" in refused(bench, name)
+    done = train(bench, name, bench.outputs("before"), offline=True).check()
+    assert f"{name} at commit {old}" in done.stderr
+
+
 def test_a_run_keeps_its_commit_when_main_moves(bench):
     """A language model that answers as published lies in the cache alone."""
     name, outputs = "acme/decoder", bench.outputs("kept")
