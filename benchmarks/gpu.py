@@ -82,7 +82,7 @@ def run_apart(arguments: argparse.Namespace, group: str, seconds: float) -> list
 
 
 def start_group(arguments: argparse.Namespace, group: str, seconds: float) -> str:
-    """Run a group's process until it ends or its time is over; what it failed with, if it did."""
+    """Run a group's process until it ends or its time is over; return its error, if any."""
     command = [sys.executable, __file__, "--group", group, "--seconds", str(seconds)]
     for name in ("rounds", "size", "device", "work"):
         command += [f"--{name}", str(getattr(arguments, name))]
