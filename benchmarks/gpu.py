@@ -152,12 +152,11 @@ def table(rows: list[Row]) -> str:
 
 def machine(device: str) -> dict[str, Any]:
     """Return the GPU and the versions of the packages."""
-    from importlib.metadata import version
-
     import torch
 
-    names = ("torch", "transformers", "sentence-transformers", "accelerate", "numpy")
-    facts: dict[str, Any] = {"device": device, **{name: version(name) for name in names}}
+    from exam.runtime import environment
+
+    facts: dict[str, Any] = {"device": device, **environment()}
     if device == "cuda":
         properties: Any = torch.cuda.get_device_properties(0)
         facts |= {
