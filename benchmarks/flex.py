@@ -85,6 +85,7 @@ def scored(
 @cache
 def compiled() -> Any:
     """Compile the attention: one kernel for every shape and number format."""
+    torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - beyond it nothing is compiled
     return torch.compile(scored, dynamic=False)
 
 

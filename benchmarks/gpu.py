@@ -18,12 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-BUDGETS = {  # seconds; a group leaves unused ones to the next
-    "readers": 150,
-    "attention": 120,
-    "encoding": 50,
-    "decoders": 80,
-    "search": 50,
+SHARES = {  # of the time; a group leaves unused time to the next
+    "readers": 0.33,
+    "attention": 0.27,
+    "encoding": 0.11,
+    "decoders": 0.18,
+    "search": 0.11,
 }
 GRACE = 15  # seconds for a row that is being measured when a group's time is over
 Row = dict[str, Any]
@@ -34,12 +34,12 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=450, help="for everything")
-    parser.add_argument("--groups", default=",".join(BUDGETS))
+    parser.add_argument("--groups", default=",".join(SHARES))
     parser.add_argument("--size", choices=["full", "tiny"], default="full")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--work", type=Path, default=Path("outputs/bench/gpu"))
     parser.add_argument("--output", type=Path, default=Path("outputs/bench/gpu.json"))
-    parser.add_argument("--group", choices=list(BUDGETS), help=argparse.SUPPRESS)
+    parser.add_argument("--group", choices=list(SHARES), help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -74,14 +74,22 @@ def run_apart(arguments: argparse.Namespace, group: str, seconds: float) -> list
     path = rows_path(arguments, group)
     for old in (path, path.with_suffix(".planned")):
         old.unlink(missing_ok=True)
+    reason = start_group(arguments, group, seconds) if seconds > 0 else ""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return as_planned(
+        path, group, rows, reason or f"not reached in the {seconds:.0f} s of its group"
+    )
+
+
+def start_group(arguments: argparse.Namespace, group: str, seconds: float) -> str:
+    """Run a group's process until it ends or its time is over; return its error, if any."""
     command = [sys.executable, __file__, "--group", group, "--seconds", str(seconds)]
     for name in ("rounds", "size", "device", "work"):
         command += [f"--{name}", str(getattr(arguments, name))]
     environment = dict(os.environ)
     if arguments.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    reason = f"not reached in the {seconds:.0f} s of its group"
-    log = path.with_suffix(".log")
+    log = rows_path(arguments, group).with_suffix(".log")
     try:
         with log.open("w") as file:
             subprocess.run(
@@ -92,13 +100,12 @@ def run_apart(arguments: argparse.Namespace, group: str, seconds: float) -> list
                 stderr=file,
                 timeout=seconds + GRACE,
             )
-    except subprocess.TimeoutExpired:
-        pass
     except subprocess.CalledProcessError as error:
         last = (log.read_text().strip().splitlines() or [""])[-1]
-        reason = f"its process ended with {error.returncode}: {last}"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    return as_planned(path, group, rows, reason)
+        return f"its process ended with {error.returncode}: {last}"
+    except subprocess.TimeoutExpired:
+        return ""
+    return ""
 
 
 def as_planned(path: Path, group: str, rows: list[Row], reason: str) -> list[Row]:
@@ -145,12 +152,11 @@ def table(rows: list[Row]) -> str:
 
 def machine(device: str) -> dict[str, Any]:
     """Return the GPU and the versions of the packages."""
-    from importlib.metadata import version
-
     import torch
 
-    names = ("torch", "transformers", "sentence-transformers", "accelerate", "numpy")
-    facts: dict[str, Any] = {"device": device, **{name: version(name) for name in names}}
+    from exam.runtime import environment
+
+    facts: dict[str, Any] = {"device": device, **environment()}
     if device == "cuda":
         properties: Any = torch.cuda.get_device_properties(0)
         facts |= {
@@ -177,15 +183,12 @@ def main() -> int:
         sys.stdout.write("skipped: no CUDA GPU (--device cpu --size tiny runs without one)\n")
         return 0
     arguments.work.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + arguments.seconds
-    facts, rows = machine(arguments.device), []
-    for group in arguments.groups.split(","):
-        left = end - time.monotonic() - GRACE
-        if left > 0:
-            rows += run_apart(arguments, group, min(BUDGETS[group], left))
-        else:
-            reason = f"not reached in {arguments.seconds:.0f} s"
-            rows.append({"group": group, "case": "all", "way": "all", "skipped": reason})
+    end = time.monotonic() + arguments.seconds - GRACE
+    facts, rows, groups = machine(arguments.device), [], arguments.groups.split(",")
+    for number, group in enumerate(groups):
+        share = SHARES[group] / sum(SHARES[later] for later in groups[number:])
+        left = max(0.0, end - time.monotonic())
+        rows += run_apart(arguments, group, share * left)
         results = {"machine": facts, "rows": rows, "ratios": ratios_of(rows)}
         write_json(arguments.output, results)
     sys.stdout.write(f"{table(rows)}\n{json.dumps(results['ratios'], indent=1)}\n")
