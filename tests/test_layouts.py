@@ -227,6 +227,7 @@ def test_settings_are_the_published_bytes():
     assert len(text(sentences.MPNET_SPECIAL)) == 239
     assert len(text(sentences.BERT_SETTINGS, 2, "\n")) == 366
     assert len(text(sentences.BERT_SPECIAL, 2, "\n")) == 125
+    assert len(text(bidirectional.RACE_SPECIAL, 2, "\n")) == 957
     deberta = bidirectional.deberta("large")["tokenizer_config.json"]
     assert json.loads(deberta) == {"do_lower_case": False, "vocab_type": "spm"}
     assert len(deberta) == 52

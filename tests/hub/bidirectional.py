@@ -89,16 +89,36 @@ def longformer_base() -> Files:
     }
 
 
+RACE_TOKENS = {
+    "bos_token": "<s>",
+    "cls_token": "<s>",
+    "eos_token": "</s>",
+    "mask_token": "<mask>",
+    "pad_token": "<pad>",
+    "sep_token": "</s>",
+    "unk_token": "<unk>",
+}
+RACE_SPECIAL = {
+    name: {
+        "content": token,
+        "lstrip": token == "<mask>",
+        "normalized": True,
+        "rstrip": False,
+        "single_word": False,
+    }
+    for name, token in RACE_TOKENS.items()
+}
+
+
 def longformer_race() -> Files:
     """No safetensors, no tokenizer.json; a head of multiple choice."""
     vocabulary = vocabularies.roberta()
     config = small(configs.LONGFORMER_RACE, vocabulary.tokens)
     state = random_state("LongformerForMultipleChoice", config)
-    special = dict.fromkeys(("bos_token", "cls_token"), "<s>") | {"pad_token": "<pad>"}
-    special |= dict.fromkeys(("eos_token", "sep_token"), "</s>") | {"unk_token": "<unk>"}
-    special |= {"mask_token": {"content": "<mask>", "lstrip": True, "__type": "AddedToken"}}
-    settings = special | {
+    added = {name: {"__type": "AddedToken", **token} for name, token in RACE_SPECIAL.items()}
+    settings = {
         "add_prefix_space": False,
+        **added,
         "errors": "replace",
         "model_max_length": 4096,
         "tokenizer_class": "LongformerTokenizer",
@@ -109,7 +129,7 @@ def longformer_race() -> Files:
         **{name: data for name, data in vocabulary.files.items() if name != "tokenizer.json"},
         "config.json": text(config, 2, "\n"),
         "tokenizer_config.json": text(settings, 2, "\n"),
-        "special_tokens_map.json": text(special, 2, "\n"),
+        "special_tokens_map.json": text(RACE_SPECIAL, 2, "\n"),
         "pytorch_model.bin": bin_of(state),
     }
 

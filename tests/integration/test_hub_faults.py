@@ -81,14 +81,40 @@ def test_a_missing_revision_is_named(bench, name):
     [
         ("config.json", "config.json is missing"),
         ("pytorch_model.bin", "model.safetensors and pytorch_model.bin are missing"),
-        ("spm.model", "spm.model"),
     ],
 )
 def test_a_missing_file_is_named(bench, name, missing, said):
     bench.hub.move(name, {missing: None})
     message = refused(bench, name)
-    assert f"model.name_or_path={name}" in message or f"reader {name}" in message
+    assert f"model.name_or_path={name}" in message
     assert said in message
+
+
+@pytest.mark.parametrize(
+    ("group", "source", "missing"),
+    [
+        ("deberta_xsmall", SOURCE, ["spm.model"]),
+        ("bert_base", "google-bert/bert-base-cased", ["vocab.txt", "tokenizer.json"]),
+        (
+            "longformer_race",
+            "potsawee/longformer-large-4096-answering-race",
+            ["vocab.json", "merges.txt"],
+        ),
+        ("modernbert", "answerdotai/ModernBERT-base", ["tokenizer.json"]),
+        (
+            "qwen_7b",
+            "Qwen/Qwen2.5-7B-Instruct",
+            ["tokenizer.json", "vocab.json", "merges.txt"],
+        ),
+    ],
+)
+def test_a_missing_vocabulary_is_refused(bench, group, source, missing):
+    """The library makes an empty tokenizer then, to which every word is unknown."""
+    name = f"acme/{group}"
+    files = files_of_model(source)
+    bench.hub.add(name, {path: data for path, data in files.items() if path not in missing})
+    message = refused(bench, name, f"model={group}")
+    assert "the tokenizer's vocabulary is missing" in message
 
 
 def test_an_interrupted_download_goes_on(bench, name):
