@@ -4,6 +4,7 @@ The repositories are copies of the small DeBERTa under names that no other test 
 """
 
 import re
+import shutil
 from itertools import count
 from pathlib import Path
 
@@ -175,6 +176,22 @@ def test_a_download_that_breaks_off_leaves_the_earlier_commit_for_offline_use(be
     assert "HTTP 503" in refused(bench, name)
     done = train(bench, name, bench.outputs("before"), offline=True).check()
     assert f"{name} at commit {old}" in done.stderr
+
+
+def test_a_run_answers_without_the_checkpoint_it_started_from(bench, name, tmp_path):
+    outputs, folder = bench.outputs("gone"), tmp_path / "reader"
+    shutil.copytree(bench.copy(SOURCE, bench.hub.get(SOURCE).main.sha, tmp_path / "copy"), folder)
+    train(bench, str(folder), outputs).check()
+    shutil.rmtree(folder)
+    done = bench.run(
+        "infer",
+        f"ckpt={stage(outputs, 'train')}",
+        "data=kaggle",
+        f"data.dir={bench.questions / 'questions'}",
+        f"outputs={outputs}",
+        offline=True,
+    ).check()
+    assert done.requests == []
 
 
 def test_a_run_keeps_its_commit_when_main_moves(bench):
