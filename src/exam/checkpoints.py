@@ -201,7 +201,8 @@ def _is_read(name: str) -> bool:
     path = PurePosixPath(name)
     is_other = any(fnmatchcase(path.name, pattern) for pattern in OTHER_INDEXES)
     is_index = path.name.endswith(".bin.index.json")  # goes with the pickled weights
-    return not (path.suffix in NOT_LOADED or path.name.startswith(".") or is_other or is_index)
+    is_document = not path.suffix or path.name.startswith((".", "LICENSE"))
+    return not (path.suffix in NOT_LOADED or is_document or is_other or is_index)
 
 
 def _weights(names: list[str], parent: str) -> list[str]:
@@ -397,8 +398,10 @@ def translate_load_errors(checkpoint: Checkpoint) -> Iterator[None]:
         disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
-    except ExamError:
-        raise
+    except ExamError as error:
+        if checkpoint.name in str(error):
+            raise
+        raise ExamError(f"{checkpoint.key}={checkpoint.name}: {error}") from None
     except Exception as error:  # the libraries' readers have no error in common
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise ExamError(

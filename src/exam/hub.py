@@ -160,7 +160,11 @@ def translate_hub_errors(repository: Repository) -> Iterator[None]:
     try:
         with translate_refusals(repository):
             yield
-    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled) as error:
+    except (
+        errors.HfHubHTTPError,
+        errors.LocalEntryNotFoundError,
+        errors.OfflineModeIsEnabled,
+    ) as error:
         raise _status_or_unreachable(repository, _cause(error)) from None
     except TransportError as error:
         raise ExamError(

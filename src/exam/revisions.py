@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from exam import ranks
 from exam.checkpoints import fetch_checkpoint, hub_repository
 from exam.config import Checkpoint, Data, Generate, Retrieving, Source, Task, Train
-from exam.hub import Repository, resolve_commit
+from exam.hub import Repository, record_commit, resolve_commit
 from exam.workload import uses_encoder, uses_writer
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ def pin_revisions(config: Command) -> Command:
             fetch_checkpoint(checkpoint)
         for group, repository in _repositories(config, checkpoints).items():
             commits[group] = resolve_commit(repository)
+            if repository.kind == "dataset":
+                record_commit(repository, commits[group])
             if repository.revision != commits[group]:
                 log.info("%s: %s at commit %s", group, repository.name, commits[group])
     commits = ranks.told(commits)
