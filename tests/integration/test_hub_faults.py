@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hub.bench import Bench, Done, stage, stages
 from hub.layouts import files_of_model, write
+from hub.question_sets import files_of_data_set
 from hub.weights import safetensors_of, state_in
 
 pytestmark = pytest.mark.slow
@@ -257,8 +258,6 @@ def test_a_missing_data_set_is_named(bench):
 
 def test_a_data_set_keeps_to_its_revision(bench):
     """A moved main is another set of questions; the earlier revision gives the earlier one."""
-    from hub.question_sets import files_of_data_set
-
     files = files_of_data_set("allenai/sciq")
     bench.hub.add("acme/sciq", files, kind="dataset")
     old = bench.hub.get("acme/sciq", "dataset").main.sha
@@ -274,3 +273,31 @@ def test_a_data_set_keeps_to_its_revision(bench):
     bench.run("retrieve", *more, f"data.revision={old}", f"outputs={third}").check()
     names = [stage(o, "contexts", "sciq-train").name for o in (first, second, third)]
     assert names[0] == names[2] != names[1]
+
+
+def test_a_gated_data_set_needs_the_right_token(bench):
+    bench.hub.add("acme/gated", files_of_data_set("allenai/sciq"), kind="dataset")
+    bench.hub.gate("acme/gated", "hf_right", kind="dataset")
+    more = ["data=sciq", "data.hub=acme/gated", "retriever=none", "evaluate=false"]
+    done = bench.run("retrieve", *more, f"outputs={bench.outputs('gated')}")
+    assert done.code == 2
+    assert "Traceback" not in done.stderr
+    assert "gated" in done.stderr
+    assert "HF_TOKEN" in done.stderr  # the remedy
+    outputs = bench.outputs("gated")
+    bench.run("retrieve", *more, f"outputs={outputs}", HF_TOKEN="hf_right").check()
+
+
+def test_an_interrupted_data_set_goes_on(bench):
+    path = "data/validation-00000-of-00001.parquet"
+    bench.hub.add("acme/cut", files_of_data_set("allenai/sciq"), kind="dataset")
+    bench.hub.cut("acme/cut", path, after_bytes=100)
+    more = ["data=sciq", "data.hub=acme/cut", "retriever=none", "evaluate=false"]
+    done = bench.run("retrieve", *more, f"outputs={bench.outputs('cut')}")
+    bench.hub.heal()
+    assert done.code == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "acme/cut" in done.stderr
+    done = bench.run("retrieve", *more, f"outputs={bench.outputs('cut')}").check()
+    assert "README.md" not in done.fetched
+    assert done.fetched[path] == 1
