@@ -185,7 +185,7 @@ def translate_refusals(repository: Repository) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError:
-        raise _access_error(repository) from None
+        raise access_error(repository) from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
         raise _missing_error(repository) from None
     except errors.RevisionNotFoundError:
@@ -204,7 +204,8 @@ def translate_refusals(repository: Repository) -> Iterator[None]:
         ) from None
 
 
-def _access_error(repository: Repository) -> ExamError:
+def access_error(repository: Repository) -> ExamError:
+    """Return the error for a gated repository."""
     from huggingface_hub import get_token
 
     state = "your token has no access to it" if get_token() else "you are not logged in"

@@ -17,6 +17,7 @@ from exam.config import Data, Source, names
 from exam.corpus import article_id
 from exam.errors import ExamError
 from exam.files import digest
+from exam.hub import Repository, access_error, translate_hub_errors
 from exam.places import OURS, question_file
 from exam.question_rows import FEATURES, LETTERS, parse
 from exam.tables import read_rows
@@ -132,9 +133,17 @@ def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
     """
     from datasets import load_dataset
 
+    repository = Repository(str(data.hub), data.revision, "data.hub", "dataset")
     try:
-        dataset = load_dataset(str(data.hub), data.hub_config, split=split, revision=data.revision)
+        with translate_hub_errors(repository):
+            dataset = load_dataset(
+                repository.name, data.hub_config, split=split, revision=data.revision
+            )
+    except ExamError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
+        if "is a gated dataset" in str(error):
+            raise access_error(repository) from None
         raise ExamError(
             f"The data set {data.hub} ({split}) cannot be read: {str(error).splitlines()[0]}\n"
             f"{_hub_remedy(str(error))}"
