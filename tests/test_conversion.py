@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -246,6 +247,13 @@ def test_a_cache_that_cannot_be_written_is_named(sharded, tmp_path, monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ExamError, match="XDG_CACHE_HOME=<folder>"):
         resolve_checkpoint(checkpoint(sharded))
+
+
+def test_a_conversion_that_does_not_fit_is_refused(sharded, monkeypatch, cache):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(ExamError, match=r"(?s)conversion of .* takes .*XDG_CACHE_HOME="):
+        resolve_checkpoint(checkpoint(sharded))
+    assert not [path for path in cache.rglob("*") if path.suffix != ".lock"]
 
 
 def test_a_gguf_file_that_is_not_there_is_named(tmp_path):

@@ -20,7 +20,15 @@ from exam.config import Checkpoint, Model, Reranker
 from exam.conversion import convert_folder, is_pickle
 from exam.errors import ExamError
 from exam.files import atomic, file_digest
-from exam.hub import COMMIT, Repository, download, list_files, record_commit, resolve_commit
+from exam.hub import (
+    COMMIT,
+    Repository,
+    check_space,
+    download,
+    list_files,
+    record_commit,
+    resolve_commit,
+)
 from exam.manifest import MANIFEST
 from exam.packages import fetched_wheel
 from exam.runtime import draws_bars
@@ -122,7 +130,9 @@ def _snapshot(repository: Repository, checkpoint: Checkpoint) -> Path:
     modules = set[str]()
     if MODULES in names:
         modules = module_folders(download(repository, commit, [MODULES]))
-    folder = download(repository, commit, _select_complete(checkpoint, names, modules))
+    needed = _select_complete(checkpoint, names, modules)
+    check_space(repository, commit, needed)
+    folder = download(repository, commit, needed)
     record_commit(repository, commit)
     return folder
 

@@ -17,6 +17,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from exam.errors import ExamError
+from exam.estimates import check_fits, free_disk
 from exam.files import (
     digest,
     file_digest,
@@ -69,6 +70,7 @@ def _convert(folder: Path, stamps: tuple[tuple[str, int, int, int], ...]) -> Pat
                 if target.is_dir():
                     log.warning("%s is damaged and is written again", target)
                     shutil.rmtree(target)
+                _check_space(folder, names, target.parent)
                 log.info("checkpoint: converting %s to safetensors once, in %s", folder, target)
                 with TemporaryDirectory(dir=target.parent) as name:
                     part = Path(name) / "part"
@@ -81,6 +83,18 @@ def _convert(folder: Path, stamps: tuple[tuple[str, int, int, int], ...]) -> Pat
             "the environment: XDG_CACHE_HOME=<folder>"
         ) from error
     return target
+
+
+def _check_space(folder: Path, names: list[str], cache: Path) -> None:
+    size = sum((folder / name).stat().st_size for name in names)
+    check_fits(
+        f"the conversion of {folder}",
+        {"safetensors": size},
+        free_disk(cache),
+        f"the disk of {cache}",
+        "Make room there, or name another folder for caches in the environment: "
+        "XDG_CACHE_HOME=<folder>",
+    )
 
 
 def _is_intact(target: Path) -> bool:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from exam.errors import ExamError
+from exam.estimates import check_fits, free_disk
 from exam.files import atomic
 
 log = logging.getLogger(__name__)
@@ -145,6 +146,31 @@ def is_offline() -> bool:
     from huggingface_hub.constants import is_offline_mode
 
     return bool(is_offline_mode())
+
+
+def check_space(repository: Repository, commit: str, names: list[str]) -> None:
+    """Log the size of the files that are still to be downloaded, and refuse what cannot fit.
+
+    Raises:
+        ExamError: they are larger than the free disk of the hub's cache.
+    """
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    snapshot = _reference(repository).parents[1] / "snapshots" / commit
+    missing = {name for name in names if not (snapshot / name).exists()}
+    with suppress(CachedRepoTreeNotFoundError):
+        tree = get_cached_repo_tree(repository.name, repo_type=repository.kind, revision=commit)
+        size = sum(file.size for file in tree if file.path in missing)
+        if size:
+            check_fits(
+                f"the download of {repository.name}",
+                {"files": size},
+                free_disk(Path(HF_HUB_CACHE)),
+                f"the disk of {HF_HUB_CACHE}",
+                "Make room there, or name another folder for the hub's files: HF_HOME=<folder>",
+            )
 
 
 @contextmanager

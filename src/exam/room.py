@@ -27,6 +27,7 @@ from exam.estimates import (
     free_memory,
     training_bytes,
 )
+from exam.manifest import MANIFEST
 from exam.precision import half_here
 from exam.reader.tuning import counts, with_tuning
 from exam.runs import CHECKPOINTS
@@ -104,17 +105,21 @@ def weight_bytes(model: Model, *, untrained: bool) -> float:
 def disk_parts(config: Train, saved: int, trained: int) -> dict[str, int]:
     """Return the bytes of `checkpoints` and `models` that are still to be written.
 
-    Runs of several seeds or folds keep a model each; a finished run deletes its checkpoints.
+    Runs of several seeds or folds keep a model each; a finished run deletes its checkpoints. Runs
+    of the same name that are finished may be some of them, and are taken off.
     """
     values, cross_fitted = trainer_values(config.trainer), config.data.fold == ALL_FOLDS
     number = 0 if cross_fitted else checkpoints_at_once(values)
     optimizer = values.get("optim", "adamw_torch")
+    learning = 0 if values.get("save_only_model") else trained
     runs = len(config.seed) if isinstance(config.seed, list) else 1
     runs *= config.data.folds if cross_fitted else 1
+    finished = len(list(Path(config.outputs).glob(f"train/{config.name}-*/{MANIFEST}")))
+    left = max(1, runs - finished)
     before = Path(config.outputs).glob(f"train/{config.name}-*/{CHECKPOINTS}/**/*")
     written = sum(path.stat().st_size for path in before if path.is_file())
-    whole = checkpoint_bytes(saved, trained, number=number, optimizer=optimizer)
-    return {"checkpoints": max(0, whole - written), "models": FP32 * saved * runs}
+    whole = checkpoint_bytes(saved, learning, number=number, optimizer=optimizer)
+    return {"checkpoints": max(0, whole - written), "models": FP32 * saved * left}
 
 
 def checkpoints_at_once(values: dict[str, Any]) -> int:
