@@ -15,7 +15,7 @@ from torch import nn
 from exam import conversion
 from exam.checkpoints import resolve_checkpoint, select_files
 from exam.config import Checkpoint
-from exam.conversion import convert_file, convert_folder
+from exam.conversion import convert_file, convert_folder, read_tensors
 from exam.errors import ExamError
 
 TENSORS = {
@@ -136,6 +136,23 @@ def test_an_attack_runs_nothing(tmp_path, mark, cache, name):
         resolve_checkpoint(checkpoint(folder))
     assert not mark.exists()
     assert not [path for path in cache.rglob("*") if path.suffix != ".lock"]
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("pickle", "Unsupported operand 149"),
+        ("torch.save", "unsupported GLOBAL posix.system whose module posix is blocked"),
+        ("a whole module", "GLOBAL test_conversion.Network was not an allowed global by default"),
+    ],
+)
+def test_the_message_names_the_cause_and_not_how_to_run_it(tmp_path, mark, name, cause):
+    (tmp_path / "w.bin").write_bytes(attacks(mark)[name])
+    with pytest.raises(ExamError) as caught:
+        read_tensors(tmp_path / "w.bin")
+    assert cause in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+    assert "safe_globals" not in str(caught.value)
 
 
 def test_the_attacks_would_run_with_an_unrestricted_reader(mark):

@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2  # of converted folders; raise it when their content changes
 PICKLE = re.compile(r"(?:pytorch|adapter)_model(?:-(\d+)-of-(\d+))?\.bin")
+# The cause in torch's message, between its advice on how to read the file all the same.
+UNPICKLER = re.compile(
+    r"(?:WeightsUnpickler error: |Trying to load )(.*?)(?:\.? Please|\.? Check|$)"
+)
 PICKLE_INDEX = ".bin.index.json"
 CONVERTED = "converted.json"  # written last: the digest of each file
 INDEX = "model.safetensors.index.json"
@@ -211,12 +215,11 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the line of a long message that names the cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = next(
-        (line for line in lines if "Unsupported" in line or "WeightsUnpickler" in line), ""
-    )
-    return (cause or (lines or [type(error).__name__])[0])[:200].rstrip(".")
+    """Return the part of a long message that names the cause."""
+    text = " ".join(str(error).split())
+    if cause := UNPICKLER.search(text):
+        return cause[1][:120]
+    return (text or type(error).__name__)[:120].rstrip(".")
 
 
 def _refusal(path: Path, reason: str) -> ExamError:

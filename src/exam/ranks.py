@@ -5,6 +5,7 @@ GPU, unless told so). Only words pass between them, through a gloo group of our 
 hours over an index, and a wait on a device would end after minutes.
 """
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +73,16 @@ def _group() -> Any:
             f"{distributed.get_world_size()} joined.\n"
             "Start them with torchrun --nproc-per-node <processes> train.py …"
         )
+    atexit.register(_leave_group)
     return distributed.new_group(backend="gloo", timeout=PATIENCE)
+
+
+def _leave_group() -> None:
+    """Close the connections before the interpreter ends: their threads may abort it otherwise."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def wait() -> None:
