@@ -284,7 +284,7 @@ def test_transformers_opens_what_is_saved(tokenizer, tmp_path):
     assert library.mask_token_id == tokenizer.mask_token_id
 
 
-def test_a_run_trained_with_the_librarys_ids_keeps_them(deberta, tmp_path):
+def test_a_run_trained_with_ids_of_the_library_keeps_them(deberta, tmp_path):
     library = AutoTokenizer.from_pretrained(deberta)
     library.save_pretrained(tmp_path / "model")
     shutil.copy(deberta / "config.json", tmp_path / "model")

@@ -55,7 +55,7 @@ class Condition:
     contexts: Callable[[Contexts, list[str], Random], Contexts] | None = None
 
 
-def _anothers(contexts: Contexts, ids: list[str], random: Random) -> Contexts:
+def _swap_contexts(contexts: Contexts, ids: list[str], random: Random) -> Contexts:
     """Each question gets the passages of the next one in a random order."""
     order = random.sample(ids, len(ids))
     after = dict(zip(order, [*order[1:], order[0]], strict=True))
@@ -87,7 +87,7 @@ PERMUTED = "options in another order"
 CONDITIONS = (
     Condition(AS_GIVEN),
     Condition("without context", contexts=lambda *_: {}),
-    Condition("another question's context", contexts=_anothers),
+    Condition("another question's context", contexts=_swap_contexts),
     Condition("passages reversed", contexts=_reversed),
     Condition(PERMUTED, question=_permuted),
     Condition(f"a wrong option is “{NONE}”", question=_with_none(right=False)),
