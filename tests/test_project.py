@@ -60,7 +60,7 @@ def test_every_declared_python_is_tested():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     prefix = "Programming Language :: Python :: "
     declared = [name for name in project["classifiers"] if name.startswith(prefix)]
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
     tested = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
     assert [prefix + version for version in tested] == declared
     assert tuple(tuple(map(int, tested[i].split("."))) for i in (0, -1)) == TESTED
