@@ -17,14 +17,14 @@ from exam.question_rows import LETTERS
 
 SCHEMA = pa.schema(
     {
-        "question_id": pa.string(),
-        "option": pa.int8(),  # place in the question's own list, from 0
-        "reader": pa.string(),
-        "contexts": pa.string(),
-        "order": pa.string(),  # how the options were laid out for the reader
-        "logit": pa.float64(),
-        "probability": pa.float64(),
-        "label": pa.int8(),  # the right option, where it is known
+        "question_id": pa.string(),  # the question's id in its file
+        "option": pa.int8(),  # position in the question's list of options, from 0
+        "reader": pa.string(),  # name of the run or ensemble
+        "contexts": pa.string(),  # name of the passages it read, or a perturbation
+        "order": pa.string(),  # order of the options that the reader saw: `given` or a rotation
+        "logit": pa.float64(),  # the reader's score of the option
+        "probability": pa.float64(),  # softmax of the logits over the question's options
+        "label": pa.int8(),  # position of the right option; null where the answer is unknown
     }
 )
 GIVEN = "given"  # the options in the question's own order

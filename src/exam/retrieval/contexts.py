@@ -29,14 +29,14 @@ ROWS_AT_ONCE = 20_000
 NEEDED = ("question_id", "rank", "text")  # in every row
 SCHEMA = pa.schema(
     {
-        "question_id": pa.string(),
-        "rank": pa.int32(),
-        "score": pa.float32(),
-        "article_id": pa.string(),
-        "passage_id": pa.string(),
-        "title": pa.string(),
-        "text": pa.large_string(),
-        "source": pa.string(),
+        "question_id": pa.string(),  # the question's id in its file
+        "rank": pa.int32(),  # 1 is the best passage
+        "score": pa.float32(),  # the retriever's score; scales differ between retrievers
+        "article_id": pa.string(),  # the article's id in the corpus
+        "passage_id": pa.string(),  # the article's id, and the passage's range of characters
+        "title": pa.string(),  # title of the article
+        "text": pa.large_string(),  # the passage, without the title
+        "source": pa.string(),  # name of the corpus file
     }
 )
 

@@ -29,12 +29,12 @@ FILE = "passages.arrow"
 ARTICLES_AT_ONCE = 1024
 SCHEMA = pa.schema(
     {
-        "article_id": pa.string(),
-        "title": pa.string(),
-        "start": pa.int64(),
-        "end": pa.int64(),
-        "text": pa.large_string(),
-        "source": pa.string(),
+        "article_id": pa.string(),  # the article's id in the corpus
+        "title": pa.string(),  # title of the article
+        "start": pa.int64(),  # first character in the article
+        "end": pa.int64(),  # character after the last one
+        "text": pa.large_string(),  # the passage, without the title
+        "source": pa.string(),  # name of the corpus file
     }
 )
 

@@ -19,7 +19,12 @@ from exam.stage import Stage
 
 FILE = "words.parquet"
 SAMPLE = 200_000  # articles counted at most, evenly spread
-SCHEMA = pa.schema({"word": pa.string(), "articles": pa.int64()})
+SCHEMA = pa.schema(
+    {
+        "word": pa.string(),  # in lower case
+        "articles": pa.int64(),  # number of articles that contain it
+    }
+)
 
 
 @dataclass(frozen=True)
