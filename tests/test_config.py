@@ -1,10 +1,13 @@
 """Configuration mistakes: one message, about a second, nothing heavy imported."""
 
 import re
-import runpy
 import subprocess
 import sys
 import time
+import typing
+from dataclasses import fields
+from enum import EnumType
+from typing import Any
 
 import pytest
 from conftest import ROOT, exam
@@ -13,6 +16,7 @@ from omegaconf import OmegaConf
 from exam.cli import SWEEPS, known_keys
 from exam.compose import check_groups, composed, conf_dir, with_prefix
 from exam.config import ROOTS, Context, Passages, Retriever
+from exam.config.trainer import TrainerFields, trainer_choices
 
 MISTAKES = {
     "modle=minilm": (
@@ -46,14 +50,15 @@ MISTAKES = {
         "Set trainer.fp16=false, or choose trainer=gpu.\n"
     ),
     "trainer.output_dir=x": (
-        "trainer.output_dir is not yours to set: the run folder is outputs/train/<name>-<hash>.\n"
+        "trainer.output_dir is managed by exam: the run folder is outputs/train/<name>-<hash>.\n"
+        "Leave it out.\n"
     ),
     "trainer.save_strategy=steps": (
         "trainer.load_best_model_at_end needs trainer.eval_strategy=epoch and "
         "trainer.save_strategy=steps to be the same.\n"
     ),
     "trainer.eval_strategy=always": (
-        "trainer.eval_strategy=always is not one of its values: no, steps, epoch.\n"
+        "trainer.eval_strategy=always is not a value of it.\nChoose one of no, steps, epoch.\n"
     ),
     "data.fold=null": (
         "data.fold=null leaves no questions to choose a checkpoint on, but trainer.eval_strategy "
@@ -225,9 +230,28 @@ def test_a_refusal_imports_nothing_heavy_and_is_quick(verb, override):
 
 
 def test_trainer_fields_are_those_of_the_installed_transformers():
-    module = runpy.run_path(str(ROOT / "scripts" / "trainer_fields.py"))
-    table = ROOT / "src" / "exam" / "trainer_fields.py"
-    assert table.read_text(encoding="utf-8") == module["render"]()
+    from transformers import TrainingArguments
+
+    accepted = [field.name for field in fields(TrainingArguments) if field.init]
+    assert [field.name for field in fields(TrainerFields)] == accepted
+    types = {field.name: field.type for field in fields(TrainerFields)}
+    assert types["learning_rate"] is float
+    assert types["eval_steps"] == float | None
+    assert (types["optim"], types["fsdp_config"]) == (str, Any)
+
+
+def test_trainer_choices_are_those_of_the_installed_transformers():
+    from transformers import TrainingArguments
+
+    hints = typing.get_type_hints(TrainingArguments)
+    enums = {
+        name: tuple(value.value for value in member)
+        for name, hint in hints.items()
+        for member in typing.get_args(hint)
+        if isinstance(member, EnumType) and str in typing.get_args(hint)
+    }
+    assert trainer_choices() == enums
+    assert "adafactor" in enums["optim"]
 
 
 def test_any_training_argument_is_overridden_without_plus():

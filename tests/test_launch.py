@@ -334,7 +334,7 @@ def test_a_mistake_that_every_process_meets_is_one_message(place, tmp_path):
     overrides = [*overrides_of(place, tmp_path), "launch=2", "log_level=warning"]
     for wrong, code, said in (
         (f"resume={tmp_path / 'none'}", 2, f"resume={tmp_path / 'none'} does not exist."),
-        ("trainer.optim=foo", 2, "trainer.optim=foo is not one of its values"),
+        ("trainer.optim=foo", 2, "trainer.optim=foo is not a value of it"),
         (f"model.name_or_path={tmp_path / 'none'}", 2, f"{tmp_path / 'none'} does not exist;"),
     ):
         done = exam("train", *overrides, wrong, cwd=tmp_path)

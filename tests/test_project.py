@@ -68,7 +68,7 @@ def test_every_declared_python_is_tested():
 
 
 ORDER = [
-    ["errors", "trainer_fields", "metrics"],
+    ["errors", "metrics"],
     ["safety"],
     ["kaggle", "files", "devices", "estimates"],
     ["ranks", "manifest"],

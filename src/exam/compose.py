@@ -11,8 +11,8 @@ from omegaconf import Container, DictConfig, OmegaConf
 
 from exam.checks import check
 from exam.config import ROOTS
+from exam.config.trainer import TrainerFields
 from exam.errors import ExamError
-from exam.trainer_fields import TrainerFields
 
 log = logging.getLogger(__name__)
 

@@ -15,26 +15,9 @@ from exam.config import (
     is_trained,
     trainer_values,
 )
+from exam.config.trainer import check_trainer_values
 from exam.errors import ExamError
 from exam.model_checks import check_model, check_tuning
-from exam.trainer_fields import CHOICES
-
-MANAGED = {
-    "output_dir": "the run folder is outputs/train/<name>-<hash>",
-    "seed": "set seed=… at the top level",
-    "resume_from_checkpoint": "resume=auto continues by itself",
-    "remove_unused_columns": "the collator reads its own columns",
-    "label_names": "the reader's label is always `labels`",
-    "do_train": "choose the verb: train.py or infer.py",
-    "do_eval": "choose the verb: train.py or infer.py",
-    "do_predict": "choose the verb: train.py or infer.py",
-    "local_rank": "the launcher sets it",
-    "dataloader_drop_last": "every question is trained on and answered",
-    "eval_do_concat_batches": "MAP@3 is measured over all questions at once",
-    "batch_eval_metrics": "MAP@3 is measured over all questions at once",
-    "hub_token": "it would be saved; log in (hf auth login), or set HF_TOKEN",
-    "push_to_hub": "hub.push=true uploads the finished run",
-}
 
 REPO = re.compile(r"[\w.-]+/[\w.-]+")  # of the hub, in full
 
@@ -46,8 +29,7 @@ def check_train(config: Train) -> None:
     _check_task(config)
     _check_depth(config)
     trainer = trainer_values(config.trainer)
-    for name, value in trainer.items():
-        _check_trainer_value(name, value)
+    check_trainer_values(trainer)
     _check_evaluation(config, trainer)
     check_model(config)
     check_tuning(config)
@@ -180,15 +162,6 @@ def _check_depth(config: Train) -> None:
                     f"context.{key}={top_k} asks for more passages than {limit}={depth} keeps.\n"
                     f"Set {limit}={top_k}, or a smaller context.{key}."
                 )
-
-
-def _check_trainer_value(name: str, value: Any) -> None:
-    if name in MANAGED:
-        raise ExamError(f"trainer.{name} is not yours to set: {MANAGED[name]}.")
-    if name in CHOICES and value is not None and value not in CHOICES[name]:
-        raise ExamError(
-            f"trainer.{name}={value} is not one of its values: {', '.join(CHOICES[name])}."
-        )
 
 
 def _check_evaluation(config: Train, trainer: dict[str, Any]) -> None:

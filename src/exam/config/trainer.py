@@ -1,25 +1,125 @@
-"""The trainer group: what a configuration sets of `transformers.TrainingArguments`."""
+"""The `trainer` group: what you may set of `transformers.TrainingArguments`.
 
-from typing import Any
+The schema is read from the source of the installed transformers. Importing the library instead
+takes seconds, and a copy of its fields would go stale.
+"""
+
+import ast
+import re
+from dataclasses import make_dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-from exam.trainer_fields import TrainerFields
+from exam.errors import ExamError
 
 SHARDING = ("deepspeed", "fsdp", "fsdp_config")
+TYPES: dict[str, Any] = {kind.__name__: kind for kind in (int, float, bool, str)}
+TYPES |= {f"{name} | None": kind | None for name, kind in TYPES.items()}
+ENUM = re.compile(r"([A-Z]\w+) \| str")  # such as SchedulerType | str
+# Transformers before 5.23 names these fields gradient_…
+ADDED_NAMES = ("activation_checkpointing", "activation_checkpointing_kwargs")
+MANAGED = {
+    "output_dir": "the run folder is outputs/train/<name>-<hash>",
+    "seed": "set seed=… at the top level",
+    "resume_from_checkpoint": "resume=auto resumes an interrupted run",
+    "remove_unused_columns": "the collator reads all columns",
+    "label_names": "the reader's label is always `labels`",
+    "do_train": "choose the command: train.py or infer.py",
+    "do_eval": "choose the command: train.py or infer.py",
+    "do_predict": "choose the command: train.py or infer.py",
+    "local_rank": "the launcher sets it",
+    "dataloader_drop_last": "every question is trained on and answered",
+    "eval_do_concat_batches": "MAP@3 is measured over all questions at once",
+    "batch_eval_metrics": "MAP@3 is measured over all questions at once",
+    "hub_token": "it would be saved; log in (hf auth login), or set HF_TOKEN",
+    "push_to_hub": "hub.push=true uploads the finished run",
+}
+
+
+@cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """Parse the top-level classes of a module of transformers by name."""
+    spec = find_spec("transformers")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+    source = Path(spec.origin).with_name(f"{module}.py").read_text(encoding="utf-8")
+    return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+
+
+def _annotations() -> dict[str, str]:
+    """Read the fields that `TrainingArguments` takes, and their types as written."""
+    fields = {
+        node.target.id: ast.unparse(node.annotation)
+        for node in _classes("training_args")["TrainingArguments"].body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    return {name: kind for name, kind in fields.items() if not name.startswith("_")}
+
+
+def _field_type(annotation: str) -> Any:
+    """Return the schema's type of a field; Any where Hydra cannot express it."""
+    return str if ENUM.fullmatch(annotation) else TYPES.get(annotation, Any)
+
+
+ANNOTATIONS = _annotations()
+if TYPE_CHECKING:
+    TrainerFields = Any
+else:
+    TrainerFields = make_dataclass(
+        "TrainerFields",
+        [
+            (name, _field_type(ANNOTATIONS.get(name, "Any")), MISSING)
+            for name in dict.fromkeys([*ANNOTATIONS, *ADDED_NAMES])
+        ],
+        namespace={
+            "__doc__": "The fields of `TrainingArguments`; MISSING leaves the library's default.",
+            "__module__": __name__,
+        },
+    )
+
+
+@cache
+def trainer_choices() -> dict[str, tuple[str, ...]]:
+    """Return the values that each field of an enumeration takes."""
+    enums = _classes("trainer_utils") | _classes("training_args")
+    return {
+        name: tuple(
+            ast.literal_eval(node.value)
+            for node in enums[match[1]].body
+            if isinstance(node, ast.Assign)
+        )
+        for name, annotation in ANNOTATIONS.items()
+        if (match := ENUM.fullmatch(annotation))
+    }
+
+
+def check_trainer_values(values: dict[str, Any]) -> None:
+    """Refuse fields that exam manages, and values that the library does not know."""
+    for name, value in values.items():
+        if name in MANAGED:
+            raise ExamError(f"trainer.{name} is managed by exam: {MANAGED[name]}.\nLeave it out.")
+        choices = trainer_choices().get(name)
+        if choices and value is not None and value not in choices:
+            raise ExamError(
+                f"trainer.{name}={value} is not a value of it.\nChoose one of {', '.join(choices)}."
+            )
 
 
 def trainer_values(fields: TrainerFields) -> dict[str, Any]:
-    """The TrainingArguments a configuration sets, without those left to the library."""
+    """Return the arguments that a configuration sets, without the library's defaults."""
     return {name: value for name, value in vars(fields).items() if value != MISSING}
 
 
 def is_trained(fields: TrainerFields) -> bool:
-    """Whether a reader learns anything, or its checkpoint answers as it is."""
+    """Return whether a reader is trained at all, or answers with its checkpoint's weights."""
     return bool(trainer_values(fields).get("num_train_epochs") != 0)
 
 
 def answering_values(fields: TrainerFields) -> dict[str, Any]:
-    """The same without what shards a model: to answer, one is loaded whole."""
+    """Return the values without sharding: a reader that answers is loaded whole."""
     values = trainer_values(fields)
     return {name: value for name, value in values.items() if name not in SHARDING}

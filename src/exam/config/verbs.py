@@ -11,7 +11,7 @@ from exam.config.generation import Generator
 from exam.config.questions import Data
 from exam.config.reader import Adversary, Context, Model, Tuning
 from exam.config.retrieval import Corpus, Encoder, Index, Pairs, Passages, Reranker, Retriever
-from exam.trainer_fields import TrainerFields
+from exam.config.trainer import TrainerFields
 
 
 class Task(Enum):
