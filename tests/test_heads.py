@@ -154,7 +154,7 @@ def texts_of(question):
 
 
 def features_of(reader, asked, stage):
-    return saved_features("f", asked, stage, reader.tokenizer, READING)
+    return saved_features("f", asked, stage, reader.tokenizer, READING)[0]
 
 
 def joined(tmp_path, asked, packing=Packing.options, family="bert", **values):

@@ -10,7 +10,7 @@ from conftest import jsonl_corpus
 
 from exam.config import Fusion, Passages, Query, RetrieverKind, Search
 from exam.retrieval.fusion import fuse
-from exam.retrieval.lexical import bm25_search, tfidf_search
+from exam.retrieval.lexical import bm25_search, build_bm25, tfidf_search
 from exam.retrieval.passages import build_passages
 from exam.retrieval.queries import merged, query_parts, query_texts
 
@@ -50,13 +50,14 @@ def bm25(query, k1, b):
 def test_bm25_equals_its_formula(table, tmp_path):
     search = Search(name="bm25", kind=RetrieverKind.bm25, k1=1.2, b=0.75)
     queries = ["Do otters eat fish?", "zebra", ""]
-    found = list(bm25_search(table, search, queries, 10, tmp_path / "outputs"))
+    stage = build_bm25(table, search, tmp_path / "outputs")
+    found = list(bm25_search(stage, queries, 10))
     expected = np.array(bm25(["otters", "eat", "fish"], 1.2, 0.75))
     order = [i for i in np.argsort(-expected, kind="stable") if expected[i] > 0]
     assert found[0][0].tolist() == order == [2, 3, 0]
     np.testing.assert_allclose(found[0][1], expected[order], rtol=1e-5)
     assert [len(rows) for rows, _ in found[1:]] == [0, 0]  # no word in common: no passage
-    again = list(bm25_search(table, search, queries, 2, tmp_path / "outputs"))
+    again = list(bm25_search(stage, queries, 2))
     assert again[0][0].tolist() == [2, 3]
 
 

@@ -312,7 +312,7 @@ def saved(tokenizer, tmp_path_factory):
 
 def test_letters_have_the_same_logits_under_the_trainer(tokenizer, tmp_path, saved, stage):
     reader = letters_of(tmp_path, saved)
-    found = predict(reader, reader.features("f", questions(), stage, Context(top_k=2)))
+    found = predict(reader, reader.features("f", questions(), stage, Context(top_k=2))[0])
     prompter = prompter_of(tokenizer, Scoring.letters)
     asked = prompter.asked(questions(), PASSAGES, 256)
     whole = option_scores(InMemory(model_of("llama", tokenizer), CPU), prompter, asked, 2)
@@ -323,7 +323,7 @@ def test_letters_have_the_same_logits_under_the_trainer(tokenizer, tmp_path, sav
 def test_letters_are_learned_saved_and_read_again(tmp_path, saved, stage, tuning):
     reader = letters_of(tmp_path, saved, max_steps=120, learning_rate=0.003)
     answered = questions().remove_columns("label").add_column("label", [1, 2, 0])
-    features = reader.features("f", answered, stage, Context(top_k=2))
+    features, _ = reader.features("f", answered, stage, Context(top_k=2))
     reader = reader.to_train(features, tuning, Adversary())
     train(reader, features, features.select([]))
     logits = predict(reader, features)

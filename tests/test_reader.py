@@ -467,7 +467,7 @@ def test_features_are_kept_until_something_they_stand_on_changes(tmp_path, asked
 
     def features(contexts=stage, tokenizer=tokenizer, questions=asked, max_length=48):
         reading = Reading(1, max_length, 512, Order.best_first)
-        found = saved_features("f", questions, contexts, tokenizer, reading)
+        found, _ = saved_features("f", questions, contexts, tokenizer, reading)
         folders = sorted(p.name for p in (tmp_path / "features").iterdir() if p.is_dir())
         return found.to_list(), len(folders)
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,32 +48,6 @@ def place(tmp_path_factory):
 
 def results_of(run):
     return json.loads((run.stage.folder / "results.json").read_text())
-
-
-def test_what_is_to_be_done_is_said_before_it_is(place, tmp_path, caplog):
-    def plan(*more):
-        caplog.clear()
-        train_reader(composed("train", *tiny(place, f"outputs={tmp_path}", *more)))
-        return [line for line in caplog.messages if line.startswith("plan: ")]
-
-    caplog.set_level("INFO")
-    own = "plan: 30 questions train tiny for 1 epochs, 10 are answered · retriever bm25"
-    assert plan() == [
-        own,
-        "plan: passages are to be found, beginning with passages",
-        "plan: about how long, by earlier runs here: contexts unknown · training unknown",
-    ]
-    first, second, third = plan("seed=[1,2]")
-    assert (first, second) == (f"{own} · 2 readers", "plan: passages are there already")
-    assert re.fullmatch(r"plan: about how long, by earlier runs here: training \d+ s", third)
-    done = "plan: all of it is done already, and reused"
-    assert plan("seed=[1,2]") == [f"{own} · 2 readers", done]
-    assert plan("resume=never")[1] == "plan: passages are there already"
-    folds = ["data.fold=all", "data.valid=null", "data.folds=2"]
-    assert plan(*folds)[0] == (
-        "plan: 20 questions train tiny for 1 epochs, 40 are answered · retriever bm25 · 2 readers"
-    )
-    assert plan(*folds)[1] == done
 
 
 # Folds and seeds.

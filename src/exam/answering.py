@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from exam.reader.lexical import (
 )
 from exam.reader.model import inspect_reader
 from exam.reader.reader import Reader
+from exam.reader.token_counts import TokenCounts
 from exam.reader.training import predict, train
 from exam.reader.tuning import ADAPTER, merged
 from exam.retrieval.contexts import read_contexts
@@ -42,7 +43,17 @@ from exam.stage import Stage
 log = logging.getLogger(__name__)
 
 LEXICAL = "lexical.json"
-Answer = Callable[[Dataset, Stage], Floats]  # logits of questions, read with a stage's contexts
+
+
+@dataclass(frozen=True)
+class Output:
+    """The logits of questions, of shape `(questions, options)`, and counts of the tokens read."""
+
+    logits: Floats
+    tokens: TokenCounts | None = None  # of readers that keep features
+
+
+Answer = Callable[[Dataset, Stage], Output]  # of questions, read with a stage's contexts
 
 
 def inspect(model: Model) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -103,7 +114,7 @@ def _fit(config: Train, folder: Path, split: Split, pool: Stage) -> Answer:
     features = {
         name: reader.features(
             f"{config.data.name}-{name}", part, pool, config.context, training=name == "train"
-        )
+        )[0]
         for name, part in (("train", asked), ("dev", split.dev))
     }
     if TARGETS in shuffled.column_names:
@@ -126,9 +137,10 @@ def _texts(split: Split) -> Iterator[str]:
 
 
 def _answering(reader: Reader, config: Train) -> Answer:
-    def answer(questions: Dataset, contexts: Stage) -> Floats:
+    def answer(questions: Dataset, contexts: Stage) -> Output:
         name = contexts.folder.name
-        return predict(reader, reader.features(name, questions, contexts, config.context))
+        features, tokens = reader.features(name, questions, contexts, config.context)
+        return Output(predict(reader, features), tokens)
 
     return answer
 
@@ -155,8 +167,8 @@ def _fit_lexical(config: Train, folder: Path, split: Split, pool: Stage) -> Answ
 def _answering_lexical(reader: LexicalReader, config: Train) -> Answer:
     top_k = config.context.passages(training=False)
     budget = config.model.length(training=False)
-    return lambda questions, contexts: reader.logits(
-        lexical_features(questions, contexts, top_k, budget)
+    return lambda questions, contexts: Output(
+        reader.logits(lexical_features(questions, contexts, top_k, budget))
     )
 
 
@@ -175,11 +187,11 @@ def _answering_causal(config: Train, work: Path) -> Answer:
     top_k = config.context.passages(training=False)
     size = trainer_values(config.trainer).get("per_device_eval_batch_size", 8)
 
-    def answer(questions: Dataset, contexts: Stage) -> Floats:
-        found = read_contexts(contexts, top_k)
-        asked = prompter.asked(questions, found, window, config.context.order)
-        logits = option_scores(runner, prompter, asked, size)
+    def answer(questions: Dataset, contexts: Stage) -> Output:
+        passages = read_contexts(contexts, top_k)
+        prompts = prompter.asked(questions, passages, window, config.context.order)
+        logits = option_scores(runner, prompter, prompts, size)
         refuse_nan(logits)
-        return logits
+        return Output(logits)
 
     return answer

@@ -28,38 +28,7 @@ log = logging.getLogger(__name__)
 FORMAT = 3  # raised when the meaning of any artefact changes
 KEY = "key.json"
 NAME = re.compile(r"[^/\\\0]{1,200}")  # of a folder
-_RECORDS: list[list["Stage"]] = []
-_LOOKING: list[bool] = []  # not empty while nothing is to be worked on
 _OPEN: list["Stage"] = []  # those being worked on: a peak is one since a stage was opened
-
-
-@contextmanager
-def recording() -> Iterator[list["Stage"]]:
-    """A list that every stage opened meanwhile joins, reused ones too."""
-    found: list[Stage] = []
-    _RECORDS.append(found)
-    try:
-        yield found
-    finally:
-        _RECORDS.remove(found)
-
-
-class NotYetError(Exception):
-    """A stage is missing, and one only looks."""
-
-
-@contextmanager
-def looking() -> Iterator[None]:
-    """Open finished stages alone, and silently.
-
-    Raises:
-        NotYetError: from the first stage that would be worked on; its kind.
-    """
-    _LOOKING.append(True)
-    try:
-        yield
-    finally:
-        _LOOKING.pop()
 
 
 @contextmanager
@@ -82,11 +51,6 @@ def open_stage(
         )
     key = {"format": FORMAT, **key}
     base = outputs / kind / f"{name}-{digest(key)[:8]}"
-    if _LOOKING:
-        if not (base / MANIFEST).is_file():
-            raise NotYetError(kind)
-        yield finished(base, key)
-        return
     folder = _folder(base, key, resume)
     whole = (folder / MANIFEST).is_file()  # such a one may lie where no lock can be
     with alone(folder, needed=not whole):
@@ -100,8 +64,6 @@ def open_stage(
         else:
             _begin(stage, name)
             _OPEN.append(stage)
-        for record in _RECORDS:
-            record.append(stage)
         try:
             yield stage
         finally:

@@ -15,8 +15,6 @@ from exam.errors import ExamError
 from exam.runtime import complain, say, start
 from exam.safety import go_offline
 
-OF_QUESTIONS = ("contexts", "features")  # stages that one question leaves behind
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -64,8 +62,9 @@ class LoadedRun:
             go_offline()
         own = replace(given, ckpt=str(folder), outputs=str(place))
         _, self.config = restored(own, reads_questions=False)
-        self.retrieval = Retrieval.of(self.config)
         self._work = TemporaryDirectory()
+        self._stages = Path(self._work.name) / "stages"  # of one question, then removed
+        self.retrieval = replace(Retrieval.of(self.config), contexts_outputs=self._stages)
         self._answer = loaded(self.config, folder / MODEL, Path(self._work.name), merge=False)
 
     def answer(self, prompt: str, options: Sequence[str]) -> Answer:
@@ -77,7 +76,6 @@ class LoadedRun:
         from datasets import Dataset
 
         from exam.answers.predictions import probabilities
-        from exam.artefacts import recording
         from exam.question_rows import FEATURES, LETTERS
         from exam.retrieval.contexts import read_contexts
 
@@ -86,15 +84,12 @@ class LoadedRun:
         own = {"id": "asked", "prompt": prompt, "options": list(options)}
         row = {**dict.fromkeys(FEATURES), **own}
         question = Dataset.from_list([row], features=FEATURES)
-        with recording() as stages:
-            try:
-                contexts = self.retrieval.contexts(question, "asked", "never")
-                logits = self._answer(question, contexts)
-                read = read_contexts(contexts, self.config.context.passages(training=False))
-            finally:
-                for stage in stages:
-                    if stage.kind in OF_QUESTIONS and not stage.reused:
-                        shutil.rmtree(stage.folder)
+        try:
+            contexts = self.retrieval.contexts(question, "asked")
+            logits = self._answer(question, contexts).logits
+            read = read_contexts(contexts, self.config.context.passages(training=False))
+        finally:
+            shutil.rmtree(self._stages, ignore_errors=True)
         chances = probabilities(logits)[0, : len(options)].tolist()
         return Answer(list(options), chances, read.get("asked", []))
 

@@ -21,7 +21,7 @@ from exam.answers.predictions import (
 )
 from exam.answers.scored import PREDICTIONS, answers, score
 from exam.answers.submission import write_submission
-from exam.artefacts import recording, shared_stage
+from exam.artefacts import shared_stage
 from exam.checkpoints import MODEL, checkpoint_fingerprint
 from exam.config import (
     Data,
@@ -40,6 +40,7 @@ from exam.precision import reader_values
 from exam.preflight import check_saved_reader, prepare
 from exam.question_rows import LETTERS, in_order
 from exam.questions import questions_digest, read
+from exam.reader.token_counts import TokenCounts
 from exam.report.run import write_run
 from exam.retrieval.retrieval import Retrieval
 from exam.run_config import CONFIG, load_run
@@ -97,13 +98,14 @@ def _warn_of_versions(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Answered:
-    """A finished stage of one reader's answers, and what it rests on."""
+    """A finished stage of one reader's answers, and the stages it rests on."""
 
     stage: Stage
     questions: Dataset
     contexts: Stage
     before: list[Stage]
     config: Train
+    opened: list[Stage]  # every stage of retrieval, also those that only others read
 
 
 def asked_questions(config: Train) -> Dataset:
@@ -178,18 +180,18 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
         if not stage.reused:
             reader = loaded(config, folder / MODEL, stage.folder, merge=infer.merge)
             work = stage.folder / CHECKPOINTS
-            with recording() as opened:
-                found = list(_rotated(reader, questions, contexts, infer.rotations, config, work))
+            rotated = _rotated(reader, questions, contexts, infer.rotations, config, work)
+            predictions, tokens = zip(*rotated, strict=True)
         if not stage.reused and ranks.rank() == 0:
-            write_predictions(stage.folder / PREDICTIONS, found)
+            write_predictions(stage.folder / PREDICTIONS, list(predictions))
             submit(stage, answers(stage.folder), letters)
             if None not in questions["label"]:
                 score(stage, questions, contexts, before)
-            write_run(stage, config, questions, contexts, opened)
+            write_run(stage, config, questions, contexts, tokens[-1])
             stage.finish(run_files(stage.folder), questions=len(questions))
         if ranks.rank() == 0:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
-    return Answered(stage, questions, contexts, before, config)
+    return Answered(stage, questions, contexts, before, config, retrieval.opened)
 
 
 def _rotated(
@@ -199,10 +201,10 @@ def _rotated(
     rotations: int,
     config: Train,
     work: Path,
-) -> Iterator[Predictions]:
-    """Predictions for the options as given, and moved on by one place, by two and so on.
+) -> Iterator[tuple[Predictions, TokenCounts | None]]:
+    """Yield predictions and token counts for each rotation of the options, from 0 places up.
 
-    Those that an interrupted run kept in `work` are read.
+    Predictions that an interrupted run kept in `work` are read, without counts.
     """
     model = config.model
     by_letter = model.kind is ReaderKind.causal_lm and model.scoring is Scoring.letters
@@ -212,16 +214,18 @@ def _rotated(
         order, path = f"rotated by {turn}" if turn else GIVEN, work / f"order-{turn}.parquet"
         if ranks.told(is_sealed(path) if ranks.rank() == 0 else None):
             log.info("infer: options %s are answered already", order)
-            yield read_predictions(path)
+            yield read_predictions(path), None
             continue
-        logits = reader(questions.map(_turned, fn_kwargs={"by": turn}), contexts)
-        for row, options in zip(logits, questions["options"], strict=True):
+        output = reader(questions.map(_turned, fn_kwargs={"by": turn}), contexts)
+        for row, options in zip(output.logits, questions["options"], strict=True):
             row[: len(options)] = np.roll(row[: len(options)], turn)
-        own = predictions_of(questions, logits, config.name, contexts.folder.name, order)
+        predictions = predictions_of(
+            questions, output.logits, config.name, contexts.folder.name, order
+        )
         if ranks.rank() == 0:
             with sealed(path) as temporary:
-                write_predictions(temporary, [own])
-        yield own
+                write_predictions(temporary, [predictions])
+        yield predictions, output.tokens
 
 
 def _turned(question: dict[str, Any], by: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,11 +97,6 @@ def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
         peak_mib=manifest["peak_mib"],
         files=manifest["files"],
     )
-
-
-def manifests(outputs: Path, kind: str) -> Iterator[dict[str, Any]]:
-    """What is noted of a kind's finished stages, the newest first."""
-    yield from (found for _, found in readable((outputs / kind).glob(f"*/{MANIFEST}")))
 
 
 def siblings(stage: Stage, apart_from: str) -> list[Path]:

@@ -124,9 +124,10 @@ def stressed(stress: Stress) -> None:
                 asked = _asked(condition, questions, stress.seed)
                 if not is_sealed(path):  # of an interrupted run
                     given = _given(condition, contexts, asked, top_k, stress.seed, rarity)
-                    own = predictions_of(asked, answer(asked, given), config.name, condition.name)
+                    logits = answer(asked, given).logits
+                    predictions = predictions_of(asked, logits, config.name, condition.name)
                     with sealed(path) as temporary:
-                        write_predictions(temporary, [own])
+                        write_predictions(temporary, [predictions])
                 found[condition.name] = asked, read_predictions(path).logits
             _write(stage, found, contexts, retrieval.stages)
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ from exam.answers.predictions import read_predictions
 from exam.answers.results import BLIND, System, results, table
 from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
 from exam.answers.soft_labels import with_soft_labels
-from exam.artefacts import NotYetError, open_stage, recording, shared_stage
+from exam.artefacts import shared_stage
 from exam.checkpoints import checkpoint_fingerprint
 from exam.config import ALL_FOLDS, Data, Train, is_trained, plain
 from exam.files import read_json, write_json
 from exam.generation.questions import QUESTIONS, generated
+from exam.manifest import MANIFEST
 from exam.metrics import Floats
-from exam.plan import announce
 from exam.precision import reader_values
 from exam.preflight import ReaderLimits, check_reader
 from exam.questions import questions_digest
@@ -75,8 +74,7 @@ def _prepared(config: Train, limits: ReaderLimits | None) -> Prepared:
         split = _split(data, written, limits)
         everywhere = data.fold == ALL_FOLDS
         fold = fold_of(split.train, data.folds, data.split_seed) if everywhere else None
-        look = partial(_look, config, split, fold)
-        if ranks.rank() == 0 and announce(config, split, look):
+        if ranks.rank() == 0 and not _has_earlier_run(config):
             check_room(config)
         pool, valid = _contexts(retrieval, split, data)
     log_scores(valid, "valid")
@@ -107,19 +105,9 @@ def _contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[Stage, St
     return pool, retrieval.contexts(split.valid, f"{data.name}-valid")
 
 
-def _look(config: Train, split: Split, fold: Any) -> None:
-    """Open every stage up to the trained runs.
-
-    Raises:
-        NotYetError: one is missing, where nothing is to be worked on.
-    """
-    pool, valid = _contexts(Retrieval.of(config), split, config.data)
-    if config.resume == "never":
-        raise NotYetError("train")
-    for part, own in _parts(config, split, fold):
-        key = _key(part, own, pool, valid)
-        with open_stage(Path(config.outputs), "train", part.name, key):
-            pass
+def _has_earlier_run(config: Train) -> bool:
+    """Tell whether a finished run has this name; it may be the one that is asked for."""
+    return any(Path(config.outputs).glob(f"train/{config.name}-*/{MANIFEST}"))
 
 
 def _trained(config: Train, prepared: Prepared) -> Run:
@@ -131,14 +119,14 @@ def _trained(config: Train, prepared: Prepared) -> Run:
     with shared_stage(outputs, "train", config.name, key, config.resume) as stage:
         if not stage.reused:
             if leads:
+                check_room(config)
                 save_run(config, stage.folder / CONFIG)
                 write_json(stage.folder / ENVIRONMENT, environment())
-            with recording() as opened:
-                logits = fitted(config, stage.folder, split, pool)(split.valid, valid)
+            output = fitted(config, stage.folder, split, pool)(split.valid, valid)
             if leads:
-                write_answers(stage, config, split.valid, valid, logits)
+                write_answers(stage, config, split.valid, valid, output.logits)
                 score(stage, split.valid, valid, prepared.stages)
-                write_run(stage, config, split.valid, valid, opened)
+                write_run(stage, config, split.valid, valid, output.tokens)
                 write_card(stage, config)
                 stage.finish(run_files(stage.folder), questions=len(split.train))
         if leads:
@@ -172,16 +160,6 @@ def _processes(config: Train) -> dict[str, int]:
     """Return the number of processes where it changes a reader: a step takes more questions."""
     learns = config.model.kind.is_neural and is_trained(config.trainer)
     return {"processes": ranks.world_size()} if learns and ranks.world_size() > 1 else {}
-
-
-def _parts(config: Train, split: Split, fold: Any) -> Iterator[tuple[Train, Split]]:
-    """Every run of a configuration: each seed, and each fold, with what it trains on."""
-    for seed in config.seed if isinstance(config.seed, list) else [config.seed]:
-        own = replace(config, seed=seed)
-        if fold is None:
-            yield own, split
-        else:
-            yield from ((part, inside) for part, inside, _ in _folds(own, split, fold))
 
 
 def _folds(config: Train, split: Split, fold: Any) -> Iterator[tuple[Train, Split, Any]]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from exam.answers.submission import validate_submission
-from exam.artefacts import recording
 from exam.bundle.budget import costs, shown, together
 from exam.bundle.contents import CONTENTS, NOTEBOOK, Contents, collect, whole
 from exam.bundle.notebook import commands, write_notebook
@@ -47,9 +46,11 @@ def make_bundle(bundle: Bundle) -> None:
     target = _check(bundle)
     folders = [Path(name) for name in names(bundle.ckpt)]
     runs = [restored(replace(bundle, ckpt=str(folder))) for folder in folders]
-    with recording() as stages:
-        for folder, (_, config) in zip(folders, runs, strict=True):
-            answer(_sampled(bundle, folder, config, SAMPLES[0]))
+    stages = [
+        stage
+        for folder, (_, config) in zip(folders, runs, strict=True)
+        for stage in answer(_sampled(bundle, folder, config, SAMPLES[0])).opened
+    ]
     also = _also([config for _, config in runs])
     ckpt = ",".join(f"{{bundle}}/runs/{folder.name}" for folder in folders)
     verb = [f"ckpt=[{ckpt}]" if len(folders) > 1 else f"ckpt={ckpt}", *_asked(bundle)]
@@ -160,14 +161,11 @@ def _measured(
     bundle: Bundle, contents: Contents, runs: dict[Path, Train], size: int
 ) -> list[list[Stage]]:
     """The stages of every reader's answers to so many questions."""
-    found = []
     with TemporaryDirectory() as outputs:
         unpack(contents.folder, Path(outputs))
-        for folder, config in runs.items():
-            with recording() as stages:
-                answer(replace(_sampled(bundle, folder, config, size), outputs=outputs))
-            found.append(list(stages))
-    return found
+        samples = [_sampled(bundle, folder, config, size) for folder, config in runs.items()]
+        answers = [answer(replace(sample, outputs=outputs)) for sample in samples]
+    return [[*one.opened, one.stage] for one in answers]
 
 
 def _shares(cascade: Cascade, readers: int) -> list[float]:

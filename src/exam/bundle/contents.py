@@ -20,7 +20,7 @@ from exam.checkpoints import (
     resolve_checkpoint,
 )
 from exam.config import Bundle, Checkpoint, CorpusReader, CorpusSource, Train, plain
-from exam.corpus import files_of
+from exam.corpus import demo_articles, files_of
 from exam.errors import ExamError
 from exam.files import file_digest, read_signed, write_signed
 from exam.hub import Repository, resolve_commit
@@ -185,8 +185,11 @@ def _retrieval(config: Train) -> Any:
 def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
     """The articles' files, each part of a corpus in a folder of its own."""
     parts: list[CorpusSource] = [config.corpus, *config.corpus.also]
+    if any(part.reader is CorpusReader.demo for part in parts):
+        stage = demo_articles(Path(config.outputs)).parent
+        contents.add(stage, f"outputs/corpus/{stage.name}")
     if config.corpus.reader is CorpusReader.demo:
-        return  # its stage is carried
+        return
     if not bundle.with_corpus:
         log.info("bundle: the corpus is not carried; attach it, and give run.corpus.dir=<folder>")
         return

@@ -71,8 +71,8 @@ class LetterReader(Reader):
         context: Context,
         *,
         training: bool = False,
-    ) -> Dataset:
-        """Questions as prompts in token ids; cheap enough not to be kept."""
+    ) -> tuple[Dataset, None]:
+        """Return questions as prompts in token ids; cheap enough not to be kept."""
         passages = read_contexts(contexts, context.passages(training=training))
         longest = window(self.config, self.model.config, training=training)
         asked = self.prompter.asked(questions, passages, longest, context.order)
@@ -82,7 +82,7 @@ class LetterReader(Reader):
             "options": [letters[: one.options] for one in asked],
             "labels": questions["label"][:],
         }
-        return Dataset.from_dict(columns, features=FEATURES)
+        return Dataset.from_dict(columns, features=FEATURES), None
 
 
 class Lettered(PreTrainedModel):  # type: ignore[no-untyped-call]

@@ -179,8 +179,8 @@ def saved_features(
     contexts: Stage,
     tokenizer: PreTrainedTokenizerBase,
     reading: Reading,
-) -> Dataset:
-    """`build_features` with a stage's passages, kept beside it and not built again."""
+) -> tuple[Dataset, TokenCounts]:
+    """Return `build_features` with a stage's passages, kept beside it and not built again."""
     key = {
         "format": 5,
         "questions": questions_digest(questions),
@@ -207,9 +207,10 @@ def saved_features(
             with atomic(path) as temporary:
                 features.to_parquet(temporary)
             stage.finish([FILE], questions=len(features), **asdict(stats))
-        TokenCounts(**stage.facts["tokens"]).warn("features")
-        kind = Features({**FEATURES, **EVIDENCE}) if reading.evidence else FEATURES
-    return Dataset.from_dict(pq.read_table(path).to_pydict(), features=kind)
+    tokens = TokenCounts(**stage.facts["tokens"])
+    tokens.warn("features")
+    kind = Features({**FEATURES, **EVIDENCE}) if reading.evidence else FEATURES
+    return Dataset.from_dict(pq.read_table(path).to_pydict(), features=kind), tokens
 
 
 def shuffle_options(questions: Dataset, seed: int) -> Dataset:

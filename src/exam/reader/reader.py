@@ -23,6 +23,7 @@ from exam.reader.features import Reading, saved_features
 from exam.reader.lexical import fit as fit_logit
 from exam.reader.measures import MEASURES
 from exam.reader.model import load_reader
+from exam.reader.token_counts import TokenCounts
 from exam.reader.trainer import ReaderTrainer
 from exam.reader.tuning import adapters_base, is_adapted, merged, save_adapters, tuned
 from exam.runs import with_callbacks
@@ -110,8 +111,11 @@ class Reader:
         context: Context,
         *,
         training: bool = False,
-    ) -> Dataset:
-        """Questions with a stage's passages in token ids; kept beside the stage as `name`."""
+    ) -> tuple[Dataset, TokenCounts | None]:
+        """Return questions with a stage's passages in token ids, and counts of their tokens.
+
+        They are kept beside the stage as `name`.
+        """
         longer = self.length(training=training)
         reading = Reading(
             top_k=context.passages(training=training),

@@ -1,6 +1,5 @@
 """The page of a run that answered questions: how well, why, and every question."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,9 @@ def write_run(
     config: Train,
     questions: Dataset,
     contexts: Stage,
-    opened: Sequence[Stage] = (),
+    tokens: TokenCounts | None = None,
 ) -> None:
-    """Write `report.html` beside the run's results.
-
-    `opened` are the stages that answering opened: the last features are those of the questions.
-    """
+    """Write `report.html` beside the run's results."""
     found = answers(stage.folder)
     read = read_contexts(contexts, config.context.passages(training=False))
     support = read_support(contexts, questions["id"])
@@ -48,7 +44,7 @@ def write_run(
     known = found.known is not None
     page = Page(
         title=stage.folder.name,
-        facts=[*_facts(stage.folder, config, contexts), *_token_facts(opened)],
+        facts=_facts(stage.folder, config, contexts) + (tokens.facts() if tokens else []),
         results=results,
         charts=_charts(stage, config, questions, contexts, found, results) if known else [],
         questions=browsed(questions, found, read, support),
@@ -83,14 +79,6 @@ def _facts(folder: Path, config: Train, contexts: Stage) -> list[tuple[str, str]
             trained = f"{counts['trained']:,} of {counts['all']:,}"
             found.append(("trained parameters", trained))
     return found
-
-
-def _token_facts(opened: Sequence[Stage]) -> list[tuple[str, str]]:
-    """Return the share of unknown tokens, and the number of questions with equal options."""
-    features = [stage for stage in opened if stage.kind == "features"]
-    if not features:
-        return []
-    return TokenCounts(**features[-1].facts["tokens"]).facts()
 
 
 def _charts(

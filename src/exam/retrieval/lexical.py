@@ -16,9 +16,9 @@ from exam.artefacts import open_stage
 from exam.config import Search
 from exam.retrieval.passages import PassageTable
 from exam.retrieval.queries import Parts
+from exam.stage import Stage
 
 if TYPE_CHECKING:
-    import bm25s
     from scipy.sparse import csr_matrix
 
 
@@ -26,11 +26,11 @@ Hits = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows and scores, best fi
 WORD = r"(?u)\b\w+\b"  # also one letter or digit: "vitamin c"
 
 
-def bm25_search(
-    table: PassageTable, search: Search, queries: Sequence[str], k: int, outputs: Path
-) -> Iterator[Hits]:
+def bm25_search(stage: Stage, queries: Sequence[str], k: int) -> Iterator[Hits]:
     """Rank all passages for each query by BM25 (Lucene's form; Robertson and Zaragoza, 2009)."""
-    index = _bm25_index(table, search, outputs)
+    import bm25s
+
+    index = bm25s.BM25.load(str(stage.folder), mmap=True)
     known = index.vocab_dict.keys()
     for tokens in _tokens(queries):
         own = [token for token in tokens if token in known]
@@ -40,8 +40,8 @@ def bm25_search(
         yield _best(index.get_scores(own), k)
 
 
-def _bm25_index(table: PassageTable, search: Search, outputs: Path) -> "bm25s.BM25":
-    """The saved index of a table, memory-mapped; built where it is missing."""
+def build_bm25(table: PassageTable, search: Search, outputs: Path) -> Stage:
+    """Index a table's words for `bm25_search`."""
     import bm25s
 
     key = {"passages": table.stage.hash, "k1": search.k1, "b": search.b, "token": WORD}
@@ -54,7 +54,7 @@ def _bm25_index(table: PassageTable, search: Search, outputs: Path) -> "bm25s.BM
             index.save(str(stage.folder), show_progress=False)
             names = [p.name for p in stage.folder.iterdir() if p.suffix in (".npy", ".json")]
             stage.finish([n for n in names if n != "key.json"], passages=len(table))
-    return bm25s.BM25.load(str(stage.folder), mmap=True)
+    return stage
 
 
 def _tokens(texts: Sequence[str]) -> list[list[str]]:

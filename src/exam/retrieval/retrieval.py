@@ -1,6 +1,7 @@
 """Retrieval: every way to find contexts, dispatched by `retriever.kind`."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import repeat
@@ -39,7 +40,7 @@ from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.fusion import fused
 from exam.retrieval.given import given_contexts
 from exam.retrieval.index import ArticleIndex, PassageIndex, build_index, build_passage_index
-from exam.retrieval.lexical import Hits, bm25_search, tfidf_search
+from exam.retrieval.lexical import Hits, bm25_search, build_bm25, tfidf_search
 from exam.retrieval.passages import PassageTable, build_passages
 from exam.retrieval.queries import Parts
 from exam.retrieval.ranking import ranked_passages
@@ -54,7 +55,8 @@ from exam.stage import Stage
 class Retrieval:
     """One way to find contexts, for any number of sets of questions.
 
-    Index, passages and encoder are opened at their first use, and once.
+    Index, passages and encoder are opened at their first use, and once. Contexts lie in
+    `contexts_outputs`, by default with the indexes in `outputs`.
     """
 
     corpus: Corpus
@@ -64,6 +66,8 @@ class Retrieval:
     index: Index
     outputs: Path
     reranker: Reranker = field(default_factory=Reranker)
+    contexts_outputs: Path | None = None
+    _opened: list[Stage] = field(default_factory=list, init=False)  # BM25 indexes and contexts
 
     @classmethod
     def of(cls, config: Retrieving) -> "Retrieval":
@@ -133,6 +137,16 @@ class Retrieval:
         opened = ("article_index", "passage_table", "passage_index", "rarity")
         return [getattr(self, name).stage for name in opened if name in vars(self)]
 
+    @property
+    def opened(self) -> list[Stage]:
+        """`stages`, BM25 indexes, and every stage of contexts, a hybrid's members too."""
+        return [*self.stages, *self._opened]
+
+    def _open_contexts(
+        self, name: str, key: dict[str, Any], resume: str
+    ) -> AbstractContextManager[Stage]:
+        return open_stage(self.contexts_outputs or self.outputs, "contexts", name, key, resume)
+
     def contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
         """The questions' contexts, as a stage's folder; reused where they are there."""
         first = self.first_contexts(questions, name, resume)
@@ -145,7 +159,8 @@ class Retrieval:
             "first": self._key(self.retriever, questions),
             "reranker": scorer.key,
         }
-        with open_stage(self.outputs, "contexts", label, key, resume) as stage:
+        with self._open_contexts(label, key, resume) as stage:
+            self._opened.append(stage)
             if not stage.reused:
                 passages = read_contexts(first)
                 known = known_contexts(stage, questions) if resume != "never" else {}
@@ -166,7 +181,8 @@ class Retrieval:
     def _contexts(self, questions: Dataset, name: str, search: Search, resume: str) -> Stage:
         members = self._members(questions, name, search)
         key = {"questions": questions_digest(questions), **self._key(search, questions)}
-        with open_stage(self.outputs, "contexts", f"{name}-{search.name}", key, resume) as stage:
+        with self._open_contexts(f"{name}-{search.name}", key, resume) as stage:
+            self._opened.append(stage)
             # Opened where contexts are reused too: a bundle carries what was opened.
             rarity = self.rarity if search.kind.searches else None
             if not stage.reused:
@@ -233,6 +249,8 @@ class Retrieval:
             return tfidf_search(self.passage_table, search, queries, k)
         texts = [" ".join(filter(None, parts)) for parts in queries]
         if search.kind is RetrieverKind.bm25:
-            return bm25_search(self.passage_table, search, texts, k, self.outputs)
+            stage = build_bm25(self.passage_table, search, self.outputs)
+            self._opened.append(stage)
+            return bm25_search(stage, texts, k)
         scores, rows = self.passage_index.search(self.embeddings.queries(texts), k)
         return zip(rows, scores, strict=True)
