@@ -27,7 +27,7 @@ from exam import checkpoints, kaggle, load, packages
 from exam.artefacts import open_stage
 from exam.articles import CorpusFile, iter_articles
 from exam.bundle.bundle import make_bundle
-from exam.bundle.rehearsal import ALONE
+from exam.bundle.rehearsal import NO_NETWORK, has_namespaces
 from exam.checks import check
 from exam.compose import composed
 from exam.config import (
@@ -296,7 +296,7 @@ def test_a_run_cannot_switch_code_on(saved, group):
 
 def test_a_bundle_repeats_that_word_and_no_other(tmp_path):
     given = Bundle(ckpt=str(tmp_path), out=str(tmp_path / "out"))
-    with pytest.raises(ExamError, match="are not carried into the notebook"):
+    with pytest.raises(ExamError, match=r"run\.<key>, retriever="):
         make_bundle(replace(given, run={"model": {"max_length": 3}}))
     with pytest.raises(ExamError, match=r"has no manifest\.json"):  # it went on to the run
         make_bundle(replace(given, run={"model": {"trust_remote_code": True}}))
@@ -643,7 +643,7 @@ def test_a_command_fetches_nothing_offline(tmp_path):
 
 @pytest.mark.slow
 def test_train_and_infer_without_a_network_and_without_showing_keys(tmp_path, encoder):
-    if not shutil.which(ALONE[0]) or subprocess.run([*ALONE, "true"], check=False).returncode:
+    if not has_namespaces():
         pytest.skip("no namespace without a network to be had here")
     shared = ["offline=true", f"outputs={tmp_path / 'outputs'}"]
     more = ["retriever=two_stage", f"encoder.name_or_path={encoder}", "context.top_k=2"]
@@ -652,7 +652,7 @@ def test_train_and_infer_without_a_network_and_without_showing_keys(tmp_path, en
 
     def run(verb, *given):
         return subprocess.run(
-            [*ALONE, sys.executable, str(ROOT / f"{verb}.py"), *shared, *given],
+            [*NO_NETWORK, sys.executable, str(ROOT / f"{verb}.py"), *shared, *given],
             cwd=tmp_path, env={**os.environ, **keys}, capture_output=True, text=True, check=False,
         )  # fmt: skip
 

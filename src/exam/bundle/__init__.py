@@ -1,1 +1,1 @@
-"""What a machine without a network needs to answer an exam: runs, index, weights, wheels."""
+"""Bundle what a machine without a network needs to answer: runs, index, weights and wheels."""

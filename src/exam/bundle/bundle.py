@@ -2,31 +2,18 @@
 
 import json
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from exam.answers.submission import validate_submission
-from exam.bundle.budget import costs, shown, together
-from exam.bundle.contents import CONTENTS, NOTEBOOK, Contents, collect, whole
+from exam.bundle.contents import CONTENTS, NOTEBOOK, Contents, atomic_directory, collect
 from exam.bundle.notebook import commands, write_notebook
-from exam.bundle.rehearsal import check_rehearsal, rehearse
-from exam.bundle.target import Target, target_of
+from exam.bundle.rehearsal import check_dry_run, dry_run
 from exam.bundle.unpack import unpack
-from exam.bundle.wheels import add_wheels
-from exam.config import (
-    Bundle,
-    Cascade,
-    Data,
-    Ensemble,
-    EnsembleKind,
-    Infer,
-    ReaderKind,
-    Train,
-    is_trained,
-    names,
-    plain,
-)
+from exam.bundle.wheels import Target, add_wheels, read_target
+from exam.config import Bundle, Cascade, Data, EnsembleKind, Infer, Train, names, plain
 from exam.errors import ExamError
 from exam.inference import answer, asked_questions, restored
 from exam.kaggle import INPUT
@@ -38,154 +25,194 @@ from exam.together.infer import check_readers
 log = logging.getLogger(__name__)
 
 SAMPLES = (8, 40)  # questions
+MEASURED = ("contexts", "infer")  # kinds of stages
 TRUST = {"trust_remote_code": True}  # the one override of a run that a notebook repeats
 
 
 def make_bundle(bundle: Bundle) -> None:
-    """Collect everything, write the notebook, estimate its time, and rehearse where asked."""
+    """Collect all files, write the notebook, estimate its time, and rehearse it if configured."""
     target = _check(bundle)
     folders = [Path(name) for name in names(bundle.ckpt)]
     runs = [restored(replace(bundle, ckpt=str(folder))) for folder in folders]
+    configs = [config for _, config in runs]
     stages = [
         stage
-        for folder, (_, config) in zip(folders, runs, strict=True)
-        for stage in answer(_sampled(bundle, folder, config, SAMPLES[0])).opened
+        for folder, config in zip(folders, configs, strict=True)
+        for stage in answer(_sample(bundle, folder, config, SAMPLES[0])).opened
     ]
-    also = _also([config for _, config in runs])
-    ckpt = ",".join(f"{{bundle}}/runs/{folder.name}" for folder in folders)
-    verb = [f"ckpt=[{ckpt}]" if len(folders) > 1 else f"ckpt={ckpt}", *_asked(bundle)]
-    verb += [f"run.{group}.trust_remote_code=true" for group in bundle.run]
-    if bundle.ensemble is not None:
-        verb += _ensemble(bundle.ensemble)
-    verb += [
-        f"cascade.{k}={json.dumps(v)}" for k, v in plain(bundle.cascade).items() if v is not None
-    ]
-    place = f"{INPUT}/{Path(bundle.out).name}"
-    alone = any(_answers_whole(config) for _, config in runs)
-    with whole(Path(bundle.out)) as folder:
+    overrides, extra = _overrides(bundle), extra_packages(configs)
+    with atomic_directory(Path(bundle.out)) as folder:
         contents = collect(bundle, folder, runs, stages)
-        carried = add_wheels(target, folder / "wheels", also)
-        lines = commands(contents.overrides, verb, 1 if alone else bundle.gpus, also)
-        write_notebook(folder / NOTEBOOK, lines, place, target.python)
-        found = contents.close(bundle.limit_gib, target.python)
+        wheels = add_wheels(target, folder / "wheels", extra)
+        lines = commands([*overrides, *contents.overrides], extra)
+        attached = f"{INPUT}/{Path(bundle.out).name}"
+        write_notebook(folder / NOTEBOOK, lines, attached, target.python)
+        listing = contents.close(bundle.limit_gib, target.python)
     contents.folder = Path(bundle.out)
-    size = found["bytes"] / 2**20
-    log.info("bundle: %d files · %d wheels · %.1f MiB", len(found["files"]), len(carried), size)
-    asked = dict(zip(folders, [config for _, config in runs], strict=True))
-    say(_estimate(bundle, contents, asked))
+    files, size = len(listing["files"]), listing["bytes"] / 2**20
+    log.info("bundle: %d files · %d wheels · %.1f MiB", files, len(wheels), size)
+    say(_estimate(bundle, contents, dict(zip(folders, configs, strict=True))))
     if bundle.rehearse:
-        first = runs[0][1]
-        lines = commands(contents.overrides, _here(verb, first.data), 1, also)
-        _rehearse(target, contents, lines, first)
+        local = with_local_data([*overrides, *contents.overrides], configs[0].data)
+        _rehearse(target, contents, commands(local, extra), configs[0])
     say(f"{contents.folder / NOTEBOOK}\n{contents.folder / CONTENTS}")
-
-
-def _answers_whole(config: Train) -> bool:
-    """Whether a run answers in one process: a language model as it is."""
-    return config.model.kind is ReaderKind.causal_lm and not is_trained(config.trainer)
 
 
 def _check(bundle: Bundle) -> Target:
     """Refuse, before any work, what the notebook cannot do; return the machine it is for."""
     out = Path(bundle.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExamError(f"{out} is not empty.\nGive another folder, out=<folder>, or delete it.")
-    target = target_of(bundle)
+        raise ExamError(f"{out} is not empty.\nSet another folder, out=<folder>, or delete it.")
+    target = read_target(bundle)
     if bundle.rehearse:
-        check_rehearsal(target)
-    others = [group for group, values in bundle.run.items() if values != TRUST]
-    if others or bundle.retriever or bundle.context or bundle.reranker:
+        check_dry_run(target)
+    is_changed = any(values != TRUST for values in bundle.run.values())
+    if is_changed or bundle.retriever or bundle.context or bundle.reranker:
         raise ExamError(
-            "run.<key>, retriever=, context= and reranker= are not carried into the notebook.\n"
-            "Bundle the run as it is, and add them to the notebook's infer line."
+            "A bundle carries no changes of a run: run.<key>, retriever=, context=, reranker=.\n"
+            "Leave them out, and add them to the notebook's infer line."
         )
     if bundle.ensemble is not None and bundle.ensemble.kind is EnsembleKind.fitted:
         raise ExamError(
             "ensemble=fitted needs held-out predictions, which a bundle does not carry.\n"
-            "Fit once with infer.py, and give what it prints: ensemble=mean 'ensemble.weights=[…]'"
+            "Fit once with infer.py, and use the weights it prints: "
+            "ensemble=mean 'ensemble.weights=[…]'"
         )
-
     readers = len(names(bundle.ckpt))
     if readers > 1 or bundle.ensemble is not None or plain(bundle.cascade) != plain(Cascade()):
         check_readers(bundle, readers)
-    log.info("bundle: for Python %s, %d packages there", target.python, len(target.image))
+    log.info("bundle: for Python %s with %d packages", target.python, len(target.packages))
     return target
 
 
-def _ensemble(ensemble: Ensemble) -> list[str]:
-    """An ensemble as overrides."""
-    given = plain(ensemble)
-    own = {name: given[name] for name in ("of", "weights", "points") if given[name] is not None}
-    return [f"ensemble={ensemble.name}", *(f"ensemble.{k}={json.dumps(v)}" for k, v in own.items())]
+def _overrides(bundle: Bundle) -> list[str]:
+    """Return the notebook's overrides for the runs, the data and how to merge predictions.
+
+    The notebook finds the data's folder.
+    """
+    runs = [f"{{bundle}}/runs/{Path(name).name}" for name in names(bundle.ckpt)]
+    overrides = [f"ckpt=[{','.join(runs)}]" if len(runs) > 1 else f"ckpt={runs[0]}"]
+    if bundle.data is not None:
+        defaults = {**plain(Data()), "dir": bundle.data.dir}
+        overrides += ["data=csv", *_format("data", plain(bundle.data), defaults)]
+    overrides += [f"run.{group}.trust_remote_code=true" for group in bundle.run]
+    if bundle.ensemble is not None:
+        values = plain(bundle.ensemble)
+        merging = {name: values[name] for name in ("of", "weights", "points")}
+        overrides += [f"ensemble={bundle.ensemble.name}", *_format("ensemble", merging, {})]
+    return overrides + _format("cascade", plain(bundle.cascade), {})
 
 
-def _sampled(bundle: Bundle, folder: Path, config: Train, questions: int) -> Infer:
-    """The first questions of those that are to be answered."""
-    own = {name: getattr(bundle, name) for name in ("corpus", "retriever", "context", "reranker")}
+def _format(group: str, values: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
+    """Return the values of a group that differ from its defaults, or from None, as overrides."""
+    return [
+        f"{group}.{name}={json.dumps(value)}"
+        for name, value in values.items()
+        if value != defaults.get(name)
+    ]
+
+
+def with_local_data(overrides: list[str], data: Data) -> list[str]:
+    """Add the folder of this machine's questions; a namespace without a network has no launcher."""
+    folder = json.dumps(str(Path(data.dir or ".").resolve()))
+    return [*overrides, f"data.dir={folder}", "launch=single"]
+
+
+def _sample(bundle: Bundle, folder: Path, config: Train, questions: int) -> Infer:
+    """Return the command that answers the first questions with a run."""
+    groups = ("corpus", "retriever", "context", "reranker")
     return Infer(
         ckpt=str(folder),
         data=replace(config.data, limit=questions),
         run=bundle.run,
         outputs=bundle.outputs,
         log_level=bundle.log_level,
-        **own,
+        **{name: getattr(bundle, name) for name in groups},
     )
 
 
-def _asked(bundle: Bundle) -> list[str]:
-    """The data of the notebook as overrides; where they lie is found there."""
-    if bundle.data is None:
-        return []
-    defaults = plain(Data())
-    return [
-        "data=csv",
-        *(
-            f"data.{name}={json.dumps(value)}"
-            for name, value in plain(bundle.data).items()
-            if name != "dir" and value != defaults[name]
-        ),
-    ]
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that stages of a kind take: a fixed part, and one for each question."""
+
+    fixed: float
+    per_question: float
+
+    def seconds(self, questions: int) -> float:
+        """Return the seconds for a number of questions."""
+        return self.fixed + self.per_question * questions
+
+
+def estimate_costs(
+    few: list[Stage], many: list[Stage], sizes: tuple[int, int], share: float = 1.0
+) -> dict[str, Cost]:
+    """Return each kind's cost, from the same stages over two samples of `sizes` questions.
+
+    The reader answers a `share` of the questions. A reused stage counts where it was computed.
+    """
+    costs = {}
+    for kind in MEASURED:
+        small, large = (
+            sum(s.seconds for s in stages if s.kind == kind and not s.reused)
+            for stages in (few, many)
+        )
+        slope = max(0.0, (large - small) / (sizes[1] - sizes[0]))
+        costs[kind] = Cost(max(0.0, small - slope * sizes[0]), slope * share)
+    return costs
+
+
+def total(readers: list[dict[str, Cost]]) -> dict[str, Cost]:
+    """Return each kind's cost for several readers that answer one after the other."""
+    return {
+        kind: Cost(
+            sum(costs[kind].fixed for costs in readers),
+            sum(costs[kind].per_question for costs in readers),
+        )
+        for kind in MEASURED
+    }
+
+
+def format_estimate(costs: dict[str, Cost], questions: int, hours: float) -> str:
+    """Return a table of seconds, and of each kind's fraction of the budget in hours."""
+    rows = [(kind, cost.seconds(questions)) for kind, cost in costs.items()]
+    rows.append(("total", sum(seconds for _, seconds in rows)))
+    title = f"Estimate for {questions:,} questions, from two samples; the limit is {hours:g} h"
+    return "\n".join(
+        [title, *(f"{kind:<10} {sec:>9,.0f} s {sec / hours / 3600:>7.1%}" for kind, sec in rows)]
+    )
 
 
 def _estimate(bundle: Bundle, contents: Contents, runs: dict[Path, Train]) -> str:
-    """Ask two samples in a fresh place, as the notebook will, and say what all will take."""
-    few, many = (_measured(bundle, contents, runs, size) for size in SAMPLES)
-    each = [
-        costs(small, large, SAMPLES, share)
-        for small, large, share in zip(few, many, _shares(bundle.cascade, len(runs)), strict=True)
+    """Answer two samples with the unpacked bundle, and return the estimate of the full time."""
+    share = bundle.cascade.share
+    later = share if isinstance(share, list) else [share] * (len(runs) - 1)
+    shares = [1.0] * len(runs) if share is None else [1.0, *later]
+    few, many = (_measure(bundle, contents, runs, size) for size in SAMPLES)
+    readers = [
+        estimate_costs(small, large, SAMPLES, share)
+        for small, large, share in zip(few, many, shares, strict=True)
     ]
-    return shown(together(each), bundle.questions, bundle.hours)
+    return format_estimate(total(readers), bundle.questions, bundle.hours)
 
 
-def _measured(
+def _measure(
     bundle: Bundle, contents: Contents, runs: dict[Path, Train], size: int
 ) -> list[list[Stage]]:
-    """The stages of every reader's answers to so many questions."""
+    """Return the stages of each reader's answers to `size` questions."""
     with TemporaryDirectory() as outputs:
         unpack(contents.folder, Path(outputs))
-        samples = [_sampled(bundle, folder, config, size) for folder, config in runs.items()]
+        samples = [_sample(bundle, folder, config, size) for folder, config in runs.items()]
         answers = [answer(replace(sample, outputs=outputs)) for sample in samples]
     return [[*one.opened, one.stage] for one in answers]
 
 
-def _shares(cascade: Cascade, readers: int) -> list[float]:
-    """The share of the questions that each reader is asked, all of them where that is unknown."""
-    if cascade.share is None:
-        return [1.0] * readers
-    share = cascade.share
-    return [1.0, *(share if isinstance(share, list) else [share] * (readers - 1))]
-
-
-def _also(configs: list[Train]) -> list[str]:
-    """Packages of this project's extras that a run answers with."""
-    wanted = {"gguf": any(c.model.gguf is not None for c in configs)}
-    wanted["bitsandbytes"] = any(c.model.load_in_4bit for c in configs)
-    return [name for name, is_wanted in wanted.items() if is_wanted]
-
-
-def _here(verb: list[str], data: Data) -> list[str]:
-    """The same with the questions of this machine."""
-    return [*verb, f"data.dir={json.dumps(str(Path(data.dir or '.').resolve()))}"]
+def extra_packages(configs: list[Train]) -> list[str]:
+    """Return the packages of this project's extras that the runs need."""
+    needed = {
+        "gguf": any(config.model.gguf is not None for config in configs),
+        "bitsandbytes": any(config.model.load_in_4bit for config in configs),
+    }
+    return [name for name, is_needed in needed.items() if is_needed]
 
 
 def _rehearse(target: Target, contents: Contents, lines: list[str], config: Train) -> None:
@@ -194,8 +221,8 @@ def _rehearse(target: Target, contents: Contents, lines: list[str], config: Trai
     with TemporaryDirectory() as name:
         notebook = Path(name) / NOTEBOOK
         write_notebook(notebook, lines, str(contents.folder.resolve()), target.python)
-        seconds = rehearse(notebook, target, submission)
+        seconds = dry_run(notebook, target, submission)
     questions = asked_questions(config)
-    options = [len(own) for own in questions["options"]]
+    options = [len(texts) for texts in questions["options"]]
     validate_submission(submission, questions["id"], options, config.data.options or LETTERS)
     say(f"rehearsed without a network: {len(questions)} questions in {seconds:.0f} s\n{submission}")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exam.bundle.target import OTHER_PYTHON
+from exam.bundle.notebook import OTHER_PYTHON
 from exam.checkpoints import (
+    CONFIG,
     MODEL,
     PACKAGED,
     hub_repository,
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 
 CONTENTS = "contents.json"
 NOTEBOOK = "notebook.ipynb"
-CONFIG_NAME = "config.json"
 OF_QUESTIONS = ("contexts", "features", "infer", "ensemble", "stressed", "embeddings")
 
 
@@ -67,27 +67,22 @@ class Contents:
             for path in sorted(self.folder.rglob("*"))
             if path.is_file() and path.name != CONTENTS
         }
-        size = sum(one["bytes"] for one in files.values())
+        size = sum(file["bytes"] for file in files.values())
         if size > limit_gib * 2**30:
             largest = max(files, key=lambda name: int(files[name]["bytes"]))
             raise ExamError(
-                f"The bundle has {size / 2**30:.1f} GiB, limit_gib={limit_gib:g} are allowed.\n"
-                f"The largest file is {largest}. Attach the corpus by itself "
+                f"The bundle has {size / 2**30:.1f} GiB; limit_gib={limit_gib:g} allows no more.\n"
+                f"The largest file is {largest}. Attach the corpus separately "
                 "(with_corpus=false), or choose a smaller index (index=low_ram)."
             )
-        found = {
-            "python": python,
-            "bytes": size,
-            "files": files,
-            "overrides": self.overrides,
-        }
-        write_signed(self.folder / CONTENTS, found)
-        return found
+        listing = {"python": python, "bytes": size, "files": files, "overrides": self.overrides}
+        write_signed(self.folder / CONTENTS, listing)
+        return listing
 
 
 @contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """Yield a folder beside `folder` to fill; it takes its place when the block ends well."""
+def atomic_directory(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`; rename it to `folder` if the block succeeds."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     try:
@@ -99,36 +94,40 @@ def whole(folder: Path) -> Iterator[Path]:
 
 
 def check(bundle: Path) -> None:
-    """Refuse a bundle for another Python, or whose files are not those that were collected.
+    """Refuse a bundle for another Python, or with a missing or changed file.
 
     Raises:
-        ExamError: this is another Python; a file is missing or another, or the list of them is.
+        ExamError: the Python differs; a file, or the list of files, is missing or changed.
     """
-    again = "Upload the bundle again, or make it again."
+    remedy = "Upload the bundle again, or make it again."
     if not (bundle / CONTENTS).is_file():
-        raise ExamError(f"{bundle / CONTENTS} is missing.\n{again}")
+        raise ExamError(f"{bundle / CONTENTS} is missing.\n{remedy}")
     contents = read_signed(bundle / CONTENTS)
     files = contents.get("files")
-    if not isinstance(files, dict) or not all(isinstance(one, dict) for one in files.values()):
-        raise ExamError(f"{bundle / CONTENTS} is no list of a bundle's files.\n{again}")
+    if not isinstance(files, dict) or not all(isinstance(file, dict) for file in files.values()):
+        raise ExamError(f"{bundle / CONTENTS} does not list a bundle's files.\n{remedy}")
     running = "{}.{}".format(*sys.version_info)
     if contents.get("python") != running:
         raise ExamError(OTHER_PYTHON.format(running=running, python=contents.get("python")))
     for name, expected in files.items():
         path = bundle / name
         if leads_out(name):
-            raise ExamError(f"{bundle / CONTENTS}: {name!r} leads out of the bundle.\n{again}")
+            raise ExamError(f"{bundle / CONTENTS}: {name!r} lies outside of the bundle.\n{remedy}")
         if name != NOTEBOOK and not (
             path.is_file() and file_digest(path) == expected.get("sha256")
         ):
             state = "is not the file that was bundled" if path.is_file() else "is missing"
-            raise ExamError(f"{path} {state}.\n{again}")
+            raise ExamError(f"{path} {state}.\n{remedy}")
 
 
 def collect(
     bundle: Bundle, folder: Path, runs: list[tuple[Stage, Train]], stages: list[Stage]
 ) -> Contents:
-    """Runs, the stages of their retrieval, corpora, and the weights that no wheel carries."""
+    """Copy the runs, the stages of their retrieval, the corpora, and weights outside of wheels.
+
+    Raises:
+        ExamError: the runs retrieve in different ways, or a checkpoint cannot be copied.
+    """
     contents = Contents(folder)
     for stage, _ in runs:
         contents.add(stage.folder, f"runs/{stage.folder.name}")
@@ -143,37 +142,39 @@ def collect(
             raise ExamError(
                 f"{different[0]} retrieves from another corpus, or with another encoder, than "
                 f"{stage.folder.name}.\n"
-                "Make a bundle of each, and put their predictions together."
+                "Make a bundle of each, and merge their predictions: predictions=[…] ensemble=mean."
             )
         _add_corpus(contents, bundle, first)
         _add_weights(contents, first.encoder.checkpoint)
         if first.reranker.checkpoint is not None:
             _add_weights(contents, first.reranker.checkpoint)
     for stage, config in runs:
-        _add_checkpoint(contents, stage.folder, config, alone=len(runs) == 1)
+        _add_checkpoint(contents, stage.folder, config, is_only=len(runs) == 1)
     return contents
 
 
-def _add_checkpoint(contents: Contents, run: Path, config: Train, *, alone: bool) -> None:
-    """What a run answers with, where its own folder does not hold it.
+def _add_checkpoint(contents: Contents, run: Path, config: Train, *, is_only: bool) -> None:
+    """Copy the checkpoint of a run whose folder does not hold one.
 
     Raises:
-        ExamError: the run names a folder, and nothing could tell it on the target where that lies.
+        ExamError: no override can tell the run where a local folder lies on the target.
     """
-    own, checkpoint = run / MODEL, config.model.checkpoint
-    base = adapters_base(own)
+    saved, checkpoint = run / MODEL, config.model.checkpoint
+    base = adapters_base(saved)
     if base is not None:
         if hub_repository(base) is None and base.name not in PACKAGED:
             raise ExamError(
                 f"{run.name} holds adapters of {base.name}, a folder of this machine.\n"
-                "Train from a name of the hub, or with tuning=full, and bundle that run."
+                "Train from a hub id, or with tuning=full, and bundle that run."
             )
         _add_weights(contents, base)
-    elif checkpoint is not None and not (own / CONFIG_NAME).is_file():
-        if not alone and hub_repository(checkpoint) is None:
+    elif checkpoint is not None and not (saved / CONFIG).is_file():
+        if not is_only and hub_repository(checkpoint) is None:
             raise ExamError(
-                f"{run.name} answers with a checkpoint that lies in a folder, and is not alone.\n"
-                "Make a bundle of each run, and put their predictions together."
+                f"{run.name} answers with a checkpoint in a local folder; only a bundle of one run "
+                "carries that.\n"
+                "Make a bundle of each run, and merge their predictions: predictions=[…] "
+                "ensemble=mean."
             )
         _add_weights(contents, checkpoint)
 
@@ -183,7 +184,7 @@ def _retrieval(config: Train) -> Any:
 
 
 def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
-    """The articles' files, each part of a corpus in a folder of its own."""
+    """Copy the articles' files, each part of a corpus to a separate folder."""
     parts: list[CorpusSource] = [config.corpus, *config.corpus.also]
     if any(part.reader is CorpusReader.demo for part in parts):
         stage = demo_articles(Path(config.outputs)).parent
@@ -191,18 +192,18 @@ def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
     if config.corpus.reader is CorpusReader.demo:
         return
     if not bundle.with_corpus:
-        log.info("bundle: the corpus is not carried; attach it, and give run.corpus.dir=<folder>")
+        log.info("bundle: without the corpus; attach it, and set run.corpus.dir=<folder>")
         return
     for number, part in enumerate(parts):
         for file in files_of(part, Path(config.outputs)):
             contents.add(file.path, f"corpus/{number}/{file.path.name}")
     contents.overrides.append("run.corpus.dir={bundle}/corpus/0")
-    also = [
+    other_parts = [
         {**plain(part), "dir": f"{{bundle}}/corpus/{number}"}
         for number, part in enumerate(config.corpus.also, 1)
     ]
-    if also:
-        contents.overrides.append(f"run.corpus.also={json.dumps(also)}")
+    if other_parts:
+        contents.overrides.append(f"run.corpus.also={json.dumps(other_parts)}")
 
 
 def _add_weights(contents: Contents, checkpoint: Checkpoint) -> None:

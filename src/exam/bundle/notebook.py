@@ -5,9 +5,12 @@ import re
 import shlex
 from pathlib import Path
 
-from exam.bundle.target import OTHER_PYTHON
 from exam.files import atomic
 
+OTHER_PYTHON = (
+    "This is Python {running}, and the bundle's wheels are for Python {python}. "
+    "Make the bundle again with python={running}, or use it with Python {python}."
+)
 CHECK = """import sys
 
 running = "{{}}.{{}}".format(*sys.version_info)
@@ -18,24 +21,24 @@ if _exit_code:
     raise SystemExit("The line above failed.")"""
 
 
-def commands(overrides: list[str], verb: list[str], gpus: int, also: list[str]) -> list[str]:
-    """Shell lines that install the bundle, and `also` those packages, and write submission.csv.
+def commands(overrides: list[str], extra_packages: list[str]) -> list[str]:
+    """Return shell lines that install the bundle and the extra packages, and write submission.csv.
 
     `{bundle}` stands for the bundle's folder.
     """
-    launcher = f"torchrun --nproc-per-node {gpus} -m" if gpus > 1 else "python -m"
-    asked = " ".join(shlex.quote(word) for word in [*verb, *overrides, "outputs=outputs"])
+    arguments = shlex.join([*overrides, "outputs=outputs"])
+    packages = " ".join(extra_packages)
     offline = "HF_HUB_CACHE={bundle}/hub HF_HUB_OFFLINE=1"
     return [
-        " ".join(["pip install --quiet --no-index --find-links {bundle}/wheels exam", *also]),
+        f"pip install --quiet --no-index --find-links {{bundle}}/wheels exam {packages}".rstrip(),
         "python -m exam.bundle.unpack {bundle} outputs",
-        f"{offline} {launcher} exam infer {asked}",
+        f"{offline} python -m exam infer {arguments}",
         "cp $(ls -t outputs/*/*/submission.csv | head -1) submission.csv",
     ]
 
 
 def write_notebook(path: Path, lines: list[str], folder: str, python: str) -> None:
-    """Write a notebook of the lines for a bundle in `folder`; it stops at a line that fails."""
+    """Write a notebook that runs the lines for a bundle in `folder`, up to one that fails."""
     message = OTHER_PYTHON.format(python=python, running="{running}")
     code = [
         CHECK.format(python=python, message=message),

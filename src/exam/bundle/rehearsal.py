@@ -8,22 +8,23 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from exam.bundle.target import Target
-from exam.bundle.wheels import missing
+from exam.bundle.wheels import Target, find_missing
 from exam.errors import ExamError
 
 KERNEL = "python3"
-UNLISTED = "setuptools"  # every image has it, `pip freeze` leaves it out, and torch asks for it
-ALONE = ("unshare", "--map-root-user", "--net")  # util-linux: no device but a loopback that is down
+SETUPTOOLS = "setuptools"  # torch needs it; images have it, but `pip freeze` does not list it
+# util-linux's command; the only device is a loopback that is down.
+NO_NETWORK = ("unshare", "--map-root-user", "--net")
 
 
-def check_rehearsal(target: Target) -> None:
+def check_dry_run(target: Target) -> None:
     """Refuse a rehearsal that this machine cannot run.
 
     Raises:
@@ -37,22 +38,29 @@ def check_rehearsal(target: Target) -> None:
             f"{target.python}.\nLeave out rehearse=true, or make the bundle with Python "
             f"{target.python}."
         )
-    if lacking := [name for name in ("ipykernel", "nbclient") if find_spec(name) is None]:
+    if missing := [name for name in ("ipykernel", "nbclient") if find_spec(name) is None]:
         raise ExamError(
-            f"A rehearsal runs the notebook, which needs {' and '.join(lacking)}.\n"
-            f"pip install {' '.join(lacking)}, or leave out rehearse=true."
+            f"A rehearsal runs the notebook, which needs {' and '.join(missing)}.\n"
+            f"pip install {' '.join(missing)}, or leave out rehearse=true."
         )
-    if shutil.which(ALONE[0]) is None or subprocess.run([*ALONE, "true"], check=False).returncode:
+    if not has_namespaces():
         raise ExamError(
-            "A rehearsal needs a namespace without a network, which this system does not give "
-            f"({' '.join(ALONE)}).\nRehearse on Linux, or leave out rehearse=true."
+            "A rehearsal needs a namespace without a network, which this system does not offer "
+            f"({' '.join(NO_NETWORK)}).\nRehearse on Linux, or leave out rehearse=true."
         )
 
 
-def rehearse(notebook: Path, target: Target, submission: Path) -> float:
+def has_namespaces() -> bool:
+    """Tell whether this system runs a process in a namespace without a network."""
+    if shutil.which(NO_NETWORK[0]) is None:
+        return False
+    return subprocess.run([*NO_NETWORK, "true"], check=False).returncode == 0
+
+
+def dry_run(notebook: Path, target: Target, submission: Path) -> float:
     """Run a bundle's notebook without a network and keep its submission; return the seconds taken.
 
-    The image's packages are linked from this environment; all else must come out of the bundle.
+    Link the image's packages from this environment; the bundle must bring all others.
 
     Raises:
         ExamError: a line failed.
@@ -83,9 +91,9 @@ def _run(notebook: Path, folder: Path) -> None:
     manager.kernel_spec_manager = KernelSpecManager(
         kernel_dirs=[str(folder / "kernels")], ensure_native_kernel=False
     )
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON", "HF_"))}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON", "HF_"))}
     environment = {
-        **kept,
+        **inherited,
         "PATH": f"{folder / 'venv' / 'bin'}:{os.environ['PATH']}",
         "HOME": str(folder),
         "PIP_CONFIG_FILE": os.devnull,
@@ -118,28 +126,29 @@ def _empty_environment(target: Target) -> Iterator[Path]:
         python = folder / "venv" / "bin" / "python"
         subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
         (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
-        for old in site.glob(f"{UNLISTED}*"):
+        for old in site.glob(f"{SETUPTOOLS}*"):
             shutil.rmtree(old)
-        for package in {UNLISTED, *missing(["ipykernel"], {}, target.python), *target.image}:
+        kernel_packages = find_missing(["ipykernel"], replace(target, packages={}))
+        for package in {SETUPTOOLS, *kernel_packages, *target.packages}:
             _link(package, site)
         kernel = folder / "kernels" / KERNEL / "kernel.json"
         kernel.parent.mkdir(parents=True)
-        argv = [*ALONE, str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        argv = [*NO_NETWORK, str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         kernel.write_text(json.dumps({"argv": argv, "display_name": "", "language": "python"}))
         yield folder
 
 
 def _link(package: str, site: Path) -> None:
-    """Link an installed package into `site`, in place of the image's.
+    """Link an installed package into `site`, instead of the image's.
 
     Create the folders that packages share: pip would write through a link to one.
     """
     try:
-        here = distribution(package)
+        installed = distribution(package)
     except PackageNotFoundError:
-        return  # in the image and not on this machine: the bundle may not need it
-    root = Path(str(here.locate_file("")))
-    for file in here.files or []:
+        return  # only in the image: the bundle may not need it
+    root = Path(str(installed.locate_file("")))
+    for file in installed.files or []:
         top = root / file.parts[0]
         is_shared = len(file.parts) > 1 and not (top / "__init__.py").exists()
         is_shared &= top.suffix != ".dist-info"

@@ -1,6 +1,6 @@
-"""`python -m exam.bundle.unpack BUNDLE OUTPUTS`: stages of a read-only bundle, where runs look.
+"""`python -m exam.bundle.unpack BUNDLE OUTPUTS`: link a read-only bundle's stages for runs.
 
-Every stage's folder is linked, not copied: locks and new stages are written beside it.
+Link every stage's folder instead of copying: runs write locks and new stages beside the links.
 """
 
 import sys
@@ -11,20 +11,17 @@ from exam.bundle.contents import check
 from exam.endings import ended
 
 
-def unpack(bundle: Path, outputs: Path) -> int:
-    """Link each stage of the bundle below `outputs`; how many there are."""
-    number = 0
-    for stage in sorted((bundle / "outputs").glob("*/*")):
-        place = outputs / stage.parent.name / stage.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.exists():
-            place.symlink_to(stage.resolve(), target_is_directory=True)
-        number += 1
-    return number
+def unpack(bundle: Path, outputs: Path) -> None:
+    """Link each stage of the bundle below `outputs`."""
+    for stage in (bundle / "outputs").glob("*/*"):
+        link = outputs / stage.parent.name / stage.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(stage.resolve(), target_is_directory=True)
 
 
 def main(bundle: Path, outputs: Path) -> int:
-    """Check the bundle, then link; the exit code."""
+    """Check the bundle, then link; return the exit code."""
     check(bundle)
     unpack(bundle, outputs)
     return 0

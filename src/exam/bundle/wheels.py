@@ -1,22 +1,35 @@
-"""The packages that a target machine lacks, as wheels, and nothing that its image already has."""
+"""Describe the machine that a bundle is for, and collect wheels of the packages that it lacks.
+
+`pip` downloads the wheels. It cannot resolve the requirements: it evaluates markers for the Python
+and the system that run it, not for the target's.
+"""
 
 import logging
+import re
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, PathDistribution, distribution
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import Distribution, PackageNotFoundError, PathDistribution, distribution
 from pathlib import Path
 from typing import Any
 from zipfile import Path as ZipPath
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from exam.bundle.target import CLONE, Target, check_wheels
+from exam.config import Bundle
 from exam.errors import ExamError
 
 log = logging.getLogger(__name__)
 
+CLONE = Path(__file__).parents[3]
+KAGGLE_PYTHON = "3.12"  # of its image since 2025-12
+WRITE_IMAGE = "(python -VV; pip freeze) > image.txt"
+USE_IMAGE = "have the image bring the package (image=<constraints file>)"
 LINUX = {
     "os_name": "posix",
     "sys_platform": "linux",
@@ -27,121 +40,191 @@ LINUX = {
 }
 
 
-def add_wheels(target: Target, folder: Path, also: list[str]) -> list[str]:
-    """Bring this project's wheel, and what it needs beside the image, into `folder`; their names.
+@dataclass(frozen=True)
+class Target:
+    """A machine that answers with a bundle.
 
-    `also` names packages that the runs need besides what the project always does. The versions are
-    those installed here, with which the runs were made.
+    `python` is its major and minor version; `packages` maps the names it has to versions.
+    """
+
+    python: str
+    platforms: list[str]
+    packages: dict[str, str]
+
+
+def read_target(bundle: Bundle) -> Target:
+    """Read the target from the image's file, and its Python from `python=` where that has none.
 
     Raises:
-        ExamError: a wheel that the target can install is missing, or lacks what it needs.
+        ExamError: the two name different Pythons, or one that this project does not run on; or
+            this is not a clone, whose wheel a bundle carries.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    own = PathDistribution(_information(_build_own(folder)))
-    carried = missing([*(own.requires or []), *also], target.image, target.python)
-    for name, version in sorted(carried.items()):
-        log.info("bundle: %s %s", name, version)
-        _bring(f"{name}=={version}", target, folder)
-    check_wheels(folder, target)
-    check_needs(folder, target)
-    return [path.name for path in sorted(folder.glob("*.whl"))]
+    project = CLONE / "pyproject.toml"
+    if not project.is_file():
+        raise ExamError(
+            "A bundle carries this project's wheel, which is built from a clone.\n"
+            "Run the command in a clone of the project."
+        )
+    lines = _read_lines(Path(bundle.image)) if bundle.image else []
+    match = re.match(r"Python (\d+\.\d+)\.", lines[0]) if lines else None  # of `python -VV`
+    image_python = match[1] if match else None
+    python = bundle.python or image_python or KAGGLE_PYTHON
+    if not re.fullmatch(r"3\.\d+", python):
+        raise ExamError(
+            f"python={python} is not a version with two parts.\n"
+            f"Set the target's, as in python={KAGGLE_PYTHON}."
+        )
+    if image_python not in (None, python):
+        raise ExamError(
+            f"python={python}, and Python {image_python} wrote image={bundle.image}.\n"
+            f"Leave out python=, or write the file again on the target machine: {WRITE_IMAGE}"
+        )
+    supported = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["requires-python"]
+    if not SpecifierSet(supported).contains(python):
+        raise ExamError(
+            f"The target has Python {python}; exam needs {supported}.\nChoose a newer image there."
+        )
+    return Target(python, bundle.platforms, parse_pins(lines))
 
 
-def missing(wanted: list[str], image: dict[str, str], python: str) -> dict[str, str]:
-    """Requirements, and theirs in turn, where the image has no version that will do.
+def _read_lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise ExamError(
+            f"image={path} does not exist.\nWrite it on the target machine: {WRITE_IMAGE}"
+        )
+    return path.read_text(encoding="utf-8").splitlines()
 
-    Versions as installed here. What the image keeps brings its own needs with it.
+
+def parse_pins(lines: list[str]) -> dict[str, str]:
+    """Return names and versions that a constraints file (`pip freeze` of the image) pins."""
+    pins = {}
+    for line in lines:
+        name, pinned, version = line.partition("#")[0].partition(";")[0].strip().partition("==")
+        if pinned:
+            pins[str(canonicalize_name(name.partition("[")[0]))] = version.strip()
+    return pins
+
+
+def add_wheels(target: Target, folder: Path, extra_packages: list[str]) -> list[str]:
+    """Add this project's wheel and those that it needs beside the image; return all file names.
+
+    The runs need `extra_packages` besides the project's requirements. Versions are those installed
+    here, with which the runs were trained.
 
     Raises:
-        ExamError: something that is needed is not installed here.
+        ExamError: a package that the target needs is not installed here, or has no wheel for it.
     """
-    asked: dict[str, SpecifierSet] = {}
-    found: dict[str, str] = {}
-    waiting, seen = _on_target(wanted, "", python), set[str]()
-    while waiting:
-        needed = waiting.pop()
-        name = str(canonicalize_name(needed.name))
-        asked[name] = asked.get(name, SpecifierSet()) & needed.specifier
-        kept = name in image and asked[name].contains(image[name], prereleases=True)
-        if kept or (str(needed) in seen and name in found):
-            continue
-        seen.add(str(needed))
-        try:
-            here = distribution(name)
-        except PackageNotFoundError:
+    folder.mkdir(parents=True)
+    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    if error := _run_pip("wheel", *options, str(CLONE)):
+        raise ExamError(f"Building this project's wheel failed: {error}\nRun: make setup")
+    (project,) = folder.glob("*.whl")
+    requirements = [*(_read_metadata(project).requires or []), *extra_packages]
+    find_missing(requirements, target, partial(fetch_wheel, target, folder))
+    return sorted(path.name for path in folder.glob("*.whl"))
+
+
+def find_installed(name: str) -> Distribution:
+    """Return a package of this environment.
+
+    Raises:
+        ExamError: it is not installed.
+    """
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        raise ExamError(
+            f"The target needs {name}, which is not installed here.\n"
+            f"Run pip install {name}, or {USE_IMAGE}."
+        ) from None
+
+
+def find_missing(
+    requirements: list[str],
+    target: Target,
+    fetch: Callable[[str], Distribution] = find_installed,
+) -> dict[str, str]:
+    """Return packages, dependencies included, of which the target has no suitable version.
+
+    Versions are those installed here. Packages that the target keeps have their dependencies there.
+    `fetch` returns a package as the target will have it: torch for a GPU needs packages that torch
+    for a CPU does not.
+
+    Raises:
+        ExamError: this environment has no version of a package that suits.
+    """
+    specifiers: dict[str, SpecifierSet] = {}
+    missing: dict[str, Distribution] = {}
+    pending, visited = _select_needed(requirements, "", target.python), set[str]()
+    while pending:
+        requirement = pending.pop()
+        name = str(canonicalize_name(requirement.name))
+        specifiers[name] = specifiers.get(name, SpecifierSet()) & requirement.specifier
+        if name not in missing:
+            if _suits(target.packages.get(name), specifiers[name]):
+                continue
+            missing[name] = fetch(name)
+        if not _suits(missing[name].version, specifiers[name]):
             raise ExamError(
-                f"{name} is needed, and not installed here.\n"
-                "Install this project with all it needs, then make the bundle."
-            ) from None
-        found[name] = here.version.partition("+")[0]
-        for extra in ("", *needed.extras):
-            waiting += _on_target(here.requires or [], extra, python)
-    return found
+                f"The target needs {name}{specifiers[name]}; this environment has "
+                f"{missing[name].version}.\nInstall it here, or {USE_IMAGE}."
+            )
+        if str(requirement) not in visited:
+            visited.add(str(requirement))
+            for extra in ("", *requirement.extras):
+                pending += _select_needed(missing[name].requires or [], extra, target.python)
+    return {name: _public(package.version) for name, package in missing.items()}
 
 
-def _on_target(lines: list[str], extra: str, python: str) -> list[Requirement]:
-    """The requirements that hold on the target, those of an extra included."""
-    own = {"python_version": python, "python_full_version": f"{python}.0", "extra": extra}
-    needs = [Requirement(line) for line in lines]
-    return [n for n in needs if n.marker is None or n.marker.evaluate({**LINUX, **own})]
+def _suits(version: str | None, specifier: SpecifierSet) -> bool:
+    return version is not None and specifier.contains(version, prereleases=True)
 
 
-def check_needs(folder: Path, target: Target) -> None:
-    """Refuse a wheel whose requirements neither the image nor another wheel meets.
+def _select_needed(requirements: list[str], extra: str, python: str) -> list[Requirement]:
+    """Return the requirements whose markers hold on the target, including those of an extra."""
+    versions = {"python_version": python, "python_full_version": f"{python}.0", "extra": extra}
+    parsed = [Requirement(text) for text in requirements]
+    return [r for r in parsed if r.marker is None or r.marker.evaluate({**LINUX, **versions})]
 
-    They differ between platforms: torch for a GPU needs packages that torch for a CPU does not.
+
+def fetch_wheel(target: Target, folder: Path, name: str) -> Distribution:
+    """Download the wheel of a package for the target; where there is none, build a pure one.
 
     Raises:
-        ExamError: the target lacks a requirement of a wheel.
+        ExamError: the target can install neither.
     """
-    wheels = [PathDistribution(_information(path)) for path in sorted(folder.glob("*.whl"))]
-    carried = {str(canonicalize_name(wheel.name)): wheel.version for wheel in wheels}
-    there = {**target.image, **carried}
-    for wheel in wheels:
-        for needed in _on_target(wheel.requires or [], "", target.python):
-            version = there.get(str(canonicalize_name(needed.name)))
-            if version is None or not needed.specifier.contains(version, prereleases=True):
-                raise ExamError(
-                    f"{wheel.name} {wheel.version} needs {needed} on the target, and neither the "
-                    f"bundle nor the image has it ({version or 'missing'}).\n"
-                    f"Use an image that has {wheel.name} or {needed.name}: image=<its packages>."
-                )
-
-
-def _bring(package: str, target: Target, folder: Path) -> None:
-    """Download a package's wheel for the target; where there is none, build one of pure Python."""
+    requirement = f"{name}=={_public(find_installed(name).version)}"
+    log.info("bundle: %s", requirement)
     options = ["--only-binary", ":all:", "--implementation", "cp"]
     options += ["--python-version", target.python]
     options += [word for platform in target.platforms for word in ("--platform", platform)]
-    if _pip("download", "--no-deps", "--dest", str(folder), *options, package) is None:
-        return
-    failed = _pip("wheel", "--no-deps", "--wheel-dir", str(folder), package)
-    if failed:
-        raise ExamError(
-            f"There is no wheel of {package} for Python {target.python}: {failed}\n"
-            "Check python= and platforms=, or have the image bring it (image=<constraints file>)."
-        )
+    error = _run_pip("download", "--no-deps", "--dest", str(folder), *options, requirement)
+    if error:
+        _run_pip("wheel", "--no-deps", "--wheel-dir", str(folder), requirement)
+    for wheel in folder.glob("*-none-any.whl" if error else "*.whl"):
+        if parse_wheel_filename(wheel.name)[0] == name:
+            return _read_metadata(wheel)
+    raise ExamError(
+        f"There is no wheel of {requirement} for Python {target.python}, "
+        f"{', '.join(target.platforms)}: {error}\nCheck python= and platforms=, or {USE_IMAGE}."
+    )
 
 
-def _information(wheel: Path) -> Any:
-    """A wheel's metadata, where `importlib.metadata` reads it."""
-    return next(p for p in ZipPath(wheel).iterdir() if p.name.endswith(".dist-info"))
+def _public(version: str) -> str:
+    """Return a version without its local part, such as +cu128, which no registry has."""
+    return version.partition("+")[0]
 
 
-def _build_own(folder: Path) -> Path:
-    """Build this project's wheel from its clone."""
-    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    failed = _pip("wheel", *options, str(CLONE))
-    if failed:
-        raise ExamError(f"This project's wheel could not be built: {failed}\nRun: make setup")
-    return max(folder.glob("exam-*.whl"))
+def _read_metadata(wheel: Path) -> Distribution:
+    root: Any = next(p for p in ZipPath(wheel).iterdir() if p.name.endswith(".dist-info"))
+    return PathDistribution(root)
 
 
-def _pip(*arguments: str) -> str | None:
-    """Run pip; what it says of its failure, or None."""
+def _run_pip(*arguments: str) -> str | None:
+    """Run pip; return its first error, or None."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if not done.returncode:
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not process.returncode:
         return None
-    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    errors = [line for line in process.stderr.splitlines() if line.startswith("ERROR")]
     return errors[0] if errors else "pip failed"

@@ -168,7 +168,6 @@ class Bundle(Restore):
     limit_gib: float = 200.0  # of a Kaggle data set
     hours: float = 9.0  # of a Kaggle notebook
     questions: int = 4000  # about as many as the competition's hidden test set has
-    gpus: int = 2
     rehearse: bool = False
 
 
