@@ -349,7 +349,7 @@ def test_the_gain_of_a_passage_is_what_it_adds_to_the_log_probability(place):
     for top_k in (0, 1):
         override = with_prefix(f"run.context.top_k={top_k}")
         answers[top_k] = run_infer(place.infer(f"ckpt={place.open}", place.known, override))
-    (contexts,) = (stage for stage in answers[1].before if "contexts.parquet" in stage.files)
+    (contexts,) = (stage for stage in answers[1].stages if stage.kind == "contexts")
     questions = read_questions(contexts)
     path = measure_gains(run, config, questions, contexts, 1, place.outputs)
     log_probability = {

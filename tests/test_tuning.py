@@ -345,7 +345,7 @@ def test_reranker_from_training_to_answers(place, encoder):
     assert again.returncode == 0, again.stderr
     (path,) = (root / "outputs" / "gains").glob("*/gains.parquet")
     rows = pq.read_table(path).to_pylist()
-    assert len(rows) == 30 * 3
+    assert len(rows) == 28 * 3  # the questions outside of the dev fold
     assert {row["rank"] for row in rows} == {1, 2, 3}
     assert len({row["gain"] for row in rows}) > 40
     results = [
