@@ -199,7 +199,7 @@ def test_the_example_of_several_runs_is_one(verb):
     assert composed(verb, *first)
 
 
-@pytest.mark.parametrize("verb", ["train", "infer", "retrieve", "generate", "evidence", "stress"])
+@pytest.mark.parametrize("verb", ["train", "infer", "retrieve", "generate", "stress"])
 def test_without_its_environment_a_command_says_how_to_enter_it(verb):
     command = [sys.executable, "-I", "-S", str(ROOT / f"{verb}.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import exam, kaggle_rows, make_place, tiny, write_csv
+from scipy.special import log_softmax
 
 from exam.answers.ensemble import combined
 from exam.answers.predictions import (
@@ -24,7 +25,9 @@ from exam.config import Ensemble, EnsembleKind
 from exam.errors import ExamError
 from exam.files import write_signed
 from exam.manifest import fingerprint
-from exam.pipeline import run_evidence, run_infer, run_stress
+from exam.passage_gain import measure_gains, restore_reader
+from exam.pipeline import run_infer, run_stress
+from exam.retrieval.contexts import read_questions
 from exam.train_reader import train_reader
 
 
@@ -334,16 +337,38 @@ def test_a_context_of_another_layout_than_the_trained_one_is_named(place, caplog
     ) in caplog.messages
 
 
-def test_another_layout_weighs_passages_anew(place, capsys):
-    gains = []
-    for layout in ("context_first", "question_first"):
-        given = [f"ckpt={place.open}", "depth=1", "data.train=valid.csv"]
-        own = place.infer(*given, with_prefix(f"run.context.layout={layout}"), verb="evidence")
-        run_evidence(own)
-        path = Path(capsys.readouterr().out.strip())
-        gains.append(pq.read_table(path)["gain"].to_pylist())
-    assert len(gains[0]) == len(gains[1]) == 10
-    assert gains[0] != gains[1]
+def reader_of_pairs(place, folder):
+    """Restore the reader that mines pairs for a reranker."""
+    pairs = ["task=reranker", "reranker.ckpt=x", "pairs.positives=reader", f"pairs.reader={folder}"]
+    return restore_reader(composed("train", *tiny(place.folder, *pairs)))
+
+
+def test_the_gain_of_a_passage_is_what_it_adds_to_the_log_probability(place):
+    run, config = reader_of_pairs(place, place.open)
+    answers = {}
+    for top_k in (0, 1):
+        override = with_prefix(f"run.context.top_k={top_k}")
+        answers[top_k] = run_infer(place.infer(f"ckpt={place.open}", place.known, override))
+    (contexts,) = (stage for stage in answers[1].stages if stage.kind == "contexts")
+    questions = read_questions(contexts)
+    path = measure_gains(run, config, questions, contexts, 1, place.outputs)
+    log_probability = {
+        top_k: log_softmax(predictions(one).logits, axis=1)[range(8), questions["label"]]
+        for top_k, one in answers.items()
+    }
+    gains = pq.read_table(path)["gain"].to_pylist()
+    assert len({round(gain, 6) for gain in gains}) > 4
+    assert gains == pytest.approx(log_probability[1] - log_probability[0], abs=1e-5)
+
+
+def test_a_reader_that_cannot_read_passages_singly_is_refused(place):
+    lexical = train_reader(composed("train", *tiny(place.folder, "model=lexical"))).stage.folder
+    features = ["model.evidence=true", "trainer.num_train_epochs=0"]
+    joint = train_reader(composed("train", *tiny(place.folder, *features))).stage.folder
+    for folder, setting in ((lexical, "model.kind=lexical"), (joint, "model.evidence=true")):
+        with pytest.raises(ExamError, match=setting) as caught:
+            reader_of_pairs(place, folder)
+        assert str(caught.value).endswith("pairs.reader=<folder>")
 
 
 def test_a_reader_under_stress(place, capsys):

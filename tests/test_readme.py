@@ -14,7 +14,7 @@ from exam import pipeline
 from exam.compose import composed, with_prefix
 
 COMMAND = re.compile(r"(python|torchrun|wandb|make|pip|export|[A-Z]=)\b.*|[A-Z]=.*")
-VERBS = ("train", "retrieve", "infer", "generate", "evidence", "stress")
+VERBS = ("train", "retrieve", "infer", "generate", "stress")
 # What is not run as it stands, and why; the first that matches holds.
 SMOKE = {  # with small random weights of the model's own architecture
     "a hub": r"model=deberta|experiment=",

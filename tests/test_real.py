@@ -46,7 +46,7 @@ def test_wheel_carries_its_configuration_and_commands(tmp_path):
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path / "installed")
     (entries,) = (tmp_path / "installed").glob("*.dist-info/entry_points.txt")
-    for verb in ("train", "infer", "retrieve", "generate", "evidence"):
+    for verb in ("train", "infer", "retrieve", "generate"):
         assert f"exam-{verb} = exam.cli:{verb}" in entries.read_text()
     code = (
         "import sys; sys.argv = ['exam-train', '--help']; from exam.cli import main; main('train')"

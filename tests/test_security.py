@@ -288,7 +288,8 @@ def test_a_run_cannot_switch_code_on(saved, group):
         load_run(saved, Infer(ckpt="run"))
     assert str(caught.value) == (
         f"{saved} wants its checkpoint's own code to be run ({group}.trust_remote_code=true).\n"
-        f"Where you have read it, and trust it, say so: run.{group}.trust_remote_code=true"
+        f"Where you have read it, and trust it, say so: run.{group}.trust_remote_code=true\n"
+        f"Beside pairs.reader, set {group}.trust_remote_code=true."
     )
     said = Infer(ckpt="run", run={group: {"trust_remote_code": True}})
     assert getattr(load_run(saved, said), group).trust_remote_code

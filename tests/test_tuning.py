@@ -16,6 +16,7 @@ from exam.checkpoints import checkpoint_fingerprint
 from exam.compose import composed
 from exam.config import Dtype, Encoder, PairLoss, Pairs, Query, Reranker, Target
 from exam.errors import ExamError
+from exam.places import check_places
 from exam.question_rows import FEATURES
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.pairs import mine_pairs, read_positives
@@ -110,7 +111,7 @@ def test_a_positives_file_of_another_form_is_refused(tmp_path):
         read_positives(path)
     assert str(caught.value) == (
         f"{path} has columns question, passage_id; question_id and passage_id or text are "
-        "required.\nWrite one with: python evidence.py ckpt=<run of train.py>"
+        "required.\nAdd them, or set pairs.positives=reader pairs.reader=<run folder>"
     )
 
 
@@ -244,7 +245,15 @@ MISTAKES = {
     ),
     ("task=reranker", "pairs.positives=missing.csv"): (
         "pairs.positives=missing.csv does not exist.\n"
-        "Write one with: python evidence.py ckpt=<run of train.py>\n"
+        "Give a file, or a trained reader: pairs.positives=reader pairs.reader=<run folder>\n"
+    ),
+    ("task=reranker", "pairs.positives=reader"): (
+        "pairs.positives=reader and pairs.reader=null must be set together.\n"
+        "Set pairs.positives=reader and pairs.reader=<run folder>, or neither.\n"
+    ),
+    ("task=reranker", "pairs.reader=missing"): (
+        "pairs.positives=null and pairs.reader=missing must be set together.\n"
+        "Set pairs.positives=reader and pairs.reader=<run folder>, or neither.\n"
     ),
     ("task=reranker", "pairs.last=30"): (
         "pairs.first=1 and pairs.last=30 are no ranks of retriever=two_stage, which keeps 20.\n"
@@ -274,6 +283,13 @@ def test_mistakes_get_one_message(overrides):
     with pytest.raises(ExamError) as caught:
         composed("train", *overrides)
     assert f"{caught.value}\n" == MISTAKES[overrides]
+
+
+def test_a_reader_of_pairs_that_does_not_exist_is_refused_before_any_work():
+    with pytest.raises(ExamError, match=r"^missing does not exist: it has no manifest\.json"):
+        check_places(
+            composed("train", "task=reranker", "pairs.positives=reader", "pairs.reader=missing")
+        )
 
 
 @pytest.fixture(scope="module")
@@ -318,38 +334,20 @@ def test_reranker_from_training_to_answers(place, encoder):
     assert wrong.returncode == 2
     assert wrong.stderr.endswith(
         f"{run} is a run of task=reranker: it answers no questions.\n"
-        "Use it to retrieve (reranker.ckpt=<folder>), and give a reader: ckpt=<run>\n"
+        "Use it to retrieve (reranker.ckpt=<folder>), and give the run of a reader here.\n"
     )
-
-    weighed = exam("evidence", f"ckpt={reader}", "depth=3", f"outputs={root / 'outputs'}")
-    assert weighed.returncode == 0, weighed.stderr
-    path = weighed.stdout.strip()
-    rows = pq.read_table(path).to_pylist()
-    assert len(rows) == 40 * 3
-    assert {row["rank"] for row in rows} == {1, 2, 3}
-    assert len({row["gain"] for row in rows}) > 40
-
-    (valid,) = (root / "outputs" / "contexts").glob("kaggle-valid-bm25-cross_encoder-*")
-    refusals = {
-        (f"contexts={valid}",): (
-            f"{valid} holds no contexts of the questions of data.train.\n"
-            "Give a folder that retrieve.py wrote for them, or leave out contexts=.\n"
-        ),
-        (f"data.dir={root / 'questions'}", "data=kaggle", "data.train=test.csv"): (
-            "6 of 6 questions of data.train have no answer to weigh passages by.\n"
-            "Give questions with answers: data.train=<file>\n"
-        ),
-    }
-    for overrides_, message in refusals.items():
-        refused = exam("evidence", f"ckpt={reader}", *overrides_, f"outputs={root / 'outputs'}")
-        assert refused.returncode == 2
-        assert refused.stderr.endswith(message)
 
     again = exam(
         "train", "task=reranker", f"reranker.ckpt={run}", "reranker.depth=6", "pairs=binary",
-        f"pairs.positives={path}", "pairs.last=6", "pairs.max_support=1", *first, *overrides,
+        "pairs.positives=reader", f"pairs.reader={reader}", "pairs.last=3", "pairs.max_support=1",
+        *first, *overrides,
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
+    (path,) = (root / "outputs" / "gains").glob("*/gains.parquet")
+    rows = pq.read_table(path).to_pylist()
+    assert len(rows) == 28 * 3  # the questions outside of the dev fold
+    assert {row["rank"] for row in rows} == {1, 2, 3}
+    assert len({row["gain"] for row in rows}) > 40
     results = [
         json.loads(p.read_text()) for p in (root / "outputs" / "train").glob("*bm25-*/results.json")
     ]

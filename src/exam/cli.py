@@ -47,7 +47,6 @@ SWEEPS = {  # an example for each command
     "train": "context.top_k=0,3,5",
     "retrieve": "retriever=bm25,two_stage",
     "infer": "ckpt=RUN run.context.top_k=1,3,5",
-    "evidence": "ckpt=RUN_A,RUN_B",
     "stress": "ckpt=RUN_A,RUN_B",
     "generate": "generator.seed=0,1",
     "bundle": "ckpt=RUN out=bundle_a,bundle_b",
@@ -72,11 +71,6 @@ def infer() -> None:
 def generate() -> None:
     """`exam-generate`, `python generate.py`."""
     sys.exit(main("generate"))
-
-
-def evidence() -> None:
-    """`exam-evidence`, `python evidence.py`."""
-    sys.exit(main("evidence"))
 
 
 def stress() -> None:

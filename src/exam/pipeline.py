@@ -1,23 +1,17 @@
 """The verbs' bodies: which stages run, in which order, on which files."""
 
-from dataclasses import replace
 from pathlib import Path
-
-from datasets import Dataset
 
 from exam import ranks
 from exam.answers.context_scores import CURVES_UP_TO, comparison, curves, ranked
 from exam.answers.context_scores import table as contexts_table
 from exam.answers.scored import Run, log_scores
 from exam.artefacts import open_stage
-from exam.checkpoints import MODEL
 from exam.config import (
     Bundle,
-    Evidence,
     Generate,
     Infer,
     Passages,
-    ReaderKind,
     Retrieve,
     Retriever,
     RetrieverKind,
@@ -26,21 +20,17 @@ from exam.config import (
     Train,
 )
 from exam.errors import ExamError
-from exam.evidence import FILE as EVIDENCE
-from exam.evidence import weigh_passages
 from exam.files import read_json, write_json
 from exam.generation.questions import QUESTIONS, generate, generated
-from exam.inference import restored
-from exam.preflight import check_saved_reader, prepare
-from exam.questions import questions_digest, read
+from exam.preflight import prepare
+from exam.questions import read
 from exam.reader.lexical import FEATURES
 from exam.report.compared import write_contexts
-from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.retrieval import Retrieval
 from exam.runs import REPORT, RESULTS
 from exam.runtime import say
 from exam.splits import read_split
-from exam.stage import Stage, finished
+from exam.stage import Stage
 from exam.stress import stressed
 from exam.together.infer import answered
 from exam.tracker import conclude, tracked
@@ -148,59 +138,3 @@ def run_bundle(bundle: Bundle) -> None:
 def run_stress(stress: Stress) -> None:
     """`stress.py`: how a reader answers when what it is given is not as it should be."""
     stressed(stress)
-
-
-def run_evidence(evidence: Evidence) -> None:
-    """`evidence.py`: what each training question's passages, each alone, add to a run's reader."""
-    trained, config = restored(evidence)
-    _check_weighs(trained, config)
-    check_saved_reader(config, trained.folder / MODEL)
-    questions = read(config.data, config.data.train)
-    lacking = questions["label"][:].count(None)
-    if lacking or not len(questions):
-        raise ExamError(
-            f"{lacking} of {len(questions)} questions of data.train have no answer to weigh "
-            "passages by.\nGive questions with answers: data.train=<file>"
-        )
-    saved = config.model.at(trained.folder / MODEL)
-    stage = weigh_passages(
-        replace(config, model=saved),
-        trained,
-        questions,
-        _weighed_contexts(evidence, config, questions),
-        evidence.depth,
-        Path(evidence.outputs),
-        evidence.resume.value,
-    )
-    say(str(stage.folder / EVIDENCE))
-
-
-def _check_weighs(trained: Stage, config: Train) -> None:
-    """Refuse a run whose reader cannot weigh passages one by one."""
-    if config.model.kind is not ReaderKind.transformer:
-        raise ExamError(
-            f"{trained.folder} is a run of model.kind={config.model.kind.value}; evidence is "
-            "weighed by a transformer.\n"
-            "Give another run: ckpt=<folder>"
-        )
-    ranks.check_single("evidence.py")
-    if config.model.evidence:
-        raise ExamError(
-            f"{trained.folder} was trained with model.evidence=true, which measures options "
-            "against all their passages; here each passage is read alone.\n"
-            "Give a run without it: ckpt=<folder>"
-        )
-
-
-def _weighed_contexts(evidence: Evidence, config: Train, questions: Dataset) -> Stage:
-    """The contexts that were given, or else what the run's own retrieval finds."""
-    if evidence.contexts is None:
-        return Retrieval.of(config).contexts(questions, f"{config.data.name}-train")
-    contexts = finished(Path(evidence.contexts))
-    asked = contexts.key.get("questions")
-    if CONTEXTS not in contexts.files or asked != questions_digest(questions):
-        raise ExamError(
-            f"{contexts.folder} holds no contexts of the questions of data.train.\n"
-            "Give a folder that retrieve.py wrote for them, or leave out contexts=."
-        )
-    return contexts

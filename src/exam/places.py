@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from exam.config import Command, Data, Restore, Source, Train, names
+from exam.config import Command, Data, Restore, Source, Task, Train, names
 from exam.errors import ExamError
 from exam.kaggle import competition_file
 from exam.stage import check_finished
@@ -19,6 +19,8 @@ def check_places(config: Command) -> None:
     """
     for name in names(config.ckpt) if isinstance(config, Restore) else ():
         check_finished(Path(name))
+    if isinstance(config, Train) and config.task is not Task.reader and config.pairs.reader:
+        check_finished(Path(config.pairs.reader))
     data: Data | None = getattr(config, "data", None)
     if data is not None and data.source is Source.files:
         asked: list[Any] = [data.test or data.valid]

@@ -85,7 +85,7 @@ def load_run(path: Path, own: Restore, *, log_changes: bool = True) -> Train:
         task = restored.task.value
         raise ExamError(
             f"{path.parent} is a run of task={task}: it answers no questions.\n"
-            f"Use it to retrieve ({USES[task]}=<folder>), and give a reader: ckpt=<run>"
+            f"Use it to retrieve ({USES[task]}=<folder>), and give the run of a reader here."
         )
     return restored
 
@@ -137,7 +137,8 @@ def _check_code(path: Path, saved: Any, own: Restore) -> None:
             raise ExamError(
                 f"{path} wants its checkpoint's own code to be run "
                 f"({group}.trust_remote_code=true).\nWhere you have read it, and trust it, say "
-                f"so: run.{group}.trust_remote_code=true"
+                f"so: run.{group}.trust_remote_code=true\n"
+                f"Beside pairs.reader, set {group}.trust_remote_code=true."
             )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from exam import ranks
 from exam.config import (
     ALL_FOLDS,
+    READER,
+    Pairs,
     Query,
     RetrieverKind,
     Target,
@@ -115,10 +117,21 @@ def _check_pairs(config: Train) -> None:
             "task=encoder tells positives from negatives; pairs.target=support grades passages.\n"
             "Choose pairs=binary."
         )
-    if pairs.positives is not None and not Path(pairs.positives).is_file():
+    _check_positives(pairs)
+
+
+def _check_positives(pairs: Pairs) -> None:
+    """Positives come from a file, or from a reader's run."""
+    if (pairs.positives == READER) != (pairs.reader is not None):
+        raise ExamError(
+            f"pairs.positives={pairs.positives or 'null'} and pairs.reader="
+            f"{pairs.reader or 'null'} must be set together.\n"
+            "Set pairs.positives=reader and pairs.reader=<run folder>, or neither."
+        )
+    if pairs.positives not in (None, READER) and not Path(pairs.positives).is_file():
         raise ExamError(
             f"pairs.positives={pairs.positives} does not exist.\n"
-            "Write one with: python evidence.py ckpt=<run of train.py>"
+            "Give a file, or a trained reader: pairs.positives=reader pairs.reader=<run folder>"
         )
 
 

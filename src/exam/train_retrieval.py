@@ -1,4 +1,4 @@
-"""`train.py task=reranker|encoder`: pairs → training → rankings before and after."""
+"""Train a reranker or an encoder (`task=reranker|encoder`), and score rankings before and after."""
 
 import shutil
 from dataclasses import replace
@@ -8,8 +8,9 @@ from typing import Any
 from exam.answers.context_scores import comparison, ranked, table
 from exam.artefacts import open_stage
 from exam.checkpoints import checkpoint_fingerprint
-from exam.config import Reranker, Task, Train, plain, trainer_values
+from exam.config import READER, Pairs, Reranker, Task, Train, plain, trainer_values
 from exam.files import file_digest, read_json, write_json
+from exam.passage_gain import measure_gains, restore_reader
 from exam.precision import with_formats
 from exam.questions import questions_digest
 from exam.retrieval.contexts import read_contexts, read_rarity
@@ -26,56 +27,65 @@ DEV = "dev.json"
 
 
 def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Stage:
-    """Train the reranker or the encoder, then score the reported questions before and after.
+    """Train the reranker or the encoder, then score the validation questions before and after.
 
-    Training sees the training questions alone, their dev fold chooses the checkpoint; the reported
-    questions are ranked once it is done. results.json lies in the run folder.
+    The dev fold of the training questions chooses the checkpoint. The scores are written to
+    results.json in the run folder.
+
+    Raises:
+        ExamError: `pairs.reader` cannot be used, or no training pair is left.
     """
-    name = config.data.name
-    pool = retrieval.first_contexts(split.pool, f"{name}-train")
-    with open_stage(
-        Path(config.outputs), "train", config.name, _key(config, split, pool), config.resume
-    ) as stage:
+    outputs, by_reader = Path(config.outputs), config.pairs.positives == READER
+    reader = restore_reader(config) if by_reader else None
+    pool = retrieval.first_contexts(split.pool, f"{config.data.name}-train")
+    pairs = config.pairs
+    if reader is not None:
+        gains = measure_gains(*reader, split.train, pool, pairs.last, outputs)
+        pairs = replace(pairs, positives=str(gains), reader=None)
+    key = _key(config, pairs, split, pool)
+    with open_stage(outputs, "train", config.name, key, config.resume) as stage:
         if not stage.reused:
             save_run(config, stage.folder / CONFIG)
             write_json(stage.folder / ENVIRONMENT, environment())
-            found = tune(config, split, read_contexts(pool), read_rarity(pool), stage.folder)
-            write_json(stage.folder / DEV, found)
+            mining = replace(config, pairs=pairs)
+            figures = tune(mining, split, read_contexts(pool), read_rarity(pool), stage.folder)
+            write_json(stage.folder / DEV, figures)
             stage.finish(run_files(stage.folder), questions=len(split.train))
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     _report(config, retrieval, split, stage)
     return stage
 
 
-def _key(config: Train, split: Split, pool: Stage) -> dict[str, Any]:
-    """What determines the trained weights."""
+def _key(config: Train, pairs: Pairs, split: Split, pool: Stage) -> dict[str, Any]:
+    """Return everything that determines the trained weights."""
     parts = {"train": split.train, "dev": split.dev}
-    own = config.reranker if config.task is Task.reranker else config.encoder
-    pairs = plain(config.pairs)
-    if config.pairs.positives is not None:
-        pairs["positives"] = file_digest(Path(config.pairs.positives))
+    trained = config.reranker if config.task is Task.reranker else config.encoder
+    positives = None if pairs.positives is None else file_digest(Path(pairs.positives))
     return {
         "task": config.task.value,
         "questions": {part: questions_digest(questions) for part, questions in parts.items()},
         "contexts": pool.hash,
-        "pairs": pairs,
-        config.task.value: {**plain(own), "checkpoint": checkpoint_fingerprint(own.checkpoint)},
+        "pairs": {**plain(pairs), "positives": positives},
+        config.task.value: {
+            **plain(trained),
+            "checkpoint": checkpoint_fingerprint(trained.checkpoint),
+        },
         "trainer": with_formats(trainer_values(config.trainer), choose=False),
         "seed": config.seed,
     }
 
 
 def _report(config: Train, retrieval: Retrieval, split: Split, stage: Stage) -> None:
-    """Rank the reported questions anew and as before, and print and save the figures, paired."""
+    """Rank the validation questions before and after; print and save the paired figures."""
     name = f"{config.data.name}-valid"
     rankings = _rankings(config, retrieval, stage)
-    found = comparison([ranked(ranking.contexts(split.valid, name)) for ranking in rankings])
-    write_json(stage.folder / RESULTS, {**found, "dev": read_json(stage.folder / DEV)})
-    say(f"{table(found)}\n{stage.folder / RESULTS}")
+    figures = comparison([ranked(ranking.contexts(split.valid, name)) for ranking in rankings])
+    write_json(stage.folder / RESULTS, {**figures, "dev": read_json(stage.folder / DEV)})
+    say(f"{table(figures)}\n{stage.folder / RESULTS}")
 
 
 def _rankings(config: Train, retrieval: Retrieval, stage: Stage) -> list[Retrieval]:
-    """With the trained weights; with the checkpoint as it was, where it can score; without."""
+    """Return retrieval after training, then before, then (for a reranker with a head) without."""
     trained = str(stage.folder)
     if config.task is Task.encoder:
         encoder = replace(config.encoder, name_or_path=trained, revision=None)

@@ -6,7 +6,6 @@ from pathlib import Path
 from exam.config import (
     Command,
     Data,
-    Evidence,
     Execution,
     Generate,
     GeneratorKind,
@@ -80,18 +79,18 @@ def workload_of(config: Command) -> Workload:
         return Workload(False, _retrieves_on_gpu(config), RETRIEVE)
     if isinstance(config, Generate):
         return Workload(False, _retrieves_on_gpu(config), "generate.py")
-    if isinstance(config, Infer | Stress | Evidence):
+    if isinstance(config, Infer | Stress):
         return _restored(config)
     return Workload(False, False)
 
 
-def _restored(config: Infer | Stress | Evidence) -> Workload:
+def _restored(config: Infer | Stress) -> Workload:
     """Return the work of every run that a command restores."""
     files = [Path(name) / CONFIG for name in names(config.ckpt)]
     runs = [load_run(file, config, log_changes=False) for file in files if file.is_file()]
     reasons = [reason for run in runs if (reason := _single(run))]
-    if isinstance(config, Stress | Evidence):
-        reasons = [f"{type(config).__name__.lower()}.py"]
+    if isinstance(config, Stress):
+        reasons = ["stress.py"]
     passes = isinstance(config, Infer) and bool(config.passes)
     return Workload(
         any(map(_reads_on_gpu, runs)),

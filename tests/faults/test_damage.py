@@ -17,8 +17,8 @@ import pytest
 import torch
 from conftest import jsonl_corpus, make_articles, make_place, tiny
 
-from exam import evidence
 from exam import manifest as manifest_module
+from exam import passage_gain
 from exam.answers.predictions import Predictions, read_all, write_predictions
 from exam.artefacts import open_stage
 from exam.bundle.contents import Contents, check
@@ -258,17 +258,18 @@ def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, 
             assert build() == whole, damage
 
 
-def test_damaged_gains_of_an_interrupted_weighing_are_made_again(tmp_path, monkeypatch):
-    asked, path = [], tmp_path / "gains-000000.parquet"
+def test_damaged_shards_of_gains_are_measured_again(tmp_path, monkeypatch):
+    calls, path = [], tmp_path / "gains-000000.parquet"
     row = {"gain": 0.5}
-    monkeypatch.setattr(evidence, "_gains", lambda *given: asked.append(given) or [row])
+    monkeypatch.setattr(passage_gain, "_gains", lambda *args: calls.append(args) or [row])
 
     def gains():
-        return evidence._shard(path, "questions", {}, "reader")["gain"].to_pylist()
+        shard = passage_gain._measure_shard(path, "questions", {}, "reader")
+        return shard["gain"].to_pylist()
 
-    assert (gains(), gains(), len(asked)) == ([0.5], [0.5], 1)
+    assert (gains(), gains(), len(calls)) == ([0.5], [0.5], 1)
     for number, damage in enumerate(damages(path), 2):
-        assert (gains(), len(asked)) == ([0.5], number), damage
+        assert (gains(), len(calls)) == ([0.5], number), damage
 
 
 def test_damaged_embeddings_are_refused_by_name(tmp_path, sentences):

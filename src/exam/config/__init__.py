@@ -23,6 +23,7 @@ from exam.config.reader import (
     Tuning,
 )
 from exam.config.retrieval import (
+    READER,
     Corpus,
     CorpusReader,
     CorpusSource,
@@ -46,7 +47,6 @@ from exam.config.verbs import (
     ROOTS,
     Bundle,
     Command,
-    Evidence,
     Generate,
     Hub,
     Infer,

@@ -182,13 +182,17 @@ class Reranker:
         )
 
 
+READER = "reader"  # of pairs.positives: passages that raise the probability of the right option
+
+
 @dataclass
 class Pairs:
     """Which (question, passage) pairs train a reranker or an encoder."""
 
     target: Target = Target.support
     loss: PairLoss = PairLoss.bce
-    positives: str | None = None  # a file of them; null: the own article's best passages
+    positives: str | None = None  # a file, or reader; null: best passages of the known article
+    reader: str | None = None  # a trained reader's run, with positives=reader
     per_question: int = 2  # positives
     negatives: int = 4
     first: int = 1  # ranks that candidates come from

@@ -134,14 +134,6 @@ class Infer(Restore):
 
 
 @dataclass
-class Evidence(Restore):
-    """`evidence.py`: what each passage alone adds to a reader's belief in the right option."""
-
-    contexts: str | None = None  # a folder of outputs/contexts; null: the run's own retrieval
-    depth: int = 10
-
-
-@dataclass
 class Stress(Restore):
     """`stress.py`: how a reader answers when contexts or options are not as they should be."""
 
@@ -187,7 +179,6 @@ ROOTS: dict[str, type] = {
     "train": Train,
     "retrieve": Retrieve,
     "infer": Infer,
-    "evidence": Evidence,
     "stress": Stress,
     "bundle": Bundle,
     "generate": Generate,

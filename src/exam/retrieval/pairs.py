@@ -153,8 +153,9 @@ def _gain(value: Any, number: int, path: Path) -> float:
 def read_positives(path: Path) -> dict[str, list[Row]]:
     """Each question's positives, best first.
 
-    The file has `question_id` and `passage_id` or `text`; where it has `gain` (as `evidence.py`
-    writes it), passages that raise nothing are none, and those that raise most come first.
+    The file has `question_id` and `passage_id` or `text`. Where it has `gain` (as with
+    `pairs.positives=reader`), passages without a positive gain are left out, and the rest are
+    sorted by it.
 
     Raises:
         ExamError: it cannot be read, or lacks those columns.
@@ -164,7 +165,7 @@ def read_positives(path: Path) -> dict[str, list[Row]]:
     if "question_id" not in columns or not {"passage_id", "text"} & set(columns):
         raise ExamError(
             f"{path} has columns {', '.join(columns) or 'none'}; question_id and passage_id or "
-            "text are required.\nWrite one with: python evidence.py ckpt=<run of train.py>"
+            "text are required.\nAdd them, or set pairs.positives=reader pairs.reader=<run folder>"
         )
     if "gain" in columns:
         gains = [_gain(row["gain"], number, path) for number, row in enumerate(rows, 1)]

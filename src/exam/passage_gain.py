@@ -1,0 +1,169 @@
+"""Measure how much each passage, read singly, raises a reader's probability of the right option.
+
+With `pairs.positives=reader` the passages that raise it most train a reranker or an encoder.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+from scipy.special import log_softmax
+
+from exam.artefacts import open_stage
+from exam.checkpoints import MODEL
+from exam.config import (
+    ReaderKind,
+    Reranker,
+    Restore,
+    Retriever,
+    RetrieverKind,
+    Train,
+    answering_values,
+)
+from exam.errors import ExamError
+from exam.files import atomic, is_sealed, sealed
+from exam.inference import restored
+from exam.loading import longest_input
+from exam.precision import reader_values
+from exam.preflight import check_saved_reader
+from exam.questions import questions_digest
+from exam.reader.features import build_features
+from exam.reader.reader import Reader
+from exam.reader.training import predict
+from exam.retrieval.contexts import read_contexts
+from exam.retrieval.evaluation import Contexts
+from exam.run_config import CODE
+from exam.stage import Stage
+
+log = logging.getLogger(__name__)
+
+FILE = "gains.parquet"
+QUESTIONS_PER_SHARD = 128
+SCHEMA = pa.schema(
+    {
+        "question_id": pa.string(),
+        "passage_id": pa.string(),
+        "rank": pa.int32(),
+        "gain": pa.float64(),  # log-probability of the right option with the passage, less without
+        "title": pa.string(),
+        "text": pa.large_string(),
+    }
+)
+
+
+def restore_reader(config: Train) -> tuple[Stage, Train]:
+    """Return the run that `pairs.reader` names, and its configuration.
+
+    Raises:
+        ExamError: the run cannot be restored, or its reader cannot read passages singly.
+    """
+    trusted = [group for group in CODE if getattr(config, group).trust_remote_code]
+    run, settings = restored(
+        Restore(
+            ckpt=config.pairs.reader,
+            retriever=Retriever(name="none", kind=RetrieverKind.none),
+            reranker=Reranker(),
+            run={group: {"trust_remote_code": True} for group in trusted},
+            outputs=config.outputs,
+            log_level=config.log_level,
+            offline=config.offline,
+        ),
+        reads_questions=False,
+    )
+    if settings.model.kind is not ReaderKind.transformer:
+        raise ExamError(
+            f"pairs.reader={run.folder} is a run of model.kind={settings.model.kind.value}; "
+            "pairs.positives=reader needs a transformer.\n"
+            "Give another run: pairs.reader=<folder>"
+        )
+    if settings.model.evidence:
+        raise ExamError(
+            f"pairs.reader={run.folder} was trained with model.evidence=true, which compares "
+            "options with all their passages; pairs.positives=reader reads each passage singly.\n"
+            "Give a run without it: pairs.reader=<folder>"
+        )
+    saved = run.folder / MODEL
+    check_saved_reader(settings, saved)
+    return run, replace(settings, model=settings.model.at(saved))
+
+
+def measure_gains(
+    run: Stage, config: Train, questions: Dataset, contexts: Stage, depth: int, outputs: Path
+) -> Path:
+    """Return the file with the gains (SCHEMA) of each question's best `depth` passages.
+
+    `run` and `config` come from `restore_reader`. An interrupted stage continues at the first
+    shard of questions that is missing.
+    """
+    key = {
+        "run": run.hash,
+        "weights": run.files,
+        "questions": questions_digest(questions),
+        "contexts": contexts.hash,
+        "depth": depth,
+        "trainer": reader_values(config),
+    }
+    with open_stage(outputs, "gains", run.folder.name, key) as stage:
+        if not stage.reused:
+            values, work = answering_values(config.trainer), stage.folder / "predictions"
+            layout = config.context.layout
+            reader = Reader.load(config.model, values, work, config.seed, layout=layout)
+            passages = read_contexts(contexts, depth)
+            table = pa.concat_tables(_measure(stage.folder, questions, passages, reader))
+            with atomic(stage.folder / FILE) as temporary:
+                pq.write_table(table, temporary)
+            raised = sum(gain > 0 for gain in table["gain"].to_pylist())
+            stage.finish([FILE], questions=len(questions), passages=len(table), raised=raised)
+        for path in stage.folder.glob("gains-*.parquet"):
+            path.unlink()
+    return stage.folder / FILE
+
+
+def _measure(
+    folder: Path, questions: Dataset, contexts: Contexts, reader: Reader
+) -> Iterator[pa.Table]:
+    """Yield the gains of all questions, one shard of questions after another."""
+    for number, start in enumerate(range(0, len(questions), QUESTIONS_PER_SHARD)):
+        path = folder / f"gains-{number:06d}.parquet"
+        shard = questions.select(range(start, min(start + QUESTIONS_PER_SHARD, len(questions))))
+        yield _measure_shard(path, shard, contexts, reader)
+
+
+def _measure_shard(path: Path, questions: Dataset, contexts: Contexts, reader: Reader) -> pa.Table:
+    """Return the gains of some questions, from their file where it exists."""
+    if not is_sealed(path):
+        rows = _gains(questions, contexts, reader)
+        with sealed(path) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+        log.info("gains: %s · %d passages", path.name, len(rows))
+    return pq.read_table(path)
+
+
+def _gains(questions: Dataset, contexts: Contexts, reader: Reader) -> list[dict[str, Any]]:
+    """Read each question without a passage, then with each of its passages; rows of SCHEMA."""
+    copies: list[dict[str, Any]] = []
+    passage_of: Contexts = {}
+    for question in questions:
+        for passage in [None, *contexts.get(question["id"], [])]:
+            key = str(len(copies))
+            copies.append({**question, "id": key})
+            passage_of[key] = [] if passage is None else [passage]
+    length = reader.length(training=True)
+    limit = longest_input(reader.model, length)
+    repeated = Dataset.from_list(copies, features=questions.features)
+    features, _ = build_features(repeated, passage_of, reader.tokenizer, length, limit)
+    scores = log_softmax(predict(reader, features), axis=1)
+    right = iter([float(row[q["label"]]) for row, q in zip(scores, copies, strict=True)])
+    rows = []
+    for question in questions:
+        without = next(right)
+        passages = contexts.get(question["id"], [])
+        for passage, score in zip(passages, islice(right, len(passages)), strict=True):
+            rows.append({**passage, "gain": score - without})
+    return [{name: row[name] for name in SCHEMA.names} for row in rows]
