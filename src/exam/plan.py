@@ -1,4 +1,4 @@
-"""What `train.py` is about to do, what it finds done, and about how long the rest will take."""
+"""What `exam train` is about to do, what it finds done, and about how long the rest will take."""
 
 import logging
 from collections.abc import Callable

@@ -25,9 +25,9 @@ MANAGED = {
     "resume_from_checkpoint": "resume=auto continues by itself",
     "remove_unused_columns": "the collator reads its own columns",
     "label_names": "the reader's label is always `labels`",
-    "do_train": "choose the verb: train.py or infer.py",
-    "do_eval": "choose the verb: train.py or infer.py",
-    "do_predict": "choose the verb: train.py or infer.py",
+    "do_train": "choose the command: exam train or exam infer",
+    "do_eval": "choose the command: exam train or exam infer",
+    "do_predict": "choose the command: exam train or exam infer",
     "local_rank": "the launcher sets it",
     "dataloader_drop_last": "every question is trained on and answered",
     "eval_do_concat_batches": "MAP@3 is measured over all questions at once",
@@ -40,7 +40,7 @@ REPO = re.compile(r"[\w.-]+/[\w.-]+")  # of the hub, in full
 
 
 def check_train(config: Train) -> None:
-    """Refuse what `train.py` cannot do."""
+    """Refuse what `exam train` cannot do."""
     _check_hub(config)
     _check_seeds(config)
     _check_task(config)

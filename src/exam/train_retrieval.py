@@ -1,4 +1,4 @@
-"""`train.py task=reranker|encoder`: pairs → training → rankings before and after."""
+"""`exam train task=reranker|encoder`: pairs → training → rankings before and after."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`python -m exam.bundle`: collect, measure, and try out what an offline notebook needs."""
+"""`exam bundle`: collect, measure, and try out what an offline notebook needs."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ from exam.config import (
     names,
     plain,
 )
-from exam.errors import ExamError
+from exam.errors import ExamError, spell_command
 from exam.inference import answer, asked_questions, restored
 from exam.kaggle import INPUT
 from exam.question_rows import LETTERS
@@ -101,7 +101,8 @@ def _check(bundle: Bundle) -> Target:
     if bundle.ensemble is not None and bundle.ensemble.kind is EnsembleKind.fitted:
         raise ExamError(
             "ensemble=fitted needs held-out predictions, which a bundle does not carry.\n"
-            "Fit once with infer.py, and give what it prints: ensemble=mean 'ensemble.weights=[…]'"
+            f"Fit once with {spell_command('infer')}, and give what it prints: "
+            "ensemble=mean 'ensemble.weights=[…]'"
         )
 
     readers = len(names(bundle.ckpt))

@@ -26,9 +26,10 @@ def commands(overrides: list[str], verb: list[str], gpus: int, also: list[str]) 
     launcher = f"torchrun --nproc-per-node {gpus} -m" if gpus > 1 else "python -m"
     asked = " ".join(shlex.quote(word) for word in [*verb, *overrides, "outputs=outputs"])
     offline = "HF_HUB_CACHE={bundle}/hub HF_HUB_OFFLINE=1"
+    sources = "--quiet --no-index --find-links {bundle}/wheels"
     return [
-        " ".join(["pip install --quiet --no-index --find-links {bundle}/wheels exam", *also]),
-        "python -m exam.bundle.unpack {bundle} outputs",
+        f"pip install {' '.join([sources, 'openbook-exam', *also])}",
+        "python -m exam bundle unpack {bundle} outputs",
         f"{offline} {launcher} exam infer {asked}",
         "cp $(ls -t outputs/*/*/submission.csv | head -1) submission.csv",
     ]

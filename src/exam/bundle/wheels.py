@@ -134,7 +134,7 @@ def _build_own(folder: Path) -> Path:
     failed = _pip("wheel", *options, str(CLONE))
     if failed:
         raise ExamError(f"This project's wheel could not be built: {failed}\nRun: make setup")
-    return max(folder.glob("exam-*.whl"))
+    return max(folder.glob("openbook_exam-*.whl"))
 
 
 def _pip(*arguments: str) -> str | None:
