@@ -21,7 +21,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "enter it: . $(BIN)/activate"
 
 demo: $(READY)  ## retrieve, train, predict on the demo corpus: one table in minutes
-	$(BIN)/python -m exam.demo
+	$(BIN)/exam demo
 
 # Two workers with a thread each: two with two would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal

@@ -1,9 +1,11 @@
-"""The verb `infer`: see `python infer.py --help`."""
+"""The command `exam infer`, started from a clone."""
+
+import sys
 
 try:
-    from exam.cli import infer
+    from exam.cli import main
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}.\nRun: make setup && . .venv/bin/activate") from None
 
 if __name__ == "__main__":
-    infer()
+    sys.exit(main(["infer", *sys.argv[1:]]))

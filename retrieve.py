@@ -1,9 +1,11 @@
-"""The verb `retrieve`: see `python retrieve.py --help`."""
+"""The command `exam retrieve`, started from a clone."""
+
+import sys
 
 try:
-    from exam.cli import retrieve
+    from exam.cli import main
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}.\nRun: make setup && . .venv/bin/activate") from None
 
 if __name__ == "__main__":
-    retrieve()
+    sys.exit(main(["retrieve", *sys.argv[1:]]))

@@ -14,7 +14,7 @@ SETTINGS = {
 
 
 def configured(name: str, data: Path, outputs: Path, limit: int | None) -> Any:
-    """A configuration of `retrieve.py`."""
+    """A configuration of `exam retrieve`."""
     from exam.compose import composed
 
     return composed(

@@ -18,7 +18,7 @@ from mkdocs.exceptions import PluginError
 from omegaconf import MISSING
 
 from exam import cli
-from exam.compose import conf_dir
+from exam.compose import conf_dir, help_text
 from exam.config import ROOTS
 
 MARK = re.compile(r"^<!-- generated: (\w+)(?: (\S+))? -->$", re.MULTILINE)
@@ -45,7 +45,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def commands() -> str:
     """Return each command's help text."""
-    return "\n\n".join(f"## {name}\n```\n{cli.help_text(name)}\n```" for name in ROOTS)
+    return "\n\n".join(
+        f"## {name}\n```\n{help_text(name, cli.COMMANDS[name])}\n```" for name in ROOTS
+    )
 
 
 def configuration() -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 TARGET = Path(__file__).parents[1] / "requirements.lock"
-NOT_LOCKED = {"exam", "pip", "setuptools", "wheel"}
+NOT_LOCKED = {"openbook-exam", "pip", "setuptools", "wheel"}
 
 
 def render(pairs: dict[str, str]) -> str:

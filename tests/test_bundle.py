@@ -12,13 +12,11 @@ import pytest
 from conftest import ROOT, exam, make_place, make_questions, tiny
 
 from exam import kaggle
-from exam.bundle.__main__ import translated
 from exam.bundle.bundle import estimate_costs, format_estimate, make_bundle, total
 from exam.bundle.contents import Contents, atomic_directory, check
 from exam.bundle.notebook import commands, write_notebook
 from exam.bundle.rehearsal import dry_run, has_namespaces
-from exam.bundle.unpack import main as unpack_checked
-from exam.bundle.unpack import unpack
+from exam.bundle.unpack import check_and_unpack, unpack
 from exam.bundle.wheels import Target, fetch_wheel, find_missing, parse_pins, read_target
 from exam.compose import composed
 from exam.config import Bundle, Data
@@ -59,11 +57,6 @@ tqdm==4.67.1
 transformers==5.0.0
 triton==3.6.0
 """
-
-
-def test_flags_are_values():
-    given = ["ckpt=a", "--rehearse", "--hours", "9", "out=b"]
-    assert translated(given) == ["ckpt=a", "rehearse=true", "hours=9", "out=b"]
 
 
 def find(requirements, packages, python="3.12"):
@@ -292,7 +285,7 @@ def bundled(tmp_path):
 
 def test_a_bundle_is_checked_where_it_is_unpacked(bundled, tmp_path):
     (bundled / "notebook.ipynb").write_text("edited, as people do")
-    assert unpack_checked(bundled, tmp_path / "outputs") == 0
+    check_and_unpack(bundled, tmp_path / "outputs")
     assert (tmp_path / "outputs" / "k" / "n" / "f").read_text() == "x"
     file = bundled / "outputs" / "k" / "n" / "f"
     for change, state in (
@@ -301,7 +294,7 @@ def test_a_bundle_is_checked_where_it_is_unpacked(bundled, tmp_path):
     ):
         change()
         with pytest.raises(ExamError) as caught:
-            unpack_checked(bundled, tmp_path / "other")
+            check_and_unpack(bundled, tmp_path / "other")
         assert str(caught.value) == f"{file} {state}.\nUpload the bundle again, or make it again."
     assert not (tmp_path / "other").exists()
 
@@ -321,7 +314,7 @@ def test_another_python_is_one_line_in_the_notebook_and_where_it_is_unpacked(bun
     (bundled / "contents.json").unlink()
     write_signed(bundled / "contents.json", {**content, "python": "3.99"})
     with pytest.raises(ExamError) as caught:
-        unpack_checked(bundled, tmp_path / "outputs")
+        check_and_unpack(bundled, tmp_path / "outputs")
     assert str(caught.value) == str(stopped.value)
 
 

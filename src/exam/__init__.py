@@ -19,9 +19,9 @@ if find_spec("resource") is None or not hasattr(signal, "SIGALRM"):
 
 
 def load(run: "str | Path", *overrides: str, outputs: "str | Path | None" = None) -> "LoadedRun":
-    """A run of `train.py`, ready to answer: `load("outputs/train/…").answer(prompt, options)`.
+    """A run of `exam train`, ready to answer: `load("outputs/train/…").answer(prompt, options)`.
 
-    `overrides` are those of infer.py, `outputs` is where its index lies if not beside it.
+    `overrides` are those of `exam infer`, `outputs` is where its index lies if not beside it.
     """
     from exam.ask import LoadedRun
 

@@ -1,18 +1,14 @@
-"""`python -m exam.ask RUN`: questions typed at the terminal; `exam.load` is the same in Python."""
+"""`exam ask RUN`: questions typed at the terminal; `exam.load` is the same in Python."""
 
-import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from exam.endings import ended
 from exam.errors import ExamError
-from exam.runtime import complain, say, start
+from exam.runtime import complain, say
 from exam.safety import go_offline
 
 
@@ -31,12 +27,12 @@ class Answer:
 
 
 class LoadedRun:
-    """A run of `train.py`, ready to answer; it retrieves from its own index."""
+    """A run of `exam train`, ready to answer; it retrieves from its own index."""
 
     def __init__(self, run: str | Path, *overrides: str, outputs: str | Path | None = None) -> None:
         """Load the reader; indexes lie in the run's own outputs, or in those given.
 
-        `overrides` are those of infer.py, such as `run.corpus.dir=<folder>` of a run that was
+        `overrides` are those of `exam infer`, such as `run.corpus.dir=<folder>` of a run that was
         made elsewhere.
 
         Raises:
@@ -47,8 +43,7 @@ class LoadedRun:
 
         from exam.answering import loaded
         from exam.checkpoints import MODEL
-        from exam.cli import explain
-        from exam.compose import composed, with_prefix
+        from exam.compose import composed, explain, with_prefix
         from exam.inference import restored
         from exam.retrieval.retrieval import Retrieval
 
@@ -104,34 +99,19 @@ def shown(found: Answer) -> str:
     return "\n".join([*lines, *read])
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Ask until there is no further question; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m exam.ask", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="a folder of outputs/train")
-    parser.add_argument("overrides", nargs="*", help="as infer.py takes them: run.corpus.dir=…")
-    parser.add_argument("--outputs", help="where the index lies, if not beside the run")
-    given = parser.parse_args(arguments)
-    start("warning")
-    return ended(partial(_ask, given), interrupted="Nothing is lost: start it again.")
-
-
-def _ask(given: argparse.Namespace) -> int:
-    reader = LoadedRun(given.run, *given.overrides, outputs=given.outputs)
-    while prompt := _typed("Question (empty to end): "):
-        options = list(iter(lambda: _typed("Option (empty when there are no more): "), ""))
+def answer_typed_questions(run: str, overrides: Sequence[str], outputs: str | None) -> None:
+    """Answer questions from the terminal until an empty one."""
+    reader = LoadedRun(run, *overrides, outputs=outputs)
+    while prompt := _read_line("Question (empty to end): "):
+        options = list(iter(lambda: _read_line("Option (empty when there are no more): "), ""))
         try:
             say(shown(reader.answer(prompt, options)))
         except ExamError as error:
             complain(str(error))
-    return 0
 
 
-def _typed(asked: str) -> str:
+def _read_line(prompt: str) -> str:
     try:
-        return input(asked).strip()
+        return input(prompt).strip()
     except EOFError:
         return ""
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -125,7 +125,7 @@ def _check_offline(config: Any) -> None:
         "generator=llm": asks and host not in LOOPBACK,
         "tracker=wandb": isinstance(config, Train) and config.tracker.mode is TrackerMode.online,
         f"trainer.report_to={reported}": reported not in ("none", ["none"]),
-        "python -m exam.bundle": isinstance(config, Bundle),
+        "exam bundle": isinstance(config, Bundle),
     }
     for what, is_wanted in wanted.items():
         if is_wanted:

@@ -1,271 +1,332 @@
-"""The command line: compose the configuration, run a verb, turn mistakes into one message.
+"""The `exam` command: parse, dispatch, exit code.
 
-Nothing heavy is imported until a configuration has been composed and checked.
+Imports stay inside functions, so that `--help` is quick and `exam doctor` runs where packages are
+missing.
 """
 
+import argparse
 import difflib
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, get_args, get_type_hints
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.types import RunMode
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-
-from exam import ranks
-from exam.compose import check_groups, conf_dir, register, typed, with_prefix
-from exam.config import ROOTS, Generate, Retrieving
-from exam.endings import ended, explained, leave
-from exam.errors import ExamError
-from exam.launch import start_processes
-from exam.places import check_places
-from exam.revisions import pin_revisions
+from exam import __version__, ranks
+from exam.endings import CONTINUES, ended, explained, leave
+from exam.errors import ExamError, spell_command
 from exam.runtime import complain, say, start
-from exam.safety import go_offline
 
-SETTING_OTHERS = {"experiment", "debug"}  # groups of no values of their own
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from exam.sweep import Job
+
+Body = Callable[[], int | None]  # returns an exit code; None is 0
+
+COMMANDS = {
+    "train": "fine-tune a reader, a reranker or an encoder, and evaluate it",
+    "infer": "answer questions with one run or several",
+    "retrieve": "find passages for questions, and score them",
+    "generate": "write training questions from a corpus",
+    "stress": "answer the same questions with changed contexts and options",
+    "compare": "compare runs, or contexts, on the same questions",
+    "ask": "answer questions that you type",
+    "bundle": "collect what a machine without a network needs to answer an exam",
+    "doctor": "list what this machine has and what it lacks",
+    "demo": "measure on the demo corpus what retrieval adds",
+}
 HELP = """\
-exam: open-book multiple-choice exams with the Hugging Face Trainer
-Choose an option of a group, or set any value:
-  {program} group=option group.key=value
+usage: exam COMMAND …
 
-{groups}
+Open-book multiple-choice exams with the Hugging Face Trainer.
 
-Every value and its default:  {program} --cfg job
-Several runs:                 {program} -m {sweep}{more}"""
-LAUNCH = """
-Several GPUs:                 each has a process; launch=single keeps one, launch=2 starts two"""
-SWEEPS = {  # an example for each command
-    "train": "context.top_k=0,3,5",
-    "retrieve": "retriever=bm25,two_stage",
-    "infer": "ckpt=RUN run.context.top_k=1,3,5",
-    "stress": "ckpt=RUN_A,RUN_B",
-    "generate": "generator.seed=0,1",
-    "bundle": "ckpt=RUN out=bundle_a,bundle_b",
+{commands}
+
+exam COMMAND --help   how to use a command
+exam --version        the version
+exam -sc install=bash the shell's completion: eval "$(exam -sc install=bash)", also for zsh;
+                      for fish: exam -sc install=fish | source"""
+UNPACK = "bundle unpack"
+INTERRUPTED = {
+    "compare": "Give the same command again.",
+    "ask": "Nothing is lost: start it again.",
+}
+COMPLETION = ("-sc", "--shell-completion")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: the command and its arguments; by default the process's own.
+
+    Returns:
+        The exit code: 0; 1 or 2 after a mistake; 128 and the signal's number after a signal.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    command, rest = (words[0], words[1:]) if words else ("--help", [])
+    if "--version" in words:
+        say(f"exam {__version__}")
+        return 0
+    if command in COMMANDS:
+        return _run_command(command, rest)
+    if command in ("-h", "--help"):
+        lines = [f"  {name:<9} {purpose}" for name, purpose in COMMANDS.items()]
+        say(HELP.format(commands="\n".join(lines)))
+        return 0 if words else 2
+    if command in COMPLETION:
+        return leave(ended(partial(_complete, words)))
+    complain(_explain_command(command))
+    return 2
+
+
+def _run_command(command: str, arguments: list[str]) -> int:
+    if command == "bundle" and arguments[:1] == ["unpack"]:
+        command, arguments = UNPACK, arguments[1:]
+    if command in PARSED:
+        body = PARSED[command](_parser(command), arguments)
+        return ended(lambda: body() or 0, INTERRUPTED.get(command, CONTINUES))
+    if {"-h", "--help"} & set(arguments):
+        from exam.compose import help_text
+
+        say(help_text(command, COMMANDS[command]))
+        return 0
+    return leave(ended(partial(_run_jobs, command, arguments)))
+
+
+def _explain_command(command: str) -> str:
+    near = difflib.get_close_matches(command, COMMANDS, n=1)
+    hint = f"Did you mean exam {near[0]}? " if near else ""
+    return f"{command} is not a command of exam.\n{hint}Commands: {', '.join(COMMANDS)}."
+
+
+def _complete(arguments: list[str]) -> int:
+    """Complete a line of the shell: the command here, the rest with Hydra's completion."""
+    line = os.environ.get("COMP_LINE", "")
+    start_of_line = re.match(r"\s*(\S+)\s+(\S+)\s+(.*)", line)
+    if start_of_line and start_of_line[2] in COMMANDS:
+        command = start_of_line[2]
+        if command in PARSED:
+            return 0
+        os.environ["COMP_LINE"] = f"{start_of_line[1]} {start_of_line[3]}"
+        return _run_jobs(command, arguments)
+    if any(argument.startswith("query=") for argument in arguments):
+        typed = [*line.split(), "", ""][1]
+        say("\n".join(name for name in COMMANDS if name.startswith(typed)))
+        return 0
+    return _run_jobs("train", arguments)
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    purpose = COMMANDS.get(command, "link what a bundle holds below a folder of outputs")
+    description = f"{purpose[0].upper()}{purpose[1:]}."
+    return argparse.ArgumentParser(prog=spell_command(command), description=description)
+
+
+def _compare(parser: argparse.ArgumentParser, arguments: list[str]) -> Body:
+    folders: dict[str, Any] = {"nargs": "+", "type": Path, "metavar": "FOLDER"}
+    parser.add_argument("folders", **folders, help="of train or infer; or of contexts")
+    parser.add_argument(
+        "--fit-on",
+        **folders,
+        default=[],
+        help="contexts of other questions, one for each of those compared and in their order, "
+        "that the lexical reader is fitted on; without them it is cross-fitted on those compared",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="where to write the same figures, and a plot beside them (.png); of runs, by default "
+        "outputs/compare",
+    )
+    options = parser.parse_args(arguments)
+    from exam.compare import compare_folders
+
+    return lambda: say(compare_folders(options.folders, options.fit_on, options.json))
+
+
+def _ask(parser: argparse.ArgumentParser, arguments: list[str]) -> Body:
+    parser.add_argument("run", metavar="RUN", help="a folder of outputs/train")
+    parser.add_argument("overrides", nargs="*", help="those of exam infer: run.corpus.dir=…")
+    parser.add_argument("--outputs", help="where the index lies, if not beside the run")
+    options = parser.parse_args(arguments)
+    start("warning")
+    from exam.ask import answer_typed_questions
+
+    return partial(answer_typed_questions, options.run, options.overrides, options.outputs)
+
+
+def _doctor(parser: argparse.ArgumentParser, arguments: list[str]) -> Body:
+    parser.add_argument("--deep", action="store_true", help="import torch and compute something")
+    options = parser.parse_args(arguments)
+    from exam.doctor import examine
+
+    return lambda: 0 if examine(deeply=options.deep) else 1
+
+
+def _demo(parser: argparse.ArgumentParser, arguments: list[str]) -> Body:
+    parser.parse_args(arguments)
+    start("info")
+    from exam.demo.run import run_demo
+
+    return run_demo
+
+
+def _unpack(parser: argparse.ArgumentParser, arguments: list[str]) -> Body:
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the folder of a bundle")
+    parser.add_argument("outputs", type=Path, metavar="OUTPUTS", help="where infer looks for runs")
+    options = parser.parse_args(arguments)
+    from exam.bundle.unpack import check_and_unpack
+
+    return partial(check_and_unpack, options.bundle, options.outputs)
+
+
+PARSED: dict[str, Callable[[argparse.ArgumentParser, list[str]], Body]] = {
+    "compare": _compare,
+    "ask": _ask,
+    "doctor": _doctor,
+    "demo": _demo,
+    UNPACK: _unpack,
 }
 
 
-def train() -> None:
-    """`exam-train`, `python train.py`."""
-    sys.exit(main("train"))
+@dataclass
+class Jobs:
+    """One job of a command that Hydra configures, or several (`-m`)."""
 
+    command: str
+    arguments: list[str]
+    refused: bool = False
+    failure: Exception | None = None
+    finished: list["Job"] = field(default_factory=list)
 
-def retrieve() -> None:
-    """`exam-retrieve`, `python retrieve.py`."""
-    sys.exit(main("retrieve"))
+    def run(self, composed: "DictConfig") -> float | None:
+        """Run a job; its mistake, or a failure of one among several, stops no other job.
 
+        Keep the failure of a single job: Hydra would log one that is raised here.
 
-def infer() -> None:
-    """`exam-infer`, `python infer.py`."""
-    sys.exit(main("infer"))
+        Returns:
+            The MAP@3 that a sweeper is to maximise: of the fold that chooses the checkpoint, or of
+            all folds.
+        """
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+        from omegaconf.errors import OmegaConfBaseException
 
+        from exam.compose import explain
 
-def generate() -> None:
-    """`exam-generate`, `python generate.py`."""
-    sys.exit(main("generate"))
-
-
-def stress() -> None:
-    """`exam-stress`, `python stress.py`."""
-    sys.exit(main("stress"))
-
-
-def main(verb: str) -> int:
-    """Run a verb on the process's arguments.
-
-    Returns:
-        The exit code: 0, or one of `ended`.
-    """
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        say(help_text(verb))
-        return 0
-    return leave(ended(partial(_run, verb)))
-
-
-def _run(verb: str) -> int:
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the messages are ours
-    arguments = sys.argv[1:]
-    sys.argv[1:] = _arguments(arguments, verb)
-    register()
-    application = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)
-    mistakes: list[str] = []
-    failures: list[Exception] = []
-    finished: list[tuple[dict[str, str], Any]] = []
-    try:
-        check_groups(verb, sys.argv[1:])
-        application(_task(verb, arguments, mistakes, failures, finished))()
-        if failures:
-            raise failures[0]
-        _summarise(finished)
-    except (HydraException, OmegaConfBaseException) as error:
-        mistakes.append(explain(error, verb))
-        complain(mistakes[-1])
-    return 2 if mistakes else 0
-
-
-def help_text(verb: str) -> str:
-    """The groups of a verb and their options; Hydra's own takes two seconds to list them."""
-    program = "python -m exam.bundle" if verb == "bundle" else f"python {verb}.py"
-    used = {field.name for field in fields(ROOTS[verb])} | SETTING_OTHERS
-    groups = {
-        folder.name: ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        for folder in sorted(conf_dir().iterdir())
-        if folder.is_dir() and folder.name in used
-    }
-    listed = "\n".join(f"{name}: {options}" for name, options in groups.items())
-    launches = any(field.name == "launch" for field in fields(ROOTS[verb]))
-    more = LAUNCH if launches else ""
-    return HELP.format(program=program, groups=listed, sweep=SWEEPS[verb], more=more)
-
-
-def _arguments(given: list[str], verb: str) -> list[str]:
-    """What Hydra reads: `-m` anywhere, and new keys of the values that are dictionaries."""
-    several = [a for a in given if a in ("-m", "--multirun")]
-    others = [with_prefix(a) for a in given if a not in several]
-    return [*several, *others, f"hydra.job.name={verb}"]
-
-
-def _task(
-    verb: str,
-    arguments: list[str],
-    mistakes: list[str],
-    failures: list[Exception],
-    finished: list[tuple[dict[str, str], Any]],
-) -> Callable[[DictConfig], float | None]:
-    """One job; of several (`-m`) none stops the others.
-
-    Its value for a sweeper is the MAP@3 on the fold that chooses the checkpoint, or on all folds.
-
-    Those that end well join `finished` with the values they were started with. The error of a
-    single job joins `failures`: Hydra would log one that is raised here.
-    """
-
-    def task(composed: DictConfig) -> float | None:
         job = HydraConfig.get()
-        several = job.mode is RunMode.MULTIRUN
-        values = dict(pair.split("=", 1) for pair in job.overrides.task if "=" in pair)
-        name = f"Job {job.job.num} ({' '.join(job.overrides.task)}): " if several else ""
+        is_sweep = job.mode is RunMode.MULTIRUN
+        name = f"Job {job.job.num} ({' '.join(job.overrides.task)}): " if is_sweep else ""
         try:
-            run = _job(composed, verb, arguments, multirun=several)
-        except (ExamError, OmegaConfBaseException) as error:
-            own = isinstance(error, ExamError)
-            mistakes.append(str(error) if own else explain(error, verb))
-            complain(f"{name}{mistakes[-1]}")
+            run = _run_body(composed, self.command, self.arguments, multirun=is_sweep)
+        except ExamError as error:
+            self.refuse(f"{name}{error}")
+            return None
+        except OmegaConfBaseException as error:
+            self.refuse(f"{name}{explain(error, self.command)}")
             return None
         except Exception as error:  # noqa: BLE001 - raised again outside of Hydra
-            if not several:
-                failures.append(error)
-                return None
-            mistakes.append(traceback.format_exc())
-            complain(f"{name}{mistakes[-1]}")
+            if is_sweep:
+                self.refuse(f"{name}{traceback.format_exc()}")
+            else:
+                self.failure = error
             return None
         if run is None or not run.systems:
             return None
-        if several:
-            finished.append((values, run))
+        if is_sweep:
+            from exam.runs import RESULTS
+            from exam.sweep import Job
+
+            values = dict(pair.split("=", 1) for pair in job.overrides.task if "=" in pair)
+            self.finished.append(Job(values, run.stage.folder / RESULTS))
         chosen_by: float | None = run.chosen_by
         return chosen_by
 
-    return task
+    def refuse(self, message: str) -> None:
+        """Print why a job ended."""
+        self.refused = True
+        complain(message)
 
 
-def _job(composed: DictConfig, verb: str, arguments: list[str], *, multirun: bool) -> Any:
-    """Run a verb's body on its configuration, here or in several processes."""
+def _run_jobs(command: str, arguments: list[str]) -> int:
+    """Have Hydra compose the configuration of every job, and run them."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from exam.compose import check_flags, check_groups, conf_dir, explain, register, with_prefix
+
+    check_flags(command, arguments)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the messages are ours
+    sweep = [word for word in arguments if word in ("-m", "--multirun")]
+    overrides = [with_prefix(word) for word in arguments if word not in sweep]
+    sys.argv[1:] = [*sweep, *overrides]
+    register()
+    decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)
+    jobs = Jobs(command, arguments)
+    try:
+        check_groups(command, sys.argv[1:])
+        _run_application(decorate(jobs.run), command, arguments)
+        if jobs.failure is not None:
+            raise jobs.failure
+        if len(jobs.finished) > 1 and ranks.rank() == 0:
+            from exam.sweep import compare_jobs
+
+            say(compare_jobs(jobs.finished))
+    except (HydraException, OmegaConfBaseException) as error:
+        jobs.refuse(explain(error, command))
+    return 2 if jobs.refused else 0
+
+
+def _run_application(application: Callable[[], Any], command: str, arguments: list[str]) -> None:
+    """Run Hydra's application; in a printed configuration (`--cfg`), mark mandatory settings.
+
+    Raises:
+        ExamError: Hydra's flags do not go together.
+    """
+    from exam.compose import mark_required
+
+    prints = {"--cfg", "-c"} & {word.partition("=")[0] for word in arguments}
+    try:
+        with redirect_stdout(StringIO()) if prints else nullcontext(StringIO()) as text:
+            application()
+    except ValueError as error:  # of Hydra: `Jobs` keeps those of jobs
+        raise ExamError(str(error)) from None
+    if prints:
+        say(mark_required(text.getvalue(), command))
+
+
+def _run_body(composed: "DictConfig", command: str, arguments: list[str], *, multirun: bool) -> Any:
+    """Run a command's body on its configuration, here or in several processes."""
+    from exam.compose import typed
+    from exam.config import Bundle, Generate, Retrieving
+    from exam.launch import start_processes
+    from exam.places import check_places
+    from exam.revisions import pin_revisions
+    from exam.safety import go_offline
+
     config = typed(composed)
     if config.offline:
         go_offline()
     start(config.log_level)
     with explained():
         check_places(config)
-        if start_processes(config, verb, arguments, multirun=multirun):
+        if start_processes(config, command, arguments, multirun=multirun):
             return None
         if isinstance(config, Retrieving | Generate):
             config = pin_revisions(config)
-    from exam import pipeline
+        if isinstance(config, Bundle):
+            from exam.bundle.bundle import make_bundle
 
-    with explained():
-        return getattr(pipeline, f"run_{verb}")(config)
+            return make_bundle(config)
+        from exam import pipeline
 
-
-def _summarise(finished: list[tuple[dict[str, str], Any]]) -> None:
-    """Show what several jobs found beside each other."""
-    if len(finished) < 2 or ranks.rank() > 0:
-        return
-    from exam.runs import RESULTS
-    from exam.sweep import Job, compare_jobs
-
-    jobs = [Job(values, run.stage.folder / RESULTS) for values, run in finished]
-    outputs = finished[0][1].stage.folder.parents[1]
-    say(compare_jobs(jobs, outputs))
-
-
-def explain(error: Exception, verb: str) -> str:
-    """One message for a configuration that Hydra refuses: what was observed, and the way out."""
-    text = str(error)
-    cause = error.__cause__ or error.__context__
-    detail = str(cause) if isinstance(cause, OmegaConfBaseException) else text
-    if isinstance(error, OverrideParseException):
-        return f"{text.splitlines()[0]}\nWrite overrides as group=option or group.key=value."
-    if isinstance(error, MissingConfigException):
-        return _unknown_option(text)
-    unknown = re.search(r"Key '([^']+)' (?:is not in|not in) .*?full_key: (\S+)", detail, re.DOTALL)
-    if unknown:
-        return _unknown_key(unknown[2], verb)
-    wrong = re.search(r"^(.*)\n\s+full_key: (\S+)", detail)
-    if wrong:
-        return f"{wrong[2]}: {wrong[1]}\nSee its type and default with: python {verb}.py --cfg job"
-    override = re.search(r"Could not override '([^']+)'", text)
-    if override:
-        return _unknown_key(override[1], verb)
-    return text
-
-
-def _unknown_option(text: str) -> str:
-    """`model/foo` is no option of its group: name the options, and the nearest."""
-    found = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
-    options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
-    if not found or not options:
-        return text
-    group, name = found[1], found[2]
-    near = difflib.get_close_matches(name, options, n=1)
-    hint = f"Did you mean {group}={near[0]}? " if near else ""
-    return (
-        f"{group}={name} is no option of {group}.\n"
-        f"{hint}There are: {', '.join(options)}. For your own values choose one and set "
-        f"{group}.<key>=<value>."
-    )
-
-
-def _unknown_key(key: str, verb: str) -> str:
-    """`key` is no value of the configuration: name the nearest one."""
-    group, dot, last = key.rpartition(".")
-    siblings = [k.rpartition(".") for k in known_keys(ROOTS[verb])]
-    beside = sorted(name for place, _, name in siblings if place == group)
-    near = difflib.get_close_matches(last, beside, n=1)
-    hint = f"Did you mean {group}{dot}{near[0]}? " if near else ""
-    return (
-        f"{key} is not a value of {verb}.py.\n"
-        f"{hint}All of them are listed by: python {verb}.py --cfg job"
-    )
-
-
-def known_keys(schema: Any, prefix: str = "") -> list[str]:
-    """Dotted names of every value of a schema, groups included."""
-    hints = get_type_hints(schema)
-    found = []
-    for field in fields(schema):
-        name = f"{prefix}{field.name}"
-        found.append(name)
-        kinds = [hints[field.name], *get_args(hints[field.name])]
-        group = next((k for k in kinds if isinstance(k, type) and is_dataclass(k)), None)
-        if group is not None and not str(hints[field.name]).startswith("list"):
-            found += known_keys(group, f"{name}.")
-    return found
+        return getattr(pipeline, f"run_{command}")(config)

@@ -1,52 +1,25 @@
-"""`python -m exam.compare A B …`: runs, or contexts, of the same questions, paired."""
+"""`exam compare A B …`: runs, or contexts, of the same questions, paired."""
 
-import argparse
-import sys
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
-from exam.endings import ended
-from exam.errors import ExamError
-from exam.runtime import say
+from exam.errors import ExamError, spell_command
 from exam.stage import Stage, finished
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Print and save the comparison; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m exam.compare", description=__doc__)
-    parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="FOLDER", help="of train or infer; or of contexts"
-    )
-    parser.add_argument(
-        "--fit-on",
-        nargs="+",
-        type=Path,
-        metavar="FOLDER",
-        default=[],
-        help="contexts of other questions, one for each of those compared and in their order, "
-        "that the lexical reader is fitted on; without them it is cross-fitted on those compared",
-    )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        help="where to write the same figures, and a plot beside them (.png); of runs, by default "
-        "outputs/compare",
-    )
-    options = parser.parse_args(arguments)
-    return ended(partial(_run, options), interrupted="Give the same command again.")
+def compare_folders(folders: list[Path], fit_on: list[Path], target: Path | None) -> str:
+    """Compare runs, or contexts, and return the printed table.
+
+    Raises:
+        ExamError: the folders do not hold what can be compared.
+    """
+    if fit_on or (folders[0] / "contexts.parquet").is_file():
+        return compare_contexts(folders, fit_on, target)
+    return compare(folders, target or _default_target(folders))
 
 
-def _run(options: argparse.Namespace) -> int:
-    if options.fit_on or (options.folders[0] / "contexts.parquet").is_file():
-        say(compare_contexts(options.folders, options.fit_on, options.json))
-    else:
-        say(compare(options.folders, options.json or _place(options.folders)))
-    return 0
-
-
-def _place(folders: list[Path]) -> Path:
-    """Where a comparison of these folders is kept."""
+def _default_target(folders: list[Path]) -> Path:
+    """Return the file that keeps a comparison of these runs."""
     from exam.files import digest
 
     whole = [folder.resolve() for folder in folders]
@@ -135,7 +108,8 @@ def _check_contexts(stages: list[Stage], others: list[Stage]) -> None:
         if "questions.parquet" not in stage.files:
             raise ExamError(
                 f"{stage.folder} holds no contexts with their questions.\n"
-                "Give folders of outputs/contexts; run retrieve.py again where they are older."
+                "Give folders of outputs/contexts; write older ones again with "
+                f"{spell_command('retrieve')}."
             )
     for group in (stages, others):
         asked = [stage.key["questions"] for stage in group]
@@ -150,7 +124,3 @@ def _check_contexts(stages: list[Stage], others: list[Stage]) -> None:
             f"{others[0].folder} holds the questions that are compared.\n"
             "Fit on others, or leave out --fit-on: the reader is then cross-fitted."
         )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

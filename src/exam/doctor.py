@@ -1,6 +1,5 @@
-"""`python -m exam.doctor`: what this machine has, what works on it, and what to install."""
+"""`exam doctor`: what this machine has, what works on it, and what to install."""
 
-import argparse
 import os
 import platform
 import shutil
@@ -27,18 +26,15 @@ OPTIONAL = {  # extra: its packages, and what they are for
 HUB = "HF_HUB_OFFLINE"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Print what is found; 1 where something that is needed is missing."""
-    parser = argparse.ArgumentParser(prog="python -m exam.doctor", description=__doc__)
-    parser.add_argument("--deep", action="store_true", help="import torch and compute something")
-    given = parser.parse_args(arguments)
+def examine(*, deeply: bool = False) -> bool:
+    """Print a report; tell whether nothing that is needed is missing or unusable."""
     missing, lines = packages()
     say("\n".join([*machine(), "", *lines, "", *optional()]))
-    if given.deep and not missing:
-        lines, unusable = gpus()
-        say("\n".join(["", *lines, *deep(on_cpu=bool(unusable)), *unusable]))
-        return 1 if unusable else 0
-    return 1 if missing else 0
+    if not deeply or missing:
+        return not missing
+    lines, unusable = gpus()
+    say("\n".join(["", *lines, *deep(on_cpu=bool(unusable)), *unusable]))
+    return not unusable
 
 
 def machine() -> list[str]:
@@ -82,7 +78,7 @@ def optional() -> list[str]:
     lines = []
     for extra, (names, purpose) in OPTIONAL.items():
         there = all(_version(name) for name in names)
-        state = "installed" if there else f"pip install .[{extra}]"
+        state = "installed" if there else f"pip install 'openbook-exam[{extra}]'"
         lines.append(f"{extra:<10} {purpose:<50} {state}")
     return lines
 
@@ -132,7 +128,7 @@ def deep(*, on_cpu: bool = False) -> list[str]:
 def _requirements() -> list[str]:
     """What the installed package needs; in a clone that is not installed, what its project says."""
     try:
-        return requires("exam") or []
+        return requires("openbook-exam") or []
     except PackageNotFoundError:
         project = Path(__file__).parents[2] / "pyproject.toml"
         found: list[str] = tomllib.loads(project.read_text())["project"]["dependencies"]
@@ -185,7 +181,3 @@ def _driver() -> str:
     if not path.is_file():
         return "no NVIDIA driver"
     return path.read_text(encoding="utf-8").splitlines()[0].partition(":")[2].strip()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

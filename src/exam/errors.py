@@ -1,4 +1,9 @@
-"""The exceptions that end a command: a user's mistake, and a failed process with its exit code."""
+"""The exceptions that end a command, and the spelling of commands in their messages."""
+
+import sys
+from pathlib import Path
+
+SCRIPTS = ("train", "infer", "retrieve")  # in the root of a clone
 
 
 class ExamError(Exception):
@@ -16,3 +21,16 @@ class ExitError(Exception):
         """Keep the exit code."""
         super().__init__(f"exit code {code}")
         self.code = code
+
+
+def spell_command(command: str) -> str:
+    """Return how to start a command, in the way that started this process.
+
+    That is `python train.py` in a clone, `python -m exam train`, or `exam train`.
+    """
+    program = Path(sys.argv[0])
+    if program.parts[-2:] == ("exam", "__main__.py"):
+        return f"python -m exam {command}"
+    if command in SCRIPTS and program.name in [f"{script}.py" for script in SCRIPTS]:
+        return f"python {command}.py"
+    return f"exam {command}"

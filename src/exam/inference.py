@@ -34,7 +34,7 @@ from exam.config import (
     is_trained,
     plain,
 )
-from exam.errors import ExamError
+from exam.errors import ExamError, spell_command
 from exam.files import is_sealed, read_object, sealed
 from exam.precision import reader_values
 from exam.preflight import check_saved_reader, prepare
@@ -64,7 +64,7 @@ def restored(own: Restore, *, reads_questions: bool = True) -> tuple[Stage, Trai
     folder = Path(own.ckpt)
     trained = finished(folder)
     if CONFIG not in trained.files:
-        raise ExamError(f"{folder} is no run of train.py.\nGive a folder of outputs/train.")
+        raise ExamError(f"{folder} is no run of exam train.\nGive a folder of outputs/train.")
     config = _pinned(load_run(folder / CONFIG, own), folder / MODEL, reads_questions)
     _warn_of_versions(folder)
     return trained, config
@@ -147,7 +147,8 @@ def _as_it_was(trained: Stage, config: Train) -> dict[str, Any]:
     if not moved and found != before.get("checkpoint"):
         raise ExamError(
             f"{model.name_or_path} is missing or has changed since {trained.folder.name} "
-            "answered with it.\nPut the same files there again, or run train.py again."
+            "answered with it.\nPut the same files there again, or run "
+            f"{spell_command('train')} again."
         )
     return {"checkpoint": found}
 

@@ -33,7 +33,7 @@ WAYS = {  # to use all GPUs, by the reason for using one
     "launch=single": "Leave launch out to use all.",
     "-m": "Without -m a run uses all.",
     "trainer.use_cpu=true": "trainer=gpu uses all.",
-    RETRIEVE: "torchrun --nproc-per-node {gpus} retrieve.py … uses all.",
+    RETRIEVE: "torchrun --nproc-per-node {gpus} -m exam retrieve … uses all.",
 }
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 MISTAKE, TERMINATED = 2, 128 + signal.SIGTERM  # exit codes

@@ -8,7 +8,6 @@ from exam.answers.context_scores import table as contexts_table
 from exam.answers.scored import Run, log_scores
 from exam.artefacts import open_stage
 from exam.config import (
-    Bundle,
     Generate,
     Infer,
     Passages,
@@ -39,7 +38,7 @@ from exam.workload import asks_for_generated
 
 
 def run_retrieve(config: Retrieve) -> None:
-    """`retrieve.py`: contexts of every question the data name, and their scores.
+    """`exam retrieve`: contexts of every question the data name, and their scores.
 
     Under `torchrun` all processes build the indexes; rank 0 does the rest.
     """
@@ -87,7 +86,7 @@ def _evaluate(stage: Stage, fitted_on: Stage | None, config: Retrieve) -> None:
 
 
 def run_generate(config: Generate) -> None:
-    """`generate.py`: new questions from a corpus."""
+    """`exam generate`: new questions from a corpus."""
     config = prepare(config)
     retrieval = Retrieval(
         config.corpus,
@@ -102,7 +101,7 @@ def run_generate(config: Generate) -> None:
 
 
 def run_train(config: Train) -> Run | None:
-    """`train.py`: the reader, or what finds its contexts, of which no run is given back."""
+    """`exam train`: the reader, or what finds its contexts, of which no run is given back."""
     config = prepare(config)
     with tracked(config):
         if config.task is Task.reader:
@@ -124,17 +123,10 @@ def _train_retrieval(config: Train) -> None:
 
 
 def run_infer(infer: Infer) -> Run:
-    """`infer.py`: what one run, or several, make of questions."""
+    """`exam infer`: what one run, or several, make of questions."""
     return answered(infer)
 
 
-def run_bundle(bundle: Bundle) -> None:
-    """`python -m exam.bundle`: what a machine without a network needs to answer."""
-    from exam.bundle.bundle import make_bundle
-
-    make_bundle(bundle)
-
-
 def run_stress(stress: Stress) -> None:
-    """`stress.py`: how a reader answers when what it is given is not as it should be."""
+    """`exam stress`: how a reader answers when what it is given is not as it should be."""
     stressed(stress)

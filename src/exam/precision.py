@@ -132,8 +132,9 @@ def weights_in(config: Model, otherwise: Dtype) -> dict[str, Any]:
 
     if not torch.cuda.is_available() or not is_bitsandbytes_available():
         raise ExamError(
-            "model.load_in_4bit=true needs a GPU and bitsandbytes (pip install exam[gpu]).\n"
-            "Set model.load_in_4bit=false, or choose a smaller model."
+            "model.load_in_4bit=true needs a GPU and bitsandbytes.\n"
+            "Install it (pip install 'openbook-exam[gpu]'), set model.load_in_4bit=false, or "
+            "choose a smaller model."
         )
     four_bit: Any = BitsAndBytesConfig
     half = half_here() if dtype is Dtype.float32 else dtype  # fp32 products would be slow

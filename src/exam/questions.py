@@ -15,7 +15,7 @@ from datasets import Dataset, concatenate_datasets
 
 from exam.config import Data, Source, names
 from exam.corpus import article_id
-from exam.errors import ExamError
+from exam.errors import ExamError, spell_command
 from exam.files import digest
 from exam.hub import Repository, access_error, translate_hub_errors
 from exam.places import OURS, question_file
@@ -75,7 +75,7 @@ def _read_entry(data: Data, entry: str, generated: Path | None) -> Dataset:
         if path is None:
             raise ExamError(
                 f"data={data.name} asks for generated questions, which this command cannot make.\n"
-                "Write them first with generate.py and give the file."
+                f"Write them first with {spell_command('generate')} and give the file."
             )
         return read_own_form(path)
     if data.source is Source.hub:

@@ -71,7 +71,7 @@ def _group() -> Any:
         raise ExamError(
             f"The launcher announced {world_size()} processes, but "
             f"{distributed.get_world_size()} joined.\n"
-            "Start them with torchrun --nproc-per-node <processes> train.py …"
+            "Start them with torchrun --nproc-per-node <processes> -m exam train …"
         )
     atexit.register(_leave_group)
     return distributed.new_group(backend="gloo", timeout=PATIENCE)

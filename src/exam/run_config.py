@@ -36,7 +36,7 @@ USES = {"reranker": "reranker.ckpt", "encoder": "encoder.name_or_path"}
 
 
 def save_run(config: Train, path: Path) -> None:
-    """Write a run's configuration: what `infer.py` restores."""
+    """Write a run's configuration: what `exam infer` restores."""
     with atomic(path) as temporary:
         OmegaConf.save(OmegaConf.structured(config), temporary)
 

@@ -1,4 +1,4 @@
-"""`stress.py`: how a reader answers when its contexts or options are not as they should be."""
+"""`exam stress`: how a reader answers when its contexts or options are not as they should be."""
 
 import shutil
 from collections.abc import Callable
@@ -97,7 +97,7 @@ CONDITIONS = (
 
 def stressed(stress: Stress) -> None:
     """Ask a run's reader the same questions under every condition; a table of what changes."""
-    ranks.check_single("stress.py")
+    ranks.check_single("exam stress")
     trained, config = restored(stress)
     check_saved_reader(config, trained.folder / MODEL)
     questions = asked_questions(config)

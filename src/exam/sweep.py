@@ -21,7 +21,7 @@ class Job:
     results: Path
 
 
-def compare_jobs(jobs: list[Job], outputs: Path) -> str:
+def compare_jobs(jobs: list[Job]) -> str:
     """Write `results.json` and `map_at_3.png` of the jobs, and return the table.
 
     A plot over the one value that changes where it is a number, else one point for each job.
@@ -32,7 +32,7 @@ def compare_jobs(jobs: list[Job], outputs: Path) -> str:
         reader = read_json(job.results)["rows"][-1]
         name = " ".join(f"{key}={job.values[key]}" for key in changing) or reader["system"]
         rows.append({**reader, "system": name, "results": str(job.results), "values": job.values})
-    folder = outputs / "sweeps" / digest([job.values for job in jobs])[:8]
+    folder = jobs[0].results.parents[2] / "sweeps" / digest([job.values for job in jobs])[:8]
     found = {"rows": rows, "paired": []}
     write_json(folder / RESULTS, found)
     made = _charts(rows, changing)

@@ -25,7 +25,7 @@ REPO = re.compile(r"[\w.-]+/[\w.-]+")  # of the hub, in full
 
 
 def check_train(config: Train) -> None:
-    """Refuse what `train.py` cannot do."""
+    """Refuse what `exam train` cannot do."""
     _check_hub(config)
     _check_seeds(config)
     _check_task(config)

@@ -1,4 +1,4 @@
-"""`train.py` of a reader: once, or once for every fold, and with one seed or several."""
+"""`exam train` of a reader: once, or once for every fold, and with one seed or several."""
 
 import shutil
 from collections.abc import Iterator

@@ -22,7 +22,7 @@ from exam.config import (
 )
 from exam.run_config import CONFIG, load_run
 
-RETRIEVE = "retrieve.py"
+RETRIEVE = "exam retrieve"
 ENCODES = (RetrieverKind.two_stage, RetrieverKind.passages)
 
 
@@ -78,7 +78,7 @@ def workload_of(config: Command) -> Workload:
     if isinstance(config, Retrieving):
         return Workload(False, _retrieves_on_gpu(config), RETRIEVE)
     if isinstance(config, Generate):
-        return Workload(False, _retrieves_on_gpu(config), "generate.py")
+        return Workload(False, _retrieves_on_gpu(config), "exam generate")
     if isinstance(config, Infer | Stress):
         return _restored(config)
     return Workload(False, False)
@@ -90,7 +90,7 @@ def _restored(config: Infer | Stress) -> Workload:
     runs = [load_run(file, config, log_changes=False) for file in files if file.is_file()]
     reasons = [reason for run in runs if (reason := _single(run))]
     if isinstance(config, Stress):
-        reasons = ["stress.py"]
+        reasons = ["exam stress"]
     passes = isinstance(config, Infer) and bool(config.passes)
     return Workload(
         any(map(_reads_on_gpu, runs)),

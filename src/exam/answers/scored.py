@@ -1,4 +1,4 @@
-"""What `train.py` and `infer.py` have in common: answers are written, scored and shown."""
+"""What `exam train` and `exam infer` have in common: answers are written, scored and shown."""
 
 import logging
 from dataclasses import dataclass, replace

@@ -13,7 +13,7 @@ from datasets import Dataset, List, Value
 
 from exam.answers.predictions import probabilities, read_predictions
 from exam.config import Data
-from exam.errors import ExamError
+from exam.errors import ExamError, spell_command
 from exam.question_rows import LETTERS
 from exam.reader.features import TARGETS
 from exam.splits import Split
@@ -48,7 +48,7 @@ def with_soft_labels(split: Split, data: Data) -> Split:
         raise ExamError(
             f"data.soft_labels={path} answers none of the training questions "
             f"(it has {next(iter(known))!r} …, they have {split.train['id'][0]!r} …).\n"
-            "Predict the same files: python infer.py ckpt=<run> data.test=<file>"
+            f"Predict the same files: {spell_command('infer')} ckpt=<run> data.test=<file>"
         )
     return replace(split, **{name: questions for name, (questions, _) in parts.items()})
 

@@ -1,4 +1,4 @@
-"""`python -m exam.bundle`: collect, measure, and try out what an offline notebook needs."""
+"""`exam bundle`: collect, measure, and try out what an offline notebook needs."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from exam.bundle.rehearsal import check_dry_run, dry_run
 from exam.bundle.unpack import unpack
 from exam.bundle.wheels import Target, add_wheels, read_target
 from exam.config import Bundle, Cascade, Data, EnsembleKind, Infer, Train, names, plain
-from exam.errors import ExamError
+from exam.errors import ExamError, spell_command
 from exam.inference import answer, asked_questions, restored
 from exam.kaggle import INPUT
 from exam.question_rows import LETTERS
@@ -75,7 +75,7 @@ def _check(bundle: Bundle) -> Target:
     if bundle.ensemble is not None and bundle.ensemble.kind is EnsembleKind.fitted:
         raise ExamError(
             "ensemble=fitted needs held-out predictions, which a bundle does not carry.\n"
-            "Fit once with infer.py, and use the weights it prints: "
+            f"Fit once with {spell_command('infer')}, and give what it prints: "
             "ensemble=mean 'ensemble.weights=[…]'"
         )
     readers = len(names(bundle.ckpt))

@@ -40,7 +40,7 @@ OF_QUESTIONS = ("contexts", "features", "infer", "ensemble", "stressed", "embedd
 
 @dataclass
 class Contents:
-    """A bundle's folder, and the overrides that let `infer.py` find what is in it."""
+    """A bundle's folder, and the overrides that let `exam infer` find what is in it."""
 
     folder: Path  # where it is collected
     overrides: list[str] = field(default_factory=list)

@@ -29,9 +29,10 @@ def commands(overrides: list[str], extra_packages: list[str]) -> list[str]:
     arguments = shlex.join([*overrides, "outputs=outputs"])
     packages = " ".join(extra_packages)
     offline = "HF_HUB_CACHE={bundle}/hub HF_HUB_OFFLINE=1"
+    sources = "--quiet --no-index --find-links {bundle}/wheels"
     return [
-        f"pip install --quiet --no-index --find-links {{bundle}}/wheels exam {packages}".rstrip(),
-        "python -m exam.bundle.unpack {bundle} outputs",
+        f"pip install {sources} openbook-exam {packages}".rstrip(),
+        "python -m exam bundle unpack {bundle} outputs",
         f"{offline} python -m exam infer {arguments}",
         "cp $(ls -t outputs/*/*/submission.csv | head -1) submission.csv",
     ]

@@ -1,14 +1,11 @@
-"""`python -m exam.bundle.unpack BUNDLE OUTPUTS`: link a read-only bundle's stages for runs.
+"""`exam bundle unpack BUNDLE OUTPUTS`: stages of a read-only bundle, where runs look.
 
 Link every stage's folder instead of copying: runs write locks and new stages beside the links.
 """
 
-import sys
-from functools import partial
 from pathlib import Path
 
 from exam.bundle.contents import check
-from exam.endings import ended
 
 
 def unpack(bundle: Path, outputs: Path) -> None:
@@ -20,12 +17,11 @@ def unpack(bundle: Path, outputs: Path) -> None:
             link.symlink_to(stage.resolve(), target_is_directory=True)
 
 
-def main(bundle: Path, outputs: Path) -> int:
-    """Check the bundle, then link; return the exit code."""
+def check_and_unpack(bundle: Path, outputs: Path) -> None:
+    """Check the bundle, then link its stages.
+
+    Raises:
+        ExamError: a file of the bundle is missing or damaged.
+    """
     check(bundle)
     unpack(bundle, outputs)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(ended(partial(main, Path(sys.argv[1]), Path(sys.argv[2]))))

@@ -161,7 +161,7 @@ class Reranker:
     """A cross-encoder over the first passages of a ranking; without `ckpt` there is none."""
 
     name: str = "none"
-    ckpt: str | None = None  # hub id, folder, or a run of train.py task=reranker
+    ckpt: str | None = None  # hub id, folder, or a run of exam train task=reranker
     revision: str | None = None  # of a hub id: branch, tag or commit; null: main
     depth: int = 20  # how many first passages are scored and kept
     query: Query = Query.prompt_options

@@ -15,7 +15,7 @@ from exam.config.trainer import TrainerFields
 
 
 class Task(Enum):
-    """What `train.py` trains."""
+    """What `exam train` trains."""
 
     reader = "reader"
     reranker = "reranker"
@@ -80,7 +80,7 @@ class Retrieving(Command):
 
 @dataclass
 class Train(Retrieving):
-    """`train.py`."""
+    """`exam train`."""
 
     context: Context = MISSING
     model: Model = MISSING
@@ -99,7 +99,7 @@ class Train(Retrieving):
 
 @dataclass
 class Retrieve(Retrieving):
-    """`retrieve.py`."""
+    """`exam retrieve`."""
 
     evaluate: bool = True
     resume: Resume = Resume.auto
@@ -121,7 +121,7 @@ class Restore(Command):
 
 @dataclass
 class Infer(Restore):
-    """`infer.py`: one run or several (`ckpt`), or what they have predicted before."""
+    """`exam infer`: one run or several (`ckpt`), or what they have predicted before."""
 
     ckpt: Any = None
     predictions: Any = None  # files instead of runs: nothing is read, retrieved or run again
@@ -135,14 +135,14 @@ class Infer(Restore):
 
 @dataclass
 class Stress(Restore):
-    """`stress.py`: how a reader answers when contexts or options are not as they should be."""
+    """`exam stress`: how a reader answers when contexts or options are not as they should be."""
 
     seed: int = 0
 
 
 @dataclass
 class Bundle(Restore):
-    """`python -m exam.bundle`: all that a machine without a network needs to answer an exam."""
+    """`exam bundle`: all that a machine without a network needs to answer an exam."""
 
     out: str = MISSING
     ensemble: Ensemble | None = None
@@ -165,7 +165,7 @@ class Bundle(Restore):
 
 @dataclass
 class Generate(Command):
-    """`generate.py`."""
+    """`exam generate`."""
 
     corpus: Corpus = MISSING
     encoder: Encoder = MISSING

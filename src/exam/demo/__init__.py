@@ -1,1 +1,1 @@
-"""The demo: its questions, its corpus's requirement, and `python -m exam.demo`."""
+"""The demo: its questions, its corpus's requirement, and `exam demo`."""

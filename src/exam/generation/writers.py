@@ -77,7 +77,8 @@ class Endpoint:
             from openai import OpenAI
         except ImportError:
             raise ExamError(
-                "generator.kind=llm needs the openai client.\nInstall it: pip install exam[llm]"
+                "generator.kind=llm needs the openai client.\n"
+                "Install it: pip install 'openbook-exam[llm]'"
             ) from None
         key = os.environ.get(KEY)
         if not key and writer.base_url is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from exam.errors import ExamError
+from exam.errors import ExamError, spell_command
 from exam.files import read_json, write_json
 from exam.metrics import Floats, Ints
 from exam.retrieval.contexts import read_contexts, read_rarity
@@ -181,7 +181,7 @@ def load_lexical(path: Path) -> LexicalReader:
     if not isinstance(found, dict) or list(found) != list(FEATURES):
         raise ExamError(
             f"{path} does not weigh this version's features ({', '.join(FEATURES)}).\n"
-            "Train again: python train.py model=lexical"
+            f"Train again: {spell_command('train')} model=lexical"
         )
     values = list(found.values())
     if not all(isinstance(v, (int, float)) and isfinite(v) for v in values):

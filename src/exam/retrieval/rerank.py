@@ -18,7 +18,7 @@ from exam.checkpoints import (
     translate_load_errors,
 )
 from exam.config import Dtype, Reranker
-from exam.errors import ExamError
+from exam.errors import ExamError, spell_command
 from exam.files import digest, is_sealed, sealed
 from exam.metrics import Floats
 from exam.precision import dtype_here
@@ -111,7 +111,7 @@ def inspect_reranker(config: Reranker, *, trained: bool = True) -> None:
         raise ExamError(
             f"reranker.ckpt={config.ckpt} has no head that scores a passage.\n"
             "Give a cross-encoder, or train one from it: "
-            f"python train.py task=reranker reranker.ckpt={config.ckpt}"
+            f"{spell_command('train')} task=reranker reranker.ckpt={config.ckpt}"
         )
     dtype_here(config.dtype, "reranker.dtype")
     model = _cross_encoder(config, {"device_map": "meta"})

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exam.errors import ExamError
+from exam.errors import ExamError, spell_command
 from exam.retrieval.recipes import Plan, faiss_module
 
 Vectors = NDArray[np.float32]
@@ -45,7 +45,7 @@ class VectorIndex:
             raise ExamError(
                 f"{self.folder} holds {self.plan.dimension}-d vectors, but the encoder gives "
                 f"{queries.shape[1]}-d queries.\nChoose the encoder it was built with, or build "
-                "another index with retrieve.py."
+                f"another index with {spell_command('retrieve')}."
             )
         if not len(queries):
             return np.empty((0, k), np.float32), np.empty((0, k), np.int64)

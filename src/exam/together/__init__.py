@@ -1,1 +1,1 @@
-"""`infer.py`: what several readers, or passes of one, make of questions together."""
+"""`exam infer`: what several readers, or passes of one, make of questions together."""

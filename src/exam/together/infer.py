@@ -1,4 +1,4 @@
-"""`infer.py`: what runs make of questions, each by itself, together, or one after the other."""
+"""`exam infer`: what runs make of questions, each by itself, together, or one after the other."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ from exam.answers.scored import Run, report
 from exam.checkpoints import MODEL
 from exam.compose import GROUPS, composed, with_prefix
 from exam.config import Bundle, EnsembleKind, Infer, names
-from exam.errors import ExamError
+from exam.errors import ExamError, spell_command
 from exam.inference import SUBMISSION, answer, restored
 from exam.preflight import check_saved_reader
 from exam.runs import RESULTS
@@ -78,7 +78,7 @@ def check_readers(infer: Infer | Bundle, readers: int) -> None:
             raise ExamError(
                 f"ensemble.fit_on gives {held_out} predictions for {readers} readers.\n"
                 "Give each reader's predictions of questions it was not trained on, in their "
-                "order: folders that train.py data.fold=all wrote."
+                f"order: folders that {spell_command('train')} data.fold=all wrote."
             )
 
 

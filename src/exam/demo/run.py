@@ -1,28 +1,19 @@
-"""`make demo`: what does retrieval add? One table, from nothing to a result.
+"""`exam demo`: what does retrieval add? One table, from nothing to a result.
 
 A MiniLM reader is trained twice on generated questions, without and with retrieved contexts, and
 both answer the same 252 hand-written questions.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
-from exam.endings import ended
-from exam.runtime import say, start
+from exam.runtime import say
 
 OVERRIDES = ("trainer.num_train_epochs=1",)
 CLOSED, OPEN = "closed book (MiniLM)", "open book (MiniLM)"
 
 
-def main() -> int:
-    """Run the demo; the exit code."""
-    argparse.ArgumentParser(prog="python -m exam.demo", description=__doc__).parse_args()
-    start("info")
-    return ended(_run)
-
-
-def _run() -> int:
+def run_demo() -> None:
+    """Train and evaluate both readers, and print and save the table."""
     from exam.answers.results import System, results, table
     from exam.answers.scored import PREDICTIONS
     from exam.compose import composed
@@ -51,8 +42,3 @@ def _run() -> int:
     report = opened.stage.folder / REPORT
     places = [path, opened.stage.folder / PREDICTIONS, closed.stage.folder / PREDICTIONS, report]
     say("\n".join(["", table(found), "", times, "", *map(str, places)]))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
