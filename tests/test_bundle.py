@@ -221,7 +221,7 @@ def test_a_notebook_runs_the_same_lines(tmp_path):
     cells = ["".join(cell["source"]) for cell in notebook["cells"]]
     assert [cell["cell_type"] for cell in notebook["cells"]] == ["markdown", *["code"] * 5]
     assert cells[2].splitlines()[0] == (
-        "!pip install --quiet --no-index --find-links /kaggle/input/b/wheels exam gguf"
+        "!pip install --quiet --no-index --find-links /kaggle/input/b/wheels openbook-exam gguf"
     )
     assert "{bundle}" not in "".join(cells)
     write_notebook(tmp_path / "n.ipynb", ['echo {"a": 1} $HOME $(ls)'], "b", "3.12")
