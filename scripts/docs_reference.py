@@ -20,6 +20,7 @@ from omegaconf import MISSING
 from exam import cli
 from exam.compose import conf_dir, help_text
 from exam.config import ROOTS
+from exam.config.trainer import MANAGED, trainer_choices
 
 MARK = re.compile(r"^<!-- generated: (\w+)(?: (\S+))? -->$", re.MULTILINE)
 ROOT = Path(__file__).parents[1]
@@ -35,6 +36,9 @@ TYPES: dict[Any, str] = {
     float: "number",
     bool: "true or false",
 }
+NOT_SET = {f"trainer.{name}" for name in MANAGED}
+TRAINER_CHOICES = {f"trainer.{name}": {"choices": c} for name, c in trainer_choices().items()}
+YAML = {"None": "null", "True": "true", "False": "false"}
 COMMAND_LINE = re.compile(r"(  |\w+\.py |python |torchrun |exam )")  # how a comment gives one
 
 
@@ -60,7 +64,7 @@ def configuration() -> str:
         parts += [f"### {name}", _settings_table(rows), _default_options(name)]
     parts.append("## Groups")
     for name, schema in groups.items():
-        rows = [row for _, *row in _settings(schema, f"{name}.")]
+        rows = [row for key, *row in _settings(schema, f"{name}.") if key != f"{name}.name"]
         summary = (schema.__doc__ or "").partition("\n")[0]
         parts += [f"### {name}", _escape(summary), _settings_table(rows), _options(name)]
     for name in OVERRIDING:
@@ -130,9 +134,10 @@ def _settings(schema: Any, prefix: str = "") -> Iterator[list[str]]:
         key, group = f"{prefix}{field.name}", _group(kind)
         if group is not None:
             yield from _settings(group, f"{key}.")
-        elif field.name != "name" or not prefix:
+        elif key not in NOT_SET:
             meaning = _escape(field.metadata.get("help", ""))
-            yield [key, f"`{key}`", _type(kind, field.metadata), _default(field), meaning]
+            metadata = {**field.metadata, **TRAINER_CHOICES.get(key, {})}
+            yield [key, f"`{key}`", _type(kind, metadata), _default(field), meaning]
 
 
 def _type(kind: Any, metadata: Mapping[str, Any]) -> str:
@@ -157,6 +162,9 @@ def _type_name(kind: Any) -> str:
 
 def _default(field: dataclasses.Field[Any]) -> str:
     """Return a setting's default as YAML; empty where an option or you must give it."""
+    if "library_default" in field.metadata:  # of the trainer group: written in Python
+        text = field.metadata["library_default"].strip("'")
+        return f"`{YAML.get(text, text)}`" if text else ""
     value = field.default
     if field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()

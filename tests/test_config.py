@@ -240,6 +240,17 @@ def test_trainer_fields_are_those_of_the_installed_transformers():
     assert (types["optim"], types["fsdp_config"]) == (str, Any)
 
 
+def test_trainer_help_and_defaults_are_those_of_the_installed_transformers():
+    from transformers import TrainingArguments
+
+    accepted = {field.name: field for field in fields(TrainingArguments) if field.init}
+    for field in fields(TrainerFields):
+        words = accepted[field.name].metadata["help"].replace("%%", "%").split()
+        assert field.metadata["help"] == " ".join(words), field.name
+    defaults = {f.name: f.metadata["library_default"] for f in fields(TrainerFields)}
+    assert (defaults["learning_rate"], defaults["save_strategy"]) == ("5e-05", "'steps'")
+
+
 def test_trainer_choices_are_those_of_the_installed_transformers():
     from transformers import TrainingArguments
 

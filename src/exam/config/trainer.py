@@ -6,7 +6,7 @@ takes seconds, and a copy of its fields would go stale.
 
 import ast
 import re
-from dataclasses import make_dataclass
+from dataclasses import field, make_dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,14 +50,29 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
     return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
 
 
-def _annotations() -> dict[str, str]:
-    """Read the fields that `TrainingArguments` takes, and their types as written."""
+def _declarations() -> dict[str, ast.AnnAssign]:
+    """Read the declarations of the fields that `TrainingArguments` takes."""
     fields = {
-        node.target.id: ast.unparse(node.annotation)
+        node.target.id: node
         for node in _classes("training_args")["TrainingArguments"].body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
-    return {name: kind for name, kind in fields.items() if not name.startswith("_")}
+    return {name: node for name, node in fields.items() if not name.startswith("_")}
+
+
+def _metadata(name: str) -> dict[str, str]:
+    """Read a field's help and default, as the library states them."""
+    if name not in DECLARATIONS:
+        return {"help": f"The newer name of trainer.gradient_{name.partition('_')[2]}."}
+    metadata = {"help": "", "library_default": ""}
+    for node in ast.walk(DECLARATIONS[name]):
+        if isinstance(node, ast.keyword) and node.arg == "default":
+            metadata["library_default"] = ast.unparse(node.value)
+        elif isinstance(node, ast.Dict):
+            items = {ast.unparse(k): v for k, v in zip(node.keys, node.values, strict=True) if k}
+            text = ast.literal_eval(items["'help'"]) if "'help'" in items else ""
+            metadata["help"] = " ".join(text.replace("%%", "%").split())
+    return metadata
 
 
 def _field_type(annotation: str) -> Any:
@@ -65,14 +80,19 @@ def _field_type(annotation: str) -> Any:
     return str if ENUM.fullmatch(annotation) else TYPES.get(annotation, Any)
 
 
-ANNOTATIONS = _annotations()
+DECLARATIONS = _declarations()
+ANNOTATIONS = {name: ast.unparse(node.annotation) for name, node in DECLARATIONS.items()}
 if TYPE_CHECKING:
     TrainerFields = Any
 else:
     TrainerFields = make_dataclass(
         "TrainerFields",
         [
-            (name, _field_type(ANNOTATIONS.get(name, "Any")), MISSING)
+            (
+                name,
+                _field_type(ANNOTATIONS.get(name, "Any")),
+                field(default=MISSING, metadata=_metadata(name)),
+            )
             for name in dict.fromkeys([*ANNOTATIONS, *ADDED_NAMES])
         ],
         namespace={
