@@ -8,7 +8,9 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import redirect_stdout, suppress
 from enum import Enum
+from io import StringIO
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -18,7 +20,7 @@ from mkdocs.exceptions import PluginError
 from omegaconf import MISSING
 
 from exam import cli
-from exam.compose import conf_dir, help_text
+from exam.compose import conf_dir
 from exam.config import ROOTS
 from exam.config.trainer import MANAGED, trainer_choices
 
@@ -39,7 +41,7 @@ TYPES: dict[Any, str] = {
 NOT_SET = {f"trainer.{name}" for name in MANAGED}
 TRAINER_CHOICES = {f"trainer.{name}": {"choices": c} for name, c in trainer_choices().items()}
 YAML = {"None": "null", "True": "true", "False": "false"}
-COMMAND_LINE = re.compile(r"(  |\w+\.py |python |torchrun |exam )")  # how a comment gives one
+COMMAND_LINE = re.compile(r"(  |python |torchrun |exam )")  # how a comment gives one
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -48,10 +50,17 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def commands() -> str:
-    """Return each command's help text."""
-    return "\n\n".join(
-        f"## {name}\n```\n{help_text(name, cli.COMMANDS[name])}\n```" for name in ROOTS
-    )
+    """Return the help of `exam` and of each command."""
+    parts = [f"## exam {name}\n```\n{_help(name)}```" for name in cli.COMMANDS]
+    return "\n\n".join([f"```\n{_help()}```", *parts])
+
+
+def _help(*command: str) -> str:
+    """Return the output of a command with `--help`."""
+    output = StringIO()
+    with redirect_stdout(output), suppress(SystemExit):
+        cli.main([*command, "--help"])
+    return output.getvalue()
 
 
 def configuration() -> str:

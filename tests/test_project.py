@@ -67,6 +67,16 @@ def test_every_declared_python_is_tested():
     assert project["requires-python"] == f">={tested[0]}"
 
 
+def test_workflows_name_tests_and_targets_that_exist():
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    text = "\n".join(path.read_text() for path in workflows)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [
+        name for name in re.findall(r"\btests/[\w/]+\.py", text) if not (ROOT / name).is_file()
+    ] == []
+    assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= set(targets)
+
+
 ORDER = [
     ["errors", "metrics"],
     ["safety"],
