@@ -499,7 +499,7 @@ def test_training_that_cannot_fit_a_gpu_is_refused_with_what_it_takes(cards, lar
     ],
 )
 def test_what_fits_is_said_in_a_line(cards, caplog, large, tmp_path, overrides, said):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     cards(T4_CARD)
     check_room(config_of(large, tmp_path, *overrides))
     line = messages(caplog)[0]
@@ -509,7 +509,7 @@ def test_what_fits_is_said_in_a_line(cards, caplog, large, tmp_path, overrides, 
 
 
 def test_answering_takes_the_weights_alone(cards, caplog, large, tmp_path):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     cards(("small", (7, 5), 2.0))
     check_room(config_of(large, tmp_path), answers=True)
     assert messages(caplog) == [

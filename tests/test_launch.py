@@ -196,7 +196,7 @@ def trained(outputs):
 @pytest.mark.slow
 def test_two_gpus_give_what_torchrun_gives(place, tmp_path):
     (tmp_path / "two_gpus.py").write_text(TWO_GPUS)
-    runs, more = {}, ["trainer.bf16=false", "trainer.logging_steps=1", "name=r"]
+    runs, more = {}, ["trainer.bf16=false", "trainer.logging_steps=1", "name=r", "log_level=debug"]
     more += ["trainer.gradient_accumulation_steps=1", "trainer.per_device_train_batch_size=4"]
     for name in ("torchrun", "number", "gpus", "single"):
         overrides = [*overrides_of(place, tmp_path / name), *more]
@@ -244,7 +244,7 @@ def test_two_processes_answer_as_one_does_with_any_character(place, tmp_path):
 
 # How they end.
 
-LONG = ["trainer.num_train_epochs=300", "trainer.logging_steps=1", "launch=2"]
+LONG = ["trainer.num_train_epochs=300", "trainer.logging_steps=1", "launch=2", "log_level=debug"]
 
 
 class Started:

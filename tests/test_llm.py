@@ -224,7 +224,7 @@ def test_states_of_other_questions_are_not_gone_on_with(tokenizer, tmp_path):
 
 def test_only_passages_are_cut_and_the_cut_is_counted(tokenizer, caplog):
     prompter = prompter_of(tokenizer, Scoring.yes_no)
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG", logger="exam")
     whole = prompter.asked(questions(), PASSAGES, 500)
     none = "cut {'questions': 0, 'passages': 0, 'tokens': 0}"
     (line,) = [m for m in caplog.messages if m.startswith("prompts: 3 questions")]

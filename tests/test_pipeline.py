@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -130,9 +131,11 @@ def test_infer_repeats_what_training_reported_in_another_place(trained):
 def test_second_run_reuses_everything_and_never_makes_a_numbered_one(finished_run):
     place, _ = finished_run
     again = ran("train", *place.setting, *TINY)
-    assert again.stderr.count(" reused: ") == again.stderr.count("/outputs/") == 5
+    (line,) = [line for line in again.stderr.splitlines() if "Reused" in line]
+    assert line.endswith("Reused: index, words, 2 contexts, train")
+    assert " done: " not in again.stderr
     numbered = ran("train", *place.setting, *TINY, "resume=never")
-    assert "-2 · new" in numbered.stderr
+    assert numbered.stderr.count(" done: ") == 1
     second = place.run.with_name(f"{place.run.name}-2")
     same = [pq.read_table(p / "predictions.parquet").to_pylist() for p in (place.run, second)]
     assert same[0] == same[1]
@@ -141,7 +144,7 @@ def test_second_run_reuses_everything_and_never_makes_a_numbered_one(finished_ru
 @pytest.mark.slow
 def test_a_run_folder_to_go_on_with_must_be_of_the_same_configuration(trained):
     again = ran("train", *trained.setting, *TINY, f"resume={trained.run}")
-    assert f"train reused: {trained.run}" in again.stderr
+    assert re.search(r"Reused: .*, train$", again.stderr, re.MULTILINE)
     other = exam("train", *trained.setting, *TINY, "seed=1", f"resume={trained.run}")
     assert (other.returncode, other.stderr.splitlines()[-2:]) == (
         2,
@@ -234,8 +237,7 @@ def test_retrieve_scores_itself_when_articles_are_known(trained):
     rows = [{"question": str(i), "article": f"a{i % 10}"} for i in range(40, 50)]
     write_csv(trained.folder / "questions" / "valid_qrels.csv", rows)
     done = ran("retrieve", *trained.setting, "data.train=null", "data.test=null")
-    for metric in ("recall_at_5", "mrr", "supported"):
-        assert f"valid: {metric} " in done.stderr
+    assert re.search(r"valid contexts: .*recall_at_5 .*mrr .*supported ", done.stderr)
 
 
 def killed_when(command, seen, log, limit=300):
@@ -269,6 +271,7 @@ def whole(tmp_path_factory, encoder) -> Place:
 )
 def test_killed_and_repeated_equals_uninterrupted(place, whole, tmp_path, moment):
     command = [sys.executable, str(ROOT / "train.py"), *place.setting, *TINY, *STEPS]
+    command.append("log_level=debug")
     assert killed_when(command, moment, tmp_path / "log") == -signal.SIGKILL  # still at work
     assert not list(place.outputs.glob("train/*/manifest.json"))
     resumed = ran("train", *place.setting, *TINY, *STEPS)

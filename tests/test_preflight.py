@@ -77,7 +77,7 @@ def test_a_pickled_checkpoint_answers_as_its_safetensors(published, safe):
 
 def test_a_head_for_another_task_is_replaced_and_named(safe, caplog):
     change(safe, "model.safetensors", **{"classifier.weight": torch.ones(3, 32)})
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG")
     model, _ = load_reader(reader_of(safe), seed=0)
     assert model.classifier.weight.shape == (1, 32)
     (line,) = [m for m in caplog.messages if "newly initialised" in m]

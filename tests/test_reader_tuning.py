@@ -80,7 +80,7 @@ def test_what_is_frozen_stays_and_the_rest_moves(tmp_path, asked, bases, family)
 
 def test_a_share_of_the_layers_is_counted_and_said(tmp_path, asked, bases, caplog):
     reader = reader_of(tmp_path, asked, bases("bert"))
-    with caplog.at_level("INFO"):
+    with caplog.at_level("DEBUG"):
         reader = reader.to_train(
             features_of(reader, asked), Tuning(freeze_layers=0.67), Adversary()
         )

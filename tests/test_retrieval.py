@@ -29,6 +29,7 @@ from exam.retrieval.rarity import build_rarity
 from exam.retrieval.retrieval import Retrieval
 from exam.retrieval.search import lexical
 from exam.sentences import sentence_offsets
+from exam.stage import log_reused
 
 
 @pytest.fixture
@@ -97,9 +98,11 @@ def test_same_request_reuses_and_says_so(retrieval, asked, caplog):
     first = retrieval.contexts(asked, "q")
     with caplog.at_level("INFO", logger="exam"):
         second = retrieval.contexts(asked, "q")
+        assert caplog.messages == []
+        log_reused([second, second])
     assert second.reused
     assert second.folder == first.folder
-    assert caplog.messages[-1].startswith(f"contexts reused: {first.folder} · 12 questions")
+    assert caplog.messages == ["Reused: contexts"]
 
 
 def test_what_a_bundle_carries_is_opened_where_contexts_are_reused(retrieval, asked):
@@ -115,8 +118,10 @@ def test_changed_request_is_redone_and_the_key_named(retrieval, asked, caplog):
     with caplog.at_level("INFO", logger="exam"):
         again = retrieval.contexts(asked, "q")
     assert not again.reused
-    found = re.compile(r"new, unlike q-two_stage-\w{8}: retriever\.depth \(3 → 2\)$")
-    assert any(found.search(message) for message in caplog.messages)
+    pattern = (
+        r"contexts done: 12 questions · .* s · changed: retriever\.depth \(3 → 2\) · .* before"
+    )
+    assert [message for message in caplog.messages if re.fullmatch(pattern, message)]
 
 
 @pytest.mark.parametrize("kind", ["two_stage", "bm25", "tfidf"])
@@ -135,7 +140,7 @@ def test_only_new_questions_are_ranked(retrieval, asked, kind, monkeypatch, tmp_
         return real(self, questions, *rest)
 
     monkeypatch.setattr(Retrieval, "_ranked", spied)
-    with caplog.at_level("INFO", logger="exam"):
+    with caplog.at_level("DEBUG", logger="exam"):
         stage = retrieval.contexts(changed, "another")
     # TF-IDF's vocabulary is that of all questions, so one changes the others' ranking.
     assert ranked == (changed["id"][:] if kind == "tfidf" else ["3"])
@@ -170,7 +175,7 @@ def test_a_damaged_earlier_ranking_is_not_reused(retrieval, asked, caplog):
     first = retrieval.contexts(asked, "q")
     path = first.folder / "contexts.parquet"
     path.write_bytes(path.read_bytes()[:-1])
-    with caplog.at_level("INFO", logger="exam"):
+    with caplog.at_level("DEBUG", logger="exam"):
         stage = retrieval.contexts(asked.select(range(6)), "q")
     assert not stage.reused
     assert f"contexts: not reused: {path} is not the file that was written." in caplog.messages

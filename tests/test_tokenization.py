@@ -496,7 +496,7 @@ def test_unknown_tokens_and_equal_options_are_counted(tokenizer, caplog):
         {"id": "b", "prompt": "the 日本", "options": ["the", "field"], "label": 1},
     ]
     contexts = {"a": [{"text": "½"}, {"text": "日"}]}
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG", logger="exam")
     _, stats = build_features(Dataset.from_list(rows), contexts, tokenizer, 64, 512)
     length = {text: len(token_ids(tokenizer, [text])[0]) for text in ("the", "field", "102")}
     in_questions = 3 * length["the"] + 2 * length["field"] + 2 * length["102"] + 2

@@ -14,11 +14,11 @@ from typing import Any
 
 from exam import ranks
 from exam.errors import ExamError
-from exam.files import alone, digest, read_object, write_json
+from exam.files import digest, lock, read_object, write_json
 from exam.manifest import (
     MANIFEST,
+    cache_miss_reason,
     differences,
-    why_new,
 )
 from exam.runtime import peak_memory_mib, reset_peak_memory
 from exam.stage import Stage, finished
@@ -33,13 +33,18 @@ _OPEN: list["Stage"] = []  # those being worked on: a peak is one since a stage 
 
 @contextmanager
 def open_stage(
-    outputs: Path, kind: str, name: str, key: dict[str, Any], resume: str = "auto"
+    outputs: Path,
+    kind: str,
+    name: str,
+    key: dict[str, Any],
+    resume: str = "auto",
+    log_level: int = logging.INFO,
 ) -> Iterator[Stage]:
     """Open `outputs/<kind>/<name>-<hash8>`, reused when it is whole, else to be (re)done.
 
     With `resume="never"` a new numbered folder is made, whatever exists; with a folder's name that
-    one is opened. A lock held by the process keeps two runs of one configuration apart; it ends
-    with its process.
+    one is opened. A lock keeps two runs of one configuration apart; it ends with its process, and
+    its file goes once the stage is whole. `log_level` is that of the line about a finished stage.
 
     Raises:
         ExamError: the named folder is no stage's, or one of another key.
@@ -50,34 +55,53 @@ def open_stage(
             "Name data, corpus, encoder and retriever without slashes, and shortly."
         )
     key = {"format": FORMAT, **key}
-    base = outputs / kind / f"{name}-{digest(key)[:8]}"
-    folder = _folder(base, key, resume)
-    whole = (folder / MANIFEST).is_file()  # such a one may lie where no lock can be
-    with alone(folder, needed=not whole):
-        for outer in _OPEN:
-            outer.peak_mib = max(outer.peak_mib, peak_memory_mib())
-        reset_peak_memory()
-        stage = Stage(kind, folder, key)
-        if (folder / MANIFEST).is_file():
-            stage = finished(folder, key)
-            log.info("%s", stage.line("reused"))
-        else:
-            _begin(stage, name)
-            _OPEN.append(stage)
+    folder = _folder(outputs / kind / f"{name}-{digest(key)[:8]}", key, resume)
+    if (folder / MANIFEST).is_file():
+        yield finished(folder, key)
+        return
+    with lock(folder) as lock_file:
         try:
-            yield stage
+            if (folder / MANIFEST).is_file():
+                yield finished(folder, key)
+            else:
+                stage = Stage(kind, folder, key)
+                with _working_on(stage, name, log_level):
+                    yield stage
         finally:
-            _OPEN[:] = [other for other in _OPEN if other is not stage]
+            if (folder / MANIFEST).is_file():
+                # A process that still waits for this file, or makes another, reuses the stage.
+                lock_file.unlink(missing_ok=True)
 
 
-def _begin(stage: Stage, name: str) -> None:
-    """Say why a stage is to be (re)done, and clear away what no process will finish."""
+@contextmanager
+def _working_on(stage: Stage, name: str, log_level: int) -> Iterator[None]:
+    """Measure a stage while it is worked on, and log why it is and what it comes to."""
+    for outer in _OPEN:
+        outer.peak_mib = max(outer.peak_mib, peak_memory_mib())
+    reset_peak_memory()
+    reason = _begin(stage, name)
+    log.debug("%s: %s · %s", stage.kind, stage.folder, reason)
+    _OPEN.append(stage)
+    try:
+        yield
+    finally:
+        _OPEN[:] = [other for other in _OPEN if other is not stage]
+    if (stage.folder / MANIFEST).is_file():
+        log.log(log_level, "%s", stage.line(reason))
+
+
+def _begin(stage: Stage, name: str) -> str:
+    """Write the stage's key, and clear away what no process will finish.
+
+    Returns:
+        Why the stage is (re)done.
+    """
     folder, key = stage.folder, stage.key
-    why = "continues an unfinished one" if (folder / KEY).is_file() else None
-    log.info("%s: %s · %s", stage.kind, folder, why or why_new(folder.parent, name, key))
+    is_continued = (folder / KEY).is_file()
     for part in folder.rglob(".*.part"):  # of a process that was killed
         part.unlink()
     write_json(folder / KEY, key)
+    return "continued" if is_continued else cache_miss_reason(folder.parent, name, key)
 
 
 @contextmanager

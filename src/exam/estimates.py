@@ -71,7 +71,7 @@ def check_fits(task: str, parts: dict[str, int], free: int, where: str, remedy: 
     available = f"{where} has {free / GIB:.1f} GiB"
     if sum(parts.values()) > free:
         raise ExamError(f"{needed}, and {available}.\n{remedy}")
-    log.info("room: %s; %s", needed, available)
+    log.debug("room: %s; %s", needed, available)
 
 
 def free_disk(folder: Path) -> int:

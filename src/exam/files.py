@@ -140,20 +140,18 @@ def read_signed(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def alone(folder: Path, *, needed: bool) -> Iterator[None]:
-    """Keep other processes from a folder; where no lock can be, go on if none is needed."""
+def lock(folder: Path) -> Iterator[Path]:
+    """Keep other processes out of a folder; yield the lock's file, which lies beside it."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    path = folder.with_name(f".{folder.name}.lock")
+    file = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        file.acquire(timeout=0)
     except Timeout:
-        log.info("%s is worked on by another process: waiting for it", folder)
-        lock.acquire()
-    except OSError:
-        if needed:
-            raise
+        log.info("Waiting for another process that works on %s", folder)
+        file.acquire()
     try:
-        yield
+        yield path
     finally:
-        lock.release()
+        file.release()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ NOTED: dict[str, Any] = {
     "seconds": (int, float),
     "peak_mib": (int, float),
 }
+HASH = re.compile(r"[0-9a-f]{64}")
 LARGE = 64 << 20  # bytes from which a file is not hashed again while its time stamps stand still
 
 
@@ -100,21 +102,21 @@ def _verified(folder: Path) -> dict[str, list[int]]:
     return {}
 
 
-def why_new(root: Path, name: str, key: dict[str, Any]) -> str:
-    """Why a stage is done, naming the keys that differ from its nearest finished sibling."""
+def cache_miss_reason(root: Path, name: str, key: dict[str, Any]) -> str:
+    """Return why a stage is done: the keys that differ from its nearest finished sibling."""
     differing = []
-    for other, found in readable(root.glob(f"{name}-*/{MANIFEST}")):
-        keys = differences(found["key"], key)
+    for folder, manifest in readable(root.glob(f"{name}-*/{MANIFEST}")):
+        keys = differences(manifest["key"], key)
         if keys:
-            differing.append((len(keys), other.name, keys))
+            differing.append((len(keys), folder.name, keys, manifest["seconds"]))
     if not differing:
         return "new"
-    _, nearest, keys = min(differing)
-    return f"new, unlike {nearest}: {', '.join(keys[:4])}"
+    *_, keys, seconds = min(differing)
+    return f"changed: {', '.join(keys[:4])} · {seconds:.1f} s before"
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Dotted names at which two JSON values differ, with short values spelled out."""
+    """Return dotted names at which two JSON values differ, with short values but no hashes."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             name
@@ -123,6 +125,8 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
         ]
     if old == new:
         return []
+    if HASH.fullmatch(str(old)) and HASH.fullmatch(str(new)):
+        return [prefix[:-1]]
     return [f"{prefix[:-1]} ({_short(old)} → {_short(new)})"]
 
 

@@ -29,7 +29,7 @@ from exam.retrieval.retrieval import Retrieval
 from exam.runs import REPORT, RESULTS
 from exam.runtime import say
 from exam.splits import read_split
-from exam.stage import Stage
+from exam.stage import Stage, log_reused
 from exam.stress import stressed
 from exam.together.infer import answered
 from exam.tracker import conclude, tracked
@@ -53,13 +53,15 @@ def run_retrieve(config: Retrieve) -> None:
     wanted = {name: entries for name, entries in sets.items() if entries is not None}
     if not wanted:
         raise ExamError(f"data={data.name} names no questions.\nGive a file: data.test=<file>")
-    stages = {}
+    contexts, stages = [], {}
     for name, entries in wanted.items():
         questions = read(data, entries, written.folder / QUESTIONS if written else None)
         stage = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
         log_scores(stage, name)
+        contexts.append(stage)
         if {*questions["label"], *questions["article"]} - {None}:
             stages[name] = stage
+    log_reused([*retrieval.stages, *([written] if written else []), *contexts])
     for name, stage in stages.items() if config.evaluate else ():
         _evaluate(stage, None if name == "train" else stages.get("train"), config)
 
@@ -97,6 +99,7 @@ def run_generate(config: Generate) -> None:
         Path(config.outputs),
     )
     stage = generate(retrieval, config.generator, config.resume.value)
+    log_reused([*retrieval.stages, stage])
     say(str(stage.folder / QUESTIONS))
 
 
@@ -123,8 +126,10 @@ def _train_retrieval(config: Train) -> None:
 
 
 def run_infer(infer: Infer) -> Run:
-    """`exam infer`: what one run, or several, make of questions."""
-    return answered(infer)
+    """Answer questions with one run or several (`exam infer`)."""
+    run = answered(infer)
+    log_reused(run.stages)
+    return run
 
 
 def run_stress(stress: Stress) -> None:

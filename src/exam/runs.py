@@ -21,7 +21,7 @@ from exam.endings import explained
 from exam.errors import ExamError
 from exam.files import file_digest, read_object, write_json
 from exam.precision import log_replaced, with_formats
-from exam.runtime import draws_bars
+from exam.runtime import draws_bars, log_progress
 from exam.safety import leads_out
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ TRAINING = "training.json"  # how a run was trained: figures, trained parameters
 REPORT = "report.html"
 PICKLED = ("pytorch_model.bin*", "pytorch_model-*.bin", "adapter_model.bin")  # weights
 ARGUMENTS = "training_args.bin"  # a pickle that nothing here reads
+TIMES = ("_runtime", "_per_second")
 WHOLE = "whole.json"  # written into a checkpoint after everything else
 EARLIER_NAMES = {  # fields of the Trainer's arguments before transformers 5.23
     "activation_checkpointing": "gradient_checkpointing",
@@ -62,7 +63,7 @@ class LogCallback(TrainerCallback):
         """Log how much a step takes, again where the library tries a smaller batch."""
         size, rounds = state.train_batch_size, args.gradient_accumulation_steps
         if state.is_world_process_zero:
-            log.info(
+            log.debug(
                 "train: %d examples a step: %d at a time%s%s",
                 size * rounds * args.world_size,
                 size,
@@ -71,13 +72,19 @@ class LogCallback(TrainerCallback):
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Log step, total and figures."""
+        """Log step, total and figures; those of the dev questions without their time."""
         if not state.is_world_process_zero or "train_runtime" in (logs or {}):
             return
         figures = " · ".join(
-            f"{k} {v:.4g}" for k, v in (logs or {}).items() if isinstance(v, float) and k != "epoch"
+            f"{name} {value:.4g}"
+            for name, value in (logs or {}).items()
+            if isinstance(value, float) and name != "epoch" and not name.endswith(TIMES)
         )
-        log.info("train: step %d of %d · %s", state.global_step, state.max_steps, figures)
+        line = "train: step %d of %d · %s", state.global_step, state.max_steps, figures
+        if "eval_" in figures:
+            log.info(*line)
+        else:
+            log_progress(log, *line)
 
 
 class WholeCallback(TrainerCallback):

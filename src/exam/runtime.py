@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+LOG_SECONDS = 60  # between two lines of progress
 PACKAGES = (
     "torch",
     "transformers",
@@ -139,6 +141,24 @@ def watched(
         for item in items:
             yield item
             bar.update()
+
+
+class ProgressLog:
+    """Log lines of how far a stage is: one a minute, the others for debugging."""
+
+    def __init__(self) -> None:
+        """Begin the first minute."""
+        self._last = time.monotonic()
+
+    def __call__(self, log: logging.Logger, message: str, *args: Any) -> None:
+        """Log a message with its arguments."""
+        is_due = time.monotonic() - self._last >= LOG_SECONDS
+        if is_due:
+            self._last = time.monotonic()
+        log.log(logging.INFO if is_due else logging.DEBUG, message, *args)
+
+
+log_progress = ProgressLog()
 
 
 def reset_peak_memory() -> None:

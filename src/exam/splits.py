@@ -196,19 +196,23 @@ def _tested(data: Data) -> dict[str, Dataset]:
 
 
 def _log_parts(train: Dataset, valid: Dataset) -> None:
-    """How the right options are spread, and what the reported questions can tell apart."""
+    """Log how many questions there are, and which differences are noise.
+
+    For debugging, also how the right options are spread.
+    """
+    log.info("questions: %d train, %d valid", len(train), len(valid))
     for name, part in (("train", train), ("valid", valid)):
         counts = Counter(label for label in part["label"] if label is not None)
         spread = " ".join(f"{LETTERS[i]} {counts[i] / len(part):.0%}" for i in sorted(counts))
-        log.info("questions: %d %s · right options %s", len(part), name, spread)
+        log.debug("questions: %d %s · right options %s", len(part), name, spread)
     if len(valid) < questions_for(WORTH_SEEING, SPREAD):
         log.info(
-            "questions: %d reported ones tell readers apart that differ by about %.3f MAP@3; "
-            "a difference of %.3f takes about %s",
+            "With %d validation questions, differences under %.3f MAP@3 are noise; to see %.3f "
+            "takes about %d.",
             len(valid),
             1.96 * SPREAD / sqrt(len(valid)),
             WORTH_SEEING,
-            f"{questions_for(WORTH_SEEING, SPREAD):,}",
+            questions_for(WORTH_SEEING, SPREAD),
         )
 
 

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,13 +60,15 @@ class Stage:
         note_verified(self.folder, files)
         for seal in self.folder.glob(SEAL.format("*")):
             seal.unlink()
-        log.info("%s", self.line("done"))
 
-    def line(self, verb: str) -> str:
-        """One log line: what, where, how much, how long."""
-        numbers = [f"{v:,} {k}" for k, v in self.facts.items() if isinstance(v, int)]
-        cost = [f"{self.seconds:.1f} s", f"peak {self.peak_mib:,.0f} MiB"]
-        return " · ".join([f"{self.kind} {verb}: {self.folder}", *numbers, *cost])
+    def line(self, reason: str) -> str:
+        """Return the log line of a finished stage: how much, how long, and why it was done."""
+        counts = [
+            f"{value:,} {name}"
+            for name, value in self.facts.items()
+            if isinstance(value, int) and "_" not in name
+        ]
+        return f"{self.kind} done: {' · '.join([*counts, f'{self.seconds:.1f} s', reason])}"
 
 
 def check_finished(folder: Path) -> None:
@@ -87,6 +91,7 @@ def finished(folder: Path, key: dict[str, Any] | None = None) -> Stage:
     manifest = read_manifest(folder / MANIFEST)
     verify(folder, manifest, key or manifest["key"])
     check_folder(folder)
+    log.debug("%s reused: %s", folder.parent.name, folder)
     return Stage(
         folder.parent.name,
         folder,
@@ -104,3 +109,14 @@ def siblings(stage: Stage, apart_from: str) -> list[Path]:
     wanted = {**stage.key, apart_from: None}
     others = readable(stage.folder.parent.glob(f"*/{MANIFEST}"))
     return [folder for folder, found in others if {**found["key"], apart_from: None} == wanted]
+
+
+def log_reused(stages: Iterable[Stage]) -> None:
+    """Name the kinds of all reused stages in one line; those done by this process are left out."""
+    by_folder: dict[Path, list[Stage]] = {}
+    for stage in stages:
+        by_folder.setdefault(stage.folder, []).append(stage)
+    reused = [same[0].kind for same in by_folder.values() if all(stage.reused for stage in same)]
+    if reused:
+        kinds = [kind if n == 1 else f"{n} {kind}" for kind, n in Counter(reused).items()]
+        log.info("Reused: %s", ", ".join(kinds))

@@ -1,5 +1,6 @@
 """`exam stress`: how a reader answers when its contexts or options are not as they should be."""
 
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from exam.retrieval.rarity import Rarity
 from exam.retrieval.retrieval import Retrieval
 from exam.runs import CHECKPOINTS, REPORT, RESULTS
 from exam.runtime import say
-from exam.stage import Stage
+from exam.stage import Stage, log_reused
 
 NONE = "None of the above"
 AS_GIVEN = "as given"
@@ -131,6 +132,7 @@ def stressed(stress: Stress) -> None:
                 found[condition.name] = asked, read_predictions(path).logits
             _write(stage, found, contexts, retrieval.stages)
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
+    log_reused([*retrieval.stages, contexts, stage])
     shown = read_json(stage.folder / RESULTS)
     flips = f"another first choice with options in another order: {shown['flip_rate']:.1%}"
     say(f"{table(shown)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
@@ -182,7 +184,7 @@ def _given(
     key = {"of": contexts.hash, "condition": condition.name, "seed": seed, "top_k": top_k}
     key["questions"] = questions_digest(questions)
     outputs, name = contexts.folder.parents[1], f"stress-{contexts.folder.name}"
-    with open_stage(outputs, "stressed", name, key) as stage:
+    with open_stage(outputs, "stressed", name, key, log_level=logging.DEBUG) as stage:
         if not stage.reused:
             found = read_contexts(contexts, top_k)
             if condition.contexts is not None:

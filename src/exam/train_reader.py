@@ -34,7 +34,7 @@ from exam.run_config import CONFIG, save_run
 from exam.runs import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, run_files
 from exam.runtime import environment, say
 from exam.splits import Split, fold_of, read_split
-from exam.stage import Stage
+from exam.stage import Stage, log_reused
 from exam.workload import asks_for_generated
 
 
@@ -57,10 +57,14 @@ def train_reader(config: Train) -> Run:
     """
     limits = check_reader(config.model)
     prepared = _prepared(config, limits)
-    once = _cross_fitted if config.data.fold == ALL_FOLDS else _trained
-    if not isinstance(config.seed, list):
-        return once(config, prepared)
-    return _seeds(config, [once(replace(config, seed=seed), prepared) for seed in config.seed])
+    train = _cross_fitted if config.data.fold == ALL_FOLDS else _trained
+    if isinstance(config.seed, list):
+        runs = [train(replace(config, seed=seed), prepared) for seed in config.seed]
+        run = _seeds(config, runs)
+    else:
+        runs, run = [], train(config, prepared)
+    log_reused(stage for one in (*runs, run) for stage in one.stages)
+    return run
 
 
 def _prepared(config: Train, limits: ReaderLimits | None) -> Prepared:

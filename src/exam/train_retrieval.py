@@ -21,7 +21,7 @@ from exam.run_config import CONFIG, save_run
 from exam.runs import CHECKPOINTS, ENVIRONMENT, RESULTS, run_files
 from exam.runtime import environment, say
 from exam.splits import Split
-from exam.stage import Stage
+from exam.stage import Stage, log_reused
 
 DEV = "dev.json"
 
@@ -52,6 +52,7 @@ def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Stage:
             write_json(stage.folder / DEV, figures)
             stage.finish(run_files(stage.folder), questions=len(split.train))
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
+    log_reused([*retrieval.stages, pool, stage])
     _report(config, retrieval, split, stage)
     return stage
 

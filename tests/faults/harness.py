@@ -20,7 +20,7 @@ from conftest import FORKS, ROOT, become, setting
 from exam.runtime import quiet_libraries
 
 TINY = ["model=tiny", "trainer.num_train_epochs=2", "trainer.logging_steps=1", "context.top_k=2"]
-GIVEN = setting(Path(), "index.shard_size=4")
+GIVEN = setting(Path(), "index.shard_size=4", "log_level=debug")
 DECODER = [
     *["model=smollm2", "model.gguf=null", "model.chat=false", "model.architecture=llama"],
     *["model.name_or_path=null", "trainer=no_training", "trainer.use_cpu=true"],

@@ -21,7 +21,7 @@ from exam import manifest
 from exam.artefacts import open_stage
 from exam.endings import ELSEWHERE, ROOM, explained
 from exam.errors import ExamError
-from exam.files import alone, atomic
+from exam.files import atomic
 from exam.stage import finished
 
 LEXICAL = [*GIVEN, "retriever=bm25", "evaluate=false"]
@@ -115,14 +115,6 @@ def test_an_atomic_write_names_its_file(tmp_path):
     assert caught.value.filename == "what is read meanwhile"
 
 
-def test_where_no_lock_can_be_only_what_is_whole_is_used(tmp_path):
-    (tmp_path / ".n.lock").mkdir()
-    with alone(tmp_path / "n", needed=False):
-        pass
-    with pytest.raises(OSError, match="directory"), alone(tmp_path / "n", needed=True):
-        pass
-
-
 def test_a_finished_stage_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, "LARGE", 1)
     mount = Mounted(tmp_path / "m", "1m")
@@ -132,7 +124,6 @@ def test_a_finished_stage_is_read_where_nothing_can_be_written(tmp_path, monkeyp
         with open_stage(mount.folder, "k", "n", {"a": 1}) as stage:
             (stage.folder / "f").write_bytes(b"x")
             stage.finish(["f"])
-        (mount.folder / "k" / f".{stage.folder.name}.lock").unlink()
         (stage.folder / "verified.json").unlink()
         mount.change("ro")
         with open_stage(mount.folder, "k", "n", {"a": 1}) as again:

@@ -37,12 +37,13 @@ def works_on(outputs, name, seconds):
 
 
 def test_a_waiting_process_says_so_and_reuses(tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG", logger="exam")
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(works_on(tmp_path, "n", 0.2)) for _ in range(2)]:
             done.result()
-    assert caplog.text.count("is worked on by another process: waiting for it") == 1
+    assert caplog.text.count("Waiting for another process") == 1
     assert caplog.text.count("k done: ") == caplog.text.count("k reused: ") == 1
+    assert [path.suffix for path in (tmp_path / "k").iterdir()] == [""]  # the lock's file is gone
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
@@ -70,7 +71,7 @@ import sys, time
 from pathlib import Path
 from exam.artefacts import open_stage
 from exam.runtime import start_logging
-start_logging("info")
+start_logging("debug")
 _, value, resume, seconds = sys.argv
 with open_stage(Path("outputs"), "k", "n", {"a": value}, resume) as stage:
     if not stage.reused:
@@ -91,10 +92,10 @@ def test_the_lock_of_a_dead_process_keeps_none_out(worker, tmp_path):
     first = worker("x", "auto", 60)
     first.wait_for("k: outputs")
     second = worker("x", "auto", 0)
-    second.wait_for("is worked on by another process: waiting for it")
+    second.wait_for("Waiting for another process")
     first.send(signal.SIGKILL)
     assert (first.wait(), second.wait(60)) == (-signal.SIGKILL, 0)
-    assert "continues an unfinished one" in second.log
+    assert " · continued" in second.log
     assert len(list(tmp_path.glob("outputs/k/*/f"))) == 1
 
 
@@ -106,3 +107,4 @@ def test_ten_starts_in_one_second_have_ten_folders(worker, tmp_path, resume):
     written = [path.read_text() for path in tmp_path.glob("outputs/k/*/f")]
     assert sorted(written) == sorted(map(str, values))
     assert len(list(tmp_path.glob("outputs/k/*/manifest.json"))) == 10
+    assert not list(tmp_path.glob("outputs/k/.*.lock"))

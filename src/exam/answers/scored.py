@@ -69,8 +69,12 @@ def report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage
 
 
 def log_scores(stage: Stage, name: str) -> None:
-    """Log how well contexts were found."""
-    for metric, figure in stage.facts["scores"].items():
+    """Log how well contexts were found; for debugging, with intervals."""
+    scores = stage.facts["scores"]
+    if scores:
+        values = " · ".join(f"{metric} {figure['value']:.3f}" for metric, figure in scores.items())
+        log.info("%s contexts: %s", name, values)
+    for metric, figure in scores.items():
         low, high = figure["ci"]
         value = f"{figure['value']:.3f} [{low:.3f}, {high:.3f}]"
-        log.info("%s: %s %s (n = %d)", name, metric, value, figure["n"])
+        log.debug("%s: %s %s (n = %d)", name, metric, value, figure["n"])

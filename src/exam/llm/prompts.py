@@ -128,7 +128,7 @@ class Prompter:
             self._asked(q, contexts.get(q["id"], []), window, order, cut, counts)
             for q in questions.to_list()
         ]
-        log.info("prompts: %d questions · cut %s · %s", len(found), vars(cut), counts)
+        log.debug("prompts: %d questions · cut %s · %s", len(found), vars(cut), counts)
         counts.warn("prompts")
         return found
 

@@ -94,7 +94,7 @@ def build_features(
         for q, p in zip(asked, passages, strict=True)
     ]
     counts = _count_tokens(asked, passages, ids, unknown_id(tokenizer))
-    log.info("features: %d questions · cut %s · %s", len(rows), asdict(cut), counts)
+    log.debug("features: %d questions · cut %s · %s", len(rows), asdict(cut), counts)
     columns = {name: [row[name] for row in rows] for name in FEATURES}
     return Dataset.from_dict(columns, features=FEATURES), FeatureStats(cut, counts)
 
@@ -190,7 +190,7 @@ def saved_features(
         "evidence": list(MEASURES) if reading.evidence else None,
     }
     outputs = contexts.folder.parents[1]
-    with open_stage(outputs, "features", name, key) as stage:
+    with open_stage(outputs, "features", name, key, log_level=logging.DEBUG) as stage:
         path = stage.folder / FILE
         if not stage.reused:
             found = read_contexts(contexts, reading.top_k)

@@ -103,7 +103,7 @@ def load_reader(
     form = weights_in(config, Dtype.float32)  # deberta-v3-large is stored in fp16
     model, new = _pretrained(config, architecture, base or folder, **form)
     if new:
-        log.info("reader: newly initialised: %s (not in the checkpoint)", ", ".join(new))
+        log.debug("reader: newly initialised: %s (not in the checkpoint)", ", ".join(new))
     prepared = _prepared(model, tokenizer, config)
     return (with_adapters(prepared, folder) if base else prepared), tokenizer
 

@@ -33,7 +33,7 @@ def train(reader: Reader, train: Dataset, dev: Dataset) -> tuple[Reader, dict[st
     trainer = reader.trainer(train, dev if len(dev) else None, options)
     estimate = _estimate(reader, train, options)
     figures = fit(trainer)
-    log.info("train: %s", " · ".join(f"{name} {value}" for name, value in figures.items()))
+    log.debug("train: %s", " · ".join(f"{name} {value}" for name, value in figures.items()))
     figures |= {"parameters": counts(reader.model), "estimated_mib": estimate}
     sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     return replace(reader, sharded=trainer if sharded else None), figures
@@ -47,7 +47,7 @@ def _estimate(reader: Reader, features: Dataset, options: int) -> dict[str, int]
     size = args.per_device_train_batch_size
     found = estimated_mib(reader.model, args, round(np.mean(tokens) * size), longest)
     parts = " · ".join(f"{name} {mib:,}" for name, mib in found.items())
-    log.info("train: about %s MiB: %s (batches of %d)", f"{sum(found.values()):,}", parts, size)
+    log.debug("train: about %s MiB: %s (batches of %d)", f"{sum(found.values()):,}", parts, size)
     return found
 
 

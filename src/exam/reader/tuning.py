@@ -46,7 +46,8 @@ def layers_of(model: Any) -> nn.ModuleList:
 def tuned(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTrainedModel:
     """Apply `with_tuning`, and log how many parameters learn."""
     model = with_tuning(model, tuning, base)
-    log.info("train: %s", "{trained:,} of {all:,} parameters ({share:.1%})".format(**counts(model)))
+    parameters = "{trained:,} of {all:,} parameters ({share:.1%})".format(**counts(model))
+    log.debug("train: %s", parameters)
     return model
 
 

@@ -12,7 +12,7 @@ from exam.files import SEAL, atomic, is_sealed, sealed
 from exam.metrics import figures
 from exam.retrieval.recipes import TRAINED_ON, Plan, faiss_module
 from exam.retrieval.vectors import LISTS, VECTORS, Rows, VectorIndex, Vectors, exact_search
-from exam.runtime import progress
+from exam.runtime import log_progress, progress
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def forget_parts(folder: Path) -> None:
     """Remove what an interrupted build goes on with; not before its end is noted."""
     for pattern in (PARTS.format("*"), TRAINED):
         for path in (*folder.glob(pattern), *folder.glob(SEAL.format(pattern))):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def _progress(blocks: Iterator[Vectors], plan: Plan, what: str) -> Iterator[Vectors]:
@@ -100,7 +100,7 @@ def _train(blocks: Blocks, path: Path, plan: Plan) -> None:
     cells.clustering_index = None
     with sealed(path) as temporary:
         faiss.write_index(index, str(temporary))
-    log.info("index: trained %s lists on %s vectors", f"{plan.lists:,}", f"{len(sample):,}")
+    log.debug("index: trained %s lists on %s vectors", f"{plan.lists:,}", f"{len(sample):,}")
 
 
 def _add(blocks: Blocks, folder: Path, plan: Plan) -> list[Path]:
@@ -127,7 +127,8 @@ def _add(blocks: Blocks, folder: Path, plan: Plan) -> list[Path]:
             index.add_with_ids(block, np.arange(first, first + len(block)))
             with sealed(part) as temporary:
                 faiss.write_index(index, str(temporary))
-            log.info("index: added %s of %s vectors", f"{first + len(block):,}", plan.vectors)
+            done = first + len(block)
+            log_progress(log, "index: added %d of %d vectors", done, plan.vectors)
     return parts
 
 

@@ -62,7 +62,7 @@ def known_contexts(stage: Stage, questions: Dataset) -> Contexts:
             if key is not None and question["id"] not in known:
                 rows = contexts.get(key, [])
                 known[question["id"]] = [{**row, "question_id": question["id"]} for row in rows]
-    log.info("contexts: %d of %d questions are ranked already", len(known), len(questions))
+    log.debug("contexts: %d of %d questions are ranked already", len(known), len(questions))
     return known
 
 

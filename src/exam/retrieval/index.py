@@ -166,7 +166,7 @@ def _build(
                 files, facts = _assemble(stage.folder, index, number)
                 stage.finish(files, **facts)
             for shard in stage.folder.glob("shard-*.parquet"):
-                shard.unlink()
+                shard.unlink(missing_ok=True)
             forget_parts(stage.folder)
     return stage if ranks.rank() == 0 else finished(stage.folder)
 

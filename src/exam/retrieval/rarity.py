@@ -1,5 +1,6 @@
 """Inverse document frequency: in how many of a corpus's articles a word stands, counted once."""
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -48,7 +49,7 @@ def build_rarity(searched: Stage, files: list[CorpusFile], name: str, outputs: P
     `searched` is the index or passage table of the corpus that the files hold.
     """
     key = {"corpus": searched.key["corpus"], "sample": SAMPLE}
-    with open_stage(outputs, "words", name, key) as stage:
+    with open_stage(outputs, "words", name, key, log_level=logging.DEBUG) as stage:
         if not stage.reused:
             stream = chain.from_iterable(map(iter_articles, files))
             frequency: Counter[str] = Counter()

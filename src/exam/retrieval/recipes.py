@@ -78,7 +78,7 @@ def plan_index(index: Index, vectors: int, dimension: int) -> Plan:
         chosen = exact if fits else low_ram
         if not fits and low_ram.memory > budget:
             log.warning("index: even low_ram exceeds index.memory_gib=%g", index.memory_gib)
-    log.info("index: %s", describe(chosen))
+    log.debug("index: %s", describe(chosen))
     return chosen
 
 

@@ -26,7 +26,7 @@ from exam.retrieval.encoder import inspect_network, width_multiple
 from exam.retrieval.evaluation import Contexts
 from exam.retrieval.passages import searched
 from exam.retrieval.queries import query_texts
-from exam.runtime import draws_bars
+from exam.runtime import draws_bars, log_progress
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -211,8 +211,8 @@ def _scored(pairs: list[Pair], scorer: PairScorer, work: Path) -> Floats:
             with sealed(path) as temporary, temporary.open("wb") as file:
                 np.save(file, scores, allow_pickle=False)
             cut = count_cut(shard, scorer.model, scorer.config.max_length)
-            log.info(
-                "contexts: scored %d of %d pairs · cut short: %d, by %d tokens in all",
+            log_progress(
+                log, "contexts: scored %d of %d pairs · cut short: %d, by %d tokens in all",
                 start + len(shard), len(pairs), *cut,
             )  # fmt: skip
         parts.append(np.load(path, allow_pickle=False))

@@ -171,7 +171,7 @@ class Retrieval:
                 scores = score_contexts(stage, questions, read_rarity(first))
                 stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
             for shard in stage.folder.glob("scores-*.npy"):
-                shard.unlink()
+                shard.unlink(missing_ok=True)
         return stage
 
     def first_contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:

@@ -32,6 +32,7 @@ from exam.retrieval.evaluation import words
 from exam.retrieval.index import ArticleIndex
 from exam.retrieval.queries import query_texts
 from exam.retrieval.vectors import Rows, Vectors
+from exam.runtime import log_progress
 from exam.sentences import sentence_offsets
 
 log = logging.getLogger(__name__)
@@ -176,11 +177,8 @@ def _encode(rows: Rows, keys: Keys, sentences: pa.Table, embeddings: Embeddings)
     for start in range(0, len(new), TEXTS_PER_SHARD):
         block = new[start : start + TEXTS_PER_SHARD]
         embeddings.add([prefix + text for text in sentences["text"].take(block).to_pylist()])
-        log.info(
-            "contexts: encoded %s of %s new sentences",
-            f"{start + len(block):,}",
-            f"{len(new):,}",
-        )
+        done = start + len(block)
+        log_progress(log, "contexts: encoded %d of %d new sentences", done, len(new))
 
 
 def _rank(

@@ -14,7 +14,7 @@ from exam import ranks
 from exam.files import is_sealed, sealed
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.vectors import Vectors
-from exam.runtime import progress
+from exam.runtime import log_progress, progress
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ def encode_shards(
                         compression="none",
                         use_dictionary=False,
                     )
-                log.info("index: encoded %s texts", f"{(number - 1) * size + len(texts):,}")
+                done = (number - 1) * size + len(texts)
+                log_progress(log, "index: encoded %d texts", done)
             bar.update(size)
     return number
 

@@ -118,7 +118,7 @@ def tune(
     trained = trainer(evaluator if len(split.dev) else None)
     with_callbacks(trained)
     figures = fit(trained)
-    log.info("train: %s", " · ".join(f"{k} {v}" for k, v in figures.items()))
+    log.debug("train: %s", " · ".join(f"{k} {v}" for k, v in figures.items()))
     # Without a model card, which differs between equal runs: the files identify the model.
     model.save_pretrained(str(folder / MODEL), create_model_card=False)
     return _by_weight(evaluator) if len(split.dev) else {}
