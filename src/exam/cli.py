@@ -183,9 +183,9 @@ def _unpack(parser: argparse.ArgumentParser, arguments: list[str]) -> Body:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the folder of a bundle")
     parser.add_argument("outputs", type=Path, metavar="OUTPUTS", help="where infer looks for runs")
     options = parser.parse_args(arguments)
-    from exam.bundle.unpack import check_and_unpack
+    from exam.bundle.contents import unpack
 
-    return partial(check_and_unpack, options.bundle, options.outputs)
+    return partial(unpack, options.bundle, options.outputs)
 
 
 PARSED: dict[str, Callable[[argparse.ArgumentParser, list[str]], Body]] = {

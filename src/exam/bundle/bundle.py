@@ -8,10 +8,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from exam.answers.submission import validate_submission
-from exam.bundle.contents import CONTENTS, NOTEBOOK, Contents, atomic_directory, collect
+from exam.bundle.contents import (
+    CONTENTS,
+    NOTEBOOK,
+    Contents,
+    atomic_directory,
+    collect,
+    link_stages,
+)
 from exam.bundle.notebook import commands, write_notebook
 from exam.bundle.rehearsal import check_dry_run, dry_run
-from exam.bundle.unpack import unpack
 from exam.bundle.wheels import Target, add_wheels, read_target
 from exam.config import Bundle, Cascade, Data, EnsembleKind, Infer, Train, names, plain
 from exam.errors import ExamError, spell_command
@@ -200,7 +206,7 @@ def _measure(
 ) -> list[list[Stage]]:
     """Return the stages of each reader's answers to `size` questions."""
     with TemporaryDirectory() as outputs:
-        unpack(contents.folder, Path(outputs))
+        link_stages(contents.folder, Path(outputs))
         samples = [_sample(bundle, folder, config, size) for folder, config in runs.items()]
         answers = [answer(replace(sample, outputs=outputs)) for sample in samples]
     return [[*one.opened, one.stage] for one in answers]

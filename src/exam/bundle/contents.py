@@ -120,6 +120,25 @@ def check(bundle: Path) -> None:
             raise ExamError(f"{path} {state}.\n{remedy}")
 
 
+def unpack(bundle: Path, outputs: Path) -> None:
+    """Check a read-only bundle, and link its stages below `outputs`.
+
+    Raises:
+        ExamError: a file of the bundle is missing or changed.
+    """
+    check(bundle)
+    link_stages(bundle, outputs)
+
+
+def link_stages(bundle: Path, outputs: Path) -> None:
+    """Link the folder of each stage: runs write locks and new stages beside the links."""
+    for stage in (bundle / "outputs").glob("*/*"):
+        link = outputs / stage.parent.name / stage.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(stage.resolve(), target_is_directory=True)
+
+
 def collect(
     bundle: Bundle, folder: Path, runs: list[tuple[Stage, Train]], stages: list[Stage]
 ) -> Contents:

@@ -16,9 +16,9 @@ CHECK = """import sys
 running = "{{}}.{{}}".format(*sys.version_info)
 if running != "{python}":
     raise SystemExit("{message}".format(running=running))"""
-LINE = """!{line}
+LINE = """!{literal}
 if _exit_code:
-    raise SystemExit("The line above failed.")"""
+    raise SystemExit({message!r})"""
 
 
 def commands(overrides: list[str], extra_packages: list[str]) -> list[str]:
@@ -43,7 +43,10 @@ def write_notebook(path: Path, lines: list[str], folder: str, python: str) -> No
     message = OTHER_PYTHON.format(python=python, running="{running}")
     code = [
         CHECK.format(python=python, message=message),
-        *(LINE.format(line=_literal(line.replace("{bundle}", folder))) for line in lines),
+        *(
+            LINE.format(literal=_literal(line), message=f"Failed: {line}")
+            for line in (text.replace("{bundle}", folder) for text in lines)
+        ),
     ]
     notebook = {
         "cells": [

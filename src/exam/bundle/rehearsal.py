@@ -1,6 +1,5 @@
 """Run a bundle's notebook in an empty environment, in a namespace without a network."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,12 +12,12 @@ from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from exam.bundle.wheels import Target, find_missing
 from exam.errors import ExamError
 
-KERNEL = "python3"
+RUNNER = ("IPython", "nbformat")  # run the notebook
+SUBMISSION = "submission.csv"
 SETUPTOOLS = "setuptools"  # torch needs it; images have it, but `pip freeze` does not list it
 # util-linux's command; the only device is a loopback that is down.
 NO_NETWORK = ("unshare", "--map-root-user", "--net")
@@ -38,7 +37,7 @@ def check_dry_run(target: Target) -> None:
             f"{target.python}.\nLeave out rehearse=true, or make the bundle with Python "
             f"{target.python}."
         )
-    if missing := [name for name in ("ipykernel", "nbclient") if find_spec(name) is None]:
+    if missing := [name for name in RUNNER if find_spec(name) is None]:
         raise ExamError(
             f"A rehearsal runs the notebook, which needs {' and '.join(missing)}.\n"
             f"pip install {' '.join(missing)}, or leave out rehearse=true."
@@ -68,73 +67,48 @@ def dry_run(notebook: Path, target: Target, submission: Path) -> float:
     with _empty_environment(target) as folder:
         start = time.perf_counter()
         _run(notebook, folder)
-        shutil.copyfile(folder / "submission.csv", submission)
+        shutil.copyfile(folder / SUBMISSION, submission)
         return time.perf_counter() - start
 
 
 def _run(notebook: Path, folder: Path) -> None:
-    """Run every cell in `folder`, with a kernel that is reached through sockets in it."""
-    import nbformat
-    from jupyter_client.kernelspec import KernelSpecManager
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
-
-    client = NotebookClient(
-        nbformat.read(notebook, as_version=4),
-        kernel_name=KERNEL,
-        timeout=None,
-        resources={"metadata": {"path": str(folder)}},
-    )
-    manager = client.create_kernel_manager()
-    manager.transport, manager.ip = "ipc", str(folder / "socket")
-    manager.connection_file = str(folder / "connection.json")
-    manager.kernel_spec_manager = KernelSpecManager(
-        kernel_dirs=[str(folder / "kernels")], ensure_native_kernel=False
-    )
+    """Run every cell with the environment in `folder`."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON", "HF_"))}
+    programs = folder / "venv" / "bin"
     environment = {
         **inherited,
-        "PATH": f"{folder / 'venv' / 'bin'}:{os.environ['PATH']}",
+        "PATH": f"{programs}:{os.environ['PATH']}",
         "HOME": str(folder),
         "PIP_CONFIG_FILE": os.devnull,
     }
-    try:
-        client.execute(env=environment)
-    except CellExecutionError as error:
-        raise ExamError(_failure(client.nb.cells, error.evalue)) from None
-
-
-def _failure(cells: list[Any], reason: str) -> str:
-    """Name the line that failed, with the end of what it printed before."""
-    for cell in cells:
-        kinds = [output.output_type for output in cell.get("outputs", [])]
-        if "error" in kinds:
-            before = cell.outputs[: kinds.index("error")]
-            printed = "".join(output.get("text", "") for output in before).splitlines()
-            line = cell.source.splitlines()[0]
-            return "\n".join(
-                [f"The bundle fails without a network, at: {line}", *printed[-15:], reason]
-            )
-    return f"The bundle fails without a network: {reason}"
+    ipython = [str(programs / "python"), "-W", "ignore", "-m", "IPython", "--colors=NoColor"]
+    process = subprocess.run(
+        [*NO_NETWORK, *ipython, str(notebook.resolve())],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if process.returncode or not (folder / SUBMISSION).is_file():
+        printed = process.stdout.splitlines()[-15:]
+        raise ExamError("\n".join(["The bundle fails without a network:", *printed]))
 
 
 @contextmanager
 def _empty_environment(target: Target) -> Iterator[Path]:
-    """Make an environment with the image's packages and a kernel, and nothing else."""
+    """Make an environment with the image's packages and IPython, and nothing else."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        python = folder / "venv" / "bin" / "python"
         subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
         (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
         for old in site.glob(f"{SETUPTOOLS}*"):
             shutil.rmtree(old)
-        kernel_packages = find_missing(["ipykernel"], replace(target, packages={}))
-        for package in {SETUPTOOLS, *kernel_packages, *target.packages}:
+        runner = find_missing([*RUNNER], replace(target, packages={}))
+        for package in {SETUPTOOLS, *runner, *target.packages}:
             _link(package, site)
-        kernel = folder / "kernels" / KERNEL / "kernel.json"
-        kernel.parent.mkdir(parents=True)
-        argv = [*NO_NETWORK, str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        kernel.write_text(json.dumps({"argv": argv, "display_name": "", "language": "python"}))
         yield folder
 
 
