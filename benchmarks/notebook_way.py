@@ -34,14 +34,14 @@ def notebook_index(data: Path, work: Path) -> dict[str, Any]:
     import faiss
     import pyarrow.parquet as pq
 
-    from exam.articles import Article, lead
+    from exam.articles import Article, title_and_first_sentence
 
     rows = pq.read_table(data / "wikipedia" / "wiki_2023_index.parquet").to_pylist()
     articles: dict[str, dict[str, Article]] = {}
     for name in sorted({row["file"] for row in rows}):
         table = pq.read_table(data / "wikipedia" / name, columns=["id", "title", "text"])
         articles[name] = {row["id"]: Article(**row) for row in table.to_pylist()}
-    leads = [lead(articles[row["file"]][row["id"]]) for row in rows]
+    leads = [title_and_first_sentence(articles[row["file"]][row["id"]]) for row in rows]
     model = notebook_encoder()
 
     def build() -> None:

@@ -10,9 +10,9 @@ from exam.articles import (
     Article,
     CorpusFile,
     count_articles,
-    fetch,
+    get_articles,
     iter_articles,
-    lead,
+    title_and_first_sentence,
 )
 from exam.config import Corpus, CorpusReader, CorpusSource
 from exam.corpus import article_id, corpus_files, corpus_key
@@ -45,7 +45,7 @@ def test_wikipedia_folder_streams_every_article_but_not_its_index(wikipedia, tmp
 
 def test_articles_are_fetched_by_id(wikipedia, tmp_path):
     other = corpus_files(wikipedia, tmp_path)[1]
-    assert fetch(other, ["3"]) == {"3": Article("3", "Empty", "")}
+    assert get_articles(other, ["3"]) == {"3": Article("3", "Empty", "")}
 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path):
@@ -64,7 +64,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
 def test_an_article_that_is_no_longer_there_is_named(wikipedia, tmp_path):
     _, other = corpus_files(wikipedia, tmp_path)
     with pytest.raises(ExamError) as refused:
-        fetch(other, ["3", "nowhere"])
+        get_articles(other, ["3", "nowhere"])
     assert str(refused.value) == (
         f"{other.path} no longer gives article 'nowhere'.\n"
         "It is damaged, or has changed while it was used: fetch it again."
@@ -76,7 +76,7 @@ def test_number_ids_are_fetched_as_texts(tmp_path):
         pa.table({"id": [7, 8], "title": ["x", "y"], "text": ["p", "q"]}), tmp_path / "n.parquet"
     )
     file = CorpusFile(tmp_path / "n.parquet", {"id": "id", "title": "title", "text": "text"})
-    assert fetch(file, ["8"]) == {"8": Article("8", "y", "q")}
+    assert get_articles(file, ["8"]) == {"8": Article("8", "y", "q")}
 
 
 def test_jsonl_with_mapped_columns_joins_a_second_corpus(wikipedia, tmp_path):
@@ -86,7 +86,7 @@ def test_jsonl_with_mapped_columns_joins_a_second_corpus(wikipedia, tmp_path):
     wikipedia.also = [notes]
     files = corpus_files(wikipedia, tmp_path)
     assert [f.source for f in files] == ["a.parquet", "other.parquet", "notes.jsonl"]
-    assert fetch(files[2], ["9"]) == {"9": Article("9", "N", "B.")}
+    assert get_articles(files[2], ["9"]) == {"9": Article("9", "N", "B.")}
 
 
 def test_a_text_is_an_article_titled_by_its_name(tmp_path):
@@ -96,7 +96,7 @@ def test_a_text_is_an_article_titled_by_its_name(tmp_path):
     (file,) = corpus_files(corpus, tmp_path)
     ant = Article("the_ant.txt", "the ant", "An ant digs.\nIt is small.")
     assert (list(iter_articles(file)), count_articles([file])) == ([ant], 1)
-    assert fetch(file, ["the_ant.txt"]) == {"the_ant.txt": ant}
+    assert get_articles(file, ["the_ant.txt"]) == {"the_ant.txt": ant}
     assert corpus_key([file]) != corpus_key([CorpusFile(file.path, {"id": "id"})])
 
 
@@ -149,10 +149,13 @@ def test_jsonl_without_a_column_is_refused(tmp_path):
 
 
 def test_lead_is_title_and_first_sentence():
-    assert lead(Article("1", "Ant", "An ant digs. It is small.")) == "Ant. An ant digs"
-    assert lead(Article("1", "", "An ant digs. It is small.")) == "An ant digs."
-    assert lead(Article("1", "Ant", " ")) == "Ant"
-    assert lead(Article("1", "", "")) == ""
+    assert (
+        title_and_first_sentence(Article("1", "Ant", "An ant digs. It is small."))
+        == "Ant. An ant digs"
+    )
+    assert title_and_first_sentence(Article("1", "", "An ant digs. It is small.")) == "An ant digs."
+    assert title_and_first_sentence(Article("1", "Ant", " ")) == "Ant"
+    assert title_and_first_sentence(Article("1", "", "")) == ""
 
 
 def test_derived_ids_are_stable():

@@ -35,7 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 from exam.answers.predictions import SCHEMA as PREDICTIONS
 from exam.answers.predictions import predictions_of, read_all, write_predictions
 from exam.answers.submission import write_submission
-from exam.articles import CorpusFile, fetch, iter_articles, with_own_ids
+from exam.articles import CorpusFile, check_unique_ids, get_articles, iter_articles
 from exam.checks import check
 from exam.cli import explain
 from exam.compose import composed
@@ -284,11 +284,11 @@ def test_corpora(tmp_path, form):
             pq.write_table(table, path)
         if kind == "bytes":
             path.write_bytes(data.draw(damaged(path.read_bytes())))
-        found = outcome(lambda: list(with_own_ids(file, iter_articles(file))))
+        found = outcome(lambda: list(check_unique_ids(file, iter_articles(file))))
         if found is None:
             return False
         assert kind != "whole" or [vars(a) for a in found] == rows
-        again = outcome(lambda: fetch(file, [a.id for a in found]))
+        again = outcome(lambda: get_articles(file, [a.id for a in found]))
         if again is None:
             assert kind == "bytes"
             return False

@@ -12,7 +12,7 @@ from exam.config import Fusion, Passages, Query, RetrieverKind, Search
 from exam.retrieval.fusion import fuse
 from exam.retrieval.lexical import bm25_search, build_bm25, tfidf_search
 from exam.retrieval.passages import build_passages
-from exam.retrieval.queries import merged, query_parts, query_texts
+from exam.retrieval.queries import merge_hits, query_parts, query_texts
 
 TEXTS = [
     "otters swim in rivers",
@@ -100,7 +100,7 @@ def test_query_forms():
 def test_merged_queries_keep_each_rows_best_score():
     first = np.array([4, 2, 7]), np.array([0.9, 0.5, 0.1], np.float32)
     second = np.array([7, 4]), np.array([0.8, 0.3], np.float32)
-    rows, scores = merged([first, second])
+    rows, scores = merge_hits([first, second])
     assert rows.tolist() == [4, 7, 2]
     np.testing.assert_allclose(scores, [0.9, 0.8, 0.5])
 

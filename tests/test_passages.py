@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from exam.config import Passages
 from exam.errors import ExamError
-from exam.retrieval.passages import build_passages, windows
+from exam.retrieval.passages import build_passages, chunk
 from exam.sentences import sentence_offsets
 
 TEXT = "One two three. Four five six. Seven eight nine. Ten eleven twelve."
 
 
 def texts(text, **settings):
-    return [text[a:b] for a, b in windows(text, Passages(**settings))]
+    return [text[a:b] for a, b in chunk(text, Passages(**settings))]
 
 
 def test_windows_hold_whole_sentences_and_share_the_last_one():
@@ -50,7 +50,7 @@ def test_no_window_repeats_the_one_before():
 )
 def test_every_sentence_stands_in_some_window(sentences, words, overlap):
     text = " ".join(sentences)
-    found = windows(text, Passages(words=words, overlap=overlap, min_sentence_chars=1))
+    found = chunk(text, Passages(words=words, overlap=overlap, min_sentence_chars=1))
     covered = {i for a, b in found for i in range(a, b)}
     wanted = {i for a, b in sentence_offsets(text, 1) for i in range(a, b) if not text[i].isspace()}
     assert wanted <= covered

@@ -31,7 +31,7 @@ from exam.config import (
 from exam.errors import ExamError
 from exam.retrieval import rerank as rerank_module
 from exam.retrieval.contexts import read_contexts
-from exam.retrieval.rerank import PairScorer, count_cut, inspect_reranker, reordered, standardised
+from exam.retrieval.rerank import PairScorer, count_cut, inspect_reranker, reorder, standardize
 from exam.retrieval.retrieval import Retrieval
 
 
@@ -106,7 +106,7 @@ def test_reranking_equals_its_definition(retrieval, asked, cross_encoder, query)
         assert [p["rank"] for p in found[question["id"]]] == [1, 2, 3, 4, 5][: len(best)]
         np.testing.assert_allclose(
             [p["score"] for p in found[question["id"]]],
-            sorted(standardised(np.array(scores)), reverse=True),
+            sorted(standardize(np.array(scores)), reverse=True),
             atol=1e-3,
         )
         changed += ids != [p["passage_id"] for p in best]
@@ -119,7 +119,7 @@ def test_blend_is_a_weighted_sum_of_standardised_scores():
     spread = np.sqrt(2 / 3)
 
     def ranking(weight):
-        rows = reordered(passages, scores, weight)
+        rows = reorder(passages, scores, weight)
         assert [row["rank"] for row in rows] == [1, 2, 3]
         return [(row["passage_id"], round(row["score"], 6)) for row in rows]
 
@@ -130,8 +130,8 @@ def test_blend_is_a_weighted_sum_of_standardised_scores():
 
 
 def test_scores_without_a_difference_are_zero():
-    assert standardised(np.array([2.0, 2.0])).tolist() == [0.0, 0.0]
-    assert standardised(np.array([])).tolist() == []
+    assert standardize(np.array([2.0, 2.0])).tolist() == [0.0, 0.0]
+    assert standardize(np.array([])).tolist() == []
 
 
 class Cut(Exception):
@@ -175,11 +175,11 @@ def test_interrupted_scoring_continues_and_equals_a_whole_one(
 def test_damaged_scores_are_made_again(cross_encoder, tmp_path):
     scorer = PairScorer(Reranker(ckpt=str(cross_encoder)))
     pairs = list(zip(ANIMALS, PLACES, strict=True))
-    scores = rerank_module._scored(pairs, scorer, tmp_path)
+    scores = rerank_module._score(pairs, scorer, tmp_path)
     (path,) = tmp_path.glob("scores-*.npy")
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert np.array_equal(rerank_module._scored(pairs, scorer, tmp_path), scores)
+    assert np.array_equal(rerank_module._score(pairs, scorer, tmp_path), scores)
 
 
 def test_only_pairs_of_new_questions_are_scored(retrieval, asked, monkeypatch, tmp_path):
@@ -229,7 +229,7 @@ def test_a_checkpoint_without_a_head_is_refused(encoder):
     assert str(caught.value) == (
         f"reranker.ckpt={encoder} has no head that scores a passage.\n"
         "Give a cross-encoder, or train one from it: "
-        f"python train.py task=reranker reranker.ckpt={encoder}"
+        f"exam train task=reranker reranker.ckpt={encoder}"
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 from datasets import Dataset
 
-from exam.articles import lead
+from exam.articles import title_and_first_sentence
 from exam.config import Encoder, Index, Passages, Query, Retriever, RetrieverKind, Search
 from exam.errors import ExamError
 from exam.question_rows import FEATURES
@@ -26,8 +26,8 @@ from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.evaluation import option_support, question_scores, within_budget, words
 from exam.retrieval.passages import build_passages
 from exam.retrieval.rarity import build_rarity
-from exam.retrieval.retrieval import Retrieval
-from exam.retrieval.search import lexical
+from exam.retrieval.retrieval import RETRIEVERS, Retrieval
+from exam.retrieval.search import prefilter
 from exam.sentences import sentence_offsets
 from exam.stage import log_reused
 
@@ -56,7 +56,7 @@ def asked(tmp_path):
 def brute_force(question, retrieval, texts):
     """The definition: best articles by lead and prompt, then their sentences by full query."""
     encode = retrieval.sentence_encoder.encode
-    leads = encode(["p: " + lead(a) for a in texts])
+    leads = encode(["p: " + title_and_first_sentence(a) for a in texts])
     prompt = encode(["query: " + question["prompt"]])[0]
     best = np.argsort(-(leads @ prompt), kind="stable")[:2]
     found = {}
@@ -91,7 +91,7 @@ def test_contexts_file_keeps_its_contract(retrieval, asked):
     assert scores == sorted(scores, reverse=True)
     assert {r["source"] for r in rows} == {"articles.jsonl"}
     manifest = json.loads((stage.folder / "manifest.json").read_text())
-    assert set(manifest["key"]) == {"format", "questions", "kind", "retriever", "index", "encoder"}
+    assert set(manifest["key"]) == {"format", "questions", "kind", "retriever", "article_index"}
 
 
 def test_same_request_reuses_and_says_so(retrieval, asked, caplog):
@@ -133,13 +133,14 @@ def test_only_new_questions_are_ranked(retrieval, asked, kind, monkeypatch, tmp_
     whole = replace(retrieval, outputs=tmp_path / "whole").contexts(changed, "q")
     retrieval.contexts(asked, "q")
     ranked = []
-    real = Retrieval._ranked
+    retriever = RETRIEVERS[RetrieverKind[kind]]
+    real = retriever.rank
 
     def spied(self, questions, *rest):
         ranked.extend(questions["id"])
         return real(self, questions, *rest)
 
-    monkeypatch.setattr(Retrieval, "_ranked", spied)
+    monkeypatch.setattr(retriever, "rank", spied)
     with caplog.at_level("DEBUG", logger="exam"):
         stage = retrieval.contexts(changed, "another")
     # TF-IDF's vocabulary is that of all questions, so one changes the others' ranking.
@@ -166,7 +167,10 @@ def test_a_hybrid_reuses_what_its_members_ranked_alone(retrieval, asked):
         retrieval, retriever=Retriever(name="h", kind=RetrieverKind.hybrid, members=members)
     )
     hybrid.contexts(asked, "q")
-    assert hybrid._members(asked, "q", hybrid.retriever)["two_stage"].folder == alone.folder
+    assert (
+        hybrid.open_retriever(hybrid.retriever).prepare(asked, "q", "auto")[0].folder
+        == alone.folder
+    )
     weighted = replace(hybrid, retriever=replace(hybrid.retriever, weights={"two_stage": 2.0}))
     assert not weighted.contexts(asked, "q").reused
 
@@ -338,7 +342,7 @@ def test_the_prefilter_prefers_rare_words_of_the_question():
 
     def parted(articles, most):
         columns = {"text": pa.array(texts, pa.large_string()), "article": pa.array(articles)}
-        return lexical(question, np.arange(5), fingerprints(texts), pa.table(columns), most)
+        return prefilter(question, np.arange(5), fingerprints(texts), pa.table(columns), most)
 
     near, others, scores = parted([0] * 5, 1)
     # log(6 / n) for a word of n of these sentences, by the root of a sentence's words

@@ -1,9 +1,6 @@
-"""The articles of one file: streamed, and fetched by id.
+"""The articles of one file: streamed in batches, and looked up by id."""
 
-No file is ever read whole: a corpus of six million articles passes through in batches.
-"""
-
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,17 +28,14 @@ class Article:
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """One file of articles, or a text without columns, which is one.
-
-    `source` is the file's own name, stored beside every passage.
-    """
+    """One file of articles; a text file, which is one article, has no columns."""
 
     path: Path
     columns: dict[str, str]
 
     @property
     def source(self) -> str:
-        """The name that passages carry."""
+        """The file name, which every passage carries."""
         return self.path.name
 
 
@@ -59,11 +53,11 @@ def iter_articles(file: CorpusFile) -> Iterator[Article]:
                     f"{file.path}, article {number} has no {missing[0]!r}.\n"
                     "Map another name with corpus.columns.id=, .title= or .text=<name>."
                 )
-            for name, own in column.items():
+            for name, key in column.items():
                 kinds = (str, int) if name == "id" else (str,)
-                if row[own] is not None and type(row[own]) not in kinds:
+                if row[key] is not None and type(row[key]) not in kinds:
                     raise ExamError(
-                        f"{file.path}, article {number}: {own!r} is a {type(row[own]).__name__}.\n"
+                        f"{file.path}, article {number}: {key!r} is a {type(row[key]).__name__}.\n"
                         f"Write a text; map another name with corpus.columns.{name}=<name>."
                     )
             yield _article(row, column)
@@ -76,7 +70,7 @@ def iter_articles(file: CorpusFile) -> Iterator[Article]:
 
 
 def _text_file(path: Path) -> Article:
-    """A text as an article, titled by the file's name."""
+    """Read a text file as an article, titled by the file's name."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -88,15 +82,15 @@ def _text_file(path: Path) -> Article:
 
 
 def _check_forms(path: Path, schema: pa.Schema, columns: dict[str, str]) -> None:
-    """Refuse columns that are not there once, or hold no texts: ids may be numbers."""
+    """Refuse columns that are missing, repeated, or hold no text; ids may be numbers."""
     for name, column in columns.items():
-        found = [field.type for field in schema if field.name == column]
-        kind = found[0] if len(found) == 1 else None
+        kinds = [field.type for field in schema if field.name == column]
+        kind = kinds[0] if len(kinds) == 1 else None
         if kind is not None and pa.types.is_dictionary(kind):
             kind = kind.value_type
         whole = name == "id" and kind is not None and pa.types.is_integer(kind)
         if not whole and kind not in TEXTS:
-            state = f"holds {kind}" if kind else f"is there {len(found)} times"
+            state = f"holds {kind}" if kind else f"is there {len(kinds)} times"
             raise ExamError(
                 f"{path}: column {column!r} {state}; text is required once.\n"
                 f"Map another one with corpus.columns.{name}=<name>."
@@ -109,7 +103,7 @@ def _article(row: dict[str, Any], column: dict[str, str]) -> Article:
 
 
 def count_articles(files: list[CorpusFile]) -> int | None:
-    """How many articles there are, where the files tell without being read."""
+    """Count the articles; return None if that would take reading the files."""
     if any(file.path.suffix == ".jsonl" and file.columns for file in files):
         return None
     total = sum(not file.columns for file in files)
@@ -119,8 +113,8 @@ def count_articles(files: list[CorpusFile]) -> int | None:
     return total
 
 
-def with_own_ids(file: CorpusFile, articles: Iterable[Article]) -> Iterator[Article]:
-    """A file's articles; texts and passages are found again by id, so ids must be unique.
+def check_unique_ids(file: CorpusFile, articles: Iterable[Article]) -> Iterator[Article]:
+    """Yield a file's articles, whose ids must be unique: they are looked up by id.
 
     Raises:
         ExamError: an article has no id, or that of an earlier one.
@@ -137,30 +131,29 @@ def with_own_ids(file: CorpusFile, articles: Iterable[Article]) -> Iterator[Arti
         yield article
 
 
-def fetch(file: CorpusFile, ids: Iterable[str]) -> dict[str, Article]:
-    """The articles of a file with the given ids, without holding the rest of it.
+def get_articles(file: CorpusFile, ids: Collection[str]) -> dict[str, Article]:
+    """Return the articles of a file with the given ids.
 
     Raises:
-        ExamError: one of them is not found, though it was there when the file was read.
+        ExamError: one of them is missing: the file has changed since it was indexed.
     """
-    wanted = set(ids)
-    found = _found(file, wanted)
-    if lacking := wanted - found.keys():
+    articles = _read_articles(file, set(ids))
+    if lacking := set(ids) - articles.keys():
         raise ExamError(
             f"{file.path} no longer gives article {min(lacking)!r}.\n"
             "It is damaged, or has changed while it was used: fetch it again."
         )
-    return found
+    return articles
 
 
-def _found(file: CorpusFile, wanted: set[str]) -> dict[str, Article]:
+def _read_articles(file: CorpusFile, ids: set[str]) -> dict[str, Article]:
     if file.path.suffix == ".jsonl" or not file.columns:
-        return {a.id: a for a in iter_articles(file) if a.id in wanted}
+        return {a.id: a for a in iter_articles(file) if a.id in ids}
     column = file.columns
-    found = pads.field(column["id"]).cast(pa.string()).isin(sorted(wanted))
+    has_id = pads.field(column["id"]).cast(pa.string()).isin(sorted(ids))
     with parquet_of(file.path):
         rows = pads.dataset(file.path, format="parquet").scanner(
-            columns=list(column.values()), filter=found, batch_size=BATCH, use_threads=False
+            columns=list(column.values()), filter=has_id, batch_size=BATCH, use_threads=False
         )
         return {
             article.id: article
@@ -169,8 +162,8 @@ def _found(file: CorpusFile, wanted: set[str]) -> dict[str, Article]:
         }
 
 
-def lead(article: Article) -> str:
-    """Title and first sentence: what stands for an article in the index."""
+def title_and_first_sentence(article: Article) -> str:
+    """Return the text that the index encodes for an article."""
     offsets = sentence_offsets(article.text, 1)
     first = article.text[slice(*offsets[0])] if offsets else ""
     return f"{article.title}. {first}".strip(". ") if article.title else first

@@ -4,12 +4,11 @@ With `pairs.positives=reader` the passages that raise it most train a reranker o
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
@@ -17,15 +16,7 @@ from scipy.special import log_softmax
 
 from exam.artefacts import open_stage
 from exam.checkpoints import MODEL
-from exam.config import (
-    ReaderKind,
-    Reranker,
-    Restore,
-    Retriever,
-    RetrieverKind,
-    Train,
-    answering_values,
-)
+from exam.config import ReaderKind, Restore, Train, answering_values
 from exam.errors import ExamError
 from exam.files import atomic, is_sealed, sealed
 from exam.inference import restored
@@ -64,33 +55,23 @@ def restore_reader(config: Train) -> tuple[Stage, Train]:
         ExamError: the run cannot be restored, or its reader cannot read passages singly.
     """
     trusted = [group for group in CODE if getattr(config, group).trust_remote_code]
-    run, settings = restored(
-        Restore(
-            ckpt=config.pairs.reader,
-            retriever=Retriever(name="none", kind=RetrieverKind.none),
-            reranker=Reranker(),
-            run={group: {"trust_remote_code": True} for group in trusted},
-            outputs=config.outputs,
-            log_level=config.log_level,
-            offline=config.offline,
-        ),
-        reads_questions=False,
+    restore = Restore(
+        ckpt=config.pairs.reader,
+        outputs=config.outputs,
+        log_level=config.log_level,
+        offline=config.offline,
+        run={group: {"trust_remote_code": True} for group in trusted},
     )
-    if settings.model.kind is not ReaderKind.transformer:
+    run, settings = restored(restore, reads_questions=False)
+    model, saved = settings.model, run.folder / MODEL
+    if model.kind is not ReaderKind.transformer or model.evidence:
+        state = "model.evidence=true" if model.evidence else f"model.kind={model.kind.value}"
         raise ExamError(
-            f"pairs.reader={run.folder} is a run of model.kind={settings.model.kind.value}; "
-            "pairs.positives=reader needs a transformer.\n"
-            "Give another run: pairs.reader=<folder>"
+            f"pairs.reader={run.folder} has {state}; pairs.positives=reader needs a transformer "
+            "that can read each passage singly.\nGive a run of one: pairs.reader=<folder>"
         )
-    if settings.model.evidence:
-        raise ExamError(
-            f"pairs.reader={run.folder} was trained with model.evidence=true, which compares "
-            "options with all their passages; pairs.positives=reader reads each passage singly.\n"
-            "Give a run without it: pairs.reader=<folder>"
-        )
-    saved = run.folder / MODEL
     check_saved_reader(settings, saved)
-    return run, replace(settings, model=settings.model.at(saved))
+    return run, replace(settings, model=model.at(saved))
 
 
 def measure_gains(
@@ -99,7 +80,7 @@ def measure_gains(
     """Return the file with the gains (SCHEMA) of each question's best `depth` passages.
 
     `run` and `config` come from `restore_reader`. An interrupted stage continues at the first
-    shard of questions that is missing.
+    missing shard of questions.
     """
     key = {
         "run": run.hash,
@@ -111,32 +92,26 @@ def measure_gains(
     }
     with open_stage(outputs, "gains", run.folder.name, key) as stage:
         if not stage.reused:
-            values, work = answering_values(config.trainer), stage.folder / "predictions"
-            layout = config.context.layout
+            values, layout = answering_values(config.trainer), config.context.layout
+            work = stage.folder / "predictions"
             reader = Reader.load(config.model, values, work, config.seed, layout=layout)
             passages = read_contexts(contexts, depth)
-            table = pa.concat_tables(_measure(stage.folder, questions, passages, reader))
+            shards = [
+                _measure(stage.folder / f"gains-{start:06d}.parquet", shard, passages, reader)
+                for start in range(0, len(questions), QUESTIONS_PER_SHARD)
+                for shard in [questions.skip(start).take(QUESTIONS_PER_SHARD)]
+            ]
+            table = pa.concat_tables(shards)
             with atomic(stage.folder / FILE) as temporary:
                 pq.write_table(table, temporary)
-            raised = sum(gain > 0 for gain in table["gain"].to_pylist())
-            stage.finish([FILE], questions=len(questions), passages=len(table), raised=raised)
+            stage.finish([FILE], questions=len(questions), passages=len(table))
         for path in stage.folder.glob("gains-*.parquet"):
             path.unlink()
     return stage.folder / FILE
 
 
-def _measure(
-    folder: Path, questions: Dataset, contexts: Contexts, reader: Reader
-) -> Iterator[pa.Table]:
-    """Yield the gains of all questions, one shard of questions after another."""
-    for number, start in enumerate(range(0, len(questions), QUESTIONS_PER_SHARD)):
-        path = folder / f"gains-{number:06d}.parquet"
-        shard = questions.select(range(start, min(start + QUESTIONS_PER_SHARD, len(questions))))
-        yield _measure_shard(path, shard, contexts, reader)
-
-
-def _measure_shard(path: Path, questions: Dataset, contexts: Contexts, reader: Reader) -> pa.Table:
-    """Return the gains of some questions, from their file where it exists."""
+def _measure(path: Path, questions: Dataset, contexts: Contexts, reader: Reader) -> pa.Table:
+    """Return the gains of a shard of questions, from its file if that exists."""
     if not is_sealed(path):
         rows = _gains(questions, contexts, reader)
         with sealed(path) as temporary:
@@ -159,11 +134,10 @@ def _gains(questions: Dataset, contexts: Contexts, reader: Reader) -> list[dict[
     repeated = Dataset.from_list(copies, features=questions.features)
     features, _ = build_features(repeated, passage_of, reader.tokenizer, length, limit)
     scores = log_softmax(predict(reader, features), axis=1)
-    right = iter([float(row[q["label"]]) for row, q in zip(scores, copies, strict=True)])
+    right = iter(scores[np.arange(len(copies)), repeated["label"]].tolist())
     rows = []
     for question in questions:
         without = next(right)
         passages = contexts.get(question["id"], [])
-        for passage, score in zip(passages, islice(right, len(passages)), strict=True):
-            rows.append({**passage, "gain": score - without})
+        rows += [{**passage, "gain": next(right) - without} for passage in passages]
     return [{name: row[name] for name in SCHEMA.names} for row in rows]

@@ -10,7 +10,6 @@ from exam.config import (
     READER,
     Pairs,
     Query,
-    RetrieverKind,
     Target,
     Task,
     Train,
@@ -94,8 +93,7 @@ def _check_task(config: Train) -> None:
 def _check_pairs(config: Train) -> None:
     """A ranking to mine, and whole questions to mine it with."""
     retriever, pairs, task = config.retriever, config.pairs, config.task
-    kinds = {retriever.kind, *(member.kind for member in retriever.members.values())}
-    if task is Task.encoder and not kinds & {RetrieverKind.two_stage, RetrieverKind.passages}:
+    if task is Task.encoder and not retriever.encodes:
         raise ExamError(
             f"task=encoder is scored by its own ranking, but retriever={retriever.name} uses no "
             "encoder.\nChoose retriever=two_stage, passages or hybrid."

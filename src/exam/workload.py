@@ -11,7 +11,6 @@ from exam.config import (
     GeneratorKind,
     Infer,
     ReaderKind,
-    RetrieverKind,
     Retrieving,
     Stress,
     Task,
@@ -23,7 +22,6 @@ from exam.config import (
 from exam.run_config import CONFIG, load_run
 
 RETRIEVE = "exam retrieve"
-ENCODES = (RetrieverKind.two_stage, RetrieverKind.passages)
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,9 @@ def uses_encoder(config: Retrieving | Generate) -> bool:
     """Tell whether a command encodes texts."""
     if isinstance(config, Generate):
         return config.generator.kind is GeneratorKind.rules
-    searches = (config.retriever, *config.retriever.members.values())
-    encodes = any(search.kind in ENCODES for search in searches)
     generates = asks_for_generated(config.data) and config.generator.kind is GeneratorKind.rules
     trains = isinstance(config, Train) and config.task is Task.encoder
-    return encodes or generates or trains
+    return config.retriever.encodes or generates or trains
 
 
 def uses_writer(config: Retrieving | Generate) -> bool:

@@ -264,7 +264,7 @@ def test_damaged_shards_of_gains_are_measured_again(tmp_path, monkeypatch):
     monkeypatch.setattr(passage_gain, "_gains", lambda *args: calls.append(args) or [row])
 
     def gains():
-        shard = passage_gain._measure_shard(path, "questions", {}, "reader")
+        shard = passage_gain._measure(path, "questions", {}, "reader")
         return shard["gain"].to_pylist()
 
     assert (gains(), gains(), len(calls)) == ([0.5], [0.5], 1)

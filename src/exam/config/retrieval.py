@@ -31,8 +31,13 @@ class RetrieverKind(Enum):
 
     @property
     def searches(self) -> bool:
-        """Whether a corpus is searched at all."""
+        """Tell whether a corpus is searched."""
         return self not in (RetrieverKind.none, RetrieverKind.given)
+
+    @property
+    def encodes(self) -> bool:
+        """Tell whether texts are encoded."""
+        return self in (RetrieverKind.two_stage, RetrieverKind.passages)
 
 
 class Query(Enum):
@@ -137,6 +142,11 @@ class Retriever(Search):
     fusion: Fusion = Fusion.rrf
     rrf_k: int = 60  # weakens the first ranks' lead (Cormack and others, 2009)
     weights: dict[str, float] = field(default_factory=dict)  # of members; 1 where not given
+
+    @property
+    def encodes(self) -> bool:
+        """Tell whether texts are encoded, by a member of a hybrid too."""
+        return any(search.kind.encodes for search in (self, *self.members.values()))
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The contexts file: every question's ranked passages, deeper than any reader needs."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
@@ -44,41 +44,61 @@ SCHEMA = pa.schema(
 Rank = Callable[[Dataset], Iterator[list[dict[str, Any]]]]  # each question's passages, best first
 
 
-def known_contexts(stage: Stage, questions: Dataset) -> Contexts:
-    """Passages of the questions that other stages have ranked already, and in the same way."""
-    known: Contexts = {}
+def context_rows(
+    question: str, scored: Iterable[tuple[float, dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Return rows of SCHEMA for scored passages, best first: spans of articles."""
+    return [
+        {
+            **passage,
+            "question_id": question,
+            "rank": rank,
+            "score": score,
+            "passage_id": f"{passage['article_id']}:{passage['start']}-{passage['end']}",
+        }
+        for rank, (score, passage) in enumerate(scored, 1)
+    ]
+
+
+def cached_contexts(stage: Stage, questions: Dataset) -> Contexts:
+    """Return the passages of questions that stages with the same key have ranked already."""
+    cached: Contexts = {}
     for folder in siblings(stage, apart_from="questions"):
-        if len(known) == len(questions):
+        if len(cached) == len(questions):
             break
         try:
             other = finished(folder)
         except ExamError as error:
             log.warning("contexts: not reused: %s", str(error).splitlines()[0])
             continue
-        asked = {_asked(question): question["id"] for question in read_questions(other).to_list()}
+        ids = {
+            _fingerprint(question): question["id"] for question in read_questions(other).to_list()
+        }
         contexts = read_contexts(other)
         for question in questions.to_list():
-            key = asked.get(_asked(question))
-            if key is not None and question["id"] not in known:
+            key = ids.get(_fingerprint(question))
+            if key is not None and question["id"] not in cached:
                 rows = contexts.get(key, [])
-                known[question["id"]] = [{**row, "question_id": question["id"]} for row in rows]
-    log.debug("contexts: %d of %d questions are ranked already", len(known), len(questions))
-    return known
+                cached[question["id"]] = [{**row, "question_id": question["id"]} for row in rows]
+    log.debug("contexts: %d of %d questions are ranked already", len(cached), len(questions))
+    return cached
 
 
-def _asked(question: dict[str, Any]) -> str:
-    """What a ranking may depend on."""
+def _fingerprint(question: dict[str, Any]) -> str:
+    """Return the digest of everything in a question that its ranking may depend on."""
     return digest([question["prompt"], question["options"], question["context"]])
 
 
-def continued(questions: Dataset, known: Contexts, rank: Rank) -> Iterator[list[dict[str, Any]]]:
-    """Each question's passages: the known ones, and the others' by `rank`."""
+def fill_missing(
+    questions: Dataset, cached: Contexts, rank: Rank
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield each question's cached passages, or those that `rank` finds."""
     ids = questions["id"][:]
-    new = [i for i, key in enumerate(ids) if key not in known]
-    ranked = rank(questions.select(new)) if new else iter(())
+    missing = [i for i, key in enumerate(ids) if key not in cached]
+    ranked = rank(questions.select(missing)) if missing else iter(())
     for key in ids:
-        yield known[key] if key in known else next(ranked)
-    next(ranked, None)  # lets it tidy up
+        yield cached[key] if key in cached else next(ranked)
+    next(ranked, None)  # lets it delete its temporary files
 
 
 def write_contexts(stage: Stage, ranked: Iterator[list[dict[str, Any]]]) -> None:

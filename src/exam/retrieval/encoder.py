@@ -1,10 +1,9 @@
-"""Sentence vectors."""
+"""Encode texts as unit vectors with a sentence encoder."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +29,7 @@ WIDTH = 16  # tokens
 
 @dataclass(frozen=True)
 class SentenceEncoder:
-    """An encoder that loads at its first use, on the best device sentence-transformers finds."""
+    """An encoder that loads at its first use, on the device that sentence-transformers chooses."""
 
     config: Encoder
 
@@ -42,27 +41,17 @@ class SentenceEncoder:
     @cached_property
     def model(self) -> "SentenceTransformer":
         """The loaded model."""
-        from sentence_transformers import SentenceTransformer
+        from exam.tokenization import adopt_tokenizer
 
-        from exam.tokenization import adopt_tokenizer, check_sentencepiece
-
-        config = self.config
-        folder = resolve_checkpoint(config.checkpoint)
-        with translate_load_errors(config.checkpoint):
-            check_sentencepiece(folder)
-            model = SentenceTransformer(
-                str(folder),
-                trust_remote_code=config.trust_remote_code,
-                model_kwargs={"use_safetensors": True, "dtype": self.dtype.value},
-                config_kwargs=dropout_fields(config.dropout),
-            )
+        model = _load(self.config, {"dtype": self.dtype.value})
+        with translate_load_errors(self.config.checkpoint):
             adopt_tokenizer(model)
-        model.max_seq_length = config.max_length
+        model.max_seq_length = self.config.max_length
         return model
 
     @property
     def key(self) -> dict[str, Any]:
-        """What determines the vectors."""
+        """Everything that determines the vectors."""
         config = self.config
         return {
             "checkpoint": checkpoint_fingerprint(config.checkpoint),
@@ -73,15 +62,15 @@ class SentenceEncoder:
         }
 
     def queries(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors of what is searched for, shape `(texts, dimension)`."""
+        """Return unit vectors of queries, shape `(texts, dimension)`."""
         return self.encode([self.config.query_prefix + text for text in texts])
 
     def passages(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors of what is searched, shape `(texts, dimension)`."""
+        """Return unit vectors of passages, shape `(texts, dimension)`."""
         return self.encode([self.config.passage_prefix + text for text in texts])
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors of texts as they are; each distinct text is encoded once."""
+        """Return unit vectors of texts without a prefix; each distinct text is encoded once."""
         distinct = list(dict.fromkeys(texts))
         row = {text: i for i, text in enumerate(distinct)}
         vectors = np.zeros((len(distinct), self.model.get_embedding_dimension() or 0), np.float32)
@@ -98,16 +87,16 @@ class SentenceEncoder:
                 bar.update(len(batch))
         # Here and not in the model: bfloat16 would round the lengths.
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        chosen: Vectors = vectors[[row[text] for text in texts]]
-        return chosen
+        repeated: Vectors = vectors[[row[text] for text in texts]]
+        return repeated
 
     def _lengths(self, texts: list[str]) -> NDArray[np.int64]:
-        """Tokens of each text, as far as the model reads it."""
+        """Count the tokens of each text, up to the model's limit."""
         if not texts:
             return np.empty(0, np.int64)
         limit = self.model.max_seq_length
-        found = self.model.tokenizer(texts, truncation=True, max_length=limit, return_length=True)
-        return np.array([len(ids) for ids in found["input_ids"]])
+        tokens = self.model.tokenizer(texts, truncation=True, max_length=limit)
+        return np.array(list(map(len, tokens["input_ids"])))
 
 
 def inspect_encoder(config: Encoder) -> None:
@@ -116,25 +105,28 @@ def inspect_encoder(config: Encoder) -> None:
     Raises:
         ExamError: its files cannot be read, or do not agree, or it reads fewer tokens.
     """
+    dtype_here(config.dtype, "encoder.dtype")
+    model = _load(config, {"device_map": "meta"})
+    inspect_network(config.checkpoint, model, config.max_length, of_head=True)
+
+
+def _load(config: Encoder, weights: dict[str, Any]) -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
 
     from exam.tokenization import check_sentencepiece
 
     folder = resolve_checkpoint(config.checkpoint)
-    dtype_here(config.dtype, "encoder.dtype")
     with translate_load_errors(config.checkpoint):
         check_sentencepiece(folder)
-        model = SentenceTransformer(
+        return SentenceTransformer(
             str(folder),
             trust_remote_code=config.trust_remote_code,
-            model_kwargs={"use_safetensors": True, "device_map": "meta"},
+            model_kwargs={"use_safetensors": True, **weights},
+            config_kwargs=dropout_fields(config.dropout),
         )
-    inspect_network(config.checkpoint, model, folder, config.max_length, of_head=True)
 
 
-def inspect_network(
-    checkpoint: Checkpoint, model: Any, folder: Path, max_length: int, *, of_head: bool
-) -> None:
+def inspect_network(checkpoint: Checkpoint, model: Any, max_length: int, *, of_head: bool) -> None:
     """Refuse a model of sentence-transformers whose files do not agree.
 
     Raises:
@@ -146,6 +138,7 @@ def inspect_network(
     network = getattr(model[0], "auto_model", None)
     if network is None:  # a module of its own kind, such as static embeddings
         return
+    folder = resolve_checkpoint(checkpoint)
     root = next((p for p in folder.glob("0_*") if (p / "config.json").is_file()), folder)
     check_complete(model.tokenizer, root)
     check_vocabulary(model.tokenizer, embedding_rows(network))
@@ -158,17 +151,17 @@ def inspect_network(
 
 
 def width_multiple(max_length: int) -> int:
-    """What sequences are padded to a multiple of, never beyond `max_length`.
+    """Return the number that sequences are padded to a multiple of, never beyond `max_length`.
 
-    Every new shape costs a processor time and memory.
+    A CPU spends time and memory on every new shape.
     """
     return gcd(WIDTH, max_length)
 
 
 def batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Positions of texts of like length, longest first: at most `tokens` a batch with padding.
+    """Yield positions of texts of similar length, longest first, in batches of at most `tokens`.
 
-    A text that is longer has a batch of its own.
+    Padding counts. A longer text is the only one of its batch.
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0

@@ -8,9 +8,9 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,23 +21,23 @@ from exam.artefacts import shared_stage
 from exam.articles import (
     Article,
     CorpusFile,
+    check_unique_ids,
     count_articles,
-    fetch,
+    get_articles,
     iter_articles,
-    lead,
-    with_own_ids,
+    title_and_first_sentence,
 )
 from exam.config import Corpus, Index
 from exam.corpus import corpus_files, corpus_key
 from exam.errors import ExamError
 from exam.estimates import FP32, check_disk
-from exam.files import atomic
+from exam.files import atomic, is_sealed, sealed
 from exam.retrieval.building import build_vectors, forget_parts
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.passages import PassageTable
 from exam.retrieval.recipes import Plan, index_bytes, plan_index, recipe_key
-from exam.retrieval.shards import Shard, cut, encode_shards, shard_path, vector_blocks
 from exam.retrieval.vectors import Rows, VectorIndex, Vectors
+from exam.runtime import log_progress, progress
 from exam.sentences import splitter
 from exam.stage import Stage, finished
 
@@ -46,11 +46,20 @@ log = logging.getLogger(__name__)
 ARTICLES = "articles.parquet"
 ARTICLE = pa.schema({"id": pa.string(), "title": pa.string(), "file": pa.int32()})
 PASSAGE = pa.schema({"passage": pa.int64()})
+Shard = tuple[pa.Table, list[str]]  # rows, and the text to encode for each
+
+
+class Source(NamedTuple):
+    """A stream of rows to encode, how a list of them becomes a shard, and their number."""
+
+    stream: Iterator[Any]
+    to_shard: Callable[[list[Any]], Shard]
+    total: int | None  # None: unknown before the end
 
 
 @dataclass(frozen=True)
 class ArticleIndex:
-    """The articles of a corpus, by their row: in the order of its files."""
+    """The articles of a corpus by row, in the order of its files."""
 
     stage: Stage
     files: list[CorpusFile]
@@ -61,82 +70,85 @@ class ArticleIndex:
 
     @cached_property
     def vectors(self) -> VectorIndex:
-        """The vectors of the articles' titles and first sentences."""
+        """The index of the articles' titles and first sentences."""
         return open_vectors(self.stage)
 
     def search(self, queries: Vectors, k: int) -> Rows:
-        """Rows of the `k` articles nearest to each query, shape `(queries, k)`, best first."""
+        """Return the rows of the `k` nearest articles, shape `(queries, k)`, best first."""
         return self.vectors.search(queries, k)[1]
 
     def near(self, row: int, k: int) -> list[int]:
-        """Rows of the `k` articles nearest in meaning to another, best first, without itself."""
-        own = self.vectors.vectors_at(np.array([row]))
-        return [int(r) for r in self.search(own, k + 1)[0] if r != row][:k]
+        """Return the rows of the `k` articles nearest to another, best first."""
+        vector = self.vectors.vectors_at(np.array([row]))
+        return [int(r) for r in self.search(vector, k + 1)[0] if r != row][:k]
 
     def fetch(self, rows: list[int]) -> Iterator[tuple[int, Article]]:
-        """The articles at ascending rows, read one corpus file at a time."""
+        """Yield the articles at ascending rows, read one corpus file at a time."""
         chosen = self.table.take(pa.array(rows, pa.int64()))
         by_file: dict[int, dict[int, str]] = {}
         for row, article in zip(rows, chosen.to_pylist(), strict=True):
             by_file.setdefault(article["file"], {})[row] = article["id"]
-        for file, wanted in by_file.items():
-            found = fetch(self.files[file], wanted.values())
-            yield from ((row, found[key]) for row, key in wanted.items())
+        for file, ids in by_file.items():
+            articles = get_articles(self.files[file], ids.values())
+            yield from ((row, articles[key]) for row, key in ids.items())
 
 
 @dataclass(frozen=True)
 class PassageIndex:
-    """The passages of a table, by their row."""
+    """The passages of a table by row."""
 
     stage: Stage
 
     @cached_property
     def vectors(self) -> VectorIndex:
-        """The vectors of the passages with their titles."""
+        """The index of the passages with their titles."""
         return open_vectors(self.stage)
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
-        """Scores and rows of the `k` nearest passages, `(queries, k)` each, best first."""
+        """Return scores and rows of the `k` nearest passages, `(queries, k)` each, best first."""
         return self.vectors.search(queries, k)
 
 
 def open_vectors(stage: Stage) -> VectorIndex:
-    """The vectors of a finished index."""
+    """Open the vectors of a finished index."""
     return VectorIndex(stage.folder, Plan(**stage.facts["plan"]))
 
 
 def build_index(
     corpus: Corpus, encoder: SentenceEncoder, index: Index, outputs: Path
 ) -> ArticleIndex:
-    """Encode every article's title and first sentence; continue at the last whole shard.
+    """Encode every article's title and first sentence; continue at the first missing shard.
 
     Raises:
         ExamError: the corpus holds no article.
     """
     files = corpus_files(corpus, outputs)
-    stream = chain.from_iterable(_numbered(i, file) for i, file in enumerate(files))
-    shards = cut(stream, index.shard_size, _articles)
+    stream = (
+        (number, article)
+        for number, file in enumerate(files)
+        for article in check_unique_ids(file, iter_articles(file))
+    )
     key = {"corpus": corpus_key(files), **splitter().key}
-    stage = _build(corpus.name, key, shards, count_articles(files), encoder, index, outputs)
+    source = Source(stream, _articles, count_articles(files))
+    stage = _build(corpus.name, key, source, encoder, index, outputs)
     return ArticleIndex(stage, files, pq.read_table(stage.folder / ARTICLES, memory_map=True))
 
 
 def build_passage_index(
     table: PassageTable, encoder: SentenceEncoder, index: Index, outputs: Path
 ) -> PassageIndex:
-    """Encode every passage of a table; continue at the last whole shard."""
+    """Encode every passage of a table; continue at the first missing shard."""
     name = table.stage.folder.name.rpartition("-")[0]
     stream = enumerate(chain.from_iterable(table.texts()))
-    shards = cut(stream, index.shard_size, _passages)
     key = {"passages": table.stage.hash}
-    return PassageIndex(
-        _build(f"{name}-passages", key, shards, len(table), encoder, index, outputs)
-    )
+    source = Source(stream, _passages, len(table))
+    return PassageIndex(_build(f"{name}-passages", key, source, encoder, index, outputs))
 
 
 def _articles(rows: list[tuple[int, Article]]) -> Shard:
     table = [{"id": a.id, "title": a.title, "file": i} for i, a in rows]
-    return pa.Table.from_pylist(table, ARTICLE), [lead(article) for _, article in rows]
+    texts = [title_and_first_sentence(article) for _, article in rows]
+    return pa.Table.from_pylist(table, ARTICLE), texts
 
 
 def _passages(rows: list[tuple[int, str]]) -> Shard:
@@ -147,19 +159,18 @@ def _passages(rows: list[tuple[int, str]]) -> Shard:
 def _build(
     name: str,
     key: dict[str, Any],
-    shards: Iterator[Callable[[], Shard]],
-    rows: int | None,
+    source: Source,
     encoder: SentenceEncoder,
     index: Index,
     outputs: Path,
 ) -> Stage:
-    """The stage of an index, by all processes: each encodes its shards, rank 0 assembles them."""
+    """Build an index by all processes: each encodes its shards, and rank 0 assembles them."""
     key = {**key, "encoder": encoder.key, "index": recipe_key(index)}
     with shared_stage(outputs, "index", f"{name}-{encoder.config.name}", key) as stage:
         if not stage.reused:
-            if rows is not None and ranks.rank() == 0:
-                _check_room(stage.folder, rows, encoder, index)
-            number = encode_shards(stage.folder, shards, rows, index.shard_size, encoder)
+            if source.total is not None and ranks.rank() == 0:
+                _check_room(stage.folder, source.total, encoder, index)
+            number = _encode_shards(stage.folder, source, index.shard_size, encoder)
             ranks.wait()
         if ranks.rank() == 0:
             if not stage.reused:
@@ -171,8 +182,40 @@ def _build(
     return stage if ranks.rank() == 0 else finished(stage.folder)
 
 
+def _shard_path(folder: Path, size: int, number: int) -> Path:
+    """Return the file of a shard of `size` texts; another size has other files."""
+    return folder / f"shard-{size}-{number:06d}.parquet"
+
+
+def _encode_shards(folder: Path, source: Source, size: int, encoder: SentenceEncoder) -> int:
+    """Encode the missing shards of this process; return the number of all shards."""
+    number = 0
+    with progress("index", source.total, "texts") as bar:
+        while rows := list(islice(source.stream, size)):
+            path = _shard_path(folder, size, number)
+            number += 1
+            if number % ranks.world_size() == ranks.rank() and not is_sealed(path):
+                table, texts = source.to_shard(rows)
+                vectors = encoder.passages(texts)
+                column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
+                table = table.append_column("vector", column)
+                with sealed(path) as temporary:
+                    pq.write_table(table, temporary, compression="none", use_dictionary=False)
+                done = (number - 1) * size + len(texts)
+                log_progress(log, "index: encoded %d texts", done)
+            bar.update(size)
+    return number
+
+
+def _read_vectors(shards: list[Path]) -> Iterator[Vectors]:
+    """Yield the vectors of each shard, shape `(rows, dimension)`."""
+    for shard in shards:
+        column = pq.read_table(shard, columns=["vector"])["vector"].combine_chunks()
+        yield column.values.to_numpy().reshape(-1, column.type.list_size)
+
+
 def _check_room(folder: Path, rows: int, encoder: SentenceEncoder, index: Index) -> None:
-    """Refuse to encode where the disk cannot hold the missing shards and the index."""
+    """Refuse to encode if the disk cannot hold the missing shards and the index."""
     dimension = encoder.model.get_embedding_dimension() or 0
     written = sum(path.stat().st_size for path in folder.glob("shard-*.parquet"))
     shards = max(0, FP32 * rows * dimension - written)
@@ -183,16 +226,11 @@ def _check_room(folder: Path, rows: int, encoder: SentenceEncoder, index: Index)
     )
 
 
-def _numbered(i: int, file: CorpusFile) -> Iterator[tuple[int, Article]]:
-    """A file's articles with its number."""
-    return ((i, article) for article in with_own_ids(file, iter_articles(file)))
-
-
 def _assemble(folder: Path, index: Index, number: int) -> tuple[list[str], dict[str, Any]]:
-    """Build the vectors' index from the shards, and one table of the articles, shard by shard."""
+    """Build the index of the vectors, and the table of the articles, one shard at a time."""
     if not number:
         raise ExamError("The corpus holds no article.\nGive one with corpus.dir= and corpus.files=")
-    shards = [shard_path(folder, index.shard_size, i) for i in range(number)]
+    shards = [_shard_path(folder, index.shard_size, i) for i in range(number)]
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:
         raise ExamError(
@@ -202,7 +240,7 @@ def _assemble(folder: Path, index: Index, number: int) -> tuple[list[str], dict[
     rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
     schema = pq.read_schema(shards[0])
     plan = plan_index(index, rows, schema.field("vector").type.list_size)
-    files, facts = build_vectors(lambda: vector_blocks(shards), folder, plan)
+    files, facts = build_vectors(lambda: _read_vectors(shards), folder, plan)
     if schema.names[:-1] == ARTICLE.names:
         _write_articles(shards, folder / ARTICLES)
         return [ARTICLES, *files], {"articles": rows, **facts}
@@ -210,7 +248,7 @@ def _assemble(folder: Path, index: Index, number: int) -> tuple[list[str], dict[
 
 
 def _write_articles(shards: list[Path], path: Path) -> None:
-    """The rows of the shards without their vectors."""
+    """Write the rows of the shards without their vectors."""
     with atomic(path) as temporary, pq.ParquetWriter(temporary, ARTICLE) as writer:
         for shard in shards:
             writer.write_table(pq.read_table(shard, columns=ARTICLE.names))

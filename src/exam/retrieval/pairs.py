@@ -13,7 +13,7 @@ from datasets import Dataset
 from exam.config import Pairs, Query, Target
 from exam.errors import ExamError
 from exam.retrieval.evaluation import SUPPORTED, Contexts, passage_support
-from exam.retrieval.passages import searched
+from exam.retrieval.passages import passage_text
 from exam.retrieval.queries import query_texts
 from exam.tables import read_rows
 
@@ -85,7 +85,7 @@ def _example(
     labels = [1.0] * len(positives) + [0.0] * len(negatives)
     if rarity is not None:
         labels = [passage_support(question, row, rarity) for row in chosen]
-    texts = [searched(row) for row in chosen]
+    texts = [passage_text(row) for row in chosen]
     (text,) = query_texts(question, query)
     return Example(text, texts, labels, len(positives))
 

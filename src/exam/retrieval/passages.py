@@ -1,9 +1,9 @@
-"""Passages: the corpus cut into overlapping windows of whole sentences, kept on disk."""
+"""Cut a corpus into passages: overlapping windows of whole sentences, kept on disk."""
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,10 @@ import pyarrow as pa
 
 from exam.artefacts import open_stage
 from exam.articles import (
-    Article,
     CorpusFile,
+    check_unique_ids,
     count_articles,
     iter_articles,
-    with_own_ids,
 )
 from exam.config import Corpus, Passages
 from exam.corpus import corpus_files, corpus_key
@@ -41,7 +40,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class PassageTable:
-    """The passages of a corpus by their row, memory-mapped: in the order of its articles."""
+    """The passages of a corpus by row, memory-mapped, in the order of its articles."""
 
     stage: Stage
     files: list[CorpusFile]
@@ -51,19 +50,19 @@ class PassageTable:
         return len(self.table)
 
     def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        """The passages with the given row numbers, in that order."""
-        chosen: list[dict[str, Any]] = self.table.take(pa.array(numbers, pa.int64())).to_pylist()
-        return chosen
+        """Return the passages with the given row numbers, in that order."""
+        passages: list[dict[str, Any]] = self.table.take(pa.array(numbers, pa.int64())).to_pylist()
+        return passages
 
     def texts(self, what: str = "") -> Iterator[list[str]]:
-        """Every passage as it is searched, "title. text", in blocks; a bar says `what` for."""
+        """Yield the texts of all passages in blocks, with a progress bar labelled `what`."""
         blocks = self.table.select(["title", "text"]).to_batches()
         for batch in watched(blocks, what, len(blocks), "blocks") if what else blocks:
-            yield [searched(row) for row in batch.to_pylist()]
+            yield [passage_text(row) for row in batch.to_pylist()]
 
 
-def searched(passage: dict[str, Any]) -> str:
-    """A passage's text with its article's title in front."""
+def passage_text(passage: dict[str, Any]) -> str:
+    """Return the text that is encoded and searched: "title. text"."""
     title, text = passage["title"], passage["text"]
     return f"{title}. {text}" if title else text
 
@@ -91,10 +90,14 @@ def build_passages(corpus: Corpus, passages: Passages, outputs: Path) -> Passage
 
 
 def _write(path: Path, files: list[CorpusFile], passages: Passages) -> tuple[int, int]:
-    """Write the passages of every article; how many articles and passages there are."""
+    """Write the passages of every article; return the numbers of articles and passages."""
     articles = count = 0
-    every = chain.from_iterable(_sourced(file) for file in files)
-    stream = watched(every, "split", count_articles(files), "articles")
+    articles_of = (
+        (file.source, article)
+        for file in files
+        for article in check_unique_ids(file, iter_articles(file))
+    )
+    stream = watched(articles_of, "split", count_articles(files), "articles")
     with atomic(path) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as writer:
         while block := list(islice(stream, ARTICLES_AT_ONCE)):
             rows = [
@@ -107,7 +110,7 @@ def _write(path: Path, files: list[CorpusFile], passages: Passages) -> tuple[int
                     "source": source,
                 }
                 for source, article in block
-                for start, end in windows(article.text, passages)
+                for start, end in chunk(article.text, passages)
             ]
             articles += len(block)
             count += len(rows)
@@ -116,24 +119,19 @@ def _write(path: Path, files: list[CorpusFile], passages: Passages) -> tuple[int
     return articles, count
 
 
-def _sourced(file: CorpusFile) -> Iterator[tuple[str, Article]]:
-    return ((file.source, article) for article in with_own_ids(file, iter_articles(file)))
+def chunk(text: str, passages: Passages) -> list[tuple[int, int]]:
+    """Return start and end of each passage: whole sentences of up to `passages.words` words.
 
-
-def windows(text: str, passages: Passages) -> list[tuple[int, int]]:
-    """Start and end of each window: whole sentences of up to `passages.words` words in all.
-
-    A window begins with the last `passages.overlap` sentences of the one before, as far as they
-    leave room for the next. A sentence
-    longer than a window (lists often pass for one) is cut between words.
+    A passage repeats the last `passages.overlap` sentences of the one before, if they leave room
+    for the next. A sentence longer than a passage (lists often pass for one) is cut between words.
     """
     pieces = [
         piece
         for start, end in sentence_offsets(text, passages.min_sentence_chars)
         for piece in _pieces(text, start, end, passages.words)
     ]
-    found: list[tuple[int, int]] = []
-    fresh = 0  # the first piece that no window has held
+    spans: list[tuple[int, int]] = []
+    fresh = 0  # the first piece that is in no passage yet
     while fresh < len(pieces):
         first = max(0, fresh - passages.overlap)
         while sum(words for _, _, words in pieces[first : fresh + 1]) > passages.words:
@@ -142,13 +140,13 @@ def windows(text: str, passages: Passages) -> list[tuple[int, int]]:
         while last < len(pieces) and words + pieces[last][2] <= passages.words:
             words += pieces[last][2]
             last += 1
-        found.append((pieces[first][0], pieces[last - 1][1]))
+        spans.append((pieces[first][0], pieces[last - 1][1]))
         fresh = last
-    return found
+    return spans
 
 
 def _pieces(text: str, start: int, end: int, words: int) -> Iterator[tuple[int, int, int]]:
-    """A sentence as (start, end, words), cut where it has more than `words`."""
+    """Yield a sentence as (start, end, words), cut into parts of at most `words`."""
     spans = [match.span() for match in re.finditer(r"\S+", text[start:end])]
     for number in range(0, len(spans), words):
         part = spans[number : number + words]

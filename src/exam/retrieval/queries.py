@@ -1,4 +1,4 @@
-"""What of a question is searched for, and how several searches for one question are merged."""
+"""The queries of a question, and the merging of their results."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +12,7 @@ Parts = tuple[str, str]  # prompt; options
 
 
 def query_parts(question: dict[str, Any], query: Query) -> list[Parts]:
-    """A question's queries, each as its prompt and its options."""
+    """Return a question's queries, each as its prompt and its options."""
     if query is Query.prompt:
         return [(question["prompt"], "")]
     if query is Query.prompt_options:
@@ -21,14 +21,19 @@ def query_parts(question: dict[str, Any], query: Query) -> list[Parts]:
 
 
 def query_texts(question: dict[str, Any], query: Query) -> list[str]:
-    """A question's queries as texts."""
-    return [" ".join(filter(None, parts)) for parts in query_parts(question, query)]
+    """Return a question's queries as texts."""
+    return list(map(join_parts, query_parts(question, query)))
 
 
-def merged(
+def join_parts(parts: Parts) -> str:
+    """Return a query as one text."""
+    return " ".join(filter(None, parts))
+
+
+def merge_hits(
     hits: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Several queries' rows and scores as one ranking: each row by its best score."""
+    """Merge the rows and scores of several queries: each row with its best score, best first."""
     rows, scores = map(np.concatenate, zip(*hits, strict=True))
     order = np.lexsort((rows, -scores))
     _, first = np.unique(rows[order], return_index=True)

@@ -1,4 +1,4 @@
-"""A cross-encoder reads each question with its best passages, together, and reorders them."""
+"""Reorder the best passages of each question with a cross-encoder."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from exam.metrics import Floats
 from exam.precision import dtype_here
 from exam.retrieval.encoder import inspect_network, width_multiple
 from exam.retrieval.evaluation import Contexts
-from exam.retrieval.passages import searched
+from exam.retrieval.passages import passage_text
 from exam.retrieval.queries import query_texts
 from exam.runtime import draws_bars, log_progress
 
@@ -40,7 +40,7 @@ Pair = tuple[str, str]  # query, passage
 
 @dataclass(frozen=True)
 class PairScorer:
-    """A cross-encoder that loads at its first use, on the device sentence-transformers finds."""
+    """A cross-encoder that loads at its first use, on the device sentence-transformers chooses."""
 
     config: Reranker
 
@@ -56,7 +56,7 @@ class PairScorer:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What of the configuration determines the ranking."""
+        """Everything in the configuration that determines the ranking."""
         config = self.config
         return {
             "checkpoint": checkpoint_fingerprint(config.checkpoint),
@@ -68,7 +68,7 @@ class PairScorer:
         }
 
     def scores(self, pairs: Sequence[Pair]) -> Floats:
-        """The model's logit of each pair, shape `(pairs,)`: a sigmoid presses the best together."""
+        """Return the logit of each pair, shape `(pairs,)`; a sigmoid would blur the best ones."""
         from torch.nn import Identity
 
         scores = self.model.predict(
@@ -84,7 +84,7 @@ class PairScorer:
 
 
 def has_head(config: Reranker) -> bool:
-    """Whether a checkpoint has a head that scores passages: a new head's scores are random.
+    """Tell whether a checkpoint has a head that scores passages; a new head is random.
 
     Raises:
         ExamError: it cannot be read.
@@ -115,8 +115,7 @@ def inspect_reranker(config: Reranker, *, trained: bool = True) -> None:
         )
     dtype_here(config.dtype, "reranker.dtype")
     model = _cross_encoder(config, {"device_map": "meta"})
-    folder = resolve_checkpoint(checkpoint)
-    inspect_network(checkpoint, model, folder, config.max_length, of_head=not trained)
+    inspect_network(checkpoint, model, config.max_length, of_head=not trained)
 
 
 def load_cross_encoder(config: Reranker, dtype: Dtype) -> "CrossEncoder":
@@ -164,44 +163,43 @@ def rerank(
     shards, so that an interrupted scoring continues.
     """
     config = scorer.config
-    wanted = [
+    inputs = [
         (query_texts(question, config.query), contexts.get(question["id"], [])[: config.depth])
         for question in questions.to_list()
     ]
-    row: dict[Pair, int] = {}
-    for queries, passages in wanted:
-        for query in queries:
-            for passage in passages:
-                row.setdefault((query, searched(passage)), len(row))
-    scores = _scored(list(row), scorer, work)
-    for queries, passages in wanted:
-        found = [max(scores[row[q, searched(p)]] for q in queries) for p in passages]
-        yield reordered(passages, np.array(found), config.weight)
+    pairs = dict.fromkeys(
+        (query, passage_text(passage))
+        for queries, passages in inputs
+        for query in queries
+        for passage in passages
+    )
+    score = dict(zip(pairs, _score(list(pairs), scorer, work).tolist(), strict=True))
+    for queries, passages in inputs:
+        best = [max(score[query, passage_text(p)] for query in queries) for p in passages]
+        yield reorder(passages, np.array(best), config.weight)
 
 
-def reordered(
-    passages: list[dict[str, Any]], scores: Floats, weight: float
-) -> list[dict[str, Any]]:
-    """A question's passages by `weight` × new score + (1 - weight) × their own, each standardised.
+def reorder(passages: list[dict[str, Any]], scores: Floats, weight: float) -> list[dict[str, Any]]:
+    """Sort a question's passages by `weight` × new score + (1 - weight) × first score.
 
-    Standardised over the question's passages, because the two speak in different units.
+    The scores have different units, so both are standardised over the question's passages.
     """
-    own = np.array([passage["score"] for passage in passages], dtype=np.float64)
-    blended = weight * standardised(scores) + (1 - weight) * standardised(own)
+    first = np.array([passage["score"] for passage in passages], dtype=np.float64)
+    blended = weight * standardize(scores) + (1 - weight) * standardize(first)
     return [
         {**passages[i], "rank": rank, "score": float(blended[i])}
         for rank, i in enumerate(np.argsort(-blended, kind="stable"), 1)
     ]
 
 
-def standardised(scores: Floats) -> Floats:
-    """Scores with mean 0 and deviation 1; all 0 where they are equal."""
+def standardize(scores: Floats) -> Floats:
+    """Shift and scale scores to mean 0 and deviation 1; equal scores become 0."""
     spread = scores.std() if len(scores) else 0.0
     return (scores - scores.mean()) / spread if spread > 0 else np.zeros(len(scores))
 
 
-def _scored(pairs: list[Pair], scorer: PairScorer, work: Path) -> Floats:
-    """Scores of distinct pairs, a shard at a time; shards that are there are read."""
+def _score(pairs: list[Pair], scorer: PairScorer, work: Path) -> Floats:
+    """Score distinct pairs, one shard at a time; finished shards are read."""
     parts = [np.empty(0)]
     for start in range(0, len(pairs), PAIRS_PER_SHARD):
         shard = pairs[start : start + PAIRS_PER_SHARD]
@@ -220,7 +218,7 @@ def _scored(pairs: list[Pair], scorer: PairScorer, work: Path) -> Floats:
 
 
 def count_cut(pairs: Sequence[Pair], model: "CrossEncoder", max_length: int) -> tuple[int, int]:
-    """How many pairs `max_length` cuts short, and how many of their tokens it leaves out."""
+    """Count the pairs that `max_length` truncates, and the tokens it removes."""
     tokenizer: Any = model.tokenizer
     distinct = list(dict.fromkeys(text for pair in pairs for text in pair))
     ids = tokenizer(distinct, add_special_tokens=False, truncation=False, verbose=False)

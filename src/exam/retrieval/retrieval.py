@@ -1,12 +1,15 @@
-"""Retrieval: every way to find contexts, dispatched by `retriever.kind`."""
+"""Retrieval: indexes shared by every kind of retriever, and the contexts that they rank.
 
+A kind is a subclass of `Retriever`; `RETRIEVERS` names the one of each `retriever.kind`.
+"""
+
+import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from itertools import repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from datasets import Dataset
 
@@ -17,61 +20,64 @@ from exam.config import (
     Index,
     Passages,
     Reranker,
-    Retriever,
     RetrieverKind,
     Retrieving,
     Search,
     plain,
 )
+from exam.config import Retriever as RetrieverConfig
+from exam.errors import ExamError
 from exam.questions import questions_digest
 from exam.retrieval.contexts import (
     EVALUATED,
     FILE,
-    continued,
+    cached_contexts,
+    context_rows,
     evaluate,
-    known_contexts,
+    fill_missing,
     read_contexts,
-    read_rarity,
-    score_contexts,
     write_contexts,
 )
 from exam.retrieval.embeddings import Embeddings
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.fusion import fused
-from exam.retrieval.given import given_contexts
+from exam.retrieval.fusion import fuse
 from exam.retrieval.index import ArticleIndex, PassageIndex, build_index, build_passage_index
 from exam.retrieval.lexical import Hits, bm25_search, build_bm25, tfidf_search
 from exam.retrieval.passages import PassageTable, build_passages
-from exam.retrieval.queries import Parts
-from exam.retrieval.ranking import ranked_passages
+from exam.retrieval.queries import Parts, join_parts, merge_hits, query_parts
 from exam.retrieval.rarity import Rarity, build_rarity
 from exam.retrieval.rerank import PairScorer, rerank
 from exam.retrieval.search import two_stage
 from exam.runtime import watched
 from exam.stage import Stage
 
+log = logging.getLogger(__name__)
+
+SPARE = 2  # passages searched for each one kept, since some have equal texts
+Row = dict[str, Any]
+Rankings = Iterator[list[Row]]  # rows of the contexts file, one list a question, best first
+
 
 @dataclass(frozen=True)
 class Retrieval:
-    """One way to find contexts, for any number of sets of questions.
+    """The indexes and models of a configuration, each opened once, at its first use.
 
-    Index, passages and encoder are opened at their first use, and once. Contexts lie in
-    `contexts_outputs`, by default with the indexes in `outputs`.
+    Contexts are written below `contexts_outputs`, by default below `outputs` as the indexes are.
     """
 
     corpus: Corpus
     encoder: Encoder
     passages: Passages
-    retriever: Retriever
+    retriever: RetrieverConfig
     index: Index
     outputs: Path
     reranker: Reranker = field(default_factory=Reranker)
     contexts_outputs: Path | None = None
-    _opened: list[Stage] = field(default_factory=list, init=False)  # BM25 indexes and contexts
+    used: list[Stage] = field(default_factory=list, init=False)  # BM25 indexes and contexts
 
     @classmethod
     def of(cls, config: Retrieving) -> "Retrieval":
-        """The configured one."""
+        """Return the retrieval of a command's configuration."""
         return cls(
             config.corpus,
             config.encoder,
@@ -84,12 +90,12 @@ class Retrieval:
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:
-        """The encoder."""
+        """The sentence encoder."""
         return SentenceEncoder(self.encoder)
 
     @cached_property
     def embeddings(self) -> Embeddings:
-        """The encoder's store of vectors."""
+        """The cached vectors of the encoder."""
         return Embeddings(self.sentence_encoder, self.outputs)
 
     @cached_property
@@ -99,158 +105,277 @@ class Retrieval:
 
     @cached_property
     def article_index(self) -> ArticleIndex:
-        """The index over the corpus, built where it is missing."""
+        """The index of the corpus's articles, built if missing."""
         return build_index(self.corpus, self.sentence_encoder, self.index, self.outputs)
 
     @cached_property
     def passage_table(self) -> PassageTable:
-        """The corpus in passages, cut where they are missing."""
+        """The passages of the corpus, cut if missing."""
         return build_passages(self.corpus, self.passages, self.outputs)
 
     @cached_property
     def passage_index(self) -> PassageIndex:
-        """The vectors of the passages, built where they are missing."""
+        """The index of the passages, built if missing."""
         return build_passage_index(
             self.passage_table, self.sentence_encoder, self.index, self.outputs
         )
 
     @cached_property
     def rarity(self) -> Rarity:
-        """The rarity of the corpus's words, counted where it is missing."""
+        """The document frequencies of the corpus's words, counted if missing."""
         opened = self.article_index if "article_index" in vars(self) else self.passage_table
         return build_rarity(opened.stage, opened.files, self.corpus.name, self.outputs)
 
     def build(self, *, generates: bool) -> None:
-        """Build what the retriever, or the generator of questions, searches.
+        """Build the indexes of the retriever and, if it `generates`, of the question generator.
 
-        Under `torchrun` all processes come here together.
+        All processes of `torchrun` call this together.
         """
-        kinds = {search.kind for search in (self.retriever, *self.retriever.members.values())}
-        if generates or RetrieverKind.two_stage in kinds:
+        if generates:
             _ = self.article_index
-        if RetrieverKind.passages in kinds:
-            _ = self.passage_index
+        self.open_retriever(self.retriever).build()
 
     @property
     def stages(self) -> list[Stage]:
-        """The stages that contexts or generated questions have needed so far."""
+        """The stages of the indexes opened so far."""
         opened = ("article_index", "passage_table", "passage_index", "rarity")
         return [getattr(self, name).stage for name in opened if name in vars(self)]
 
     @property
     def opened(self) -> list[Stage]:
-        """`stages`, BM25 indexes, and every stage of contexts, a hybrid's members too."""
-        return [*self.stages, *self._opened]
+        """`stages`, BM25 indexes, and every stage of contexts, those of a hybrid's members too."""
+        return [*self.stages, *self.used]
 
-    def _open_contexts(
-        self, name: str, key: dict[str, Any], resume: str
-    ) -> AbstractContextManager[Stage]:
-        return open_stage(self.contexts_outputs or self.outputs, "contexts", name, key, resume)
+    def open_retriever(self, config: Search) -> "Retriever":
+        """Return the retriever of a configuration's kind."""
+        return RETRIEVERS[config.kind](self, config)
 
     def contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
-        """The questions' contexts, as a stage's folder; reused where they are there."""
-        first = self.first_contexts(questions, name, resume)
+        """Return the stage with the questions' contexts, reranked if so configured."""
         if self.reranker.ckpt is None:
-            return first
-        scorer = self.pair_scorer
-        label = f"{name}-{self.retriever.name}-{self.reranker.name}"
-        key = {
-            "questions": questions_digest(questions),
-            "first": self._key(self.retriever, questions),
-            "reranker": scorer.key,
-        }
-        with self._open_contexts(label, key, resume) as stage:
-            self._opened.append(stage)
+            return self.first_contexts(questions, name, resume)
+        return self.rank(questions, name, _Reranked(self, self.retriever), resume)
+
+    def first_contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
+        """Return the stage with the questions' contexts before reranking."""
+        return self.rank(questions, name, self.open_retriever(self.retriever), resume)
+
+    def rank(self, questions: Dataset, name: str, retriever: "Retriever", resume: str) -> Stage:
+        """Return the stage with the questions' contexts by one retriever; reused if finished."""
+        inputs = retriever.prepare(questions, name, resume)
+        key = {"questions": questions_digest(questions), **retriever.key(questions)}
+        outputs, label = self.contexts_outputs or self.outputs, f"{name}-{retriever.name}"
+        with open_stage(outputs, "contexts", label, key, resume) as stage:
+            self.used.append(stage)
+            # Opened for reused contexts too: a bundle carries every opened stage.
+            rarity = self.rarity if retriever.searches else None
             if not stage.reused:
-                passages = read_contexts(first)
-                known = known_contexts(stage, questions) if resume != "never" else {}
-                ranked = continued(
-                    questions, known, lambda new: rerank(new, passages, scorer, stage.folder)
+                reuses = retriever.searches and resume != "never"
+                ranked = fill_missing(
+                    questions,
+                    cached_contexts(stage, questions) if reuses else {},
+                    lambda missing: retriever.rank(missing, inputs, stage.folder),
                 )
-                write_contexts(stage, ranked)
-                scores = score_contexts(stage, questions, read_rarity(first))
+                write_contexts(stage, watched(ranked, "ranked", len(questions), "questions"))
+                scores = evaluate(stage, questions, rarity)
                 stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
             for shard in stage.folder.glob("scores-*.npy"):
                 shard.unlink(missing_ok=True)
         return stage
 
-    def first_contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
-        """The questions' contexts as the retriever alone ranks them."""
-        return self._contexts(questions, name, self.retriever, resume)
 
-    def _contexts(self, questions: Dataset, name: str, search: Search, resume: str) -> Stage:
-        members = self._members(questions, name, search)
-        key = {"questions": questions_digest(questions), **self._key(search, questions)}
-        with self._open_contexts(f"{name}-{search.name}", key, resume) as stage:
-            self._opened.append(stage)
-            # Opened where contexts are reused too: a bundle carries what was opened.
-            rarity = self.rarity if search.kind.searches else None
-            if not stage.reused:
-                reuses = search.kind.searches and resume != "never"
-                known = known_contexts(stage, questions) if reuses else {}
-                ranked = continued(
-                    questions, known, lambda new: self._ranked(new, search, members, stage.folder)
-                )
-                write_contexts(stage, watched(ranked, "ranked", len(questions), "questions"))
-                scores = evaluate(stage, questions, rarity)
-                stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
-        return stage
+@dataclass(frozen=True)
+class Retriever:
+    """Ranks passages for questions by one configuration."""
 
-    def _members(self, questions: Dataset, name: str, search: Search) -> dict[str, Stage]:
-        """The contexts of every ranking that a hybrid fuses."""
-        if search.kind is not RetrieverKind.hybrid:
-            return {}
-        return {
-            member: self._contexts(questions, name, settings, "auto")
-            for member, settings in self.retriever.members.items()
-        }
+    shared: Retrieval
+    config: Search
 
-    def _key(self, search: Search, questions: Dataset) -> dict[str, Any]:
-        """What determines each question's ranking, apart from the question."""
-        kind = search.kind
-        key: dict[str, Any] = {"kind": kind.value}
-        if kind.searches:  # the same alone and as a hybrid's member
-            own = {f.name for f in fields(Retriever if kind is RetrieverKind.hybrid else Search)}
-            settings = plain(search).items()
-            key["retriever"] = {k: v for k, v in settings if k in own - {"name", "kind", "members"}}
-        if kind is RetrieverKind.two_stage:
-            key["index"] = self.article_index.stage.hash
-            key["encoder"] = self.sentence_encoder.key
-        if kind in (RetrieverKind.bm25, RetrieverKind.tfidf):
-            key["passages"] = self.passage_table.stage.hash
-        if kind is RetrieverKind.tfidf:  # its vocabulary is that of all questions
-            key["vocabulary"] = questions_digest(questions)
-        if kind is RetrieverKind.passages:
-            key["index"] = self.passage_index.stage.hash
-        if kind is RetrieverKind.hybrid:
-            members = self.retriever.members.items()
-            key["members"] = {name: self._key(member, questions) for name, member in members}
-        return key
+    searches: ClassVar[bool] = True
+    indexes: ClassVar[tuple[str, ...]] = ()  # attributes of `shared`
 
-    def _ranked(
-        self, questions: Dataset, search: Search, members: dict[str, Stage], work: Path
-    ) -> Iterator[list[dict[str, Any]]]:
-        """Each question's passages, best first."""
-        match search.kind:
-            case RetrieverKind.two_stage:
-                return two_stage(questions, self.article_index, search, self.embeddings, work)
-            case RetrieverKind.bm25 | RetrieverKind.tfidf | RetrieverKind.passages:
-                return ranked_passages(questions, search, self.passage_table, self._hits)
-            case RetrieverKind.given:
-                return given_contexts(questions)
-            case RetrieverKind.none:
-                return repeat([], len(questions))
-            case RetrieverKind.hybrid:
-                return fused(questions, self.retriever, members)
+    @property
+    def name(self) -> str:
+        """The name in the folder of its contexts."""
+        return self.config.name
 
-    def _hits(self, search: Search, queries: list[Parts], k: int) -> Iterator[Hits]:
-        """Each query's best `k` rows of the passage table."""
-        if search.kind is RetrieverKind.tfidf:
-            return tfidf_search(self.passage_table, search, queries, k)
-        texts = [" ".join(filter(None, parts)) for parts in queries]
-        if search.kind is RetrieverKind.bm25:
-            stage = build_bm25(self.passage_table, search, self.outputs)
-            self._opened.append(stage)
-            return bm25_search(stage, texts, k)
-        scores, rows = self.passage_index.search(self.embeddings.queries(texts), k)
+    def build(self) -> None:
+        """Build the indexes; all processes call this together."""
+        for name in self.indexes:
+            getattr(self.shared, name)
+
+    def prepare(self, questions: Dataset, name: str, resume: str) -> list[Stage]:
+        """Return the stages of the rankings that this one starts from."""
+        return []
+
+    def key(self, questions: Dataset) -> dict[str, Any]:
+        """Return everything that determines a question's ranking, apart from the question.
+
+        The key of a hybrid's member equals that of the same retriever used directly.
+        """
+        names = {f.name for f in fields(Search)} - {"name", "kind"}
+        settings = {name: value for name, value in plain(self.config).items() if name in names}
+        indexes = {name: getattr(self.shared, name).stage.hash for name in self.indexes}
+        return {"kind": self.config.kind.value, "retriever": settings, **indexes}
+
+    def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
+        """Yield each question's passages, best first; `work` keeps files to resume from.
+
+        Raises:
+            ExamError: the questions lack something that the ranking needs.
+        """
+        raise NotImplementedError
+
+
+class _NoRetriever(Retriever):
+    """Gives no passage: for closed-book readers."""
+
+    searches = False
+
+    def key(self, questions: Dataset) -> dict[str, Any]:
+        return {"kind": self.config.kind.value}
+
+    def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
+        return repeat([], len(questions))
+
+
+class _Provided(_NoRetriever):
+    """Gives the context that came with each question, as its only passage."""
+
+    def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
+        lacking = questions["context"][:].count(None)
+        if lacking == len(questions):
+            raise ExamError(
+                "retriever=given reads the context of each question, but none has one.\n"
+                "Map its column with data.columns.context=<name>, or choose another retriever."
+            )
+        if lacking:
+            log.warning("contexts: %d of %d questions have no context", lacking, len(questions))
+        return map(_provided, questions)
+
+
+def _provided(question: Row) -> list[Row]:
+    if question["context"] is None:
+        return []
+    ids = {"question_id": question["id"], "passage_id": question["id"]}
+    passage = {"article_id": question["article"], "title": "", "text": question["context"]}
+    return [{**ids, **passage, "rank": 1, "score": 1.0, "source": "given"}]
+
+
+class _TwoStage(Retriever):
+    """Ranks the sentences of the articles nearest to a question."""
+
+    indexes = ("article_index",)
+
+    def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
+        shared = self.shared
+        return two_stage(questions, shared.article_index, self.config, shared.embeddings, work)
+
+
+class _PassageRetriever(Retriever):
+    """Ranks all passages for each of a question's queries, and merges the results."""
+
+    indexes = ("passage_table",)
+
+    def search(self, queries: list[Parts], k: int) -> Iterator[Hits]:
+        """Yield each query's best `k` rows of the passage table."""
+        raise NotImplementedError
+
+    def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
+        rows, depth = questions.to_list(), self.config.depth
+        queries = [query_parts(question, self.config.query) for question in rows]
+        hits = self.search(list(chain.from_iterable(queries)), SPARE * depth)
+        for question, parts in zip(rows, queries, strict=True):
+            numbers, scores = merge_hits(islice(hits, len(parts)))
+            passages = self.shared.passage_table.rows(numbers.tolist())
+            best: dict[str, tuple[float, Row]] = {}  # of equal texts
+            for score, passage in zip(scores.tolist(), passages, strict=True):
+                best.setdefault(passage["text"], (score, passage))
+            yield context_rows(question["id"], islice(best.values(), depth))
+
+
+class _BM25(_PassageRetriever):
+    def search(self, queries: list[Parts], k: int) -> Iterator[Hits]:
+        stage = build_bm25(self.shared.passage_table, self.config, self.shared.outputs)
+        self.shared.used.append(stage)
+        return bm25_search(stage, list(map(join_parts, queries)), k)
+
+
+class _TfIdf(_PassageRetriever):
+    def key(self, questions: Dataset) -> dict[str, Any]:
+        # Its vocabulary is that of all questions.
+        return {**super().key(questions), "vocabulary": questions_digest(questions)}
+
+    def search(self, queries: list[Parts], k: int) -> Iterator[Hits]:
+        return tfidf_search(self.shared.passage_table, self.config, queries, k)
+
+
+class _Dense(_PassageRetriever):
+    indexes = ("passage_index",)  # whose key holds the passages
+
+    def search(self, queries: list[Parts], k: int) -> Iterator[Hits]:
+        vectors = self.shared.embeddings.queries(list(map(join_parts, queries)))
+        scores, rows = self.shared.passage_index.search(vectors, k)
         return zip(rows, scores, strict=True)
+
+
+class _Hybrid(Retriever):
+    """Fuses the rankings of its members."""
+
+    config: RetrieverConfig
+
+    @property
+    def _members(self) -> dict[str, Retriever]:
+        members = self.config.members.items()
+        return {name: self.shared.open_retriever(member) for name, member in members}
+
+    def build(self) -> None:
+        for member in self._members.values():
+            member.build()
+
+    def prepare(self, questions: Dataset, name: str, resume: str) -> list[Stage]:
+        members = self._members.values()
+        return [self.shared.rank(questions, name, member, "auto") for member in members]
+
+    def key(self, questions: Dataset) -> dict[str, Any]:
+        key, config = super().key(questions), self.config
+        fusion = {"fusion": config.fusion.value, "rrf_k": config.rrf_k, "weights": config.weights}
+        members = {name: member.key(questions) for name, member in self._members.items()}
+        return {**key, "retriever": {**key["retriever"], **fusion}, "members": members}
+
+    def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
+        config = self.config
+        contexts = [read_contexts(stage) for stage in inputs]
+        weights = [config.weights.get(member, 1.0) for member in config.members]
+        for key in questions["id"]:
+            rankings = [ranking.get(key, []) for ranking in contexts]
+            yield fuse(rankings, weights, config.fusion, config.rrf_k, config.depth)
+
+
+class _Reranked(Retriever):
+    """Reorders the contexts of the configured retriever by a cross-encoder."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.config.name}-{self.shared.reranker.name}"
+
+    def prepare(self, questions: Dataset, name: str, resume: str) -> list[Stage]:
+        return [self.shared.first_contexts(questions, name, resume)]
+
+    def key(self, questions: Dataset) -> dict[str, Any]:
+        first = self.shared.open_retriever(self.config).key(questions)
+        return {"first": first, "reranker": self.shared.pair_scorer.key}
+
+    def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
+        return rerank(questions, read_contexts(inputs[0]), self.shared.pair_scorer, work)
+
+
+RETRIEVERS: dict[RetrieverKind, type[Retriever]] = {
+    RetrieverKind.none: _NoRetriever,
+    RetrieverKind.given: _Provided,
+    RetrieverKind.two_stage: _TwoStage,
+    RetrieverKind.bm25: _BM25,
+    RetrieverKind.tfidf: _TfIdf,
+    RetrieverKind.passages: _Dense,
+    RetrieverKind.hybrid: _Hybrid,
+}

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from exam.articles import Article
 from exam.config import Query, Search
 from exam.files import digest, is_sealed, sealed
+from exam.retrieval.contexts import context_rows
 from exam.retrieval.embeddings import (
     KEY_BYTES,
     TEXTS_PER_SHARD,
@@ -60,114 +61,121 @@ def two_stage(
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield each question's ranked passages, best first, as rows of the contexts file.
 
-    What an interrupted search had split and encoded is found again in `work` and `embeddings`.
+    An interrupted search continues with the sentences in `work` and the vectors in `embeddings`.
     """
     nearest = _articles(questions, index, search, embeddings)
     sentences = _split(np.unique(np.concatenate(nearest)), index, search, embeddings, work)
     keys = np.concatenate([np.empty(0, f"S{KEY_BYTES}"), *map(keys_of, sentences["key"].chunks)])
-    owner = sentences["article"].to_numpy()
-    near = [
-        lexical(question, _rows_of(owner, articles), keys, sentences, search.encode_at_most)
+    article_rows = sentences["article"].to_numpy()
+    candidates = [
+        prefilter(
+            question,
+            _sentences_of(article_rows, articles),
+            keys,
+            sentences,
+            search.encode_at_most,
+        )
         for question, articles in zip(questions.to_list(), nearest, strict=True)
     ]
-    _encode(np.unique(np.concatenate([rows for rows, _, _ in near])), keys, sentences, embeddings)
+    rows = np.unique(np.concatenate([rows for rows, _, _ in candidates]))
+    _encode(rows, keys, sentences, embeddings)
     queries = _queries(questions, search.query, embeddings)
     for start in range(0, len(questions), QUESTIONS_AT_ONCE):
         block = range(start, min(start + QUESTIONS_AT_ONCE, len(questions)))
-        ranked = [_rank(near[i], queries[i], keys, embeddings, search.depth) for i in block]
+        ranked = [_rank(candidates[i], queries[i], keys, embeddings, search.depth) for i in block]
         yield from _passages(questions["id"][block.start : block.stop], ranked, sentences, index)
     for path in work.glob(SENTENCES.format("*")):
         path.unlink()
 
 
 def _queries(questions: Dataset, query: Query, embeddings: Embeddings) -> list[Vectors]:
-    """Vectors of each question's queries, shape `(queries, dimension)`."""
+    """Return the vectors of each question's queries, shape `(queries, dimension)`."""
     texts = [query_texts(question, query) for question in questions.to_list()]
     vectors = embeddings.queries(list(chain.from_iterable(texts)))
-    return np.split(vectors, np.cumsum([len(own) for own in texts])[:-1])
+    return np.split(vectors, np.cumsum(list(map(len, texts)))[:-1])
 
 
 def _articles(
     questions: Dataset, index: ArticleIndex, search: Search, embeddings: Embeddings
 ) -> list[Rows]:
-    """Rows of each question's nearest articles; of several queries the best ranks."""
+    """Return the rows of each question's nearest articles, by the best rank of its queries."""
     queries = _queries(questions, search.article_query, embeddings)
-    found = index.search(np.concatenate(queries), search.articles)
-    ends = np.cumsum([len(own) for own in queries])[:-1]
-    ranked = [rows.T.ravel() for rows in np.split(found, ends)]
-    return [rows[_places(rows)][: search.articles] for rows in ranked]
+    articles = index.search(np.concatenate(queries), search.articles)
+    ends = np.cumsum(list(map(len, queries)))[:-1]
+    ranked = [rows.T.ravel() for rows in np.split(articles, ends)]
+    return [rows[_first_positions(rows)][: search.articles] for rows in ranked]
 
 
-def _places(values: NDArray[Any]) -> Rows:
-    """Where each distinct value stands first."""
+def _first_positions(values: NDArray[Any]) -> Rows:
+    """Return the first position of each distinct value, ascending."""
     return np.sort(np.unique(values, return_index=True)[1])
 
 
 def _split(
     articles: Rows, index: ArticleIndex, search: Search, embeddings: Embeddings, work: Path
 ) -> pa.Table:
-    """The sentences of articles (ascending rows of the index), in their order, memory-mapped.
+    """Return the sentences of articles (ascending rows of the index), in order, memory-mapped.
 
-    They pass through a file, so that the texts of one corpus file at most are in memory.
+    A file holds them, so that memory holds the texts of at most one corpus file.
     """
     path = work / SENTENCES.format(digest(articles.tolist())[:16])
     prefix = embeddings.encoder.config.passage_prefix
     if not is_sealed(path):
         stream = index.fetch(articles.tolist())
         with sealed(path) as temporary, pa.ipc.new_file(str(temporary), SENTENCE) as writer:
-            while some := list(islice(stream, ARTICLES_AT_ONCE)):
-                writer.write(_sentences(some, search.min_sentence_chars, prefix))
+            while block := list(islice(stream, ARTICLES_AT_ONCE)):
+                writer.write(_sentences(block, search.min_sentence_chars, prefix))
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_file(source).read_all()
 
 
 def _sentences(articles: list[tuple[int, Article]], min_chars: int, prefix: str) -> pa.RecordBatch:
-    """Each sentence with its place and with the key of its vector."""
-    found = [
+    """Return the sentences of articles, with the keys of their vectors."""
+    sentences = [
         (row, start, end, article.text[start:end])
         for row, article in articles
         for start, end in sentence_offsets(article.text, min_chars)
     ]
-    rows, starts, ends, texts = zip(*found, strict=True) if found else ([], [], [], [])
+    rows, starts, ends, texts = zip(*sentences, strict=True) if sentences else ([], [], [], [])
     keys = key_column(fingerprints([prefix + text for text in texts]))
     return pa.record_batch([rows, starts, ends, texts, keys], schema=SENTENCE)
 
 
-def _rows_of(owner: Rows, articles: Rows) -> Rows:
-    """Rows of some articles' sentences; `owner` ascends."""
-    starts, ends = np.searchsorted(owner, [articles, articles + 1])
+def _sentences_of(article_rows: Rows, articles: Rows) -> Rows:
+    """Return the rows of the sentences of `articles`; `article_rows` ascend."""
+    starts, ends = np.searchsorted(article_rows, [articles, articles + 1])
     return np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
 
 
-Near = tuple[Rows, Rows, Vectors]  # rows to encode; the others, best first, and their scores
+Candidates = tuple[Rows, Rows, Vectors]  # rows to encode; the rest, best first, and its scores
 
 
-def lexical(
-    question: dict[str, Any], rows: Rows, keys: Keys, sentences: pa.Table, most: int | None
-) -> Near:
-    """Part a question's sentences into the `most` that share most words with it, and the others.
+def prefilter(
+    question: dict[str, Any], rows: Rows, keys: Keys, sentences: pa.Table, k: int | None
+) -> Candidates:
+    """Split a question's sentences into the `k` that share most words with it, and the rest.
 
-    Those are each article's best, then the best of all. A word weighs by its rarity among these
-    sentences, so other questions do not matter; a sentence's shared weight is divided by the root
-    of its length. The others' scores are below any cosine: minus two.
+    The `k` are each article's best sentence, then the best of all. A word's weight is its inverse
+    frequency in these sentences; a sentence's score is its shared weight over the root of its
+    length. The rest is scored minus two, below any cosine.
     """
-    rows = rows[_places(keys[rows])]  # equal texts once
-    if most is None or len(rows) <= most:
+    rows = rows[_first_positions(keys[rows])]  # equal texts once
+    if k is None or len(rows) <= k:
         return rows, np.empty(0, np.int64), np.empty(0, np.float32)
-    asked = {word for text in (question["prompt"], *question["options"]) for word in words(text)}
-    found = [words(text) for text in sentences["text"].take(rows).to_pylist()]
-    shared = [asked.intersection(own) for own in found]
-    frequency = Counter(word for own in shared for word in own)
+    terms = {word for text in (question["prompt"], *question["options"]) for word in words(text)}
+    tokens = [words(text) for text in sentences["text"].take(rows).to_pylist()]
+    shared = [terms.intersection(sentence) for sentence in tokens]
+    frequency = Counter(chain.from_iterable(shared))
     weight = {word: float(np.log((1 + len(rows)) / n)) for word, n in frequency.items()}
     total = sum(weight.values()) or 1.0
-    share = np.array([sum(weight[word] for word in own) / total for own in shared], np.float32)
-    score = share / np.sqrt([max(1, len(own)) for own in found])
+    share = np.array([sum(weight[word] for word in both) / total for both in shared], np.float32)
+    score = share / np.sqrt([max(1, len(sentence)) for sentence in tokens])
     order = np.argsort(-score, kind="stable")
-    best = _places(sentences["article"].take(rows[order]).to_numpy())
+    best = _first_positions(sentences["article"].take(rows[order]).to_numpy())
     chosen = np.zeros(len(rows), bool)
-    chosen[order[np.concatenate([best, np.delete(np.arange(len(order)), best)])[:most]]] = True
-    others = order[~chosen[order]]
-    return rows[chosen], rows[others], (score[others] - 2).astype(np.float32)
+    chosen[order[np.concatenate([best, np.delete(np.arange(len(order)), best)])[:k]]] = True
+    rest = order[~chosen[order]]
+    return rows[chosen], rows[rest], (score[rest] - 2).astype(np.float32)
 
 
 def _encode(rows: Rows, keys: Keys, sentences: pa.Table, embeddings: Embeddings) -> None:
@@ -182,14 +190,14 @@ def _encode(rows: Rows, keys: Keys, sentences: pa.Table, embeddings: Embeddings)
 
 
 def _rank(
-    near: Near, queries: Vectors, keys: Keys, embeddings: Embeddings, depth: int
+    candidates: Candidates, queries: Vectors, keys: Keys, embeddings: Embeddings, depth: int
 ) -> tuple[Rows, Vectors]:
-    """The best `depth` rows and their scores: of several queries the best."""
-    rows, others, below = near
+    """Return the best `depth` rows and their scores, each the best of several queries."""
+    rows, rest, rest_scores = candidates
     scores = (embeddings.vectors(keys[rows]) @ queries.T).max(axis=1)
     order = np.argsort(-scores, kind="stable")
-    ranked = np.concatenate([rows[order], others])[:depth]
-    return ranked, np.concatenate([scores[order], below])[:depth]
+    ranked = np.concatenate([rows[order], rest])[:depth]
+    return ranked, np.concatenate([scores[order], rest_scores])[:depth]
 
 
 def _passages(
@@ -198,36 +206,19 @@ def _passages(
     sentences: pa.Table,
     index: ArticleIndex,
 ) -> Iterator[list[dict[str, Any]]]:
-    """The contexts file's rows of some questions, fetched together."""
+    """Yield the rows of the contexts file for some questions, looked up together."""
     columns = ["article", "start", "end", "text"]
     rows = np.concatenate([rows for rows, _ in ranked])
-    found = iter(sentences.select(columns).take(rows).to_pylist())
-    articles = np.unique(sentences["article"].take(rows).to_numpy())
-    of = dict(zip(articles.tolist(), index.table.take(articles).to_pylist(), strict=True))
-    for question, (own, scores) in zip(ids, ranked, strict=True):
-        yield [
-            _passage(question, rank, score, sentence, of[sentence["article"]], index)
-            for rank, (score, sentence) in enumerate(
-                zip(scores.tolist(), (next(found) for _ in own), strict=True), 1
-            )
-        ]
+    stream = iter(sentences.select(columns).take(rows).to_pylist())
+    numbers = np.unique(sentences["article"].take(rows).to_numpy())
+    articles = dict(zip(numbers.tolist(), index.table.take(numbers).to_pylist(), strict=True))
+    for question, (_, scores) in zip(ids, ranked, strict=True):
+        passages = (_passage(sentence, articles[sentence["article"]], index) for sentence in stream)
+        yield context_rows(question, zip(scores.tolist(), passages, strict=False))
 
 
 def _passage(
-    question: str,
-    rank: int,
-    score: float,
-    sentence: dict[str, Any],
-    article: dict[str, Any],
-    index: ArticleIndex,
+    sentence: dict[str, Any], article: dict[str, Any], index: ArticleIndex
 ) -> dict[str, Any]:
-    return {
-        "question_id": question,
-        "rank": rank,
-        "score": score,
-        "article_id": article["id"],
-        "passage_id": f"{article['id']}:{sentence['start']}-{sentence['end']}",
-        "title": article["title"],
-        "text": sentence["text"],
-        "source": index.files[article["file"]].source,
-    }
+    source = index.files[article["file"]].source
+    return {**sentence, "article_id": article["id"], "title": article["title"], "source": source}

@@ -26,9 +26,9 @@ from exam.metrics import Floats
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.evaluation import Contexts, option_support, question_scores
 from exam.retrieval.pairs import Example, mine_pairs
-from exam.retrieval.passages import searched
+from exam.retrieval.passages import passage_text
 from exam.retrieval.queries import query_texts
-from exam.retrieval.rerank import Pair, PairScorer, reordered
+from exam.retrieval.rerank import Pair, PairScorer, reorder
 from exam.runs import CHECKPOINTS, OneDevice, fit, training_arguments, with_callbacks
 from exam.splits import Split
 
@@ -79,15 +79,15 @@ class RankingEvaluator(BaseEvaluator):
         pairs: list[Pair] = []
         for question in self.questions:
             (query,) = query_texts(question, self.query)
-            pairs += [(query, searched(p)) for p in self.contexts.get(question["id"], [])]
+            pairs += [(query, passage_text(p)) for p in self.contexts.get(question["id"], [])]
         sizes = [len(self.contexts.get(key, [])) for key in self.questions["id"]]
         return np.split(self.scorer(pairs), np.cumsum(sizes)[:-1])
 
     def figures(self, scores: list[Floats], weight: float) -> dict[str, float]:
         """The figures of the rankings that some scores give."""
         ranked = {
-            key: reordered(self.contexts.get(key, []), own, weight)
-            for key, own in zip(self.questions["id"], scores, strict=True)
+            key: reorder(self.contexts.get(key, []), new, weight)
+            for key, new in zip(self.questions["id"], scores, strict=True)
         }
         support = option_support(self.questions, ranked, self.rarity)
         found = question_scores(self.questions, ranked, support)
