@@ -17,8 +17,7 @@ def ours(job: dict[str, Any], train: Any, asked: Any, work: Path) -> Any:
     from exam.compose import composed
     from exam.config import trainer_values
     from exam.reader.features import build_features
-    from exam.reader.reader import Reader
-    from exam.reader.training import predict
+    from exam.reader.reader import Reader, predict
 
     config: Any = composed(
         "train",

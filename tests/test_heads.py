@@ -19,9 +19,8 @@ from exam.reader.features import Reading, build_features, saved_features
 from exam.reader.lexical import fit
 from exam.reader.measures import MEASURES, measure_options
 from exam.reader.model import tiny_tokenizer
-from exam.reader.reader import Reader
+from exam.reader.reader import Reader, predict, train
 from exam.reader.trainer import binary_loss
-from exam.reader.training import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import RARITY, SCHEMA, write_contexts
 
@@ -211,7 +210,7 @@ def test_evidence_starts_as_a_conditional_logit_and_joins_the_score(tmp_path, as
     features = features_of(reader, asked, stage)
     measured = np.array(features["evidence"][:])
     before = predict(reader, features)
-    reader = reader.to_train(features, Tuning(), Adversary())
+    reader = reader.prepare_for_training(features, Tuning(), Adversary())
     added = fit(measured, np.array(asked["label"])).logits(measured)
     assert predict(reader, features) == pytest.approx(before + added, abs=1e-4)
     assert (added.argmax(1) == np.array(asked["label"])).all()
@@ -234,7 +233,7 @@ def test_what_joins_is_trained_saved_and_read_again(tmp_path, asked, packing, fa
     arguments = {**CPU, "max_steps": 4, "learning_rate": 0.01}
     reader = Reader.load(model, arguments, tmp_path / "c", 0)
     features = features_of(reader, asked, stage)
-    reader = reader.to_train(features, tuning, Adversary())
+    reader = reader.prepare_for_training(features, tuning, Adversary())
     started = reader.model.get_submodule("evidence").weight.detach().clone()
     train(reader, features, features.select([]))
     assert not torch.equal(reader.model.get_submodule("evidence").weight, started)
@@ -252,7 +251,7 @@ def test_trained_evidence_is_not_started_again(tmp_path, asked):
     features = features_of(reader, asked, stage)
     with torch.no_grad():
         reader.model.get_submodule("evidence").weight.fill_(0.5)
-    again = reader.to_train(features, Tuning(), Adversary())
+    again = reader.prepare_for_training(features, Tuning(), Adversary())
     assert (again.model.get_submodule("evidence").weight == 0.5).all()
 
 
@@ -274,7 +273,7 @@ def test_another_number_of_options_is_answered(tmp_path, asked):
     stage = stage_of(tmp_path, asked)
     reader = joined(tmp_path, asked)
     features = features_of(reader, asked, stage)
-    reader = reader.to_train(features, Tuning(), Adversary())
+    reader = reader.prepare_for_training(features, Tuning(), Adversary())
     train(reader, features, features.select([]))
     rows = asked.to_list()
     rows[0] |= {"options": ["river", "log", "well"], "label": 0}

@@ -15,15 +15,14 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfA
 from exam.config import BatchBy, Model, Packing
 from exam.errors import ExamError
 from exam.reader.attention import Distances, at_once, one_by_one
-from exam.reader.batches import TokenBatches
 from exam.reader.collator import MultipleChoiceCollator, PackedCollator
 from exam.reader.disentangled import use_disentangled
 from exam.reader.features import build_features
 from exam.reader.model import tiny_tokenizer
 from exam.reader.packing import seen
-from exam.reader.reader import Reader
+from exam.reader.reader import Reader, predict, train
 from exam.reader.template import Template
-from exam.reader.training import predict, train
+from exam.reader.trainer import TokenBatches
 
 SMALL = {
     "hidden_size": 32,

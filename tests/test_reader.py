@@ -20,13 +20,12 @@ from exam.question_rows import FEATURES, LETTERS
 from exam.reader.collator import MultipleChoiceCollator
 from exam.reader.features import Reading, build_features, saved_features, shuffle_options
 from exam.reader.model import inspect_reader, load_reader, tiny_tokenizer
-from exam.reader.reader import Reader
+from exam.reader.reader import Reader, predict, train
 from exam.reader.template import Template
 from exam.reader.trainer import option_loss
-from exam.reader.training import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import SCHEMA, write_contexts
-from exam.runs import last_whole_checkpoint
+from exam.runs import last_complete_checkpoint
 from exam.tokenization import token_ids
 
 TINY = {
@@ -339,12 +338,12 @@ def test_a_checkpoint_without_its_best_one_is_not_resumed(tmp_path, asked):
     features = features_of(reader, asked)
     train(reader, features.select(range(16)), features.select(range(16, 24)))
     folder = tmp_path / "c"
-    newest = last_whole_checkpoint(folder)
+    newest = last_complete_checkpoint(folder)
     state = read_json(newest / "trainer_state.json")
     state["best_global_step"] = 1
     write_json(newest / "trainer_state.json", state)
     mark_whole(newest)
-    assert last_whole_checkpoint(folder) != newest
+    assert last_complete_checkpoint(folder) != newest
 
 
 def mark_whole(checkpoint):
@@ -429,7 +428,7 @@ def test_resumed_training_equals_uninterrupted(tmp_path, asked, uninterrupted, c
     with pytest.raises(Stop):
         eight_steps(tmp_path / "cut", asked)
     monkeypatch.setattr(Trainer, name, real)
-    assert last_whole_checkpoint(tmp_path / "cut" / "c").name == "checkpoint-3"
+    assert last_complete_checkpoint(tmp_path / "cut" / "c").name == "checkpoint-3"
     resumed, resumed_state = eight_steps(tmp_path / "cut", asked)
     assert resumed_state["global_step"] == state["global_step"] == 8
     assert losses(resumed_state["log_history"]) == losses(state["log_history"])

@@ -31,7 +31,7 @@ from exam.report.run import write_results, write_run
 from exam.retrieval.retrieval import Retrieval
 from exam.room import check_room
 from exam.run_config import CONFIG, save_run
-from exam.runs import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, run_files
+from exam.runs import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, list_run_files
 from exam.runtime import environment, say
 from exam.splits import Split, fold_of, read_split
 from exam.stage import Stage
@@ -128,7 +128,7 @@ def _trained(config: Train, prepared: Prepared) -> Run:
                 score(stage, split.valid, valid, prepared.stages)
                 write_run(stage, config, split.valid, valid, output.tokens)
                 write_card(stage, config)
-                stage.finish(run_files(stage.folder), questions=len(split.train))
+                stage.finish(list_run_files(stage.folder), questions=len(split.train))
         if leads:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     run = report(stage, split.valid, valid, prepared.stages)
