@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForMultipleChoice
 from exam.compose import composed
 from exam.config import trainer_values
 from exam.estimates import step_mib
-from exam.reader.decoders import decoder_class
+from exam.reader.heads import decoder_class
 from exam.reader.tuning import apply_tuning, layers_of
 from exam.runtime import quiet_libraries, say
 

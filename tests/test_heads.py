@@ -16,8 +16,7 @@ from exam.config import Adversary, Layout, Loss, Model, Order, Packing, Tuning
 from exam.files import write_json
 from exam.reader.collator import MultipleChoiceCollator, PackedCollator
 from exam.reader.features import Reading, build_features, saved_features
-from exam.reader.lexical import fit
-from exam.reader.measures import MEASURES, measure_options
+from exam.reader.lexical import MEASURES, fit, measure_options
 from exam.reader.model import tiny_tokenizer
 from exam.reader.reader import Reader, predict, train
 from exam.reader.trainer import binary_loss

@@ -14,14 +14,12 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfA
 
 from exam.config import BatchBy, Model, Packing
 from exam.errors import ExamError
-from exam.reader.attention import Distances, at_once, one_by_one
+from exam.reader.attention import Distances, at_once, one_by_one, use_disentangled
 from exam.reader.collator import MultipleChoiceCollator, PackedCollator
-from exam.reader.disentangled import use_disentangled
-from exam.reader.features import build_features
+from exam.reader.features import Template, build_features
 from exam.reader.model import tiny_tokenizer
 from exam.reader.packing import seen
 from exam.reader.reader import Reader, predict, train
-from exam.reader.template import Template
 from exam.reader.trainer import TokenBatches
 
 SMALL = {

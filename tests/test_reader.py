@@ -18,10 +18,9 @@ from exam.loading import longest_input
 from exam.metrics import map_at_k
 from exam.question_rows import FEATURES, LETTERS
 from exam.reader.collator import MultipleChoiceCollator
-from exam.reader.features import Reading, build_features, saved_features, shuffle_options
+from exam.reader.features import Reading, Template, build_features, saved_features, shuffle_options
 from exam.reader.model import inspect_reader, load_reader, tiny_tokenizer
 from exam.reader.reader import Reader, predict, train
-from exam.reader.template import Template
 from exam.reader.trainer import option_loss
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import SCHEMA, write_contexts

@@ -25,9 +25,7 @@ from transformers import (
 from transformers import DebertaV2Tokenizer as LibraryTokenizer
 
 from exam.errors import ExamError
-from exam.reader.features import build_features
-from exam.reader.template import Template
-from exam.reader.token_counts import TokenCounts
+from exam.reader.features import Template, TokenCounts, build_features
 from exam.tokenization import (
     DebertaV2Tokenizer,
     adopt_tokenizer,

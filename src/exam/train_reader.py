@@ -25,7 +25,7 @@ from exam.metrics import Floats
 from exam.precision import reader_values
 from exam.preflight import ReaderLimits, check_reader
 from exam.questions import questions_digest
-from exam.reader.measures import MEASURES
+from exam.reader.lexical import MEASURES
 from exam.report.card import push, write_card
 from exam.report.run import write_results, write_run
 from exam.retrieval.retrieval import Retrieval

@@ -12,8 +12,7 @@ from transformers import AutoConfig, AutoModel
 
 from exam.config import Packing
 from exam.reader import attention
-from exam.reader.attention import Distances, at_once, attend, one_by_one
-from exam.reader.disentangled import use_disentangled
+from exam.reader.attention import Distances, at_once, attend, one_by_one, use_disentangled
 
 SHAPES = [*((family, Packing.options) for family in FAMILIES), ("bert", Packing.cross)]
 

@@ -25,7 +25,7 @@ from exam.llm.scoring import InMemory, Runner
 from exam.loading import check_new_weights, embedding_rows
 from exam.precision import half_here, weights_in
 from exam.question_rows import LETTERS
-from exam.reader.decoders import with_padding
+from exam.reader.heads import with_padding
 from exam.reader.model import small_architecture, tiny_tokenizer
 from exam.tokenization import check_vocabulary, load_tokenizer
 

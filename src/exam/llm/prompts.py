@@ -16,9 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from exam.config import Model, Order, Scoring
 from exam.errors import ExamError
 from exam.question_rows import LETTERS
-from exam.reader.features import Cut, fit_passages
-from exam.reader.template import Template
-from exam.reader.token_counts import TokenCounts
+from exam.reader.features import Cut, Template, TokenCounts, fit_passages
 from exam.retrieval.evaluation import Contexts
 from exam.tokenization import prefix_space, token_ids, unknown_id
 

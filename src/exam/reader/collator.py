@@ -8,9 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from exam.config import Layout
 from exam.reader.attention import stepped
-from exam.reader.features import TARGETS
-from exam.reader.measures import MEASURES
-from exam.reader.template import Template
+from exam.reader.features import TARGETS, Template
+from exam.reader.lexical import MEASURES
 
 Row = dict[str, Any]
 

@@ -5,7 +5,7 @@ as one sequence per option or, for other readers, behind one shared context.
 """
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import Any
 
@@ -19,9 +19,7 @@ from exam.errors import ExamError
 from exam.files import atomic
 from exam.question_rows import in_order
 from exam.questions import questions_digest
-from exam.reader.measures import MEASURES, measure_options
-from exam.reader.template import Template
-from exam.reader.token_counts import TokenCounts
+from exam.reader.lexical import MEASURES, measure_options
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
 from exam.stage import Stage
@@ -41,6 +39,128 @@ FEATURES = Features(
     }
 )
 EVIDENCE = Features({"evidence": List(List(Value("float32")))})  # (options, MEASURES)
+UNKNOWN_SHARE = 0.01  # of a set's tokens, above which it is a warning
+NAMED = 3  # questions with equal options
+
+
+@dataclass(frozen=True)
+class Template:
+    """The special tokens a tokenizer puts before, between and after one or two texts.
+
+    Sequences are built from ids, so that a text containing "[SEP]" cannot forge one. Where a
+    tokenizer puts nothing between two texts, as decoders' do, a new line stands there.
+    """
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    kinds: tuple[int, int]  # token types of the first and the second text
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, pair: bool) -> "Template":
+        """Read the template off an example."""
+        texts = ("a", "a") if pair else ("a",)
+        row = tokenizer(*texts, return_special_tokens_mask=True, return_token_type_ids=True)
+        ids, special, kinds = (
+            row[k] for k in ("input_ids", "special_tokens_mask", "token_type_ids")
+        )
+        plain = [i for i, flag in enumerate(special) if not flag]
+        first, last = plain[0], plain[-1]
+        inside = [i for i in range(first, last) if special[i]]
+        between = [ids[i] for i in inside]
+        if pair and not between:
+            between = tokenizer("\n", add_special_tokens=False)["input_ids"]
+        return cls(ids[:first], between, ids[last + 1 :], (kinds[first], kinds[last]))
+
+    def __len__(self) -> int:
+        """How many tokens it adds."""
+        return len(self.before) + len(self.between) + len(self.after)
+
+    def build(self, first: list[int], second: list[int]) -> dict[str, list[int]]:
+        """One sequence's `input_ids`, `token_type_ids` and `attention_mask`."""
+        head = [*self.before, *first, *self.between]
+        tail = [*second, *self.after]
+        return {
+            "input_ids": [*head, *tail],
+            "token_type_ids": [self.kinds[0]] * len(head) + [self.kinds[1]] * len(tail),
+            "attention_mask": [1] * (len(head) + len(tail)),
+        }
+
+
+@dataclass
+class TokenCounts:
+    """Tokens of a set of questions and of their passages, before anything is cut."""
+
+    in_questions: int = 0
+    unknown_in_questions: int = 0
+    in_passages: int = 0
+    unknown_in_passages: int = 0
+    equal_options: int = 0  # questions with two options of the same tokens
+    equal_ids: list[str] = field(default_factory=list)  # the first of them
+
+    def add(
+        self,
+        key: str,
+        parts: list[list[int]],
+        options: list[list[int]],
+        passages: list[list[int]],
+        unknown: int | None,
+    ) -> None:
+        """Count a question's parts (all but its passages) and its passages, in token ids."""
+        self.in_questions += sum(map(len, parts))
+        self.in_passages += sum(map(len, passages))
+        if unknown is not None:
+            self.unknown_in_questions += sum(part.count(unknown) for part in parts)
+            self.unknown_in_passages += sum(passage.count(unknown) for passage in passages)
+        if len({tuple(option) for option in options}) < len(options):
+            self.equal_options += 1
+            if len(self.equal_ids) < NAMED:
+                self.equal_ids.append(str(key))
+
+    def __str__(self) -> str:
+        shares = [
+            f"{unknown:,} of {total:,} in {name} ({_share(unknown, total):.2%})"
+            for name, unknown, total in self._sets()
+        ]
+        return (
+            f"unknown tokens {', '.join(shares)} · "
+            f"questions with options of equal tokens {self.equal_options:,}"
+        )
+
+    def warn(self, stage: str) -> None:
+        """Warn of a share of unknown tokens above UNKNOWN_SHARE, and of any equal options."""
+        for name, unknown, total in self._sets():
+            if _share(unknown, total) > UNKNOWN_SHARE:
+                log.warning(
+                    "%s: %.1f %% of the tokens in %s are unknown to the model's tokenizer; a "
+                    "checkpoint trained on such texts may read them better",
+                    stage, 100 * _share(unknown, total), name,
+                )  # fmt: skip
+        if self.equal_options:
+            log.warning(
+                "%s: %d questions have two options with the same tokens, which the model cannot "
+                "tell apart: %s%s",
+                stage, self.equal_options, ", ".join(self.equal_ids),
+                " …" if self.equal_options > len(self.equal_ids) else "",
+            )  # fmt: skip
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return name and value of each figure, for the report."""
+        shares = [f"{name} {_share(unknown, total):.2%}" for name, unknown, total in self._sets()]
+        return [
+            ("unknown tokens", ", ".join(shares)),
+            ("questions with options of equal tokens", f"{self.equal_options:,}"),
+        ]
+
+    def _sets(self) -> list[tuple[str, int, int]]:
+        return [
+            ("questions", self.unknown_in_questions, self.in_questions),
+            ("passages", self.unknown_in_passages, self.in_passages),
+        ]
+
+
+def _share(part: int, total: int) -> float:
+    return part / total if total else 0.0
 
 
 @dataclass

@@ -30,10 +30,9 @@ from exam.config import Dtype, Model, Packing
 from exam.errors import ExamError
 from exam.loading import check_new_weights, embedding_rows
 from exam.precision import weights_in
-from exam.reader.decoders import DecoderReader, decoder_class, with_padding
-from exam.reader.disentangled import flash_attention, use_disentangled
-from exam.reader.heads import Fp32Linear, joined_class
-from exam.reader.measures import MEASURES
+from exam.reader.attention import flash_attention, use_disentangled
+from exam.reader.heads import DecoderReader, Fp32Linear, decoder_class, joined_class, with_padding
+from exam.reader.lexical import MEASURES
 from exam.reader.packing import compute_dtype, packed_class
 from exam.reader.tuning import adapters_base, with_adapters
 from exam.tokenization import check_vocabulary, load_tokenizer

@@ -23,8 +23,8 @@ from exam.loading import longest_input
 from exam.metrics import Floats, count_ties
 from exam.reader.collator import Collator, MultipleChoiceCollator, PackedCollator
 from exam.reader.features import Reading, saved_features
+from exam.reader.lexical import MEASURES
 from exam.reader.lexical import fit as fit_logit
-from exam.reader.measures import MEASURES
 from exam.reader.model import load_reader
 from exam.reader.token_counts import TokenCounts
 from exam.reader.trainer import (
