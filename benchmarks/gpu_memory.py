@@ -3,7 +3,7 @@
     python benchmarks/gpu_memory.py
 
 Weights, gradients and optimizer are counted on the architectures themselves, without their
-weights; activations are `exam.reader.memory`'s estimate for a batch of full-length questions of
+weights; activations are `exam.estimates.step_mib`'s estimate for a batch of full-length questions of
 five options in 16 bits. A fifth is added for what libraries and fragmentation take, and 1 GB.
 """
 

@@ -20,7 +20,7 @@ from exam.llm.letters import LetterReader
 from exam.llm.load import inspect_decoder, load_causal, random_decoder
 from exam.llm.scoring import option_scores
 from exam.metrics import Floats, figures
-from exam.reader.features import TARGETS, shuffle_options
+from exam.reader.features import TARGETS, TokenCounts, shuffle_options
 from exam.reader.lexical import (
     LexicalReader,
     cross_fitted,
@@ -31,7 +31,6 @@ from exam.reader.lexical import (
 )
 from exam.reader.model import inspect_reader
 from exam.reader.reader import Reader, predict, train
-from exam.reader.token_counts import TokenCounts
 from exam.reader.trainer import refuse_nan
 from exam.reader.tuning import ADAPTER, merge_adapters
 from exam.retrieval.contexts import read_contexts

@@ -40,7 +40,7 @@ from exam.precision import reader_values
 from exam.preflight import check_saved_reader, prepare
 from exam.question_rows import LETTERS, in_order
 from exam.questions import questions_digest, read
-from exam.reader.token_counts import TokenCounts
+from exam.reader.features import TokenCounts
 from exam.report.run import write_run
 from exam.retrieval.retrieval import Retrieval
 from exam.run_config import CONFIG, load_run

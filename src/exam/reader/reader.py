@@ -22,11 +22,10 @@ from exam.estimates import step_mib
 from exam.loading import longest_input
 from exam.metrics import Floats, count_ties
 from exam.reader.collator import Collator, MultipleChoiceCollator, PackedCollator
-from exam.reader.features import Reading, saved_features
+from exam.reader.features import Reading, TokenCounts, saved_features
 from exam.reader.lexical import MEASURES
 from exam.reader.lexical import fit as fit_logit
 from exam.reader.model import load_reader
-from exam.reader.token_counts import TokenCounts
 from exam.reader.trainer import (
     ReaderTrainer,
     ReaderTrainingArguments,
