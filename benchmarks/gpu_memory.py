@@ -3,7 +3,7 @@
     python benchmarks/gpu_memory.py
 
 Weights, gradients and optimizer are counted on the architectures themselves, without their
-weights; activations are `exam.estimates.step_mib`'s estimate for a batch of full-length questions of
+weights; `exam.estimates.step_mib` estimates activations for a batch of full-length questions with
 five options in 16 bits. A fifth is added for what libraries and fragmentation take, and 1 GB.
 """
 
@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForMultipleChoice
 from exam.compose import composed
 from exam.config import trainer_values
 from exam.estimates import step_mib
-from exam.reader.heads import decoder_class
+from exam.reader.heads import make_decoder_class
 from exam.reader.tuning import apply_tuning, layers_of
 from exam.runtime import quiet_libraries, say
 
@@ -89,7 +89,7 @@ def need(model: str, overrides: str) -> Need:
     own, values = config.model, trainer_values(config.trainer)
     architecture = AutoConfig.for_model(own.architecture, **SHAPES[model])
     with torch.device("meta"):
-        kind = decoder_class(architecture)
+        kind = make_decoder_class(architecture)
         made: Any = kind(architecture) if kind else ENCODERS.from_config(architecture)
         made = made.to(getattr(torch, own.dtype.value) if kind else torch.float32)
         layers: Any = layers_of(made)

@@ -15,8 +15,8 @@ from exam.artefacts import open_stage
 from exam.config import Adversary, Layout, Loss, Model, Order, Packing, Tuning
 from exam.files import write_json
 from exam.reader.collator import MultipleChoiceCollator, PackedCollator
-from exam.reader.features import Reading, build_features, saved_features
-from exam.reader.lexical import MEASURES, fit, measure_options
+from exam.reader.features import Reading, build_features, load_features
+from exam.reader.lexical import OVERLAP_FEATURES, fit, overlap_features
 from exam.reader.model import tiny_tokenizer
 from exam.reader.reader import Reader, predict, train
 from exam.reader.trainer import binary_loss
@@ -152,7 +152,7 @@ def texts_of(question):
 
 
 def features_of(reader, asked, stage):
-    return saved_features("f", asked, stage, reader.tokenizer, READING)[0]
+    return load_features("f", asked, stage, reader.tokenizer, READING)[0]
 
 
 def joined(tmp_path, asked, packing=Packing.options, family="bert", **values):
@@ -174,9 +174,9 @@ def test_measures_are_literal_and_standardised_over_the_options(tmp_path):
         write_contexts(stage, iter([passages]))
         write_json(stage.folder / RARITY, dict.fromkeys(PLACES, 2.0) | {"animal": 1.0})
         stage.finish([CONTEXTS, RARITY])
-    found = measure_options(asked, stage, 2, 48)
-    assert found.shape == (1, 5, len(MEASURES))
-    own = {name: found[0, :, MEASURES.index(name)] for name in MEASURES}
+    found = overlap_features(asked, stage, 2, 48)
+    assert found.shape == (1, 5, len(OVERLAP_FEATURES))
+    own = {name: found[0, :, OVERLAP_FEATURES.index(name)] for name in OVERLAP_FEATURES}
 
     def standardised(values):
         return pytest.approx((np.array(values) - np.mean(values)) / np.std(values))
@@ -199,7 +199,7 @@ def test_a_question_measures_the_same_alone_and_among_others(tmp_path, asked):
             write_contexts(stage, ([{**row, "question_id": key}] for key in some["id"]))
             write_json(stage.folder / RARITY, rarity)
             stage.finish([CONTEXTS, RARITY])
-        found.append(measure_options(some, stage, 1, 48)[0])
+        found.append(overlap_features(some, stage, 1, 48)[0])
     assert np.array_equal(*found)
 
 

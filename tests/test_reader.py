@@ -18,7 +18,13 @@ from exam.loading import longest_input
 from exam.metrics import map_at_k
 from exam.question_rows import FEATURES, LETTERS
 from exam.reader.collator import MultipleChoiceCollator
-from exam.reader.features import Reading, Template, build_features, saved_features, shuffle_options
+from exam.reader.features import (
+    Reading,
+    SpecialTokens,
+    build_features,
+    load_features,
+    shuffle_options,
+)
 from exam.reader.model import inspect_reader, load_reader, tiny_tokenizer
 from exam.reader.reader import Reader, predict, train
 from exam.reader.trainer import option_loss
@@ -141,8 +147,8 @@ def test_question_longer_than_the_model_is_refused(asked):
     with pytest.raises(ExamError) as caught:
         build_features(asked, {}, tokenizer, max_length=8, longest=8)
     assert str(caught.value).endswith(
-        "tokens, the model reads 8.\nOptions are never cut: shorten the question, or choose a "
-        "model that reads more (model=deberta_base)."
+        "tokens, the model reads 8.\nOptions are never truncated: shorten the question, or choose "
+        "a model with more positions (model=deberta_base)."
     )
 
 
@@ -215,7 +221,7 @@ def test_collator_pads_missing_options(small):
 
 def test_template_equals_the_tokenizer_own_pair(small):
     tokenizer, i = small
-    built = Template.of(tokenizer, pair=True).build([i["a"]], [i["b"], i["c"]])
+    built = SpecialTokens.of(tokenizer, pair=True).build([i["a"]], [i["b"], i["c"]])
     assert built == dict(tokenizer("a", "b c", return_token_type_ids=True))
 
 
@@ -465,7 +471,7 @@ def test_features_are_kept_until_something_they_stand_on_changes(tmp_path, asked
 
     def features(contexts=stage, tokenizer=tokenizer, questions=asked, max_length=48):
         reading = Reading(1, max_length, 512, Order.best_first)
-        found, _ = saved_features("f", questions, contexts, tokenizer, reading)
+        found, _ = load_features("f", questions, contexts, tokenizer, reading)
         folders = sorted(p.name for p in (tmp_path / "features").iterdir() if p.is_dir())
         return found.to_list(), len(folders)
 

@@ -848,7 +848,7 @@ def test_positives_of_another_form_are_refused(tmp_path, rows, said):
 def test_gains_that_are_no_numbers_are_refused(tmp_path, gain):
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps({"question_id": "1", "text": "x", "gain": gain}) + "\n")
-    with pytest.raises(ExamError, match="is no finite number"):
+    with pytest.raises(ExamError, match="is not finite"):
         read_positives(path)
 
 

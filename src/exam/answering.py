@@ -23,7 +23,7 @@ from exam.metrics import Floats, figures
 from exam.reader.features import TARGETS, TokenCounts, shuffle_options
 from exam.reader.lexical import (
     LexicalReader,
-    cross_fitted,
+    cross_fit,
     fit,
     lexical_features,
     load_lexical,
@@ -148,7 +148,7 @@ def _fit_lexical(config: Train, folder: Path, split: Split, pool: Stage) -> Answ
     questions = concatenate_datasets([split.train, split.dev])
     top_k, budget = config.context.passages(training=True), config.model.max_length
     features, labels = lexical_features(questions, pool, top_k, budget), questions["label"]
-    logits = cross_fitted(questions, features)
+    logits = cross_fit(questions, features)
     if logits is not None:
         found = figures(of_logits("", logits, labels).scores)
         log.info(

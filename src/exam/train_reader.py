@@ -25,7 +25,7 @@ from exam.metrics import Floats
 from exam.precision import reader_values
 from exam.preflight import ReaderLimits, check_reader
 from exam.questions import questions_digest
-from exam.reader.lexical import MEASURES
+from exam.reader.lexical import OVERLAP_FEATURES
 from exam.report.card import push, write_card
 from exam.report.run import write_results, write_run
 from exam.retrieval.retrieval import Retrieval
@@ -141,7 +141,7 @@ def _trained(config: Train, prepared: Prepared) -> Run:
 def _key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, Any]:
     """What determines a trained run."""
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
-    evidence = {"evidence": list(MEASURES)} if config.model.evidence else {}
+    evidence = {"evidence": list(OVERLAP_FEATURES)} if config.model.evidence else {}
     checkpoint = checkpoint_fingerprint(config.model.checkpoint)
     return {
         "questions": {name: questions_digest(part) for name, part in parts.items()},

@@ -22,8 +22,8 @@ from exam.estimates import step_mib
 from exam.loading import longest_input
 from exam.metrics import Floats, count_ties
 from exam.reader.collator import Collator, MultipleChoiceCollator, PackedCollator
-from exam.reader.features import Reading, TokenCounts, saved_features
-from exam.reader.lexical import MEASURES
+from exam.reader.features import Reading, TokenCounts, load_features
+from exam.reader.lexical import OVERLAP_FEATURES
 from exam.reader.lexical import fit as fit_logit
 from exam.reader.model import load_reader
 from exam.reader.trainer import (
@@ -140,7 +140,7 @@ class Reader:
             evidence=self.config.evidence,
         )
         with ranks.leader_first():
-            return saved_features(name, questions, contexts, self.tokenizer, reading)
+            return load_features(name, questions, contexts, self.tokenizer, reading)
 
     def trainer(self, train: Dataset | None, dev: Dataset | None, options: int) -> ReaderTrainer:
         """Build the Trainer, with MAP@3 as its metric."""
@@ -226,7 +226,7 @@ def _start_evidence(model: Any, features: Dataset) -> None:
     evidence, labels = answered["evidence"], answered["labels"]
     if model.evidence.weight.any():
         return
-    values = np.full((len(labels), max(map(len, evidence)), len(MEASURES)), np.nan)
+    values = np.full((len(labels), max(map(len, evidence)), len(OVERLAP_FEATURES)), np.nan)
     for row, options in zip(values, evidence, strict=True):
         row[: len(options)] = options
     with torch.no_grad():
