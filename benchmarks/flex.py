@@ -1,8 +1,8 @@
 """Replace SDPA with a dense mask by FlexAttention, for packed questions.
 
-`flex_at_once` has the signature and the result of `exam.reader.attention.at_once`. It skips blocks
-of tokens that a packed question masks, and adds DeBERTa's distances to each score when computing
-it, instead of keeping them in memory for every pair of tokens. It has no dropout.
+`flex_at_once` has the signature and the result of `exam.reader.attention.sdpa_attention`. It
+skips blocks of tokens that a packed question masks, and adds DeBERTa's distances to each score when
+computing it, instead of keeping them in memory for every pair of tokens. It has no dropout.
 """
 
 from collections.abc import Iterator
@@ -92,9 +92,9 @@ def compiled() -> Any:
 @contextmanager
 def flex() -> Iterator[None]:
     """Let packed readers compute their attention with FlexAttention, on a CPU too."""
-    originals = attention.at_once, attention.one_by_one
-    attention.at_once = attention.one_by_one = flex_at_once
+    originals = attention.sdpa_attention, attention.per_question_attention
+    attention.sdpa_attention = attention.per_question_attention = flex_at_once
     try:
         yield
     finally:
-        attention.at_once, attention.one_by_one = originals
+        attention.sdpa_attention, attention.per_question_attention = originals

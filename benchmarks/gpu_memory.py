@@ -3,7 +3,7 @@
     python benchmarks/gpu_memory.py
 
 Weights, gradients and optimizer are counted on the architectures themselves, without their
-weights; activations are `exam.reader.memory`'s estimate for a batch of full-length questions of
+weights; `exam.estimates.step_mib` estimates activations for a batch of full-length questions with
 five options in 16 bits. A fifth is added for what libraries and fragmentation take, and 1 GB.
 """
 
@@ -16,9 +16,9 @@ from transformers import AutoConfig, AutoModelForMultipleChoice
 
 from exam.compose import composed
 from exam.config import trainer_values
-from exam.reader.decoders import decoder_class
-from exam.reader.memory import estimated_mib
-from exam.reader.tuning import layers_of, tuned
+from exam.estimates import step_mib
+from exam.reader.heads import make_decoder_class
+from exam.reader.tuning import apply_tuning, layers_of
 from exam.runtime import quiet_libraries, say
 
 GPUS = (8, 16, 24, 40, 80)  # GB
@@ -89,12 +89,12 @@ def need(model: str, overrides: str) -> Need:
     own, values = config.model, trainer_values(config.trainer)
     architecture = AutoConfig.for_model(own.architecture, **SHAPES[model])
     with torch.device("meta"):
-        kind = decoder_class(architecture)
+        kind = make_decoder_class(architecture)
         made: Any = kind(architecture) if kind else ENCODERS.from_config(architecture)
         made = made.to(getattr(torch, own.dtype.value) if kind else torch.float32)
         layers: Any = layers_of(made)
         linear = sum(m.weight.numel() for m in layers.modules() if is_linear(m))
-        made = tuned(made, config.tuning, None)
+        made = apply_tuning(made, config.tuning, None)
     arguments: Any = SimpleNamespace(
         optim=values.get("optim", "adamw_torch"),
         bf16=True,
@@ -103,7 +103,7 @@ def need(model: str, overrides: str) -> Need:
     )
     tokens = values["per_device_train_batch_size"] * OPTIONS * own.max_length
     sizes = [(p.numel(), p.requires_grad) for p in made.parameters()]
-    mib = estimated_mib(made, arguments, tokens, own.max_length)
+    mib = step_mib(made, arguments, tokens, own.max_length)
     if own.load_in_4bit:
         mib["weights"] -= round(linear * (2 - IN_4_BITS) / 2**20)
     return Need(sum(n for n, _ in sizes), sum(n for n, learns in sizes if learns), mib)

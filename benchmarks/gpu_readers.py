@@ -21,12 +21,11 @@ from reader_models import SHAPES
 from transformers import MODEL_MAPPING, AutoConfig
 
 from exam.config import Model, Packing
-from exam.reader.arguments import reader_arguments
+from exam.estimates import step_mib
 from exam.reader.features import FEATURES
-from exam.reader.memory import estimated_mib
 from exam.reader.model import tiny_tokenizer
-from exam.reader.reader import Reader
-from exam.reader.training import predict
+from exam.reader.reader import Reader, predict
+from exam.reader.trainer import build_reader_arguments
 
 OPTIONS, PROMPT, OPTION = 5, 60, 20  # tokens of prompt and option; the context takes the rest
 BASE = {
@@ -131,7 +130,9 @@ def arguments_of(
         "learning_rate": 1e-6,
         "activation_checkpointing": checkpointing,
     }
-    return reader_arguments({**defaults, **values}, work / "trainer", 0)
+    return build_reader_arguments(
+        {**defaults, **values}, work / "trainer", 0, Model(name="deberta")
+    )
 
 
 @cache
@@ -194,7 +195,7 @@ def training(
         args = reader.arguments
         reader.trainer(rows, None, OPTIONS).train()
         size = args.per_device_train_batch_size
-        estimate = estimated_mib(reader.model, args, tokens * size, longest)
+        estimate = step_mib(reader.model, args, tokens * size, longest)
         return {"estimated_mib": sum(estimate.values())}
 
     yield run

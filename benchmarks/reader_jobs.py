@@ -17,8 +17,7 @@ def ours(job: dict[str, Any], train: Any, asked: Any, work: Path) -> Any:
     from exam.compose import composed
     from exam.config import trainer_values
     from exam.reader.features import build_features
-    from exam.reader.reader import Reader
-    from exam.reader.training import predict
+    from exam.reader.reader import Reader, predict
 
     config: Any = composed(
         "train",
@@ -143,7 +142,7 @@ def pairs(job: dict[str, Any], data: Path, work: Path) -> dict[str, Any]:
 
     from exam.reader.collator import PackedCollator
     from exam.reader.features import build_features
-    from exam.reader.packing import seen
+    from exam.reader.packing import attention_mask_for
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint(job["model"], work))
     questions, contexts = questions_and_contexts(data, work, job["part"], job["top_k"])
@@ -153,5 +152,5 @@ def pairs(job: dict[str, Any], data: Path, work: Path) -> dict[str, Any]:
     for row in features.to_list():
         batch = collator([row])
         tokens += int(batch["attention_mask"].sum())
-        attended += int(seen(batch["attention_mask"], batch["option_tokens"]).sum())
+        attended += int(attention_mask_for(batch["attention_mask"], batch["option_tokens"]).sum())
     return {"tokens": tokens / len(features), "pairs": attended / len(features)}

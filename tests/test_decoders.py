@@ -16,8 +16,7 @@ from exam.errors import ExamError
 from exam.precision import weights_in
 from exam.reader.collator import MultipleChoiceCollator
 from exam.reader.features import build_features
-from exam.reader.reader import Reader
-from exam.reader.training import predict, train
+from exam.reader.reader import Reader, predict, train
 
 LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)
 OWN = Model(name="t", architecture="llama", loss=Loss.binary, others=True)
@@ -61,7 +60,7 @@ def test_a_decoder_is_trained_saved_and_read_again(tmp_path, asked, base, tuning
     features = features_of(reader, asked)
     before = predict(reader, features)
     embeddings = reader.model.get_input_embeddings().weight.detach().clone()
-    reader = reader.to_train(features, tuning, Adversary())
+    reader = reader.prepare_for_training(features, tuning, Adversary())
     train(reader, features, features.select([]))
     logits = predict(reader, features)
     assert not np.allclose(before, logits)

@@ -358,7 +358,7 @@ def test_a_scaled_step_in_fp16_has_the_gradient_of_fp32(
 ):
     reader = reader_of(tmp_path, asked, family, Packing.options, **values)
     batch = batch_of(reader, asked)
-    reader = reader.to_train(features_of(reader, asked), tuning, adversary)
+    reader = reader.prepare_for_training(features_of(reader, asked), tuning, adversary)
     before = {n: p.detach().clone() for n, p in reader.model.named_parameters()}
     exact_loss, exact = gradients(reader, batch)
     loss, grads = gradients(reader, batch, torch.amp.GradScaler("cpu"))
@@ -373,7 +373,7 @@ def test_a_scaled_step_in_fp16_has_the_gradient_of_fp32(
 def test_a_step_that_overflows_is_left_out_and_the_scale_halved(tmp_path, asked):
     reader = reader_of(tmp_path, asked, "bert", Packing.options)
     batch = batch_of(reader, asked)
-    reader = reader.to_train(features_of(reader, asked), Tuning(), AWP)
+    reader = reader.prepare_for_training(features_of(reader, asked), Tuning(), AWP)
     before = {n: p.detach().clone() for n, p in reader.model.named_parameters()}
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     _, grads = gradients(reader, batch, scaler)
@@ -390,7 +390,9 @@ def test_fp16_weights_that_learn_are_widened(tmp_path, asked):
     reader = replace(reader, model=reader.model.half())
     features = features_of(reader, asked)
     reader.arguments.fp16 = True
-    reader = reader.to_train(features, Tuning(freeze_layers=2, freeze_embeddings=True), Adversary())
+    reader = reader.prepare_for_training(
+        features, Tuning(freeze_layers=2, freeze_embeddings=True), Adversary()
+    )
     kinds = {p.requires_grad: set() for p in reader.model.parameters()}
     for weight in reader.model.parameters():
         kinds[weight.requires_grad].add(weight.dtype)

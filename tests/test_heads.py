@@ -15,13 +15,11 @@ from exam.artefacts import open_stage
 from exam.config import Adversary, Layout, Loss, Model, Order, Packing, Tuning
 from exam.files import write_json
 from exam.reader.collator import MultipleChoiceCollator, PackedCollator
-from exam.reader.features import Reading, build_features, saved_features
-from exam.reader.lexical import fit
-from exam.reader.measures import MEASURES, measure_options
+from exam.reader.features import Reading, build_features, load_features
+from exam.reader.lexical import OVERLAP_FEATURES, fit, overlap_features
 from exam.reader.model import tiny_tokenizer
-from exam.reader.reader import Reader
+from exam.reader.reader import Reader, predict, train
 from exam.reader.trainer import binary_loss
-from exam.reader.training import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import RARITY, SCHEMA, write_contexts
 
@@ -154,7 +152,7 @@ def texts_of(question):
 
 
 def features_of(reader, asked, stage):
-    return saved_features("f", asked, stage, reader.tokenizer, READING)[0]
+    return load_features("f", asked, stage, reader.tokenizer, READING)[0]
 
 
 def joined(tmp_path, asked, packing=Packing.options, family="bert", **values):
@@ -176,9 +174,9 @@ def test_measures_are_literal_and_standardised_over_the_options(tmp_path):
         write_contexts(stage, iter([passages]))
         write_json(stage.folder / RARITY, dict.fromkeys(PLACES, 2.0) | {"animal": 1.0})
         stage.finish([CONTEXTS, RARITY])
-    found = measure_options(asked, stage, 2, 48)
-    assert found.shape == (1, 5, len(MEASURES))
-    own = {name: found[0, :, MEASURES.index(name)] for name in MEASURES}
+    found = overlap_features(asked, stage, 2, 48)
+    assert found.shape == (1, 5, len(OVERLAP_FEATURES))
+    own = {name: found[0, :, OVERLAP_FEATURES.index(name)] for name in OVERLAP_FEATURES}
 
     def standardised(values):
         return pytest.approx((np.array(values) - np.mean(values)) / np.std(values))
@@ -201,7 +199,7 @@ def test_a_question_measures_the_same_alone_and_among_others(tmp_path, asked):
             write_contexts(stage, ([{**row, "question_id": key}] for key in some["id"]))
             write_json(stage.folder / RARITY, rarity)
             stage.finish([CONTEXTS, RARITY])
-        found.append(measure_options(some, stage, 1, 48)[0])
+        found.append(overlap_features(some, stage, 1, 48)[0])
     assert np.array_equal(*found)
 
 
@@ -211,7 +209,7 @@ def test_evidence_starts_as_a_conditional_logit_and_joins_the_score(tmp_path, as
     features = features_of(reader, asked, stage)
     measured = np.array(features["evidence"][:])
     before = predict(reader, features)
-    reader = reader.to_train(features, Tuning(), Adversary())
+    reader = reader.prepare_for_training(features, Tuning(), Adversary())
     added = fit(measured, np.array(asked["label"])).logits(measured)
     assert predict(reader, features) == pytest.approx(before + added, abs=1e-4)
     assert (added.argmax(1) == np.array(asked["label"])).all()
@@ -234,7 +232,7 @@ def test_what_joins_is_trained_saved_and_read_again(tmp_path, asked, packing, fa
     arguments = {**CPU, "max_steps": 4, "learning_rate": 0.01}
     reader = Reader.load(model, arguments, tmp_path / "c", 0)
     features = features_of(reader, asked, stage)
-    reader = reader.to_train(features, tuning, Adversary())
+    reader = reader.prepare_for_training(features, tuning, Adversary())
     started = reader.model.get_submodule("evidence").weight.detach().clone()
     train(reader, features, features.select([]))
     assert not torch.equal(reader.model.get_submodule("evidence").weight, started)
@@ -252,7 +250,7 @@ def test_trained_evidence_is_not_started_again(tmp_path, asked):
     features = features_of(reader, asked, stage)
     with torch.no_grad():
         reader.model.get_submodule("evidence").weight.fill_(0.5)
-    again = reader.to_train(features, Tuning(), Adversary())
+    again = reader.prepare_for_training(features, Tuning(), Adversary())
     assert (again.model.get_submodule("evidence").weight == 0.5).all()
 
 
@@ -274,7 +272,7 @@ def test_another_number_of_options_is_answered(tmp_path, asked):
     stage = stage_of(tmp_path, asked)
     reader = joined(tmp_path, asked)
     features = features_of(reader, asked, stage)
-    reader = reader.to_train(features, Tuning(), Adversary())
+    reader = reader.prepare_for_training(features, Tuning(), Adversary())
     train(reader, features, features.select([]))
     rows = asked.to_list()
     rows[0] |= {"options": ["river", "log", "well"], "label": 0}

@@ -19,7 +19,7 @@ from exam.compose import composed
 from exam.config import Infer
 from exam.errors import ExamError
 from exam.launch import _report, count_processes
-from exam.runs import OneDevice
+from exam.runs import SingleDeviceArguments
 from exam.train_reader import train_reader
 from exam.workload import Workload, workload_of
 
@@ -158,7 +158,7 @@ def test_what_other_commands_compute_on_a_gpu(tmp_path):
 
 def test_a_process_trains_on_one_gpu_where_it_sees_two(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    arguments = OneDevice(output_dir=str(tmp_path), per_device_train_batch_size=4)
+    arguments = SingleDeviceArguments(output_dir=str(tmp_path), per_device_train_batch_size=4)
     assert arguments._n_gpu == 2  # what the library would wrap in DataParallel for
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
 

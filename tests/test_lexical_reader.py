@@ -15,7 +15,7 @@ from exam.reader.lexical import (
     FEATURES,
     LexicalReader,
     build_features,
-    cross_fitted,
+    cross_fit,
     fit,
     load_lexical,
     option_features,
@@ -123,13 +123,13 @@ def test_a_feature_that_never_differs_weighs_nothing_and_absent_options_do_not_c
 
 def test_a_question_is_not_answered_by_a_reader_that_saw_it():
     questions, features = asked(20), np.random.default_rng(0).normal(size=(20, 2, 3))
-    before = cross_fitted(questions, features)
+    before = cross_fit(questions, features)
     rows = questions.to_list()
     rows[3]["label"] = 1 - rows[3]["label"]
-    after = cross_fitted(Dataset.from_list(rows, features=QUESTION), features)
+    after = cross_fit(Dataset.from_list(rows, features=QUESTION), features)
     assert (after[3] == before[3]).all()
     assert (after != before).any()  # the others' readers did see it
-    assert cross_fitted(questions.select([0]), features[:1]) is None
+    assert cross_fit(questions.select([0]), features[:1]) is None
 
 
 def test_weights_round_trip(tmp_path):
@@ -141,7 +141,7 @@ def test_weights_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"coverage": None}, "holds a weight that is no finite number.\nTrain again."),
+        ({"coverage": None}, "holds a weight that is not finite.\nTrain again."),
         ({"other": 1.0}, "does not weigh this version's features (window, coverage, bigrams, "),
     ],
 )

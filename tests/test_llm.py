@@ -36,7 +36,7 @@ from exam.llm.load import inspect_decoder, load_whole
 from exam.llm.prompts import Prompter
 from exam.llm.scoring import InMemory, batched, option_scores
 from exam.reader.model import tiny_tokenizer
-from exam.reader.training import predict, train
+from exam.reader.reader import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import SCHEMA, write_contexts
 
@@ -324,7 +324,7 @@ def test_letters_are_learned_saved_and_read_again(tmp_path, saved, stage, tuning
     reader = letters_of(tmp_path, saved, max_steps=120, learning_rate=0.003)
     answered = questions().remove_columns("label").add_column("label", [1, 2, 0])
     features, _ = reader.features("f", answered, stage, Context(top_k=2))
-    reader = reader.to_train(features, tuning, Adversary())
+    reader = reader.prepare_for_training(features, tuning, Adversary())
     train(reader, features, features.select([]))
     logits = predict(reader, features)
     assert logits.argmax(axis=1).tolist() == [1, 2, 0]

@@ -14,16 +14,18 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfA
 
 from exam.config import BatchBy, Model, Packing
 from exam.errors import ExamError
-from exam.reader.attention import Distances, at_once, one_by_one
-from exam.reader.batches import TokenBatches
+from exam.reader.attention import (
+    Distances,
+    per_question_attention,
+    sdpa_attention,
+    use_disentangled_attention,
+)
 from exam.reader.collator import MultipleChoiceCollator, PackedCollator
-from exam.reader.disentangled import use_disentangled
-from exam.reader.features import build_features
+from exam.reader.features import SpecialTokens, build_features
 from exam.reader.model import tiny_tokenizer
-from exam.reader.packing import seen
-from exam.reader.reader import Reader
-from exam.reader.template import Template
-from exam.reader.training import predict, train
+from exam.reader.packing import attention_mask_for
+from exam.reader.reader import Reader, predict, train
+from exam.reader.trainer import TokenBatches
 
 SMALL = {
     "hidden_size": 32,
@@ -86,8 +88,8 @@ def alone(reader, row):
     config = copy.deepcopy(model.config)
     backbone = AutoModel.from_config(config, attn_implementation="eager").eval()
     backbone.load_state_dict(model.base_model.state_dict(), strict=False)
-    template = Template.of(reader.tokenizer, pair=bool(row["context"]))
-    shared = len(template.build(row["context"], row["prompt"])["input_ids"]) - len(template.after)
+    template = SpecialTokens.of(reader.tokenizer, pair=bool(row["context"]))
+    shared = len(template.build(row["context"], row["prompt"])["input_ids"]) - len(template.suffix)
     logits = []
     for option in row["options"]:
         sequence = template.build(row["context"], [*row["prompt"], *option])
@@ -231,7 +233,7 @@ def test_flash_attention_is_refused_where_it_cannot_be(tmp_path, asked):
     with pytest.raises(ExamError) as caught:
         reader_of(tmp_path, asked, "bert", Packing.none, model={"flash": True})
     assert str(caught.value) == (
-        "model.flash=true, but this is a bert model and no DeBERTa.\nLeave model.flash out."
+        "model.flash=true is for DeBERTa, and this is a bert model.\nLeave model.flash out."
     )
     if find_spec("flashdeberta") is None:
         with pytest.raises(ExamError) as caught:
@@ -264,7 +266,7 @@ def test_disentangled_attention_is_the_library_own(changed):
     )
     theirs = AutoModel.from_config(config)
     ours = copy.deepcopy(theirs)
-    use_disentangled(ours)
+    use_disentangled_attention(ours)
     ids = torch.randint(1, 50, (3, 40))
     mask = torch.ones_like(ids)
     mask[1, 25:] = 0
@@ -288,7 +290,7 @@ def packed_heads(tmp_path, asked, dtype):
     rows[1]["context"] = []
     rows[2]["options"] = rows[2]["options"][:2]
     batch = PackedCollator(reader.tokenizer, 5)(rows)
-    allowed = seen(batch["attention_mask"], batch["option_tokens"])[:, None]
+    allowed = attention_mask_for(batch["attention_mask"], batch["option_tokens"])[:, None]
     torch.manual_seed(0)
     size = (3, 2, allowed.shape[-1], 8)
     inputs = [torch.randn(size, dtype=dtype) for _ in range(3)]
@@ -305,7 +307,7 @@ def test_one_by_one_and_at_once_agree_in_result_and_gradient(tmp_path, asked, re
     inputs, index, allowed, real = packed_heads(tmp_path, asked, dtype)
     wanted = torch.randn(3, allowed.shape[-1], 2, 8, dtype=dtype) * real
     outputs, gradients = [], []
-    for compute in (one_by_one, at_once):
+    for compute in (per_question_attention, sdpa_attention):
         query, key, value, *tables = inputs
         distances = Distances(*tables, index) if related else None
         found = compute(query, key, value, allowed, 0.0, distances) * real
@@ -318,8 +320,10 @@ def test_one_by_one_and_at_once_agree_in_result_and_gradient(tmp_path, asked, re
 
 def test_dropped_out_attention_is_right_on_average(tmp_path, asked):
     (query, key, value, *_), _, allowed, real = packed_heads(tmp_path, asked, torch.float64)
-    exact = one_by_one(query, key, value, allowed, 0.0, None) * real
-    draws = [one_by_one(query, key, value, allowed, 0.3, None) * real for _ in range(400)]
+    exact = per_question_attention(query, key, value, allowed, 0.0, None) * real
+    draws = [
+        per_question_attention(query, key, value, allowed, 0.3, None) * real for _ in range(400)
+    ]
     mean = torch.stack(draws).mean(dim=0)
     assert (draws[0] - exact).norm() > 0.1 * exact.norm()
     assert (mean - exact).norm() < 0.05 * exact.norm()

@@ -18,15 +18,19 @@ from exam.loading import longest_input
 from exam.metrics import map_at_k
 from exam.question_rows import FEATURES, LETTERS
 from exam.reader.collator import MultipleChoiceCollator
-from exam.reader.features import Reading, build_features, saved_features, shuffle_options
+from exam.reader.features import (
+    Reading,
+    SpecialTokens,
+    build_features,
+    load_features,
+    shuffle_options,
+)
 from exam.reader.model import inspect_reader, load_reader, tiny_tokenizer
-from exam.reader.reader import Reader
-from exam.reader.template import Template
+from exam.reader.reader import Reader, predict, train
 from exam.reader.trainer import option_loss
-from exam.reader.training import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import SCHEMA, write_contexts
-from exam.runs import last_whole_checkpoint
+from exam.runs import last_complete_checkpoint
 from exam.tokenization import token_ids
 
 TINY = {
@@ -143,8 +147,8 @@ def test_question_longer_than_the_model_is_refused(asked):
     with pytest.raises(ExamError) as caught:
         build_features(asked, {}, tokenizer, max_length=8, longest=8)
     assert str(caught.value).endswith(
-        "tokens, the model reads 8.\nOptions are never cut: shorten the question, or choose a "
-        "model that reads more (model=deberta_base)."
+        "tokens, the model reads 8.\nOptions are never truncated: shorten the question, or choose "
+        "a model with more positions (model=deberta_base)."
     )
 
 
@@ -217,7 +221,7 @@ def test_collator_pads_missing_options(small):
 
 def test_template_equals_the_tokenizer_own_pair(small):
     tokenizer, i = small
-    built = Template.of(tokenizer, pair=True).build([i["a"]], [i["b"], i["c"]])
+    built = SpecialTokens.of(tokenizer, pair=True).build([i["a"]], [i["b"], i["c"]])
     assert built == dict(tokenizer("a", "b c", return_token_type_ids=True))
 
 
@@ -339,12 +343,12 @@ def test_a_checkpoint_without_its_best_one_is_not_resumed(tmp_path, asked):
     features = features_of(reader, asked)
     train(reader, features.select(range(16)), features.select(range(16, 24)))
     folder = tmp_path / "c"
-    newest = last_whole_checkpoint(folder)
+    newest = last_complete_checkpoint(folder)
     state = read_json(newest / "trainer_state.json")
     state["best_global_step"] = 1
     write_json(newest / "trainer_state.json", state)
     mark_whole(newest)
-    assert last_whole_checkpoint(folder) != newest
+    assert last_complete_checkpoint(folder) != newest
 
 
 def mark_whole(checkpoint):
@@ -429,7 +433,7 @@ def test_resumed_training_equals_uninterrupted(tmp_path, asked, uninterrupted, c
     with pytest.raises(Stop):
         eight_steps(tmp_path / "cut", asked)
     monkeypatch.setattr(Trainer, name, real)
-    assert last_whole_checkpoint(tmp_path / "cut" / "c").name == "checkpoint-3"
+    assert last_complete_checkpoint(tmp_path / "cut" / "c").name == "checkpoint-3"
     resumed, resumed_state = eight_steps(tmp_path / "cut", asked)
     assert resumed_state["global_step"] == state["global_step"] == 8
     assert losses(resumed_state["log_history"]) == losses(state["log_history"])
@@ -467,7 +471,7 @@ def test_features_are_kept_until_something_they_stand_on_changes(tmp_path, asked
 
     def features(contexts=stage, tokenizer=tokenizer, questions=asked, max_length=48):
         reading = Reading(1, max_length, 512, Order.best_first)
-        found, _ = saved_features("f", questions, contexts, tokenizer, reading)
+        found, _ = load_features("f", questions, contexts, tokenizer, reading)
         folders = sorted(p.name for p in (tmp_path / "features").iterdir() if p.is_dir())
         return found.to_list(), len(folders)
 

@@ -15,12 +15,11 @@ from transformers import AutoConfig, AutoModel, TrainerCallback
 
 from exam.config import Adversary, Model, Packing, Tuning
 from exam.errors import ExamError
-from exam.reader.adversary import perturbed
-from exam.reader.memory import estimated_mib
-from exam.reader.reader import Reader
-from exam.reader.training import predict, train
-from exam.reader.tuning import counts, layers_of, merged
-from exam.runs import fit, last_whole_checkpoint
+from exam.estimates import step_mib
+from exam.reader.reader import Reader, predict, train
+from exam.reader.trainer import perturb_weights
+from exam.reader.tuning import count_parameters, layers_of, merge_adapters
+from exam.runs import fit, last_complete_checkpoint
 
 LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)
 AWP = Adversary(name="awp", adv_lr=0.1, adv_eps=None, start_epoch=0.0)
@@ -56,7 +55,7 @@ def reader_of(tmp_path, asked, base, packing=Packing.options, **values):
 
 def trained(reader, asked, tuning, adversary=None):
     features = features_of(reader, asked)
-    reader = reader.to_train(features, tuning, adversary or Adversary())
+    reader = reader.prepare_for_training(features, tuning, adversary or Adversary())
     train(reader, features, features.select([]))
     return reader, features
 
@@ -81,12 +80,12 @@ def test_what_is_frozen_stays_and_the_rest_moves(tmp_path, asked, bases, family)
 def test_a_share_of_the_layers_is_counted_and_said(tmp_path, asked, bases, caplog):
     reader = reader_of(tmp_path, asked, bases("bert"))
     with caplog.at_level("DEBUG"):
-        reader = reader.to_train(
+        reader = reader.prepare_for_training(
             features_of(reader, asked), Tuning(freeze_layers=0.67), Adversary()
         )
     layers = reader.model.base_model.encoder.layer
     assert [all(p.requires_grad for p in layer.parameters()) for layer in layers] == [0, 0, 1]
-    found = counts(reader.model)
+    found = count_parameters(reader.model)
     per_layer = sum(p.numel() for p in layers[0].parameters())
     assert found["all"] - found["trained"] == 2 * per_layer
     said = f"train: {found['trained']:,} of {found['all']:,} parameters ({found['share']:.1%})"
@@ -96,7 +95,9 @@ def test_a_share_of_the_layers_is_counted_and_said(tmp_path, asked, bases, caplo
 def test_more_layers_than_there_are_cannot_be_frozen(tmp_path, asked, bases):
     reader = reader_of(tmp_path, asked, bases("bert"))
     with pytest.raises(ExamError) as caught:
-        reader.to_train(features_of(reader, asked), Tuning(freeze_layers=4), Adversary())
+        reader.prepare_for_training(
+            features_of(reader, asked), Tuning(freeze_layers=4), Adversary()
+        )
     assert str(caught.value) == (
         "tuning.freeze_layers=4, but the model has 3 layers.\nSet at most 3, or a share below 1."
     )
@@ -109,7 +110,7 @@ def test_layers_and_head_learn_at_their_own_rates(tmp_path, asked, bases):
     reader = reader_of(tmp_path, asked, bases("deberta"), learning_rate=0.01)
     tuning = Tuning(layer_decay=0.5, head_learning_rate=0.1)
     features = features_of(reader, asked)
-    trainer = reader.to_train(features, tuning, Adversary()).trainer(features, None, 5)
+    trainer = reader.prepare_for_training(features, tuning, Adversary()).trainer(features, None, 5)
     optimizer = trainer.create_optimizer()
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     named = {name: rates[id(p)] for name, p in reader.model.named_parameters()}
@@ -147,7 +148,7 @@ def test_adapters_reload_and_merge_to_the_same_logits(tmp_path, asked, bases, fa
 
     again = reader_of(tmp_path / "again", asked, str(tmp_path / "run"), packing)
     assert np.array_equal(predict(again, features), logits)
-    whole = replace(again, model=merged(again.model))
+    whole = replace(again, model=merge_adapters(again.model))
     assert predict(whole, features) == pytest.approx(logits, abs=1e-4)
     heads = [n for n in before if n.startswith(("classifier", "pooler", "head")) or ".pooler." in n]
     after = weights(whole.model)
@@ -165,8 +166,8 @@ def test_adapters_train_alone_and_count_themselves(tmp_path, asked, bases):
         "layer.2.attention.self.query.lora_B.default.weight",
     }
     size = 2 * 4 * 32 + 33  # two matrices of rank 4, and the head
-    assert counts(reader.model)["trained"] == size
-    whole = weights(merged(reader.model))
+    assert count_parameters(reader.model)["trained"] == size
+    whole = weights(merge_adapters(reader.model))
     moved = {n for n, p in whole.items() if not torch.equal(before[n], p)}
     assert moved - {"classifier.bias"} == {
         "bert.encoder.layer.2.attention.self.query.weight",
@@ -209,12 +210,12 @@ def test_adapters_of_another_base_are_refused(tmp_path, asked, bases):
 def test_targets_that_match_nothing_are_named(tmp_path, asked, bases, targets, named):
     reader = reader_of(tmp_path, asked, bases("bert"))
     with pytest.raises(ExamError) as caught:
-        reader.to_train(
+        reader.prepare_for_training(
             features_of(reader, asked), replace(LORA, lora_targets=targets), Adversary()
         )
     assert str(caught.value) == (
         f"tuning.lora_targets={named} matches no module of the layers.\n"
-        "There are: dense, key, query, value."
+        "Choose from: dense, key, query, value."
     )
 
 
@@ -231,7 +232,7 @@ def test_accumulated_batches_are_the_whole_batch(tmp_path, asked, bases):
             max_steps=3,
         )
         features = features_of(reader, asked.select(range(8)))
-        reader = reader.to_train(features, LORA, Adversary())
+        reader = reader.prepare_for_training(features, LORA, Adversary())
         trainer = reader.trainer(features, None, 5)
         trainer.train()
         losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
@@ -254,7 +255,7 @@ def test_the_shift_has_its_length_whatever_the_gradients_scale(scale):
     module = linear()
     module.weight.grad *= scale
     before = module.weight.detach().clone()
-    with perturbed(module, adv_lr=0.1, adv_eps=None):
+    with perturb_weights(module, awp_lr=0.1, awp_eps=None):
         shift = module.weight.detach() - before
     assert shift.norm().item() == pytest.approx(0.1 * before.norm().item(), rel=1e-4)
     assert (shift / shift[0, 0]).flatten().tolist() == pytest.approx([1.0] * 6)
@@ -264,7 +265,7 @@ def test_the_shift_has_its_length_whatever_the_gradients_scale(scale):
 def test_no_value_moves_by_more_than_its_share():
     module = linear()
     before = module.weight.detach().clone()
-    with perturbed(module, adv_lr=10.0, adv_eps=0.01):
+    with perturb_weights(module, awp_lr=10.0, awp_eps=0.01):
         shift = (module.weight.detach() - before).flatten().tolist()
     assert shift == pytest.approx([0.01, 0.02, 0.03, 0.0, 0.01, 0.01], rel=1e-4)
 
@@ -274,7 +275,7 @@ def test_weights_are_restored_when_the_step_raises():
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
 
     def step():
-        with perturbed(module, 0.1, None):
+        with perturb_weights(module, 0.1, None):
             assert not torch.equal(module.weight, before["weight"])
             assert torch.equal(module.bias, before["bias"])  # biases are left alone
             raise RuntimeError("halfway")
@@ -314,11 +315,13 @@ def test_the_adversary_needs_whole_weights(tmp_path, asked, bases, sharded, name
     reader = reader_of(tmp_path, asked, bases("bert"))
     arguments = SimpleNamespace(**{"deepspeed": None, "fsdp": None, sharded: "settings"})
     with pytest.raises(ExamError) as caught:
-        replace(reader, arguments=arguments).to_train(features_of(reader, asked), Tuning(), AWP)
-    assert str(caught.value) == (
-        f"adversary=awp shifts each weight by its own gradient, which {named} cuts up.\n"
-        "Choose adversary=none, or run without it (torchrun alone trains a copy on every GPU)."
+        replace(reader, arguments=arguments).prepare_for_training(
+            features_of(reader, asked), Tuning(), AWP
+        )
+    assert f"adversary=awp shifts each weight by its gradient, and {named} splits" in str(
+        caught.value
     )
+    assert "Choose adversary=none" in str(caught.value)
 
 
 # A full disk.
@@ -345,7 +348,7 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint_usable(tmp_path, asked, ba
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"A file below {tmp_path / 'c'} could not be written: ")
     assert second.endswith("and run the same command again: it continues from what is finished.")
-    kept = last_whole_checkpoint(tmp_path / "c")
+    kept = last_complete_checkpoint(tmp_path / "c")
     assert kept is not None
     assert kept.name == "checkpoint-2"
     again = reader_of(tmp_path, asked, bases("bert"), **settings)
@@ -367,7 +370,7 @@ def test_memory_is_estimated_from_weights_and_tokens():
     kept = 4096 * (34 * 64 + 5 * 2 * 128)  # bytes a layer keeps of 4,096 tokens
 
     def mib(**changed):
-        return estimated_mib(model, SimpleNamespace(**{**args, **changed}), 4096, 128)
+        return step_mib(model, SimpleNamespace(**{**args, **changed}), 4096, 128)
 
     whole = {"weights": 4, "gradients": 4, "optimizer": 8, "activations": round(4 * kept / 2**20)}
     assert mib() == whole

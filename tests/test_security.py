@@ -64,7 +64,7 @@ from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.pairs import read_positives
 from exam.retrieval.rerank import load_cross_encoder
 from exam.run_config import load_run, save_run
-from exam.runs import WholeCallback, fit, last_whole_checkpoint
+from exam.runs import ChecksumCallback, fit, last_complete_checkpoint
 from exam.runtime import complain, say, start_logging
 from exam.safety import KEYS, LIBRARIES_OFFLINE, OFFLINE, go_offline, shown
 from exam.stage import Stage, finished
@@ -170,7 +170,7 @@ def test_no_pickled_arguments_stay_in_a_checkpoint(tmp_path):
     for name in ("training_args.bin", "model.safetensors"):
         (folder / name).write_bytes(b"x")
     args = SimpleNamespace(should_save=True, output_dir=str(tmp_path))
-    WholeCallback().on_save(args, SimpleNamespace(global_step=1), None)
+    ChecksumCallback().on_save(args, SimpleNamespace(global_step=1), None)
     assert sorted(p.name for p in folder.iterdir()) == ["model.safetensors", "whole.json"]
     assert list(read_json(folder / "whole.json")) == ["model.safetensors"]
 
@@ -190,9 +190,9 @@ def test_a_checkpoint_to_resume_from_gives_numbers_alone(tmp_path, mark):
         str(tmp_path / "checkpoints"), max_steps=2, save_steps=1, use_cpu=True, report_to="none"
     )
     trainer = Trainer(Half(), args, train_dataset=[{"x": torch.ones(1)}] * 4)
-    trainer.add_callback(WholeCallback())
+    trainer.add_callback(ChecksumCallback())
     trainer.train()
-    found = last_whole_checkpoint(tmp_path / "checkpoints")
+    found = last_complete_checkpoint(tmp_path / "checkpoints")
     assert found.name == "checkpoint-2"
     torch.save(Bomb(mark), found / "scheduler.pt")
     noted = read_json(found / "whole.json")
@@ -221,14 +221,14 @@ def test_a_checkpoints_list_that_leads_out_is_not_followed(tmp_path):
     (tmp_path / "elsewhere").write_text("x")
     outside = {"../elsewhere": file_digest(tmp_path / "elsewhere")}
     write_json(folder / "whole.json", {state: file_digest(folder / state), **outside})
-    assert last_whole_checkpoint(tmp_path) is None
+    assert last_complete_checkpoint(tmp_path) is None
 
 
 def test_a_checkpoints_list_without_its_state_is_not_whole(tmp_path):
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()
     write_json(folder / "whole.json", {})
-    assert last_whole_checkpoint(tmp_path) is None
+    assert last_complete_checkpoint(tmp_path) is None
 
 
 SOURCES = sorted(
@@ -848,7 +848,7 @@ def test_positives_of_another_form_are_refused(tmp_path, rows, said):
 def test_gains_that_are_no_numbers_are_refused(tmp_path, gain):
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps({"question_id": "1", "text": "x", "gain": gain}) + "\n")
-    with pytest.raises(ExamError, match="is no finite number"):
+    with pytest.raises(ExamError, match="is not finite"):
         read_positives(path)
 
 

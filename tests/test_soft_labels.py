@@ -14,7 +14,7 @@ from exam.answers.soft_labels import with_soft_labels
 from exam.config import Data
 from exam.errors import ExamError
 from exam.reader.features import TARGETS, shuffle_options
-from exam.reader.training import predict, train
+from exam.reader.reader import predict, train
 from exam.splits import Split, read_split
 
 

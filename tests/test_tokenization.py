@@ -25,9 +25,7 @@ from transformers import (
 from transformers import DebertaV2Tokenizer as LibraryTokenizer
 
 from exam.errors import ExamError
-from exam.reader.features import build_features
-from exam.reader.template import Template
-from exam.reader.token_counts import TokenCounts
+from exam.reader.features import SpecialTokens, TokenCounts, build_features
 from exam.tokenization import (
     DebertaV2Tokenizer,
     adopt_tokenizer,
@@ -239,8 +237,8 @@ def test_special_tokens_have_the_published_ids_and_places(tokenizer, processor):
     assert pair["input_ids"] == [1, *the, 2, *field, 2]
     assert pair["token_type_ids"] == [0] * first + [1] * second
     assert pair["special_tokens_mask"] == [1, *[0] * len(the), 1, *[0] * len(field), 1]
-    assert Template.of(tokenizer, pair=True) == Template([1], [2], [2], (0, 1))
-    assert Template.of(tokenizer, pair=False) == Template([1], [], [2], (0, 0))
+    assert SpecialTokens.of(tokenizer, pair=True) == SpecialTokens([1], [2], [2], (0, 1))
+    assert SpecialTokens.of(tokenizer, pair=False) == SpecialTokens([1], [], [2], (0, 0))
     assert tokenizer("the [MASK]")["input_ids"] == [1, *the, tokenizer.mask_token_id, 2]
     assert (prefix_space(tokenizer), unknown_id(tokenizer)) == ("", 3)
 

@@ -203,7 +203,7 @@ from conftest import kaggle_rows
 from test_packing import model_of
 from test_reader import CPU, as_questions, features_of, texts
 from transformers import TrainerCallback
-from exam.reader.training import Reader
+from exam.reader.reader import Reader
 from exam.runs import fit
 stop, folder = int(sys.argv[1]), Path.cwd() / "c"
 asked = as_questions(kaggle_rows(24))

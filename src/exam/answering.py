@@ -20,21 +20,19 @@ from exam.llm.letters import LetterReader
 from exam.llm.load import inspect_decoder, load_causal, random_decoder
 from exam.llm.scoring import option_scores
 from exam.metrics import Floats, figures
-from exam.reader.arguments import refuse_nan
-from exam.reader.features import TARGETS, shuffle_options
+from exam.reader.features import TARGETS, TokenCounts, shuffle_options
 from exam.reader.lexical import (
     LexicalReader,
-    cross_fitted,
+    cross_fit,
     fit,
     lexical_features,
     load_lexical,
     save_lexical,
 )
 from exam.reader.model import inspect_reader
-from exam.reader.reader import Reader
-from exam.reader.token_counts import TokenCounts
-from exam.reader.training import predict, train
-from exam.reader.tuning import ADAPTER, merged
+from exam.reader.reader import Reader, predict, train
+from exam.reader.trainer import refuse_nan
+from exam.reader.tuning import ADAPTER, merge_adapters
 from exam.retrieval.contexts import read_contexts
 from exam.runs import CHECKPOINTS, TRAINING
 from exam.splits import Split
@@ -99,7 +97,7 @@ def loaded(config: Train, saved: Path, work: Path, *, merge: bool) -> Answer:
     values, layout = answering_values(config.trainer), config.context.layout
     reader = _kind(config).load(model, values, work, config.seed, layout=layout)
     if merge:
-        reader = replace(reader, model=merged(reader.model))
+        reader = replace(reader, model=merge_adapters(reader.model))
         reader.save(work / MODEL)
     return _answering(reader, config)
 
@@ -119,7 +117,7 @@ def _fit(config: Train, folder: Path, split: Split, pool: Stage) -> Answer:
     }
     if TARGETS in shuffled.column_names:
         features["train"] = features["train"].add_column(TARGETS, shuffled[TARGETS][:])
-    reader = reader.to_train(features["train"], config.tuning, config.adversary)
+    reader = reader.prepare_for_training(features["train"], config.tuning, config.adversary)
     reader, how = train(reader, features["train"], features["dev"])
     reader.save(folder / MODEL)
     if ranks.rank() == 0:
@@ -150,7 +148,7 @@ def _fit_lexical(config: Train, folder: Path, split: Split, pool: Stage) -> Answ
     questions = concatenate_datasets([split.train, split.dev])
     top_k, budget = config.context.passages(training=True), config.model.max_length
     features, labels = lexical_features(questions, pool, top_k, budget), questions["label"]
-    logits = cross_fitted(questions, features)
+    logits = cross_fit(questions, features)
     if logits is not None:
         found = figures(of_logits("", logits, labels).scores)
         log.info(

@@ -4,12 +4,22 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from exam.errors import ExamError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import TrainingArguments
 
 log = logging.getLogger(__name__)
 
 FP32 = 4  # bytes of a value
+# Bytes that a layer keeps of every token for the gradient, in units of its width and in 16 bits,
+# without the attention's scores (Korthikanti and others, "Reducing Activation Recomputation in
+# Large Transformer Models", 2022).
+KEPT_PER_TOKEN = 34
+KEPT_PER_SCORE = 5  # of every pair of tokens and head
 GIB = 1 << 30
 MEMINFO = Path("/proc/meminfo")
 LIMITS = (  # of a container: the second and later versions of control groups, the first
@@ -41,6 +51,34 @@ def training_bytes(
         "gradients": round(width * trained),
         "optimizer": round(optimizer_bytes(optimizer, width) * trained),
     }
+
+
+def step_mib(
+    model: "nn.Module", args: "TrainingArguments", tokens: int, length: int
+) -> dict[str, int]:
+    """Return MiB of `weights`, `gradients`, `optimizer` and `activations` of a training step.
+
+    For batches of `tokens` tokens in sequences of `length`. Activations are an upper estimate:
+    some kernels do not keep the attention's scores.
+    """
+    config: Any = model.config
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())  # packed where 4-bit
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    width = 1 if args.bf16 or args.fp16 else 2
+    layers, hidden = config.num_hidden_layers, config.hidden_size
+    heads = getattr(config, "num_attention_heads", 0)
+    layer = tokens * (KEPT_PER_TOKEN * hidden + KEPT_PER_SCORE * heads * length) * width
+    if args.gradient_checkpointing:  # the name that every transformers 5 fills
+        activations = 2 * tokens * hidden * width * layers + layer
+    else:
+        activations = layers * layer
+    sizes = {
+        "weights": weights,
+        "gradients": FP32 * trained,
+        "optimizer": optimizer_bytes(str(args.optim)) * trained,
+        "activations": activations,
+    }
+    return {name: round(size / 2**20) for name, size in sizes.items()}
 
 
 def checkpoint_bytes(

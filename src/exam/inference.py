@@ -40,11 +40,11 @@ from exam.precision import reader_values
 from exam.preflight import check_saved_reader, prepare
 from exam.question_rows import LETTERS, in_order
 from exam.questions import questions_digest, read
-from exam.reader.token_counts import TokenCounts
+from exam.reader.features import TokenCounts
 from exam.report.run import write_run
 from exam.retrieval.retrieval import Retrieval
 from exam.run_config import CONFIG, load_run
-from exam.runs import CHECKPOINTS, ENVIRONMENT, run_files
+from exam.runs import CHECKPOINTS, ENVIRONMENT, list_run_files
 from exam.runtime import environment
 from exam.stage import Stage, finished
 
@@ -189,7 +189,7 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
             if None not in questions["label"]:
                 score(stage, questions, contexts, before)
             write_run(stage, config, questions, contexts, tokens[-1])
-            stage.finish(run_files(stage.folder), questions=len(questions))
+            stage.finish(list_run_files(stage.folder), questions=len(questions))
         if ranks.rank() == 0:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     return Answered(stage, questions, contexts, before, config, retrieval.opened)

@@ -25,8 +25,7 @@ from exam.precision import reader_values
 from exam.preflight import check_saved_reader
 from exam.questions import questions_digest
 from exam.reader.features import build_features
-from exam.reader.reader import Reader
-from exam.reader.training import predict
+from exam.reader.reader import Reader, predict
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
 from exam.run_config import CODE

@@ -29,7 +29,7 @@ from exam.estimates import (
 )
 from exam.manifest import MANIFEST
 from exam.precision import half_here
-from exam.reader.tuning import counts, with_tuning
+from exam.reader.tuning import count_parameters, with_tuning
 from exam.runs import CHECKPOINTS
 
 FOUR_BITS = 0.5  # bytes of a weight, at least
@@ -59,7 +59,7 @@ def check_room(config: Train, *, answers: bool = False) -> None:
     network, _ = inspect(model)
     if learns:
         network = with_tuning(network, config.tuning, None)
-    number = counts(network)
+    number = count_parameters(network)
     parameters, trained = number["all"], number["trained"] if learns else 0
     values = trainer_values(config.trainer)
     if not learns or not any(values.get(name) for name in SHARDING):

@@ -40,10 +40,10 @@ EARLIER_NAMES = {  # fields of the Trainer's arguments before transformers 5.23
     "activation_checkpointing": "gradient_checkpointing",
     "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
 }
-Arguments = TypeVar("Arguments", bound="OneDevice")
+Arguments = TypeVar("Arguments", bound="SingleDeviceArguments")
 
 
-class OneDevice(TrainingArguments):
+class SingleDeviceArguments(TrainingArguments):
     """Training arguments for one device per process, never `DataParallel`.
 
     Its replicas compute without autocast, and its steps take more questions than configured.
@@ -87,7 +87,7 @@ class LogCallback(TrainerCallback):
             log_progress(log, *line)
 
 
-class WholeCallback(TrainerCallback):
+class ChecksumCallback(TrainerCallback):
     """Mark each checkpoint as whole once all of it is written; no pickled arguments are kept."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -100,10 +100,10 @@ class WholeCallback(TrainerCallback):
             write_json(folder / WHOLE, {str(p.relative_to(folder)): file_digest(p) for p in files})
 
 
-def with_callbacks(trainer: Trainer) -> None:
+def add_callbacks(trainer: Trainer) -> None:
     """Log in this project's way, and mark whole checkpoints; a bar is drawn for a person only."""
     trainer.add_callback(LogCallback())
-    trainer.add_callback(WholeCallback())
+    trainer.add_callback(ChecksumCallback())
     if (tracking := tracker.callback()) is not None:
         trainer.add_callback(tracking)
     trainer.remove_callback(PrinterCallback)
@@ -111,7 +111,7 @@ def with_callbacks(trainer: Trainer) -> None:
         trainer.remove_callback(ProgressCallback)
 
 
-def training_arguments(
+def build_training_arguments(
     kind: type[Arguments],
     values: dict[str, Any],
     folder: Path,
@@ -161,7 +161,7 @@ def fit(trainer: Trainer) -> dict[str, Any]:
     Returns the Trainer's final figures. The state file lies beside the checkpoints' folder.
     """
     folder = Path(str(trainer.args.output_dir))
-    checkpoint = ranks.told(last_whole_checkpoint(folder) if ranks.rank() == 0 else None)
+    checkpoint = ranks.told(last_complete_checkpoint(folder) if ranks.rank() == 0 else None)
     if checkpoint:
         _check_safe(checkpoint)
         state = read_object(checkpoint / STATE, "global_step", "max_steps")
@@ -193,7 +193,7 @@ def _no_objects(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
+def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose files are those that were written; broken ones are removed.
 
     A checkpoint that names a best one is whole only together with that one: the Trainer would
@@ -259,7 +259,7 @@ def _step(processes: int, size: int | None) -> str:
     return f"{processes} process{'es' if processes > 1 else ''} with batches of {size}"
 
 
-def run_files(folder: Path) -> list[str]:
+def list_run_files(folder: Path) -> list[str]:
     """Every file of a run folder but its key and its checkpoints."""
     paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.name != KEY)
     return [str(path) for path in paths if path.parts[0] != CHECKPOINTS]

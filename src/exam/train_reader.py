@@ -25,13 +25,13 @@ from exam.metrics import Floats
 from exam.precision import reader_values
 from exam.preflight import ReaderLimits, check_reader
 from exam.questions import questions_digest
-from exam.reader.measures import MEASURES
+from exam.reader.lexical import OVERLAP_FEATURES
 from exam.report.card import push, write_card
 from exam.report.run import write_results, write_run
 from exam.retrieval.retrieval import Retrieval
 from exam.room import check_room
 from exam.run_config import CONFIG, save_run
-from exam.runs import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, run_files
+from exam.runs import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, list_run_files
 from exam.runtime import environment, say
 from exam.splits import Split, fold_of, read_split
 from exam.stage import Stage, log_reused
@@ -132,7 +132,7 @@ def _trained(config: Train, prepared: Prepared) -> Run:
                 score(stage, split.valid, valid, prepared.stages)
                 write_run(stage, config, split.valid, valid, output.tokens)
                 write_card(stage, config)
-                stage.finish(run_files(stage.folder), questions=len(split.train))
+                stage.finish(list_run_files(stage.folder), questions=len(split.train))
         if leads:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     run = report(stage, split.valid, valid, prepared.stages)
@@ -145,7 +145,7 @@ def _trained(config: Train, prepared: Prepared) -> Run:
 def _key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, Any]:
     """What determines a trained run."""
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
-    evidence = {"evidence": list(MEASURES)} if config.model.evidence else {}
+    evidence = {"evidence": list(OVERLAP_FEATURES)} if config.model.evidence else {}
     checkpoint = checkpoint_fingerprint(config.model.checkpoint)
     return {
         "questions": {name: questions_digest(part) for name, part in parts.items()},

@@ -18,7 +18,7 @@ from exam.retrieval.rerank import has_head
 from exam.retrieval.retrieval import Retrieval
 from exam.retrieval.training import tune
 from exam.run_config import CONFIG, save_run
-from exam.runs import CHECKPOINTS, ENVIRONMENT, RESULTS, run_files
+from exam.runs import CHECKPOINTS, ENVIRONMENT, RESULTS, list_run_files
 from exam.runtime import environment, say
 from exam.splits import Split
 from exam.stage import Stage, log_reused
@@ -50,7 +50,7 @@ def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Stage:
             mining = replace(config, pairs=pairs)
             figures = tune(mining, split, read_contexts(pool), read_rarity(pool), stage.folder)
             write_json(stage.folder / DEV, figures)
-            stage.finish(run_files(stage.folder), questions=len(split.train))
+            stage.finish(list_run_files(stage.folder), questions=len(split.train))
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     log_reused([*retrieval.stages, pool, stage])
     _report(config, retrieval, split, stage)

@@ -37,7 +37,7 @@ from exam.retrieval.embeddings import Embeddings
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index
 from exam.retrieval.recipes import plan_index
-from exam.runs import WholeCallback, last_whole_checkpoint
+from exam.runs import ChecksumCallback, last_complete_checkpoint
 from exam.stage import finished, siblings
 from exam.train_reader import train_reader
 
@@ -300,16 +300,16 @@ def test_a_damaged_checkpoint_is_removed_and_the_one_before_taken(tmp_path, capl
         state = {"best_global_step": None, "global_step": step}
         write_json(folder / "trainer_state.json", state)
         arguments = SimpleNamespace(should_save=True, output_dir=str(tmp_path / "whole"))
-        WholeCallback().on_save(arguments, SimpleNamespace(global_step=step), None)
+        ChecksumCallback().on_save(arguments, SimpleNamespace(global_step=step), None)
     place = tmp_path / "place"
     for name in [path.name for path in files_of(tmp_path / "whole" / "checkpoint-2")]:
         shutil.copytree(tmp_path / "whole", place)
         for damage in damages(place / "checkpoint-2" / name):
             caplog.clear()
-            assert last_whole_checkpoint(place) == place / "checkpoint-1", damage
+            assert last_complete_checkpoint(place) == place / "checkpoint-1", damage
             assert f"{place / 'checkpoint-2'} is not whole" in caplog.text
             shutil.copytree(tmp_path / "whole", place, dirs_exist_ok=True)
-        assert last_whole_checkpoint(place) == place / "checkpoint-2"
+        assert last_complete_checkpoint(place) == place / "checkpoint-2"
         shutil.rmtree(place)
 
 

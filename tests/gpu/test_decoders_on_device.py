@@ -16,7 +16,7 @@ from exam.llm.letters import FEATURES, LetterReader
 from exam.llm.load import load_causal, load_whole
 from exam.llm.scoring import InMemory, option_scores
 from exam.reader.model import tiny_tokenizer
-from exam.reader.training import predict, train
+from exam.reader.reader import predict, train
 
 CPU = torch.device("cpu")
 LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)
@@ -142,7 +142,7 @@ def test_letters_are_learned_and_read_again(tokenizer, tmp_path, folder, device,
     config = decoder(folder, scoring=Scoring.letters)
     reader = LetterReader.load(config, values, tmp_path / "c", 0)
     features = letters(reader, tokenizer)
-    reader = reader.to_train(features, tuning, Adversary())
+    reader = reader.prepare_for_training(features, tuning, Adversary())
     train(reader, features, features.select([]))
     logits = predict(reader, features)
     assert logits.argmax(axis=1).tolist() == [1, 2, 0]
@@ -178,7 +178,7 @@ def test_adapters_learn_on_4_bits(tokenizer, tmp_path, folder, device):
     values |= {"activation_checkpointing": True}
     reader = LetterReader.load(config, values, tmp_path / "c", 0)
     features = letters(reader, tokenizer)
-    reader = reader.to_train(features, LORA, Adversary())
+    reader = reader.prepare_for_training(features, LORA, Adversary())
     train(reader, features, features.select([]))
     logits = predict(reader, features)
     assert logits.argmax(axis=1).tolist() == [1, 2, 0]

@@ -10,7 +10,7 @@ from test_packing import packed_heads, reader_of, rows_of
 from test_reader import as_questions
 
 from exam.reader import attention
-from exam.reader.attention import Distances, at_once
+from exam.reader.attention import Distances, sdpa_attention
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from flex import flex, flex_at_once
@@ -33,7 +33,7 @@ def test_flex_attention_is_that_of_the_dense_mask(tmp_path, questions, device, d
     with torch.no_grad():
         ours, theirs = (
             compute(query, key, value, allowed.to(device), 0.0, distances) * real.to(device)
-            for compute in (flex_at_once, at_once)
+            for compute in (flex_at_once, sdpa_attention)
         )
     assert distance(ours, theirs) < NEAR[dtype]
 
@@ -49,7 +49,7 @@ def test_the_gradient_of_flex_attention_is_that_of_the_dense_mask(
     used = [x.to(device).requires_grad_() for x in used]
     distances = Distances(*used[3:], index.to(device)) if related else None
     outcomes = []
-    for compute in (flex_at_once, at_once):
+    for compute in (flex_at_once, sdpa_attention):
         result = compute(*used[:3], allowed.to(device), 0.0, distances) * real.to(device)
         outcomes.append(torch.autograd.grad(result.square().sum(), used if related else used[:3]))
     for ours, theirs in zip(*outcomes, strict=True):
@@ -67,7 +67,7 @@ def test_readers_answer_alike(tmp_path, questions, device, family):
         dense = model(**inputs).logits
         with flex():
             block = model(**inputs).logits
-    assert attention.at_once is at_once
+    assert attention.sdpa_attention is sdpa_attention
     torch.testing.assert_close(block, dense, rtol=1e-4, atol=1e-4)
 
 

@@ -12,8 +12,13 @@ from transformers import AutoConfig, AutoModel
 
 from exam.config import Packing
 from exam.reader import attention
-from exam.reader.attention import Distances, at_once, attend, one_by_one
-from exam.reader.disentangled import use_disentangled
+from exam.reader.attention import (
+    Distances,
+    attend,
+    per_question_attention,
+    sdpa_attention,
+    use_disentangled_attention,
+)
 
 SHAPES = [*((family, Packing.options) for family in FAMILIES), ("bert", Packing.cross)]
 
@@ -26,7 +31,7 @@ def questions():
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     """On the CPU, too, all questions of a batch are computed in one call."""
-    monkeypatch.setattr(attention, "one_by_one", at_once)
+    monkeypatch.setattr(attention, "per_question_attention", sdpa_attention)
 
 
 def batch_of(reader, questions):
@@ -63,7 +68,7 @@ def test_logits_and_gradients_are_those_of_the_cpu_in_fp32(
     batch, mask = batch_of(reader, questions)
     weights = torch.linspace(-1, 1, mask.numel()).view_as(mask)
     exact, exact_grads = scored(copy.deepcopy(model), batch, mask, "cpu", torch.float32, weights)
-    monkeypatch.setattr(attention, "one_by_one", at_once)
+    monkeypatch.setattr(attention, "per_question_attention", sdpa_attention)
     logits, grads = scored(model, batch, mask, device, FORMATS[dtype], weights)
     assert logits.dtype == torch.float32
     assert distance(logits, exact) < NEAR[dtype]
@@ -83,7 +88,7 @@ def test_attention_and_its_gradient_are_those_of_one_question_at_a_time(
     wanted = torch.randn_like(inputs[0].transpose(1, 2)) * real
     outcomes = []
     for compute, where, form in (
-        (one_by_one, "cpu", torch.float32),
+        (per_question_attention, "cpu", torch.float32),
         (lambda *x: attend(*x[:4], 1.0, *x[4:]), device, FORMATS[dtype]),
     ):
         query, key, value, *tables = (x.detach().to(where, form).requires_grad_() for x in inputs)
@@ -117,7 +122,7 @@ def flash_and_plain(dtype):
     config = AutoConfig.for_model(**{**TINY, **big}, vocab_size=50, pad_token_id=0)
     plain = AutoModel.from_config(config).cuda().to(dtype).eval()
     flash = copy.deepcopy(plain)
-    use_disentangled(flash, flash=True)
+    use_disentangled_attention(flash, flash=True)
     return flash, plain
 
 

@@ -12,9 +12,8 @@ from test_packing import FAMILIES, model_of
 from test_reader import as_questions, features_of, texts
 
 from exam.config import Adversary, Model, Packing, Tuning
-from exam.reader.reader import Reader
-from exam.reader.training import predict, train
-from exam.runs import last_whole_checkpoint
+from exam.reader.reader import Reader, predict, train
+from exam.runs import last_complete_checkpoint
 
 PLACES = [
     *(pytest.param("cpu", dtype, marks=pytest.mark.slow) for dtype in ("fp32", "bf16")),
@@ -54,7 +53,7 @@ def weights_of(model):
 
 def trained(reader, questions, tuning=None, adversary=None):
     features = features_of(reader, questions)
-    reader = reader.to_train(features, tuning or Tuning(), adversary or Adversary())
+    reader = reader.prepare_for_training(features, tuning or Tuning(), adversary or Adversary())
     return *train(reader, features, features.select([])), features
 
 
@@ -149,7 +148,7 @@ def test_resumed_training_ends_where_uninterrupted_training_does(
             reader.arguments.output_dir = str(folder / "c")
             reader, figures, features = trained(reader, questions)
             assert figures["steps"] == steps
-        assert last_whole_checkpoint(folder / "c") is not None
+        assert last_complete_checkpoint(folder / "c") is not None
         logits.append(predict(reader, features))
     assert logits[1] == pytest.approx(logits[0], abs=NEAR[dtype])
 

@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from exam.answers.results import System, paired, shown_pair
 from exam.metrics import Floats, average_precision, figures, ranking, recall_at_k
-from exam.reader.lexical import build_features, cross_fitted, fit
+from exam.reader.lexical import build_features, cross_fit, fit
 from exam.retrieval.contexts import read_contexts, read_questions, read_rarity, read_support
 from exam.retrieval.evaluation import DEPTHS, WORD_BUDGET, Contexts, article_ranks, question_scores
 from exam.stage import Stage
@@ -83,7 +83,7 @@ class Ranked:
             return None
         features, labels = self.features(top_k, budget), np.array(self.answered["label"])
         if self.fitted_on is None:
-            logits = cross_fitted(self.answered, features)
+            logits = cross_fit(self.answered, features)
         else:
             known = np.array(self.fitted_on.answered["label"])
             logits = fit(self.fitted_on.features(top_k, budget), known).logits(features)

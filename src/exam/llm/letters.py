@@ -17,7 +17,7 @@ from exam.llm.prompts import Prompter
 from exam.llm.scoring import logits_of, padded
 from exam.question_rows import LETTERS
 from exam.reader.collator import Collator, Row
-from exam.reader.heads import mixed
+from exam.reader.heads import make_subclass
 from exam.reader.reader import Reader
 from exam.reader.tuning import adapters_base, with_adapters
 from exam.retrieval.contexts import read_contexts
@@ -50,7 +50,7 @@ class LetterReader(Reader):
             whole = config if base is None else config.at(resolve_checkpoint(base))
             model, tokenizer = load_whole(whole, Dtype.float32)
         kind: Any = type(model)
-        model.__class__ = mixed(Lettered, kind)
+        model.__class__ = make_subclass(Lettered, kind)
         model.accepts_loss_kwargs = False
         return (model if base is None else with_adapters(model, folder)), tokenizer
 

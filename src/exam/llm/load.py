@@ -25,7 +25,7 @@ from exam.llm.scoring import InMemory, Runner
 from exam.loading import check_new_weights, embedding_rows
 from exam.precision import half_here, weights_in
 from exam.question_rows import LETTERS
-from exam.reader.decoders import with_padding
+from exam.reader.heads import set_padding
 from exam.reader.model import small_architecture, tiny_tokenizer
 from exam.tokenization import check_vocabulary, load_tokenizer
 
@@ -41,7 +41,7 @@ def inspect_decoder(config: Model) -> tuple[Any, PreTrainedTokenizerBase]:
     folder = resolve_checkpoint(require_checkpoint(config))
     weights_in(config, half_here())
     architecture, tokenizer = _architecture(config, folder), _tokenizer(config, folder)
-    with_padding(tokenizer, architecture)
+    set_padding(tokenizer, architecture)
     if _form(config, folder):  # the library reads a GGUF only as a whole
         with torch.device("meta"):
             factory: Any = AutoModelForCausalLM
@@ -60,7 +60,7 @@ def load_causal(config: Model, work: Path) -> tuple[Runner, Prompter, int]:
     folder = resolve_checkpoint(require_checkpoint(config))
     architecture = _architecture(config, folder)
     tokenizer = _tokenizer(config, folder)
-    with_padding(tokenizer, architecture)
+    set_padding(tokenizer, architecture)
     prompter = Prompter.of(config, tokenizer)
     runner = _runner(config, folder, architecture, work)
     return runner, prompter, window(config, architecture, training=False)
@@ -70,7 +70,7 @@ def load_whole(config: Model, otherwise: Dtype) -> tuple[Any, PreTrainedTokenize
     """Load a model and its tokenizer; `otherwise` is its number format if none is configured."""
     folder = resolve_checkpoint(require_checkpoint(config))
     architecture, tokenizer = _architecture(config, folder), _tokenizer(config, folder)
-    with_padding(tokenizer, architecture)
+    set_padding(tokenizer, architecture)
     return _weights(config, folder, architecture, weights_in(config, otherwise)), tokenizer
 
 

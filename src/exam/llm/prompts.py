@@ -16,9 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from exam.config import Model, Order, Scoring
 from exam.errors import ExamError
 from exam.question_rows import LETTERS
-from exam.reader.features import Cut, fit_passages
-from exam.reader.template import Template
-from exam.reader.token_counts import TokenCounts
+from exam.reader.features import SpecialTokens, TokenCounts, TruncationStats, fit_passages
 from exam.retrieval.evaluation import Contexts
 from exam.tokenization import prefix_space, token_ids, unknown_id
 
@@ -101,7 +99,7 @@ class Prompter:
             start: list[int] = []
         else:
             framed = template if config.template else f"{template}{PLAIN_END}"
-            start = Template.of(tokenizer, pair=False).before
+            start = SpecialTokens.of(tokenizer, pair=False).prefix
         if config.scoring is Scoring.likelihood:
             framed += "{option}" if chats else " {option}"
         return cls(tokenizer, config.scoring, MARKS.split(framed), start, prefix_space(tokenizer))
@@ -123,7 +121,7 @@ class Prompter:
         Raises:
             ExamError: a question without passages needs more tokens than the model's window.
         """
-        cut, counts = Cut(), TokenCounts()
+        cut, counts = TruncationStats(), TokenCounts()
         found = [
             self._asked(q, contexts.get(q["id"], []), window, order, cut, counts)
             for q in questions.to_list()
@@ -138,7 +136,7 @@ class Prompter:
         passages: list[dict[str, Any]],
         window: int,
         order: Order,
-        cut: Cut,
+        cut: TruncationStats,
         counts: TokenCounts,
     ) -> Asked:
         options = question["options"]

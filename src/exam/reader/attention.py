@@ -1,35 +1,38 @@
-"""Attention over sequences that begin with a part every token of them sees.
+"""Attention over sequences that start with a shared part.
 
-A packed question is its shared part, which sees itself, and its options, which see that part and
-each itself; an ordinary sequence is a shared part alone. On a GPU one call of SDPA takes the
-whole mask. To train on a CPU that would not do: its backward pass in bfloat16 costs nine times its
-forward pass, and it computes what the mask blocks. There every question is computed by itself, at
-its own length and small enough for the processor's cache: the shared part, then the options.
+A packed question is a shared part, which attends to itself, and options, which attend to that part
+and each to itself; an ordinary sequence is a shared part without options. On a GPU, one call of
+SDPA takes the whole mask. On a CPU, SDPA computes masked scores too, and its backward pass in
+bfloat16 costs nine times its forward pass. There, training computes each question separately, at
+its length and in blocks that fit the processor's cache: first the shared part, then the options.
 """
 
+import math
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
+
+from exam.errors import ExamError
 
 NAME = "one_by_one"
 STEP = 16  # tokens; a product's kernel is made for a shape once, and questions have many
 
 
-def stepped(length: int) -> int:
-    """The next multiple of STEP."""
-    return ceil(length / STEP) * STEP
+def round_up(length: int) -> int:
+    """Round a length up to a multiple of STEP."""
+    return math.ceil(length / STEP) * STEP
 
 
 @dataclass(frozen=True)
 class Distances:
-    """What two tokens' distance adds to their score, as DeBERTa has it.
+    """DeBERTa's terms of a score by the distance of two tokens.
 
-    A query against the key of the distance, and a key against the query of the distance; either
-    may be missing.
+    A query times the key of the distance, and a key times the query of the distance; either may be
+    missing.
     """
 
     keys: torch.Tensor | None  # (heads, size, distances)
@@ -46,17 +49,18 @@ def attend(
     dropout: float = 0.0,
     distances: Distances | None = None,
 ) -> torch.Tensor:
-    """Attention of heads `(questions, heads, length, size)`: `(questions, length, heads, size)`.
+    """Attend with heads `(questions, heads, length, size)`.
 
-    `allowed` `(questions, 1, length, length)` says what attends to what: padding is at the end,
-    and a first token sees its shared part alone.
+    Returns `(questions, length, heads, size)`. `allowed` `(questions, 1, length, length)` tells
+    which token attends to which: padding is at the end, and the first token attends to the shared
+    part only.
     """
-    apart = torch.is_grad_enabled() or dropout > 0 or distances is not None
-    compute = one_by_one if query.device.type == "cpu" and apart else at_once
+    separate = torch.is_grad_enabled() or dropout > 0 or distances is not None
+    compute = per_question_attention if query.device.type == "cpu" and separate else sdpa_attention
     return compute(query * scale, key, value, allowed, dropout, distances)
 
 
-def at_once(
+def sdpa_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -64,7 +68,7 @@ def at_once(
     dropout: float,
     distances: Distances | None,
 ) -> torch.Tensor:
-    """All questions in one call, with what the mask blocks; the query is scaled."""
+    """Compute all questions in one call, masked scores too; the query is scaled."""
     mask = allowed
     if distances is not None and distances.index is not None:
         index = distances.index[:, None].expand(*query.shape[:-1], -1)
@@ -74,14 +78,13 @@ def at_once(
         if distances.queries is not None:
             bias = bias + (key @ distances.queries).gather(-1, index.mT).mT
         mask = bias.masked_fill(~allowed, torch.finfo(bias.dtype).min)
-    found = functional.scaled_dot_product_attention(
+    return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, dropout_p=dropout, scale=1.0
-    )
-    return found.transpose(1, 2)
+    ).transpose(1, 2)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def one_by_one(
+def per_question_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -89,46 +92,46 @@ def one_by_one(
     dropout: float,
     distances: Distances | None,
 ) -> torch.Tensor:
-    """Each question by itself, without what the mask blocks; the query is scaled."""
+    """Compute each question separately, without masked scores; the query is scaled."""
     heads = [x.contiguous() for x in (query, key, value)]
     by = Distances(None, None, None) if distances is None else distances
-    apply: Any = OneByOne.apply
-    found: torch.Tensor = apply(*heads, by.keys, by.queries, by.index, allowed, dropout)
-    return found
+    apply: Any = PerQuestionAttention.apply
+    states: torch.Tensor = apply(*heads, by.keys, by.queries, by.index, allowed, dropout)
+    return states
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows and columns of one question's scores that are computed in one product."""
+    """Rows and columns of a question's scores that are computed in one product."""
 
     first: int
     last: int
     columns: int
-    mask: torch.Tensor | None  # (last - first, columns): what is blocked; None: all after `open`
-    open: int  # how many columns every row sees
+    mask: torch.Tensor | None  # (last - first, columns): blocked scores; None: all after `open`
+    open: int  # number of columns that every row attends to
 
 
-def blocks(allowed: torch.Tensor) -> list[list[Block]]:
-    """The shared part of each question, and its options with the rest of the shared part's rows.
+def split_blocks(allowed: torch.Tensor) -> list[list[Block]]:
+    """Split each question into its shared part, and its options with the shared part's last rows.
 
     Rows and columns end at multiples of STEP where the length allows it.
     """
     length = allowed.shape[-1]
     shared = allowed[:, 0, 0].sum(dim=-1).tolist()
     whole = allowed[:, 0].any(dim=1).sum(dim=-1).tolist()
-    found = []
+    questions = []
     for number, (part, end) in enumerate(zip(shared, whole, strict=True)):
-        first, last = part // STEP * STEP, min(length, stepped(end))
-        columns = min(length, stepped(part))
-        own = [Block(0, first, columns, None, part)] if first else []
+        first, last = part // STEP * STEP, min(length, round_up(end))
+        columns = min(length, round_up(part))
+        blocks = [Block(0, first, columns, None, part)] if first else []
         if last > first:
-            own.append(Block(first, last, last, ~allowed[number, 0, first:last, :last], 0))
-        found.append(own)
-    return found
+            blocks.append(Block(first, last, last, ~allowed[number, 0, first:last, :last], 0))
+        questions.append(blocks)
+    return questions
 
 
-class OneByOne(torch.autograd.Function):
-    """Attention and its gradient, a question at a time; the weights are kept for the gradient."""
+class PerQuestionAttention(torch.autograd.Function):
+    """Attention and its gradient for one question after another; it keeps the weights."""
 
     @staticmethod
     def forward(
@@ -142,19 +145,19 @@ class OneByOne(torch.autograd.Function):
         allowed: torch.Tensor,
         dropout: float,
     ) -> torch.Tensor:
-        """`(questions, length, heads, size)`."""
-        found = torch.zeros_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
-        ctx.blocks, ctx.dropout = blocks(allowed), dropout
+        """Return attended values `(questions, length, heads, size)`."""
+        states = torch.zeros_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+        ctx.blocks, ctx.dropout = split_blocks(allowed), dropout
         kept: list[torch.Tensor] = []
-        for number, own in enumerate(ctx.blocks):
-            end = own[-1].last
+        for number, blocks in enumerate(ctx.blocks):
+            end = blocks[-1].last
             by_key = None if keys is None else query[number, :, :end] @ keys
             by_query = None if queries is None else key[number, :, :end] @ queries
-            for block in own:
+            for block in blocks:
                 rows, columns = slice(block.first, block.last), block.columns
                 scores = query[number, :, rows] @ key[number, :, :columns].contiguous().mT
                 if index is not None:
-                    at = _at(index, number, block, len(scores))
+                    at = _distance_index(index, number, block, len(scores))
                     if by_key is not None:
                         scores += by_key[:, rows].gather(-1, at)
                     if by_query is not None:
@@ -168,25 +171,25 @@ class OneByOne(torch.autograd.Function):
                 if dropout:
                     kept.append(_dropout_mask(weights, dropout))
                     weights = weights * kept[-1]
-                found[number, rows] = (weights @ value[number, :, :columns]).transpose(0, 1)
+                states[number, rows] = (weights @ value[number, :, :columns]).transpose(0, 1)
         ctx.save_for_backward(query, key, value, keys, queries, index, *kept)
-        return found
+        return states
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        """The gradients of query, key, value and of the distances' keys and queries."""
+        """Return the gradients of query, key, value and of the distances' keys and queries."""
         query, key, value, keys, queries, index, *kept = ctx.saved_tensors
         to_query, to_key, to_value = (torch.zeros_like(x) for x in (query, key, value))
         to_keys = None if keys is None else torch.zeros_like(keys)
         to_queries = None if queries is None else torch.zeros_like(queries)
         remaining = iter(kept)
-        for number, own in enumerate(ctx.blocks):
-            end = own[-1].last
+        for number, blocks in enumerate(ctx.blocks):
+            end = blocks[-1].last
             by_key, by_query = (
                 None if x is None else query.new_zeros(query.shape[1], end, x.shape[-1])
                 for x in (keys, queries)
             )
-            for block in own:
+            for block in blocks:
                 rows, columns = slice(block.first, block.last), block.columns
                 weights = next(remaining)
                 mask = next(remaining) if ctx.dropout else None
@@ -202,7 +205,7 @@ class OneByOne(torch.autograd.Function):
                 to_query[number, :, rows] = to_scores @ key[number, :, :columns]
                 to_key[number, :, :columns] += to_scores.mT @ query[number, :, rows]
                 if index is not None:
-                    at = _at(index, number, block, len(weights))
+                    at = _distance_index(index, number, block, len(weights))
                     if by_key is not None:
                         by_key[:, rows].scatter_add_(-1, at, to_scores)
                     if by_query is not None:
@@ -216,17 +219,17 @@ class OneByOne(torch.autograd.Function):
         return to_query, to_key, to_value, to_keys, to_queries, None, None, None
 
 
-def _at(index: torch.Tensor, number: int, block: Block, heads: int) -> torch.Tensor:
-    """Which distance, for a block of one question."""
-    own = index[number % len(index), block.first : block.last, : block.columns]
-    return own.expand(heads, -1, -1)
+def _distance_index(index: torch.Tensor, number: int, block: Block, heads: int) -> torch.Tensor:
+    """Return the distances of a question's block for each head."""
+    rows = index[number % len(index), block.first : block.last, : block.columns]
+    return rows.expand(heads, -1, -1)
 
 
 def _dropout_mask(weights: torch.Tensor, share: float) -> torch.Tensor:
     return torch.empty_like(weights).bernoulli_(1 - share).div_(1 - share)
 
 
-def _library(
+def _attend_for_library(
     _module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -236,8 +239,101 @@ def _library(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The same as the library's models call it."""
+    """Attend as the library's models call it."""
     return attend(query, key, value, attention_mask, scaling, dropout), None
 
 
-AttentionInterface.register(NAME, _library)
+AttentionInterface.register(NAME, _attend_for_library)
+
+
+# DeBERTa's attention.
+
+POSITIONS = {"c2p", "p2c"}
+
+
+class DisentangledAttention(DisentangledSelfAttention):
+    """The library's module with the same weights and the same result up to rounding.
+
+    He and others, "DeBERTa: Decoding-enhanced BERT with Disentangled Attention" (2021). The
+    library copies the distances' keys and queries for every sequence and head; here the batch
+    shares them, and only one question's scores are held at a time.
+    """
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        output_attentions: bool = False,
+        query_states: torch.Tensor | None = None,
+        relative_pos: Any = None,
+        rel_embeddings: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, None]:
+        """Return hidden states `(batch, length, hidden)` after attention.
+
+        `attention_mask` `(batch, 1, length, length)` tells which token attends to which;
+        `relative_pos` `(batch or 1, length, length)` holds the bucketed distances.
+        """
+        queries = hidden_states if query_states is None else query_states
+        query = self._heads(self.query_proj(queries))
+        key, value = (self._heads(p(hidden_states)) for p in (self.key_proj, self.value_proj))
+        scale = 1 / math.sqrt(query.shape[-1] * (1 + len(POSITIONS & {*self.pos_att_type})))
+        distances = None
+        if self.relative_attention and self.pos_att_type:
+            distances = self._distances(relative_pos, rel_embeddings, scale)
+        dropout = self.dropout.p if self.training else 0.0
+        states = attend(query, key, value, attention_mask.bool(), scale, dropout, distances)
+        return states.flatten(2), None
+
+    def _heads(self, states: torch.Tensor) -> torch.Tensor:
+        """Reshape `(…, length, hidden)` to `(…, heads, length, size)`."""
+        split = states.view(*states.shape[:-1], self.num_attention_heads, -1)
+        return split.transpose(-2, -3)
+
+    def _distances(
+        self, relative_pos: torch.Tensor, rel_embeddings: Any, scale: float
+    ) -> Distances:
+        """Build the terms content to position and position to content."""
+        span = self.pos_ebd_size
+        embedded = self.pos_dropout(rel_embeddings[: 2 * span])
+        keys = queries = None
+        if "c2p" in self.pos_att_type:
+            project = self.key_proj if self.share_att_key else self.pos_key_proj
+            keys = self._heads(project(embedded)).mT
+        if "p2c" in self.pos_att_type:
+            project = self.query_proj if self.share_att_key else self.pos_query_proj
+            queries = self._heads(project(embedded)).mT * scale
+        return Distances(keys, queries, (relative_pos + span).clamp(0, 2 * span - 1))
+
+
+def use_disentangled_attention(model: PreTrainedModel, *, flash: bool = False) -> None:
+    """Replace DeBERTa's attention in a model by this module's, or by flashdeberta's.
+
+    Raises:
+        ExamError: flashdeberta is not installed, or not for this model.
+    """
+    kind = load_flash_attention(model.config) if flash else DisentangledAttention
+    for module in model.modules():
+        if type(module) is DisentangledSelfAttention:
+            module.__class__ = kind
+
+
+def load_flash_attention(config: PreTrainedConfig) -> type:
+    """Load flashdeberta's attention class.
+
+    Raises:
+        ExamError: it is not installed, or the model is not DeBERTa-v2 or v3.
+    """
+    if config.model_type != "deberta-v2":
+        raise ExamError(
+            f"model.flash=true is for DeBERTa, and this is a {config.model_type} model.\n"
+            "Leave model.flash out."
+        )
+    try:
+        from flashdeberta.model import FlashDisentangledSelfAttention
+    except ImportError as error:
+        raise ExamError(
+            f"model.flash=true needs the package flashdeberta ({error}).\n"
+            "Install it (pip install flashdeberta), or leave model.flash out."
+        ) from None
+    kind: type = FlashDisentangledSelfAttention
+    return kind

@@ -7,10 +7,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from exam.config import Layout
-from exam.reader.attention import stepped
-from exam.reader.features import TARGETS
-from exam.reader.measures import MEASURES
-from exam.reader.template import Template
+from exam.reader.attention import round_up
+from exam.reader.features import TARGETS, SpecialTokens
+from exam.reader.lexical import OVERLAP_FEATURES
 
 Row = dict[str, Any]
 
@@ -26,12 +25,12 @@ class Collator:
     tokenizer: PreTrainedTokenizerBase
     options: int
     layout: Layout = Layout.context_first
-    single: Template = field(init=False)
-    pair: Template = field(init=False)
+    single: SpecialTokens = field(init=False)
+    pair: SpecialTokens = field(init=False)
 
     def __post_init__(self) -> None:
-        self.single = Template.of(self.tokenizer, pair=False)
-        self.pair = Template.of(self.tokenizer, pair=True)
+        self.single = SpecialTokens.of(self.tokenizer, pair=False)
+        self.pair = SpecialTokens.of(self.tokenizer, pair=True)
 
     def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         """`input_ids` and the like, `option_mask`, and `labels` where every row has one."""
@@ -46,7 +45,7 @@ class Collator:
             for chances, row in zip(batch["targets"], rows, strict=True):
                 chances[: len(row["options"])] = torch.tensor(row[TARGETS])
         if "evidence" in rows[0]:
-            batch["evidence"] = torch.zeros(*batch["option_mask"].shape, len(MEASURES))
+            batch["evidence"] = torch.zeros(*batch["option_mask"].shape, len(OVERLAP_FEATURES))
             for own, row in zip(batch["evidence"], rows, strict=True):
                 own[: len(row["options"])] = torch.tensor(row["evidence"])
         return batch
@@ -109,10 +108,10 @@ class MultipleChoiceCollator(Collator):
         if self.global_attention:
             length = len(sequence["input_ids"])
             if self.layout is Layout.context_first or not row["context"]:
-                last = length - len(self.pair.after)
+                last = length - len(self.pair.suffix)
                 first = last - len(question)
             else:
-                first = len(self.pair.before)
+                first = len(self.pair.prefix)
                 last = first + len(question)
             sequence["global_attention_mask"] = [int(first <= i < last) for i in range(length)]
         return sequence
@@ -128,11 +127,11 @@ class PackedCollator(Collator):
 
     def tokens(self, row: Row) -> int:
         """The length of the question's sequence."""
-        return stepped(len(self._sequence(row)["input_ids"]))
+        return round_up(len(self._sequence(row)["input_ids"]))
 
     def _inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         sequences = [self._sequence(row) for row in rows]
-        batch = self._padded(sequences, stepped(max(len(s["input_ids"]) for s in sequences)))
+        batch = self._padded(sequences, round_up(max(len(s["input_ids"]) for s in sequences)))
         places = torch.arange(1, self.options + 1)[None, :, None]
         batch["option_tokens"] = batch.pop("owner")[:, None] == places
         return batch
@@ -140,7 +139,7 @@ class PackedCollator(Collator):
     def _sequence(self, row: Row) -> dict[str, list[int]]:
         """The question's tokens; `owner` is 0 for the shared part, else the option's place."""
         sequence = self._build(row, row["prompt"])
-        after = self.pair.after
+        after = self.pair.suffix
         kind = sequence["token_type_ids"][-1]
         if self.layout is Layout.context_first or not row["context"]:
             end = len(sequence["input_ids"]) - len(after)

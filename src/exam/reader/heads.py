@@ -1,4 +1,4 @@
-"""What an option's score is made of besides its own vector."""
+"""Heads of readers: fp32 scores, extra scores of an option, decoders."""
 
 from functools import cache
 from typing import Any
@@ -6,45 +6,55 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers import initialization as init
+from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import MultipleChoiceModelOutput
 
 
-def joined_class(architecture: Any, config: PreTrainedConfig) -> Any:
-    """A multiple-choice architecture whose score `config.measures` or `config.others` join.
+def with_extra_scores(architecture: Any, config: PreTrainedConfig) -> Any:
+    """Add the scores of `config.measures` and `config.others` to a multiple-choice architecture.
 
-    The score is linear, so that joining a measure to an option's vector is adding its weighted
-    value.
+    The head is linear, so adding weighted features to the score equals appending them to an
+    option's vector.
     """
     if not getattr(config, "measures", 0) and not getattr(config, "others", False):
         return architecture
-    return mixed(JoinedReader, architecture)
+    return make_subclass(ExtraScores, architecture)
 
 
 @cache
-def mixed(mixin: type, architecture: Any) -> type[PreTrainedModel]:
-    """An architecture under its own name, with a mixin's methods before its own."""
-    kind: Any = type(architecture)
-    found: type[PreTrainedModel] = kind(architecture.__name__, (mixin, architecture), {})
-    return found
+def make_subclass(mixin: type, architecture: Any) -> type[PreTrainedModel]:
+    """Make a subclass of a mixin and an architecture, with the architecture's name."""
+    metaclass: Any = type(architecture)
+    subclass: type[PreTrainedModel] = metaclass(architecture.__name__, (mixin, architecture), {})
+    return subclass
 
 
 class Fp32Linear(nn.Linear):
-    """A head outside autocast: bf16 logits tie often, and ties are ranked by option order."""
+    """A head in fp32: bf16 logits tie often, and ties are ranked by option order."""
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Scores of pooled vectors, in fp32 whatever surrounds it."""
+        """Return scores of pooled vectors in fp32, also under autocast."""
         with torch.autocast(pooled.device.type, enabled=False):
             bias = None if self.bias is None else self.bias.float()
             return functional.linear(pooled.float(), self.weight.float(), bias)
 
 
-class JoinedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
-    """Mixed into a multiple-choice architecture."""
+class ExtraScores(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """Mixin of a multiple-choice architecture: add weighted features to an option's score."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        """Build the architecture and a weight for each measure, and for the other options."""
+        """Build the architecture, a weight for each feature and one for the other options.
+
+        The modules keep the names `evidence` and `others` of saved checkpoints.
+        """
         super().__init__(config)
         if config.measures:
             self.evidence = Fp32Linear(config.measures, 1, bias=False)
@@ -58,28 +68,65 @@ class JoinedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
         evidence: torch.Tensor | None = None,
         **inputs: torch.Tensor,
     ) -> MultipleChoiceModelOutput:
-        """Logits `(questions, options)`; `evidence` `(questions, options, measures)`.
+        """Return logits `(questions, options)`; `evidence` is `(questions, options, features)`.
 
-        Where every option exists, `option_mask` `(questions, options)` may be left out.
+        Without `option_mask` `(questions, options)`, every option exists.
         """
         logits = super().forward(**inputs).logits.float()
         if evidence is not None:
             logits = logits + self.evidence(evidence).squeeze(-1)
         if self.config.others:
             exists = torch.ones_like(logits).bool() if option_mask is None else option_mask
-            logits = logits + self.others(_others(logits, exists)[..., None]).squeeze(-1)
+            logits = logits + self.others(
+                _mean_of_other_options(logits, exists)[..., None]
+            ).squeeze(-1)
         return MultipleChoiceModelOutput(logits=logits)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing joins until it is trained."""
+        """Start extra scores at zero."""
         if module in (getattr(self, "evidence", None), getattr(self, "others", None)):
             init.zeros_(module.get_parameter("weight"))
         else:
             super()._init_weights(module)  # type: ignore[no-untyped-call]
 
 
-def _others(logits: torch.Tensor, option_mask: torch.Tensor) -> torch.Tensor:
-    """The mean of each question's other options' logits; 0 where there are none."""
+def _mean_of_other_options(logits: torch.Tensor, option_mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean logit of a question's other options, 0 for a single option."""
     real = logits.masked_fill(~option_mask, 0)
     number = (option_mask.sum(dim=-1, keepdim=True) - 1).clamp(min=1)
     return (real.sum(dim=-1, keepdim=True) - real) / number
+
+
+# Decoders: one sequence for each option, scored at its last token.
+
+
+def make_decoder_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """Make a reader of the library's classifier of a decoder; None without one."""
+    kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    continues = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    if kind is None or not continues or not issubclass(kind, GenericForSequenceClassification):
+        return None
+    config.num_labels = 1
+    return make_subclass(DecoderReader, kind)
+
+
+class DecoderReader(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """Mixin of a decoder with a head that scores one sequence."""
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: torch.Tensor
+    ) -> MultipleChoiceModelOutput:
+        """Return logits `(questions, options)` of ids `(questions, options, length)`."""
+        outputs = super().forward(
+            input_ids=input_ids.flatten(0, 1),
+            attention_mask=attention_mask.flatten(0, 1),
+            use_cache=False,
+        )
+        return MultipleChoiceModelOutput(logits=outputs.logits.view(input_ids.shape[:2]))
+
+
+def set_padding(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Pad with the end-of-text token if a decoder has no padding token."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    config.pad_token_id = tokenizer.pad_token_id

@@ -30,11 +30,16 @@ from exam.config import Dtype, Model, Packing
 from exam.errors import ExamError
 from exam.loading import check_new_weights, embedding_rows
 from exam.precision import weights_in
-from exam.reader.decoders import DecoderReader, decoder_class, with_padding
-from exam.reader.disentangled import flash_attention, use_disentangled
-from exam.reader.heads import Fp32Linear, joined_class
-from exam.reader.measures import MEASURES
-from exam.reader.packing import compute_dtype, packed_class
+from exam.reader.attention import load_flash_attention, use_disentangled_attention
+from exam.reader.heads import (
+    DecoderReader,
+    Fp32Linear,
+    make_decoder_class,
+    set_padding,
+    with_extra_scores,
+)
+from exam.reader.lexical import OVERLAP_FEATURES
+from exam.reader.packing import compute_dtype, make_packed_class
 from exam.reader.tuning import adapters_base, with_adapters
 from exam.tokenization import check_vocabulary, load_tokenizer
 
@@ -170,11 +175,11 @@ def _class(config: Model, architecture: PreTrainedConfig) -> Any:
             was trained on packed questions and is to read them otherwise.
     """
     if config.flash:
-        flash_attention(architecture)
-    architecture.measures = len(MEASURES) if config.evidence else 0
+        load_flash_attention(architecture)
+    architecture.measures = len(OVERLAP_FEATURES) if config.evidence else 0
     architecture.others = config.others
     plain: Any = MODEL_FOR_MULTIPLE_CHOICE_MAPPING.get(type(architecture), None)
-    plain = plain or decoder_class(architecture)
+    plain = plain or make_decoder_class(architecture)
     if plain is None and not config.trust_remote_code:
         raise ExamError(
             f"{config.name_or_path or config.architecture} is a {architecture.model_type} model, "
@@ -183,7 +188,7 @@ def _class(config: Model, architecture: PreTrainedConfig) -> Any:
         )
     if config.packing is not Packing.none:
         architecture.packing = config.packing.value
-        return joined_class(packed_class(architecture), architecture)
+        return with_extra_scores(make_packed_class(architecture), architecture)
     if (trained := getattr(architecture, "packing", None)) is not None:
         raise ExamError(
             f"{config.name_or_path} was trained with model.packing={trained}: it has no pooler, "
@@ -194,16 +199,16 @@ def _class(config: Model, architecture: PreTrainedConfig) -> Any:
             f"model.evidence and model.others join the scores of the library's own architectures, "
             f"and this is a {architecture.model_type} model.\nLeave them out."
         )
-    return AutoModelForMultipleChoice if plain is None else joined_class(plain, architecture)
+    return AutoModelForMultipleChoice if plain is None else with_extra_scores(plain, architecture)
 
 
 def _prepared(model: Any, tokenizer: PreTrainedTokenizerBase, config: Model) -> PreTrainedModel:
     """Put the head in fp32 and say that the model does not normalise the loss over a step."""
-    use_disentangled(model, flash=config.flash)
+    use_disentangled_attention(model, flash=config.flash)
     if hasattr(model.base_model, "embeddings"):
         model.base_model.embeddings.register_forward_hook(_narrow)
     if isinstance(model, DecoderReader):
-        with_padding(tokenizer, model.config)
+        set_padding(tokenizer, model.config)
     _head(model).__class__ = Fp32Linear
     for module in model.modules():  # weights in 16 bits would not move at a usual rate
         if isinstance(module, Fp32Linear):

@@ -1,9 +1,9 @@
-"""One pass per question: its options lie side by side behind one shared context and prompt.
+"""Packed readers: one sequence for each question, with all options behind a shared context.
 
 The shared part attends to itself, an option to the shared part and to itself, and the positions
-of every option go on where the prompt ends. So the context is read once instead of once for each
-option; unlike in a sequence of its own, an option is not seen by its context and prompt, and there
-is no pooler: its score is a linear function of the mean of its last hidden states.
+of every option continue from the prompt. So the context is computed once instead of once for each
+option. Context and prompt do not attend to the options, and there is no pooler: an option's score
+is a linear function of the mean of its last hidden states.
 """
 
 from collections.abc import Callable
@@ -22,43 +22,43 @@ from exam.config import Packing
 from exam.errors import ExamError
 from exam.loading import POOLERS
 from exam.reader.attention import NAME
-from exam.reader.heads import mixed
+from exam.reader.heads import make_subclass
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """A batch's tokens, where they stand and what they see."""
+    """Tokens of a batch, with their positions and attention mask."""
 
     ids: torch.Tensor  # (questions, length)
-    kinds: torch.Tensor  # (questions, length): token types
+    types: torch.Tensor  # (questions, length): token types
     positions: torch.Tensor  # (questions, length)
-    allowed: torch.Tensor  # (questions, length, length): whether a token attends to another
+    allowed: torch.Tensor  # (questions, length, length): which token attends to which
 
     def distances(self) -> torch.Tensor:
-        """A token's position less another's, `(questions, length, length)`."""
+        """Return a token's position less another's, `(questions, length, length)`."""
         return self.positions[:, :, None] - self.positions[:, None, :]
 
 
-def seen(attention_mask: torch.Tensor, option_tokens: torch.Tensor) -> torch.Tensor:
-    """Whether a token attends to another, `(questions, length, length)`.
+def attention_mask_for(attention_mask: torch.Tensor, option_tokens: torch.Tensor) -> torch.Tensor:
+    """Return which token attends to which, `(questions, length, length)`.
 
-    From padding `(questions, length)` and options' tokens `(questions, options, length)`.
+    `attention_mask` `(questions, length)` marks padding, `option_tokens`
+    `(questions, options, length)` the tokens of each option.
     """
     membership = option_tokens.float()
-    own = (membership.transpose(1, 2) @ membership) > 0
+    same_option = (membership.transpose(1, 2) @ membership) > 0
     shared = ~option_tokens.any(dim=1)
-    return attention_mask[:, None].bool() & (shared[:, None] | own)
+    return attention_mask[:, None].bool() & (shared[:, None] | same_option)
 
 
-def packed_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The multiple-choice model of an architecture, reading packed questions.
+def make_packed_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Make the multiple-choice class of an architecture for packed questions.
 
-    Its weights are the library's own model's, without what that puts between the last hidden
-    states and the score; with `packing=cross`, an attention over the options comes before the
-    score.
+    It has the weights of the library's model without a pooler. With `packing=cross`, the options
+    attend to each other before they are scored.
 
     Raises:
-        ExamError: the architecture cannot be told what attends to what.
+        ExamError: the architecture takes no attention mask of two dimensions.
     """
     convolves = getattr(config, "conv_kernel_size", None)
     if config.model_type not in FAMILIES or convolves:
@@ -67,16 +67,16 @@ def packed_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
             f"{config.model_type} model{' with a convolution' if convolves else ''}.\n"
             "Set model.packing=none."
         )
-    return mixed(PackedReader, MODEL_FOR_MULTIPLE_CHOICE_MAPPING[type(config)])
+    return make_subclass(PackedReader, MODEL_FOR_MULTIPLE_CHOICE_MAPPING[type(config)])
 
 
 class PackedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
-    """Mixed into a multiple-choice architecture."""
+    """Mixin of a multiple-choice architecture: read packed questions."""
 
-    supports_gradient_checkpointing = True  # the library's MPNet alone does not
+    supports_gradient_checkpointing = True  # the library's MPNet does not
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        """Build the architecture without its pooler; see `packed_class`."""
+        """Build the architecture without its pooler; see `make_packed_class`."""
         super().__init__(config)
         for owner in (self, self.base_model):
             for name in POOLERS:
@@ -106,8 +106,8 @@ class PackedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
         position_ids: torch.Tensor,
         option_tokens: torch.Tensor,
     ) -> MultipleChoiceModelOutput:
-        """Logits `(questions, options)` of ids `(questions, length)`."""
-        allowed = seen(attention_mask, option_tokens)
+        """Return logits `(questions, options)` of ids `(questions, length)`."""
+        allowed = attention_mask_for(attention_mask, option_tokens)
         layout = PackedBatch(input_ids, token_type_ids, position_ids, allowed)
         hidden = FAMILIES[self.config.model_type](self.base_model, layout)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -123,28 +123,28 @@ class PackedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
 
 
 class _CheckpointedLayer(GradientCheckpointingLayer, MPNetLayer):  # type: ignore[no-untyped-call]
-    """MPNet's layer, recomputed for the gradient where that is wanted."""
+    """MPNet's layer with gradient checkpointing."""
 
 
 def compute_dtype(hidden: torch.Tensor) -> torch.dtype:
-    """The number format that autocast computes in, or the tensor's own."""
+    """Return the number format of autocast, or the tensor's without autocast."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 def _absolute(backbone: Any, layout: PackedBatch) -> Any:
-    """Position embeddings; RoBERTa's begin behind the padding's."""
+    """Run a backbone with position embeddings; RoBERTa's start after the padding's."""
     padding = backbone.embeddings.position_embeddings.padding_idx
     return backbone(
         input_ids=layout.ids,
-        token_type_ids=layout.kinds,
+        token_type_ids=layout.types,
         position_ids=layout.positions + (0 if padding is None else padding + 1),
         attention_mask=layout.allowed[:, None],
     ).last_hidden_state
 
 
 def _mpnet(backbone: Any, layout: PackedBatch) -> Any:
-    """Position embeddings, and a bias for every distance, which all layers share."""
+    """Run MPNet: position embeddings, and a bias by distance that all layers share."""
     embeddings, encoder = backbone.embeddings, backbone.encoder
     hidden = embeddings(
         input_ids=layout.ids, position_ids=layout.positions + embeddings.padding_idx + 1
@@ -163,18 +163,19 @@ def _mpnet(backbone: Any, layout: PackedBatch) -> Any:
 
 
 def _modernbert(backbone: Any, layout: PackedBatch) -> Any:
-    """Rotary positions; every second or third layer sees a window only."""
+    """Run ModernBERT: rotary positions, and layers that attend to a window only."""
     near = layout.distances().abs() <= backbone.config.sliding_window
     masks = {
         "full_attention": layout.allowed[:, None],
         "sliding_attention": (layout.allowed & near)[:, None],
     }
-    found = backbone(input_ids=layout.ids, position_ids=layout.positions, attention_mask=masks)
-    return found.last_hidden_state
+    return backbone(
+        input_ids=layout.ids, position_ids=layout.positions, attention_mask=masks
+    ).last_hidden_state
 
 
 def _deberta(backbone: Any, layout: PackedBatch) -> Any:
-    """Relative positions, in buckets that widen with the distance."""
+    """Run DeBERTa: relative positions in buckets that widen with the distance."""
     encoder = backbone.encoder
     distances = layout.distances()
     if encoder.relative_attention and encoder.position_buckets > 0:
@@ -182,7 +183,7 @@ def _deberta(backbone: Any, layout: PackedBatch) -> Any:
             distances, encoder.position_buckets, encoder.max_relative_positions
         ).long()
     hidden = backbone.embeddings(
-        input_ids=layout.ids, token_type_ids=layout.kinds, position_ids=layout.positions
+        input_ids=layout.ids, token_type_ids=layout.types, position_ids=layout.positions
     )
     return encoder(
         hidden, layout.allowed[:, None], relative_pos=distances, output_hidden_states=False

@@ -1,47 +1,62 @@
-"""What training and prediction share: a model, its tokenizer, the Trainer's arguments."""
+"""A reader with a neural model: load, train, predict, save."""
 
+import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import AutocastKwargs
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from exam import ranks
 from exam.checkpoints import resolve_checkpoint
 from exam.config import Adversary, Context, Layout, Model, Packing, Tuning
 from exam.errors import ExamError
+from exam.estimates import step_mib
 from exam.loading import longest_input
-from exam.reader.arguments import map_at_3, reader_arguments
+from exam.metrics import Floats, count_ties
 from exam.reader.collator import Collator, MultipleChoiceCollator, PackedCollator
-from exam.reader.features import Reading, saved_features
+from exam.reader.features import Reading, TokenCounts, load_features
+from exam.reader.lexical import OVERLAP_FEATURES
 from exam.reader.lexical import fit as fit_logit
-from exam.reader.measures import MEASURES
 from exam.reader.model import load_reader
-from exam.reader.token_counts import TokenCounts
-from exam.reader.trainer import ReaderTrainer
-from exam.reader.tuning import adapters_base, is_adapted, merged, save_adapters, tuned
-from exam.runs import with_callbacks
+from exam.reader.trainer import (
+    ReaderTrainer,
+    ReaderTrainingArguments,
+    build_reader_arguments,
+    compute_map_at_3,
+    refuse_nan,
+)
+from exam.reader.tuning import (
+    adapters_base,
+    apply_tuning,
+    count_parameters,
+    is_adapted,
+    merge_adapters,
+    save_adapters,
+)
+from exam.runs import add_callbacks, fit
 from exam.stage import Stage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What training and prediction share: a model, its tokenizer, and the Trainer's arguments."""
+    """A model, its tokenizer, and the Trainer's arguments, for training and prediction."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    arguments: TrainingArguments
+    arguments: ReaderTrainingArguments
     config: Model
     layout: Layout = Layout.context_first
-    tuning: Tuning = field(default_factory=Tuning)
-    adversary: Adversary = field(default_factory=Adversary)
-    sharded: ReaderTrainer | None = None  # that trained it, where no process has it whole
+    sharded: ReaderTrainer | None = None  # the Trainer of a model that no process has whole
 
     @classmethod
     def load(
@@ -53,54 +68,54 @@ class Reader:
         texts: Iterable[str] = (),
         layout: Layout = Layout.context_first,
     ) -> "Reader":
-        """The reader of a configuration; its Trainer saves below `folder`.
+        """Load the reader of a configuration; its Trainer saves below `folder`.
 
         `texts` train the tokenizer of a random model.
         """
-        arguments = reader_arguments(trainer, folder, seed)
+        arguments = build_reader_arguments(trainer, folder, seed, config)
         return cls(*cls.load_model(config, seed, texts), arguments, config, layout)
 
     load_model = staticmethod(load_reader)
 
-    def to_train(self, features: Dataset, tuning: Tuning, adversary: Adversary) -> "Reader":
-        """The reader with what is to be trained of it on `features`, and how."""
-        _check_sharding(self, tuning, adversary)
+    def prepare_for_training(self, features: Dataset, tuning: Tuning, awp: Adversary) -> "Reader":
+        """Return the reader with the weights that `tuning` trains on `features`."""
+        _check_sharding(self, tuning, awp)
         if self.config.evidence:
             _start_evidence(self.model, features)
-        model = tuned(self.model, tuning, self.config.name_or_path)
+        model = apply_tuning(self.model, tuning, self.config.name_or_path)
         if self.arguments.bf16 or self.arguments.fp16:
-            _learn_in_fp32(model)
-        return replace(self, model=model, tuning=tuning, adversary=adversary)
+            _widen_trained_weights(model)
+        return replace(self, model=model, arguments=self.arguments.with_tuning(tuning, awp))
 
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer; all processes come here together, and rank 0 writes.
+        """Write model and tokenizer from rank 0; every process must call this.
 
-        Of adapters they alone, unless what they change has no place of its own: a random model, or
-        one with adapters itself.
+        Adapters are saved without the checkpoint that they change, if that has a folder: a random
+        model and a checkpoint with adapters have none, and are saved merged.
         """
         trainer, model, base = self.sharded, self.model, self.config.checkpoint
         state = trainer and trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if ranks.rank() > 0:
             return
-        if is_adapted(model) and base is not None and _has_own_base(self):
+        if is_adapted(model) and base is not None and _has_whole_base(self):
             save_adapters(model, base, folder, state)
         else:
-            whole: Any = merged(model) if is_adapted(model) else model
+            whole: Any = merge_adapters(model) if is_adapted(model) else model
             whole.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
 
     def collator(self, options: int) -> Collator:
-        """What lays questions of at most so many options out as a batch."""
+        """Return the collator of questions with at most `options` options."""
         if self.config.packing is not Packing.none:
             return PackedCollator(self.tokenizer, options, self.layout)
         marked = self.model.config.model_type == "longformer"
         return MultipleChoiceCollator(self.tokenizer, options, self.layout, global_attention=marked)
 
     def length(self, *, training: bool) -> int:
-        """How many tokens context, prompt and an option may take."""
+        """Return how many tokens context, prompt and an option may take."""
         length = self.config.length(training=training)
         if self.config.packing is not Packing.none and self.layout is Layout.question_first:
-            return length - 1  # a token of its own ends the context
+            return length - 1  # a token ends the context
         return length
 
     def features(
@@ -112,94 +127,146 @@ class Reader:
         *,
         training: bool = False,
     ) -> tuple[Dataset, TokenCounts | None]:
-        """Return questions with a stage's passages in token ids, and counts of their tokens.
+        """Encode questions with a stage's passages, and count their tokens.
 
-        They are kept beside the stage as `name`.
+        The token ids are cached beside the stage as `name`.
         """
-        longer = self.length(training=training)
+        max_length = self.length(training=training)
         reading = Reading(
             top_k=context.passages(training=training),
-            max_length=longer,
-            longest=longest_input(self.model, longer),
+            max_length=max_length,
+            longest=longest_input(self.model, max_length),
             order=context.order,
             evidence=self.config.evidence,
         )
         with ranks.leader_first():
-            return saved_features(name, questions, contexts, self.tokenizer, reading)
+            return load_features(name, questions, contexts, self.tokenizer, reading)
 
     def trainer(self, train: Dataset | None, dev: Dataset | None, options: int) -> ReaderTrainer:
-        """The Trainer, with MAP@3 as its metric."""
+        """Build the Trainer, with MAP@3 as its metric."""
         collator = self.collator(options)
         trainer = ReaderTrainer(
             model=self.model,
             args=self.arguments,
-            train_dataset=None if train is None else measured_features(train, collator),
-            eval_dataset=None if dev is None else measured_features(dev, collator),
+            train_dataset=None if train is None else count_tokens(train, collator),
+            eval_dataset=None if dev is None else count_tokens(dev, collator),
             data_collator=collator,
-            compute_metrics=map_at_3,
+            compute_metrics=compute_map_at_3,
             processing_class=self.tokenizer,
         )
-        trainer.batch_by = self.config.batch_by
-        trainer.loss, trainer.others = self.config.loss, self.config.others
-        trainer.tuning, trainer.adversary = self.tuning, self.adversary
-        with_callbacks(trainer)
+        add_callbacks(trainer)
         return trainer
 
 
-def measured_features(features: Dataset, collator: Collator) -> Dataset:
-    """Features with the number of tokens each question takes of a batch."""
+def count_tokens(features: Dataset, collator: Collator) -> Dataset:
+    """Add the number of tokens that each question takes of a batch."""
     return features.add_column("tokens", [collator.tokens(row) for row in features.to_list()])
 
 
-def _start_evidence(model: Any, features: Dataset) -> None:
-    """Weigh the measures as a conditional logit fitted on them alone does, unless they are trained.
+def train(reader: Reader, train: Dataset, dev: Dataset) -> tuple[Reader, dict[str, Any]]:
+    """Train from the last complete checkpoint, if any, and load the best checkpoint.
 
-    From nothing, the rates that suit the other weights would hardly move these.
+    Returns the reader, and the Trainer's final figures with the number of trained parameters and
+    the expected memory. The state file lies beside the checkpoints' folder.
+    """
+    if reader.arguments.num_train_epochs == 0:
+        log.info("train: trainer.num_train_epochs=0: the checkpoint answers without training")
+        return reader, {"steps": 0}
+    options = max(len(o) for part in (train, dev) for o in part["options"])
+    trainer = reader.trainer(train, dev if len(dev) else None, options)
+    estimate = _estimate(reader, train, options)
+    figures = fit(trainer)
+    log.debug("train: %s", " · ".join(f"{name} {value}" for name, value in figures.items()))
+    figures |= {"parameters": count_parameters(reader.model), "estimated_mib": estimate}
+    sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    return replace(reader, sharded=trainer if sharded else None), figures
+
+
+def _estimate(reader: Reader, features: Dataset, options: int) -> dict[str, int]:
+    """Log and return the device memory of a step, in MiB of each kind."""
+    args, packed = reader.arguments, reader.config.packing is not Packing.none
+    tokens = count_tokens(features, reader.collator(options))["tokens"][:]
+    longest = max(tokens) // (1 if packed else options)
+    size = args.per_device_train_batch_size
+    sizes = step_mib(reader.model, args, round(np.mean(tokens) * size), longest)
+    parts = " · ".join(f"{name} {mib:,}" for name, mib in sizes.items())
+    log.debug("train: about %s MiB: %s (batches of %d)", f"{sum(sizes.values()):,}", parts, size)
+    return sizes
+
+
+def predict(reader: Reader, features: Dataset) -> Floats:
+    """Return logits `(questions, options)`; `-inf` where a question has no such option.
+
+    Raises:
+        ExamError: the model gave NaN.
+    """
+    options = max(len(o) for o in features["options"])
+    unlabelled = features.remove_columns("labels")  # some questions may have no label
+    trainer = reader.sharded or reader.trainer(None, unlabelled, options)
+    # Every weight is used once a batch, so a copy in bfloat16 is not worth caching.
+    trainer.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
+    trainer.data_collator = collator = reader.collator(options)
+    counted = count_tokens(unlabelled, collator)
+    predictions = np.asarray(trainer.predict(counted).predictions, dtype=np.float64)
+    logits = np.empty_like(predictions)
+    logits[trainer.prediction_order(counted)] = predictions
+    refuse_nan(logits)
+    ties = count_ties(logits)
+    if ties:
+        log.warning("predict: %d questions with equal logits, ranked in option order", ties)
+    return logits
+
+
+def _start_evidence(model: Any, features: Dataset) -> None:
+    """Start untrained evidence weights from a conditional logit fitted on the measures.
+
+    From zero, the learning rates that suit the other weights would hardly move these.
     """
     answered = features.filter(lambda row: row["labels"] is not None, load_from_cache_file=False)
     evidence, labels = answered["evidence"], answered["labels"]
     if model.evidence.weight.any():
         return
-    found = np.full((len(labels), max(map(len, evidence)), len(MEASURES)), np.nan)
-    for row, own in zip(found, evidence, strict=True):
-        row[: len(own)] = own
+    values = np.full((len(labels), max(map(len, evidence)), len(OVERLAP_FEATURES)), np.nan)
+    for row, options in zip(values, evidence, strict=True):
+        row[: len(options)] = options
     with torch.no_grad():
-        model.evidence.weight[0] = torch.from_numpy(fit_logit(found, np.array(labels)).weights)
+        model.evidence.weight[0] = torch.from_numpy(fit_logit(values, np.array(labels)).weights)
 
 
-def _learn_in_fp32(model: nn.Module) -> None:
-    """Widen the fp16 weights that learn: a step is below their precision, a scaler refuses them.
+def _widen_trained_weights(model: nn.Module) -> None:
+    """Convert the fp16 weights that are trained to fp32.
 
-    Autocast narrows them again in every product.
+    A step is below fp16's precision, and a gradient scaler refuses it. Autocast narrows the weights
+    again in every product.
     """
     for weight in model.parameters():
         if weight.requires_grad and weight.dtype is torch.float16:
             weight.data = weight.data.float()
 
 
-def _check_sharding(reader: Reader, tuning: Tuning, adversary: Adversary) -> None:
-    """Refuse what needs every weight whole where no process has it."""
-    named = {"DeepSpeed": reader.arguments.deepspeed, "FSDP": reader.arguments.fsdp}
-    for name, given in named.items():
+def _check_sharding(reader: Reader, tuning: Tuning, awp: Adversary) -> None:
+    """Refuse settings that need whole weights where each process has a part."""
+    libraries = {"DeepSpeed": reader.arguments.deepspeed, "FSDP": reader.arguments.fsdp}
+    for name, setting in libraries.items():
         launched = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false")  # accelerate launch
-        if not given and launched.lower() != "true":
+        if not setting and launched.lower() != "true":
             continue
-        if adversary.adv_lr is not None:
+        if awp.adv_lr is not None:
             raise ExamError(
-                f"adversary=awp shifts each weight by its own gradient, which {name} cuts up.\n"
-                "Choose adversary=none, or run without it (torchrun alone trains a copy on every "
-                "GPU)."
+                f"adversary=awp shifts each weight by its gradient, and {name} splits weights.\n"
+                f"Choose adversary=none, or train without {name} (torchrun trains a whole copy on "
+                "every GPU)."
             )
-        if tuning.lora_rank is not None and not _has_own_base(reader):
+        if tuning.lora_rank is not None and not _has_whole_base(reader):
             raise ExamError(
-                f"The adapters are saved merged, as what they change is random or adapted itself, "
-                f"and {name} cuts the weights up.\n"
+                "Adapters of a random or adapted model are saved merged, and "
+                f"{name} splits weights.\n"
                 "Give a whole checkpoint, model.name_or_path=<hub id or folder>, or choose "
                 "tuning=full."
             )
 
 
-def _has_own_base(reader: Reader) -> bool:
-    """Whether adapters of this reader change a whole checkpoint that lies somewhere."""
+def _has_whole_base(reader: Reader) -> bool:
+    """Return whether the reader's checkpoint is a whole model that adapters can refer to."""
     base = reader.config.checkpoint
     return base is not None and adapters_base(resolve_checkpoint(base)) is None

@@ -14,7 +14,7 @@ from exam.answers.statistics import statistics
 from exam.config import Train
 from exam.files import read_json
 from exam.metrics import figures, ranking
-from exam.reader.token_counts import TokenCounts
+from exam.reader.features import TokenCounts
 from exam.report import charts
 from exam.report.charts import Chart, Point
 from exam.report.compared import over_depth

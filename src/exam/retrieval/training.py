@@ -29,7 +29,13 @@ from exam.retrieval.pairs import Example, mine_pairs
 from exam.retrieval.passages import passage_text
 from exam.retrieval.queries import query_texts
 from exam.retrieval.rerank import Pair, PairScorer, reorder
-from exam.runs import CHECKPOINTS, OneDevice, fit, training_arguments, with_callbacks
+from exam.runs import (
+    CHECKPOINTS,
+    SingleDeviceArguments,
+    add_callbacks,
+    build_training_arguments,
+    fit,
+)
 from exam.splits import Split
 
 log = logging.getLogger(__name__)
@@ -41,11 +47,11 @@ Scorer = Callable[[Sequence[Pair]], Floats]
 Tuned = tuple[CrossEncoder | SentenceTransformer, Scorer, Callable[[BaseEvaluator | None], Trainer]]
 
 
-class RerankerArguments(OneDevice, CrossEncoderTrainingArguments):
+class RerankerArguments(SingleDeviceArguments, CrossEncoderTrainingArguments):
     """Training arguments of a cross-encoder."""
 
 
-class EncoderArguments(OneDevice, SentenceTransformerTrainingArguments):
+class EncoderArguments(SingleDeviceArguments, SentenceTransformerTrainingArguments):
     """Training arguments of a sentence encoder."""
 
 
@@ -116,7 +122,7 @@ def tune(
     weight = config.reranker.weight if config.task is Task.reranker else 1.0
     evaluator = RankingEvaluator(split.dev, best, rarity, query, weight, scorer)
     trained = trainer(evaluator if len(split.dev) else None)
-    with_callbacks(trained)
+    add_callbacks(trained)
     figures = fit(trained)
     log.debug("train: %s", " · ".join(f"{k} {v}" for k, v in figures.items()))
     # Without a model card, which differs between equal runs: the files identify the model.
@@ -140,7 +146,7 @@ def _reranker(config: Train, examples: list[Example], folder: Path) -> Tuned:
     model = scorer.model
     lists = config.pairs.loss is PairLoss.lambda_loss
     loss = LambdaLoss(model) if lists else BinaryCrossEntropyLoss(model)
-    arguments = training_arguments(
+    arguments = build_training_arguments(
         RerankerArguments,
         trainer_values(config.trainer),
         folder / CHECKPOINTS,
@@ -165,7 +171,7 @@ def _encoder(config: Train, examples: list[Example], folder: Path) -> Tuned:
     settings = replace(config.encoder, dtype=Dtype.float32)
     encoder = SentenceEncoder(settings)
     model = encoder.model
-    arguments = training_arguments(
+    arguments = build_training_arguments(
         EncoderArguments,
         trainer_values(config.trainer),
         folder / CHECKPOINTS,

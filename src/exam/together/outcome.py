@@ -20,7 +20,7 @@ from exam.report.charts import Chart, over
 from exam.report.png import write_png
 from exam.report.run import write_results
 from exam.retrieval.contexts import read_support
-from exam.runs import REPORT, RESULTS, run_files
+from exam.runs import REPORT, RESULTS, list_run_files
 from exam.runtime import say
 from exam.stage import Stage
 from exam.together.members import Member, numbered_names
@@ -68,7 +68,7 @@ def finish(infer: Infer, outcome: Outcome, asked: Answered | None) -> Run:
                 write_results(stage.folder / REPORT, stage.folder.name, scored)
             if outcome.explained and "curve" in outcome.explained:
                 write_png(_cascade_charts(outcome.explained["curve"]), stage.folder / CURVE)
-            stage.finish(run_files(stage.folder), questions=len(outcome.logits))
+            stage.finish(list_run_files(stage.folder), questions=len(outcome.logits))
     say(str(stage.folder / SUBMISSION))
     if systems:
         say(f"{_shown(read_json(stage.folder / RESULTS))}\n{stage.folder / RESULTS}")
