@@ -12,15 +12,13 @@ import pytest
 from conftest import ROOT, exam, make_place, make_questions, tiny
 
 from exam import kaggle
-from exam.bundle.__main__ import translated
 from exam.bundle.budget import costs, shown, together
 from exam.bundle.bundle import make_bundle
 from exam.bundle.contents import Contents, check, whole
 from exam.bundle.notebook import commands, write_notebook
 from exam.bundle.rehearsal import ALONE, rehearse
 from exam.bundle.target import Target, check_wheels, image_packages, target_of
-from exam.bundle.unpack import main as unpack_checked
-from exam.bundle.unpack import unpack
+from exam.bundle.unpack import check_and_unpack, unpack
 from exam.bundle.wheels import check_needs, missing
 from exam.compose import composed
 from exam.config import Bundle, Data
@@ -61,11 +59,6 @@ tqdm==4.67.1
 transformers==5.0.0
 triton==3.6.0
 """
-
-
-def test_flags_are_values():
-    given = ["ckpt=a", "--rehearse", "--hours", "9", "out=b"]
-    assert translated(given) == ["ckpt=a", "rehearse=true", "hours=9", "out=b"]
 
 
 def test_an_images_packages_are_those_it_pins():
@@ -225,7 +218,7 @@ def test_a_notebook_runs_the_same_lines(tmp_path):
     cells = ["".join(cell["source"]) for cell in notebook["cells"]]
     assert [cell["cell_type"] for cell in notebook["cells"]] == ["markdown", *["code"] * 5]
     assert cells[2].splitlines()[0] == (
-        "!pip install --quiet --no-index --find-links /kaggle/input/b/wheels exam gguf"
+        "!pip install --quiet --no-index --find-links /kaggle/input/b/wheels openbook-exam gguf"
     )
     assert "{bundle}" not in "".join(cells)
     write_notebook(tmp_path / "n.ipynb", ['echo {"a": 1} $HOME $(ls)'], "b", "3.12")
@@ -287,7 +280,7 @@ def bundled(tmp_path):
 
 def test_a_bundle_is_checked_where_it_is_unpacked(bundled, tmp_path):
     (bundled / "notebook.ipynb").write_text("edited, as people do")
-    assert unpack_checked(bundled, tmp_path / "outputs") == 0
+    check_and_unpack(bundled, tmp_path / "outputs")
     assert (tmp_path / "outputs" / "k" / "n" / "f").read_text() == "x"
     file = bundled / "outputs" / "k" / "n" / "f"
     for change, state in (
@@ -296,7 +289,7 @@ def test_a_bundle_is_checked_where_it_is_unpacked(bundled, tmp_path):
     ):
         change()
         with pytest.raises(ExamError) as caught:
-            unpack_checked(bundled, tmp_path / "other")
+            check_and_unpack(bundled, tmp_path / "other")
         assert str(caught.value) == f"{file} {state}.\nUpload the bundle again, or make it again."
     assert not (tmp_path / "other").exists()
 
@@ -316,7 +309,7 @@ def test_another_python_is_one_line_in_the_notebook_and_where_it_is_unpacked(bun
     (bundled / "contents.json").unlink()
     write_signed(bundled / "contents.json", {**content, "python": "3.99"})
     with pytest.raises(ExamError) as caught:
-        unpack_checked(bundled, tmp_path / "outputs")
+        check_and_unpack(bundled, tmp_path / "outputs")
     assert str(caught.value) == str(stopped.value)
 
 
@@ -422,27 +415,26 @@ def test_a_bundle_answers_without_a_network(alone, tmp_path, encoder):
     (closed,) = (tmp_path / "outputs" / "train").glob("closed-*")
     image = tmp_path / "image.txt"
     packages = {d.metadata["Name"].lower(): d.version for d in distributions()}
-    left_out = ("exam", "blingfire")  # the bundle must carry these
+    left_out = ("exam", "openbook-exam", "blingfire")  # the bundle must carry these
     left_out += ("pip", "setuptools", "wheel")  # by pip freeze, of an image that has them
     pins = [f"{name}=={version}" for name, version in packages.items() if name not in left_out]
     image.write_text("\n".join([f"Python {sys.version}", *pins]))
     out = tmp_path / "bundle"
-    command = [sys.executable, "-m", "exam.bundle", f"ckpt=[{closed},{run}]", *given[:2]]
+    command = [sys.executable, "-m", "exam", "bundle", f"ckpt=[{closed},{run}]", *given[:2]]
     command += [
         f"outputs={tmp_path / 'outputs'}",
         "data.test=test.csv",
         "cascade.share=0.5",
         f"out={out}",
         f"image={image}",
-        "--rehearse",
-        "--hours",
-        "9",
+        "rehearse=true",
+        "hours=9",
         "questions=4000",
     ]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     wheels = [path.name.split("-")[0] for path in (out / "wheels").glob("*.whl")]
-    assert sorted(wheels) == ["blingfire", "exam"]
+    assert sorted(wheels) == ["blingfire", "openbook_exam"]
     assert "rehearsed without a network: 6 questions in " in made.stdout
     assert "computed for 4,000 questions" in made.stdout
     here = [*given[:2], "data.test=test.csv", f"outputs={tmp_path / 'outputs'}"]
@@ -504,7 +496,7 @@ def test_a_bundle_answers_without_a_network(alone, tmp_path, encoder):
         (
             ["out={out}/new", "ensemble=fitted", "ensemble.fit_on=[a]"],
             "ensemble=fitted needs held-out predictions, which a bundle does not carry.\n"
-            "Fit once with infer.py, and give what it prints: ensemble=mean 'ensemble.weights=[…]'",
+            "Fit once with exam infer, and give what it prints: ensemble=mean 'ensemble.weights=[…]'",
         ),
     ],
 )

@@ -229,7 +229,7 @@ def test_a_checkpoint_without_a_head_is_refused(encoder):
     assert str(caught.value) == (
         f"reranker.ckpt={encoder} has no head that scores a passage.\n"
         "Give a cross-encoder, or train one from it: "
-        f"python train.py task=reranker reranker.ckpt={encoder}"
+        f"exam train task=reranker reranker.ckpt={encoder}"
     )
 
 
