@@ -496,7 +496,8 @@ def test_a_bundle_answers_without_a_network(alone, tmp_path, encoder):
         (
             ["out={out}/new", "ensemble=fitted", "ensemble.fit_on=[a]"],
             "ensemble=fitted needs held-out predictions, which a bundle does not carry.\n"
-            "Fit once with exam infer, and give what it prints: ensemble=mean 'ensemble.weights=[…]'",
+            "Fit once with exam infer, and give what it prints: "
+            "ensemble=mean 'ensemble.weights=[…]'",
         ),
     ],
 )

@@ -188,9 +188,8 @@ def test_help_lists_the_groups(command, capsys, monkeypatch):
 def test_help_lists_the_commands(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(
-        re.search(rf"^  {name} +{purpose}$", text, re.MULTILINE) for name, purpose in COMMANDS.items()
-    )
+    for name, purpose in COMMANDS.items():
+        assert re.search(rf"^  {name} +{purpose}$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["compare"], ["doctor"], ["bundle"]])
