@@ -199,46 +199,59 @@ FORKS.set_forkserver_preload(["exam.pipeline"])
 
 
 def exam(
-    verb: str, *overrides: str, cwd: Path = ROOT, processes: int = 1
+    command: str, *arguments: str, cwd: Path = ROOT, processes: int = 1
 ) -> subprocess.CompletedProcess[str]:
-    """Run a verb as a person would."""
-    return run_script(ROOT / f"{verb}.py", *overrides, cwd=cwd, processes=processes)
+    """Run a command as a person would, in one process or in several under torchrun."""
+    if processes > 1:
+        return torchrun(["-m", "exam", command, *arguments], cwd, processes)
+    return fork(["exam", command, *arguments], cwd)
 
 
 def run_script(
-    script: Path, *given: str, cwd: Path, processes: int = 1
+    script: Path, *arguments: str, cwd: Path, processes: int = 1
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script in a process of its own, or in several under torchrun.
-
-    A single one is forked from a process that has imported what all of them do, and done nothing
-    else: importing takes longer than most tests' own work.
-    """
-    command = [str(script), *given]
+    """Run a script in its own process, or in several under torchrun."""
     if processes > 1:
-        torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        return subprocess.run(
-            [sys.executable, "-m", *torchrun, *command],
-            cwd=cwd,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return torchrun([str(script), *arguments], cwd, processes)
+    return fork([str(script), *arguments], cwd)
+
+
+def torchrun(words: list[str], cwd: Path, processes: int) -> subprocess.CompletedProcess[str]:
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run(
+        [sys.executable, "-m", *launcher, *words],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def fork(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Fork a command from a process that has imported what all commands do.
+
+    Importing takes longer than the work of most tests.
+    """
     quiet_libraries()  # before their import
     with tempfile.TemporaryDirectory() as folder:
-        process = FORKS.Process(target=become, args=(command, str(cwd), folder))
+        process = FORKS.Process(target=become, args=(words, str(cwd), folder))
         process.start()
         process.join()
         stdout, stderr = ((Path(folder) / name).read_text() for name in ("stdout", "stderr"))
-    return subprocess.CompletedProcess(command, process.exitcode or 0, stdout, stderr)
+    return subprocess.CompletedProcess(words, process.exitcode or 0, stdout, stderr)
 
 
-def become(command: list[str], cwd: str, folder: str) -> None:
-    """Become a script, with standard output and error in files of `folder`."""
+def become(words: list[str], cwd: str, folder: str) -> None:
+    """Become `exam COMMAND …` or a script, with standard output and error in files of `folder`."""
     for stream, name in ((sys.stdout, "stdout"), (sys.stderr, "stderr")):
         file = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT)
         os.dup2(file, stream.fileno())
     os.chdir(cwd)
-    sys.argv = command
-    sys.path.insert(0, str(Path(command[0]).parent))
-    runpy.run_path(command[0], run_name="__main__")
+    sys.argv = list(words)
+    if words[0] == "exam":
+        from exam.cli import main
+
+        sys.exit(main())
+    sys.path.insert(0, str(Path(words[0]).parent))
+    runpy.run_path(words[0], run_name="__main__")

@@ -11,7 +11,8 @@ import time
 import pytest
 from conftest import ROOT, make_place, tiny
 
-from exam import ask, doctor, load
+from exam import doctor, load
+from exam.cli import main
 from exam.compose import composed
 from exam.errors import ExamError
 from exam.sentences import splitter
@@ -81,7 +82,7 @@ def test_what_is_no_run_is_refused(tmp_path):
 def test_questions_are_asked_at_the_terminal(run, monkeypatch, capsys):
     typed = "Where does the otter number 0 live?\nin the river\non a cliff\n\nNext?\nalone\n\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
-    assert ask.main([str(run)]) == 0
+    assert main(["ask", str(run)]) == 0
     out, err = capsys.readouterr()
     assert "in the river" in out
     assert "1. Otter" in out
@@ -92,7 +93,7 @@ def test_the_doctor_names_what_is_missing(monkeypatch, capsys):
     versions = {"torch": "1.0", "blingfire": None}
     known = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, known(name)))
-    assert doctor.main([]) == 1
+    assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "torch                  1.0   → pip install 'torch>=2.10'" in out
     assert "blingfire              missing   → pip install 'blingfire>=0.1.8'" in out
@@ -102,7 +103,7 @@ def test_the_doctor_names_the_splitter_and_an_untested_python(monkeypatch, capsy
     monkeypatch.setattr(sys, "version_info", (3, 99, 0, "final", 0))
     monkeypatch.setitem(sys.modules, "blingfire", None)
     splitter.cache_clear()
-    doctor.main([])
+    main(["doctor"])
     splitter.cache_clear()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith(" · not tested with this Python: 3.11 to 3.13 are")
@@ -112,8 +113,8 @@ def test_the_doctor_names_the_splitter_and_an_untested_python(monkeypatch, capsy
 
 def test_the_doctor_is_quick_and_imports_nothing_heavy():
     code = (
-        "import sys; from exam import doctor; doctor.main([])\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'faiss', 'pyarrow', 'altair'}\n"
+        "import sys; from exam.cli import main; main(['doctor'])\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'faiss', 'pyarrow', 'altair', 'hydra'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     start = time.perf_counter()
@@ -124,7 +125,7 @@ def test_the_doctor_is_quick_and_imports_nothing_heavy():
 
 @pytest.mark.slow
 def test_the_doctor_computes_when_it_is_asked_to(capsys):
-    assert doctor.main(["--deep"]) == 0
+    assert main(["doctor", "--deep"]) == 0
     out = capsys.readouterr().out
     assert "GFLOP/s" in out
     assert "weights verified" in out

@@ -13,23 +13,28 @@ import pytest
 from conftest import ROOT, exam
 from omegaconf import OmegaConf
 
-from exam.cli import SWEEPS, known_keys
-from exam.compose import check_groups, composed, conf_dir, with_prefix
+from exam import __version__
+from exam.cli import COMMANDS, main
+from exam.compose import SWEEPS, check_groups, composed, conf_dir, known_keys, with_prefix
 from exam.config import ROOTS, Context, Passages, Retriever
 from exam.config.trainer import TrainerFields, trainer_choices
 
 MISTAKES = {
     "modle=minilm": (
-        "modle is not a value of train.py.\n"
-        "Did you mean model? All of them are listed by: python train.py --cfg job\n"
+        "modle is not a value of exam train.\n"
+        "Did you mean model? All of them are listed by: exam train --cfg job\n"
     ),
     "context.topk=3": (
-        "context.topk is not a value of train.py.\n"
-        "Did you mean context.top_k? All of them are listed by: python train.py --cfg job\n"
+        "context.topk is not a value of exam train.\n"
+        "Did you mean context.top_k? All of them are listed by: exam train --cfg job\n"
     ),
     "trainer.learning_rat=1": (
-        "trainer.learning_rat is not a value of train.py.\n"
-        "Did you mean trainer.learning_rate? All of them are listed by: python train.py --cfg job\n"
+        "trainer.learning_rat is not a value of exam train.\n"
+        "Did you mean trainer.learning_rate? All of them are listed by: exam train --cfg job\n"
+    ),
+    "max_steps=1": (
+        "max_steps is not a value of exam train.\n"
+        "Did you mean trainer.max_steps? All of them are listed by: exam train --cfg job\n"
     ),
     "retriever=two_stages": (
         "retriever=two_stages is no option of retriever.\n"
@@ -39,7 +44,7 @@ MISTAKES = {
     ),
     "trainer.num_train_epochs=abc": (
         "trainer.num_train_epochs: Value 'abc' of type 'str' could not be converted to Float\n"
-        "See its type and default with: python train.py --cfg job\n"
+        "See its type and default with: exam train --cfg job\n"
     ),
     "context.top_k=21": (
         "context.top_k=21 asks for more passages than retriever.depth=20 keeps.\n"
@@ -172,14 +177,103 @@ def test_a_value_of_no_group_is_refused(override, message):
     assert (done.returncode, done.stderr) == (2, message)
 
 
-@pytest.mark.parametrize("verb", ROOTS)
-def test_help_lists_the_groups(verb):
-    command = [sys.executable, "-m", "exam", verb, "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+CONFIGURED = [command for command in COMMANDS if command in ROOTS]
+
+
+@pytest.mark.parametrize("command", CONFIGURED)
+def test_help_lists_the_groups(command, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["exam"])
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "corpus: demo, jsonl, stem_270k, text, wikipedia" in text
+    assert text.count(f"exam {command}") == 4
+    assert f"exam {command} --cfg job" in text
+
+
+def test_help_lists_the_commands(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name, purpose in COMMANDS.items():
+        assert re.search(rf"^  {name} +{purpose}$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["compare"], ["doctor"], ["bundle"]])
+def test_help_is_quick(arguments):
+    code = (
+        "import sys\nfrom exam.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'pyarrow', 'hydra'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", code, *arguments, "--help"], check=True)
+    assert time.monotonic() - started < 3  # a fifth of a second on an idle machine
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"exam {__version__}\n"
+
+
+def test_an_unknown_command_names_the_nearest(capsys):
+    assert main(["retreive", "data=kaggle"]) == 2
+    assert "Did you mean exam retrieve?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "remedy"),
+    [
+        ("train", ["--model", "mpnet"], "model=mpnet"),
+        ("train", ["--model=mpnet", "seed=1"], "model=mpnet"),
+        ("train", ["--learning-rate", "1e-5"], "trainer.learning_rate=1e-5"),
+        ("bundle", ["--rehearse", "--hours", "9"], "rehearse=true"),
+        ("bundle", ["ckpt=a", "--rehearse"], "rehearse=true"),
+    ],
+)
+def test_a_setting_written_as_a_flag_gets_its_spelling(command, arguments, remedy):
+    done = exam(command, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(f"Write settings without dashes: {remedy}\n")
+
+
+@pytest.mark.parametrize("command", CONFIGURED)
+def test_a_printed_configuration_holds_no_marker_of_a_missing_value(command):
+    done = exam(command, "--cfg", "job")
     assert done.returncode == 0
-    assert "corpus: demo, jsonl, stem_270k, text, wikipedia" in done.stdout
-    called = "python -m exam.bundle" if verb == "bundle" else f"python {verb}.py"
-    assert done.stdout.count(called) == 3
+    assert "???" not in done.stdout
+    assert ("ckpt: null  # required" in done.stdout) == (command in ("stress", "bundle"))
+
+
+@pytest.mark.parametrize(
+    ("line", "completions"),
+    [
+        ("exam ", [*COMMANDS]),
+        ("exam tr", ["train"]),
+        ("exam train tracker=", ["tracker=none", "tracker=wandb", "tracker=wandb_offline"]),
+        ("exam infer ensemble=f", ["ensemble=fitted"]),
+        ("exam ask outputs", []),
+    ],
+)
+def test_the_shell_completes_commands_and_settings(line, completions, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", line)
+    done = subprocess.run(
+        [sys.executable, "-m", "exam", "-sc", "query=bash"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == completions
+
+
+@pytest.mark.parametrize(
+    ("program", "spelling"),
+    [("train.py", "python train.py"), ("src/exam/__main__.py", "python -m exam train")],
+)
+def test_a_command_names_itself_as_it_was_started(program, spelling):
+    words = [] if program == "train.py" else ["train"]
+    command = [sys.executable, str(ROOT / program), *words, "modle=minilm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count(spelling) == 2
 
 
 @pytest.mark.parametrize("override", ["ckpt={}", "predictions=[{}]"])
@@ -199,7 +293,7 @@ def test_the_example_of_several_runs_is_one(verb):
     assert composed(verb, *first)
 
 
-@pytest.mark.parametrize("verb", ["train", "infer", "retrieve", "generate", "stress"])
+@pytest.mark.parametrize("verb", ["train", "infer", "retrieve"])
 def test_without_its_environment_a_command_says_how_to_enter_it(verb):
     command = [sys.executable, "-I", "-S", str(ROOT / f"{verb}.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -217,9 +311,8 @@ def test_without_its_environment_a_command_says_how_to_enter_it(verb):
 )
 def test_a_refusal_imports_nothing_heavy_and_is_quick(verb, override):
     code = (
-        f"import sys; sys.argv = ['{verb}.py', '{override}']\n"
-        "from exam.cli import main\n"
-        f"assert main('{verb}') == 2\n"
+        "import sys\nfrom exam.cli import main\n"
+        f"assert main(['{verb}', '{override}']) == 2\n"
         "heavy = {'torch', 'transformers', 'datasets', 'faiss', 'numpy', 'pyarrow'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -96,8 +96,9 @@ def test_number_formats_that_need_a_gpu_are_refused_without_one():
         ),
         (
             replace(OWN, load_in_4bit=True),
-            "model.load_in_4bit=true needs a GPU and bitsandbytes (pip install exam[gpu]).\n"
-            "Set model.load_in_4bit=false, or choose a smaller model.",
+            "model.load_in_4bit=true needs a GPU and bitsandbytes.\n"
+            "Install it (pip install 'openbook-exam[gpu]'), set model.load_in_4bit=false, or "
+            "choose a smaller model.",
         ),
     ):
         with pytest.raises(ExamError) as caught:

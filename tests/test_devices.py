@@ -29,7 +29,6 @@ from exam.config import (
     Tuning,
 )
 from exam.devices import check_devices, has_kernels
-from exam.doctor import main as doctor
 from exam.errors import ExamError
 from exam.estimates import checkpoint_bytes, training_bytes
 from exam.launch import start_processes
@@ -128,9 +127,9 @@ def test_a_command_is_refused_before_it_makes_a_folder(
 ):
     cards(P100_CARD)
     place = make_place(tmp_path / "place")
-    command = ["train.py", *tiny(place), "trainer.per_device_train_batch_size=2", *overrides]
+    command = ["train", *tiny(place), "trainer.per_device_train_batch_size=2", *overrides]
     monkeypatch.setattr("sys.argv", command)
-    assert main("train") == 2
+    assert main(command) == 2
     assert capsys.readouterr().err == f"{NO_KERNELS.format(0)}\n"
     assert not (place / "outputs").exists()
 
@@ -144,7 +143,7 @@ def test_what_computes_on_the_processor_needs_no_kernels(cards, tmp_path):
 
 def test_the_doctor_names_every_gpu(cards, monkeypatch, capsys):
     cards(T4_CARD, P100_CARD)
-    assert doctor(["--deep"]) == 1
+    assert main(["doctor", "--deep"]) == 1
     out = capsys.readouterr().out
     assert "gpu 0       Tesla T4, capability 7.5, 14.7 GiB\n" in out
     assert "gpu 1       Tesla P100-PCIE-16GB, capability 6.0, 15.9 GiB\n" in out

@@ -37,8 +37,7 @@ from exam.answers.predictions import predictions_of, read_all, write_predictions
 from exam.answers.submission import write_submission
 from exam.articles import CorpusFile, check_unique_ids, get_articles, iter_articles
 from exam.checks import check
-from exam.cli import explain
-from exam.compose import composed
+from exam.compose import composed, explain
 from exam.config import Data, Generator, Infer
 from exam.errors import ExamError
 from exam.files import digest

@@ -19,7 +19,8 @@ from exam.answers.predictions import (
     read_predictions,
     write_predictions,
 )
-from exam.compare import compare, main
+from exam.cli import main
+from exam.compare import compare
 from exam.compose import composed, with_prefix
 from exam.config import Ensemble, EnsembleKind
 from exam.errors import ExamError
@@ -203,7 +204,7 @@ def test_compared_runs_are_paired_and_explained(place, tmp_path, capsys):
         run_infer(place.infer(f"ckpt={one}", place.known)).stage.folder
         for one in (place.open, place.closed)
     ]
-    assert main([*map(str, folders), "--json", str(tmp_path / "compared.json")]) == 0
+    assert main(["compare", *map(str, folders), "--json", str(tmp_path / "compared.json")]) == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "compared.json").read_text())
     a, b = (row["map_at_3"] for row in found["rows"][2:])
@@ -239,7 +240,7 @@ def test_runs_of_one_name_in_two_places_are_told_apart(place, tmp_path):
 def test_runs_of_other_questions_are_not_compared(place, capsys):
     other = run_infer(place.infer(f"ckpt={place.open}", place.known)).stage.folder
     capsys.readouterr()
-    assert main([str(place.open), str(other)]) == 2
+    assert main(["compare", str(place.open), str(other)]) == 2
     assert capsys.readouterr().err == (
         f"{other} answers question '60', which {place.open} does not.\n"
         "Give predictions of the same questions.\n"

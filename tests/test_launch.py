@@ -63,9 +63,9 @@ def test_every_gpu_has_a_process_where_several_can_share_the_work(launch, work, 
         ),
         (
             "single",
-            Workload(False, True, "retrieve.py"),
+            Workload(False, True, "exam retrieve"),
             False,
-            "retrieve.py). torchrun --nproc-per-node 2 retrieve.py … uses all.",
+            "exam retrieve). torchrun --nproc-per-node 2 -m exam retrieve … uses all.",
         ),
         ("auto", Workload(False, True), False, "trainer.use_cpu=true). trainer=gpu uses all."),
         ("auto", Workload(True, True, "model=qwen_7b", spreads=True), False, None),
@@ -147,10 +147,10 @@ def test_what_a_training_computes_on_a_gpu(overrides, work):
 
 def test_what_other_commands_compute_on_a_gpu(tmp_path):
     bm25 = composed("retrieve", "retriever=bm25", "data=kaggle")
-    assert workload_of(bm25) == Workload(False, False, "retrieve.py")
+    assert workload_of(bm25) == Workload(False, False, "exam retrieve")
     ranked = composed("retrieve", "retriever=bm25", "data=kaggle", "reranker=cross_encoder")
     assert workload_of(ranked).retrieval
-    assert workload_of(composed("generate")) == Workload(False, True, "generate.py")
+    assert workload_of(composed("generate")) == Workload(False, True, "exam generate")
     assert not workload_of(composed("generate", "generator=llm")).uses_gpu
     saved = Infer(predictions=[str(tmp_path / "a.parquet")])
     assert workload_of(saved) == Workload(False, False, "predictions=")
@@ -173,7 +173,7 @@ torch.cuda.device_count = lambda: 2
 torch.cuda.get_arch_list = lambda: ["sm_75"]
 torch.cuda.get_device_capability = lambda device: (7, 5)
 from exam.cli import main
-sys.exit(main(sys.argv.pop(1)))
+sys.exit(main())
 """
 
 

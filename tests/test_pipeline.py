@@ -55,7 +55,7 @@ class Place:
         return self.the("train/kaggle-tiny-two_stage-????????")
 
     def asked(self) -> list[str]:
-        """Overrides of infer.py for the six questions without answers."""
+        """Overrides of `exam infer` for the six questions without answers."""
         return [f"ckpt={self.run}", "data=kaggle_test", self.questions, self.out]
 
 
@@ -196,7 +196,7 @@ def test_changed_or_unfinished_run_is_refused(trained):
     [
         (
             ["ckpt={contexts}"],
-            "{contexts} is no run of train.py.\nGive a folder of outputs/train.",
+            "{contexts} is no run of exam train.\nGive a folder of outputs/train.",
         ),
         (
             ["ckpt={run}", "data=csv"],

@@ -20,10 +20,7 @@ LACKING = {
 COMMANDS = [
     "import exam.cli",
     "import runpy; runpy.run_path('train.py', run_name='__main__')",
-    *(
-        f"import runpy; runpy.run_module('exam{name}', run_name='__main__')"
-        for name in ("", ".bundle", ".bundle.unpack", ".compare", ".ask", ".doctor", ".demo")
-    ),
+    "import runpy; runpy.run_module('exam', run_name='__main__')",
 ]
 
 

@@ -56,6 +56,18 @@ def test_lock_pins_every_package_without_local_labels():
     assert wanted <= locked
 
 
+def test_the_distribution_is_not_called_exam():
+    """`exam` on the package index is another project."""
+    mentions = re.compile(r"pip install (\S+ )*['\"]?exam(?![\w-])|(?<![\w-])exam\[")
+    naming = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in tracked()
+        if path.suffix != ".png" and path.name != "test_project.py"
+        for match in mentions.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert naming == []
+
+
 def test_every_declared_python_is_tested():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     prefix = "Programming Language :: Python :: "
@@ -112,9 +124,9 @@ ORDER = [
     ["together", "stress"],
     ["bundle"],
     ["pipeline"],
+    ["compare", "ask", "doctor", "demo"],
     ["cli"],
-    ["compare", "ask", "doctor"],
-    ["demo", "__main__"],
+    ["__main__"],
 ]
 
 

@@ -42,15 +42,12 @@ def test_real_data_through_the_whole_path(shared, tmp_path):
 def test_wheel_carries_its_configuration_and_commands(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "--wheel-dir", str(tmp_path), str(ROOT)], check=True)
-    (wheel,) = tmp_path.glob("exam-*.whl")
+    (wheel,) = tmp_path.glob("openbook_exam-*.whl")
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path / "installed")
     (entries,) = (tmp_path / "installed").glob("*.dist-info/entry_points.txt")
-    for verb in ("train", "infer", "retrieve", "generate"):
-        assert f"exam-{verb} = exam.cli:{verb}" in entries.read_text()
-    code = (
-        "import sys; sys.argv = ['exam-train', '--help']; from exam.cli import main; main('train')"
-    )
+    assert entries.read_text().split() == ["[console_scripts]", "exam", "=", "exam.cli:main"]
+    code = "from exam.cli import main; main(['train', '--help'])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -72,7 +72,7 @@ def test_predictions_of_other_questions_are_refused(tmp_path):
     assert str(caught.value) == (
         f"data.soft_labels={path} answers none of the training questions "
         "(it has 'x' …, they have '0' …).\n"
-        "Predict the same files: python infer.py ckpt=<run> data.test=<file>"
+        "Predict the same files: exam infer ckpt=<run> data.test=<file>"
     )
     path = written(tmp_path / "p.parquet", ["0"], [[0.25] * 4])
     with pytest.raises(ExamError, match=r"Question '0' has 5 options, and 4 in .*p.parquet"):

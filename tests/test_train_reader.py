@@ -249,7 +249,7 @@ def test_experiments_name_their_checkpoints_command_and_score(name):
     assert config.model.name_or_path == HUB[name]
     assert config.name == name
     head = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
-    for part in ("# System ", f"train.py experiment={name}", "# Published: .", "# Known: "):
+    for part in ("# System ", f"exam train experiment={name}", "# Published: .", "# Known: "):
         assert part in head
     assert "Chosen: " in head or name == "how_to_train_open_book"
 
@@ -316,7 +316,9 @@ def test_a_multirun_survives_a_failed_job_and_says_which(place, tmp_path):
 
 @pytest.mark.slow
 def test_optuna_is_given_what_may_be_tuned_on(place, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install .[optuna]")
+    pytest.importorskip(
+        "hydra_plugins.hydra_optuna_sweeper", reason="pip install 'openbook-exam[optuna]'"
+    )
     overrides = [*tiny(place), f"outputs={tmp_path}", "hydra/sweeper=optuna"]
     overrides += ["hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=2"]
     rate = "trainer.learning_rate=tag(log, interval(1e-5, 1e-3))"

@@ -102,7 +102,7 @@ def test_queries_of_another_dimension_are_refused(tmp_path):
         index.search(unit(2, 24, 0), 1)
     assert str(caught.value) == (
         f"{tmp_path / 'i'} holds 16-d vectors, but the encoder gives 24-d queries.\n"
-        "Choose the encoder it was built with, or build another index with retrieve.py."
+        "Choose the encoder it was built with, or build another index with exam retrieve."
     )
 
 

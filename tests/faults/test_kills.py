@@ -67,7 +67,7 @@ GENERATE = Case(
     ],
 )
 BUNDLE = Case(
-    "src/exam/bundle/__main__.py",
+    "bundle",
     ["ckpt={run}", "data=kaggle_test", *GIVEN[1:2], "outputs=outputs", "out=bundle", "{image}"],
     [TRAIN],
 )
@@ -137,7 +137,9 @@ def installed():
     from importlib.metadata import distributions
 
     found = {d.metadata["Name"].lower(): d.version for d in distributions()}
-    return [(name, version) for name, version in found.items() if name != "exam"]
+    return [
+        (name, version) for name, version in found.items() if name not in ("exam", "openbook-exam")
+    ]
 
 
 def content(path: Path):

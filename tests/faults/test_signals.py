@@ -155,19 +155,19 @@ def test_a_reply_that_never_comes_is_not_waited_for(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("script", "given", "moment"),
+    ("verb", "given", "moment"),
     [
-        ("src/exam/demo/__main__.py", [], "corpus"),
-        ("src/exam/bundle/__main__.py", ["ckpt={run}", "out=bundle", *GIVEN[:2]], "bundle: runs/"),
+        ("demo", [], "corpus"),
+        ("bundle", ["ckpt={run}", "out=bundle", *GIVEN[:2]], "bundle: runs/"),
     ],
 )
-def test_the_packages_own_commands_end_alike(prepared, tmp_path, encoder, script, given, moment):
+def test_the_packages_own_commands_end_alike(prepared, tmp_path, encoder, verb, given, moment):
     place = copied(prepared, tmp_path / "place")
     if "ckpt={run}" in given:
         run(place, "train", *GIVEN, *TINY, f"encoder.name_or_path={encoder}")
         (trained,) = place.glob("outputs/train/kaggle-tiny-*")
         given = [value.format(run=trained) for value in given]
-    command = start(place, script, *given)
+    command = start(place, verb, *given)
     command.wait_for(moment)
     code, seconds, said = end(command, signal.SIGTERM)
     assert (code, said) == SAID[signal.SIGTERM]

@@ -47,7 +47,7 @@ class Commands:
         self, verb: str, *overrides: str, cwd: Path = ROOT, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a verb as a person would."""
-        command = [str(ROOT / f"{verb}.py"), *overrides]
+        command = ["exam", verb, *overrides]
         with tempfile.TemporaryDirectory() as folder:
             job = {"command": command, "cwd": str(cwd), "folder": folder, "env": environment}
             self.process.stdin.write(json.dumps(job) + "\n")
