@@ -1,4 +1,4 @@
-"""What training takes of a GPU's memory, computed, not measured: the README's table.
+"""Compute the GPU memory that training takes: the table of the memory guide.
 
     python benchmarks/gpu_memory.py
 
@@ -117,7 +117,7 @@ def is_linear(module: object) -> bool:
 def main() -> None:
     """Print the table."""
     quiet_libraries()
-    say("| GPU | `python train.py …` | parameters, trained | computed GB |\n|---|---|---|---|")
+    say("| GPU | `exam train …` | parameters, trained | computed GB |\n|---|---|---|---|")
     for model, overrides in WAYS:
         found = need(model, overrides)
         parameters = f"{found.parameters / 1e6:,.0f} M, {found.trained / 1e6:,.0f} M"

@@ -1,4 +1,4 @@
-"""Draw the README's pictures of a report.
+"""Draw the pictures of a report for the documents.
 
 python scripts/screenshots.py outputs/train/RUN/report.html
 """

@@ -170,24 +170,6 @@ def test_imports_form_no_circle():
     assert left == {}
 
 
-def test_the_readme_names_every_module():
-    text = (ROOT / "README.md").read_text()
-    tree = text[text.index("## Where things are") : text.index("## When not to use it")]
-    inside = {"config", "together", "answers", "report", "bundle", "demo"}  # one line a folder
-    lacking = [
-        str(path.relative_to(SOURCE))
-        for path in SOURCE.rglob("*.py")
-        if not path.stem.startswith("__") and path.parent.name not in inside
-        if not re.search(rf"(?<!\w){path.stem}\.py", tree)
-    ]
-    gone = [
-        name
-        for name in re.findall(r"(?<![\w*])(\w+)\.py", tree)
-        if not [*ROOT.glob(f"{name}.py"), *SOURCE.rglob(f"{name}.py")]
-    ]
-    assert (lacking, gone) == ([], [])
-
-
 def test_tests_for_a_gpu_stand_where_make_test_gpu_looks():
     marks = [
         str(path.relative_to(ROOT))

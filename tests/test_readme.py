@@ -1,4 +1,4 @@
-"""The README's commands: every one is composed, and run on small data."""
+"""The documents: every command composes, the README's run on small data, and settings exist."""
 
 import re
 import shlex
@@ -9,28 +9,34 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ANIMALS, PLACES, ROOT, kaggle_rows, write_csv
 
-from exam import pipeline
-from exam.cli import COMMANDS, main
-from exam.compose import composed, with_prefix
+from exam import cli, pipeline
+from exam.compose import composed, conf_dir, known_keys, with_prefix
+from exam.config import ROOTS
 
-COMMAND = re.compile(r"(exam|python|torchrun|wandb|make|pip|export|[A-Z]=)\b.*|[A-Z]=.*")
-VERBS = ("train", "retrieve", "infer", "generate", "stress", "bundle")
-# What is not run as it stands, and why; the first that matches holds.
-SMOKE = {  # with small random weights of the model's own architecture
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+RUN = [README, *(ROOT / "docs" / f"{name}.md" for name in ("results", "guides/prediction"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`([^`\n]+)`")
+COMMAND = re.compile(r"(exam|torchrun|wandb|make|pip|export)\b.*|[A-Z]=.*")
+SETTING = re.compile(r"[+~]?([a-z]\w*(?:\.\w+)*)(?:=(.*))?")
+GROUPS = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+KEYS = {key for schema in ROOTS.values() for key in known_keys(schema)}
+FREE = ("data.columns", "retriever.members", "retriever.weights")  # their keys are yours
+PLACEHOLDERS = {"group", "key", "run"}
+# Commands that a test does not run as written, and why; the first match holds.
+SMOKE = {  # run with small random weights of the model's architecture
     "a hub": r"model=deberta|experiment=",
-    "a hub and a GPU": r"model=(qwen|mistral)_7b",
-    "the demo's index, which `make demo` builds": r"train\.py( |$)(?!.*(data|task)=)",
+    "the demo's index, which `make demo` builds": r"exam train( |$)(?!.*(data|task)=)",
     "a reranker trained for a quarter of an hour": r"reranker=cross_encoder.*(bf16|pairs)",
 }
 COMPOSED = {
     "several processes, or machines: tests of indexes and training": r"^torchrun",
-    "an environment of its own: the bundle's tests": r"^exam bundle",
-    "the hub: the model card's tests": r"hub\.push",
+    "an environment of its own: the bundle's tests": r"exam bundle",
     "a W&B server: the trackers' tests": r"^wandb|tracker=wandb",
-    "Optuna's sweeper, which is an extra": r"optuna",
-    "minutes: the demo's and the benchmarks' own tests": r"^make|benchmarks/",
+    "minutes: the demo's and the benchmarks' own tests": r"^make",
     "an endpoint: the question writer's tests": r"generator=llm",
-    "a person: its own tests": r"^exam (ask|doctor)",
+    "a person: tests of these commands": r"exam (ask|doctor|demo|--)",
     "shell, not this project": r"^(pip|export)",
 }
 
@@ -42,127 +48,162 @@ TEXT = (
 )
 
 
-def commands():
-    """Every command of the README's blocks, variables put in and continued lines joined."""
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    known, found = {"EXAM_DATA": "given"}, []
-    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        for line in filter(COMMAND.fullmatch, [] if language else block.splitlines()):
-            for name, value in known.items():
+def read_commands(page):
+    """List the commands of a page's shell blocks, with variables and continued lines resolved."""
+    text = page.read_text().replace("\\\n", " ")
+    variables, commands = {"EXAM_DATA": "given"}, []
+    for language, block in BLOCK.findall(text):
+        for line in filter(COMMAND.fullmatch, block.splitlines() if language == "bash" else []):
+            for name, value in variables.items():
                 line = line.replace(f"${name}", value)  # noqa: PLW2901
             if line[1] == "=":
-                known[line[0]] = shlex.split(line[2:])[0]
+                variables[line[0]] = shlex.split(line[2:])[0]
             else:
-                found.append(line)
-    return found
+                commands.append(line)
+    return commands
 
 
-def words_of(command):
-    return [word for word in shlex.split(command, comments=True) if word != "…"]
+def read_inline(page):
+    """List the inline code of a page, tables included."""
+    return INLINE.findall(BLOCK.sub("", page.read_text()))
 
 
-def reason(command, table):
-    return next((why for why, where in table.items() if re.search(where, command)), None)
+def split(command):
+    """Return an exam command's name and its arguments."""
+    words = [word for word in shlex.split(command, comments=True) if not re.search("[…|]$", word)]
+    words = words[words.index("exam") + 1 :]
+    return words[0], words[1:]
 
 
-def parsed(words):
-    """Split a command into its name, or its script's, and the arguments."""
-    if words[0] == "exam":
-        return words[1], words[2:]
-    program = next(i for i, word in enumerate(words) if word.endswith(".py"))
-    return words[program].removesuffix(".py"), words[program + 1 :]
+def find_reason(command, table):
+    return next((why for why, pattern in table.items() if re.search(pattern, command)), None)
 
 
-def test_the_readme_has_commands():
-    assert len(commands()) > 40
+def compose(name, arguments):
+    """Compose a command's configuration, with one value of every sweep and placeholder."""
+    words = [word for word in arguments if word != "-m" and not word.startswith("hydra")]
+    words = [re.sub(r"^([\w.]+=[\d.]+),.*", r"\1", word) for word in words]
+    words = [re.sub(r"=tag\(.*", "=1e-4", word).replace("<name>", "m") for word in words]
+    words = [word.replace("<url>", "http://localhost/v1").replace("[…]", "[a,b]") for word in words]
+    return composed(name, *map(with_prefix, words))
 
 
-@pytest.mark.parametrize("command", commands())
+def is_known(name, value):
+    """Return whether a word names a setting, or is none: `submission.csv`, `joblib`."""
+    group = name.partition(".")[0]
+    if name in GROUPS and value and value.isidentifier():
+        return bool(list((conf_dir() / name).rglob(f"{value}.yaml")))
+    if group in GROUPS and "." in name:
+        return name in KEYS or name.endswith(".py") or name.startswith(FREE)
+    return value is None or name in GROUPS | KEYS or group in PLACEHOLDERS
+
+
+def all_commands(pages=PAGES):
+    return list(dict.fromkeys(command for page in pages for command in read_commands(page)))
+
+
+def test_the_readme_is_one_page():
+    lines = README.read_text().splitlines()
+    first = next(i for i, line in enumerate(lines, 1) if line == "```bash")
+    assert len(lines) <= 180
+    assert first < 20
+    assert len(read_commands(README)) > 12
+
+
+@pytest.mark.parametrize("command", all_commands())
 def test_commands_compose(command):
-    words = words_of(command)
+    words = shlex.split(command, comments=True)
     if words[0] == "make":
-        target = words[1]
-        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        return
-    if words[0] == "wandb":
+        makefile = (ROOT / "Makefile").read_text()
+        assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE)
+    elif words[0] == "wandb":
         assert (ROOT / words[-1]).is_file()
-        return
-    if words[0] in ("pip", "export"):
-        return
-    name, given = parsed(words)
-    if name not in VERBS:
-        assert name in COMMANDS or (ROOT / f"{name}.py").is_file()
-        return
-    given = [word for word in given if word != "-m" and not word.startswith("hydra")]
-    swept = [re.sub(r"^([\w.]+=[\d.]+),.*", r"\1", word) for word in given]
-    swept = [re.sub(r"=tag\(.*", "=1e-4", word).replace("<name>", "m") for word in swept]
-    swept = [word.replace("<url>", "http://localhost/v1").replace("[…]", "[a,b]") for word in swept]
-    composed(name, *map(with_prefix, swept))
+    elif "exam" in words:
+        name, arguments = split(command)
+        if name in ROOTS:
+            compose(name, arguments)
+        else:
+            assert name in {*cli.COMMANDS, "--version", "-sc"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_inline_commands_compose(page):
+    for code in read_inline(page):
+        if re.match(r"exam (train|retrieve|infer|generate|stress) .*=|torchrun .* exam ", code):
+            compose(*split(code.replace(",…]", "]")))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_settings_exist(page):
+    words = (word for code in read_inline(page) for word in code.split())
+    settings = filter(None, map(SETTING.fullmatch, words))
+    assert [setting[0] for setting in settings if not is_known(setting[1], setting[2])] == []
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with what the commands name: questions, articles, and runs to come."""
-    for folder in ("data", "given/exam"):
-        (tmp_path / folder).mkdir(parents=True)
-        write_csv(tmp_path / folder / "train.csv", kaggle_rows(24))
-        write_csv(tmp_path / folder / "valid.csv", kaggle_rows(10, start=40))
-        asked = [{k: v for k, v in row.items() if k != "answer"} for row in kaggle_rows(6)]
-        write_csv(tmp_path / folder / "test.csv", asked)
+def folder(tmp_path, monkeypatch):
+    """A folder with the files that the commands name."""
+    for name in ("data", "given/exam"):
+        (tmp_path / name).mkdir(parents=True)
+        write_csv(tmp_path / name / "train.csv", kaggle_rows(24))
+        write_csv(tmp_path / name / "valid.csv", kaggle_rows(10, start=40))
+        unanswered = [{k: v for k, v in row.items() if k != "answer"} for row in kaggle_rows(6)]
+        write_csv(tmp_path / name / "test.csv", unanswered)
     write_csv(tmp_path / "mine.csv", kaggle_rows(24))
     rows = [
         {"id": f"a{i}", "title": animal.title(), "text": TEXT.format(animal, home, 1750 + 10 * i)}
         for i, (animal, home) in enumerate(zip(ANIMALS, PLACES, strict=True))
     ]
     table = pa.Table.from_pylist([{**row, "categories": ""} for row in rows])
-    for folder in ("wikipedia", "given/wikipedia"):
-        (tmp_path / folder).mkdir(parents=True)
-        pq.write_table(table, tmp_path / folder / "a.parquet")
+    for name in ("wikipedia", "given/wikipedia"):
+        (tmp_path / name).mkdir(parents=True)
+        pq.write_table(table, tmp_path / name / "a.parquet")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def filled_in(word, runs):
-    """A command's word with two runs for its placeholders, and files for its patterns."""
+def fill_in(word, runs):
+    """Replace a word's placeholders with runs, and a pattern with the files that it matches."""
     for letter, run in zip("AB", runs, strict=True):
         word = word.replace(f"RUN_{letter}", str(run)).replace(f"FOLDS_{letter}", str(run))
         word = word.replace(f"{letter.lower()}.parquet", f"{run}/predictions.parquet")
     word = word.replace("outputs/train/RUN", str(runs[0]))
     if "RERANKER" in word:
-        folders = Path("outputs/train").glob("*/manifest.json")
-        newest = max(folders, key=lambda path: path.stat().st_mtime).parent
+        manifests = Path("outputs/train").glob("*/manifest.json")
+        newest = max(manifests, key=lambda path: path.stat().st_mtime).parent
         word = word.replace("outputs/train/RERANKER", str(newest))
     return sorted(map(str, Path().glob(word))) if "*" in word else [word]
 
 
+def add_data(command, arguments, name):
+    """Append small data, weights and folds where a command names none."""
+    extra = ["data.folds=4"] if name == "train" else []
+    if name == "train" and find_reason(command, SMOKE):
+        extra.append("debug=smoke")
+    for group in (DATA, CORPUS) if name in ("train", "retrieve") else ():
+        chosen = any(word.startswith(f"{group[0].partition('=')[0]}=") for word in arguments)
+        extra += [] if chosen else group
+    return [*arguments, *extra]
+
+
 @pytest.mark.slow
-def test_commands_run(place):
+def test_commands_run(folder):
     tiny = [*DATA, *CORPUS, "model=tiny", "data.folds=4"]
     runs = [
         pipeline.run_train(composed("train", *tiny, f"retriever={name}")).stage.folder
         for name in ("two_stage", "none")
     ]
     ran = []
-    for command in commands():
-        if reason(command, COMPOSED):
+    for command in all_commands(RUN):
+        if find_reason(command, COMPOSED):
             continue
-        name, given = parsed(words_of(command))
-        given = [word for old in given for word in filled_in(old, runs)]
-        if name in VERBS:
-            smoke = ["debug=smoke"] if reason(command, SMOKE) and name == "train" else []
-            if name == "train" and "-m" in given:
-                given = [re.sub(r",.*", "", word) for word in given if word != "-m"]
-            own = ["data.folds=4"] if name == "train" else []
-            given = ["n=3" if word == "n=1000" else word for word in given]
-            for group in (DATA, CORPUS) if name in ("train", "retrieve") else ():
-                own += [] if _given(group[0], given) else group
-            config = composed(name, *map(with_prefix, [*smoke, *given, *own]))
+        name, arguments = split(command)
+        arguments = [word for old in arguments for word in fill_in(old, runs)]
+        if name in ROOTS:
+            words = ["n=3" if word == "n=1000" else word for word in arguments]
+            config = compose(name, add_data(command, words, name))
             getattr(pipeline, f"run_{name}")(config)
         else:
-            assert main([name, *given]) == 0
+            assert cli.main([name, *arguments]) == 0
         ran.append(command)
     assert len(ran) > 20
-
-
-def _given(word, given):
-    return any(other.split("=")[0] == word.split("=")[0] for other in given)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from exam.ask import LoadedRun
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Every command comes here first. Windows has neither, and would end in a traceback later.
 if find_spec("resource") is None or not hasattr(signal, "SIGALRM"):
