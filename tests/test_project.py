@@ -107,7 +107,7 @@ ORDER = [
     ["compose", "question_rows"],
     ["questions", "run_config"],
     ["splits", "workload"],
-    ["plan", "launch", "revisions"],
+    ["launch", "revisions"],
     ["retrieval"],
     ["reader"],
     ["llm"],
