@@ -52,7 +52,7 @@ def checkpoint(work: Path, *, small: bool) -> Path:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from exam.checkpoints import packaged_folder
+    from exam.packages import packaged_folder
 
     folder = work / ("small" if small else "llama")
     if not (folder / "config.json").is_file():

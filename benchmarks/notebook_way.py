@@ -16,7 +16,7 @@ def notebook_encoder() -> Any:
     """MiniLM as the notebooks load it, after a first call."""
     from sentence_transformers import SentenceTransformer
 
-    from exam.checkpoints import packaged_folder
+    from exam.packages import packaged_folder
 
     model = SentenceTransformer(str(packaged_folder(MODEL)), model_kwargs={"dtype": "float32"})
     model.max_seq_length = 384

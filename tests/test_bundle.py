@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, exam, make_place, make_questions, tiny
 
 from exam import kaggle
-from exam.bundle.bundle import estimate_costs, format_estimate, make_bundle, total
+from exam.bundle.bundle import estimate_seconds, format_estimate, make_bundle
 from exam.bundle.contents import Contents, atomic_directory, check, link_stages, unpack
 from exam.bundle.notebook import commands, write_notebook
 from exam.bundle.rehearsal import dry_run, has_namespaces
@@ -235,10 +235,9 @@ def test_time_is_estimated_from_two_samples(tmp_path):
             for kind, seconds in (("contexts", contexts), ("infer", infer), ("index", 500.0))
         ]
 
-    costs = estimate_costs(stages(3.0, 6.0), stages(7.0, 14.0), (10, 50))
-    assert (costs["contexts"].fixed, costs["contexts"].per_question) == (2.0, 0.1)
-    assert costs["infer"].seconds(1000) == pytest.approx(4 + 200)
-    assert format_estimate(costs, 1000, 1).splitlines() == [
+    seconds = estimate_seconds(stages(3.0, 6.0), stages(7.0, 14.0), (10, 50), 1000)
+    assert seconds == pytest.approx({"contexts": 2 + 0.1 * 1000, "infer": 4 + 0.2 * 1000})
+    assert format_estimate([seconds], 1000, 1).splitlines() == [
         "Estimate for 1,000 questions, from two samples; the limit is 1 h",
         "contexts         102 s    2.8%",
         "infer            204 s    5.7%",
@@ -251,13 +250,12 @@ def test_what_a_cascade_asks_further_costs_its_share(tmp_path):
         contexts = Stage("contexts", tmp_path, {}, seconds=8.0, reused=reused)
         return [contexts, Stage("infer", tmp_path, {}, seconds=seconds)]
 
-    cheap = estimate_costs(sampled(1.0, reused=False), sampled(5.0, reused=False), (10, 50))
-    expensive = estimate_costs(
-        sampled(2.0, reused=True), sampled(42.0, reused=True), (10, 50), share=0.3
-    )
-    both = total([cheap, expensive])
-    assert both["contexts"].seconds(1000) == 8.0  # of the same questions: not done again
-    assert both["infer"].seconds(1000) == pytest.approx(0.1 * 1000 + 1.0 * 300)
+    few, many = sampled(1.0, reused=False), sampled(5.0, reused=False)
+    cheap = estimate_seconds(few, many, (10, 50), 1000)
+    few, many = sampled(2.0, reused=True), sampled(42.0, reused=True)
+    expensive = estimate_seconds(few, many, (10, 50), 1000, share=0.3)
+    assert cheap == pytest.approx({"contexts": 8.0, "infer": 0.1 * 1000})
+    assert expensive == pytest.approx({"contexts": 0.0, "infer": 1.0 * 300})
 
 
 def test_stages_of_a_read_only_bundle_are_linked(tmp_path):

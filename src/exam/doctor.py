@@ -118,7 +118,7 @@ def deep(*, on_cpu: bool = False) -> list[str]:
             torch.accelerator.synchronize()
         rate = 5 * 2 * 1024**3 / (time.perf_counter() - start) / 1e9
         lines.append(f"{str(dtype).removeprefix('torch.'):<11} {rate:,.0f} GFLOP/s")
-    from exam.checkpoints import packaged_folder
+    from exam.packages import packaged_folder
 
     folder = packaged_folder("sentence-transformers/all-MiniLM-L6-v2")
     lines.append(f"minilm      {'weights verified' if folder else 'not installed'}")

@@ -62,22 +62,22 @@ def step_mib(
     some kernels do not keep the attention's scores.
     """
     config: Any = model.config
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())  # packed where 4-bit
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    parameters = list(model.parameters())
+    number = sum(p.numel() for p in parameters)
+    sizes = training_bytes(
+        number,
+        sum(p.numel() for p in parameters if p.requires_grad),
+        weight_bytes=sum(p.nbytes for p in parameters) / number,  # packed where 4-bit
+        optimizer=args.optim,
+    )
     width = 1 if args.bf16 or args.fp16 else 2
     layers, hidden = config.num_hidden_layers, config.hidden_size
     heads = getattr(config, "num_attention_heads", 0)
     layer = tokens * (KEPT_PER_TOKEN * hidden + KEPT_PER_SCORE * heads * length) * width
     if args.gradient_checkpointing:  # the name that every transformers 5 fills
-        activations = 2 * tokens * hidden * width * layers + layer
+        sizes["activations"] = 2 * tokens * hidden * width * layers + layer
     else:
-        activations = layers * layer
-    sizes = {
-        "weights": weights,
-        "gradients": FP32 * trained,
-        "optimizer": optimizer_bytes(str(args.optim)) * trained,
-        "activations": activations,
-    }
+        sizes["activations"] = layers * layer
     return {name: round(size / 2**20) for name, size in sizes.items()}
 
 

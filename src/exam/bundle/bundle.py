@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -137,55 +137,36 @@ def _sample(bundle: Bundle, folder: Path, config: Train, questions: int) -> Infe
     )
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds that stages of a kind take: a fixed part, and one for each question."""
-
-    fixed: float
-    per_question: float
-
-    def seconds(self, questions: int) -> float:
-        """Return the seconds for a number of questions."""
-        return self.fixed + self.per_question * questions
-
-
-def estimate_costs(
-    few: list[Stage], many: list[Stage], sizes: tuple[int, int], share: float = 1.0
-) -> dict[str, Cost]:
-    """Return each kind's cost, from the same stages over two samples of `sizes` questions.
+def estimate_seconds(
+    few: list[Stage],
+    many: list[Stage],
+    sizes: tuple[int, int],
+    questions: int,
+    share: float = 1.0,
+) -> dict[str, float]:
+    """Return each kind's seconds for all questions, from the stages over two samples of `sizes`.
 
     The reader answers a `share` of the questions. A reused stage counts where it was computed.
     """
-    costs = {}
+    seconds = {}
     for kind in MEASURED:
         small, large = (
             sum(s.seconds for s in stages if s.kind == kind and not s.reused)
             for stages in (few, many)
         )
-        slope = max(0.0, (large - small) / (sizes[1] - sizes[0]))
-        costs[kind] = Cost(max(0.0, small - slope * sizes[0]), slope * share)
-    return costs
+        per_question = max(0.0, (large - small) / (sizes[1] - sizes[0]))
+        fixed = max(0.0, small - per_question * sizes[0])
+        seconds[kind] = fixed + per_question * share * questions
+    return seconds
 
 
-def total(readers: list[dict[str, Cost]]) -> dict[str, Cost]:
-    """Return each kind's cost for several readers that answer one after the other."""
-    return {
-        kind: Cost(
-            sum(costs[kind].fixed for costs in readers),
-            sum(costs[kind].per_question for costs in readers),
-        )
-        for kind in MEASURED
-    }
-
-
-def format_estimate(costs: dict[str, Cost], questions: int, hours: float) -> str:
-    """Return a table of seconds, and of each kind's fraction of the budget in hours."""
-    rows = [(kind, cost.seconds(questions)) for kind, cost in costs.items()]
-    rows.append(("total", sum(seconds for _, seconds in rows)))
+def format_estimate(readers: list[dict[str, float]], questions: int, hours: float) -> str:
+    """Return a table of all readers' seconds, and their fractions of the budget in hours."""
+    rows = {kind: sum(seconds[kind] for seconds in readers) for kind in MEASURED}
+    rows["total"] = sum(rows.values())
     title = f"Estimate for {questions:,} questions, from two samples; the limit is {hours:g} h"
-    return "\n".join(
-        [title, *(f"{kind:<10} {sec:>9,.0f} s {sec / hours / 3600:>7.1%}" for kind, sec in rows)]
-    )
+    lines = [f"{kind:<10} {sec:>9,.0f} s {sec / hours / 3600:>7.1%}" for kind, sec in rows.items()]
+    return "\n".join([title, *lines])
 
 
 def _estimate(bundle: Bundle, contents: Contents, runs: dict[Path, Train]) -> str:
@@ -195,10 +176,10 @@ def _estimate(bundle: Bundle, contents: Contents, runs: dict[Path, Train]) -> st
     shares = [1.0] * len(runs) if share is None else [1.0, *later]
     few, many = (_measure(bundle, contents, runs, size) for size in SAMPLES)
     readers = [
-        estimate_costs(small, large, SAMPLES, share)
+        estimate_seconds(small, large, SAMPLES, bundle.questions, share)
         for small, large, share in zip(few, many, shares, strict=True)
     ]
-    return format_estimate(total(readers), bundle.questions, bundle.hours)
+    return format_estimate(readers, bundle.questions, bundle.hours)
 
 
 def _measure(

@@ -14,10 +14,8 @@ from exam.bundle.notebook import OTHER_PYTHON
 from exam.checkpoints import (
     CONFIG,
     MODEL,
-    PACKAGED,
     hub_repository,
     loaded_files,
-    packaged_folder,
     resolve_checkpoint,
 )
 from exam.config import Bundle, Checkpoint, CorpusReader, CorpusSource, Train, plain
@@ -26,6 +24,7 @@ from exam.errors import ExamError
 from exam.files import file_digest, read_signed, write_signed
 from exam.hub import Repository, resolve_commit
 from exam.manifest import fingerprint
+from exam.packages import PACKAGED, packaged_folder
 from exam.reader.tuning import adapters_base
 from exam.runs import CHECKPOINTS
 from exam.safety import leads_out
