@@ -88,22 +88,14 @@ def test_a_decoder_without_a_padding_token_pads_with_its_end(tmp_path, asked, ba
 def test_number_formats_that_need_a_gpu_are_refused_without_one():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    for wanted, message in (
-        (
-            replace(OWN, dtype=Dtype.float16),
-            "model.dtype=float16, but this machine has no GPU.\n"
-            "Set model.dtype=auto, or model.dtype=float32.",
-        ),
-        (
-            replace(OWN, load_in_4bit=True),
-            "model.load_in_4bit=true needs a GPU and bitsandbytes.\n"
-            "Install it (pip install 'openbook-exam[gpu]'), set model.load_in_4bit=false, or "
-            "choose a smaller model.",
-        ),
+    for model, setting, remedy in (
+        (replace(OWN, dtype=Dtype.float16), "model.dtype=float16", "Set model.dtype=auto"),
+        (replace(OWN, load_in_4bit=True), "model.load_in_4bit=true", "model.load_in_4bit=false"),
     ):
         with pytest.raises(ExamError) as caught:
-            weights_in(wanted, Dtype.float32)
-        assert str(caught.value) == message
+            weights_in(model, Dtype.float32)
+        assert setting in str(caught.value)
+        assert remedy in str(caught.value)
 
 
 def test_texts_are_joined_as_a_byte_level_vocabulary_has_them(asked):

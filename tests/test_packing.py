@@ -223,10 +223,8 @@ def test_a_packed_checkpoint_is_not_read_otherwise(tmp_path, asked):
     other = replace(reader.config, name_or_path=str(tmp_path / "m"), packing=Packing.none)
     with pytest.raises(ExamError) as caught:
         Reader.load(other, CPU, tmp_path, 0)
-    assert str(caught.value) == (
-        f"{tmp_path / 'm'} was trained with model.packing=options: it has no pooler, which "
-        "model.packing=none reads by.\nSet model.packing=options."
-    )
+    assert f"{tmp_path / 'm'} was trained with model.packing=options" in str(caught.value)
+    assert str(caught.value).endswith("Set model.packing=options.")
 
 
 def test_flash_attention_is_refused_where_it_cannot_be(tmp_path, asked):

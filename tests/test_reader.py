@@ -368,11 +368,9 @@ def test_training_does_not_go_on_in_another_number_of_processes(tmp_path, asked)
     mark_whole(newest)
     with pytest.raises(ExamError) as caught:
         train(reader, features, features.select([]))
-    assert str(caught.value) == (
-        f"{newest} was written by 2 processes with batches of 8, and the training goes on in "
-        "1 process with batches of 8: its steps would be of another size.\n"
-        "Start as many processes again, or begin anew: resume=never"
-    )
+    assert f"{newest} was written by 2 processes with batches of 8, and" in str(caught.value)
+    assert "1 process with batches of 8" in str(caught.value)
+    assert "resume=never" in str(caught.value)
 
 
 def test_predict_needs_no_labels_and_masks_missing_options(tmp_path, asked):
@@ -496,7 +494,5 @@ def test_an_architecture_that_reads_no_options_is_refused_before_any_work(tmp_pa
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ExamError) as caught:
         inspect_reader(Model(name="t", name_or_path=str(tmp_path), packing=packing))
-    assert str(caught.value) == (
-        f"{tmp_path} is a t5 model, and the library has no reader of questions with that "
-        "architecture.\nChoose another checkpoint, such as model=deberta_base."
-    )
+    assert f"{tmp_path} is a t5 model" in str(caught.value)
+    assert str(caught.value).endswith("such as model=deberta_base.")

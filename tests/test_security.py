@@ -198,7 +198,7 @@ def test_a_checkpoint_to_resume_from_gives_numbers_alone(tmp_path, mark):
     noted = read_json(found / "whole.json")
     write_json(found / "whole.json", {n: d for n, d in noted.items() if n != "scheduler.pt"})
     again = Trainer(Half(), args, train_dataset=[{"x": torch.ones(1)}] * 4)
-    with pytest.raises(ExamError, match="holds more than numbers: Weights only load failed"):
+    with pytest.raises(ExamError, match="holds pickled objects: Weights only load failed"):
         fit(again)
     for name in (
         *("pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "adapter_model.bin"),
@@ -207,10 +207,8 @@ def test_a_checkpoint_to_resume_from_gives_numbers_alone(tmp_path, mark):
         (found / name).write_bytes(b"x")
         with pytest.raises(ExamError) as caught:
             fit(again)
-        assert str(caught.value) == (
-            f"{found / name} holds weights as a pickle; this project writes safetensors.\n"
-            f"Delete {found}, and run the same command again."
-        )
+        assert f"{found / name} holds pickled weights" in str(caught.value)
+        assert f"Delete {found}, and run" in str(caught.value)
         (found / name).unlink()
 
 

@@ -1,4 +1,4 @@
-"""A training run's folder, whatever it trains: its files, its whole checkpoints, its log lines."""
+"""Shared by every Trainer: arguments, callbacks, complete checkpoints, safe resumption."""
 
 import logging
 import shutil
@@ -35,7 +35,7 @@ REPORT = "report.html"
 PICKLED = ("pytorch_model.bin*", "pytorch_model-*.bin", "adapter_model.bin")  # weights
 ARGUMENTS = "training_args.bin"  # a pickle that nothing here reads
 TIMES = ("_runtime", "_per_second")
-WHOLE = "whole.json"  # written into a checkpoint after everything else
+CHECKSUMS = "whole.json"  # written into a checkpoint after all other files
 EARLIER_NAMES = {  # fields of the Trainer's arguments before transformers 5.23
     "activation_checkpointing": "gradient_checkpointing",
     "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
@@ -46,21 +46,21 @@ Arguments = TypeVar("Arguments", bound="SingleDeviceArguments")
 class SingleDeviceArguments(TrainingArguments):
     """Training arguments for one device per process, never `DataParallel`.
 
-    Its replicas compute without autocast, and its steps take more questions than configured.
+    `DataParallel` computes without autocast, and its steps take more questions than configured.
     """
 
     @property
     def n_gpu(self) -> int:
-        """The number of GPUs that this process trains on: one or none."""
+        """Return the number of GPUs that this process trains on: one or none."""
         visible: int = super().n_gpu
         return min(1, visible)
 
 
 class LogCallback(TrainerCallback):
-    """One log line for every figure the Trainer reports, and one for the size of a step."""
+    """Log the Trainer's figures, and the size of a step."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log how much a step takes, again where the library tries a smaller batch."""
+        """Log the size of a step, again when the library tries a smaller batch."""
         size, rounds = state.train_batch_size, args.gradient_accumulation_steps
         if state.is_world_process_zero:
             log.debug(
@@ -88,20 +88,22 @@ class LogCallback(TrainerCallback):
 
 
 class ChecksumCallback(TrainerCallback):
-    """Mark each checkpoint as whole once all of it is written; no pickled arguments are kept."""
+    """Write the checksums of each complete checkpoint, and delete its pickled arguments."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the digests of the checkpoint's files, those of other processes too."""
+        """Write the checksums of the checkpoint's files, including other processes' files."""
         ranks.wait()
         if args.should_save:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             (folder / ARGUMENTS).unlink(missing_ok=True)
-            files = [p for p in folder.rglob("*") if p.is_file() and p.name != WHOLE]
-            write_json(folder / WHOLE, {str(p.relative_to(folder)): file_digest(p) for p in files})
+            files = [p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS]
+            write_json(
+                folder / CHECKSUMS, {str(p.relative_to(folder)): file_digest(p) for p in files}
+            )
 
 
 def add_callbacks(trainer: Trainer) -> None:
-    """Log in this project's way, and mark whole checkpoints; a bar is drawn for a person only."""
+    """Log figures, write checksums and track the run; draw a bar only in a terminal."""
     trainer.add_callback(LogCallback())
     trainer.add_callback(ChecksumCallback())
     if (tracking := tracker.callback()) is not None:
@@ -119,29 +121,31 @@ def build_training_arguments(
     metric: str,
     *,
     choose_format: bool = False,
-    **own: Any,
+    **fixed: Any,
 ) -> Arguments:
-    """The Trainer's arguments of a configuration, saving below `folder`.
+    """Build the Trainer's arguments of a configuration, saving below `folder`.
 
-    `metric` chooses the checkpoint where the configuration asks for the best one. Number formats
-    are those the device computes in; with `choose_format`, also where none is set.
+    `metric` selects the best checkpoint if the configuration loads it. Number formats are those
+    that the device computes in; `choose_format` sets one if the configuration has none. `fixed`
+    arguments override the configuration.
     """
-    formats = with_formats(values, choose=choose_format)
-    log_replaced(values, formats)
-    values = formats
-    best = values.get("load_best_model_at_end")
-    defaults = {"metric_for_best_model": metric} if best else {}
+    supported = with_formats(values, choose=choose_format)
+    log_replaced(values, supported)
+    arguments = deepcopy(supported)  # the library changes dictionaries in place
+    if arguments.get("load_best_model_at_end"):
+        arguments.setdefault("metric_for_best_model", metric)
+    if arguments.get("auto_find_batch_size") and ranks.world_size() > 1:
+        log.info("train: trainer.auto_find_batch_size needs one process, and is off")
+        arguments["auto_find_batch_size"] = False  # the others would wait for one that retries
     try:
-        given = deepcopy({**defaults, **values})  # the library changes dictionaries in place
-        if given.get("auto_find_batch_size") and ranks.world_size() > 1:
-            log.info("train: trainer.auto_find_batch_size needs one process, and is off")
-            given["auto_find_batch_size"] = False  # the rest would wait for one that retries
-        return kind(**_installed_names(kind, {**given, **own}), output_dir=str(folder), seed=seed)
+        return kind(
+            **_rename_fields(kind, {**arguments, **fixed}), output_dir=str(folder), seed=seed
+        )
     except (ValueError, ImportError) as error:
         raise ExamError(f"trainer: {error}") from None
 
 
-def _installed_names(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+def _rename_fields(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
     """Name each value as the installed transformers does."""
     known = {field.name for field in fields(kind)}
     return {
@@ -150,13 +154,13 @@ def _installed_names(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def format_of(args: TrainingArguments) -> Literal["bf16", "fp16", "fp32"]:
+def number_format(args: TrainingArguments) -> Literal["bf16", "fp16", "fp32"]:
     """Return the number format that a Trainer's matrix products are computed in."""
     return "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
 
 
 def fit(trainer: Trainer) -> dict[str, Any]:
-    """Train, from the last whole checkpoint if there is one; the best checkpoint is left loaded.
+    """Train from the last complete checkpoint, if any, and load the best checkpoint.
 
     Returns the Trainer's final figures. The state file lies beside the checkpoints' folder.
     """
@@ -167,54 +171,53 @@ def fit(trainer: Trainer) -> dict[str, Any]:
         state = read_object(checkpoint / STATE, "global_step", "max_steps")
         _check_step(checkpoint, state.get("train_batch_size"), trainer.args)
         log.info("train: resuming at step %d of %d", state["global_step"], state["max_steps"])
-    with explained(folder), _no_objects(folder):
-        found = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    figures: dict[str, Any] = found.metrics
-    # The Trainer's mean over this process's steps alone: another one after an interruption.
-    for own in (figures, *trainer.state.log_history):
-        own.pop("train_loss", None)
+    with explained(folder), _refuse_pickled_state(folder):
+        output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    figures: dict[str, Any] = output.metrics
+    for record in (figures, *trainer.state.log_history):
+        record.pop("train_loss", None)  # a mean over the steps since the last resumption
     if ranks.rank() == 0:
         trainer.state.save_to_json(str(folder.parent / STATE))
     if torch.cuda.is_available():
         figures["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
     figures |= {"steps": trainer.state.global_step, "best": trainer.state.best_metric}
-    return {**figures, "format": format_of(trainer.args)}
+    return {**figures, "format": number_format(trainer.args)}
 
 
 @contextmanager
-def _no_objects(folder: Path) -> Iterator[None]:
+def _refuse_pickled_state(folder: Path) -> Iterator[None]:
     """Turn torch's refusal to unpickle a checkpoint's state into one message."""
     try:
         yield
     except UnpicklingError as error:
         raise ExamError(
-            f"A checkpoint in {folder} holds more than numbers: {str(error).splitlines()[0]}\n"
-            "This project wrote no such file: delete the folder, and run the same command again."
+            f"A checkpoint in {folder} holds pickled objects: {str(error).splitlines()[0]}\n"
+            "exam writes tensors only. Delete the folder, and run the same command again."
         ) from None
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files are those that were written; broken ones are removed.
+    """Return the newest complete checkpoint, and delete newer incomplete ones.
 
-    A checkpoint that names a best one is whole only together with that one: the Trainer would
-    otherwise finish with the last weights instead of the best.
+    The best checkpoint that it names must be complete too: without it, the Trainer would finish
+    with the last weights instead of the best.
     """
-    while folder.is_dir() and (found := get_last_checkpoint(str(folder))):  # type: ignore[no-untyped-call]
-        checkpoint = Path(found)
-        if _is_whole(checkpoint):
+    while folder.is_dir() and (newest := get_last_checkpoint(str(folder))):  # type: ignore[no-untyped-call]
+        checkpoint = Path(newest)
+        if _is_complete(checkpoint):
             best = read_object(checkpoint / STATE, "best_global_step")["best_global_step"]
-            if not best or _is_whole(folder / f"checkpoint-{best}"):
+            if not best or _is_complete(folder / f"checkpoint-{best}"):
                 return checkpoint
-        log.warning("train: %s is not whole, or its best one is not; removed", checkpoint)
+        log.warning("train: discarding incomplete checkpoint %s", checkpoint)
         shutil.rmtree(checkpoint)
     return None
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    if not (checkpoint / WHOLE).is_file():
+def _is_complete(checkpoint: Path) -> bool:
+    if not (checkpoint / CHECKSUMS).is_file():
         return False
     try:
-        files = read_object(checkpoint / WHOLE)
+        files = read_object(checkpoint / CHECKSUMS)
     except ExamError:
         return False
     return (
@@ -228,20 +231,20 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def _check_safe(checkpoint: Path) -> None:
-    """Refuse weights that are no safetensors: without those the library would read them.
+    """Refuse pickled weights, which the library would read if there are no safetensors.
 
-    The optimizer's, scheduler's and random states (*.pt, *.pth) it reads with weights_only=True.
+    It reads optimizer, scheduler and random states (*.pt, *.pth) with weights_only=True.
     """
     weights = [path for pattern in PICKLED for path in sorted(checkpoint.rglob(pattern))]
     if weights:
         raise ExamError(
-            f"{weights[0]} holds weights as a pickle; this project writes safetensors.\n"
+            f"{weights[0]} holds pickled weights; exam writes safetensors.\n"
             f"Delete {checkpoint}, and run the same command again."
         )
 
 
 def _check_step(checkpoint: Path, size: int | None, args: TrainingArguments) -> None:
-    """Refuse to resume with steps of another size: other batches, or another number of processes.
+    """Refuse to resume with another batch size or number of processes.
 
     `size` is the batch size of each process when the checkpoint was written.
     """
@@ -249,17 +252,17 @@ def _check_step(checkpoint: Path, size: int | None, args: TrainingArguments) -> 
     now = ranks.world_size(), size if args.auto_find_batch_size else args.train_batch_size
     if before[0] and size is not None and before != now:
         raise ExamError(
-            f"{checkpoint} was written by {_step(*before)}, and the training goes on in "
-            f"{_step(*now)}: its steps would be of another size.\n"
-            "Start as many processes again, or begin anew: resume=never"
+            f"{checkpoint} was written by {_describe(*before)}, and this command trains in "
+            f"{_describe(*now)}: its steps would have another size.\n"
+            "Start the same number of processes, or start again: resume=never"
         )
 
 
-def _step(processes: int, size: int | None) -> str:
+def _describe(processes: int, size: int | None) -> str:
     return f"{processes} process{'es' if processes > 1 else ''} with batches of {size}"
 
 
 def list_run_files(folder: Path) -> list[str]:
-    """Every file of a run folder but its key and its checkpoints."""
+    """List the files of a run folder, without its key and checkpoints."""
     paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.name != KEY)
     return [str(path) for path in paths if path.parts[0] != CHECKPOINTS]

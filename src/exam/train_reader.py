@@ -40,7 +40,7 @@ from exam.workload import asks_for_generated
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the runs of a configuration share: questions, contexts, and the stages behind them."""
+    """Questions, contexts and their stages, shared by the runs of a configuration."""
 
     split: Split
     fold: Any  # of every training question, where all are reported on
@@ -52,45 +52,45 @@ class Prepared:
 def train_reader(config: Train) -> Run:
     """Retrieve, fine-tune, and score on the reported questions.
 
-    With `data.fold=all` every training question is reported on, by the reader that did not learn
-    from its fold; with several seeds the whole is done with each.
+    With `data.fold=all`, the reader that did not train on a question's fold answers it, and every
+    training question is reported on. Several seeds repeat this with each.
     """
     limits = check_reader(config.model)
-    prepared = _prepared(config, limits)
-    train = _cross_fitted if config.data.fold == ALL_FOLDS else _trained
+    prepared = _prepare(config, limits)
+    train = _cross_validate if config.data.fold == ALL_FOLDS else _train_run
     if isinstance(config.seed, list):
         runs = [train(replace(config, seed=seed), prepared) for seed in config.seed]
-        run = _seeds(config, runs)
+        run = _average_seeds(config, runs)
     else:
         runs, run = [], train(config, prepared)
     log_reused(stage for one in (*runs, run) for stage in one.stages)
     return run
 
 
-def _prepared(config: Train, limits: ReaderLimits | None) -> Prepared:
+def _prepare(config: Train, limits: ReaderLimits | None) -> Prepared:
     retrieval, data = Retrieval.of(config), config.data
     if ranks.world_size() > 1:
         if not asks_for_generated(data):
-            _split(data, None, limits)  # refused before the indexes are built
+            _read_questions(data, None, limits)  # refused before the indexes are built
         retrieval.build(generates=asks_for_generated(data))
     with ranks.leader_first():
         written = generated(data, retrieval, config.generator)
-        split = _split(data, written, limits)
+        split = _read_questions(data, written, limits)
         everywhere = data.fold == ALL_FOLDS
         fold = fold_of(split.train, data.folds, data.split_seed) if everywhere else None
         if ranks.rank() == 0 and not _has_earlier_run(config):
             check_room(config)
-        pool, valid = _contexts(retrieval, split, data)
+        pool, valid = _retrieve_contexts(retrieval, split, data)
     log_scores(valid, "valid")
-    before = (*retrieval.stages, written, pool, None if valid is pool else valid)
-    return Prepared(split, fold, pool, valid, [stage for stage in before if stage is not None])
+    stages = (*retrieval.stages, written, pool, None if valid is pool else valid)
+    return Prepared(split, fold, pool, valid, [stage for stage in stages if stage is not None])
 
 
-def _split(data: Data, written: Stage | None, limits: ReaderLimits | None) -> Split:
-    """Read the questions; those generated lie in `written`.
+def _read_questions(data: Data, written: Stage | None, limits: ReaderLimits | None) -> Split:
+    """Read the questions, with those that the stage `written` generated.
 
     Raises:
-        ExamError: a file or row is not as configured, or a question never fits the reader.
+        ExamError: a file or row is invalid, or a question is too long for the reader.
     """
     split = with_soft_labels(
         read_split(data, written.folder / QUESTIONS if written else None), data
@@ -101,8 +101,8 @@ def _split(data: Data, written: Stage | None, limits: ReaderLimits | None) -> Sp
     return split
 
 
-def _contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[Stage, Stage]:
-    """The passages of every training question, and of those that are reported on."""
+def _retrieve_contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[Stage, Stage]:
+    """Retrieve the passages of every training question, and of the reported questions."""
     pool = retrieval.contexts(split.pool, f"{data.name}-train")
     if data.valid is None or data.fold == ALL_FOLDS:
         return pool, pool
@@ -110,14 +110,14 @@ def _contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[Stage, St
 
 
 def _has_earlier_run(config: Train) -> bool:
-    """Tell whether a finished run has this name; it may be the one that is asked for."""
+    """Return whether a finished run has this name, possibly the configured one."""
     return any(Path(config.outputs).glob(f"train/{config.name}-*/{MANIFEST}"))
 
 
-def _trained(config: Train, prepared: Prepared) -> Run:
-    """One run: its folder holds model, predictions and results."""
+def _train_run(config: Train, prepared: Prepared) -> Run:
+    """Train one run; its folder holds model, predictions and results."""
     split, pool, valid = prepared.split, prepared.pool_contexts, prepared.valid_contexts
-    key = _key(config, split, pool, valid)
+    key = _stage_key(config, split, pool, valid)
     leads = ranks.rank() == 0
     outputs = Path(config.outputs)
     with shared_stage(outputs, "train", config.name, key, config.resume) as stage:
@@ -142,8 +142,8 @@ def _trained(config: Train, prepared: Prepared) -> Run:
     return replace(run, chosen_by=read_json(trained).get("best") if trained.is_file() else None)
 
 
-def _key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, Any]:
-    """What determines a trained run."""
+def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, Any]:
+    """Return everything that determines a trained run."""
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
     evidence = {"evidence": list(OVERLAP_FEATURES)} if config.model.evidence else {}
     checkpoint = checkpoint_fingerprint(config.model.checkpoint)
@@ -166,10 +166,10 @@ def _processes(config: Train) -> dict[str, int]:
     return {"processes": ranks.world_size()} if learns and ranks.world_size() > 1 else {}
 
 
-def _folds(config: Train, split: Split, fold: Any) -> Iterator[tuple[Train, Split, Any]]:
-    """A run for every fold, what it trains on, and which questions it predicts.
+def _iterate_folds(config: Train, split: Split, fold: Any) -> Iterator[tuple[Train, Split, Any]]:
+    """Yield each fold's configuration, its split, and the rows that it predicts.
 
-    What is predicted must not choose a checkpoint: the last one of every run is taken.
+    Predicted questions must not select a checkpoint, so every run keeps its last one.
     """
     data, questions = config.data, split.train
     none = questions.select([])
@@ -190,24 +190,24 @@ def _folds(config: Train, split: Split, fold: Any) -> Iterator[tuple[Train, Spli
         yield part, Split(split.pool, train, none, questions.select(inside), none), inside
 
 
-def _cross_fitted(config: Train, prepared: Prepared) -> Run:
-    """A run for every fold of the training questions; predictions and results of them all."""
+def _cross_validate(config: Train, prepared: Prepared) -> Run:
+    """Train a run for every fold, and join their predictions and results."""
     split = prepared.split
     questions, contexts = split.train, prepared.pool_contexts
     logits: list[Floats] = []
-    places: list[Any] = []
+    rows: list[Any] = []
     stages: list[Stage] = []
-    for part, own, inside in _folds(config, split, prepared.fold):
-        run = _trained(part, replace(prepared, split=own))
+    for part, part_split, inside in _iterate_folds(config, split, prepared.fold):
+        run = _train_run(part, replace(prepared, split=part_split))
         stages.append(run.stage)
-        places.append(inside)
+        rows.append(inside)
         logits.append(read_predictions(run.stage.folder / PREDICTIONS).logits)
     key = {"runs": [stage.hash for stage in stages], "questions": questions_digest(questions)}
     outputs = Path(config.outputs)
     with shared_stage(outputs, "folds", config.name, key, config.resume) as stage:
         if not stage.reused and ranks.rank() == 0:
-            found = _put_together(questions, places, logits)
-            write_answers(stage, config, questions, contexts, found)
+            joined = _join_folds(questions, rows, logits)
+            write_answers(stage, config, questions, contexts, joined)
             score(stage, questions, contexts, [*prepared.stages, *stages])
             write_run(stage, config, questions, contexts)
             stage.finish([PREDICTIONS, RESULTS, REPORT], questions=len(questions))
@@ -215,41 +215,41 @@ def _cross_fitted(config: Train, prepared: Prepared) -> Run:
     return replace(run, chosen_by=float(run.systems[-1].scores.mean()))
 
 
-def _put_together(questions: Dataset, places: list[Any], logits: list[Floats]) -> Floats:
-    """The folds' logits in the order of the questions."""
+def _join_folds(questions: Dataset, rows: list[Any], logits: list[Floats]) -> Floats:
+    """Join the folds' logits in the order of the questions, `(questions, options)`."""
     options = max(map(len, questions["options"]))
-    found = np.full((len(questions), options), -np.inf)
-    for inside, own in zip(places, logits, strict=True):
-        found[inside, : own.shape[1]] = own
-    return found
+    joined = np.full((len(questions), options), -np.inf)
+    for inside, fold in zip(rows, logits, strict=True):
+        joined[inside, : fold.shape[1]] = fold
+    return joined
 
 
-def _seeds(config: Train, runs: list[Run]) -> Run:
-    """The runs beside each other, and their mean; its interval is over questions, not seeds."""
-    each = [run.systems[-1] for run in runs]
-    scores = np.array([system.scores for system in each])
+def _average_seeds(config: Train, runs: list[Run]) -> Run:
+    """Report all runs and their mean; its interval is over questions, not seeds."""
+    systems = [run.systems[-1] for run in runs]
+    scores = np.array([system.scores for system in systems])
     mean = System(f"mean of {len(runs)} seeds", scores.mean(axis=0))
     values = scores.mean(axis=1)
     *baselines, _ = runs[0].systems
     outputs, key = Path(config.outputs), {"runs": [run.stage.hash for run in runs]}
     with shared_stage(outputs, "seeds", config.name, key, config.resume) as stage:
         if not stage.reused and ranks.rank() == 0:
-            done = {s.folder: s for run in runs for s in run.stages}
+            stages = {s.folder: s for run in runs for s in run.stages}
             pairs = [(mean, row) for row in baselines[BLIND:]]
-            found = results([*baselines, *each, mean], pairs, list(done.values()))
-            found["seeds"] = {
+            figures = results([*baselines, *systems, mean], pairs, list(stages.values()))
+            figures["seeds"] = {
                 "seeds": config.seed,
                 "map_at_3": values.tolist(),
                 "mean": float(values.mean()),
                 "sd": float(values.std(ddof=1)),
             }
-            write_json(stage.folder / RESULTS, found)
-            write_results(stage.folder / REPORT, stage.folder.name, found)
+            write_json(stage.folder / RESULTS, figures)
+            write_results(stage.folder / REPORT, stage.folder.name, figures)
             stage.finish([RESULTS, REPORT], seeds=len(runs))
-    found = read_json(stage.folder / RESULTS)
-    of_seeds = found["seeds"]
-    line = f"MAP@3 over seeds: {of_seeds['mean']:.3f} ± {of_seeds['sd']:.3f} (standard deviation)"
-    say(f"{table(found)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
-    chosen = [run.chosen_by for run in runs if run.chosen_by is not None]
-    by = float(np.mean(chosen)) if chosen else None
-    return Run(stage, [*runs[0].stages, stage], [*baselines, *each, mean], by)
+    figures = read_json(stage.folder / RESULTS)
+    seeds = figures["seeds"]
+    line = f"MAP@3 over seeds: {seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
+    say(f"{table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+    selection = [run.chosen_by for run in runs if run.chosen_by is not None]
+    mean_selection = float(np.mean(selection)) if selection else None
+    return Run(stage, [*runs[0].stages, stage], [*baselines, *systems, mean], mean_selection)

@@ -16,10 +16,10 @@ Row = dict[str, Any]
 
 @dataclass
 class Collator:
-    """Features of questions as one batch; labels are optional, input stays as it was.
+    """Batch the features of questions; labels are optional, and the input is unchanged.
 
-    The batch has `option_mask`: a question may have fewer than `options` options, and the reader
-    gives the other places no probability. It has `evidence` where the features have.
+    `option_mask` marks the options that exist, for questions with fewer than `options`. The batch
+    has `evidence` if the features have.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -33,7 +33,7 @@ class Collator:
         self.pair = SpecialTokens.of(self.tokenizer, pair=True)
 
     def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
-        """`input_ids` and the like, `option_mask`, and `labels` where every row has one."""
+        """Return the model's inputs, `option_mask`, and `labels` if every row has one."""
         batch = self._inputs(rows)
         batch["option_mask"] = torch.tensor(
             [[i < len(row["options"]) for i in range(self.options)] for row in rows]
@@ -42,23 +42,23 @@ class Collator:
             batch["labels"] = torch.tensor([row["labels"] for row in rows])
         if TARGETS in rows[0]:
             batch["targets"] = torch.zeros(batch["option_mask"].shape)
-            for chances, row in zip(batch["targets"], rows, strict=True):
-                chances[: len(row["options"])] = torch.tensor(row[TARGETS])
+            for targets, row in zip(batch["targets"], rows, strict=True):
+                targets[: len(row["options"])] = torch.tensor(row[TARGETS])
         if "evidence" in rows[0]:
             batch["evidence"] = torch.zeros(*batch["option_mask"].shape, len(OVERLAP_FEATURES))
-            for own, row in zip(batch["evidence"], rows, strict=True):
-                own[: len(row["options"])] = torch.tensor(row["evidence"])
+            for evidence, row in zip(batch["evidence"], rows, strict=True):
+                evidence[: len(row["options"])] = torch.tensor(row["evidence"])
         return batch
 
     def tokens(self, row: Row) -> int:
-        """How many tokens of a batch a question takes, padding counted, if no other is longer."""
+        """Count the tokens of a question in a batch of questions as long, with padding."""
         raise NotImplementedError
 
     def _inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         raise NotImplementedError
 
     def _build(self, row: Row, question: list[int]) -> dict[str, list[int]]:
-        """A sequence of context and question, in the order of the layout."""
+        """Build a sequence of context and question, in the order of the layout."""
         texts = (row["context"], question)
         ordered = texts if self.layout is Layout.context_first else texts[::-1]
         return (self.pair if row["context"] else self.single).build(*ordered)
@@ -66,7 +66,7 @@ class Collator:
     def _padded(
         self, sequences: list[dict[str, list[int]]], length: int
     ) -> dict[str, torch.Tensor]:
-        """Sequences as tensors of a length; what is not a token id is padded with 0."""
+        """Pad sequences to tensors of a length; all but token ids with 0."""
         padding = {"input_ids": self.tokenizer.pad_token_id}
         return {
             name: torch.tensor(
@@ -78,16 +78,16 @@ class Collator:
 
 @dataclass
 class MultipleChoiceCollator(Collator):
-    """One padded sequence per option: `(questions, options, length)`.
+    """Build one padded sequence per option: `(questions, options, length)`.
 
-    Where an option is missing the first is repeated. With `global_attention`, the tokens of
-    prompt and option are marked as those that see all others and are seen by them (Longformer).
+    The first option replaces missing ones. `global_attention` marks the tokens of prompt and option
+    as global: they attend to all others and all others attend to them (Longformer).
     """
 
     global_attention: bool = False
 
     def tokens(self, row: Row) -> int:
-        """The longest option's sequence, once for every option."""
+        """Count the longest option's sequence, once for every option."""
         return self.options * max(len(self._sequence(row, o)["input_ids"]) for o in row["options"])
 
     def _inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
@@ -118,39 +118,39 @@ class MultipleChoiceCollator(Collator):
 
 
 class PackedCollator(Collator):
-    """One sequence per question, `(questions, length)`: context, prompt, and all its options.
+    """Build one sequence per question, `(questions, length)`: context, prompt, and all options.
 
-    Each option ends as a sequence of its own would, and its `position_ids` go on from the shared
-    part's. `option_tokens` `(questions, options, length)` says which tokens are whose. The length
-    is a multiple of STEP.
+    Each option ends with a sequence's suffix, and its `position_ids` continue from the shared part.
+    `option_tokens` `(questions, options, length)` marks each option's tokens. The length is a
+    multiple of STEP.
     """
 
     def tokens(self, row: Row) -> int:
-        """The length of the question's sequence."""
+        """Count the tokens of the question's sequence."""
         return round_up(len(self._sequence(row)["input_ids"]))
 
     def _inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         sequences = [self._sequence(row) for row in rows]
         batch = self._padded(sequences, round_up(max(len(s["input_ids"]) for s in sequences)))
-        places = torch.arange(1, self.options + 1)[None, :, None]
-        batch["option_tokens"] = batch.pop("owner")[:, None] == places
+        numbers = torch.arange(1, self.options + 1)[None, :, None]
+        batch["option_tokens"] = batch.pop("owner")[:, None] == numbers
         return batch
 
     def _sequence(self, row: Row) -> dict[str, list[int]]:
-        """The question's tokens; `owner` is 0 for the shared part, else the option's place."""
+        """Build the question's tokens; `owner` is 0 in the shared part, 1 in the first option."""
         sequence = self._build(row, row["prompt"])
-        after = self.pair.suffix
-        kind = sequence["token_type_ids"][-1]
+        suffix = self.pair.suffix
+        token_type = sequence["token_type_ids"][-1]
         if self.layout is Layout.context_first or not row["context"]:
-            end = len(sequence["input_ids"]) - len(after)
+            end = len(sequence["input_ids"]) - len(suffix)
             sequence = {name: values[:end] for name, values in sequence.items()}
         start = len(sequence["input_ids"])
         sequence |= {"position_ids": list(range(start)), "owner": [0] * start}
-        for place, option in enumerate(row["options"], start=1):
-            ids = [*option, *after]
+        for number, option in enumerate(row["options"], start=1):
+            ids = [*option, *suffix]
             sequence["input_ids"] += ids
-            sequence["token_type_ids"] += [kind] * len(ids)
+            sequence["token_type_ids"] += [token_type] * len(ids)
             sequence["attention_mask"] += [1] * len(ids)
             sequence["position_ids"] += range(start, start + len(ids))
-            sequence["owner"] += [place] * len(ids)
+            sequence["owner"] += [number] * len(ids)
         return sequence

@@ -1,4 +1,4 @@
-"""Load a reader: fp32 weights, an fp32 head, a tokenizer."""
+"""Load a reader's model, with an fp32 head, and its tokenizer."""
 
 import logging
 from collections import Counter
@@ -74,14 +74,10 @@ def inspect_reader(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     """Return a reader without memory for its weights, and its tokenizer.
 
     Raises:
-        ExamError: the checkpoint cannot be loaded as configured, or its files do not agree.
+        ExamError: the checkpoint does not load as configured, or its files contradict each other.
     """
-    folder, base = _folders(config)
-    architecture = _architecture(config, folder)
     weights_in(config, Dtype.float32)
-    with translate_load_errors(require_checkpoint(config)):
-        tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
-    model, _ = _pretrained(config, architecture, base or folder, device_map="meta")
+    model, tokenizer, *_ = _load(config, device_map="meta")
     check_vocabulary(tokenizer, embedding_rows(model))
     _head(model)
     return model, tokenizer
@@ -92,51 +88,43 @@ def load_reader(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a multiple-choice model and its tokenizer, ready for training or prediction.
 
-    A folder of adapters is read together with the checkpoint that they change.
-    `texts` train the tokenizer of a random model (`config.config`); they are not read otherwise.
+    A folder of adapters loads together with the checkpoint that they change. `texts` train the
+    tokenizer of a random model (`config.config`).
     """
     set_seed(seed)  # a new head starts from random weights
     if config.name_or_path is None:
         tokenizer = tiny_tokenizer(texts)
         settings = {**small_architecture(config), **dropout_fields(config.dropout)}
         random = AutoConfig.for_model(**settings, vocab_size=len(tokenizer))
-        return _prepared(_class(config, random)(random), tokenizer, config), tokenizer
-    folder, base = _folders(config)
-    architecture = _architecture(config, folder)
-    with translate_load_errors(require_checkpoint(config)):
-        tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
-    form = weights_in(config, Dtype.float32)  # deberta-v3-large is stored in fp16
-    model, new = _pretrained(config, architecture, base or folder, **form)
+        model = _select_class(config, random)(random)
+        _prepare(model, tokenizer, config)
+        return model, tokenizer
+    model, tokenizer, adapters, new = _load(config, **weights_in(config, Dtype.float32))
     if new:
         log.debug("reader: newly initialised: %s (not in the checkpoint)", ", ".join(new))
-    prepared = _prepared(model, tokenizer, config)
-    return (with_adapters(prepared, folder) if base else prepared), tokenizer
+    _prepare(model, tokenizer, config)
+    return (with_adapters(model, adapters) if adapters else model), tokenizer
 
 
-def _folders(config: Model) -> tuple[Path, Path | None]:
-    """Return a checkpoint's folder, and that of the checkpoint its adapters change."""
-    folder = resolve_checkpoint(require_checkpoint(config))
+def _load(
+    config: Model, **weights: Any
+) -> tuple[Any, PreTrainedTokenizerBase, Path | None, list[str]]:
+    """Load a checkpoint's model and tokenizer.
+
+    Returns also the folder of its adapters, if any, and the modules that its files lack.
+    """
+    checkpoint = require_checkpoint(config)
+    folder = resolve_checkpoint(checkpoint)
     base = adapters_base(folder)
-    return folder, None if base is None else resolve_checkpoint(base)
-
-
-def _architecture(config: Model, folder: Path) -> PreTrainedConfig:
-    with translate_load_errors(require_checkpoint(config)):
+    with translate_load_errors(checkpoint):
         architecture: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=config.trust_remote_code, **dropout_fields(config.dropout)
         )
-    _class(config, architecture)
-    return architecture
-
-
-def _pretrained(
-    config: Model, architecture: PreTrainedConfig, folder: Path, **weights: Any
-) -> tuple[Any, list[str]]:
-    """Load the model of a folder; name the modules that its files lack."""
-    checkpoint = require_checkpoint(config)
+    kind = _select_class(config, architecture)
     with translate_load_errors(checkpoint):
-        model, info = _class(config, architecture).from_pretrained(
-            folder,
+        tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
+        model, info = kind.from_pretrained(
+            folder if base is None else resolve_checkpoint(base),
             config=architecture,
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
@@ -144,11 +132,12 @@ def _pretrained(
             output_loading_info=True,
             **weights,
         )
-    return model, check_new_weights(checkpoint, model, info, of_head=True)
+    new = check_new_weights(checkpoint, model, info, of_head=True)
+    return model, tokenizer, folder if base else None, new
 
 
 def small_architecture(config: Model) -> dict[str, Any]:
-    """The settings of a random model.
+    """Return the settings of a small random model.
 
     Raises:
         ExamError: the library has no such architecture.
@@ -156,23 +145,23 @@ def small_architecture(config: Model) -> dict[str, Any]:
     kind = (config.config or {}).get("model_type", config.architecture)
     if kind not in CONFIG_MAPPING:
         raise ExamError(
-            f"model.architecture={kind} is none of the library's.\n"
+            f"transformers has no model.architecture={kind}.\n"
             "Give the model_type of its config.json, such as deberta-v2."
         )
     if config.config is not None:
         return {**config.config, "model_type": kind}
-    own = {**SMALL, **OF_SMALL.get(str(kind), {})}
+    settings = {**SMALL, **OF_SMALL.get(str(kind), {})}
     if hasattr(CONFIG_MAPPING[str(kind)](), "num_key_value_heads"):
-        own["num_key_value_heads"] = SMALL["num_attention_heads"]
-    return {**own, "model_type": kind}
+        settings["num_key_value_heads"] = SMALL["num_attention_heads"]
+    return {**settings, "model_type": kind}
 
 
-def _class(config: Model, architecture: PreTrainedConfig) -> Any:
-    """What reads the questions as `model.packing` lays them out.
+def _select_class(config: Model, architecture: PreTrainedConfig) -> Any:
+    """Select the class that reads questions with the configured packing.
 
     Raises:
-        ExamError: the architecture cannot be packed, or has no flash attention, or its checkpoint
-            was trained on packed questions and is to read them otherwise.
+        ExamError: the architecture lacks packing or flash attention, or the checkpoint was trained
+            on packed questions and `model.packing=none`.
     """
     if config.flash:
         load_flash_attention(architecture)
@@ -183,7 +172,7 @@ def _class(config: Model, architecture: PreTrainedConfig) -> Any:
     if plain is None and not config.trust_remote_code:
         raise ExamError(
             f"{config.name_or_path or config.architecture} is a {architecture.model_type} model, "
-            "and the library has no reader of questions with that architecture.\n"
+            "and transformers has no multiple-choice class for it.\n"
             "Choose another checkpoint, such as model=deberta_base."
         )
     if config.packing is not Packing.none:
@@ -191,19 +180,19 @@ def _class(config: Model, architecture: PreTrainedConfig) -> Any:
         return with_extra_scores(make_packed_class(architecture), architecture)
     if (trained := getattr(architecture, "packing", None)) is not None:
         raise ExamError(
-            f"{config.name_or_path} was trained with model.packing={trained}: it has no pooler, "
-            f"which model.packing=none reads by.\nSet model.packing={trained}."
+            f"{config.name_or_path} was trained with model.packing={trained}: it lacks the pooler "
+            f"that model.packing=none needs.\nSet model.packing={trained}."
         )
     if plain is None and (config.evidence or config.others):
         raise ExamError(
-            f"model.evidence and model.others join the scores of the library's own architectures, "
-            f"and this is a {architecture.model_type} model.\nLeave them out."
+            "model.evidence and model.others need an architecture of transformers, and "
+            f"{architecture.model_type} is remote code.\nLeave them out."
         )
     return AutoModelForMultipleChoice if plain is None else with_extra_scores(plain, architecture)
 
 
-def _prepared(model: Any, tokenizer: PreTrainedTokenizerBase, config: Model) -> PreTrainedModel:
-    """Put the head in fp32 and say that the model does not normalise the loss over a step."""
+def _prepare(model: Any, tokenizer: PreTrainedTokenizerBase, config: Model) -> None:
+    """Convert the head to fp32, and tell the Trainer that the loss is a mean over the batch."""
     use_disentangled_attention(model, flash=config.flash)
     if hasattr(model.base_model, "embeddings"):
         model.base_model.embeddings.register_forward_hook(_narrow)
@@ -214,15 +203,13 @@ def _prepared(model: Any, tokenizer: PreTrainedTokenizerBase, config: Model) -> 
         if isinstance(module, Fp32Linear):
             module.float()
     model.accepts_loss_kwargs = False
-    prepared: PreTrainedModel = model
-    return prepared
 
 
 def _head(model: Any) -> Any:
     """Return the layer that scores an option.
 
     Raises:
-        ExamError: the architecture names it otherwise, as XLNet and XLM do.
+        ExamError: the architecture has another name for it, as XLNet and XLM have.
     """
     head = getattr(model, "score" if isinstance(model, DecoderReader) else "classifier", None)
     if head is None:
@@ -234,15 +221,14 @@ def _head(model: Any) -> Any:
 
 
 def _narrow(_embeddings: nn.Module, _inputs: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Under autocast on a CPU let the layers' sums stay in its format too, instead of fp32."""
+    """Keep the layers' sums in autocast's format on a CPU, instead of fp32."""
     return hidden.to(compute_dtype(hidden)) if hidden.device.type == "cpu" else hidden
 
 
 def tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
-    """A WordPiece tokenizer of the texts' characters and most frequent words.
+    """Build a WordPiece tokenizer from the texts' characters and most frequent words.
 
-    Counted here, because the library's trainer breaks ties at random and so gives a resumed run
-    other ids.
+    The library's trainer breaks ties at random, which would give a resumed run other ids.
     """
     from tokenizers import normalizers, pre_tokenizers
 
