@@ -9,15 +9,14 @@ from exam.bundle.contents import check
 
 
 def unpack(bundle: Path, outputs: Path) -> int:
-    """Link each stage of the bundle below `outputs`; how many there are."""
-    number = 0
-    for stage in sorted((bundle / "outputs").glob("*/*")):
-        place = outputs / stage.parent.name / stage.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.exists():
-            place.symlink_to(stage.resolve(), target_is_directory=True)
-        number += 1
-    return number
+    """Link each stage of the bundle below `outputs`, and return their number."""
+    stages = sorted((bundle / "outputs").glob("*/*"))
+    for stage in stages:
+        link = outputs / stage.parent.name / stage.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(stage.resolve(), target_is_directory=True)
+    return len(stages)
 
 
 def check_and_unpack(bundle: Path, outputs: Path) -> None:
