@@ -18,6 +18,7 @@ from exam.cli import COMMANDS, main
 from exam.compose import SWEEPS, check_groups, composed, conf_dir, known_keys, with_prefix
 from exam.config import ROOTS, Context, Passages, Retriever
 from exam.config.trainer import TrainerFields, trainer_choices
+from exam.errors import PROGRAM, spell_command
 
 MISTAKES = {
     "modle=minilm": (
@@ -274,6 +275,13 @@ def test_a_command_names_itself_as_it_was_started(program, spelling):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count(spelling) == 2
+
+
+def test_a_launched_process_names_the_command_that_launched_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["src/exam/__main__.py"])
+    monkeypatch.setenv(PROGRAM, "train.py")
+    assert spell_command("infer") == "python infer.py"
+    assert spell_command("bundle") == "exam bundle"
 
 
 @pytest.mark.parametrize("override", ["ckpt={}", "predictions=[{}]"])

@@ -48,15 +48,14 @@ class LoadedRun:
         from exam.retrieval.retrieval import Retrieval
 
         folder = Path(run).resolve()
-        place = folder.parents[1] if outputs is None else Path(outputs)
         try:
-            given = composed("infer", "ckpt=run", *map(with_prefix, overrides))
+            config = composed("infer", "ckpt=run", *map(with_prefix, overrides))
         except (HydraException, OmegaConfBaseException) as error:
             raise ExamError(explain(error, "infer")) from None
-        if given.offline:
+        if config.offline:
             go_offline()
-        own = replace(given, ckpt=str(folder), outputs=str(place))
-        _, self.config = restored(own, reads_questions=False)
+        config = replace(config, ckpt=str(folder), outputs=str(outputs or folder.parents[1]))
+        _, self.config = restored(config, reads_questions=False)
         self._work = TemporaryDirectory()
         self._stages = Path(self._work.name) / "stages"  # of one question, then removed
         self.retrieval = replace(Retrieval.of(self.config), contexts_outputs=self._stages)
@@ -76,27 +75,26 @@ class LoadedRun:
 
         if not 2 <= len(options) <= len(LETTERS):
             raise ExamError(f"{len(options)} options are given.\nA question has 2 to 26.")
-        own = {"id": "asked", "prompt": prompt, "options": list(options)}
-        row = {**dict.fromkeys(FEATURES), **own}
-        question = Dataset.from_list([row], features=FEATURES)
+        values = {"id": "asked", "prompt": prompt, "options": list(options)}
+        question = Dataset.from_list([{**dict.fromkeys(FEATURES), **values}], features=FEATURES)
         try:
             contexts = self.retrieval.contexts(question, "asked")
             logits = self._answer(question, contexts).logits
-            read = read_contexts(contexts, self.config.context.passages(training=False))
+            passages = read_contexts(contexts, self.config.context.passages(training=False))
         finally:
             shutil.rmtree(self._stages, ignore_errors=True)
         chances = probabilities(logits)[0, : len(options)].tolist()
-        return Answer(list(options), chances, read.get("asked", []))
+        return Answer(list(options), chances, passages.get("asked", []))
 
 
-def shown(found: Answer) -> str:
-    """An answer as plain text."""
+def format_answer(answer: Answer) -> str:
+    """Return an answer as plain text: options, best first, then the passages."""
     from exam.question_rows import LETTERS
 
-    order = sorted(range(len(found.options)), key=lambda place: -found.probabilities[place])
-    lines = [f"{LETTERS[i]}  {found.probabilities[i]:>6.1%}  {found.options[i]}" for i in order]
-    read = [f"\n{p['rank']}. {p['title'] or 'passage'}\n{p['text']}" for p in found.passages]
-    return "\n".join([*lines, *read])
+    ranking = sorted(range(len(answer.options)), key=lambda i: -answer.probabilities[i])
+    lines = [f"{LETTERS[i]}  {answer.probabilities[i]:>6.1%}  {answer.options[i]}" for i in ranking]
+    passages = [f"\n{p['rank']}. {p['title'] or 'passage'}\n{p['text']}" for p in answer.passages]
+    return "\n".join([*lines, *passages])
 
 
 def answer_typed_questions(run: str, overrides: Sequence[str], outputs: str | None) -> None:
@@ -105,7 +103,7 @@ def answer_typed_questions(run: str, overrides: Sequence[str], outputs: str | No
     while prompt := _read_line("Question (empty to end): "):
         options = list(iter(lambda: _read_line("Option (empty when there are no more): "), ""))
         try:
-            say(shown(reader.answer(prompt, options)))
+            say(format_answer(reader.answer(prompt, options)))
         except ExamError as error:
             complain(str(error))
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from exam.sweep import Job
 
-Body = Callable[[], int | None]  # returns an exit code; None is 0
-
 COMMANDS = {
     "train": "fine-tune a reader, a reranker or an encoder, and evaluate it",
     "infer": "answer questions with one run or several",
@@ -54,6 +52,36 @@ exam --version        the version
 exam -sc install=bash the shell's completion: eval "$(exam -sc install=bash)", also for zsh;
                       for fish: exam -sc install=fish | source"""
 UNPACK = "bundle unpack"
+ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {  # of the commands without a configuration
+    "compare": {
+        "FOLDER": {"nargs": "+", "type": Path, "help": "of train or infer; or of contexts"},
+        "--fit-on": {
+            "nargs": "+",
+            "type": Path,
+            "metavar": "FOLDER",
+            "default": [],
+            "help": "contexts of other questions, one for each of those compared and in their "
+            "order, to fit the lexical reader on; by default it is cross-fitted on those compared",
+        },
+        "--json": {
+            "type": Path,
+            "metavar": "FILE",
+            "help": "where to write the same figures, and a plot beside them (.png); of runs, by "
+            "default below outputs/compare",
+        },
+    },
+    "ask": {
+        "RUN": {"help": "a folder of outputs/train"},
+        "OVERRIDE": {"nargs": "*", "help": "those of exam infer: run.corpus.dir=…"},
+        "--outputs": {"help": "where the index lies, if not beside the run"},
+    },
+    "doctor": {"--deep": {"action": "store_true", "help": "import torch and compute something"}},
+    "demo": {},
+    UNPACK: {
+        "BUNDLE": {"type": Path, "help": "the folder of a bundle"},
+        "OUTPUTS": {"type": Path, "help": "where infer looks for runs"},
+    },
+}
 INTERRUPTED = {
     "compare": "Give the same command again.",
     "ask": "Nothing is lost: start it again.",
@@ -90,9 +118,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _run_command(command: str, arguments: list[str]) -> int:
     if command == "bundle" and arguments[:1] == ["unpack"]:
         command, arguments = UNPACK, arguments[1:]
-    if command in PARSED:
-        body = PARSED[command](_parser(command), arguments)
-        return ended(lambda: body() or 0, INTERRUPTED.get(command, CONTINUES))
+    if command in ARGUMENTS:
+        body = partial(_run_parsed, command, _parse(command, arguments))
+        return ended(body, INTERRUPTED.get(command, CONTINUES))
     if {"-h", "--help"} & set(arguments):
         from exam.compose import help_text
 
@@ -103,7 +131,7 @@ def _run_command(command: str, arguments: list[str]) -> int:
 
 def _explain_command(command: str) -> str:
     near = difflib.get_close_matches(command, COMMANDS, n=1)
-    hint = f"Did you mean exam {near[0]}? " if near else ""
+    hint = f"Did you mean {spell_command(near[0])}? " if near else ""
     return f"{command} is not a command of exam.\n{hint}Commands: {', '.join(COMMANDS)}."
 
 
@@ -113,7 +141,7 @@ def _complete(arguments: list[str]) -> int:
     start_of_line = re.match(r"\s*(\S+)\s+(\S+)\s+(.*)", line)
     if start_of_line and start_of_line[2] in COMMANDS:
         command = start_of_line[2]
-        if command in PARSED:
+        if command in ARGUMENTS:
             return 0
         os.environ["COMP_LINE"] = f"{start_of_line[1]} {start_of_line[3]}"
         return _run_jobs(command, arguments)
@@ -124,77 +152,40 @@ def _complete(arguments: list[str]) -> int:
     return _run_jobs("train", arguments)
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
+def _parse(command: str, arguments: list[str]) -> argparse.Namespace:
     purpose = COMMANDS.get(command, "link what a bundle holds below a folder of outputs")
     description = f"{purpose[0].upper()}{purpose[1:]}."
-    return argparse.ArgumentParser(prog=spell_command(command), description=description)
+    parser = argparse.ArgumentParser(prog=spell_command(command), description=description)
+    for name, keywords in ARGUMENTS[command].items():
+        parser.add_argument(name, **keywords)
+    return parser.parse_args(arguments)
 
 
-def _compare(parser: argparse.ArgumentParser, arguments: list[str]) -> Body:
-    folders: dict[str, Any] = {"nargs": "+", "type": Path, "metavar": "FOLDER"}
-    parser.add_argument("folders", **folders, help="of train or infer; or of contexts")
-    parser.add_argument(
-        "--fit-on",
-        **folders,
-        default=[],
-        help="contexts of other questions, one for each of those compared and in their order, "
-        "that the lexical reader is fitted on; without them it is cross-fitted on those compared",
-    )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        help="where to write the same figures, and a plot beside them (.png); of runs, by default "
-        "outputs/compare",
-    )
-    options = parser.parse_args(arguments)
-    from exam.compare import compare_folders
+def _run_parsed(command: str, options: argparse.Namespace) -> int:
+    """Run a command without a configuration."""
+    if command == "compare":
+        from exam.compare import compare_folders
 
-    return lambda: say(compare_folders(options.folders, options.fit_on, options.json))
+        say(compare_folders(options.FOLDER, options.fit_on, options.json))
+    elif command == "ask":
+        from exam.ask import answer_typed_questions
 
+        start("warning")
+        answer_typed_questions(options.RUN, options.OVERRIDE, options.outputs)
+    elif command == "doctor":
+        from exam.doctor import examine
 
-def _ask(parser: argparse.ArgumentParser, arguments: list[str]) -> Body:
-    parser.add_argument("run", metavar="RUN", help="a folder of outputs/train")
-    parser.add_argument("overrides", nargs="*", help="those of exam infer: run.corpus.dir=…")
-    parser.add_argument("--outputs", help="where the index lies, if not beside the run")
-    options = parser.parse_args(arguments)
-    start("warning")
-    from exam.ask import answer_typed_questions
+        return 0 if examine(deeply=options.deep) else 1
+    elif command == "demo":
+        from exam.demo.run import run_demo
 
-    return partial(answer_typed_questions, options.run, options.overrides, options.outputs)
+        start("info")
+        run_demo()
+    else:
+        from exam.bundle.contents import unpack
 
-
-def _doctor(parser: argparse.ArgumentParser, arguments: list[str]) -> Body:
-    parser.add_argument("--deep", action="store_true", help="import torch and compute something")
-    options = parser.parse_args(arguments)
-    from exam.doctor import examine
-
-    return lambda: 0 if examine(deeply=options.deep) else 1
-
-
-def _demo(parser: argparse.ArgumentParser, arguments: list[str]) -> Body:
-    parser.parse_args(arguments)
-    start("info")
-    from exam.demo.run import run_demo
-
-    return run_demo
-
-
-def _unpack(parser: argparse.ArgumentParser, arguments: list[str]) -> Body:
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the folder of a bundle")
-    parser.add_argument("outputs", type=Path, metavar="OUTPUTS", help="where infer looks for runs")
-    options = parser.parse_args(arguments)
-    from exam.bundle.contents import unpack
-
-    return partial(unpack, options.bundle, options.outputs)
-
-
-PARSED: dict[str, Callable[[argparse.ArgumentParser, list[str]], Body]] = {
-    "compare": _compare,
-    "ask": _ask,
-    "doctor": _doctor,
-    "demo": _demo,
-    UNPACK: _unpack,
-}
+        unpack(options.BUNDLE, options.OUTPUTS)
+    return 0
 
 
 @dataclass

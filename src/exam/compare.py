@@ -1,5 +1,6 @@
 """`exam compare A B …`: runs, or contexts, of the same questions, paired."""
 
+from collections import Counter
 from itertools import zip_longest
 from pathlib import Path
 
@@ -22,14 +23,14 @@ def _default_target(folders: list[Path]) -> Path:
     """Return the file that keeps a comparison of these runs."""
     from exam.files import digest
 
-    whole = [folder.resolve() for folder in folders]
-    return whole[0].parents[1] / "compare" / digest([f.name for f in whole])[:8] / "results.json"
+    paths = [folder.resolve() for folder in folders]
+    return paths[0].parents[1] / "compare" / digest([p.name for p in paths])[:8] / "results.json"
 
 
 def _names(folders: list[Path]) -> list[str]:
-    """The folders' own names; those of equal ones are whole paths."""
-    own = [folder.name for folder in folders]
-    return [name if own.count(name) == 1 else str(f) for name, f in zip(own, folders, strict=True)]
+    """Return the folders' names, or their paths where names are equal."""
+    counts = Counter(folder.name for folder in folders)
+    return [folder.name if counts[folder.name] == 1 else str(folder) for folder in folders]
 
 
 def compare(runs: list[Path], target: Path) -> str:
@@ -50,26 +51,30 @@ def compare(runs: list[Path], target: Path) -> str:
     from exam.report.png import write_png
 
     stages = [finished(run) for run in runs]
-    found = aligned([answers(run) for run in runs], [str(run) for run in runs])
-    labels = found[0].known
+    predictions = aligned([answers(run) for run in runs], [str(run) for run in runs])
+    labels = predictions[0].known
     if labels is None:
         raise ExamError(f"{runs[0]} answered questions whose answers are not known.")
     names = _names(runs)
-    systems = [of_logits(name, p.logits, labels) for name, p in zip(names, found, strict=True)]
-    rows = [*blind(np.isfinite(found[0].logits).sum(axis=1), labels), *systems]
+    systems = [
+        of_logits(name, p.logits, labels) for name, p in zip(names, predictions, strict=True)
+    ]
+    rows = [*blind(np.isfinite(predictions[0].logits).sum(axis=1), labels), *systems]
     first, *others = systems
     figures = results(rows, [(first, other) for other in others], stages)
-    figures["statistics"] = {s.name: statistics(p) for s, p in zip(systems, found, strict=True)}
+    figures["statistics"] = {
+        s.name: statistics(p) for s, p in zip(systems, predictions, strict=True)
+    }
     for pair, other in zip(figures["paired"], others, strict=True):
         pair["questions_needed"] = questions_needed(first.scores, other.scores)
     write_json(target, figures)
     write_png([calibrations(figures["statistics"])], target.with_suffix(".png"))
-    write_compared(target.with_suffix(".html"), figures, found)
+    write_compared(target.with_suffix(".html"), figures, predictions)
     lines = [table(figures)]
-    for name, own in figures["statistics"].items():
-        low, high = own["accuracy"]["ci"]
-        accuracy = f"accuracy {own['accuracy']['value']:.3f} [{low:.3f}, {high:.3f}]"
-        lines.append(f"{name}: {accuracy} · calibration error {own['ece']:.3f}")
+    for name, figure in figures["statistics"].items():
+        low, high = figure["accuracy"]["ci"]
+        accuracy = f"accuracy {figure['accuracy']['value']:.3f} [{low:.3f}, {high:.3f}]"
+        lines.append(f"{name}: {accuracy} · calibration error {figure['ece']:.3f}")
     return "\n".join([*lines, str(target), str(target.with_suffix(".html"))])
 
 
@@ -89,9 +94,9 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
             f"--fit-on names {len(fit_on)} folders for {len(folders)} that are compared.\n"
             "Give one for each, in their order."
         )
-    stages, others = ([finished(folder) for folder in given] for given in (folders, fit_on))
-    _check_contexts(stages, others)
-    systems = [ranked(stage, fitted_on) for stage, fitted_on in zip_longest(stages, others)]
+    stages, fits = ([finished(folder) for folder in group] for group in (folders, fit_on))
+    _check_contexts(stages, fits)
+    systems = [ranked(stage, fit) for stage, fit in zip_longest(stages, fits)]
     figures = comparison(systems)
     if target is not None:
         figures["curves"] = curves(systems)
@@ -102,25 +107,25 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
     return table(figures)
 
 
-def _check_contexts(stages: list[Stage], others: list[Stage]) -> None:
+def _check_contexts(stages: list[Stage], fits: list[Stage]) -> None:
     """Refuse folders that hold no contexts, or those of questions that do not go together."""
-    for stage in [*stages, *others]:
+    for stage in [*stages, *fits]:
         if "questions.parquet" not in stage.files:
             raise ExamError(
                 f"{stage.folder} holds no contexts with their questions.\n"
                 "Give folders of outputs/contexts; write older ones again with "
                 f"{spell_command('retrieve')}."
             )
-    for group in (stages, others):
-        asked = [stage.key["questions"] for stage in group]
-        differing = [s.folder for s, key in zip(group, asked, strict=True) if key != asked[0]]
+    for group in (stages, fits):
+        questions = [stage.key["questions"] for stage in group]
+        differing = [s.folder for s, q in zip(group, questions, strict=True) if q != questions[0]]
         if differing:
             raise ExamError(
                 f"{group[0].folder} and {differing[0]} hold contexts of different questions.\n"
                 "Compare contexts of the same data."
             )
-    if others and others[0].key["questions"] == stages[0].key["questions"]:
+    if fits and fits[0].key["questions"] == stages[0].key["questions"]:
         raise ExamError(
-            f"{others[0].folder} holds the questions that are compared.\n"
+            f"{fits[0].folder} holds the questions that are compared.\n"
             "Fit on others, or leave out --fit-on: the reader is then cross-fitted."
         )

@@ -63,11 +63,11 @@ def packages() -> tuple[list[str], list[str]]:
         needed = Requirement(line)
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue
-        found = _version(needed.name)
-        fits = found is not None and needed.specifier.contains(found, prereleases=True)
+        installed = _version(needed.name)
+        fits = installed is not None and needed.specifier.contains(installed, prereleases=True)
         if not fits:
             missing.append(str(needed))
-        state = found or "missing"
+        state = installed or "missing"
         advice = "" if fits else f"   → pip install '{needed.name}{needed.specifier}'"
         lines.append(f"{needed.name:<22} {state}{advice}")
     return missing, lines
@@ -77,8 +77,8 @@ def optional() -> list[str]:
     """A line for each extra: whether it is there, what it is for, how to get it."""
     lines = []
     for extra, (names, purpose) in OPTIONAL.items():
-        there = all(_version(name) for name in names)
-        state = "installed" if there else f"pip install 'openbook-exam[{extra}]'"
+        is_installed = all(_version(name) for name in names)
+        state = "installed" if is_installed else f"pip install 'openbook-exam[{extra}]'"
         lines.append(f"{extra:<10} {purpose:<50} {state}")
     return lines
 
@@ -131,8 +131,8 @@ def _requirements() -> list[str]:
         return requires("openbook-exam") or []
     except PackageNotFoundError:
         project = Path(__file__).parents[2] / "pyproject.toml"
-        found: list[str] = tomllib.loads(project.read_text())["project"]["dependencies"]
-        return found
+        dependencies: list[str] = tomllib.loads(project.read_text())["project"]["dependencies"]
+        return dependencies
 
 
 def _version(name: str) -> str | None:

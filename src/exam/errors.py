@@ -1,8 +1,10 @@
 """The exceptions that end a command, and the spelling of commands in their messages."""
 
+import os
 import sys
 from pathlib import Path
 
+PROGRAM = "EXAM_PROGRAM"  # tells processes that `launch` starts how the first was started
 SCRIPTS = ("train", "infer", "retrieve")  # in the root of a clone
 
 
@@ -28,7 +30,7 @@ def spell_command(command: str) -> str:
 
     That is `python train.py` in a clone, `python -m exam train`, or `exam train`.
     """
-    program = Path(sys.argv[0])
+    program = Path(os.environ.get(PROGRAM) or sys.argv[0])
     if program.parts[-2:] == ("exam", "__main__.py"):
         return f"python -m exam {command}"
     if command in SCRIPTS and program.name in [f"{script}.py" for script in SCRIPTS]:

@@ -21,7 +21,7 @@ from exam import ranks
 from exam.config import Command
 from exam.devices import check_devices, count_gpus
 from exam.endings import CONTINUES, PATIENCE
-from exam.errors import ExamError, ExitError
+from exam.errors import PROGRAM, ExamError, ExitError
 from exam.runtime import complain
 from exam.workload import RETRIEVE, Workload, workload_of
 
@@ -182,7 +182,7 @@ def _report_signal(rank: int, number: int) -> int:
 def _environment(folder: str, number: int) -> Iterator[None]:
     """Let new processes report to `folder`, find this package and share the cores."""
     source = str(Path(__file__).parents[1])
-    changes = {ranks.REPORTS: folder}
+    changes = {ranks.REPORTS: folder, PROGRAM: sys.argv[0]}
     if source != sysconfig.get_path("purelib"):
         paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
         changes["PYTHONPATH"] = os.pathsep.join(paths)

@@ -22,23 +22,23 @@ def run_demo() -> None:
     from exam.train_reader import train_reader
 
     config = composed("train", *OVERRIDES)
-    opened = train_reader(config)
-    closed = train_reader(composed("train", *OVERRIDES, "retriever=none"))
-    *baselines, reader = opened.systems
-    without = System(CLOSED, closed.systems[-1].scores)
+    open_book = train_reader(config)
+    closed_book = train_reader(composed("train", *OVERRIDES, "retriever=none"))
+    *baselines, reader = open_book.systems
+    without = System(CLOSED, closed_book.systems[-1].scores)
     within = System(OPEN, reader.scores)
-    stages = {s.folder: s for s in (*closed.stages, *opened.stages)}  # as they were done
-    found = results(
+    stages = {s.folder: s for s in (*closed_book.stages, *open_book.stages)}  # in order of work
+    figures = results(
         [*baselines, without, within],
         [(within, without), (within, baselines[-1])],
         list(stages.values()),
     )
     path = Path(config.outputs) / "demo" / "results.json"
-    write_json(path, found)
+    write_json(path, figures)
     times = "\n".join(
-        f"{seconds:>7.1f} s   {stage}{'   (reused)' if stage in found['reused'] else ''}"
-        for stage, seconds in found["seconds"].items()
+        f"{seconds:>7.1f} s   {stage}{'   (reused)' if stage in figures['reused'] else ''}"
+        for stage, seconds in figures["seconds"].items()
     )
-    report = opened.stage.folder / REPORT
-    places = [path, opened.stage.folder / PREDICTIONS, closed.stage.folder / PREDICTIONS, report]
-    say("\n".join(["", table(found), "", times, "", *map(str, places)]))
+    files = [run.stage.folder / PREDICTIONS for run in (open_book, closed_book)]
+    report = open_book.stage.folder / REPORT
+    say("\n".join(["", table(figures), "", times, "", *map(str, [path, *files, report])]))
