@@ -823,7 +823,7 @@ def test_support_of_other_questions_is_refused(tmp_path, support):
     write_json(tmp_path / "support.json", support)
     stage = Stage("contexts", tmp_path, {})
     assert read_support(stage, ["a"]) == [[0.5]]
-    with pytest.raises(ExamError, match="says nothing of question 'b'"):
+    with pytest.raises(ExamError, match="lacks question 'b'"):
         read_support(stage, ["a", "b"])
 
 

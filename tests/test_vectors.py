@@ -117,7 +117,7 @@ def test_auto_takes_what_fits_the_budget():
 
 
 def test_auto_says_what_it_predicts(caplog):
-    with caplog.at_level("INFO", logger="exam"):
+    with caplog.at_level("DEBUG", logger="exam"):
         choose_index_spec(Index(recipe=Recipe.auto, memory_gib=0.001), 100_000, 64)
     assert caplog.messages == [
         "index: even low_ram exceeds index.memory_gib=0.001",
