@@ -29,8 +29,8 @@ import numpy as np
 from exam.config import Corpus, CorpusReader, Index, Recipe
 from exam.files import write_json
 from exam.metrics import estimate
-from exam.retrieval.building import build_vectors, forget_parts
-from exam.retrieval.recipes import Plan, faiss_module, plan_index
+from exam.retrieval.building import build_vectors, cleanup_partial_build
+from exam.retrieval.recipes import IndexSpec, choose_index_spec, faiss_module
 from exam.retrieval.vectors import VectorIndex, Vectors, exact_search
 from exam.runtime import peak_memory_mib, reset_peak_memory, say, start_logging
 
@@ -187,11 +187,11 @@ def part_build(given: argparse.Namespace) -> dict[str, Any]:
     centres = np.load(given.work / "centres.npy", mmap_mode="r", allow_pickle=False)
     rows = len(centres) if given.real else given.vectors
     index = Index(recipe=Recipe.low_ram, probe=given.probe, refine=given.refine)
-    plan = plan_index(index, rows, centres.shape[1])
+    plan = choose_index_spec(index, rows, centres.shape[1])
     folder = _folder(given)
     started = time.perf_counter()
     files, facts = build_vectors(lambda: _blocks(given), folder, plan)
-    forget_parts(folder)
+    cleanup_partial_build(folder)
     write_json(folder / "facts.json", facts)
     return {
         "seconds": round(time.perf_counter() - started, 1),
@@ -207,7 +207,7 @@ def part_build(given: argparse.Namespace) -> dict[str, Any]:
 def part_search(given: argparse.Namespace) -> dict[str, Any]:
     """Search all queries at once: the first time, then warm (the median of three)."""
     folder = _folder(given)
-    plan = Plan(**json.loads((folder / "facts.json").read_text(encoding="utf-8"))["plan"])
+    plan = IndexSpec(**json.loads((folder / "facts.json").read_text(encoding="utf-8"))["plan"])
     index = VectorIndex(folder, plan)
     queries = np.load(given.work / "queries.npy", allow_pickle=False)
     faiss_module()

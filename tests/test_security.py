@@ -822,14 +822,14 @@ def test_support_of_other_questions_is_refused(tmp_path, support):
     write_json(tmp_path / "support.json", support)
     stage = Stage("contexts", tmp_path, {})
     assert read_support(stage, ["a"]) == [[0.5]]
-    with pytest.raises(ExamError, match="says nothing of question 'b'"):
+    with pytest.raises(ExamError, match="lacks question 'b'"):
         read_support(stage, ["a", "b"])
 
 
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([{"question_id": "1", "text": ["x"]}], "holds a passage that is no text"),
+        ([{"question_id": "1", "text": ["x"]}], "text that is not a string"),
         (
             [{"question_id": "1", "text": "x"}, {"text": "x"}],
             "has columns text; question_id and passage_id or text are required",
@@ -847,7 +847,7 @@ def test_positives_of_another_form_are_refused(tmp_path, rows, said):
 def test_gains_that_are_no_numbers_are_refused(tmp_path, gain):
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps({"question_id": "1", "text": "x", "gain": gain}) + "\n")
-    with pytest.raises(ExamError, match="is not finite"):
+    with pytest.raises(ExamError, match="is not a finite number"):
         read_positives(path)
 
 

@@ -11,8 +11,8 @@ from conftest import ROOT, run_script
 from exam.config import Index, Recipe
 from exam.errors import ExamError
 from exam.retrieval import vectors as vectors_module
-from exam.retrieval.building import build_vectors, forget_parts
-from exam.retrieval.recipes import plan_index, recipe_key
+from exam.retrieval.building import build_vectors, cleanup_partial_build
+from exam.retrieval.recipes import choose_index_spec, index_key
 from exam.retrieval.vectors import VectorIndex
 
 
@@ -31,9 +31,9 @@ def streamed(vectors, size=300):
 
 def built(folder, vectors, recipe, **values):
     folder.mkdir(exist_ok=True)
-    plan = plan_index(Index(recipe=recipe, **values), *vectors.shape)
+    plan = choose_index_spec(Index(recipe=recipe, **values), *vectors.shape)
     files, facts = build_vectors(streamed(vectors), folder, plan)
-    forget_parts(folder)
+    cleanup_partial_build(folder)
     return VectorIndex(folder, plan), files, facts
 
 
@@ -63,12 +63,12 @@ def test_low_ram_finds_nearly_what_brute_force_finds(tmp_path):
     assert np.mean(shared) >= 0.97
     assert (np.diff(scores) <= 0).all()
     np.testing.assert_allclose(scores, np.take_along_axis(queries @ vectors.T, rows, 1), atol=2e-3)
-    assert index.plan.lists == 64
+    assert index.spec.lists == 64
     assert facts["recall"]["queries"] == 500
     assert facts["recall"]["recall_at_3"]["value"] >= 0.97
     assert sorted(files) == sorted(p.name for p in (tmp_path / "i").iterdir())
     on_disk = sum((tmp_path / "i" / name).stat().st_size for name in files)
-    assert abs(on_disk / index.plan.disk - 1) < 0.05  # what was predicted
+    assert abs(on_disk / index.spec.disk - 1) < 0.05  # what was predicted
 
 
 def test_measured_recall_is_that_of_the_index_not_of_the_search_method(tmp_path):
@@ -81,7 +81,7 @@ def test_measured_recall_is_that_of_the_index_not_of_the_search_method(tmp_path)
 def test_lists_that_hold_too_few_are_all_read(tmp_path):
     vectors, queries = unit(300, 16, 0), unit(5, 16, 1)
     index, _, _ = built(tmp_path / "i", vectors, Recipe.low_ram, probe=1, refine=1)
-    assert index.plan.lists == 4
+    assert index.spec.lists == 4
     _, rows = index.search(queries, 290)
     assert all(len(set(row)) == 290 and row.min() >= 0 for row in rows)
 
@@ -108,17 +108,17 @@ def test_queries_of_another_dimension_are_refused(tmp_path):
 
 def test_auto_takes_what_fits_the_budget():
     auto = Index(recipe=Recipe.auto, memory_gib=4.0)
-    assert plan_index(auto, 1_000_000, 384).recipe == "exact"  # 1.43 GiB
-    plan = plan_index(auto, 6_286_775, 384)
+    assert choose_index_spec(auto, 1_000_000, 384).recipe == "exact"  # 1.43 GiB
+    plan = choose_index_spec(auto, 6_286_775, 384)
     assert (plan.recipe, plan.lists, plan.probe, plan.refine) == ("low_ram", 4096, 256, 200)
     assert plan.memory == 6_286_775 * 64 + 4 * 384 * (4096 + 384)
     assert plan.disk == plan.memory + 2 * 384 * 6_286_775
-    assert plan_index(replace(auto, memory_gib=10.0), 6_286_775, 384).recipe == "exact"
+    assert choose_index_spec(replace(auto, memory_gib=10.0), 6_286_775, 384).recipe == "exact"
 
 
 def test_auto_says_what_it_predicts(caplog):
-    with caplog.at_level("INFO", logger="exam"):
-        plan_index(Index(recipe=Recipe.auto, memory_gib=0.001), 100_000, 64)
+    with caplog.at_level("DEBUG", logger="exam"):
+        choose_index_spec(Index(recipe=Recipe.auto, memory_gib=0.001), 100_000, 64)
     assert caplog.messages == [
         "index: even low_ram exceeds index.memory_gib=0.001",
         "index: low_ram: 100,000 × 64 · 512 lists, 256 read, 200 ranked again · "
@@ -129,9 +129,9 @@ def test_auto_says_what_it_predicts(caplog):
 def test_auto_prefers_exact_where_a_gpu_is(monkeypatch):
     monkeypatch.setattr(vectors_module.faiss_module(), "get_num_gpus", lambda: 1)
     auto = Index(recipe=Recipe.auto, memory_gib=0.001)
-    assert plan_index(auto, 100_000, 64).recipe == "exact"
-    assert recipe_key(auto)["gpu"] is True
-    assert recipe_key(Index()) == {"recipe": "exact"}
+    assert choose_index_spec(auto, 100_000, 64).recipe == "exact"
+    assert index_key(auto)["gpu"] is True
+    assert index_key(Index()) == {"recipe": "exact"}
 
 
 BUILD = """
@@ -140,21 +140,21 @@ import numpy as np
 from pathlib import Path
 from exam.config import Index, Recipe
 from exam.retrieval import building as module
-from exam.retrieval.recipes import plan_index
+from exam.retrieval.recipes import choose_index_spec
 from test_vectors import unit, streamed
 module.PART_BYTES = 4 * 32 * 1000
 folder, stop = Path(sys.argv[1]), int(sys.argv[2])
-real = module._progress
+real = module._track
 def killed(blocks, plan, what):
     for number, block in enumerate(real(blocks, plan, what)):
         if number == stop:
             os.kill(os.getpid(), signal.SIGKILL)
         yield block
-module._progress = killed
+module._track = killed
 vectors = unit(4500, 32, 0)
-plan = plan_index(Index(recipe=Recipe.low_ram), *vectors.shape)
+plan = choose_index_spec(Index(recipe=Recipe.low_ram), *vectors.shape)
 module.build_vectors(streamed(vectors), folder, plan)
-module.forget_parts(folder)
+module.cleanup_partial_build(folder)
 """
 
 

@@ -36,7 +36,7 @@ from exam.retrieval import index as index_module
 from exam.retrieval.embeddings import Embeddings
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index
-from exam.retrieval.recipes import plan_index
+from exam.retrieval.recipes import choose_index_spec
 from exam.runs import ChecksumCallback, last_complete_checkpoint
 from exam.stage import finished, siblings
 from exam.train_reader import train_reader
@@ -241,7 +241,7 @@ def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, 
     monkeypatch.setattr(building, "PART_BYTES", 4 * 8 * 100)
     vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    plan = plan_index(Index(recipe=Recipe.low_ram), *vectors.shape)
+    plan = choose_index_spec(Index(recipe=Recipe.low_ram), *vectors.shape)
     folder = tmp_path / "built"
     folder.mkdir()
 

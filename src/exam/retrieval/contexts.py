@@ -113,10 +113,10 @@ def write_contexts(stage: Stage, ranked: Iterator[list[dict[str, Any]]]) -> None
 
 
 def read_contexts(stage: Stage, top_k: int | None = None) -> Contexts:
-    """The `top_k` best passages of each question (all without one), best first.
+    """Return the `top_k` best passages of each question, or all, best first.
 
     Raises:
-        ExamError: the file is broken or of another form, or a ranking has gaps.
+        ExamError: the file is damaged or has another schema, or a ranking has gaps.
     """
     path = stage.folder / FILE
     filters = None if top_k is None else [("rank", "<=", top_k)]
@@ -138,24 +138,24 @@ def read_contexts(stage: Stage, top_k: int | None = None) -> Contexts:
 
 
 def read_support(stage: Stage, ids: list[str]) -> list[list[float]] | None:
-    """Support of every option by its question's best passages; None without passages."""
+    """Return the support of every option by the best passages; None without passages."""
     path = stage.folder / SUPPORT
-    if not (found := read_object(path)):
+    if not (support := read_object(path)):
         return None
-    lacking = [key for key in ids if not isinstance(found.get(key), list)]
+    lacking = [key for key in ids if not isinstance(support.get(key), list)]
     if lacking:
-        raise ExamError(f"{path} says nothing of question {lacking[0]!r}.\nRetrieve again.")
-    return [found[key] for key in ids]
+        raise ExamError(f"{path} lacks question {lacking[0]!r}.\nRetrieve again.")
+    return [support[key] for key in ids]
 
 
 def read_rarity(stage: Stage) -> dict[str, float]:
-    """Inverse document frequency in the corpus of every word of the questions."""
-    found: dict[str, float] = read_object(stage.folder / RARITY)
-    return found
+    """Return the inverse document frequency in the corpus of every word of the questions."""
+    idf: dict[str, float] = read_object(stage.folder / RARITY)
+    return idf
 
 
 def read_questions(stage: Stage) -> Dataset:
-    """The questions that the contexts were found for."""
+    """Return the questions of the contexts."""
     path = stage.folder / QUESTIONS
     with parquet_of(path):
         table = pq.read_table(path, schema=FEATURES.arrow_schema)
@@ -163,24 +163,20 @@ def read_questions(stage: Stage) -> Dataset:
 
 
 def evaluate(stage: Stage, questions: Dataset, rarity: Rarity | None) -> dict[str, Any]:
-    """Weigh the questions' words by their rarity in the corpus, equally without one; then score."""
-    wanted = {
-        w for q in questions.to_list() for t in [q["prompt"], *q["options"]] for w in words(t)
-    }
-    idf = dict.fromkeys(sorted(wanted), 1.0) if rarity is None else rarity.of(wanted)
-    return score_contexts(stage, questions, idf)
+    """Write the files that evaluation reads (EVALUATED); return the scores.
 
-
-def score_contexts(stage: Stage, questions: Dataset, idf: dict[str, float]) -> dict[str, Any]:
-    """Write what evaluation reads (EVALUATED); score where answers or articles are known."""
+    Words weigh by inverse document frequency in the corpus, or equally without one. Scores need
+    known answers or articles.
+    """
+    rows = questions.to_list()
+    vocabulary = {w for q in rows for text in [q["prompt"], *q["options"]] for w in words(text)}
+    idf = dict.fromkeys(sorted(vocabulary), 1.0) if rarity is None else rarity.of(vocabulary)
     with atomic(stage.folder / QUESTIONS) as temporary:
-        pq.write_table(pa.Table.from_pylist(questions.to_list()), temporary)
+        pq.write_table(pa.Table.from_pylist(rows), temporary)
     write_json(stage.folder / RARITY, idf)
     contexts = read_contexts(stage)
     support = option_support(questions, contexts, idf) if contexts else []
     by_question = dict(zip(questions["id"], support, strict=bool(contexts)))
     write_json(stage.folder / SUPPORT, by_question)
-    if not contexts:
-        return {}
-    scores = question_scores(questions, contexts, support)
+    scores = question_scores(questions, contexts, support) if contexts else {}
     return {name: figures(values) for name, values in scores.items()}

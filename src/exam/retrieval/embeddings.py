@@ -1,8 +1,7 @@
-"""Embeddings kept by content: no text is encoded twice by one encoder.
+"""Cache embeddings by the content of their texts: an encoder never encodes a text twice.
 
-The sentences and queries of any questions, depth or query form share one store for each encoder.
-A shard is written whole under a name made of its content, so a killed process leaves nothing
-half-written, and two processes that encode the same texts write the same file.
+Every retrieval with an encoder shares one store. A shard is written atomically under a hash of
+its content, so two processes that encode the same texts write the same file.
 """
 
 from collections.abc import Sequence
@@ -27,28 +26,28 @@ Keys = NDArray[np.bytes_]  # one fingerprint a text
 
 
 def fingerprints(texts: Sequence[str]) -> Keys:
-    """What texts, prefix included, are looked up by."""
-    found = [blake2b(text.encode(), digest_size=KEY_BYTES).digest() for text in texts]
-    return np.frombuffer(b"".join(found), f"S{KEY_BYTES}")
+    """Return the keys of texts, which include their prefix."""
+    digests = [blake2b(text.encode(), digest_size=KEY_BYTES).digest() for text in texts]
+    return np.frombuffer(b"".join(digests), f"S{KEY_BYTES}")
 
 
 def key_column(keys: Keys) -> pa.FixedSizeBinaryArray:
-    """Keys as Arrow keeps them."""
+    """Return keys as an Arrow column."""
     buffers = [None, pa.py_buffer(keys.tobytes())]
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), len(keys), buffers)
 
 
 def keys_of(column: pa.FixedSizeBinaryArray) -> Keys:
-    """Keys that Arrow kept, without a copy."""
+    """Return the keys of an Arrow column, without a copy."""
     start = column.offset * KEY_BYTES
     return np.frombuffer(column.buffers()[1], f"S{KEY_BYTES}", len(column), start)
 
 
 class Embeddings:
-    """One encoder's store, in `outputs/embeddings/<encoder>-<hash8>`; vectors stay on disk."""
+    """The store of an encoder, in `outputs/embeddings/<encoder>-<hash8>`; vectors stay on disk."""
 
     def __init__(self, encoder: SentenceEncoder, outputs: Path) -> None:
-        """Open the store, with every shard there is by now."""
+        """Open the store with all its shards."""
         self.encoder = encoder
         key = {"format": FORMAT, **encoder.key}
         self.folder = outputs / "embeddings" / f"{encoder.config.name}-{digest(key)[:8]}"
@@ -56,14 +55,14 @@ class Embeddings:
             write_json(self.folder / KEY, key)
         self._vectors: list[Vectors] = []
         self._paths: list[Path] = []
-        self._unseen: dict[int, str] = {}  # shards whose vectors were not compared with their hash
+        self._unverified: dict[int, str] = {}  # expected hashes of shards that are not verified yet
         self._starts = np.zeros(1, np.int64)  # the first row of each shard, then of the next one
         self._keys = np.empty(0, f"S{KEY_BYTES}")  # ascending
         self._rows = np.empty(0, np.int64)  # of `_keys`
         self._include(sorted(self.folder.glob("*.arrow")))
 
     def queries(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors of what is searched for, shape `(texts, dimension)`."""
+        """Return unit vectors of queries, shape `(texts, dimension)`."""
         prefixed = [self.encoder.config.query_prefix + text for text in texts]
         keys = fingerprints(prefixed)
         new = self.missing(keys)
@@ -72,13 +71,13 @@ class Embeddings:
         return self.vectors(keys)
 
     def missing(self, keys: Keys) -> NDArray[np.int64]:
-        """Positions of the keys that have no vector yet; of equal keys the first."""
+        """Return the positions of keys without a vector; of equal keys the first."""
         _, first = np.unique(keys, return_index=True)
         first.sort()
         return first[~np.isin(keys[first], self._keys)]
 
     def add(self, texts: Sequence[str]) -> None:
-        """Encode texts, prefix included, and keep their vectors as one shard."""
+        """Encode texts, which include their prefix, and store the vectors as one shard."""
         keys = fingerprints(texts)
         vectors = np.ascontiguousarray(self.encoder.encode(texts))
         columns = {
@@ -92,25 +91,25 @@ class Embeddings:
         self._include([path])
 
     def vectors(self, keys: Keys) -> Vectors:
-        """Vectors of keys that have one, shape `(keys, dimension)`."""
+        """Return the vectors of stored keys, shape `(keys, dimension)`."""
         rows = self._rows[np.searchsorted(self._keys, keys)]
         shard = np.searchsorted(self._starts, rows, side="right") - 1
         dimension = self._vectors[0].shape[1] if self._vectors else 0
-        found = np.empty((len(keys), dimension), np.float32)
+        vectors = np.empty((len(keys), dimension), np.float32)
         for number in np.unique(shard).tolist():
-            expected = self._unseen.pop(number, None)
+            expected = self._unverified.pop(number, None)
             if expected not in (None, sha256(self._vectors[number].data).hexdigest()):
                 raise _broken(self._paths[number], "its vectors are not those that were written")
-            own = shard == number
-            found[own] = self._vectors[number][rows[own] - self._starts[number]]
-        return found
+            mask = shard == number
+            vectors[mask] = self._vectors[number][rows[mask] - self._starts[number]]
+        return vectors
 
     def _include(self, paths: list[Path]) -> None:
-        """Make shards part of the store; of equal keys the earlier one's vector stays."""
+        """Add shards to the store; of equal keys the first vector stays."""
         added = []
         for path in paths:
-            own, vectors, self._unseen[len(self._vectors)] = _read(path)
-            added.append(own)
+            new, vectors, self._unverified[len(self._vectors)] = _read(path)
+            added.append(new)
             self._paths.append(path)
             self._vectors.append(vectors)
             self._starts = np.append(self._starts, self._starts[-1] + len(vectors))
@@ -126,13 +125,13 @@ def _name(keys: Keys) -> str:
 
 
 def _read(path: Path) -> tuple[Keys, Vectors, str]:
-    """A shard's keys, its vectors, mapped, and what their hash is to be."""
+    """Read a shard: its keys, its mapped vectors, and their expected hash."""
     try:
         with pa.memory_map(str(path)) as source:
             table: Any = pa.ipc.open_file(source).read_all().combine_chunks()
-        keys, vectors = (table[name].chunk(0) for name in ("key", "vector"))
-        found: Vectors = vectors.values.to_numpy().reshape(len(table), -1)
-        own, expected = keys_of(keys), table.schema.metadata[SUM].decode()
+        key_chunk, vector_chunk = (table[name].chunk(0) for name in ("key", "vector"))
+        vectors: Vectors = vector_chunk.values.to_numpy().reshape(len(table), -1)
+        keys, expected = keys_of(key_chunk), table.schema.metadata[SUM].decode()
     except (
         pa.ArrowException,
         OSError,
@@ -142,9 +141,9 @@ def _read(path: Path) -> tuple[Keys, Vectors, str]:
         AttributeError,
     ) as error:
         raise _broken(path, str(error)) from None
-    if _name(own) != path.stem:
+    if _name(keys) != path.stem:
         raise _broken(path, "its keys are not those that were written")
-    return own, found, expected
+    return keys, vectors, expected
 
 
 def _broken(path: Path, reason: str) -> ExamError:

@@ -1,8 +1,8 @@
-"""Retrieval scored without a reader: recall, MRR, answer support.
+"""Score retrieval without a reader: recall, MRR, answer support.
 
-*Support* of an option: the share, weighted by inverse document frequency, of its words that do
-not stand in the prompt and that occur in the question's best passages (up to 450 words in all).
-A question is *supported* when its right option's support is above .6.
+The *support* of an option is the share of its words, weighted by inverse document frequency, that
+occur in the question's best passages (up to 450 words). Words of the prompt do not count. A
+question is *supported* if the support of its right option is above .6.
 """
 
 import re
@@ -22,12 +22,12 @@ Contexts = dict[str, list[dict[str, Any]]]
 
 
 def words(text: str) -> list[str]:
-    """Lower-cased alphanumeric tokens."""
+    """Split a text into lower-cased alphanumeric tokens."""
     return re.findall(r"[^\W_]+", text.lower())
 
 
 def within_budget(passages: Iterable[dict[str, Any]], budget: int = WORD_BUDGET) -> list[list[str]]:
-    """The words of the best passages until the next would pass the budget; at least of one."""
+    """Return the words of the best passages that fit the budget; of the first in any case."""
     taken: list[list[str]] = []
     left = budget
     for passage in passages:
@@ -42,7 +42,7 @@ def within_budget(passages: Iterable[dict[str, Any]], budget: int = WORD_BUDGET)
 def option_support(
     questions: Dataset, contexts: Contexts, idf: dict[str, float]
 ) -> list[list[float]]:
-    """Support of every option of every question; 1 when an option has no word of its own."""
+    """Return the support of every option; 1 for an option whose words all occur in the prompt."""
     result = []
     for question in watched(questions.to_list(), "support", len(questions), "questions"):
         passages = set().union(*within_budget(contexts.get(question["id"], [])))
@@ -60,7 +60,7 @@ def _support(option: str, prompt: set[str], passages: set[str], idf: dict[str, f
 def passage_support(
     question: dict[str, Any], passage: dict[str, Any], idf: dict[str, float]
 ) -> float:
-    """Support of the right option by one passage alone."""
+    """Return the support of the right option by one passage."""
     right = question["options"][question["label"]]
     return _support(right, set(words(question["prompt"])), set(words(passage["text"])), idf)
 
@@ -68,9 +68,9 @@ def passage_support(
 def question_scores(
     questions: Dataset, contexts: Contexts, support: list[list[float]]
 ) -> dict[str, Floats]:
-    """Each question's recall and 1 / rank where its article is known, *supported* where its answer.
+    """Score each question: recall and 1 / rank if articles are known, *supported* if answers are.
 
-    Recall is given up to the deepest ranking there is.
+    Recall is scored up to the depth of the deepest ranking.
     """
     scores: dict[str, Floats] = {}
     ranks = article_ranks(questions, contexts)
@@ -86,7 +86,7 @@ def question_scores(
 
 
 def article_ranks(questions: Dataset, contexts: Contexts) -> Floats:
-    """Rank of the own article's first passage, inf without one, where the article is known."""
+    """Return the rank of the first passage of each known article; inf if none is ranked."""
     known = [q for q in questions.to_list() if q["article"] is not None]
     return np.array([_article_rank(q, contexts) for q in known])
 

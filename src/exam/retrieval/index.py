@@ -32,10 +32,10 @@ from exam.corpus import corpus_files, corpus_key
 from exam.errors import ExamError
 from exam.estimates import FP32, check_disk
 from exam.files import atomic, is_sealed, sealed
-from exam.retrieval.building import build_vectors, forget_parts
+from exam.retrieval.building import build_vectors, cleanup_partial_build
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.passages import PassageTable
-from exam.retrieval.recipes import Plan, index_bytes, plan_index, recipe_key
+from exam.retrieval.recipes import IndexSpec, choose_index_spec, index_bytes, index_key
 from exam.retrieval.vectors import Rows, VectorIndex, Vectors
 from exam.runtime import log_progress, progress
 from exam.sentences import splitter
@@ -111,7 +111,7 @@ class PassageIndex:
 
 def open_vectors(stage: Stage) -> VectorIndex:
     """Open the vectors of a finished index."""
-    return VectorIndex(stage.folder, Plan(**stage.facts["plan"]))
+    return VectorIndex(stage.folder, IndexSpec(**stage.facts["plan"]))
 
 
 def build_index(
@@ -165,7 +165,7 @@ def _build(
     outputs: Path,
 ) -> Stage:
     """Build an index by all processes: each encodes its shards, and rank 0 assembles them."""
-    key = {**key, "encoder": encoder.key, "index": recipe_key(index)}
+    key = {**key, "encoder": encoder.key, "index": index_key(index)}
     with shared_stage(outputs, "index", f"{name}-{encoder.config.name}", key) as stage:
         if not stage.reused:
             if source.total is not None and ranks.rank() == 0:
@@ -178,7 +178,7 @@ def _build(
                 stage.finish(files, **facts)
             for shard in stage.folder.glob("shard-*.parquet"):
                 shard.unlink(missing_ok=True)
-            forget_parts(stage.folder)
+            cleanup_partial_build(stage.folder)
     return stage if ranks.rank() == 0 else finished(stage.folder)
 
 
@@ -239,8 +239,8 @@ def _assemble(folder: Path, index: Index, number: int) -> tuple[list[str], dict[
         )
     rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
     schema = pq.read_schema(shards[0])
-    plan = plan_index(index, rows, schema.field("vector").type.list_size)
-    files, facts = build_vectors(lambda: _read_vectors(shards), folder, plan)
+    spec = choose_index_spec(index, rows, schema.field("vector").type.list_size)
+    files, facts = build_vectors(lambda: _read_vectors(shards), folder, spec)
     if schema.names[:-1] == ARTICLE.names:
         _write_articles(shards, folder / ARTICLES)
         return [ARTICLES, *files], {"articles": rows, **facts}

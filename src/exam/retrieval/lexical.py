@@ -1,7 +1,7 @@
-"""Lexical search over passages: BM25 and TF-IDF.
+"""Search passages by BM25 and TF-IDF.
 
-Both give, for every query, the rows of the best passages and their scores; a passage that shares
-no word with the query is never among them.
+Both yield the rows and scores of each query's best passages. A passage that shares no word with
+the query is left out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,12 +32,12 @@ def bm25_search(stage: Stage, queries: Sequence[str], k: int) -> Iterator[Hits]:
 
     index = bm25s.BM25.load(str(stage.folder), mmap=True)
     known = index.vocab_dict.keys()
-    for tokens in _tokens(queries):
-        own = [token for token in tokens if token in known]
-        if not own:
+    for tokens in _tokenize(queries):
+        terms = [token for token in tokens if token in known]
+        if not terms:
             yield np.empty(0, np.int64), np.empty(0, np.float32)
             continue
-        yield _best(index.get_scores(own), k)
+        yield _best(index.get_scores(terms), k)
 
 
 def build_bm25(table: PassageTable, search: Search, outputs: Path) -> Stage:
@@ -48,7 +48,7 @@ def build_bm25(table: PassageTable, search: Search, outputs: Path) -> Stage:
     with open_stage(outputs, "bm25", table.stage.folder.name, key) as stage:
         if not stage.reused:
             index = bm25s.BM25(k1=search.k1, b=search.b, method="lucene")
-            blocks = (_tokens(block) for block in table.texts("BM25 index"))
+            blocks = (_tokenize(block) for block in table.texts("BM25 index"))
             words = list(chain.from_iterable(blocks))
             index.index(words, create_empty_token=False, show_progress=False)
             index.save(str(stage.folder), show_progress=False)
@@ -57,11 +57,11 @@ def build_bm25(table: PassageTable, search: Search, outputs: Path) -> Stage:
     return stage
 
 
-def _tokens(texts: Sequence[str]) -> list[list[str]]:
-    """Lower-cased words without English stop words."""
+def _tokenize(texts: Sequence[str]) -> list[list[str]]:
+    """Split texts into lower-cased words without English stop words."""
     import bm25s
 
-    found: list[list[str]] = bm25s.tokenize(
+    tokens: list[list[str]] = bm25s.tokenize(
         list(texts),
         token_pattern=WORD,
         stopwords="en",
@@ -69,11 +69,11 @@ def _tokens(texts: Sequence[str]) -> list[list[str]]:
         allow_empty=False,
         show_progress=False,
     )
-    return found
+    return tokens
 
 
 def _best(scores: NDArray[np.float32], k: int) -> Hits:
-    """The rows of the `k` largest positive scores, best first; equal ones in their order."""
+    """Return the rows of the `k` largest positive scores, best first; ties keep their order."""
     k = min(k, len(scores))
     threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
     rows = np.flatnonzero((scores >= threshold) & (scores > 0))
@@ -84,11 +84,11 @@ def _best(scores: NDArray[np.float32], k: int) -> Hits:
 def tfidf_search(
     table: PassageTable, search: Search, queries: Sequence[Parts], k: int
 ) -> Iterator[Hits]:
-    """Rank all passages by TF-IDF with the queries' own vocabulary, prompts above options.
+    """Rank all passages by TF-IDF with the queries' vocabulary, prompts above options.
 
     After MB's "With only 270K articles" (2023): terms are the queries' runs of 1 to
-    `search.ngrams` words, so that the vocabulary stays small whatever the corpus; passages come
-    in blocks, with sublinear term frequency.
+    `search.ngrams` words, so the vocabulary is small for every corpus. Passages are read in
+    blocks, with sublinear term frequency.
     """
     from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
     from sklearn.preprocessing import normalize
@@ -101,29 +101,32 @@ def tfidf_search(
         yield from ((np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries)
         return
     counter.fit(text for parts in queries for text in parts)
-    frequency = sum(_documents(counter.transform(block)) for block in table.texts("terms"))
+    frequency = sum(_document_frequency(counter.transform(block)) for block in table.texts("terms"))
     idf = np.log((1 + len(table)) / (1 + frequency)) + 1  # scikit-learn's smoothed form
-    asked = search.prompt_weight * counter.transform([p for p, _ in queries])
-    asked = normalize((asked + counter.transform([o for _, o in queries])).multiply(idf).tocsr())
+    prompts = search.prompt_weight * counter.transform([p for p, _ in queries])
+    options = counter.transform([o for _, o in queries])
+    vectors = normalize((prompts + options).multiply(idf).tocsr())
     weight = TfidfTransformer(sublinear_tf=True)
     weight.idf_ = idf
     yield from _best_of_blocks(
-        (weight.transform(counter.transform(block)) for block in table.texts("TF-IDF")), asked, k
+        (weight.transform(counter.transform(block)) for block in table.texts("TF-IDF")), vectors, k
     )
 
 
-def _documents(counts: "csr_matrix") -> Any:
-    """In how many texts each term stands, shape `(terms,)`."""
+def _document_frequency(counts: "csr_matrix") -> Any:
+    """Count the texts that contain each term, shape `(terms,)`."""
     return np.bincount(counts.indices, minlength=counts.shape[1])
 
 
-def _best_of_blocks(blocks: Iterator["csr_matrix"], asked: "csr_matrix", k: int) -> Iterator[Hits]:
-    """Each query's best rows over blocks of passages, of which one is held at a time."""
-    best: list[Hits] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * asked.shape[0]
+def _best_of_blocks(
+    blocks: Iterator["csr_matrix"], queries: "csr_matrix", k: int
+) -> Iterator[Hits]:
+    """Yield each query's best rows over blocks of passages; memory holds one block."""
+    best: list[Hits] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * queries.shape[0]
     start = 0
     for block in blocks:
-        scores = asked @ block.T
-        for i in range(asked.shape[0]):
+        scores = queries @ block.T
+        for i in range(queries.shape[0]):
             row = scores.getrow(i)
             rows = np.concatenate([best[i][0], row.indices + start])
             values = np.concatenate([best[i][1], row.data.astype(np.float32)])

@@ -1,4 +1,4 @@
-"""(question, passage) pairs to train on: positives, and hard negatives from the first ranking."""
+"""Mine (question, passage) pairs to train on: positives, and hard negatives from a ranking."""
 
 import logging
 from contextlib import suppress
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Example:
-    """One query with its passages, positives first, and what each should be given (0 … 1)."""
+    """A query with its passages, positives first, and their labels from 0 to 1."""
 
     query: str
     passages: list[str]
@@ -35,33 +35,37 @@ class Example:
 def mine_pairs(
     questions: Dataset,
     contexts: Contexts,
-    rarity: dict[str, float],
+    idf: dict[str, float],
     pairs: Pairs,
     query: Query,
     seed: int,
 ) -> list[Example]:
-    """Each question's positives and its hard negatives: highly ranked passages that are neither.
+    """Return each question's positives and hard negatives: other passages of high rank.
 
-    Positives come from `pairs.positives` or, without that file, are the passages that best support
-    the right option: any with graded targets, with binary ones those of the own article (where
-    none is known, any that support it). A question that lacks either kind is left out, and counted.
+    Positives come from the file `pairs.positives` or, without one, are the passages that best
+    support the right option. With binary targets these must be of the question's article, or must
+    support the option if no article is known. Questions without both kinds are left out.
 
     Raises:
         ExamError: no question is left.
     """
-    given = None if pairs.positives is None else read_positives(Path(pairs.positives))
+    listed = None if pairs.positives is None else read_positives(Path(pairs.positives))
     examples: list[Example] = []
     for question in questions.to_list():
         candidates = contexts.get(question["id"], [])[pairs.first - 1 : pairs.last]
-        support = [passage_support(question, c, rarity) for c in candidates]
-        if given is None:
-            positives = _supported(question, candidates, support, pairs)
+        support = [passage_support(question, c, idf) for c in candidates]
+        if listed is None:
+            positives = _best_supporting(question, candidates, support, pairs)
         else:
-            positives = _given(given.get(question["id"], []), candidates, pairs)
-        negatives = _negatives(question, candidates, support, positives, pairs, seed)
+            positives = _look_up(listed.get(question["id"], []), candidates, pairs)
+        negatives = _draw_negatives(question, candidates, support, positives, pairs, seed)
         if positives and negatives:
-            graded = rarity if pairs.target is Target.support else None
-            examples.append(_example(question, positives, negatives, graded, query))
+            rows = [*positives, *negatives]
+            labels = [1.0] * len(positives) + [0.0] * len(negatives)
+            if pairs.target is Target.support:
+                labels = [passage_support(question, row, idf) for row in rows]
+            (text,) = query_texts(question, query)
+            examples.append(Example(text, list(map(passage_text, rows)), labels, len(positives)))
     log.info("pairs: %d of %d questions have both kinds", len(examples), len(questions))
     if not examples:
         raise ExamError(
@@ -73,50 +77,33 @@ def mine_pairs(
     return examples
 
 
-def _example(
-    question: Row,
-    positives: list[Row],
-    negatives: list[Row],
-    rarity: dict[str, float] | None,
-    query: Query,
-) -> Example:
-    """A question with its passages, graded by their support where words have a rarity."""
-    chosen = [*positives, *negatives]
-    labels = [1.0] * len(positives) + [0.0] * len(negatives)
-    if rarity is not None:
-        labels = [passage_support(question, row, rarity) for row in chosen]
-    texts = [passage_text(row) for row in chosen]
-    (text,) = query_texts(question, query)
-    return Example(text, texts, labels, len(positives))
-
-
-def _supported(
+def _best_supporting(
     question: Row, candidates: list[Row], support: list[float], pairs: Pairs
 ) -> list[Row]:
-    """The passages that best support the right option, best first."""
+    """Return the passages that best support the right option, best first."""
 
-    def may(i: int) -> bool:
+    def is_positive(i: int) -> bool:
         if pairs.target is Target.support:
             return True
         if question["article"] is None:
             return support[i] > SUPPORTED
         return bool(candidates[i]["article_id"] == question["article"])
 
-    found = sorted(filter(may, range(len(candidates))), key=lambda i: -support[i])
-    return [candidates[i] for i in found[: pairs.per_question]]
+    order = sorted(filter(is_positive, range(len(candidates))), key=lambda i: -support[i])
+    return [candidates[i] for i in order[: pairs.per_question]]
 
 
-def _given(rows: list[Row], candidates: list[Row], pairs: Pairs) -> list[Row]:
-    """A file's positives: by passage where it names one, else by text."""
+def _look_up(rows: list[Row], candidates: list[Row], pairs: Pairs) -> list[Row]:
+    """Return the positives of a file: candidates by `passage_id`, or else the file's texts."""
     ranked = {row["passage_id"]: row for row in candidates}
-    found = [
+    passages = [
         ranked.get(row.get("passage_id") or "") or {"passage_id": None, "title": "", **row}
         for row in rows
     ]
-    return [row for row in found if row.get("text")][: pairs.per_question]
+    return [passage for passage in passages if passage.get("text")][: pairs.per_question]
 
 
-def _negatives(
+def _draw_negatives(
     question: Row,
     candidates: list[Row],
     support: list[float],
@@ -124,10 +111,10 @@ def _negatives(
     pairs: Pairs,
     seed: int,
 ) -> list[Row]:
-    """Seeded draws of passages that are no positives.
+    """Draw passages that are not positives, by the seed.
 
-    With graded targets any passage is a lesson. With binary ones a negative must be wrong: not of
-    the own article, and of little support to the right option.
+    With binary targets a negative must be wrong: not of the question's article, and of little
+    support to the right option.
     """
     taken = {row["text"] for row in positives}
     rest = [
@@ -143,15 +130,17 @@ def _negatives(
     return draw.sample(rest, min(pairs.negatives, len(rest)))
 
 
-def _gain(value: Any, number: int, path: Path) -> float:
+def _read_gain(value: Any, number: int, path: Path) -> float:
     with suppress(TypeError, ValueError, OverflowError):
         if isfinite(gain := float(value)):
             return gain
-    raise ExamError(f"{path}, row {number}: gain {value!r} is no finite number.\nCorrect the row.")
+    raise ExamError(
+        f"{path}, row {number}: gain {value!r} is not a finite number.\nCorrect the row."
+    )
 
 
 def read_positives(path: Path) -> dict[str, list[Row]]:
-    """Each question's positives, best first.
+    """Read each question's positives, best first.
 
     The file has `question_id` and `passage_id` or `text`. Where it has `gain` (as with
     `pairs.positives=reader`), passages without a positive gain are left out, and the rest are
@@ -168,13 +157,15 @@ def read_positives(path: Path) -> dict[str, list[Row]]:
             "text are required.\nAdd them, or set pairs.positives=reader pairs.reader=<run folder>"
         )
     if "gain" in columns:
-        gains = [_gain(row["gain"], number, path) for number, row in enumerate(rows, 1)]
+        gains = [_read_gain(row["gain"], number, path) for number, row in enumerate(rows, 1)]
         order = sorted(range(len(rows)), key=lambda i: -gains[i])
         rows = [rows[i] for i in order if gains[i] > 0]
     for row in rows:
         if not all(isinstance(row.get(n), str | None) for n in ("passage_id", "title", "text")):
-            raise ExamError(f"{path} holds a passage that is no text.\nWrite texts alone.")
-    found: dict[str, list[Row]] = {}
+            raise ExamError(
+                f"{path} holds a passage id, title or text that is not a string.\nWrite strings."
+            )
+    positives: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(str(row["question_id"]), []).append(row)
-    return found
+        positives.setdefault(str(row["question_id"]), []).append(row)
+    return positives

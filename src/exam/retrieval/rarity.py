@@ -1,4 +1,4 @@
-"""Inverse document frequency: in how many of a corpus's articles a word stands, counted once."""
+"""Count in how many articles of a corpus each word occurs: document frequencies."""
 
 import logging
 from collections import Counter
@@ -34,13 +34,15 @@ class Rarity:
 
     stage: Stage
 
-    def of(self, wanted: set[str]) -> dict[str, float]:
-        """log(N / (1 + df)) of each word."""
-        of_wanted = pc.field("word").isin(sorted(wanted))
-        found = pq.read_table(self.stage.folder / FILE, filters=of_wanted).to_pydict()
-        frequency = dict(zip(found["word"], found["articles"], strict=True))
+    def of(self, vocabulary: set[str]) -> dict[str, float]:
+        """Return the inverse document frequency, log(N / (1 + df)), of each word."""
+        is_known = pc.field("word").isin(sorted(vocabulary))
+        columns = pq.read_table(self.stage.folder / FILE, filters=is_known).to_pydict()
+        frequency = dict(zip(columns["word"], columns["articles"], strict=True))
         n = self.stage.facts["articles"]
-        return {word: float(np.log(n / (1 + frequency.get(word, 0)))) for word in sorted(wanted)}
+        return {
+            word: float(np.log(n / (1 + frequency.get(word, 0)))) for word in sorted(vocabulary)
+        }
 
 
 def build_rarity(searched: Stage, files: list[CorpusFile], name: str, outputs: Path) -> Rarity:

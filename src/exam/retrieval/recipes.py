@@ -1,4 +1,4 @@
-"""How an index stores its vectors: the recipe, its numbers, what it takes."""
+"""Choose how an index stores its vectors, and estimate the memory and disk that it needs."""
 
 import logging
 import math
@@ -14,8 +14,8 @@ GIB = 1 << 30
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A recipe with its numbers. `lists`, `probe` and `refine` are those of `low_ram`."""
+class IndexSpec:
+    """How an index stores its vectors; `lists`, `probe` and `refine` belong to `low_ram`."""
 
     recipe: str
     vectors: int
@@ -26,7 +26,7 @@ class Plan:
 
     @property
     def memory(self) -> int:
-        """Bytes that a warm search keeps in memory, mapped pages counted."""
+        """Bytes that a warm search keeps in memory, with mapped pages."""
         exact = 4 * self.vectors * self.dimension
         return exact if self.recipe == "exact" else self._lists
 
@@ -38,22 +38,22 @@ class Plan:
 
     @property
     def _lists(self) -> int:
-        """Lists (a bit a dimension, two factors and an id a vector), centroids, rotation."""
+        """Bytes of the lists (a bit a dimension, 16 a vector), centroids and rotation."""
         d = self.dimension
-        code = math.ceil(d / 8) + 8 + 8
+        code = math.ceil(d / 8) + 8 + 8  # with two factors and an id
         return (self.vectors * code + 4 * d * (self.lists + d)) if self.lists else 0
 
 
 def faiss_module() -> Any:
-    """The faiss module; importing it before torch can crash."""
+    """Import faiss after torch: the other order can crash."""
     import torch  # noqa: F401, I001
     import faiss
 
     return faiss
 
 
-def recipe_key(index: Index) -> dict[str, Any]:
-    """What of the configuration, and for `auto` of the machine, determines the index."""
+def index_key(index: Index) -> dict[str, Any]:
+    """Return the settings, and for `auto` the hardware, that determine the index."""
     key: dict[str, Any] = {"recipe": index.recipe.value}
     if index.recipe is not Recipe.exact:
         key |= {"probe": index.probe, "refine": index.refine}
@@ -62,15 +62,15 @@ def recipe_key(index: Index) -> dict[str, Any]:
     return key
 
 
-def plan_index(index: Index, vectors: int, dimension: int) -> Plan:
-    """The recipe for so many vectors; `auto` takes the exact one where it is affordable.
+def choose_index_spec(index: Index, vectors: int, dimension: int) -> IndexSpec:
+    """Choose how to store some number of vectors.
 
-    Affordable is what fits `index.memory_gib`, or a GPU, which searches block after block faster
-    than a processor searches lists.
+    `auto` is exact if the vectors fit `index.memory_gib`, or on a GPU, which searches blocks
+    faster than a CPU searches lists.
     """
-    exact = Plan("exact", vectors, dimension)
+    exact = IndexSpec("exact", vectors, dimension)
     lists = 1 << int(math.log2(max(1, min(2 * math.sqrt(vectors), vectors / TRAINED_ON))))
-    low_ram = Plan("low_ram", vectors, dimension, lists, min(index.probe, lists), index.refine)
+    low_ram = IndexSpec("low_ram", vectors, dimension, lists, min(index.probe, lists), index.refine)
     chosen = low_ram if index.recipe is Recipe.low_ram else exact
     if index.recipe is Recipe.auto:
         budget = index.memory_gib * GIB
@@ -88,10 +88,10 @@ def index_bytes(index: Index, vectors: int, dimension: int) -> int:
     return width * vectors * dimension
 
 
-def describe(plan: Plan) -> str:
-    """One line: the recipe, its numbers and the bytes it will take."""
-    parts = [f"{plan.recipe}: {plan.vectors:,} × {plan.dimension}"]
-    if plan.lists:
-        parts.append(f"{plan.lists:,} lists, {plan.probe} read, {plan.refine} ranked again")
-    parts.append(f"predicted {plan.memory:,} bytes in memory, {plan.disk:,} on disk")
+def describe(spec: IndexSpec) -> str:
+    """Describe an index and its predicted bytes in one line."""
+    parts = [f"{spec.recipe}: {spec.vectors:,} × {spec.dimension}"]
+    if spec.lists:
+        parts.append(f"{spec.lists:,} lists, {spec.probe} read, {spec.refine} ranked again")
+    parts.append(f"predicted {spec.memory:,} bytes in memory, {spec.disk:,} on disk")
     return " · ".join(parts)

@@ -56,10 +56,10 @@ class EncoderArguments(SingleDeviceArguments, SentenceTransformerTrainingArgumen
 
 
 class RankingEvaluator(BaseEvaluator):
-    """Scores of the dev questions' rankings, reordered by the model in training.
+    """Scores the dev questions' rankings, reordered by the model in training.
 
-    `support` is the right options' mean support by the best passages, `supported` the share of
-    questions above the threshold.
+    `support` is the mean support of the right options by the best passages; `supported` is the
+    share of questions above the threshold.
     """
 
     def __init__(
@@ -71,17 +71,17 @@ class RankingEvaluator(BaseEvaluator):
         weight: float,
         scorer: Scorer,
     ) -> None:
-        """Keep what every evaluation needs; `scorer` holds the model that is trained."""
+        """Store the inputs of every evaluation; `scorer` holds the model in training."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.questions, self.contexts, self.rarity = questions, contexts, rarity
         self.query, self.weight, self.scorer = query, weight, scorer
 
     def __call__(self, model: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The figures of the model's ranking."""
+        """Return the figures of the model's ranking."""
         return self.figures(self.scores(), self.weight)
 
     def scores(self) -> list[Floats]:
-        """The model's score of every passage of every question."""
+        """Return the model's scores of each question's passages."""
         pairs: list[Pair] = []
         for question in self.questions:
             (query,) = query_texts(question, self.query)
@@ -90,18 +90,18 @@ class RankingEvaluator(BaseEvaluator):
         return np.split(self.scorer(pairs), np.cumsum(sizes)[:-1])
 
     def figures(self, scores: list[Floats], weight: float) -> dict[str, float]:
-        """The figures of the rankings that some scores give."""
+        """Return the figures of the rankings by some scores."""
         ranked = {
             key: reorder(self.contexts.get(key, []), new, weight)
             for key, new in zip(self.questions["id"], scores, strict=True)
         }
         support = option_support(self.questions, ranked, self.rarity)
-        found = question_scores(self.questions, ranked, support)
+        scored = question_scores(self.questions, ranked, support)
         right = [s[label] for s, label in zip(support, self.questions["label"], strict=True)]
         figures = {METRIC: float(np.mean(right))}
         for name in ("supported", "mrr"):
-            if name in found:
-                figures[name] = float(np.mean(found[name]))
+            if name in scored:
+                figures[name] = float(np.mean(scored[name]))
         return figures
 
 
@@ -118,12 +118,12 @@ def tune(
     depth = config.reranker.depth if config.task is Task.reranker else config.pairs.last
     best = {key: passages[:depth] for key, passages in contexts.items()}
     prepare = _reranker if config.task is Task.reranker else _encoder
-    model, scorer, trainer = prepare(config, examples, folder)
+    model, scorer, build_trainer = prepare(config, examples, folder)
     weight = config.reranker.weight if config.task is Task.reranker else 1.0
     evaluator = RankingEvaluator(split.dev, best, rarity, query, weight, scorer)
-    trained = trainer(evaluator if len(split.dev) else None)
-    add_callbacks(trained)
-    figures = fit(trained)
+    trainer = build_trainer(evaluator if len(split.dev) else None)
+    add_callbacks(trainer)
+    figures = fit(trainer)
     log.debug("train: %s", " · ".join(f"{k} {v}" for k, v in figures.items()))
     # Without a model card, which differs between equal runs: the files identify the model.
     model.save_pretrained(str(folder / MODEL), create_model_card=False)
@@ -131,17 +131,17 @@ def tune(
 
 
 def _by_weight(evaluator: RankingEvaluator) -> dict[str, dict[str, float]]:
-    """The dev figures of every blend of the first ranking and the model's."""
+    """Return the dev figures of every blend of the first ranking and the model's."""
     scores = evaluator.scores()
-    found = {str(weight): evaluator.figures(scores, weight) for weight in WEIGHTS}
-    for weight, figures in found.items():
+    by_weight = {str(weight): evaluator.figures(scores, weight) for weight in WEIGHTS}
+    for weight, figures in by_weight.items():
         text = " · ".join(f"{name} {value:.3f}" for name, value in figures.items())
         log.info("dev: weight %s · %s", weight, text)
-    return found
+    return by_weight
 
 
 def _reranker(config: Train, examples: list[Example], folder: Path) -> Tuned:
-    """The cross-encoder to be trained."""
+    """Prepare the training of the cross-encoder."""
     scorer = PairScorer(replace(config.reranker, dtype=Dtype.float32))
     model = scorer.model
     lists = config.pairs.loss is PairLoss.lambda_loss
@@ -167,7 +167,7 @@ def _reranker(config: Train, examples: list[Example], folder: Path) -> Tuned:
 
 
 def _encoder(config: Train, examples: list[Example], folder: Path) -> Tuned:
-    """The sentence encoder to be trained."""
+    """Prepare the training of the sentence encoder."""
     settings = replace(config.encoder, dtype=Dtype.float32)
     encoder = SentenceEncoder(settings)
     model = encoder.model
@@ -198,7 +198,7 @@ def _encoder(config: Train, examples: list[Example], folder: Path) -> Tuned:
 
 
 def _labelled(examples: list[Example]) -> Dataset:
-    """One row a pair, for losses that look at a passage by itself."""
+    """Return one row a pair, for losses over single passages."""
     return Dataset.from_list(
         [
             {"query": example.query, "passage": passage, "label": label}
@@ -209,22 +209,22 @@ def _labelled(examples: list[Example]) -> Dataset:
 
 
 def _lists(examples: list[Example]) -> Dataset:
-    """One row a question, for losses that look at the order of its passages."""
+    """Return one row a question, for losses over the order of its passages."""
     return Dataset.from_list(
         [{"query": e.query, "passages": e.passages, "labels": e.labels} for e in examples]
     )
 
 
 def _triplets(examples: list[Example], settings: Encoder, negatives: int) -> Dataset:
-    """One row a positive, with the question's hard negatives; repeated where there are too few."""
+    """Return one row a positive, with hard negatives, which repeat if there are too few."""
     rows = []
     for example in examples:
-        others = [settings.passage_prefix + text for text in example.passages[example.positives :]]
+        hard = [settings.passage_prefix + text for text in example.passages[example.positives :]]
         rows += [
             {
                 "query": settings.query_prefix + example.query,
                 "positive": settings.passage_prefix + positive,
-                **{f"negative_{i}": others[i % len(others)] for i in range(negatives)},
+                **{f"negative_{i}": hard[i % len(hard)] for i in range(negatives)},
             }
             for positive in example.passages[: example.positives]
         ]
