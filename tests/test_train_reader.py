@@ -55,7 +55,7 @@ def results_of(run):
 
 @pytest.mark.slow
 def test_every_fold_is_predicted_by_what_the_others_trained(place):
-    overrides = tiny(place, "data.fold=all", "name=folds")
+    overrides = tiny(place, "data.cross_validate=true", "name=folds")
     run = train_reader(composed("train", *overrides))
     found = read_predictions(run.stage.folder / "predictions.parquet")
     assert sorted(found.ids, key=int) == [str(i) for i in range(40)]

@@ -44,7 +44,7 @@ CONTRADICTIONS = {  # what the message names, and its remedy
         *("trainer.train_sampling_strategy", "model.batch_by=questions")
     ],
     "train data.fold=null": ["data.fold=null", "trainer.load_best_model_at_end=false"],
-    "train data.fold=10": ["data.fold", "between 0 and 9", "data.fold=all"],
+    "train data.fold=10": ["data.fold", "between 0 and 9", "data.cross_validate=true"],
     "train data.options=A": ["2 to 26", "(got A)", "data.options=ABCD"],
     "train data.options=AAB": ["different options", "(got AAB)"],
     "train data.source=hub": ["data.hub=<owner/name>"],

@@ -17,7 +17,7 @@ from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, wri
 from exam.answers.soft_labels import with_soft_labels
 from exam.artefacts import shared_stage
 from exam.checkpoints import checkpoint_fingerprint
-from exam.config import ALL_FOLDS, Data, Train, is_trained, plain
+from exam.config import Data, Train, is_trained, plain
 from exam.files import read_json, write_json
 from exam.generation.questions import QUESTIONS, generated
 from exam.manifest import MANIFEST
@@ -52,12 +52,12 @@ class Prepared:
 def train_reader(config: Train) -> Run:
     """Retrieve, fine-tune, and score on the reported questions.
 
-    With `data.fold=all` every training question is reported on, by the reader that did not learn
-    from its fold; with several seeds the whole is done with each.
+    With `data.cross_validate=true` every training question is reported on, by the reader that did
+    not learn from its fold; with several seeds the whole is done with each.
     """
     limits = check_reader(config.model)
     prepared = _prepared(config, limits)
-    once = _cross_fitted if config.data.fold == ALL_FOLDS else _trained
+    once = _cross_fitted if config.data.cross_validate else _trained
     if not isinstance(config.seed, list):
         return once(config, prepared)
     return _seeds(config, [once(replace(config, seed=seed), prepared) for seed in config.seed])
@@ -72,8 +72,7 @@ def _prepared(config: Train, limits: ReaderLimits | None) -> Prepared:
     with ranks.leader_first():
         written = generated(data, retrieval, config.generator)
         split = _split(data, written, limits)
-        everywhere = data.fold == ALL_FOLDS
-        fold = fold_of(split.train, data.folds, data.split_seed) if everywhere else None
+        fold = fold_of(split.train, data.folds, data.split_seed) if data.cross_validate else None
         if ranks.rank() == 0 and not _has_earlier_run(config):
             check_room(config)
         pool, valid = _contexts(retrieval, split, data)
@@ -100,7 +99,7 @@ def _split(data: Data, written: Stage | None, limits: ReaderLimits | None) -> Sp
 def _contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[Stage, Stage]:
     """The passages of every training question, and of those that are reported on."""
     pool = retrieval.contexts(split.pool, f"{data.name}-train")
-    if data.valid is None or data.fold == ALL_FOLDS:
+    if data.valid is None or data.cross_validate:
         return pool, pool
     return pool, retrieval.contexts(split.valid, f"{data.name}-valid")
 
@@ -175,7 +174,7 @@ def _folds(config: Train, split: Split, fold: Any) -> Iterator[tuple[Train, Spli
         part = replace(
             config,
             name=f"{config.name}-fold{number}",
-            data=replace(data, fold=number),
+            data=replace(data, fold=number, cross_validate=False),
             trainer=replace(
                 config.trainer,
                 eval_strategy="no",

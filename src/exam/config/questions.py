@@ -17,7 +17,6 @@ class Source(Enum):
     hub = "hub"
 
 
-ALL_FOLDS = "all"
 COLUMNS: dict[str, str | None] = {"id": "id", "prompt": "prompt", "answer": "answer"}
 
 
@@ -47,7 +46,8 @@ class Data:
     )
     shuffle_options: bool = setting(False, "Shuffle the options of each question.")
     folds: int = setting(10, "Folds of the training questions.", minimum=2)
-    fold: Any = setting(0, "Fold that selects the checkpoint; null: none; all: each in turn.")
+    fold: int | None = setting(0, "Fold that selects the checkpoint; null: none.", minimum=0)
+    cross_validate: bool = setting(False, "Train a reader without each fold, which it predicts.")
     valid_share: float = setting(
         0.0, "Share of train to hold out when valid is null.", minimum=0, below=1
     )
@@ -69,12 +69,11 @@ class Data:
                 f"data.options must name 2 to 26 different options (got {options}).\n"
                 "Give one letter for each, such as data.options=ABCD."
             )
-        folds = [None, ALL_FOLDS, *range(self.folds)]
-        if isinstance(self.fold, bool) or self.fold not in folds:
+        if self.fold is not None and self.fold >= self.folds:
             raise ExamError(
-                f"data.fold must be one of the {self.folds} folds (got {self.fold}).\n"
+                f"data.fold must be below data.folds={self.folds} (got {self.fold}).\n"
                 f"Choose data.fold between 0 and {self.folds - 1}, data.fold=null to train on all "
-                "questions, or data.fold=all to predict every fold."
+                "questions, or data.cross_validate=true to predict every fold."
             )
         if self.soft_labels is not None and self.shuffle_options:
             raise ExamError(

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 from exam import ranks
 from exam.config.answers import Cascade
 from exam.config.generation import GeneratorKind
-from exam.config.questions import ALL_FOLDS
 from exam.config.reader import BatchBy, Execution, Layout, ReaderKind, Scoring, Tuning
 from exam.config.retrieval import READER, Pairs, Query, RetrieverKind, Target
 from exam.config.trainer import check_trainer_values, is_trained, trainer_values
@@ -169,7 +168,7 @@ def _check_hub(config: Train) -> None:
     if _trains_several(config) or config.task is not Task.reader:
         raise ExamError(
             "hub.push=true uploads one reader.\n"
-            "Leave it out, or train one: task=reader, one seed, one fold."
+            "Leave it out, or train one: task=reader, one seed, without data.cross_validate."
         )
     if not REPOSITORY.fullmatch(hub.repo or ""):
         raise ExamError(
@@ -179,7 +178,7 @@ def _check_hub(config: Train) -> None:
 
 
 def _trains_several(config: Train) -> bool:
-    return isinstance(config.seed, list) or config.data.fold == ALL_FOLDS
+    return isinstance(config.seed, list) or config.data.cross_validate
 
 
 def _check_seeds(config: Train) -> None:
@@ -200,7 +199,7 @@ def _check_seeds(config: Train) -> None:
     if config.task is not Task.reader:
         raise ExamError(
             f"Several seeds or folds need task=reader (got task={config.task.value}).\n"
-            "Give one seed, and a number as data.fold."
+            "Give one seed, and leave data.cross_validate out."
         )
 
 
