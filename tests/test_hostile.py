@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import jsonl_corpus, kaggle_rows, read_csv
 
-from exam.checks import check
 from exam.compose import composed
 from exam.config import (
     CorpusReader,
@@ -18,6 +17,7 @@ from exam.config import (
     RetrieverKind,
     Search,
 )
+from exam.config.validate import validate
 from exam.errors import ExamError
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.retrieval import Retrieval
@@ -126,7 +126,7 @@ def test_more_passages_than_are_ranked_are_refused(kind):
     with pytest.raises(ExamError) as caught:
         composed("train", f"retriever={kind}", "retriever.depth=4", "context.top_k=5")
     assert str(caught.value) == (
-        "context.top_k=5 asks for more passages than retriever.depth=4 keeps.\n"
+        "context.top_k=5 exceeds retriever.depth=4.\n"
         "Set retriever.depth=5, or a smaller context.top_k."
     )
-    check(composed("train", f"retriever={kind}", "retriever.depth=5", "context.top_k=5"))
+    validate(composed("train", f"retriever={kind}", "retriever.depth=5", "context.top_k=5"))

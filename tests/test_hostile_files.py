@@ -36,9 +36,9 @@ from exam.answers.predictions import SCHEMA as PREDICTIONS
 from exam.answers.predictions import predictions_of, read_all, write_predictions
 from exam.answers.submission import write_submission
 from exam.articles import CorpusFile, check_unique_ids, get_articles, iter_articles
-from exam.checks import check
 from exam.compose import composed, explain
 from exam.config import Data, Generator, Infer
+from exam.config.validate import validate
 from exam.errors import ExamError
 from exam.files import digest
 from exam.generation.journal import Journal
@@ -466,7 +466,7 @@ def test_run_configurations(tmp_path):
         path.write_bytes(data.draw(damaged(written)) if kind == "bytes" else written)
         if kind == "text":
             asked_for = replace(config, encoder=replace(config.encoder, query_prefix=prompt))
-            if outcome(lambda: check(asked_for) or True) is None:
+            if outcome(lambda: validate(asked_for) or True) is None:
                 return False
             save_run(asked_for, path)
         found = outcome(lambda: load_run(path, own))

@@ -247,35 +247,6 @@ def test_runs_of_other_questions_are_not_compared(place, capsys):
     )
 
 
-REFUSED = {
-    "ensemble=, cascade.share= and cascade.threshold= exclude each other.\nGive one.": [
-        "ckpt=[a,b]",
-        "ensemble=mean",
-        "cascade.share=0.5",
-    ],
-    "ensemble=fitted: ensemble.fit_on is missing.\nGive ensemble=fitted "
-    "'ensemble.fit_on=[<folder>,…]', each reader's predictions of held-out questions.": [
-        "ckpt=[a,b]",
-        "ensemble=fitted",
-    ],
-    "ensemble=mean: weights must be 0 or more, and not all 0.\nLeave ensemble.weights out.": [
-        "ckpt=[a,b]",
-        "ensemble=mean",
-        "ensemble.weights=[1,-1]",
-    ],
-    "passes, rotations and run.<key> ask a reader again; predictions=… runs none.\n"
-    "Give the runs: ckpt=[<folder>,…]": ["predictions=[a,b]", "rotations=2"],
-    "cascade.share=1.5 is no share: give 0 to 1.": ["ckpt=[a,b]", "cascade.share=1.5"],
-}
-
-
-@pytest.mark.parametrize("said", REFUSED)
-def test_what_contradicts_itself_is_refused(said):
-    with pytest.raises(ExamError) as caught:
-        composed("infer", *REFUSED[said])
-    assert str(caught.value) == said
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["ensemble=mean", "cascade.share=0.5"])
 def test_two_processes_answer_as_one_does(place, tmp_path, way):

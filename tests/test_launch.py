@@ -113,9 +113,9 @@ def test_a_number_that_cannot_be_started_is_refused(work, gpus, multirun, said):
 
 @pytest.mark.parametrize("launch", ["two", "0", "-1", "true", "null", "1.5"])
 def test_launch_is_auto_single_or_a_number(launch):
-    with pytest.raises(ExamError, match=r"launch=\S+ must be auto, single or a number"):
+    with pytest.raises(ExamError, match=r"launch must be auto, single or a number"):
         composed("train", f"launch={launch}")
-    with pytest.raises(ExamError, match=r"launch=\S+ must be auto, single or a number"):
+    with pytest.raises(ExamError, match=r"launch must be auto, single or a number"):
         composed("infer", "ckpt=a", f"launch={launch}")
 
 
@@ -334,7 +334,7 @@ def test_a_mistake_that_every_process_meets_is_one_message(place, tmp_path):
     overrides = [*overrides_of(place, tmp_path), "launch=2", "log_level=warning"]
     for wrong, code, said in (
         (f"resume={tmp_path / 'none'}", 2, f"resume={tmp_path / 'none'} does not exist."),
-        ("trainer.optim=foo", 2, "trainer.optim=foo is not a value of it"),
+        ("trainer.optim=foo", 2, "trainer.optim must be one of"),
         (f"model.name_or_path={tmp_path / 'none'}", 2, f"{tmp_path / 'none'} does not exist;"),
     ):
         done = exam("train", *overrides, wrong, cwd=tmp_path)

@@ -153,38 +153,6 @@ def test_a_family_that_changes_embeddings_between_layers_is_refused(tokenizer, t
     )
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        (
-            ["model.scoring=letters", "model.template='{prompt}'"],
-            "model.template has no {options}, which model.scoring=letters asks by.\n"
-            "Write where it stands.",
-        ),
-        (
-            ["model.scoring=yes_no", "model.template='{prompt} {option} {context}'"],
-            "model.template has {option} or {context} behind its first {option}, where every "
-            "option would be read anew.\nPut {context} in front, and {option} once.",
-        ),
-        (
-            ["model.packing=options"],
-            "model.packing has no meaning for model.kind=causal_lm.\n"
-            "Leave it out, or set model.kind=transformer.",
-        ),
-        (
-            ["trainer.num_train_epochs=1", "model.execution=layerwise", "model.gguf=null"],
-            "model.scoring=letters with model.execution=layerwise answers without training.\n"
-            "Choose trainer=no_training, or train letters: "
-            "model.scoring=letters model.execution=memory",
-        ),
-    ],
-)
-def test_what_contradicts_itself_is_refused(values, said):
-    with pytest.raises(ExamError) as caught:
-        composed("train", "model=smollm2", "trainer=no_training", *values)
-    assert str(caught.value) == said
-
-
 def test_an_interrupted_run_goes_on_at_the_last_whole_layer(tokenizer, tmp_path, caplog):
     caplog.set_level("INFO")
     model = model_of("qwen2", tokenizer)

@@ -55,7 +55,7 @@ def results_of(run):
 
 @pytest.mark.slow
 def test_every_fold_is_predicted_by_what_the_others_trained(place):
-    overrides = tiny(place, "data.fold=all", "name=folds")
+    overrides = tiny(place, "data.cross_validate=true", "name=folds")
     run = train_reader(composed("train", *overrides))
     found = read_predictions(run.stage.folder / "predictions.parquet")
     assert sorted(found.ids, key=int) == [str(i) for i in range(40)]
@@ -304,7 +304,7 @@ def test_a_multirun_survives_a_failed_job_and_says_which(place, tmp_path):
     assert done.returncode == 2
     (failed,) = [line for line in done.stderr.splitlines() if line.startswith("Job ")]
     assert failed.startswith("Job 1 (")
-    assert "context.top_k=99): context.top_k=99 asks for more passages" in failed
+    assert "context.top_k=99): context.top_k=99 exceeds retriever.depth" in failed
     assert done.stderr.count("contexts done") == 2  # train and valid, once for both jobs
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
     (folder,) = (tmp_path / "sweeps").iterdir()

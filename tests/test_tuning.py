@@ -226,65 +226,6 @@ def test_stopped_and_resumed_training_equals_an_uninterrupted_one(
     assert states[0]["global_step"] == states[1]["global_step"]
 
 
-MISTAKES = {
-    ("task=reranker", "reranker=none"): (
-        "task=reranker trains reranker.ckpt, which has no value.\n"
-        "Give a hub id or a folder: reranker.ckpt=cross-encoder/ms-marco-MiniLM-L6-v2\n"
-    ),
-    ("task=reranker", "retriever=none", "context.top_k=0"): (
-        "reranker=cross_encoder has nothing to reorder: retriever=none.\n"
-        "Choose a retriever that searches, or reranker=none.\n"
-    ),
-    ("task=encoder", "retriever=bm25"): (
-        "task=encoder is scored by its own ranking, but retriever=bm25 uses no encoder.\n"
-        "Choose retriever=two_stage, passages or hybrid.\n"
-    ),
-    ("task=encoder", "pairs=support"): (
-        "task=encoder tells positives from negatives; pairs.target=support grades passages.\n"
-        "Choose pairs=binary.\n"
-    ),
-    ("task=reranker", "pairs.positives=missing.csv"): (
-        "pairs.positives=missing.csv does not exist.\n"
-        "Give a file, or a trained reader: pairs.positives=reader pairs.reader=<run folder>\n"
-    ),
-    ("task=reranker", "pairs.positives=reader"): (
-        "pairs.positives=reader and pairs.reader=null must be set together.\n"
-        "Set pairs.positives=reader and pairs.reader=<run folder>, or neither.\n"
-    ),
-    ("task=reranker", "pairs.reader=missing"): (
-        "pairs.positives=null and pairs.reader=missing must be set together.\n"
-        "Set pairs.positives=reader and pairs.reader=<run folder>, or neither.\n"
-    ),
-    ("task=reranker", "pairs.last=30"): (
-        "pairs.first=1 and pairs.last=30 are no ranks of retriever=two_stage, which keeps 20.\n"
-        "Set pairs.last to at most retriever.depth, and pairs.first below it.\n"
-    ),
-    ("task=reranker", "reranker.query=per_option"): (
-        "query=per_option shows one option at a time; training pairs carry a whole question.\n"
-        "Set reranker.query=prompt_options.\n"
-    ),
-    ("reranker=cross_encoder", "reranker.depth=40"): (
-        "reranker.depth=40 asks for more passages than retriever.depth=20 keeps.\n"
-        "Set retriever.depth=40, or a smaller reranker.depth.\n"
-    ),
-    ("reranker=cross_encoder", "reranker.depth=3"): (
-        "context.top_k=5 asks for more passages than reranker.depth=3 keeps.\n"
-        "Set reranker.depth=5, or a smaller context.top_k.\n"
-    ),
-    ("reranker=cross_encoder", "reranker.weight=0"): (
-        "reranker.weight=0.0 is no share of the new order.\n"
-        "Give more than 0, and at most 1 for the reranker alone.\n"
-    ),
-}
-
-
-@pytest.mark.parametrize("overrides", MISTAKES)
-def test_mistakes_get_one_message(overrides):
-    with pytest.raises(ExamError) as caught:
-        composed("train", *overrides)
-    assert f"{caught.value}\n" == MISTAKES[overrides]
-
-
 def test_a_reader_of_pairs_that_does_not_exist_is_refused_before_any_work():
     with pytest.raises(ExamError, match=r"^missing does not exist: it has no manifest\.json"):
         check_places(

@@ -12,9 +12,9 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from exam.checks import check
 from exam.config import ROOTS
 from exam.config.trainer import TrainerFields
+from exam.config.validate import validate
 from exam.errors import ExamError, spell_command
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def typed(config: DictConfig) -> Any:
     value = schema(**{name: own for name, own in values.items() if name in known})
     for name in [*(values.keys() - known), *_unknown(value)]:
         raise ExamError(f"{name} is not a value of the configuration.\nLeave +{name} out.")
-    check(value)
+    validate(value)
     return value
 
 

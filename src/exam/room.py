@@ -9,7 +9,6 @@ import torch
 from exam import ranks
 from exam.answering import inspect
 from exam.config import (
-    ALL_FOLDS,
     SHARDING,
     Dtype,
     Execution,
@@ -108,7 +107,7 @@ def disk_parts(config: Train, saved: int, trained: int) -> dict[str, int]:
     Runs of several seeds or folds keep a model each; a finished run deletes its checkpoints. Runs
     of the same name that are finished may be some of them, and are taken off.
     """
-    values, cross_fitted = trainer_values(config.trainer), config.data.fold == ALL_FOLDS
+    values, cross_fitted = trainer_values(config.trainer), config.data.cross_validate
     number = 0 if cross_fitted else checkpoints_at_once(values)
     optimizer = values.get("optim", "adamw_torch")
     learning = 0 if values.get("save_only_model") else trained

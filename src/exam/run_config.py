@@ -51,7 +51,8 @@ def load_run(path: Path, own: Restore, *, log_changes: bool = True) -> Train:
     """
     try:
         saved: Any = OmegaConf.merge(OmegaConf.structured(Train), _loaded(path))
-        folds, layout = (saved.data.fold, saved.data.folds), saved.context.layout  # training's own
+        layout = saved.context.layout
+        split = {key: saved.data[key] for key in ("fold", "folds", "cross_validate")}
         for name in GROUPS:
             if getattr(own, name) is not None:
                 saved[name] = getattr(own, name)
@@ -79,7 +80,7 @@ def load_run(path: Path, own: Restore, *, log_changes: bool = True) -> Train:
             log.info("run.%s: %s → %s", key, before, after)
     config.outputs, config.log_level, config.resume = own.outputs, own.log_level, "auto"
     config.offline = own.offline
-    config.data.fold, config.data.folds = folds
+    config.data.update(split)
     restored: Train = typed(config)
     if restored.task is not Task.reader:
         task = restored.task.value

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from exam.config import ALL_FOLDS, Data, Source, names
+from exam.config import Data, Source, names
 from exam.errors import ExamError
 from exam.metrics import questions_for
 from exam.question_rows import LETTERS
@@ -50,7 +50,7 @@ def read_split(data: Data, generated: Path | None) -> Split:
         raise ExamError(
             f"data={data.name} has no training questions.\nGive a file: data.train=<file>"
         )
-    if data.fold == ALL_FOLDS:
+    if data.cross_validate:
         valid = train
     elif data.valid is not None:
         valid = read(data, data.valid, generated)
@@ -66,7 +66,7 @@ def read_split(data: Data, generated: Path | None) -> Split:
     if data.soft_labels is None:
         _require_labels(extra, "extra")
     none = train.select([])
-    if data.fold == ALL_FOLDS:
+    if data.cross_validate:
         train = _without_leaks(train, _tested(data), data.drop_leaks, required=True)
         extra = _without_leaks(extra, {"train": train, **_tested(data)}, data.drop_leaks)
         _log_parts(concatenate_datasets([train, extra]), train)

@@ -17,7 +17,7 @@ from exam.answers.scored import PREDICTIONS, Run, log_scores, report, score, wri
 from exam.answers.soft_labels import with_soft_labels
 from exam.artefacts import shared_stage
 from exam.checkpoints import checkpoint_fingerprint
-from exam.config import ALL_FOLDS, Data, Train, is_trained, plain
+from exam.config import Data, Train, is_trained, plain
 from exam.files import read_json, write_json
 from exam.generation.questions import QUESTIONS, generated
 from exam.manifest import MANIFEST
@@ -52,12 +52,12 @@ class Prepared:
 def train_reader(config: Train) -> Run:
     """Retrieve, fine-tune, and score on the reported questions.
 
-    With `data.fold=all`, the reader that did not train on a question's fold answers it, and every
-    training question is reported on. Several seeds repeat this with each.
+    With `data.cross_validate=true`, every training question is reported on, answered by the reader
+    that did not train on its fold. Several seeds repeat this with each.
     """
     limits = check_reader(config.model)
     prepared = _prepare(config, limits)
-    train = _cross_validate if config.data.fold == ALL_FOLDS else _train_run
+    train = _cross_validate if config.data.cross_validate else _train_run
     if isinstance(config.seed, list):
         runs = [train(replace(config, seed=seed), prepared) for seed in config.seed]
         run = _average_seeds(config, runs)
@@ -76,8 +76,7 @@ def _prepare(config: Train, limits: ReaderLimits | None) -> Prepared:
     with ranks.leader_first():
         written = generated(data, retrieval, config.generator)
         split = _read_questions(data, written, limits)
-        everywhere = data.fold == ALL_FOLDS
-        fold = fold_of(split.train, data.folds, data.split_seed) if everywhere else None
+        fold = fold_of(split.train, data.folds, data.split_seed) if data.cross_validate else None
         if ranks.rank() == 0 and not _has_earlier_run(config):
             check_room(config)
         pool, valid = _retrieve_contexts(retrieval, split, data)
@@ -104,7 +103,7 @@ def _read_questions(data: Data, written: Stage | None, limits: ReaderLimits | No
 def _retrieve_contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[Stage, Stage]:
     """Retrieve the passages of every training question, and of the reported questions."""
     pool = retrieval.contexts(split.pool, f"{data.name}-train")
-    if data.valid is None or data.fold == ALL_FOLDS:
+    if data.valid is None or data.cross_validate:
         return pool, pool
     return pool, retrieval.contexts(split.valid, f"{data.name}-valid")
 
@@ -179,7 +178,7 @@ def _iterate_folds(config: Train, split: Split, fold: Any) -> Iterator[tuple[Tra
         part = replace(
             config,
             name=f"{config.name}-fold{number}",
-            data=replace(data, fold=number),
+            data=replace(data, fold=number, cross_validate=False),
             trainer=replace(
                 config.trainer,
                 eval_strategy="no",

@@ -98,7 +98,7 @@ def test_a_missing_file_is_named(bench, name, missing, said):
         ("deberta_xsmall", SOURCE, ["spm.model"]),
         ("bert_base", "google-bert/bert-base-cased", ["vocab.txt", "tokenizer.json"]),
         (
-            "longformer_race",
+            "published/longformer_race",
             "potsawee/longformer-large-4096-answering-race",
             ["vocab.json", "merges.txt"],
         ),

@@ -60,7 +60,7 @@ READERS = {
         {"config.json", "vocab.json", "merges.txt", "tokenizer.json", "pytorch_model.bin"},
     ),
     "longformer_race": (
-        [*SHORT, "model=longformer_race"],
+        [*SHORT, "model=published/longformer_race"],
         "potsawee/longformer-large-4096-answering-race",
         SETTINGS | {"vocab.json", "merges.txt", "special_tokens_map.json", "pytorch_model.bin"},
     ),
@@ -90,7 +90,7 @@ READERS = {
         QWEN | {"model.safetensors.index.json"} | shards(4),
     ),
     "platypus2_70b": (
-        [*ANSWERS, "model=platypus2_70b", "model.max_length=512"],
+        [*ANSWERS, "model=published/platypus2_70b", "model.max_length=512"],
         "garage-bAInd/Platypus2-70B-instruct",
         LLAMA | shards(15),
     ),

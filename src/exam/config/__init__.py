@@ -7,7 +7,7 @@ A module holds the groups of one stage; all of their names are read from here.
 
 from exam.config.answers import Cascade, Ensemble, EnsembleKind, Scale
 from exam.config.generation import Generator, GeneratorKind, QuestionKind, Writer
-from exam.config.questions import ALL_FOLDS, Data, Source
+from exam.config.questions import Data, Source
 from exam.config.reader import (
     Adversary,
     BatchBy,

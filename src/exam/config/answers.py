@@ -6,21 +6,22 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from exam.config.values import setting
+from exam.errors import ExamError
+
 
 class EnsembleKind(Enum):
     """How several readers' answers become one."""
 
     mean = "mean"
-    rank = "rank"  # the mean place
+    rank = "rank"  # the mean rank
     vote = "vote"  # points for a reader's first choices
-    max_over_contexts = (
-        "max_over_contexts"  # the greatest probability, of one reader's context sets
-    )
-    fitted = "fitted"  # the mean by weights that raise MAP@3 on held-out questions most
+    max_over_contexts = "max_over_contexts"  # the greatest probability over one reader's contexts
+    fitted = "fitted"  # the mean, with the weights of the greatest MAP@3 on held-out questions
 
 
 class Scale(Enum):
-    """What of a reader is averaged."""
+    """The scores of a reader that are averaged."""
 
     probability = "probability"
     logit = "logit"
@@ -30,18 +31,32 @@ class Scale(Enum):
 class Ensemble:
     """How several readers' predictions become one answer."""
 
-    name: str = MISSING
-    kind: EnsembleKind = MISSING
-    of: Scale = Scale.probability
-    weights: list[float] | None = None  # one a member; null: equal ones
-    points: list[float] | None = None  # of a voter's choices, best first; null: 3, 2, 1
-    fit_on: Any = None  # predictions with answers, one a member and in their order: `fitted` alone
-    seed: int = 0
+    name: str = setting(MISSING, "Name in messages and reports.")
+    kind: EnsembleKind = setting(MISSING, "How the answers become one.")
+    of: Scale = setting(Scale.probability, "Which scores are averaged.")
+    weights: list[float] | None = setting(None, "Weight of each member; null: equal.", minimum=0)
+    points: list[float] | None = setting(None, "vote: points by rank; null: 3, 2, 1.")
+    fit_on: Any = setting(None, "fitted: labelled predictions, one for each member, in order.")
+    seed: int = setting(0, "Seed of the fit.")
+
+    def validate(self) -> None:
+        """Refuse weights and held-out predictions that do not suit the kind."""
+        is_fitted = self.kind is EnsembleKind.fitted
+        if is_fitted != (self.fit_on is not None):
+            state = "needs" if is_fitted else "does not use"
+            raise ExamError(
+                f"ensemble={self.name} {state} ensemble.fit_on.\nTo fit weights, give "
+                "ensemble=fitted 'ensemble.fit_on=[<folder>,…]' with each reader's predictions "
+                "of held-out questions."
+            )
+        if self.weights is not None and (is_fitted or sum(self.weights) <= 0):
+            state = "chooses its weights" if is_fitted else "needs a weight above 0"
+            raise ExamError(f"ensemble={self.name} {state}.\nLeave ensemble.weights out.")
 
 
 @dataclass
 class Cascade:
-    """Every further reader answers only what those before it are least sure of."""
+    """Escalation: each further reader answers only the least certain questions."""
 
-    share: Any = None  # of all questions, for each further reader; or
-    threshold: float | None = None  # asked further where the best option has less probability
+    share: Any = setting(None, "Share of questions to escalate.", minimum=0, maximum=1)
+    threshold: float | None = setting(None, "Escalate if the best probability is lower.")

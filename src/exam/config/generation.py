@@ -1,29 +1,27 @@
-"""The generator group: what writes questions."""
+"""The generator group: how questions are written."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
-from exam.config.values import Checkpoint
+from exam.config.values import Checkpoint, setting
+from exam.errors import ExamError
 
 
 class QuestionKind(Enum):
-    """What a generated question asks.
+    """What a generated question asks."""
 
-    Which statement holds of an article; what something is; which part a sentence lacks; which of
-    several sentences, different in one part, is right.
-    """
-
-    statement = "statement"
-    definition = "definition"
-    detail = "detail"
-    variant = "variant"
+    statement = "statement"  # which statement is true of an article
+    definition = "definition"  # what something is
+    detail = "detail"  # which part is missing from a sentence
+    variant = "variant"  # which of several sentences, different in one part, is right
 
 
 class GeneratorKind(Enum):
-    """What writes questions."""
+    """How questions are written."""
 
     rules = "rules"
     llm = "llm"
@@ -31,28 +29,28 @@ class GeneratorKind(Enum):
 
 @dataclass
 class Writer:
-    """The language model that writes questions: at an OpenAI-compatible endpoint, or here.
+    """The language model that writes questions: behind an OpenAI-compatible endpoint, or local.
 
-    The endpoint's key is read from the environment variable OPENAI_API_KEY, and from nowhere else.
+    The endpoint's key is read from the environment variable OPENAI_API_KEY only.
     """
 
-    model: str = "gpt-4o-mini"  # the endpoint's name for it; with local: hub id or folder
-    base_url: str | None = None  # null: OpenAI's own
-    local: bool = False  # run the model on this machine
-    revision: str | None = None  # with local: branch, tag or commit of a hub id; null: main
-    gguf: str | None = None  # with local: the checkpoint's file, where it is a GGUF
-    per_article: int = 1  # questions
-    sentences: int = 7  # of an article's beginning
-    min_sentences: int = 3  # shorter articles are left alone
-    temperature: float = 0.8
-    max_tokens: int = 1000  # of a reply
-    attempts: int = 3  # replies to an article, until one is a question
-    parallel: int = 4  # requests at a time
-    timeout: float = 120.0  # seconds for one of them
-    retries: int = 5  # of one that failed on the way, or was put off (429, 5xx)
-    json_schema: bool = True  # have the endpoint hold to the form; not every model can
-    price_in: float = 0.0  # of a million tokens, to say what it cost
-    price_out: float = 0.0
+    model: str = setting("gpt-4o-mini", "The endpoint's model; with local: hub id or folder.")
+    base_url: str | None = setting(None, "Address of the endpoint; null: OpenAI's.")
+    local: bool = setting(False, "Run the model on this machine.")
+    revision: str | None = setting(None, "local: branch, tag or commit of a hub id; null: main.")
+    gguf: str | None = setting(None, "local: file of a GGUF checkpoint.")
+    per_article: int = setting(1, "Questions for each article.", minimum=1)
+    sentences: int = setting(7, "Sentences of an article that the model reads.", minimum=1)
+    min_sentences: int = setting(3, "Skip articles with fewer sentences.")
+    temperature: float = setting(0.8, "Sampling temperature.", minimum=0)
+    max_tokens: int = setting(1000, "Tokens of a reply, at most.", minimum=1)
+    attempts: int = setting(3, "Replies to try for each article.", minimum=1)
+    parallel: int = setting(4, "Requests at a time.", minimum=1)
+    timeout: float = setting(120.0, "Seconds to wait for a reply.")
+    retries: int = setting(5, "Retries of a request that failed or was deferred (429, 5xx).")
+    json_schema: bool = setting(True, "Have the endpoint enforce the form of a reply.")
+    price_in: float = setting(0.0, "US dollars for a million input tokens.")
+    price_out: float = setting(0.0, "US dollars for a million output tokens.")
 
     @property
     def checkpoint(self) -> Checkpoint | None:
@@ -60,24 +58,31 @@ class Writer:
         if not self.local:
             return None
         return Checkpoint(
-            "writer",
-            "generator.writer.model",
-            self.model,
-            self.revision,
-            gguf_file=self.gguf,
+            "writer", "generator.writer.model", self.model, self.revision, gguf_file=self.gguf
         )
+
+    def validate(self) -> None:
+        """Refuse an address that holds a secret: every value is saved."""
+        url = urlsplit(self.base_url or "")
+        if url.username or url.password or url.query:
+            raise ExamError(
+                "generator.writer.base_url contains a user, a password or a query, which would be "
+                "saved.\nGive the address only; the key is read from OPENAI_API_KEY."
+            )
 
 
 @dataclass
 class Generator:
-    """What writes questions from articles: rules, or a language model."""
+    """How questions are written from articles: by rules, or by a language model."""
 
-    name: str = MISSING
-    kind: GeneratorKind = GeneratorKind.rules
-    n: int = 1000
-    kinds: list[QuestionKind] = field(default_factory=lambda: list(QuestionKind))  # rules: in turn
-    options: int = 5
-    seed: int = 0
-    neighbours: int = 20  # rules: how many articles near in meaning lend their facts
-    exclude: Any = None  # questions (files or `demo`) whose articles are left alone
-    writer: Writer = field(default_factory=Writer)  # llm
+    name: str = setting(MISSING, "Name in messages and reports.")
+    kind: GeneratorKind = setting(GeneratorKind.rules, "Rules or a language model.")
+    n: int = setting(1000, "Questions to write.", minimum=1)
+    kinds: list[QuestionKind] = setting(
+        lambda: list(QuestionKind), "rules: kinds of questions, in turn."
+    )
+    options: int = setting(5, "Options of a question.", minimum=2, maximum=26)
+    seed: int = setting(0, "Seed of the draws.")
+    neighbours: int = setting(20, "rules: similar articles that distractors come from.", minimum=1)
+    exclude: Any = setting(None, "Questions (files or demo) whose articles are left out.")
+    writer: Writer = setting(Writer, "llm: the language model.")

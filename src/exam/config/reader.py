@@ -1,4 +1,4 @@
-"""Context, model, tuning, adversary: what a reader reads, what it is, how it learns."""
+"""The groups of a reader: context, model, tuning, adversary."""
 
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -7,11 +7,12 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from exam.config.values import Checkpoint, Dtype
+from exam.config.values import Checkpoint, Dtype, setting
+from exam.errors import ExamError
 
 
 class ReaderKind(Enum):
-    """What answers the questions."""
+    """The kind of reader."""
 
     transformer = "transformer"
     lexical = "lexical"
@@ -19,7 +20,7 @@ class ReaderKind(Enum):
 
     @property
     def is_neural(self) -> bool:
-        """Whether it is a checkpoint of a transformer."""
+        """Whether it loads the checkpoint of a transformer."""
         return self in (ReaderKind.transformer, ReaderKind.causal_lm)
 
 
@@ -27,7 +28,7 @@ class Scoring(Enum):
     """How a causal language model scores options."""
 
     letters = "letters"  # the logit of each option's letter
-    yes_no = "yes_no"  # yes less no, behind each option
+    yes_no = "yes_no"  # the logit of yes minus that of no, after each option
     likelihood = "likelihood"  # the mean log-probability of each option's tokens
 
 
@@ -35,7 +36,7 @@ class Execution(Enum):
     """Where a causal language model's weights are while it runs."""
 
     memory = "memory"  # on the device
-    offload = "offload"  # on the devices, in memory and on disk, as accelerate lays them out
+    offload = "offload"  # on devices, in memory and on disk, distributed by accelerate
     layerwise = "layerwise"  # on disk; each layer is read once for all questions
 
 
@@ -43,82 +44,90 @@ class Packing(Enum):
     """How a question is laid out for a transformer."""
 
     none = "none"  # one sequence for each option
-    options = "options"  # all options behind one shared context
-    cross = "cross"  # the same, and the options are compared before they are scored
+    options = "options"  # all options after one shared context
+    cross = "cross"  # as options, and a layer compares them before they are scored
 
 
 class Order(Enum):
-    """How a question's passages follow each other; the least relevant is cut first, always."""
+    """The order of a question's passages; truncation always drops the least relevant first."""
 
     best_first = "best_first"
     best_last = "best_last"  # next to the question
 
 
 class Layout(Enum):
-    """What a reader reads first."""
+    """The part of a question that comes first."""
 
     context_first = "context_first"
     question_first = "question_first"  # prompt and option, and the context fills the rest
 
 
 class Loss(Enum):
-    """What a transformer's training minimises."""
+    """The loss of a transformer's training."""
 
-    softmax = "softmax"  # which of a question's options is right
-    binary = "binary"  # of each option by itself, whether it is right
+    softmax = "softmax"  # cross-entropy over a question's options
+    binary = "binary"  # binary cross-entropy of each option
 
 
 class BatchBy(Enum):
-    """What is equal from batch to batch; `per_device_*_batch_size` counts questions."""
+    """The size that is equal from batch to batch; `per_device_*_batch_size` counts questions."""
 
     questions = "questions"
-    tokens = "tokens"  # of questions of like length; the batch size is their number on average
+    tokens = "tokens"  # questions of similar length; the batch size is their average number
 
 
 @dataclass
 class Context:
-    """What the reader sees of the ranked passages."""
+    """The ranked passages that the reader sees."""
 
-    top_k: int = 5
-    train_top_k: int | None = None  # in training, where it is another; null: top_k
-    eval_top_k: int | None = None  # in evaluation and inference; null: top_k
-    order: Order = Order.best_first
-    layout: Layout = Layout.context_first
+    top_k: int = setting(5, "Passages to read for each question.", minimum=0)
+    train_top_k: int | None = setting(None, "Passages in training; null: top_k.", minimum=0)
+    eval_top_k: int | None = setting(None, "Passages in inference; null: top_k.", minimum=0)
+    order: Order = setting(Order.best_first, "Order of the passages.")
+    layout: Layout = setting(Layout.context_first, "Which part of a question comes first.")
 
     def passages(self, *, training: bool) -> int:
-        """How many of the ranked passages the reader reads."""
-        own = self.train_top_k if training else self.eval_top_k
-        return self.top_k if own is None else own
+        """Return how many of the ranked passages the reader reads."""
+        top_k = self.train_top_k if training else self.eval_top_k
+        return self.top_k if top_k is None else top_k
+
+
+HEAD_ONLY = ("packing", "evidence", "loss", "others", "flash", "dropout")
+CAUSAL_ONLY = ("scoring", "chat", "template", "execution", "memory_gib", "gguf")
 
 
 @dataclass
 class Model:
-    """A reader: hub id or folder, or small random weights; `lexical` needs neither."""
+    """A reader: a checkpoint, small random weights, or word overlap (`kind=lexical`)."""
 
-    name: str = MISSING
-    kind: ReaderKind = ReaderKind.transformer
-    name_or_path: str | None = None
-    revision: str | None = None  # of a hub id: branch, tag or commit; null: main
-    packing: Packing = Packing.none
-    max_length: int = 256  # tokens of one option's sequence; words for the lexical reader
-    eval_max_length: int | None = None  # in evaluation and inference; null: max_length
-    batch_by: BatchBy = BatchBy.tokens
-    loss: Loss = Loss.softmax  # trainer.label_smoothing_factor smooths either
-    others: bool = False  # loss=binary: the mean of the other options' logits joins an option's own
-    evidence: bool = False  # measures of each option against its passages join its score
-    flash: bool = False  # DeBERTa with packing=none on a GPU: the package flashdeberta's attention
-    dropout: float | None = None  # null: the checkpoint's own
-    architecture: str | None = None  # without name_or_path: small random weights of this kind
-    config: dict[str, Any] | None = None  # of them, where they are to be others
-    scoring: Scoring = Scoring.letters  # causal_lm: how options are scored
-    chat: bool | None = None  # causal_lm: framed by its chat template; null: where it has one
-    template: str | None = None  # causal_lm: with {context}, {prompt}, {options} or {option}
-    execution: Execution = Execution.memory  # causal_lm: where its weights are
-    memory_gib: float = 4.0  # for hidden states (layerwise), for weights (offload)
-    dtype: Dtype = Dtype.auto  # auto: float32, unless it is a causal_lm that answers untrained
-    load_in_4bit: bool = False  # a decoder's, on a GPU: bitsandbytes' NF4, trained by adapters
-    gguf: str | None = None  # causal_lm: the checkpoint's file, where it is a GGUF
-    trust_remote_code: bool = False
+    name: str = setting(MISSING, "Name in folders and reports.")
+    kind: ReaderKind = setting(ReaderKind.transformer, "Kind of reader.")
+    name_or_path: str | None = setting(None, "Hub id or folder; null: small random weights.")
+    revision: str | None = setting(None, "Branch, tag or commit of a hub id; null: main.")
+    packing: Packing = setting(Packing.none, "How the options of a question share sequences.")
+    max_length: int = setting(256, "Tokens (lexical: words) of a sequence, at most.", minimum=1)
+    eval_max_length: int | None = setting(None, "Tokens in inference; null: max_length.", minimum=1)
+    batch_by: BatchBy = setting(BatchBy.tokens, "Which size is equal from batch to batch.")
+    loss: Loss = setting(Loss.softmax, "Loss; trainer.label_smoothing_factor smooths either.")
+    others: bool = setting(False, "loss=binary: add a learned multiple of the other options' mean.")
+    evidence: bool = setting(False, "Add features of word overlap with the passages to the score.")
+    flash: bool = setting(False, "DeBERTa on a GPU, packing=none: flashdeberta's attention.")
+    dropout: float | None = setting(None, "Dropout; null: the checkpoint's.", minimum=0, below=1)
+    architecture: str | None = setting(None, "Architecture of small random weights.")
+    config: dict[str, Any] | None = setting(None, "Configuration of small random weights.")
+    scoring: Scoring = setting(Scoring.letters, "causal_lm: how options are scored.")
+    chat: bool | None = setting(None, "causal_lm: apply the chat template; null: if any.")
+    template: str | None = setting(
+        None, "causal_lm: prompt with {context}, {prompt}, {options} or {option}."
+    )
+    execution: Execution = setting(Execution.memory, "causal_lm: where the weights are.")
+    memory_gib: float = setting(4.0, "GiB of hidden states (layerwise) or weights (offload).")
+    dtype: Dtype = setting(
+        Dtype.auto, "Number format; auto: float32, unless an untrained causal_lm."
+    )
+    load_in_4bit: bool = setting(False, "Decoder on a GPU: load in NF4 and train adapters.")
+    gguf: str | None = setting(None, "causal_lm: file of a GGUF checkpoint.")
+    trust_remote_code: bool = setting(False, "Run code that comes with the checkpoint.")
 
     @property
     def checkpoint(self) -> Checkpoint | None:
@@ -139,32 +148,114 @@ class Model:
         return replace(self, name_or_path=str(folder), revision=None)
 
     def length(self, *, training: bool) -> int:
-        """How many tokens (of the lexical reader: words) are read at most."""
+        """Return the greatest number of tokens (lexical reader: words) that are read."""
         return self.max_length if training else self.eval_max_length or self.max_length
+
+    def validate(self) -> None:
+        """Refuse a reader without weights, settings of another kind, and contradictions."""
+        if self.kind.is_neural:
+            self._check_kind()
+        if self.kind is ReaderKind.causal_lm:
+            self._check_weights()
+            self._check_template()
+        if self.others and self.loss is not Loss.binary:
+            raise ExamError(
+                "model.others=true has no effect with model.loss=softmax, which compares the "
+                "options already.\nSet model.loss=binary, or leave model.others out."
+            )
+        if self.flash and self.packing is not Packing.none:
+            raise ExamError(
+                f"model.flash=true needs one sequence for each option (got model.packing="
+                f"{self.packing.value}).\nSet model.packing=none, or leave model.flash out."
+            )
+
+    def _check_kind(self) -> None:
+        """Refuse a missing checkpoint, and settings that only the other neural reader has."""
+        if not (self.name_or_path or self.config or self.architecture):
+            raise ExamError(
+                "model.name_or_path has no value.\n"
+                "Set model.name_or_path=<hub id or folder>, or choose a model, as model=minilm."
+            )
+        is_causal = self.kind is ReaderKind.causal_lm
+        other = ReaderKind.transformer if is_causal else ReaderKind.causal_lm
+        for name in HEAD_ONLY if is_causal else CAUSAL_ONLY:
+            if getattr(self, name) != getattr(Model(), name):
+                raise ExamError(
+                    f"model.{name} has no effect with model.kind={self.kind.value}.\n"
+                    f"Leave it out, or set model.kind={other.value}."
+                )
+
+    def _check_weights(self) -> None:
+        """Refuse quantized weights of a causal language model where they cannot run."""
+        if self.load_in_4bit and self.execution is not Execution.memory:
+            raise ExamError(
+                "model.load_in_4bit=true needs model.execution=memory "
+                f"(got {self.execution.value}).\nLeave one of them out."
+            )
+        if self.gguf and self.execution is Execution.layerwise:
+            raise ExamError(
+                "model.execution=layerwise reads safetensors, but model.gguf names a GGUF file.\n"
+                "Choose model.execution=memory, or a checkpoint in safetensors."
+            )
+
+    def _check_template(self) -> None:
+        """Refuse a template without the part that is scored, or with parts read once an option."""
+        required = {Scoring.letters: "{options}", Scoring.yes_no: "{option}"}.get(self.scoring, "")
+        for part in ("{prompt}", required):
+            if part not in (self.template or part):
+                raise ExamError(
+                    f"model.template needs {part} for model.scoring={self.scoring.value}.\n"
+                    f"Add {part} to the template."
+                )
+        _, option, suffix = (self.template or "").partition("{option}")
+        if option and ("{option}" in suffix or "{context}" in suffix):
+            raise ExamError(
+                "model.template repeats {option}, or has {context} after it; the model would read "
+                "that part anew for every option.\nPut {context} first, and {option} once."
+            )
+        if self.scoring is Scoring.likelihood and option:
+            raise ExamError(
+                "model.template must not contain {option} with model.scoring=likelihood, which "
+                "appends the option.\nLeave {option} out."
+            )
 
 
 @dataclass
 class Tuning:
-    """Which weights of a transformer are trained, and how fast."""
+    """The weights of a transformer to train, and how fast."""
 
-    name: str = "full"
-    freeze_embeddings: bool = False
-    freeze_layers: float = 0.0  # the lowest ones; below 1 a share of all, as with warmup_steps
-    layer_decay: float = 1.0  # a layer's learning rate in units of the next higher one's
-    head_learning_rate: float | None = None  # null: trainer.learning_rate
-    lora_rank: int | None = None  # null: the weights themselves are trained
-    lora_alpha: float = 32.0
-    lora_dropout: float = 0.05
-    lora_targets: Any = None  # names of linear modules in the layers; null: all of them
-    rslora: bool = False  # scaled by the rank's root, so that a high rank learns as fast
-    dora: bool = False  # magnitude and direction apart
+    name: str = setting("full", "Name in folders and reports.")
+    freeze_embeddings: bool = setting(False, "Freeze the embeddings.")
+    freeze_layers: float = setting(0.0, "Lowest layers to freeze; below 1: a share.", minimum=0)
+    layer_decay: float = setting(
+        1.0, "Learning-rate factor of each lower layer.", above=0, maximum=1
+    )
+    head_learning_rate: float | None = setting(
+        None, "Learning rate of the head; null: trainer.learning_rate.", above=0
+    )
+    lora_rank: int | None = setting(None, "Rank of LoRA adapters; null: no adapters.", minimum=1)
+    lora_alpha: float = setting(32.0, "Scale of LoRA adapters.")
+    lora_dropout: float = setting(0.05, "Dropout of LoRA adapters.", minimum=0, below=1)
+    lora_targets: Any = setting(None, "Names of linear modules to adapt; null: all in the layers.")
+    rslora: bool = setting(False, "Scale adapters by the root of the rank, for high ranks.")
+    dora: bool = setting(False, "Adapt magnitude and direction separately.")
+
+    def validate(self) -> None:
+        """Refuse settings of adapters where there are none."""
+        if self.lora_rank is None and (self.rslora or self.dora or self.lora_targets):
+            raise ExamError(
+                "tuning.rslora, tuning.dora and tuning.lora_targets need LoRA adapters.\n"
+                "Choose tuning=lora, or leave them out."
+            )
 
 
 @dataclass
 class Adversary:
-    """A second pass of every training step, with weights shifted to where the loss is higher."""
+    """Adversarial weight perturbation: a second pass with weights shifted to a higher loss."""
 
-    name: str = "none"
-    adv_lr: float | None = None  # length of the shift in units of the weights' own; null: none
-    adv_eps: float | None = 1e-4  # no weight moves by a larger share of itself; null: no such limit
-    start_epoch: float = 0.5
+    name: str = setting("none", "Name in folders and reports.")
+    adv_lr: float | None = setting(None, "Relative length of the shift; null: none.", above=0)
+    adv_eps: float | None = setting(
+        1e-4, "Greatest relative change of a weight; null: any.", above=0
+    )
+    start_epoch: float = setting(0.5, "Epoch to start at.")

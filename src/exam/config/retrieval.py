@@ -1,12 +1,13 @@
-"""Corpus, encoder, retriever, passages, index, reranker, pairs: how contexts are found."""
+"""The groups of retrieval: corpus, encoder, retriever, passages, index, reranker, pairs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
 
-from exam.config.values import Checkpoint, Dtype
+from exam.config.values import Checkpoint, Dtype, setting
+from exam.errors import ExamError
 
 
 class CorpusReader(Enum):
@@ -19,7 +20,7 @@ class CorpusReader(Enum):
 
 
 class RetrieverKind(Enum):
-    """How contexts are found."""
+    """How contexts are retrieved."""
 
     none = "none"
     given = "given"
@@ -41,7 +42,7 @@ class RetrieverKind(Enum):
 
 
 class Query(Enum):
-    """What of a question is searched for."""
+    """Which text of a question is the query."""
 
     prompt = "prompt"
     prompt_options = "prompt_options"  # prompt and all options as one text
@@ -49,17 +50,17 @@ class Query(Enum):
 
 
 class Target(Enum):
-    """What a passage should be given by the reranker that is trained."""
+    """The score that a reranker learns for a passage."""
 
-    support = "support"  # the share of the right option's new words that it holds
+    support = "support"  # share of the right option's words, beyond the prompt's, in the passage
     binary = "binary"  # 1 for positives, 0 for negatives
 
 
 class PairLoss(Enum):
-    """What the reranker's training minimises."""
+    """The loss of a reranker's training."""
 
-    bce = "bce"  # each passage by itself
-    lambda_loss = "lambda_loss"  # the order of a question's passages
+    bce = "bce"  # pointwise: binary cross-entropy of each passage
+    lambda_loss = "lambda_loss"  # listwise: the order of a question's passages
 
 
 class Fusion(Enum):
@@ -69,40 +70,41 @@ class Fusion(Enum):
     weighted = "weighted"
 
 
+COLUMNS = {"id": "id", "title": "title", "text": "text"}
+
+
 @dataclass
 class CorpusSource:
-    """One corpus: its form, its place, its column names."""
+    """One corpus: its form, folder, files and columns."""
 
-    reader: CorpusReader = MISSING
-    dir: str | None = None
-    files: Any = None  # names or patterns below dir; default: by reader
-    columns: dict[str, str] = field(
-        default_factory=lambda: {"id": "id", "title": "title", "text": "text"}
-    )
+    reader: CorpusReader = setting(MISSING, "Form of the files.")
+    dir: str | None = setting(None, "Folder of the files.")
+    files: Any = setting(None, "File names or patterns below dir; null: by form.")
+    columns: dict[str, str] = setting(COLUMNS.copy, "Columns of id, title and text.")
 
 
 @dataclass
 class Corpus(CorpusSource):
-    """The corpus that is searched; `also` lists further ones searched together with it."""
+    """The corpus to search."""
 
-    name: str = MISSING
-    also: list[CorpusSource] = field(default_factory=list)
+    name: str = setting(MISSING, "Name in messages and reports.")
+    also: list[CorpusSource] = setting(list, "Further corpora, searched together with this one.")
 
 
 @dataclass
 class Encoder:
-    """A sentence encoder: hub id or folder."""
+    """A sentence encoder."""
 
-    name: str = MISSING
-    name_or_path: str = MISSING
-    revision: str | None = None  # of a hub id: branch, tag or commit; null: main
-    max_length: int = 256
-    batch_tokens: int = 2048  # texts of like length, padding counted; sets memory, not the ranking
-    dtype: Dtype = Dtype.auto
-    query_prefix: str = ""
-    passage_prefix: str = ""
-    dropout: float | None = None  # in task=encoder; null: the checkpoint's own
-    trust_remote_code: bool = False
+    name: str = setting(MISSING, "Name in messages and reports.")
+    name_or_path: str = setting(MISSING, "Hub id or folder of the checkpoint.")
+    revision: str | None = setting(None, "Branch, tag or commit of a hub id; null: main.")
+    max_length: int = setting(256, "Tokens of a text, at most.", minimum=1)
+    batch_tokens: int = setting(2048, "Tokens of a batch, padding included.", minimum=1)
+    dtype: Dtype = setting(Dtype.auto, "Number format.")
+    query_prefix: str = setting("", "Text before each query.")
+    passage_prefix: str = setting("", "Text before each passage.")
+    dropout: float | None = setting(None, "task=encoder: dropout; null: the checkpoint's.")
+    trust_remote_code: bool = setting(False, "Run code that comes with the checkpoint.")
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -118,30 +120,52 @@ class Encoder:
 
 @dataclass
 class Search:
-    """One way to rank passages. `depth` is how many ranked passages a contexts file holds."""
+    """One way to rank passages."""
 
-    name: str = MISSING
-    kind: RetrieverKind = MISSING
-    depth: int = 20
-    query: Query = Query.prompt_options
-    articles: int = 3  # two_stage
-    article_query: Query = Query.prompt  # two_stage: what its articles are searched by
-    encode_at_most: int | None = None  # two_stage: sentences a question; null ranks all exactly
-    min_sentence_chars: int = 4  # two_stage
-    k1: float = 1.2  # bm25: how soon repeated words stop counting
-    b: float = 0.75  # bm25: how much long passages are held back
-    ngrams: int = 2  # tfidf: the longest run of words that counts as a term
-    prompt_weight: float = 3.0  # tfidf: the prompt's share against all options' share of one
+    name: str = setting(MISSING, "Name in folders and reports.")
+    kind: RetrieverKind = setting(MISSING, "How passages are ranked.")
+    depth: int = setting(20, "Ranked passages to keep for each question.", minimum=1)
+    query: Query = setting(Query.prompt_options, "Text of a question to search for.")
+    articles: int = setting(3, "two_stage: articles to read for each question.", minimum=1)
+    article_query: Query = setting(Query.prompt, "two_stage: text to search articles for.")
+    encode_at_most: int | None = setting(
+        None, "two_stage: sentences to encode for each question; null: all.", minimum=1
+    )
+    min_sentence_chars: int = setting(4, "two_stage: skip shorter sentences.", minimum=1)
+    k1: float = setting(1.2, "bm25: how slowly repeated words saturate.")
+    b: float = setting(0.75, "bm25: how strongly long passages are penalised.")
+    ngrams: int = setting(2, "tfidf: words of the longest term.", minimum=1)
+    prompt_weight: float = setting(3.0, "tfidf: weight of the prompt; all options together: 1.")
 
 
 @dataclass
 class Retriever(Search):
-    """How contexts are found; `members` are the rankings that `hybrid` fuses."""
+    """How contexts are retrieved."""
 
-    members: dict[str, Search] = field(default_factory=dict)
-    fusion: Fusion = Fusion.rrf
-    rrf_k: int = 60  # weakens the first ranks' lead (Cormack and others, 2009)
-    weights: dict[str, float] = field(default_factory=dict)  # of members; 1 where not given
+    members: dict[str, Search] = setting(dict, "hybrid: the rankings to fuse.")
+    fusion: Fusion = setting(Fusion.rrf, "hybrid: how rankings are fused.")
+    # Cormack and others, 2009
+    rrf_k: int = setting(60, "hybrid: a larger value weakens the lead of the first ranks.")
+    weights: dict[str, float] = setting(dict, "hybrid: weight of each member; 1 where missing.")
+
+    def validate(self) -> None:
+        """Refuse a hybrid of fewer than two rankings that search, and weights of no member."""
+        if self.kind is not RetrieverKind.hybrid:
+            return
+        members = self.members
+        if len(members) < 2 or not all(
+            m.kind.searches and m.kind is not self.kind for m in members.values()
+        ):
+            raise ExamError(
+                "retriever=hybrid needs two or more members of two_stage, bm25, tfidf, passages "
+                f"(got {', '.join(members) or 'none'}).\n"
+                "Add one: +retriever@retriever.members.tfidf=tfidf"
+            )
+        if unknown := [name for name in self.weights if name not in members]:
+            raise ExamError(
+                f"retriever.weights.{unknown[0]} names no member of retriever=hybrid.\n"
+                f"The members are {', '.join(members)}."
+            )
 
     @property
     def encodes(self) -> bool:
@@ -151,11 +175,11 @@ class Retriever(Search):
 
 @dataclass
 class Passages:
-    """How a corpus is cut into passages: windows of whole sentences."""
+    """How a corpus is split into passages: windows of whole sentences."""
 
-    words: int = 90
-    overlap: int = 1  # sentences that a window shares with the one before
-    min_sentence_chars: int = 4
+    words: int = setting(90, "Words of a passage, at most.", minimum=1)
+    overlap: int = setting(1, "Sentences that consecutive passages share.")
+    min_sentence_chars: int = setting(4, "Skip shorter sentences.", minimum=1)
 
 
 class Recipe(Enum):
@@ -168,19 +192,21 @@ class Recipe(Enum):
 
 @dataclass
 class Reranker:
-    """A cross-encoder over the first passages of a ranking; without `ckpt` there is none."""
+    """A cross-encoder that reorders the first passages of a ranking."""
 
-    name: str = "none"
-    ckpt: str | None = None  # hub id, folder, or a run of exam train task=reranker
-    revision: str | None = None  # of a hub id: branch, tag or commit; null: main
-    depth: int = 20  # how many first passages are scored and kept
-    query: Query = Query.prompt_options
-    weight: float = 1.0  # of its standardised score; the rest is the first ranking's own
-    max_length: int = 256
-    batch_size: int = 32
-    dtype: Dtype = Dtype.auto  # in bfloat16 near ties may swap
-    dropout: float | None = None  # in task=reranker; null: the checkpoint's own
-    trust_remote_code: bool = False
+    name: str = setting("none", "Name in folders and reports.")
+    ckpt: str | None = setting(None, "Hub id, folder, or run of task=reranker; null: no reranker.")
+    revision: str | None = setting(None, "Branch, tag or commit of a hub id; null: main.")
+    depth: int = setting(20, "Passages to score and keep.", minimum=1)
+    query: Query = setting(Query.prompt_options, "Text of a question to score passages for.")
+    weight: float = setting(
+        1.0, "Weight of its score; the retriever's score has the rest.", above=0, maximum=1
+    )
+    max_length: int = setting(256, "Tokens of question and passage, at most.", minimum=1)
+    batch_size: int = setting(32, "Passages of a batch.", minimum=1)
+    dtype: Dtype = setting(Dtype.auto, "Number format; in bfloat16 near ties may swap.")
+    dropout: float | None = setting(None, "task=reranker: dropout; null: the checkpoint's.")
+    trust_remote_code: bool = setting(False, "Run code that comes with the checkpoint.")
 
     @property
     def checkpoint(self) -> Checkpoint | None:
@@ -197,25 +223,27 @@ READER = "reader"  # of pairs.positives: passages that raise the probability of 
 
 @dataclass
 class Pairs:
-    """Which (question, passage) pairs train a reranker or an encoder."""
+    """The (question, passage) pairs that train a reranker or an encoder."""
 
-    target: Target = Target.support
-    loss: PairLoss = PairLoss.bce
-    positives: str | None = None  # a file, or reader; null: best passages of the known article
-    reader: str | None = None  # a trained reader's run, with positives=reader
-    per_question: int = 2  # positives
-    negatives: int = 4
-    first: int = 1  # ranks that candidates come from
-    last: int = 20
-    max_support: float = 0.3  # of the right option, by a negative
+    target: Target = setting(Target.support, "Score that the reranker learns for a passage.")
+    loss: PairLoss = setting(PairLoss.bce, "Loss of the reranker.")
+    positives: str | None = setting(
+        None, "File of positives, or reader; null: best passages of the question's article."
+    )
+    reader: str | None = setting(None, "positives=reader: the run of a trained reader.")
+    per_question: int = setting(2, "Positives for each question.", minimum=1)
+    negatives: int = setting(4, "Negatives for each question.", minimum=1)
+    first: int = setting(1, "First rank to take candidates from.")
+    last: int = setting(20, "Last rank to take candidates from.")
+    max_support: float = setting(0.3, "Support of the right option by a negative, at most.")
 
 
 @dataclass
 class Index:
     """How vectors are stored and searched."""
 
-    recipe: Recipe = Recipe.exact
-    shard_size: int = 4096  # texts encoded between two points to resume at
-    memory_gib: float = 4.0  # auto: what exact vectors may take
-    probe: int = 256  # low_ram: lists read for each query
-    refine: int = 200  # low_ram: nearest codes ranked again by their vectors
+    recipe: Recipe = setting(Recipe.exact, "Exact search, compressed vectors, or auto.")
+    shard_size: int = setting(4096, "Texts to encode between two checkpoints.", minimum=1)
+    memory_gib: float = setting(4.0, "auto: GiB that exact vectors may take.", above=0)
+    probe: int = setting(256, "low_ram: lists to read for each query.", minimum=1)
+    refine: int = setting(200, "low_ram: nearest codes to rank again by vectors.", minimum=1)

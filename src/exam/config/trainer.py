@@ -39,6 +39,12 @@ MANAGED = {
     "push_to_hub": "hub.push=true uploads the finished run",
 }
 
+LEAST = {
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
+    "gradient_accumulation_steps": 1,
+    "num_train_epochs": 0,
+}
+
 
 @cache
 def _classes(module: str) -> dict[str, ast.ClassDef]:
@@ -118,15 +124,15 @@ def trainer_choices() -> dict[str, tuple[str, ...]]:
 
 
 def check_trainer_values(values: dict[str, Any]) -> None:
-    """Refuse fields that exam manages, and values that the library does not know."""
+    """Refuse fields that exam manages, and values that the library does not take."""
     for name, value in values.items():
         if name in MANAGED:
             raise ExamError(f"trainer.{name} is managed by exam: {MANAGED[name]}.\nLeave it out.")
         choices = trainer_choices().get(name)
         if choices and value is not None and value not in choices:
-            raise ExamError(
-                f"trainer.{name}={value} is not a value of it.\nChoose one of {', '.join(choices)}."
-            )
+            raise ExamError(f"trainer.{name} must be one of {', '.join(choices)} (got {value}).")
+        if name in LEAST and value < LEAST[name]:
+            raise ExamError(f"trainer.{name} must be at least {LEAST[name]} (got {value}).")
 
 
 def trainer_values(fields: TrainerFields) -> dict[str, Any]:

@@ -1,8 +1,104 @@
-"""What the values of every group share: number formats, and their forms as a list and as JSON."""
+"""Values that every group shares: fields with help and range, number formats, checkpoints."""
 
-from dataclasses import dataclass, fields, is_dataclass
+import operator
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypedDict, Unpack
+
+from omegaconf import MISSING
+
+from exam.errors import ExamError
+
+LIMITS = {
+    "minimum": ("at least", operator.ge),
+    "above": ("above", operator.gt),
+    "maximum": ("at most", operator.le),
+    "below": ("below", operator.lt),
+}
+
+
+class Limits(TypedDict, total=False):
+    """The range of a number: inclusive (`minimum`, `maximum`) or exclusive (`above`, `below`)."""
+
+    minimum: float
+    above: float
+    maximum: float
+    below: float
+
+
+def setting(
+    default: Any, text: str, *, choices: tuple[str, ...] = (), **limits: Unpack[Limits]
+) -> Any:
+    """Declare a field: its default (or the function that makes it), its help, its range.
+
+    A range holds for every item of a list; null is always allowed where the type allows it.
+    """
+    metadata = {"help": text, "choices": choices, **limits}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def describe_range(metadata: Mapping[str, Any]) -> str:
+    """Return a field's range or choices in words, such as `at least 1`; empty without any."""
+    if metadata.get("choices"):
+        return f"one of {', '.join(metadata['choices'])}"
+    if "minimum" in metadata and "maximum" in metadata:
+        return f"between {metadata['minimum']} and {metadata['maximum']}"
+    return " and ".join(
+        f"{words} {metadata[name]}" for name, (words, _) in LIMITS.items() if name in metadata
+    )
+
+
+def check_group(group: Any, prefix: str = "") -> None:
+    """Check every field of nested dataclasses against its range, then call their `validate()`.
+
+    Raises:
+        ExamError: the first value out of range, or the first contradiction within a group.
+    """
+    for spec in fields(group):
+        key, value = f"{prefix}{spec.name}", getattr(group, spec.name)
+        for item in value if isinstance(value, list) else [value]:
+            if not (item is None and value is None) and not _is_allowed(item, spec.metadata):
+                raise ExamError(f"{key} must be {describe_range(spec.metadata)} (got {item}).")
+        for name, inner in _groups_in(value):
+            check_group(inner, f"{key}{name}.")
+    if hasattr(group, "validate"):
+        group.validate()
+
+
+def _is_allowed(value: Any, metadata: Mapping[str, Any]) -> bool:
+    """Return whether a value is one of a field's choices and within its range."""
+    if metadata.get("choices") and value not in metadata["choices"]:
+        return False
+    limits = [
+        (compare, metadata[name]) for name, (_, compare) in LIMITS.items() if name in metadata
+    ]
+    if not limits or value == MISSING:
+        return True
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and all(compare(value, limit) for compare, limit in limits)
+
+
+def _groups_in(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each group that a value is or holds, with what its name adds to the key."""
+    if is_dataclass(value):
+        yield "", value
+    elif isinstance(value, dict):
+        yield from ((f".{name}", item) for name, item in value.items() if is_dataclass(item))
+    elif isinstance(value, list):
+        yield from ((f"[{i}]", item) for i, item in enumerate(value) if is_dataclass(item))
+
+
+def check_folder_name(key: str, name: str) -> None:
+    """Refuse a name that no folder can have."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ExamError(
+            f"{key} must be the name of a folder (got {name}).\n"
+            "Use letters, digits, dots, dashes and underscores."
+        )
 
 
 class Dtype(Enum):

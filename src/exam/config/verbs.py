@@ -1,6 +1,6 @@
-"""The whole of a verb's configuration, and the groups that belong to no single stage."""
+"""The configuration of each command, and the groups that belong to no single stage."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -12,10 +12,13 @@ from exam.config.questions import Data
 from exam.config.reader import Adversary, Context, Model, Tuning
 from exam.config.retrieval import Corpus, Encoder, Index, Pairs, Passages, Reranker, Retriever
 from exam.config.trainer import TrainerFields
+from exam.config.values import setting
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class Task(Enum):
-    """What `exam train` trains."""
+    """The model that `exam train` trains."""
 
     reader = "reader"
     reranker = "reranker"
@@ -23,14 +26,14 @@ class Task(Enum):
 
 
 class Resume(Enum):
-    """What to do with an earlier run of the same configuration."""
+    """Whether to reuse an earlier run of the same configuration."""
 
     auto = "auto"
     never = "never"
 
 
 class TrackerMode(Enum):
-    """Whether figures are sent as they come, or kept to be sent."""
+    """When metrics are sent: at once, or later from files."""
 
     online = "online"
     offline = "offline"
@@ -38,141 +41,142 @@ class TrackerMode(Enum):
 
 @dataclass
 class Tracker:
-    """Who follows a run besides its log: Weights & Biases, or nobody."""
+    """Experiment tracking with Weights & Biases."""
 
-    name: str = "none"
-    mode: TrackerMode | None = None  # null: nobody
-    project: str = "exam"
-    entity: str | None = None  # null: your default
+    name: str = setting("none", "Name in messages.")
+    mode: TrackerMode | None = setting(None, "Send at once or later; null: no tracking.")
+    project: str = setting("exam", "Project of the runs.")
+    entity: str | None = setting(None, "User or team; null: your default.")
 
 
 @dataclass
 class Hub:
-    """Where a finished run is uploaded; the token is the hub's own (`hf auth login`, HF_TOKEN)."""
+    """Upload of a finished run; the token is the hub's (`hf auth login`, HF_TOKEN)."""
 
-    push: bool = False
-    repo: str | None = None  # owner/name
-    private: bool = True
+    push: bool = setting(False, "Upload the finished run.")
+    repo: str | None = setting(None, "Repository, as owner/name.")
+    private: bool = setting(True, "Create the repository as private.")
 
 
 @dataclass
 class Command:
-    """What every command has."""
+    """The settings of every command."""
 
-    outputs: str = "outputs"
-    log_level: str = "info"
-    offline: bool = False  # fetch nothing, send nothing
+    outputs: str = setting("outputs", "Folder of all results and caches.")
+    log_level: str = setting("info", "Least severe messages to log.", choices=LOG_LEVELS)
+    offline: bool = setting(False, "Fetch nothing, send nothing.")
 
 
 @dataclass
 class Retrieving(Command):
-    """What finds passages for questions."""
+    """The groups of every command that retrieves passages."""
 
-    data: Data = MISSING
-    corpus: Corpus = MISSING
-    encoder: Encoder = MISSING
-    passages: Passages = MISSING
-    retriever: Retriever = MISSING
-    index: Index = MISSING
-    generator: Generator = MISSING
-    reranker: Reranker = field(default_factory=Reranker)
+    data: Data = setting(MISSING, "Questions.")
+    corpus: Corpus = setting(MISSING, "Corpus to search.")
+    encoder: Encoder = setting(MISSING, "Sentence encoder.")
+    passages: Passages = setting(MISSING, "How the corpus is split.")
+    retriever: Retriever = setting(MISSING, "How passages are ranked.")
+    index: Index = setting(MISSING, "How vectors are searched.")
+    generator: Generator = setting(MISSING, "How questions are written for data.train=generated.")
+    reranker: Reranker = setting(Reranker, "Cross-encoder over the ranking.")
 
 
 @dataclass
 class Train(Retrieving):
     """`exam train`."""
 
-    context: Context = MISSING
-    model: Model = MISSING
-    trainer: TrainerFields = MISSING
-    tuning: Tuning = field(default_factory=Tuning)
-    adversary: Adversary = field(default_factory=Adversary)
-    tracker: Tracker = field(default_factory=Tracker)
-    pairs: Pairs = field(default_factory=Pairs)
-    hub: Hub = field(default_factory=Hub)
-    task: Task = Task.reader
-    name: str = MISSING
-    seed: Any = 42  # or a list: the whole is done with each
-    resume: str = "auto"  # never, or a run folder to go on with
-    launch: Any = "auto"  # a process for each GPU; single: one; or a number
+    context: Context = setting(MISSING, "Passages that the reader sees.")
+    model: Model = setting(MISSING, "Reader.")
+    trainer: TrainerFields = setting(MISSING, "Arguments of transformers.Trainer.")
+    tuning: Tuning = setting(Tuning, "Weights to train.")
+    adversary: Adversary = setting(Adversary, "Adversarial weight perturbation.")
+    tracker: Tracker = setting(Tracker, "Experiment tracking.")
+    pairs: Pairs = setting(Pairs, "Training pairs of task=reranker and task=encoder.")
+    hub: Hub = setting(Hub, "Upload of the finished run.")
+    task: Task = setting(Task.reader, "Model to train.")
+    name: str = setting(MISSING, "Name of the run's folder.")
+    seed: Any = setting(42, "Seed, or a list: one run for each.")
+    resume: str = setting("auto", "auto, never, or the folder of a run to resume.")
+    launch: Any = setting("auto", "Processes: auto (one on each GPU), single, or a number.")
 
 
 @dataclass
 class Retrieve(Retrieving):
     """`exam retrieve`."""
 
-    evaluate: bool = True
-    resume: Resume = Resume.auto
+    evaluate: bool = setting(True, "Score the retrieved passages.")
+    resume: Resume = setting(Resume.auto, "Reuse what is done (auto), or start anew (never).")
 
 
 @dataclass
 class Restore(Command):
-    """What restores a run: these keys are the command's own, the run's are `run.<key>=…`."""
+    """The settings of commands that load a run: `run.<key>=…` changes a value of the run."""
 
-    ckpt: Any = MISSING
-    data: Data | None = None
-    corpus: Corpus | None = None
-    retriever: Retriever | None = None
-    context: Context | None = None
-    reranker: Reranker | None = None
-    run: dict[str, Any] = field(default_factory=dict)
-    resume: Resume = Resume.auto
+    ckpt: Any = setting(MISSING, "Folder of a run, or a list of them.")
+    data: Data | None = setting(None, "Questions; null: the run's.")
+    corpus: Corpus | None = setting(None, "Corpus to search; null: the run's.")
+    retriever: Retriever | None = setting(None, "How passages are ranked; null: the run's.")
+    context: Context | None = setting(None, "Passages that the reader sees; null: the run's.")
+    reranker: Reranker | None = setting(None, "Cross-encoder over the ranking; null: the run's.")
+    run: dict[str, Any] = setting(dict, "Values of the run to change.")
+    resume: Resume = setting(Resume.auto, "Reuse what is done (auto), or start anew (never).")
 
 
 @dataclass
 class Infer(Restore):
-    """`exam infer`: one run or several (`ckpt`), or what they have predicted before."""
+    """`exam infer`: answer questions with runs (`ckpt`), or combine saved predictions."""
 
-    ckpt: Any = None
-    predictions: Any = None  # files instead of runs: nothing is read, retrieved or run again
-    ensemble: Ensemble | None = None
-    cascade: Cascade = field(default_factory=Cascade)
-    passes: list[str] = field(default_factory=list)  # ways to read, each some of these overrides
-    rotations: int = 1  # orders of the options, whose answers are averaged
-    launch: Any = "auto"  # a process for each GPU; single: one; or a number
-    merge: bool = False  # save a LoRA run's adapters and the weights they change as one model
+    ckpt: Any = setting(None, "Folder of a run, or a list of them.")
+    predictions: Any = setting(None, "Prediction files to combine instead of runs.")
+    ensemble: Ensemble | None = setting(None, "How several readers become one.")
+    cascade: Cascade = setting(Cascade, "Which questions further readers answer.")
+    passes: list[str] = setting(list, "Overrides of the run, one reading of the questions each.")
+    rotations: int = setting(1, "Rotations of the options to average over.", minimum=1)
+    launch: Any = setting("auto", "Processes: auto (one on each GPU), single, or a number.")
+    merge: bool = setting(False, "Merge a LoRA run's adapters into its weights and save them.")
 
 
 @dataclass
 class Stress(Restore):
-    """`exam stress`: how a reader answers when contexts or options are not as they should be."""
+    """`exam stress`: answer questions with perturbed contexts or options."""
 
-    seed: int = 0
+    seed: int = setting(0, "Seed of the perturbations.")
 
 
 @dataclass
 class Bundle(Restore):
-    """`exam bundle`: all that a machine without a network needs to answer an exam."""
+    """`exam bundle`: pack everything that a machine without a network needs."""
 
-    out: str = MISSING
-    ensemble: Ensemble | None = None
-    cascade: Cascade = field(default_factory=Cascade)
-    image: str | None = None  # (python -VV; pip freeze) of the target machine
-    python: str | None = None  # the target's; null takes the image's, else Kaggle's
-    platforms: list[str] = field(
-        default_factory=lambda: (
+    out: str = setting(MISSING, "Folder to write.")
+    ensemble: Ensemble | None = setting(None, "How several readers become one.")
+    cascade: Cascade = setting(Cascade, "Which questions further readers answer.")
+    image: str | None = setting(None, "File of (python -VV; pip freeze) on the target machine.")
+    python: str | None = setting(None, "Python of the target; null: the image's, else Kaggle's.")
+    platforms: list[str] = setting(
+        lambda: (
             [f"manylinux_2_{v}_x86_64" for v in range(34, 4, -1)]
             + [f"manylinux{v}_x86_64" for v in (2014, 2010, 1)]
             + ["linux_x86_64"]
-        )
+        ),
+        "Platform tags of the target, best first.",
     )
-    with_corpus: bool = True
-    limit_gib: float = 200.0  # of a Kaggle data set
-    hours: float = 9.0  # of a Kaggle notebook
-    questions: int = 4000  # about as many as the competition's hidden test set has
-    rehearse: bool = False
+    with_corpus: bool = setting(True, "Include corpus and index.")
+    limit_gib: float = setting(200.0, "GiB of the bundle, at most.")
+    hours: float = setting(9.0, "Hours that the target allows.")
+    questions: int = setting(4000, "Questions of the estimate: about Kaggle's hidden test set.")
+    rehearse: bool = setting(False, "Run the notebook offline and check its submission.")
 
 
 @dataclass
 class Generate(Command):
     """`exam generate`."""
 
-    corpus: Corpus = MISSING
-    encoder: Encoder = MISSING
-    index: Index = MISSING
-    generator: Generator = MISSING
-    n: int = 1000
-    resume: Resume = Resume.auto
+    corpus: Corpus = setting(MISSING, "Corpus to write questions from.")
+    encoder: Encoder = setting(MISSING, "Sentence encoder that finds similar articles.")
+    index: Index = setting(MISSING, "How vectors are searched.")
+    generator: Generator = setting(MISSING, "How questions are written.")
+    n: int = setting(1000, "Questions to write.", minimum=1)
+    resume: Resume = setting(Resume.auto, "Reuse what is done (auto), or start anew (never).")
 
 
 ROOTS: dict[str, type] = {

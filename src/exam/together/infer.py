@@ -78,7 +78,7 @@ def check_readers(infer: Infer | Bundle, readers: int) -> None:
             raise ExamError(
                 f"ensemble.fit_on gives {held_out} predictions for {readers} readers.\n"
                 "Give each reader's predictions of questions it was not trained on, in their "
-                f"order: folders that {spell_command('train')} data.fold=all wrote."
+                f"order: folders that {spell_command('train')} data.cross_validate=true wrote."
             )
 
 

@@ -1,0 +1,137 @@
+"""Settings that cannot work: the message names the setting, what it must be and the remedy."""
+
+from dataclasses import fields, is_dataclass
+from typing import get_args, get_type_hints
+
+import pytest
+
+from exam.compose import composed
+from exam.config import ROOTS
+from exam.config.trainer import TrainerFields
+from exam.config.values import describe_range, setting
+from exam.errors import ExamError
+
+RANGES = {
+    "data.limit=0": "at least 1",
+    "data.folds=1": "at least 2",
+    "data.valid_share=1": "at least 0 and below 1",
+    "data.valid_share=nan": "at least 0 and below 1",
+    "data.soft_weight=0": "above 0 and at most 1",
+    "context.top_k=-1": "at least 0",
+    "retriever.articles=0": "at least 1",
+    "index.shard_size=0": "at least 1",
+    "index.memory_gib=0": "above 0",
+    "passages.words=0": "at least 1",
+    "reranker.weight=0": "above 0 and at most 1",
+    "generator.options=27": "between 2 and 26",
+    "generator.writer.per_article=0": "at least 1",
+    "model.max_length=0": "at least 1",
+    "model.dropout=1": "at least 0 and below 1",
+    "tuning.layer_decay=0": "above 0 and at most 1",
+    "tuning.lora_rank=0": "at least 1",
+    "adversary.adv_lr=0": "above 0",
+    "trainer.per_device_train_batch_size=0": "at least 1",
+    "trainer.num_train_epochs=-1": "at least 0",
+    "log_level=loud": "one of debug, info, warning, error",
+    "trainer.eval_strategy=always": "one of no, steps, epoch",
+}
+CONTRADICTIONS = {  # what the message names, and its remedy
+    "train trainer.fp16=true": ["trainer.use_cpu", "trainer=gpu"],
+    "train trainer.output_dir=x": ["trainer.output_dir", "outputs/train/<name>-<hash>"],
+    "train trainer.save_strategy=steps": ["load_best_model_at_end", "trainer.save_strategy=epoch"],
+    "train trainer.save_total_limit=1": ["trainer.save_total_limit=2"],
+    "train trainer.train_sampling_strategy=group_by_length": [
+        *("trainer.train_sampling_strategy", "model.batch_by=questions")
+    ],
+    "train data.fold=null": ["data.fold=null", "trainer.load_best_model_at_end=false"],
+    "train data.fold=10": ["data.fold", "between 0 and 9", "data.cross_validate=true"],
+    "train data.options=A": ["2 to 26", "(got A)", "data.options=ABCD"],
+    "train data.options=AAB": ["different options", "(got AAB)"],
+    "train data.source=hub": ["data.hub=<owner/name>"],
+    "train seed=[1,[2]]": ["seed must be", "seed=[0,1,2]"],
+    "train seed=[1,1]": ["seed must be", "seed=[0,1,2]"],
+    "train context.eval_top_k=21": ["context.eval_top_k=21", "retriever.depth=21"],
+    "train tuning.dora=true": ["tuning.dora", "tuning=lora"],
+    "train model.others=true": ["model.others", "model.loss=binary"],
+    "train model.flash=true": ["model.flash", "model.packing=none"],
+    "train name=a/b": ["name must be", "dashes"],
+    "train task=reranker reranker=none": ["reranker.ckpt=cross-encoder/"],
+    "train task=reranker retriever=none context.top_k=0": ["retriever=none", "reranker=none"],
+    "train task=encoder retriever=bm25": ["retriever=bm25", "retriever=two_stage"],
+    "train task=encoder pairs=support": ["pairs.target=support", "pairs=binary"],
+    "train task=reranker pairs.positives=missing.csv": ["missing.csv", "pairs.positives=reader"],
+    "train task=reranker pairs.positives=reader": ["pairs.reader=<run folder>"],
+    "train task=reranker pairs.reader=missing": ["pairs.positives=reader"],
+    "train task=reranker pairs.last=30": ["pairs.last=30", "keeps 20", "retriever.depth"],
+    "train task=reranker reranker.query=per_option": ["reranker.query=prompt_options"],
+    "train reranker=cross_encoder reranker.depth=40": ["reranker.depth=40", "retriever.depth=40"],
+    "train reranker=cross_encoder reranker.depth=3": ["reranker.depth=3", "reranker.depth=5"],
+    "train model=smollm2 trainer=no_training model.scoring=letters model.template='{prompt}'": [
+        *("{options}", "model.scoring=letters")
+    ],
+    "train model=smollm2 trainer=no_training model.scoring=yes_no "
+    "model.template='{prompt}{option}{context}'": ["Put {context} first"],
+    "train model=smollm2 trainer=no_training model.packing=options": [
+        *("model.packing", "model.kind=transformer")
+    ],
+    "train model=smollm2 trainer=no_training trainer.num_train_epochs=1 "
+    "model.execution=layerwise model.gguf=null": ["trainer=no_training", "model.execution=memory"],
+    "infer ckpt=[a,b] ensemble=mean cascade.share=0.5": ["ensemble=", "cascade.share="],
+    "infer ckpt=[a,b] ensemble=fitted": ["ensemble.fit_on", "'ensemble.fit_on=[<folder>,…]'"],
+    "infer ckpt=[a,b] ensemble=mean ensemble.weights=[0,0]": ["Leave ensemble.weights out"],
+    "infer predictions=[a,b] rotations=2": ["predictions=…", "ckpt=[<folder>,…]"],
+}
+
+
+@pytest.mark.parametrize("override", RANGES)
+def test_a_value_out_of_range_is_refused(override):
+    key, _, _ = override.partition("=")
+    with pytest.raises(ExamError) as caught:
+        composed("train", override)
+    assert str(caught.value).startswith(f"{key} must be {RANGES[override]} (got ")
+
+
+@pytest.mark.parametrize("command", CONTRADICTIONS)
+def test_a_contradiction_is_refused(command):
+    with pytest.raises(ExamError) as caught:
+        composed(*command.split(" "))
+    assert [part for part in CONTRADICTIONS[command] if part not in str(caught.value)] == []
+
+
+def test_every_item_of_a_list_is_within_range_and_a_member_is_named():
+    with pytest.raises(ExamError, match=r"^cascade\.share must be between 0 and 1 \(got 2\)"):
+        composed("infer", "ckpt=[a,b,c]", "cascade.share=[0.5,2]")
+    with pytest.raises(ExamError, match=r"^ensemble\.weights must be at least 0 \(got -1.0\)"):
+        composed("infer", "ckpt=[a,b]", "ensemble=mean", "ensemble.weights=[1,-1]")
+    with pytest.raises(ExamError, match=r"^cascade\.share must be between 0 and 1 \(got half\)"):
+        composed("infer", "ckpt=[a,b]", "cascade.share=half")
+    with pytest.raises(ExamError, match=r"^retriever\.members\.bm25\.depth must be at least 1"):
+        composed("train", "retriever=hybrid", "retriever.members.bm25.depth=0")
+
+
+def groups(schema):
+    """Yield a dataclass and those of its fields, at any depth."""
+    yield schema
+    for hint in get_type_hints(schema).values():
+        for kind in (hint, *get_args(hint)):
+            if isinstance(kind, type) and is_dataclass(kind) and kind is not TrainerFields:
+                yield from groups(kind)
+
+
+@pytest.mark.parametrize("verb", ROOTS)
+def test_every_setting_has_one_sentence_of_help(verb):
+    for schema in groups(ROOTS[verb]):
+        for field in fields(schema):
+            text = field.metadata.get("help", "")
+            assert text.endswith("."), f"{schema.__name__}.{field.name}"
+            assert text[0].isupper() or ":" in text or "," in text
+
+
+def test_a_range_is_described_in_words():
+    described = {
+        "": setting(1, "Help."),
+        "at least 1": setting(1, "Help.", minimum=1),
+        "above 0 and at most 1": setting(1, "Help.", above=0, maximum=1),
+        "one of a, b": setting("a", "Help.", choices=("a", "b")),
+    }
+    assert [describe_range(field.metadata) for field in described.values()] == list(described)
