@@ -307,7 +307,7 @@ def test_a_damaged_checkpoint_is_removed_and_the_one_before_taken(tmp_path, capl
         for damage in damages(place / "checkpoint-2" / name):
             caplog.clear()
             assert last_complete_checkpoint(place) == place / "checkpoint-1", damage
-            assert f"{place / 'checkpoint-2'} is not whole" in caplog.text
+            assert f"incomplete checkpoint {place / 'checkpoint-2'}" in caplog.text
             shutil.copytree(tmp_path / "whole", place, dirs_exist_ok=True)
         assert last_complete_checkpoint(place) == place / "checkpoint-2"
         shutil.rmtree(place)
