@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 from transformers import LlamaForSequenceClassification, TokenizersBackend
 
-from exam.config import Adversary, Dtype, Loss, Model, Tuning
+from exam.config import Dtype, Loss, Model, Tuning
 from exam.errors import ExamError
 from exam.precision import weights_in
 from exam.reader.collator import MultipleChoiceCollator
@@ -60,7 +60,7 @@ def test_a_decoder_is_trained_saved_and_read_again(tmp_path, asked, base, tuning
     features = features_of(reader, asked)
     before = predict(reader, features)
     embeddings = reader.model.get_input_embeddings().weight.detach().clone()
-    reader = reader.prepare_for_training(features, tuning, Adversary())
+    reader = reader.prepare_for_training(features, tuning)
     train(reader, features, features.select([]))
     logits = predict(reader, features)
     assert not np.allclose(before, logits)

@@ -18,7 +18,6 @@ from transformers import AutoConfig, AutoModel
 from exam.cli import main
 from exam.compose import composed
 from exam.config import (
-    Adversary,
     Corpus,
     CorpusReader,
     Dtype,
@@ -39,7 +38,7 @@ from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index
 from exam.room import check_room, checkpoints_at_once
 
-AWP = Adversary(name="awp", adv_lr=0.1, adv_eps=None, start_epoch=0.0)
+AWP = Tuning(name="awp", awp_lr=0.1, awp_eps=None, awp_start_epoch=0.0)
 LORA = Tuning(name="lora", lora_rank=4)
 
 
@@ -342,22 +341,20 @@ def gradients(reader, batch, scaler=None):
 
 
 @pytest.mark.parametrize(
-    ("tuning", "adversary", "values"),
+    ("tuning", "values"),
     [
-        (Tuning(), Adversary(), {"label_smoothing_factor": 0.1}),
-        (Tuning(), AWP, {}),
-        (LORA, AWP, {}),
-        (Tuning(), Adversary(), {"activation_checkpointing": True}),
+        (Tuning(), {"label_smoothing_factor": 0.1}),
+        (AWP, {}),
+        (replace(LORA, awp_lr=0.1, awp_eps=None, awp_start_epoch=0.0), {}),
+        (Tuning(), {"activation_checkpointing": True}),
     ],
     ids=["full", "awp", "lora-awp", "checkpointed"],
 )
 @pytest.mark.parametrize("family", ["deberta", "mpnet"])
-def test_a_scaled_step_in_fp16_has_the_gradient_of_fp32(
-    tmp_path, asked, family, tuning, adversary, values
-):
+def test_a_scaled_step_in_fp16_has_the_gradient_of_fp32(tmp_path, asked, family, tuning, values):
     reader = reader_of(tmp_path, asked, family, Packing.options, **values)
     batch = batch_of(reader, asked)
-    reader = reader.prepare_for_training(features_of(reader, asked), tuning, adversary)
+    reader = reader.prepare_for_training(features_of(reader, asked), tuning)
     before = {n: p.detach().clone() for n, p in reader.model.named_parameters()}
     exact_loss, exact = gradients(reader, batch)
     loss, grads = gradients(reader, batch, torch.amp.GradScaler("cpu"))
@@ -372,7 +369,7 @@ def test_a_scaled_step_in_fp16_has_the_gradient_of_fp32(
 def test_a_step_that_overflows_is_left_out_and_the_scale_halved(tmp_path, asked):
     reader = reader_of(tmp_path, asked, "bert", Packing.options)
     batch = batch_of(reader, asked)
-    reader = reader.prepare_for_training(features_of(reader, asked), Tuning(), AWP)
+    reader = reader.prepare_for_training(features_of(reader, asked), AWP)
     before = {n: p.detach().clone() for n, p in reader.model.named_parameters()}
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     _, grads = gradients(reader, batch, scaler)
@@ -389,9 +386,7 @@ def test_fp16_weights_that_learn_are_widened(tmp_path, asked):
     reader = replace(reader, model=reader.model.half())
     features = features_of(reader, asked)
     reader.arguments.fp16 = True
-    reader = reader.prepare_for_training(
-        features, Tuning(freeze_layers=2, freeze_embeddings=True), Adversary()
-    )
+    reader = reader.prepare_for_training(features, Tuning(freeze_layers=2, freeze_embeddings=True))
     kinds = {p.requires_grad: set() for p in reader.model.parameters()}
     for weight in reader.model.parameters():
         kinds[weight.requires_grad].add(weight.dtype)

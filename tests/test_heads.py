@@ -12,7 +12,7 @@ from test_reader import CPU, as_questions, contexts_of, texts
 from transformers import LongformerForMultipleChoice
 
 from exam.artefacts import open_stage
-from exam.config import Adversary, Layout, Loss, Model, Order, Packing, Tuning
+from exam.config import Layout, Loss, Model, Order, Packing, Tuning
 from exam.files import write_json
 from exam.reader.collator import MultipleChoiceCollator, PackedCollator
 from exam.reader.features import Reading, build_features, load_features
@@ -209,7 +209,7 @@ def test_evidence_starts_as_a_conditional_logit_and_joins_the_score(tmp_path, as
     features = features_of(reader, asked, stage)
     measured = np.array(features["evidence"][:])
     before = predict(reader, features)
-    reader = reader.prepare_for_training(features, Tuning(), Adversary())
+    reader = reader.prepare_for_training(features, Tuning())
     added = fit(measured, np.array(asked["label"])).logits(measured)
     assert predict(reader, features) == pytest.approx(before + added, abs=1e-4)
     assert (added.argmax(1) == np.array(asked["label"])).all()
@@ -232,7 +232,7 @@ def test_what_joins_is_trained_saved_and_read_again(tmp_path, asked, packing, fa
     arguments = {**CPU, "max_steps": 4, "learning_rate": 0.01}
     reader = Reader.load(model, arguments, tmp_path / "c", 0)
     features = features_of(reader, asked, stage)
-    reader = reader.prepare_for_training(features, tuning, Adversary())
+    reader = reader.prepare_for_training(features, tuning)
     started = reader.model.get_submodule("evidence").weight.detach().clone()
     train(reader, features, features.select([]))
     assert not torch.equal(reader.model.get_submodule("evidence").weight, started)
@@ -250,7 +250,7 @@ def test_trained_evidence_is_not_started_again(tmp_path, asked):
     features = features_of(reader, asked, stage)
     with torch.no_grad():
         reader.model.get_submodule("evidence").weight.fill_(0.5)
-    again = reader.prepare_for_training(features, Tuning(), Adversary())
+    again = reader.prepare_for_training(features, Tuning())
     assert (again.model.get_submodule("evidence").weight == 0.5).all()
 
 
@@ -272,7 +272,7 @@ def test_another_number_of_options_is_answered(tmp_path, asked):
     stage = stage_of(tmp_path, asked)
     reader = joined(tmp_path, asked)
     features = features_of(reader, asked, stage)
-    reader = reader.prepare_for_training(features, Tuning(), Adversary())
+    reader = reader.prepare_for_training(features, Tuning())
     train(reader, features, features.select([]))
     rows = asked.to_list()
     rows[0] |= {"options": ["river", "log", "well"], "label": 0}

@@ -28,7 +28,7 @@ from exam.answers.predictions import read_predictions
 from exam.artefacts import open_stage
 from exam.checkpoints import resolve_checkpoint
 from exam.compose import composed
-from exam.config import Adversary, Context, Dtype, Model, ReaderKind, Scoring, Tuning
+from exam.config import Context, Dtype, Model, ReaderKind, Scoring, Tuning
 from exam.errors import ExamError
 from exam.llm.layerwise import Layerwise, States
 from exam.llm.letters import LetterReader
@@ -292,7 +292,7 @@ def test_letters_are_learned_saved_and_read_again(tmp_path, saved, stage, tuning
     reader = letters_of(tmp_path, saved, max_steps=120, learning_rate=0.003)
     answered = questions().remove_columns("label").add_column("label", [1, 2, 0])
     features, _ = reader.features("f", answered, stage, Context(top_k=2))
-    reader = reader.prepare_for_training(features, tuning, Adversary())
+    reader = reader.prepare_for_training(features, tuning)
     train(reader, features, features.select([]))
     logits = predict(reader, features)
     assert logits.argmax(axis=1).tolist() == [1, 2, 0]

@@ -13,7 +13,7 @@ from test_reader import CPU, as_questions, features_of, texts
 from torch import nn
 from transformers import AutoConfig, AutoModel, TrainerCallback, TrainingArguments
 
-from exam.config import Adversary, Model, Packing, Tuning
+from exam.config import Model, Packing, Tuning
 from exam.errors import ExamError
 from exam.estimates import step_mib
 from exam.reader.reader import Reader, predict, train
@@ -22,7 +22,7 @@ from exam.reader.tuning import count_parameters, layers_of, merge_adapters
 from exam.runs import fit, last_complete_checkpoint
 
 LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)
-AWP = Adversary(name="awp", adv_lr=0.1, adv_eps=None, start_epoch=0.0)
+AWP = Tuning(name="awp", awp_lr=0.1, awp_eps=None, awp_start_epoch=0.0)
 
 
 def slow(*values):
@@ -53,9 +53,9 @@ def reader_of(tmp_path, asked, base, packing=Packing.options, **values):
     return Reader.load(config, {**CPU, "max_steps": 2, **values}, tmp_path / "c", 0, texts(asked))
 
 
-def trained(reader, asked, tuning, adversary=None):
+def trained(reader, asked, tuning):
     features = features_of(reader, asked)
-    reader = reader.prepare_for_training(features, tuning, adversary or Adversary())
+    reader = reader.prepare_for_training(features, tuning)
     train(reader, features, features.select([]))
     return reader, features
 
@@ -80,9 +80,7 @@ def test_what_is_frozen_stays_and_the_rest_moves(tmp_path, asked, bases, family)
 def test_a_share_of_the_layers_is_counted_and_said(tmp_path, asked, bases, caplog):
     reader = reader_of(tmp_path, asked, bases("bert"))
     with caplog.at_level("DEBUG"):
-        reader = reader.prepare_for_training(
-            features_of(reader, asked), Tuning(freeze_layers=0.67), Adversary()
-        )
+        reader = reader.prepare_for_training(features_of(reader, asked), Tuning(freeze_layers=0.67))
     layers = reader.model.base_model.encoder.layer
     assert [all(p.requires_grad for p in layer.parameters()) for layer in layers] == [0, 0, 1]
     found = count_parameters(reader.model)
@@ -95,9 +93,7 @@ def test_a_share_of_the_layers_is_counted_and_said(tmp_path, asked, bases, caplo
 def test_more_layers_than_there_are_cannot_be_frozen(tmp_path, asked, bases):
     reader = reader_of(tmp_path, asked, bases("bert"))
     with pytest.raises(ExamError) as caught:
-        reader.prepare_for_training(
-            features_of(reader, asked), Tuning(freeze_layers=4), Adversary()
-        )
+        reader.prepare_for_training(features_of(reader, asked), Tuning(freeze_layers=4))
     assert str(caught.value) == (
         "tuning.freeze_layers=4, but the model has 3 layers.\nSet at most 3, or a share below 1."
     )
@@ -110,7 +106,7 @@ def test_layers_and_head_learn_at_their_own_rates(tmp_path, asked, bases):
     reader = reader_of(tmp_path, asked, bases("deberta"), learning_rate=0.01)
     tuning = Tuning(layer_decay=0.5, head_learning_rate=0.1)
     features = features_of(reader, asked)
-    trainer = reader.prepare_for_training(features, tuning, Adversary()).trainer(features, None, 5)
+    trainer = reader.prepare_for_training(features, tuning).trainer(features, None, 5)
     optimizer = trainer.create_optimizer()
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     named = {name: rates[id(p)] for name, p in reader.model.named_parameters()}
@@ -210,9 +206,7 @@ def test_adapters_of_another_base_are_refused(tmp_path, asked, bases):
 def test_targets_that_match_nothing_are_named(tmp_path, asked, bases, targets, named):
     reader = reader_of(tmp_path, asked, bases("bert"))
     with pytest.raises(ExamError) as caught:
-        reader.prepare_for_training(
-            features_of(reader, asked), replace(LORA, lora_targets=targets), Adversary()
-        )
+        reader.prepare_for_training(features_of(reader, asked), replace(LORA, lora_targets=targets))
     assert str(caught.value) == (
         f"tuning.lora_targets={named} matches no module of the layers.\n"
         "Choose from: dense, key, query, value."
@@ -232,7 +226,7 @@ def test_accumulated_batches_are_the_whole_batch(tmp_path, asked, bases):
             max_steps=3,
         )
         features = features_of(reader, asked.select(range(8)))
-        reader = reader.prepare_for_training(features, LORA, Adversary())
+        reader = reader.prepare_for_training(features, LORA)
         trainer = reader.trainer(features, None, 5)
         trainer.train()
         losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
@@ -286,24 +280,25 @@ def test_weights_are_restored_when_the_step_raises():
 
 
 @pytest.mark.parametrize("tuning", [Tuning(), slow(LORA)], ids=["full", "lora"])
-def test_the_adversary_adds_its_gradient_from_its_epoch_on(tmp_path, asked, bases, tuning):
+def test_weight_perturbation_adds_its_gradient_from_its_epoch_on(tmp_path, asked, bases, tuning):
     found = {}
-    for name, adversary in {
-        "none": Adversary(),
-        "later": replace(AWP, start_epoch=99.0),
-        "now": AWP,
+    awp = replace(tuning, awp_lr=0.1, awp_eps=None, awp_start_epoch=0.0)
+    for name, setting in {
+        "none": tuning,
+        "later": replace(awp, awp_start_epoch=99.0),
+        "now": awp,
     }.items():
         reader = reader_of(tmp_path / name, asked, bases("bert"))
-        reader, features = trained(reader, asked, tuning, adversary)
+        reader, features = trained(reader, asked, setting)
         found[name] = predict(reader, features)
     assert np.array_equal(found["none"], found["later"])
     assert not np.allclose(found["none"], found["now"], atol=1e-5)
 
 
-def test_the_adversary_changes_no_weight_that_is_not_trained(tmp_path, asked, bases):
+def test_weight_perturbation_changes_no_weight_that_is_not_trained(tmp_path, asked, bases):
     reader = reader_of(tmp_path, asked, bases("bert"))
     before = weights(reader.model)
-    trained(reader, asked, Tuning(freeze_layers=2), AWP)
+    trained(reader, asked, replace(AWP, freeze_layers=2))
     layers = [n for n in before if ".layer.0." in n or ".layer.1." in n]
     after = weights(reader.model)
     assert layers
@@ -311,17 +306,15 @@ def test_the_adversary_changes_no_weight_that_is_not_trained(tmp_path, asked, ba
 
 
 @pytest.mark.parametrize(("sharded", "named"), [("deepspeed", "DeepSpeed"), ("fsdp", "FSDP")])
-def test_the_adversary_needs_whole_weights(tmp_path, asked, bases, sharded, named):
+def test_weight_perturbation_needs_whole_weights(tmp_path, asked, bases, sharded, named):
     reader = reader_of(tmp_path, asked, bases("bert"))
     arguments = SimpleNamespace(**{"deepspeed": None, "fsdp": None, sharded: "settings"})
     with pytest.raises(ExamError) as caught:
-        replace(reader, arguments=arguments).prepare_for_training(
-            features_of(reader, asked), Tuning(), AWP
-        )
-    assert f"adversary=awp shifts each weight by its gradient, and {named} splits" in str(
+        replace(reader, arguments=arguments).prepare_for_training(features_of(reader, asked), AWP)
+    assert f"tuning.awp_lr shifts each weight by its gradient, and {named} splits" in str(
         caught.value
     )
-    assert "Choose adversary=none" in str(caught.value)
+    assert "Set tuning.awp_lr=null" in str(caught.value)
 
 
 # A full disk.

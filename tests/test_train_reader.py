@@ -161,7 +161,7 @@ def test_how_many_questions_a_difference_takes():
     "more",
     [
         ["model.packing=options"],
-        ["model.packing=options", "tuning=lora", "adversary=awp", "adversary.start_epoch=0"],
+        ["model.packing=options", "tuning=lora", "tuning.awp_lr=0.1", "tuning.awp_start_epoch=0"],
         ["tuning=frozen", "trainer.activation_checkpointing=true", "model.batch_by=questions"],
     ],
     ids=["packed", "lora-awp", "frozen-checkpointed"],
@@ -189,9 +189,11 @@ def test_two_processes_train_what_one_does_with_twice_the_accumulation(place, tm
         assert done.stdout.count("95 % interval") == 1
         assert done.stderr.count("train done") == 1
     assert len(losses[0]) > 2
-    tolerance = 1e-2 if "adversary=awp" in more else 1e-4  # each process shifts by its own gradient
+    tolerance = (
+        1e-2 if "tuning.awp_lr=0.1" in more else 1e-4
+    )  # each process shifts by its own gradient
     assert losses[0] == pytest.approx(losses[1], rel=tolerance)
-    if "adversary=awp" not in more:
+    if "tuning.awp_lr=0.1" not in more:
         assert logits[0] == pytest.approx(logits[1], abs=1e-3)
 
 

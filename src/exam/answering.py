@@ -117,7 +117,7 @@ def _fit(config: Train, folder: Path, split: Split, pool: Stage) -> Answer:
     }
     if TARGETS in shuffled.column_names:
         features["train"] = features["train"].add_column(TARGETS, shuffled[TARGETS][:])
-    reader = reader.prepare_for_training(features["train"], config.tuning, config.adversary)
+    reader = reader.prepare_for_training(features["train"], config.tuning)
     reader, how = train(reader, features["train"], features["dev"])
     reader.save(folder / MODEL)
     if ranks.rank() == 0:

@@ -152,7 +152,6 @@ def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[s
         "context": plain(config.context),
         "model": {**plain(config.model), **evidence, "checkpoint": checkpoint},
         "tuning": plain(config.tuning),
-        "adversary": plain(config.adversary),
         "trainer": reader_values(config),
         "seed": config.seed,
         **_processes(config),

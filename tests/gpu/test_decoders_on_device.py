@@ -9,7 +9,7 @@ from accelerators import DEVICES, FORMATS, on_gpu, trainer_on
 from test_llm import CHAT, FAMILIES, PASSAGES, SMALL, WORDS, model_of, prompter_of, questions
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from exam.config import Adversary, Dtype, Execution, Model, ReaderKind, Scoring, Tuning
+from exam.config import Dtype, Execution, Model, ReaderKind, Scoring, Tuning
 from exam.llm import load
 from exam.llm.layerwise import Layerwise
 from exam.llm.letters import FEATURES, LetterReader
@@ -142,7 +142,7 @@ def test_letters_are_learned_and_read_again(tokenizer, tmp_path, folder, device,
     config = decoder(folder, scoring=Scoring.letters)
     reader = LetterReader.load(config, values, tmp_path / "c", 0)
     features = letters(reader, tokenizer)
-    reader = reader.prepare_for_training(features, tuning, Adversary())
+    reader = reader.prepare_for_training(features, tuning)
     train(reader, features, features.select([]))
     logits = predict(reader, features)
     assert logits.argmax(axis=1).tolist() == [1, 2, 0]
@@ -178,7 +178,7 @@ def test_adapters_learn_on_4_bits(tokenizer, tmp_path, folder, device):
     values |= {"activation_checkpointing": True}
     reader = LetterReader.load(config, values, tmp_path / "c", 0)
     features = letters(reader, tokenizer)
-    reader = reader.prepare_for_training(features, LORA, Adversary())
+    reader = reader.prepare_for_training(features, LORA)
     train(reader, features, features.select([]))
     logits = predict(reader, features)
     assert logits.argmax(axis=1).tolist() == [1, 2, 0]

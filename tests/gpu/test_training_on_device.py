@@ -1,4 +1,4 @@
-"""Training where a GPU does it: every number format, adversary, adapters, resumption, processes."""
+"""Training where a GPU does it: every number format, AWP, adapters, resumption, processes."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from conftest import exam, kaggle_rows, make_place, tiny
 from test_packing import FAMILIES, model_of
 from test_reader import as_questions, features_of, texts
 
-from exam.config import Adversary, Model, Packing, Tuning
+from exam.config import Model, Packing, Tuning
 from exam.reader.reader import Reader, predict, train
 from exam.runs import last_complete_checkpoint
 
@@ -20,7 +20,7 @@ PLACES = [
     *(on_gpu("cuda", dtype) for dtype in FORMATS),
 ]
 STEPS = 12  # fp16 leaves the first ones out, until its scale suits the gradient
-AWP = Adversary(name="awp", adv_lr=0.1, adv_eps=1e-2, start_epoch=0.0)
+AWP = Tuning(name="awp", awp_lr=0.1, awp_eps=1e-2, awp_start_epoch=0.0)
 LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)
 
 
@@ -51,9 +51,9 @@ def weights_of(model):
     return {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
 
 
-def trained(reader, questions, tuning=None, adversary=None):
+def trained(reader, questions, tuning=None):
     features = features_of(reader, questions)
-    reader = reader.prepare_for_training(features, tuning or Tuning(), adversary or Adversary())
+    reader = reader.prepare_for_training(features, tuning or Tuning())
     return *train(reader, features, features.select([])), features
 
 
@@ -94,10 +94,10 @@ def test_fp16_scales_the_loss_and_leaves_out_what_overflows(questions, reader_on
 
 
 @pytest.mark.parametrize(("device", "dtype"), PLACES)
-def test_the_adversary_leaves_whole_weights(questions, reader_on, device, dtype):
+def test_weight_perturbation_leaves_whole_weights(questions, reader_on, device, dtype):
     reader = reader_on(device, dtype)
     before = weights_of(reader.model)
-    reader, _, features = trained(reader, questions, adversary=AWP)
+    reader, _, features = trained(reader, questions, tuning=AWP)
     after = weights_of(reader.model)
     assert all(torch.isfinite(weight).all() for weight in after.values())
     assert sum(not torch.equal(before[n], after[n]) for n in after) >= len(after) - 1

@@ -9,7 +9,7 @@ from exam.config.answers import Cascade, Ensemble, EnsembleKind, Scale
 from exam.config.generation import Generator, GeneratorKind, QuestionKind, Writer
 from exam.config.questions import Data, Source
 from exam.config.reader import (
-    Adversary,
+    FLASH,
     BatchBy,
     Context,
     Execution,

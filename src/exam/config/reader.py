@@ -1,4 +1,4 @@
-"""The groups of a reader: context, model, tuning, adversary."""
+"""The groups of a reader: context, model, tuning."""
 
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -92,7 +92,8 @@ class Context:
         return self.top_k if top_k is None else top_k
 
 
-HEAD_ONLY = ("packing", "evidence", "loss", "others", "flash", "dropout")
+FLASH = "flashdeberta"  # a package
+HEAD_ONLY = ("packing", "evidence", "loss", "others", "attn_implementation", "dropout")
 CAUSAL_ONLY = ("scoring", "chat", "template", "execution", "memory_gib", "gguf")
 
 
@@ -111,7 +112,9 @@ class Model:
     loss: Loss = setting(Loss.softmax, "Loss; trainer.label_smoothing_factor smooths either.")
     others: bool = setting(False, "loss=binary: add a learned multiple of the other options' mean.")
     evidence: bool = setting(False, "Add features of word overlap with the passages to the score.")
-    flash: bool = setting(False, "DeBERTa on a GPU, packing=none: flashdeberta's attention.")
+    attn_implementation: str = setting(
+        "auto", "flashdeberta: for DeBERTa on a GPU, with packing=none.", choices=("auto", FLASH)
+    )
     dropout: float | None = setting(None, "Dropout; null: the checkpoint's.", minimum=0, below=1)
     architecture: str | None = setting(None, "Architecture of small random weights.")
     config: dict[str, Any] | None = setting(None, "Configuration of small random weights.")
@@ -163,10 +166,11 @@ class Model:
                 "model.others=true has no effect with model.loss=softmax, which compares the "
                 "options already.\nSet model.loss=binary, or leave model.others out."
             )
-        if self.flash and self.packing is not Packing.none:
+        if self.attn_implementation == FLASH and self.packing is not Packing.none:
             raise ExamError(
-                f"model.flash=true needs one sequence for each option (got model.packing="
-                f"{self.packing.value}).\nSet model.packing=none, or leave model.flash out."
+                f"model.attn_implementation={FLASH} needs one sequence for each option (got "
+                f"model.packing={self.packing.value}).\n"
+                "Set model.packing=none, or leave model.attn_implementation out."
             )
 
     def _check_kind(self) -> None:
@@ -239,6 +243,13 @@ class Tuning:
     lora_targets: Any = setting(None, "Names of linear modules to adapt; null: all in the layers.")
     rslora: bool = setting(False, "Scale adapters by the root of the rank, for high ranks.")
     dora: bool = setting(False, "Adapt magnitude and direction separately.")
+    awp_lr: float | None = setting(
+        None, "Relative length of the adversarial shift of the weights; null: none.", above=0
+    )
+    awp_eps: float | None = setting(
+        1e-4, "Greatest relative shift of a single weight; null: any.", above=0
+    )
+    awp_start_epoch: float = setting(0.5, "Epoch of the first adversarial shift.")
 
     def validate(self) -> None:
         """Refuse settings of adapters where there are none."""
@@ -247,15 +258,3 @@ class Tuning:
                 "tuning.rslora, tuning.dora and tuning.lora_targets need LoRA adapters.\n"
                 "Choose tuning=lora, or leave them out."
             )
-
-
-@dataclass
-class Adversary:
-    """Adversarial weight perturbation: a second pass with weights shifted to a higher loss."""
-
-    name: str = setting("none", "Name in folders and reports.")
-    adv_lr: float | None = setting(None, "Relative length of the shift; null: none.", above=0)
-    adv_eps: float | None = setting(
-        1e-4, "Greatest relative change of a weight; null: any.", above=0
-    )
-    start_epoch: float = setting(0.5, "Epoch to start at.")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -316,14 +317,12 @@ def _check_model(config: Train, trainer: dict[str, Any]) -> None:
             f"trainer.train_sampling_strategy={sampling} has no effect with model.batch_by=tokens."
             "\nLeave it out, or set model.batch_by=questions."
         )
-    chosen = {"tuning": config.tuning != Tuning(), "adversary": config.adversary.adv_lr is not None}
-    for group, is_chosen in chosen.items():
-        if is_chosen and (config.task is not Task.reader or not model.kind.is_neural):
-            raise ExamError(
-                f"{group}={getattr(config, group).name} needs a transformer as reader (got "
-                f"task={config.task.value} model={model.name}).\n"
-                f"Leave {group} out, or choose another task or model."
-            )
+    tuning = replace(config.tuning, awp_start_epoch=Tuning().awp_start_epoch)  # debug=smoke sets it
+    if tuning != Tuning() and (config.task is not Task.reader or not model.kind.is_neural):
+        raise ExamError(
+            f"tuning={tuning.name} needs a transformer as reader (got task={config.task.value} "
+            f"model={model.name}).\nLeave tuning out, or choose another task or model."
+        )
 
 
 def _check_causal_lm(config: Train) -> None:

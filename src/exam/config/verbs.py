@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from exam.config.answers import Cascade, Ensemble
 from exam.config.generation import Generator
 from exam.config.questions import Data
-from exam.config.reader import Adversary, Context, Model, Tuning
+from exam.config.reader import Context, Model, Tuning
 from exam.config.retrieval import Corpus, Encoder, Index, Pairs, Passages, Reranker, Retriever
 from exam.config.trainer import TrainerFields
 from exam.config.values import setting
@@ -89,7 +89,6 @@ class Train(Retrieving):
     model: Model = setting(MISSING, "Reader.")
     trainer: TrainerFields = setting(MISSING, "Arguments of transformers.Trainer.")
     tuning: Tuning = setting(Tuning, "Weights to train.")
-    adversary: Adversary = setting(Adversary, "Adversarial weight perturbation.")
     tracker: Tracker = setting(Tracker, "Experiment tracking.")
     pairs: Pairs = setting(Pairs, "Training pairs of task=reranker and task=encoder.")
     hub: Hub = setting(Hub, "Upload of the finished run.")

@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
+from exam.config import FLASH
 from exam.errors import ExamError
 
 NAME = "one_by_one"
@@ -325,15 +326,15 @@ def load_flash_attention(config: PreTrainedConfig) -> type:
     """
     if config.model_type != "deberta-v2":
         raise ExamError(
-            f"model.flash=true is for DeBERTa, and this is a {config.model_type} model.\n"
-            "Leave model.flash out."
+            f"model.attn_implementation={FLASH} is for DeBERTa, and this is a "
+            f"{config.model_type} model.\nLeave model.attn_implementation out."
         )
     try:
         from flashdeberta.model import FlashDisentangledSelfAttention
     except ImportError as error:
         raise ExamError(
-            f"model.flash=true needs the package flashdeberta ({error}).\n"
-            "Install it (pip install flashdeberta), or leave model.flash out."
+            f"model.attn_implementation={FLASH} needs the package flashdeberta ({error}).\n"
+            "Install it (pip install flashdeberta), or leave model.attn_implementation out."
         ) from None
     kind: type = FlashDisentangledSelfAttention
     return kind

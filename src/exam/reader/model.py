@@ -26,7 +26,7 @@ from exam.checkpoints import (
     resolve_checkpoint,
     translate_load_errors,
 )
-from exam.config import Dtype, Model, Packing
+from exam.config import FLASH, Dtype, Model, Packing
 from exam.errors import ExamError
 from exam.loading import check_new_weights, embedding_rows
 from exam.precision import weights_in
@@ -163,7 +163,7 @@ def _select_class(config: Model, architecture: PreTrainedConfig) -> Any:
         ExamError: the architecture lacks packing or flash attention, or the checkpoint was trained
             on packed questions and `model.packing=none`.
     """
-    if config.flash:
+    if config.attn_implementation == FLASH:
         load_flash_attention(architecture)
     architecture.measures = len(OVERLAP_FEATURES) if config.evidence else 0
     architecture.others = config.others
@@ -193,7 +193,7 @@ def _select_class(config: Model, architecture: PreTrainedConfig) -> Any:
 
 def _prepare(model: Any, tokenizer: PreTrainedTokenizerBase, config: Model) -> None:
     """Convert the head to fp32, and tell the Trainer that the loss is a mean over the batch."""
-    use_disentangled_attention(model, flash=config.flash)
+    use_disentangled_attention(model, flash=config.attn_implementation == FLASH)
     if hasattr(model.base_model, "embeddings"):
         model.base_model.embeddings.register_forward_hook(_narrow)
     if isinstance(model, DecoderReader):

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from exam import ranks
 from exam.checkpoints import resolve_checkpoint
-from exam.config import Adversary, Context, Layout, Model, Packing, Tuning
+from exam.config import Context, Layout, Model, Packing, Tuning
 from exam.errors import ExamError
 from exam.estimates import step_mib
 from exam.loading import longest_input
@@ -77,15 +77,15 @@ class Reader:
 
     load_model = staticmethod(load_reader)
 
-    def prepare_for_training(self, features: Dataset, tuning: Tuning, awp: Adversary) -> "Reader":
+    def prepare_for_training(self, features: Dataset, tuning: Tuning) -> "Reader":
         """Return the reader with the weights that `tuning` trains on `features`."""
-        _check_sharding(self, tuning, awp)
+        _check_sharding(self, tuning)
         if self.config.evidence:
             _start_evidence(self.model, features)
         model = apply_tuning(self.model, tuning, self.config.name_or_path)
         if self.arguments.bf16 or self.arguments.fp16:
             _widen_trained_weights(model)
-        return replace(self, model=model, arguments=self.arguments.with_tuning(tuning, awp))
+        return replace(self, model=model, arguments=self.arguments.with_tuning(tuning))
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer from rank 0; every process must call this.
@@ -244,17 +244,17 @@ def _widen_trained_weights(model: nn.Module) -> None:
             weight.data = weight.data.float()
 
 
-def _check_sharding(reader: Reader, tuning: Tuning, awp: Adversary) -> None:
+def _check_sharding(reader: Reader, tuning: Tuning) -> None:
     """Refuse settings that need whole weights where each process has a part."""
     libraries = {"DeepSpeed": reader.arguments.deepspeed, "FSDP": reader.arguments.fsdp}
     for name, setting in libraries.items():
         launched = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false")  # accelerate launch
         if not setting and launched.lower() != "true":
             continue
-        if awp.adv_lr is not None:
+        if tuning.awp_lr is not None:
             raise ExamError(
-                f"adversary=awp shifts each weight by its gradient, and {name} splits weights.\n"
-                f"Choose adversary=none, or train without {name} (torchrun trains a whole copy on "
+                f"tuning.awp_lr shifts each weight by its gradient, and {name} splits weights.\n"
+                f"Set tuning.awp_lr=null, or train without {name} (torchrun trains a whole copy on "
                 "every GPU)."
             )
         if tuning.lora_rank is not None and not _has_whole_base(reader):

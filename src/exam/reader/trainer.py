@@ -20,7 +20,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from transformers.utils.import_utils import is_bitsandbytes_available
 
-from exam.config import Adversary, BatchBy, Loss, Model, Tuning
+from exam.config import BatchBy, Loss, Model, Tuning
 from exam.errors import ExamError
 from exam.metrics import Floats, map_at_k
 from exam.reader.tuning import set_learning_rates
@@ -48,13 +48,13 @@ class ReaderTrainingArguments(SingleDeviceArguments):
     awp_eps: float | None = None
     awp_start_epoch: float = 0.0
 
-    def with_tuning(self, tuning: Tuning, awp: Adversary) -> "ReaderTrainingArguments":
-        """Return a copy with the learning rates of `tuning` and the perturbation of `awp`."""
+    def with_tuning(self, tuning: Tuning) -> "ReaderTrainingArguments":
+        """Return a copy with the learning rates and the perturbation of `tuning`."""
         arguments = copy(self)
         arguments.layer_decay = tuning.layer_decay
         arguments.head_learning_rate = tuning.head_learning_rate
-        arguments.awp_lr, arguments.awp_eps = awp.adv_lr, awp.adv_eps
-        arguments.awp_start_epoch = awp.start_epoch
+        arguments.awp_lr, arguments.awp_eps = tuning.awp_lr, tuning.awp_eps
+        arguments.awp_start_epoch = tuning.awp_start_epoch
         return arguments
 
 
