@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +30,9 @@ class Answer:
 class LoadedRun:
     """A run of `exam train`, ready to answer; it retrieves from its own index."""
 
-    def __init__(self, run: str | Path, *overrides: str, outputs: str | Path | None = None) -> None:
+    def __init__(
+        self, run: str | PathLike[str], *overrides: str, outputs: str | PathLike[str] | None = None
+    ) -> None:
         """Load the reader; indexes lie in the run's own outputs, or in those given.
 
         `overrides` are those of `exam infer`, such as `run.corpus.dir=<folder>` of a run that was
@@ -38,28 +41,23 @@ class LoadedRun:
         Raises:
             ExamError: the folder is no finished run, or an override is none of its values.
         """
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
+        from exam.compose import compose_infer
 
+        infer = compose_infer(run, outputs, *overrides)
+        if infer.offline:
+            go_offline()
         from exam.answering import loaded
         from exam.checkpoints import MODEL
-        from exam.compose import composed, explain, with_prefix
         from exam.inference import restored
         from exam.retrieval.retrieval import Retrieval
 
-        folder = Path(run).resolve()
-        try:
-            config = composed("infer", "ckpt=run", *map(with_prefix, overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ExamError(explain(error, "infer")) from None
-        if config.offline:
-            go_offline()
-        config = replace(config, ckpt=str(folder), outputs=str(outputs or folder.parents[1]))
-        _, self.config = restored(config, reads_questions=False)
+        _, self.config = restored(infer, reads_questions=False)
         self._work = TemporaryDirectory()
         self._stages = Path(self._work.name) / "stages"  # of one question, then removed
         self.retrieval = replace(Retrieval.of(self.config), contexts_outputs=self._stages)
-        self._answer = loaded(self.config, folder / MODEL, Path(self._work.name), merge=False)
+        self._answer = loaded(
+            self.config, Path(infer.ckpt) / MODEL, Path(self._work.name), merge=False
+        )
 
     def answer(self, prompt: str, options: Sequence[str]) -> Answer:
         """Read the best passages, and weigh the options.

@@ -26,6 +26,7 @@ from exam.runtime import complain, say, start
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from exam.config import Command
     from exam.sweep import Job
 
 COMMANDS = {
@@ -230,7 +231,7 @@ class Jobs:
             else:
                 self.failure = error
             return None
-        if run is None or not run.systems:
+        if not getattr(run, "systems", ()):
             return None
         if is_sweep:
             from exam.runs import RESULTS
@@ -298,10 +299,8 @@ def _run_application(application: Callable[[], Any], command: str, arguments: li
 def _run_body(composed: "DictConfig", command: str, arguments: list[str], *, multirun: bool) -> Any:
     """Run a command's body on its configuration, here or in several processes."""
     from exam.compose import typed
-    from exam.config import Bundle, Generate, Retrieving
     from exam.launch import start_processes
     from exam.places import check_places
-    from exam.revisions import pin_revisions
     from exam.safety import go_offline
 
     config = typed(composed)
@@ -312,12 +311,21 @@ def _run_body(composed: "DictConfig", command: str, arguments: list[str], *, mul
         check_places(config)
         if start_processes(config, command, arguments, multirun=multirun):
             return None
-        if isinstance(config, Retrieving | Generate):
-            config = pin_revisions(config)
-        if isinstance(config, Bundle):
-            from exam.bundle.bundle import make_bundle
+        return run_pipeline(command, config)
 
-            return make_bundle(config)
-        from exam import pipeline
 
-        return getattr(pipeline, f"run_{command}")(config)
+def run_pipeline(command: str, config: "Command") -> Any:
+    """Pin the hub ids of a configuration, and run the command's body in this process."""
+    from exam.config import Bundle, Generate, Retrieving
+    from exam.revisions import pin_revisions
+
+    if isinstance(config, Retrieving | Generate):
+        config = pin_revisions(config)
+    if isinstance(config, Bundle):
+        from exam.bundle.bundle import make_bundle
+
+        make_bundle(config)
+        return None
+    from exam import pipeline
+
+    return getattr(pipeline, f"run_{command}")(config)

@@ -3,9 +3,16 @@
 from collections import Counter
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exam.errors import ExamError, spell_command
 from exam.stage import Stage, finished
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exam.answers.results import Evaluation
+    from exam.answers.scored import Run
 
 
 def compare_folders(folders: list[Path], fit_on: list[Path], target: Path | None) -> str:
@@ -33,43 +40,58 @@ def _names(folders: list[Path]) -> list[str]:
     return [folder.name if counts[folder.name] == 1 else str(folder) for folder in folders]
 
 
-def compare(runs: list[Path], target: Path) -> str:
-    """The first run against each of the others, with what answers without reading beside them.
+def evaluate_runs(runs: "Sequence[Run]") -> "Evaluation":
+    """Score runs on the same questions, and pair the first with the others and with baselines.
 
     Raises:
-        ExamError: the runs answered other questions, or the answers are not known.
+        ExamError: the runs answered different questions, or the answers are not known.
     """
     import numpy as np
 
     from exam.answers.predictions import aligned
-    from exam.answers.results import blind, of_logits, results, table
+    from exam.answers.results import BLIND, Evaluation, blind, of_logits
     from exam.answers.scored import answers
+
+    folders = [run.folder for run in runs]
+    predictions = aligned([answers(folder) for folder in folders], [str(f) for f in folders])
+    labels = predictions[0].known
+    if labels is None:
+        raise ExamError(
+            f"{folders[0]} answered questions whose answers are not known.\n"
+            "Give a run of questions with answers."
+        )
+    named = zip(_names(folders), predictions, strict=True)
+    first, *others = (of_logits(name, p.logits, labels) for name, p in named)
+    options = np.isfinite(predictions[0].logits).sum(axis=1)
+    rows = runs[0].systems[:-1] or blind(options, labels)
+    pairs = [(first, other) for other in (*others, *rows[BLIND:])]
+    return Evaluation([*rows, first, *others], pairs, predictions)
+
+
+def compare(folders: list[Path], target: Path) -> str:
+    """Compare the first run with each of the others, and return the printed table.
+
+    Raises:
+        ExamError: the runs answered different questions, or the answers are not known.
+    """
+    from exam.answers.results import BLIND, results, table
+    from exam.answers.scored import Run
     from exam.answers.statistics import questions_needed, statistics
     from exam.files import write_json
     from exam.report.charts import calibrations
     from exam.report.compared import write_compared
     from exam.report.png import write_png
 
-    stages = [finished(run) for run in runs]
-    predictions = aligned([answers(run) for run in runs], [str(run) for run in runs])
-    labels = predictions[0].known
-    if labels is None:
-        raise ExamError(f"{runs[0]} answered questions whose answers are not known.")
-    names = _names(runs)
-    systems = [
-        of_logits(name, p.logits, labels) for name, p in zip(names, predictions, strict=True)
-    ]
-    rows = [*blind(np.isfinite(predictions[0].logits).sum(axis=1), labels), *systems]
-    first, *others = systems
-    figures = results(rows, [(first, other) for other in others], stages)
-    figures["statistics"] = {
-        s.name: statistics(p) for s, p in zip(systems, predictions, strict=True)
-    }
-    for pair, other in zip(figures["paired"], others, strict=True):
+    stages = [finished(folder) for folder in folders]
+    evaluation = evaluate_runs([Run(stage, [], []) for stage in stages])
+    figures = results(evaluation.systems, evaluation.pairs, stages)
+    readers = zip(evaluation.systems[BLIND:], evaluation.predictions, strict=True)
+    figures["statistics"] = {system.name: statistics(p) for system, p in readers}
+    for pair, (first, other) in zip(figures["paired"], evaluation.pairs, strict=True):
         pair["questions_needed"] = questions_needed(first.scores, other.scores)
     write_json(target, figures)
     write_png([calibrations(figures["statistics"])], target.with_suffix(".png"))
-    write_compared(target.with_suffix(".html"), figures, predictions)
+    write_compared(target.with_suffix(".html"), figures, evaluation.predictions)
     lines = [table(figures)]
     for name, figure in figures["statistics"].items():
         low, high = figure["accuracy"]["ci"]

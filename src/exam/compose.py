@@ -4,8 +4,9 @@ import difflib
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
+from os import PathLike
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -113,6 +114,34 @@ def composed(verb: str, *overrides: str) -> Any:
         return typed(compose(verb, list(overrides)))
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return typed(compose(verb, list(overrides)))
+
+
+def compose_overrides(command: str, *overrides: str) -> Any:
+    """Compose a command's configuration from Python, with the messages of the command line.
+
+    Raises:
+        ExamError: an override is not a setting of the command, or two contradict each other.
+    """
+    from hydra.errors import HydraException
+
+    try:
+        return composed(command, *map(with_prefix, overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ExamError(explain(error, command)) from None
+
+
+def compose_infer(
+    run: str | PathLike[str], outputs: str | PathLike[str] | None, *overrides: str
+) -> Any:
+    """Compose `exam infer` for a run; `outputs` is by default the folder that holds the run.
+
+    Raises:
+        ExamError: an override is not a setting of `exam infer`.
+    """
+    folder = Path(run).resolve()
+    config = compose_overrides("infer", "ckpt=run", *overrides)
+    outputs = folder.parents[1] if outputs is None else outputs
+    return replace(config, ckpt=str(folder), outputs=str(outputs))
 
 
 def check_groups(verb: str, overrides: Sequence[str]) -> None:

@@ -61,6 +61,9 @@ class Estimate:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n})"
+
 
 def estimate(scores: Floats, seed: int = 0) -> Estimate:
     """Mean of per-question scores, shape `(questions,)`.

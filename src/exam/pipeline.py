@@ -25,6 +25,7 @@ from exam.preflight import prepare
 from exam.questions import read
 from exam.reader.lexical import FEATURES
 from exam.report.compared import write_contexts
+from exam.retrieval.contexts import ContextSet
 from exam.retrieval.retrieval import Retrieval
 from exam.runs import REPORT, RESULTS
 from exam.runtime import say
@@ -37,33 +38,37 @@ from exam.train_reader import train_reader
 from exam.workload import asks_for_generated
 
 
-def run_retrieve(config: Retrieve) -> None:
-    """`exam retrieve`: contexts of every question the data name, and their scores.
+def run_retrieve(config: Retrieve) -> dict[str, ContextSet]:
+    """Find and score passages for every question of the data (`exam retrieve`).
 
     Under `torchrun` all processes build the indexes; rank 0 does the rest.
+
+    Returns:
+        The contexts of `train`, `valid` and `test`, as far as the data has them.
     """
     config = prepare(config)
     retrieval, data = Retrieval.of(config), config.data
     if ranks.world_size() > 1:
         retrieval.build(generates=asks_for_generated(data))
         if ranks.rank() > 0:
-            return
+            return {}
     written = generated(data, retrieval, config.generator)
     sets = {"train": data.train, "valid": data.valid, "test": data.test}
     wanted = {name: entries for name, entries in sets.items() if entries is not None}
     if not wanted:
         raise ExamError(f"data={data.name} names no questions.\nGive a file: data.test=<file>")
-    contexts, stages = [], {}
+    contexts, stages = {}, {}
     for name, entries in wanted.items():
         questions = read(data, entries, written.folder / QUESTIONS if written else None)
         stage = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
         log_scores(stage, name)
-        contexts.append(stage)
+        contexts[name] = stage
         if {*questions["label"], *questions["article"]} - {None}:
             stages[name] = stage
-    log_reused([*retrieval.stages, *([written] if written else []), *contexts])
+    log_reused([*retrieval.stages, *([written] if written else []), *contexts.values()])
     for name, stage in stages.items() if config.evaluate else ():
         _evaluate(stage, None if name == "train" else stages.get("train"), config)
+    return {name: ContextSet(stage) for name, stage in contexts.items()}
 
 
 def _evaluate(stage: Stage, fitted_on: Stage | None, config: Retrieve) -> None:
@@ -103,8 +108,8 @@ def run_generate(config: Generate) -> None:
     say(str(stage.folder / QUESTIONS))
 
 
-def run_train(config: Train) -> Run | None:
-    """`exam train`: the reader, or what finds its contexts, of which no run is given back."""
+def run_train(config: Train) -> Run:
+    """Train a reader, a reranker or an encoder (`exam train`); only a reader's run has systems."""
     config = prepare(config)
     with tracked(config):
         if config.task is Task.reader:
@@ -112,17 +117,16 @@ def run_train(config: Train) -> Run | None:
             found = read_json(run.stage.folder / RESULTS)["rows"][-1]
             conclude({**found, "chosen_by": run.chosen_by})
             return run
-        _train_retrieval(config)
-        return None
+        return _train_retrieval(config)
 
 
-def _train_retrieval(config: Train) -> None:
+def _train_retrieval(config: Train) -> Run:
     from exam.train_retrieval import train_retrieval
 
     retrieval = Retrieval.of(config)
     written = generated(config.data, retrieval, config.generator)
     split = read_split(config.data, written.folder / QUESTIONS if written else None)
-    train_retrieval(config, retrieval, split)
+    return train_retrieval(config, retrieval, split)
 
 
 def run_infer(infer: Infer) -> Run:

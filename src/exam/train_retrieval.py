@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from exam.answers.context_scores import comparison, ranked, table
+from exam.answers.scored import Run
 from exam.artefacts import open_stage
 from exam.checkpoints import checkpoint_fingerprint
 from exam.config import READER, Pairs, Reranker, Task, Train, plain, trainer_values
@@ -26,7 +27,7 @@ from exam.stage import Stage, log_reused
 DEV = "dev.json"
 
 
-def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Stage:
+def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Run:
     """Train the reranker or the encoder, then score the validation questions before and after.
 
     The dev fold of the training questions chooses the checkpoint. The scores are written to
@@ -52,9 +53,10 @@ def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Stage:
             write_json(stage.folder / DEV, figures)
             stage.finish(list_run_files(stage.folder), questions=len(split.train))
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
-    log_reused([*retrieval.stages, pool, stage])
+    stages = [*retrieval.stages, pool, stage]
+    log_reused(stages)
     _report(config, retrieval, split, stage)
-    return stage
+    return Run(stage, stages, [])
 
 
 def _key(config: Train, pairs: Pairs, split: Split, pool: Stage) -> dict[str, Any]:

@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from exam.answers.predictions import Predictions
 from exam.metrics import (
+    Estimate,
     Floats,
     Ints,
     average_precision,
+    estimate,
     figures,
     random_average_precision,
     ranking,
@@ -30,6 +33,28 @@ class System:
 
     name: str
     scores: Floats
+
+    @property
+    def estimate(self) -> Estimate:
+        """MAP@3 with its 95 % interval over questions."""
+        return estimate(self.scores)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Runs on the same questions, beside the baselines; printed as the table of a command."""
+
+    systems: list[System]  # baselines first, then the runs in their order
+    pairs: list[tuple[System, System]]  # the first run, and what it is compared with
+    predictions: list[Predictions]  # of the runs, in the first one's order of questions
+
+    @property
+    def differences(self) -> dict[tuple[str, str], Estimate]:
+        """The mean paired difference of each pair, by the names of its two systems."""
+        return {(a.name, b.name): estimate(a.scores - b.scores) for a, b in self.pairs}
+
+    def __str__(self) -> str:
+        return table(results(self.systems, self.pairs, []))
 
 
 def of_logits(name: str, logits: Floats, labels: list[int]) -> System:

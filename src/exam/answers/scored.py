@@ -24,12 +24,23 @@ PREDICTIONS = "predictions.parquet"
 
 @dataclass(frozen=True)
 class Run:
-    """A finished verb: its own stage, every stage it stands on, and what it found."""
+    """A finished run: its stage, the stages below it, and the scores; also a path (its folder)."""
 
     stage: Stage
     stages: list[Stage]
     systems: list[System]  # baselines first, the reader last; empty where answers are unknown
     chosen_by: float | None = None  # MAP@3 on what choices may rest on, never on what is reported
+
+    @property
+    def folder(self) -> Path:
+        """The folder with the model, predictions, results and report."""
+        return self.stage.folder
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __str__(self) -> str:
+        return str(self.folder)
 
 
 def write_answers(
@@ -47,15 +58,15 @@ def answers(folder: Path) -> Predictions:
     return replace(found[0], logits=mean) if len(found) > 1 else found[0]
 
 
-def _systems(stage: Stage, questions: Dataset, contexts: Stage) -> list[System]:
-    """The baselines and, last, the reader whose predictions the stage holds."""
+def score_systems(stage: Stage, questions: Dataset, contexts: Stage) -> list[System]:
+    """Score the baselines and, last, the reader whose predictions the stage holds."""
     reader = of_logits(stage.folder.name, answers(stage.folder).logits, questions["label"])
     return [*baselines(questions, read_support(contexts, questions["id"])), reader]
 
 
 def score(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> None:
     """Write results.json: the reader beside the baselines, paired with those that read."""
-    *rows, reader = _systems(stage, questions, contexts)
+    *rows, reader = score_systems(stage, questions, contexts)
     stage.measure()
     found = results([*rows, reader], [(reader, row) for row in rows[BLIND:]], [*stages, stage])
     write_json(stage.folder / RESULTS, found)
@@ -65,7 +76,7 @@ def report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage
     """Print the saved results."""
     places = [stage.folder / name for name in (RESULTS, REPORT)]
     say("\n".join([table(read_json(places[0])), *map(str, places)]))
-    return Run(stage, [*stages, stage], _systems(stage, questions, contexts))
+    return Run(stage, [*stages, stage], score_systems(stage, questions, contexts))
 
 
 def log_scores(stage: Stage, name: str) -> None:

@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ from datasets import Dataset
 
 from exam.errors import ExamError
 from exam.files import atomic, digest, read_object, write_json
-from exam.metrics import figures
+from exam.metrics import Estimate, figures
 from exam.question_rows import FEATURES
 from exam.retrieval.evaluation import Contexts, option_support, question_scores, words
 from exam.retrieval.rarity import Rarity
@@ -39,6 +41,35 @@ SCHEMA = pa.schema(
         "source": pa.string(),  # name of the corpus file
     }
 )
+
+
+@dataclass(frozen=True)
+class ContextSet:
+    """The ranked passages of one set of questions, and how well they were found."""
+
+    stage: Stage
+
+    @property
+    def folder(self) -> Path:
+        """The folder with contexts.parquet."""
+        return self.stage.folder
+
+    @property
+    def passages(self) -> Dataset:
+        """One row a passage, best first within a question, with the columns of SCHEMA.
+
+        Raises:
+            ExamError: the file is broken or of another form.
+        """
+        path = self.folder / FILE
+        with parquet_of(path):
+            return Dataset(pq.read_table(path, schema=SCHEMA))
+
+    @property
+    def scores(self) -> dict[str, Estimate]:
+        """Recall and support with 95 % intervals, where articles or answers are known."""
+        scores = self.stage.facts["scores"]
+        return {k: Estimate(v["n"], v["value"], *v["ci"]) for k, v in scores.items()}
 
 
 Rank = Callable[[Dataset], Iterator[list[dict[str, Any]]]]  # each question's passages, best first
