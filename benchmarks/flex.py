@@ -1,8 +1,9 @@
 """Replace SDPA with a dense mask by FlexAttention, for packed questions.
 
-`flex_at_once` has the signature and the result of `exam.reader.attention.sdpa_attention`. It
-skips blocks of tokens that a packed question masks, and adds DeBERTa's distances to each score when
-computing it, instead of keeping them in memory for every pair of tokens. It has no dropout.
+`flex_at_once` has the signature and the result of
+`exam.readers.multiple_choice.attention.sdpa_attention`. It skips blocks of tokens that a packed
+question masks, and adds DeBERTa's distances to each score when computing it, instead of keeping
+them in memory for every pair of tokens. It has no dropout.
 """
 
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from exam.reader import attention
-from exam.reader.attention import Distances
+from exam.readers.multiple_choice import attention
+from exam.readers.multiple_choice.attention import Distances
 
 MASKS: Any = WeakTensorKeyDictionary()  # one a batch: its layers share the dense mask
 

@@ -50,7 +50,7 @@ def run_one(arguments: argparse.Namespace) -> None:
     from gpu_models import decoders, encoding, search
     from gpu_readers import attention, readers
 
-    from exam.runtime import quiet_libraries
+    from exam.core.logging import quiet_libraries
 
     quiet_libraries()
     groups = {cases.__name__: cases for cases in (readers, attention, encoding, decoders, search)}
@@ -154,7 +154,7 @@ def machine(device: str) -> dict[str, Any]:
     """Return the GPU and the versions of the packages."""
     import torch
 
-    from exam.runtime import environment
+    from exam.core.logging import environment
 
     facts: dict[str, Any] = {"device": device, **environment()}
     if device == "cuda":
@@ -177,7 +177,7 @@ def main() -> int:
         return 0
     import torch
 
-    from exam.files import write_json
+    from exam.core.files import write_json
 
     if arguments.device == "cuda" and not torch.cuda.is_available():
         sys.stdout.write("skipped: no CUDA GPU (--device cpu --size tiny runs without one)\n")

@@ -112,7 +112,7 @@ def outcome(error: Exception) -> Facts:
     """Return why a way has no figures: it was skipped, or failed with an error."""
     import torch
 
-    from exam.errors import ExamError
+    from exam.core.errors import ExamError
 
     reason = (str(error).splitlines() or [""])[0]
     if isinstance(error, torch.OutOfMemoryError):

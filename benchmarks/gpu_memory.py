@@ -3,8 +3,8 @@
     python benchmarks/gpu_memory.py
 
 Weights, gradients and optimizer are counted on the architectures themselves, without their
-weights; `exam.estimates.step_mib` estimates activations for a batch of full-length questions with
-five options in 16 bits. A fifth is added for what libraries and fragmentation take, and 1 GB.
+weights; `exam.core.estimates.step_mib` estimates activations for a batch of full-length questions
+with five options in 16 bits. A fifth is added for what libraries and fragmentation take, and 1 GB.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForMultipleChoice
 
-from exam.compose import composed
 from exam.config import trainer_values
-from exam.estimates import step_mib
-from exam.reader.heads import make_decoder_class
-from exam.reader.tuning import apply_tuning, layers_of
-from exam.runtime import quiet_libraries, say
+from exam.config.compose import composed
+from exam.core.estimates import step_mib
+from exam.core.logging import quiet_libraries, say
+from exam.readers.multiple_choice.heads import make_decoder_class
+from exam.readers.tuning import apply_tuning, layers_of
 
 GPUS = (8, 16, 24, 40, 80)  # GB
 OPTIONS = 5

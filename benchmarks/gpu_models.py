@@ -14,10 +14,10 @@ from gpu_cases import Case, Facts, UnavailableError, Work, moved
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from exam.config import Dtype, Encoder, Execution, Model, ReaderKind, Scoring
-from exam.llm.load import load_causal
-from exam.llm.prompts import Asked
-from exam.llm.scoring import option_scores
-from exam.reader.model import tiny_tokenizer
+from exam.readers.causal_lm.load import load_causal
+from exam.readers.causal_lm.prompts import Asked
+from exam.readers.causal_lm.scoring import option_scores
+from exam.readers.multiple_choice.model import tiny_tokenizer
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.recipes import faiss_module
 from exam.retrieval.vectors import exact_search

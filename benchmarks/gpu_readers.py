@@ -21,11 +21,11 @@ from reader_models import SHAPES
 from transformers import MODEL_MAPPING, AutoConfig
 
 from exam.config import Model, Packing
-from exam.estimates import step_mib
-from exam.reader.features import FEATURES
-from exam.reader.model import tiny_tokenizer
-from exam.reader.reader import Reader, predict
-from exam.reader.trainer import build_reader_arguments
+from exam.core.estimates import step_mib
+from exam.readers.multiple_choice.features import FEATURES
+from exam.readers.multiple_choice.model import tiny_tokenizer
+from exam.readers.multiple_choice.reader import Reader, predict
+from exam.readers.trainer import build_reader_arguments
 
 OPTIONS, PROMPT, OPTION = 5, 60, 20  # tokens of prompt and option; the context takes the rest
 BASE = {

@@ -52,7 +52,7 @@ def checkpoint(work: Path, *, small: bool) -> Path:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from exam.packages import packaged_folder
+    from exam.core.packages import packaged_folder
 
     folder = work / ("small" if small else "llama")
     if not (folder / "config.json").is_file():
@@ -73,9 +73,9 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from exam.config import Execution, Model, ReaderKind, Scoring
-    from exam.llm.load import load_causal
-    from exam.llm.scoring import option_scores
-    from exam.runtime import keep_freed_memory
+    from exam.core.logging import keep_freed_memory
+    from exam.readers.causal_lm.load import load_causal
+    from exam.readers.causal_lm.scoring import option_scores
 
     questions, contexts = questions_and_contexts(
         arguments.data, arguments.work, "valid", TOP_K, arguments.questions
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a small model, seconds")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parsed(parser)
-    from exam.files import write_json
+    from exam.core.files import write_json
 
     if arguments.way:
         write_json(arguments.output, run(arguments.way, arguments))

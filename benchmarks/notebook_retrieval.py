@@ -29,8 +29,8 @@ from side_by_side import command_line, median, parsed
 
 def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> dict[str, Any]:
     """Recall and answer support of passages, each over the questions where it is known."""
+    from exam.data.questions import read
     from exam.metrics import figures
-    from exam.questions import read
     from exam.retrieval.evaluation import option_support, question_scores, words
 
     config = configured("exact", data, work / "exact", limit)

@@ -15,7 +15,7 @@ SETTINGS = {
 
 def configured(name: str, data: Path, outputs: Path, limit: int | None) -> Any:
     """A configuration of `exam retrieve`."""
-    from exam.compose import composed
+    from exam.config.compose import composed
 
     return composed(
         "retrieve",
@@ -34,7 +34,7 @@ def configured(name: str, data: Path, outputs: Path, limit: int | None) -> Any:
 
 def retrieval_of(config: Any) -> Any:
     """The configured retrieval, its encoder loaded and used once."""
-    from exam.retrieval.retrieval import Retrieval
+    from exam.retrieval.retriever import Retrieval
 
     found = Retrieval.of(config)
     found.sentence_encoder.encode(["first use"])
@@ -51,8 +51,8 @@ def ours(name: str, data: Path, work: Path, limit: int | None, change: bool) -> 
     """One run: seconds, of which encoding, memory, and the passages of each question."""
     from datasets import Dataset
 
-    from exam.question_rows import FEATURES
-    from exam.questions import read
+    from exam.data.questions import read
+    from exam.data.schema import FEATURES
     from exam.retrieval.contexts import read_contexts
 
     config = configured(name, data, work / name, limit)

@@ -20,7 +20,7 @@ def plain(job: dict[str, Any], train: Any, asked: Any, work: Path) -> Any:
         set_seed,
     )
 
-    from exam.checkpoints import dropout_fields
+    from exam.core.checkpoints import dropout_fields
 
     place = checkpoint(job["model"], work)
     tokenizer = AutoTokenizer.from_pretrained(place)

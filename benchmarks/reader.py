@@ -42,7 +42,7 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         """Take the command line's folders and threads."""
-        from exam.files import digest, file_digest
+        from exam.core.files import digest, file_digest
 
         self.arguments = arguments
         root = Path(__file__).parents[1]
@@ -55,7 +55,7 @@ class Bench:
 
     def job(self, kind: str, repetition: int = 0, **settings: Any) -> dict[str, Any]:
         """What a job finds in a fresh process; of several repetitions each is run."""
-        from exam.files import digest
+        from exam.core.files import digest
 
         arguments = self.arguments
         defaults = {
@@ -167,7 +167,7 @@ def worker(job: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from exam.runtime import keep_freed_memory
+    from exam.core.logging import keep_freed_memory
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(arguments.threads)
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=json.loads, default=list(SEEDS))
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     arguments = parsed(parser)
-    from exam.files import write_json
+    from exam.core.files import write_json
 
     if arguments.job:
         found = worker(arguments.job, arguments)

@@ -14,10 +14,10 @@ PHASES = {"train": 3, "predict": 1}  # forward passes that each costs
 
 def ours(job: dict[str, Any], train: Any, asked: Any, work: Path) -> Any:
     """The configured reader, in the same form."""
-    from exam.compose import composed
     from exam.config import trainer_values
-    from exam.reader.features import build_features
-    from exam.reader.reader import Reader, predict
+    from exam.config.compose import composed
+    from exam.readers.multiple_choice.features import build_features
+    from exam.readers.multiple_choice.reader import Reader, predict
 
     config: Any = composed(
         "train",
@@ -96,7 +96,7 @@ def peak(job: dict[str, Any], work: Path) -> dict[str, Any]:
     from torch.nn.functional import linear
     from transformers import AutoModel
 
-    from exam.runtime import keep_freed_memory
+    from exam.core.logging import keep_freed_memory
 
     keep_freed_memory()
     model = AutoModel.from_pretrained(checkpoint(job["model"], work))
@@ -140,9 +140,9 @@ def pairs(job: dict[str, Any], data: Path, work: Path) -> dict[str, Any]:
     """Tokens and attended pairs of a question, packed: the useful part of what is computed."""
     from transformers import AutoTokenizer
 
-    from exam.reader.collator import PackedCollator
-    from exam.reader.features import build_features
-    from exam.reader.packing import attention_mask_for
+    from exam.readers.multiple_choice.collator import PackedCollator
+    from exam.readers.multiple_choice.features import build_features
+    from exam.readers.multiple_choice.packing import attention_mask_for
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint(job["model"], work))
     questions, contexts = questions_and_contexts(data, work, job["part"], job["top_k"])

@@ -36,7 +36,7 @@ def checkpoint(model: str, work: Path) -> str:
     import torch
     from transformers import MODEL_MAPPING, AutoConfig, AutoTokenizer
 
-    from exam.packages import packaged_folder
+    from exam.core.packages import packaged_folder
 
     if model == "minilm":
         return str(packaged_folder(MINILM))

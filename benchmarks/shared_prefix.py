@@ -21,8 +21,8 @@ TOP_K = 5
 
 def prepared(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     """The model, its prompter, and the questions in tokens."""
-    from exam.compose import composed
-    from exam.llm.load import load_causal
+    from exam.config.compose import composed
+    from exam.readers.causal_lm.load import load_causal
 
     model = composed(
         "train",
@@ -43,8 +43,8 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from exam.llm.prompts import Asked
-    from exam.llm.scoring import option_scores
+    from exam.readers.causal_lm.prompts import Asked
+    from exam.readers.causal_lm.scoring import option_scores
 
     torch.set_num_threads(arguments.threads)
     runner, prompter, shared = prepared(arguments)
@@ -74,7 +74,7 @@ def main() -> None:
     parser = command_line("shared_prefix", __doc__)
     parser.add_argument("--questions", type=int, default=20)
     arguments = parsed(parser)
-    from exam.files import write_json
+    from exam.core.files import write_json
 
     found = compared(arguments)
     write_json(arguments.output, found)

@@ -37,7 +37,7 @@ def resident_mib() -> float:
 
 def measured(work: Callable[[], Any], before: float | None = None) -> tuple[Any, dict[str, float]]:
     """What `work` returns, its seconds, and its peak memory above `before` MiB, or above now's."""
-    from exam.runtime import peak_memory_mib, reset_peak_memory
+    from exam.core.logging import peak_memory_mib, reset_peak_memory
 
     before = resident_mib() if before is None else before
     reset_peak_memory()
@@ -59,10 +59,10 @@ def questions_and_contexts(
     data: Path, work: Path, part: str, top_k: int, limit: int | None = None
 ) -> tuple[Any, Any]:
     """The first questions of a file, or all, and their `top_k` best BM25 passages."""
-    from exam.compose import composed
-    from exam.questions import read
+    from exam.config.compose import composed
+    from exam.data.questions import read
     from exam.retrieval.contexts import read_contexts
-    from exam.retrieval.retrieval import Retrieval
+    from exam.retrieval.retriever import Retrieval
 
     config: Any = composed(
         "retrieve",

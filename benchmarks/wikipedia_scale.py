@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 
 from exam.config import Corpus, CorpusReader, Index, Recipe
-from exam.files import write_json
+from exam.core.files import write_json
+from exam.core.logging import peak_memory_mib, reset_peak_memory, say, start_logging
 from exam.metrics import estimate
 from exam.retrieval.building import build_vectors, cleanup_partial_build
 from exam.retrieval.recipes import IndexSpec, choose_index_spec, faiss_module
 from exam.retrieval.vectors import VectorIndex, Vectors, exact_search
-from exam.runtime import peak_memory_mib, reset_peak_memory, say, start_logging
 
 WIKIPEDIA = 6_286_775
 BLOCK = 65_536
@@ -131,11 +131,11 @@ def _random() -> tuple[Vectors, Vectors]:
 
 def _encoded(given: argparse.Namespace) -> tuple[Vectors, Vectors]:
     """A sample of the corpus's distinct sentences, and of all prompts, by the default encoder."""
-    from exam.articles import iter_articles
-    from exam.compose import composed
-    from exam.corpus import corpus_files
+    from exam.config.compose import composed
+    from exam.data.articles import iter_articles
+    from exam.data.corpus import corpus_files
+    from exam.data.sentences import sentence_offsets
     from exam.retrieval.encoder import SentenceEncoder
-    from exam.sentences import sentence_offsets
 
     data = Path(given.data)
     corpus = Corpus(name="w", reader=CorpusReader.wikipedia, dir=str(data / "wikipedia"))

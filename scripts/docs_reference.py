@@ -20,9 +20,9 @@ from mkdocs.exceptions import PluginError
 from omegaconf import MISSING
 
 from exam import cli
-from exam.compose import conf_dir
 from exam.config import ROOTS
-from exam.config.trainer import MANAGED, trainer_choices
+from exam.config.compose import conf_dir
+from exam.config.training_args import MANAGED, trainer_choices
 
 MARK = re.compile(r"^<!-- generated: (\w+)(?: (\S+))? -->$", re.MULTILINE)
 ROOT = Path(__file__).parents[1]

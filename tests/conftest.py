@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exam.runtime import quiet_libraries
+from exam.core.logging import quiet_libraries
 
 if TYPE_CHECKING:  # a GPU machine without them collects the tests, and says what it lacks
     from datasets import Dataset
@@ -145,7 +145,7 @@ def jsonl_corpus(path: Path) -> "Corpus":
 def read_csv(path: Path, rows: list[dict[str, str]]) -> "Dataset":
     """Questions written in Kaggle's form, and read again."""
     from exam.config import Data
-    from exam.questions import read
+    from exam.data.questions import read
 
     write_csv(path, rows)
     columns = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}
@@ -166,7 +166,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sentence_transformers.models import Pooling, Transformer
     from transformers import BertConfig, BertModel
 
-    from exam.reader.model import tiny_tokenizer
+    from exam.readers.multiple_choice.model import tiny_tokenizer
 
     folder = tmp_path_factory.mktemp("encoder")
     tokenizer = tiny_tokenizer([" ".join([*ANIMALS, *PLACES, "the lives in where does it is an"])])
@@ -195,7 +195,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Bench"]:
 
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["exam.pipeline"])
+FORKS.set_forkserver_preload(["exam.pipelines.pipeline"])
 
 
 def exam(

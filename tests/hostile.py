@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from exam.errors import ExamError
+from exam.core.errors import ExamError
 
 EXAMPLES = int(os.environ.get("EXAM_FUZZ", "12"))
 FEW = EXAMPLES if EXAMPLES >= 100 else 3  # of what takes long

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, kaggle_rows, make_place, setting, write_csv
 
 import exam
-from exam.files import read_json
+from exam.core.files import read_json
 
 LEXICAL = ("model=lexical", "retriever=bm25")
 

@@ -11,12 +11,13 @@ import time
 import pytest
 from conftest import ROOT, make_place, tiny
 
-from exam import doctor, load
+from exam import load
 from exam.cli import main
-from exam.compose import composed
-from exam.errors import ExamError
-from exam.sentences import splitter
-from exam.train_reader import train_reader
+from exam.config.compose import composed
+from exam.core.errors import ExamError
+from exam.data.sentences import splitter
+from exam.pipelines import doctor
+from exam.pipelines.train import train_reader
 
 OPTIONS = ["in the river", "on a cliff", "under the log"]
 

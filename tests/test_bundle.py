@@ -11,18 +11,18 @@ from zipfile import ZipFile
 import pytest
 from conftest import ROOT, exam, make_place, make_questions, tiny
 
-from exam import kaggle
 from exam.bundle.bundle import estimate_seconds, format_estimate, make_bundle
 from exam.bundle.contents import Contents, atomic_directory, check, link_stages, unpack
 from exam.bundle.notebook import commands, write_notebook
 from exam.bundle.rehearsal import dry_run, has_namespaces
 from exam.bundle.wheels import Target, fetch_wheel, find_missing, parse_pins, read_target
-from exam.compose import composed
 from exam.config import Bundle, Data
-from exam.errors import ExamError
-from exam.files import read_json, write_json, write_signed
-from exam.questions import read
-from exam.stage import Stage
+from exam.config.compose import composed
+from exam.core.errors import ExamError
+from exam.core.files import read_json, write_json, write_signed
+from exam.core.stage import Stage
+from exam.data import kaggle
+from exam.data.questions import read
 
 RUNNING = "{}.{}".format(*sys.version_info)
 # Of Kaggle's image in 2026-08, what this project needs or nearly so.

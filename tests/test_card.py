@@ -12,9 +12,9 @@ import pytest
 from conftest import ROOT, make_place, tiny
 from huggingface_hub import ModelCard
 
-from exam.compose import composed
-from exam.errors import ExamError
-from exam.train_reader import train_reader
+from exam.config.compose import composed
+from exam.core.errors import ExamError
+from exam.pipelines.train import train_reader
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from exam import packages
-from exam.errors import ExamError
+from exam.core import packages
+from exam.core.errors import ExamError
 
 NAME = "owner/model"
 

@@ -7,11 +7,11 @@ import shutil
 import pytest
 from conftest import make_place, setting, write_csv
 
-from exam.compare import compare_contexts
-from exam.compose import composed
-from exam.errors import ExamError
-from exam.pipeline import run_infer, run_retrieve
-from exam.train_reader import train_reader
+from exam.config.compose import composed
+from exam.core.errors import ExamError
+from exam.pipelines.pipeline import run_infer, run_retrieve
+from exam.pipelines.train import train_reader
+from exam.report.compare import compare_contexts
 
 WORDS = "passages.words=20"
 

@@ -15,10 +15,10 @@ from omegaconf import OmegaConf
 
 from exam import __version__
 from exam.cli import COMMANDS, main
-from exam.compose import SWEEPS, check_groups, composed, conf_dir, known_keys, with_prefix
 from exam.config import ROOTS, Context, Passages, Retriever
-from exam.config.trainer import TrainerFields, trainer_choices
-from exam.errors import PROGRAM, spell_command
+from exam.config.compose import SWEEPS, check_groups, composed, conf_dir, known_keys, with_prefix
+from exam.config.training_args import TrainerFields, trainer_choices
+from exam.core.errors import PROGRAM, spell_command
 
 MISTAKES = {
     "modle=minilm": (

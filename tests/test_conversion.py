@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from exam import conversion
-from exam.checkpoints import resolve_checkpoint, select_files
 from exam.config import Checkpoint
-from exam.conversion import convert_file, convert_folder, read_tensors
-from exam.errors import ExamError
+from exam.core import conversion
+from exam.core.checkpoints import resolve_checkpoint, select_files
+from exam.core.conversion import convert_file, convert_folder, read_tensors
+from exam.core.errors import ExamError
 
 TENSORS = {
     "encoder.weight": torch.arange(12, dtype=torch.float16).reshape(3, 4),

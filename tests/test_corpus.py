@@ -6,7 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from exam.articles import (
+from exam.config import Corpus, CorpusReader, CorpusSource
+from exam.core.errors import ExamError
+from exam.data.articles import (
     Article,
     CorpusFile,
     count_articles,
@@ -14,9 +16,7 @@ from exam.articles import (
     iter_articles,
     title_and_first_sentence,
 )
-from exam.config import Corpus, CorpusReader, CorpusSource
-from exam.corpus import article_id, corpus_files, corpus_key
-from exam.errors import ExamError
+from exam.data.corpus import article_id, corpus_files, corpus_key
 
 ROWS = [
     {"id": "1", "title": "Ant", "text": "An ant digs. It is small.", "categories": "[]"},

@@ -4,9 +4,9 @@ from collections import Counter
 
 import numpy as np
 
-from exam.answers.results import LONGEST, baselines
-from exam.questions import DEMO, read_own_form
-from exam.tables import read_rows
+from exam.data.questions import DEMO, read_own_form
+from exam.data.tables import read_rows
+from exam.evaluation.results import LONGEST, baselines
 
 
 def test_at_least_200_questions_with_their_articles_and_sentences():

@@ -16,27 +16,18 @@ from test_reader import CPU, TINY, as_questions, features_of, texts
 from transformers import AutoConfig, AutoModel
 
 from exam.cli import main
-from exam.compose import composed
-from exam.config import (
-    Corpus,
-    CorpusReader,
-    Dtype,
-    Encoder,
-    Index,
-    Model,
-    Packing,
-    Tuning,
-)
-from exam.devices import check_devices, has_kernels
-from exam.errors import ExamError
-from exam.estimates import checkpoint_bytes, training_bytes
-from exam.launch import start_processes
-from exam.precision import log_replaced, reader_values, weights_in, with_formats
-from exam.reader.model import tiny_tokenizer
-from exam.reader.reader import Reader
+from exam.config import Corpus, CorpusReader, Dtype, Encoder, Index, Model, Packing, Tuning
+from exam.config.compose import composed
+from exam.core.devices import check_devices, has_kernels
+from exam.core.errors import ExamError
+from exam.core.estimates import checkpoint_bytes, training_bytes
+from exam.core.precision import log_replaced, reader_values, weights_in, with_formats
+from exam.pipelines.launch import start_processes
+from exam.pipelines.room import check_room, checkpoints_at_once
+from exam.readers.multiple_choice.model import tiny_tokenizer
+from exam.readers.multiple_choice.reader import Reader
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index
-from exam.room import check_room, checkpoints_at_once
 
 AWP = Tuning(name="awp", awp_lr=0.1, awp_eps=None, awp_start_epoch=0.0)
 LORA = Tuning(name="lora", lora_rank=4)
@@ -515,14 +506,14 @@ def test_answering_takes_the_weights_alone(cards, caplog, large, tmp_path):
 
 def test_a_processor_has_its_memory(monkeypatch, cards, large, tmp_path):
     cards()
-    monkeypatch.setattr("exam.estimates.MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr("exam.core.estimates.MEMINFO", tmp_path / "meminfo")
     (tmp_path / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 4194304 kB\n")
     with pytest.raises(ExamError, match=r"optimizer 3\.2\), and the memory has 4\.0 GiB\."):
         check_room(config_of(large, tmp_path))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(ExamError, match=r"and the memory has 2\.0 GiB\."):
         check_room(config_of(large, tmp_path))
-    monkeypatch.setattr("exam.estimates.LIMITS", (tmp_path / "memory.max",))
+    monkeypatch.setattr("exam.core.estimates.LIMITS", (tmp_path / "memory.max",))
     for limit, gib in (("1073741824", "0.5"), ("max", "2.0")):  # a container's
         (tmp_path / "memory.max").write_text(f"{limit}\n")
         with pytest.raises(ExamError, match=f"and the memory has {gib} GiB"):
@@ -565,7 +556,7 @@ def test_an_index_that_the_disk_cannot_hold_is_refused(monkeypatch, encoder, tmp
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     corpus = Corpus(name="c", reader=CorpusReader.wikipedia, dir=str(tmp_path))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    monkeypatch.setattr("exam.estimates.GIB", 1000)
+    monkeypatch.setattr("exam.core.estimates.GIB", 1000)
     with pytest.raises(ExamError) as caught:
         build_index(corpus, small, Index(), tmp_path / "outputs")
     (folder,) = (tmp_path / "outputs" / "index").glob("c-e-????????")

@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT
 
 from exam.config import Dtype, Encoder
-from exam.errors import ExamError
-from exam.precision import dtype_here
+from exam.core.errors import ExamError
+from exam.core.precision import dtype_here
 from exam.retrieval import embeddings as embeddings_module
 from exam.retrieval.embeddings import Embeddings, fingerprints
 from exam.retrieval.encoder import SentenceEncoder, batches

@@ -8,20 +8,12 @@ from itertools import takewhile
 import pytest
 from conftest import jsonl_corpus
 
-from exam.articles import Article
-from exam.config import (
-    Encoder,
-    Generator,
-    Index,
-    Passages,
-    QuestionKind,
-    Retriever,
-    RetrieverKind,
-)
-from exam.errors import ExamError
+from exam.config import Encoder, Generator, Index, Passages, QuestionKind, Retriever, RetrieverKind
+from exam.core.errors import ExamError
+from exam.data.articles import Article
+from exam.generation.generate import generate
 from exam.generation.notes import Definition, notes_of
-from exam.generation.questions import generate
-from exam.retrieval.retrieval import Retrieval
+from exam.retrieval.retriever import Retrieval
 
 KINDS = ["bird", "fish", "insect", "mammal", "plant", "mineral", "river", "mountain"]
 TRAITS = [

@@ -11,15 +11,15 @@ from test_packing import FAMILIES
 from test_reader import CPU, as_questions, contexts_of, texts
 from transformers import LongformerForMultipleChoice
 
-from exam.artefacts import open_stage
 from exam.config import Layout, Loss, Model, Order, Packing, Tuning
-from exam.files import write_json
-from exam.reader.collator import MultipleChoiceCollator, PackedCollator
-from exam.reader.features import Reading, build_features, load_features
-from exam.reader.lexical import OVERLAP_FEATURES, fit, overlap_features
-from exam.reader.model import tiny_tokenizer
-from exam.reader.reader import Reader, predict, train
-from exam.reader.trainer import binary_loss
+from exam.core.artifacts import open_stage
+from exam.core.files import write_json
+from exam.readers.lexical import OVERLAP_FEATURES, fit, overlap_features
+from exam.readers.multiple_choice.collator import MultipleChoiceCollator, PackedCollator
+from exam.readers.multiple_choice.features import Reading, build_features, load_features
+from exam.readers.multiple_choice.model import tiny_tokenizer
+from exam.readers.multiple_choice.reader import Reader, predict, train
+from exam.readers.trainer import binary_loss
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import RARITY, SCHEMA, write_contexts
 

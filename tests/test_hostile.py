@@ -7,20 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import jsonl_corpus, kaggle_rows, read_csv
 
-from exam.compose import composed
-from exam.config import (
-    CorpusReader,
-    Encoder,
-    Index,
-    Passages,
-    Retriever,
-    RetrieverKind,
-    Search,
-)
+from exam.config import CorpusReader, Encoder, Index, Passages, Retriever, RetrieverKind, Search
+from exam.config.compose import composed
 from exam.config.validate import validate
-from exam.errors import ExamError
+from exam.core.errors import ExamError
 from exam.retrieval.contexts import read_contexts
-from exam.retrieval.retrieval import Retrieval
+from exam.retrieval.retriever import Retrieval
 
 KINDS = ["two_stage", "bm25", "tfidf", "passages", "hybrid"]
 TEXT = "The otter is an animal. It lives in the river. It eats fish."

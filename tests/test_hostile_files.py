@@ -32,27 +32,27 @@ from hydra.errors import HydraException
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from exam.answers.predictions import SCHEMA as PREDICTIONS
-from exam.answers.predictions import predictions_of, read_all, write_predictions
-from exam.answers.submission import write_submission
-from exam.articles import CorpusFile, check_unique_ids, get_articles, iter_articles
-from exam.compose import composed, explain
 from exam.config import Data, Generator, Infer
+from exam.config.compose import composed, explain
+from exam.config.saved import load_run, save_run
 from exam.config.validate import validate
-from exam.errors import ExamError
-from exam.files import digest
+from exam.core.errors import ExamError
+from exam.core.files import digest
+from exam.core.stage import Stage, finished
+from exam.data.articles import CorpusFile, check_unique_ids, get_articles, iter_articles
+from exam.data.questions import read, read_qrels
+from exam.data.schema import FEATURES, parse
+from exam.data.sentences import sentence_offsets
+from exam.data.tables import read_rows, write_csv
+from exam.evaluation.predictions import SCHEMA as PREDICTIONS
+from exam.evaluation.predictions import predictions_of, read_all, write_predictions
+from exam.evaluation.submission import write_submission
 from exam.generation.journal import Journal
 from exam.generation.replies import questions_of
-from exam.question_rows import FEATURES, parse
-from exam.questions import read, read_qrels
 from exam.report.page import Page, write_page
 from exam.retrieval.contexts import FILE, read_contexts
 from exam.retrieval.contexts import SCHEMA as CONTEXTS
-from exam.retrieval.pairs import read_positives
-from exam.run_config import load_run, save_run
-from exam.sentences import sentence_offsets
-from exam.stage import Stage, finished
-from exam.tables import read_rows, write_csv
+from exam.retrieval.mining import read_positives
 
 MAPPED = {c: c for c in ("id", "prompt", "answer")}
 COLUMNS = {"id": "id", "title": "title", "text": "text"}

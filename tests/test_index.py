@@ -9,15 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import exam, jsonl_corpus, make_place, run_script, setting
 
-from exam import manifest as manifest_module
-from exam.artefacts import open_stage
 from exam.config import Encoder, Index, Passages, Recipe
-from exam.errors import ExamError
-from exam.files import digest, read_json, write_json
+from exam.core import manifest as manifest_module
+from exam.core.artifacts import open_stage
+from exam.core.errors import ExamError
+from exam.core.files import digest, read_json, write_json
+from exam.core.stage import finished
+from exam.retrieval.chunking import build_passages
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index, build_passage_index
-from exam.retrieval.passages import build_passages
-from exam.stage import finished
 
 
 @pytest.fixture

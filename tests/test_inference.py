@@ -12,24 +12,19 @@ import pytest
 from conftest import exam, kaggle_rows, make_place, tiny, write_csv
 from scipy.special import log_softmax
 
-from exam.answers.ensemble import combined
-from exam.answers.predictions import (
-    probabilities,
-    read_all,
-    read_predictions,
-    write_predictions,
-)
 from exam.cli import main
-from exam.compare import compare
-from exam.compose import composed, with_prefix
 from exam.config import Ensemble, EnsembleKind
-from exam.errors import ExamError
-from exam.files import write_signed
-from exam.manifest import fingerprint
-from exam.passage_gain import measure_gains, restore_reader
-from exam.pipeline import run_infer, run_stress
+from exam.config.compose import composed, with_prefix
+from exam.core.errors import ExamError
+from exam.core.files import write_signed
+from exam.core.manifest import fingerprint
+from exam.evaluation.ensemble import combined
+from exam.evaluation.predictions import probabilities, read_all, read_predictions, write_predictions
+from exam.pipelines.passage_gain import measure_gains, restore_reader
+from exam.pipelines.pipeline import run_infer, run_stress
+from exam.pipelines.train import train_reader
+from exam.report.compare import compare
 from exam.retrieval.contexts import read_questions
-from exam.train_reader import train_reader
 
 
 class Place:
@@ -378,7 +373,7 @@ def test_damaged_predictions_of_an_interrupted_stress_test_are_made_again(place,
 
     stress = place.infer(f"ckpt={place.closed}", place.known, verb="stress")
     with monkeypatch.context() as patched:
-        patched.setattr("exam.stress._results", interrupted)
+        patched.setattr("exam.pipelines.stress._results", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_stress(stress)
     (path,) = (place.outputs / "stress").glob(f"kaggle-{place.closed.name}-*/1.parquet")

@@ -14,14 +14,14 @@ import pytest
 import torch
 from conftest import ROOT, exam, make_place, run_script, tiny
 
-from exam.answers.predictions import read_predictions
-from exam.compose import composed
 from exam.config import Infer
-from exam.errors import ExamError
-from exam.launch import _report, count_processes
-from exam.runs import SingleDeviceArguments
-from exam.train_reader import train_reader
-from exam.workload import Workload, workload_of
+from exam.config.compose import composed
+from exam.core.errors import ExamError
+from exam.core.trainer import SingleDeviceArguments
+from exam.evaluation.predictions import read_predictions
+from exam.pipelines.launch import _report, count_processes
+from exam.pipelines.train import train_reader
+from exam.pipelines.workload import Workload, workload_of
 
 READER = Workload(reader=True, retrieval=True)
 GPU = ["trainer=gpu", "model=tiny"]

@@ -9,10 +9,10 @@ import pytest
 from conftest import jsonl_corpus
 
 from exam.config import Fusion, Passages, Query, RetrieverKind, Search
-from exam.retrieval.fusion import fuse
-from exam.retrieval.lexical import bm25_search, build_bm25, tfidf_search
-from exam.retrieval.passages import build_passages
+from exam.retrieval.chunking import build_passages
+from exam.retrieval.hybrid import fuse
 from exam.retrieval.queries import merge_hits, query_parts, query_texts
+from exam.retrieval.sparse import bm25_search, build_bm25, tfidf_search
 
 TEXTS = [
     "otters swim in rivers",

@@ -9,9 +9,9 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exam.errors import ExamError
-from exam.question_rows import FEATURES as QUESTION
-from exam.reader.lexical import (
+from exam.core.errors import ExamError
+from exam.data.schema import FEATURES as QUESTION
+from exam.readers.lexical import (
     FEATURES,
     LexicalReader,
     build_features,

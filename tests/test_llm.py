@@ -24,19 +24,19 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from exam.answers.predictions import read_predictions
-from exam.artefacts import open_stage
-from exam.checkpoints import resolve_checkpoint
-from exam.compose import composed
 from exam.config import Context, Dtype, Model, ReaderKind, Scoring, Tuning
-from exam.errors import ExamError
-from exam.llm.layerwise import Layerwise, States
-from exam.llm.letters import LetterReader
-from exam.llm.load import inspect_decoder, load_whole
-from exam.llm.prompts import Prompter
-from exam.llm.scoring import InMemory, batched, option_scores
-from exam.reader.model import tiny_tokenizer
-from exam.reader.reader import predict, train
+from exam.config.compose import composed
+from exam.core.artifacts import open_stage
+from exam.core.checkpoints import resolve_checkpoint
+from exam.core.errors import ExamError
+from exam.evaluation.predictions import read_predictions
+from exam.readers.causal_lm.layerwise import Layerwise, States
+from exam.readers.causal_lm.load import inspect_decoder, load_whole
+from exam.readers.causal_lm.prompts import Prompter
+from exam.readers.causal_lm.reader import LetterReader
+from exam.readers.causal_lm.scoring import InMemory, batched, option_scores
+from exam.readers.multiple_choice.model import tiny_tokenizer
+from exam.readers.multiple_choice.reader import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import SCHEMA, write_contexts
 
@@ -303,8 +303,8 @@ def test_letters_are_learned_saved_and_read_again(tmp_path, saved, stage, tuning
 
 @pytest.mark.parametrize("more", [[], ["tuning=lora", "trainer.num_train_epochs=1"]])
 def test_a_run_of_a_random_decoder_answers_again(tmp_path, more):
-    from exam.pipeline import run_infer
-    from exam.train_reader import train_reader
+    from exam.pipelines.pipeline import run_infer
+    from exam.pipelines.train import train_reader
 
     own = ["model=smollm2", "model.gguf=null", "model.chat=false", "model.architecture=llama"]
     own += ["model.name_or_path=null", "trainer=no_training", "trainer.use_cpu=true"]

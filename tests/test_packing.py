@@ -13,19 +13,19 @@ from transformers import AutoConfig, AutoModel
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
 from exam.config import BatchBy, Model, Packing
-from exam.errors import ExamError
-from exam.reader.attention import (
+from exam.core.errors import ExamError
+from exam.readers.multiple_choice.attention import (
     Distances,
     per_question_attention,
     sdpa_attention,
     use_disentangled_attention,
 )
-from exam.reader.collator import MultipleChoiceCollator, PackedCollator
-from exam.reader.features import SpecialTokens, build_features
-from exam.reader.model import tiny_tokenizer
-from exam.reader.packing import attention_mask_for
-from exam.reader.reader import Reader, predict, train
-from exam.reader.trainer import TokenBatches
+from exam.readers.multiple_choice.collator import MultipleChoiceCollator, PackedCollator
+from exam.readers.multiple_choice.features import SpecialTokens, build_features
+from exam.readers.multiple_choice.model import tiny_tokenizer
+from exam.readers.multiple_choice.packing import attention_mask_for
+from exam.readers.multiple_choice.reader import Reader, predict, train
+from exam.readers.trainer import TokenBatches
 
 SMALL = {
     "hidden_size": 32,

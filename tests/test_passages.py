@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exam.config import Passages
-from exam.errors import ExamError
-from exam.retrieval.passages import build_passages, chunk
-from exam.sentences import sentence_offsets
+from exam.core.errors import ExamError
+from exam.data.sentences import sentence_offsets
+from exam.retrieval.chunking import build_passages, chunk
 
 TEXT = "One two three. Four five six. Seven eight nine. Ten eleven twelve."
 

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, exam, make_place, setting, write_csv
 
-from exam.compose import composed, with_prefix
-from exam.errors import ExamError
-from exam.pipeline import run_infer
+from exam.config.compose import composed, with_prefix
+from exam.core.errors import ExamError
+from exam.pipelines.pipeline import run_infer
 
 TINY = ["model=tiny", "trainer.num_train_epochs=1", "context.top_k=2"]
 

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from exam.answers.predictions import (
+from exam.core.errors import ExamError
+from exam.evaluation.predictions import (
     SCHEMA,
     Predictions,
     aligned,
@@ -15,7 +16,6 @@ from exam.answers.predictions import (
     read_predictions,
     write_predictions,
 )
-from exam.errors import ExamError
 
 OURS = Predictions(
     ["q1", "q2", "q3"],

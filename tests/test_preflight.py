@@ -11,18 +11,18 @@ from conftest import exam, kaggle_rows, make_place, setting, write_csv
 from hub.layouts import MODELS, deberta_folder, files_of_model, write
 from safetensors.torch import load_file, save_file
 
-from exam import conversion
-from exam.compose import composed
 from exam.config import Encoder, Model, Packing, ReaderKind, Reranker
-from exam.conversion import convert_file
-from exam.errors import ExamError
-from exam.preflight import check_reader
-from exam.reader.model import load_reader
+from exam.config.compose import composed
+from exam.core import conversion
+from exam.core.conversion import convert_file
+from exam.core.errors import ExamError
+from exam.core.tokenization import load_tokenizer
+from exam.pipelines.preflight import check_reader
+from exam.pipelines.revisions import pin_revisions
+from exam.pipelines.workload import uses_encoder
+from exam.readers.multiple_choice.model import load_reader
 from exam.retrieval.encoder import inspect_encoder
-from exam.retrieval.rerank import inspect_reranker
-from exam.revisions import pin_revisions
-from exam.tokenization import load_tokenizer
-from exam.workload import uses_encoder
+from exam.retrieval.reranker import inspect_reranker
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_files_that_disagree_are_refused_before_retrieval(safe, tmp_path):
 def test_a_decoder_without_its_head_is_refused(tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from exam.reader.model import tiny_tokenizer
+    from exam.readers.multiple_choice.model import tiny_tokenizer
 
     tokenizer = tiny_tokenizer(["the otter lives in the river"])
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
@@ -197,7 +197,7 @@ def test_a_decoder_without_its_head_is_refused(tmp_path):
 
 
 def test_checking_takes_no_memory_for_weights(safe):
-    from exam.answering import inspect
+    from exam.readers.base import inspect
 
     model, _ = inspect(reader_of(safe))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from exam.doctor import TESTED
+from exam.pipelines.doctor import TESTED
 
 # Words of the workshop, spelled so that this file does not hold them.
 FORBIDDEN = {

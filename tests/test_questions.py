@@ -10,12 +10,12 @@ import pytest
 from conftest import kaggle_rows, write_csv
 from omegaconf import OmegaConf
 
-from exam.compose import conf_dir
 from exam.config import Data, Source
-from exam.errors import ExamError
-from exam.question_rows import parse
-from exam.questions import read
-from exam.splits import fold_of, read_split, related
+from exam.config.compose import conf_dir
+from exam.core.errors import ExamError
+from exam.data.questions import read
+from exam.data.schema import parse
+from exam.data.splits import fold_of, read_split, related
 
 LETTERED = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}
 

@@ -10,28 +10,28 @@ import torch
 from conftest import kaggle_rows
 from datasets import Dataset
 
-from exam.artefacts import open_stage
 from exam.config import BatchBy, Model, Order, Packing
-from exam.errors import ExamError
-from exam.files import file_digest, read_json, write_json
-from exam.loading import longest_input
+from exam.core.artifacts import open_stage
+from exam.core.errors import ExamError
+from exam.core.files import file_digest, read_json, write_json
+from exam.core.loading import longest_input
+from exam.core.tokenization import token_ids
+from exam.core.trainer import last_complete_checkpoint
+from exam.data.schema import FEATURES, LETTERS
 from exam.metrics import map_at_k
-from exam.question_rows import FEATURES, LETTERS
-from exam.reader.collator import MultipleChoiceCollator
-from exam.reader.features import (
+from exam.readers.multiple_choice.collator import MultipleChoiceCollator
+from exam.readers.multiple_choice.features import (
     Reading,
     SpecialTokens,
     build_features,
     load_features,
     shuffle_options,
 )
-from exam.reader.model import inspect_reader, load_reader, tiny_tokenizer
-from exam.reader.reader import Reader, predict, train
-from exam.reader.trainer import option_loss
+from exam.readers.multiple_choice.model import inspect_reader, load_reader, tiny_tokenizer
+from exam.readers.multiple_choice.reader import Reader, predict, train
+from exam.readers.trainer import option_loss
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import SCHEMA, write_contexts
-from exam.runs import last_complete_checkpoint
-from exam.tokenization import token_ids
 
 TINY = {
     "model_type": "deberta-v2",

@@ -14,12 +14,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, TrainerCallback, TrainingArguments
 
 from exam.config import Model, Packing, Tuning
-from exam.errors import ExamError
-from exam.estimates import step_mib
-from exam.reader.reader import Reader, predict, train
-from exam.reader.trainer import perturb_weights
-from exam.reader.tuning import count_parameters, layers_of, merge_adapters
-from exam.runs import fit, last_complete_checkpoint
+from exam.core.errors import ExamError
+from exam.core.estimates import step_mib
+from exam.core.trainer import fit, last_complete_checkpoint
+from exam.readers.multiple_choice.reader import Reader, predict, train
+from exam.readers.trainer import perturb_weights
+from exam.readers.tuning import count_parameters, layers_of, merge_adapters
 
 LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)
 AWP = Tuning(name="awp", awp_lr=0.1, awp_eps=None, awp_start_epoch=0.0)

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ANIMALS, PLACES, ROOT, kaggle_rows, write_csv
 
-from exam import cli, pipeline
-from exam.compose import composed, conf_dir, known_keys, with_prefix
+from exam import cli
 from exam.config import ROOTS
+from exam.config.compose import composed, conf_dir, known_keys, with_prefix
+from exam.pipelines import pipeline
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]

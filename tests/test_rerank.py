@@ -18,21 +18,12 @@ from conftest import (
 )
 from datasets import Dataset
 
-from exam.config import (
-    Dtype,
-    Encoder,
-    Index,
-    Passages,
-    Query,
-    Reranker,
-    Retriever,
-    RetrieverKind,
-)
-from exam.errors import ExamError
-from exam.retrieval import rerank as rerank_module
+from exam.config import Dtype, Encoder, Index, Passages, Query, Reranker, Retriever, RetrieverKind
+from exam.core.errors import ExamError
+from exam.retrieval import reranker as rerank_module
 from exam.retrieval.contexts import read_contexts
-from exam.retrieval.rerank import PairScorer, count_cut, inspect_reranker, reorder, standardize
-from exam.retrieval.retrieval import Retrieval
+from exam.retrieval.reranker import PairScorer, count_cut, inspect_reranker, reorder, standardize
+from exam.retrieval.retriever import Retrieval
 
 
 @pytest.fixture(scope="session")

@@ -13,23 +13,23 @@ import pytest
 from conftest import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 from datasets import Dataset
 
-from exam.articles import title_and_first_sentence
 from exam.config import Encoder, Index, Passages, Query, Retriever, RetrieverKind, Search
-from exam.errors import ExamError
-from exam.question_rows import FEATURES
+from exam.core.errors import ExamError
+from exam.core.stage import log_reused
+from exam.data.articles import title_and_first_sentence
+from exam.data.schema import FEATURES
+from exam.data.sentences import sentence_offsets
+from exam.retrieval import idf
 from exam.retrieval import index as index_module
-from exam.retrieval import rarity
-from exam.retrieval import search as search_module
+from exam.retrieval import two_stage as search_module
+from exam.retrieval.chunking import build_passages
 from exam.retrieval.contexts import read_contexts, read_support
 from exam.retrieval.embeddings import fingerprints
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.evaluation import option_support, question_scores, within_budget, words
-from exam.retrieval.passages import build_passages
-from exam.retrieval.rarity import build_rarity
-from exam.retrieval.retrieval import RETRIEVERS, Retrieval
-from exam.retrieval.search import prefilter
-from exam.sentences import sentence_offsets
-from exam.stage import log_reused
+from exam.retrieval.idf import build_rarity
+from exam.retrieval.retriever import RETRIEVERS, Retrieval
+from exam.retrieval.two_stage import prefilter
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def brute_force(question, retrieval, texts):
 
 
 def test_two_stage_equals_its_definition(retrieval, asked, articles):
-    from exam.articles import Article
+    from exam.data.articles import Article
 
     texts = [Article(**json.loads(line)) for line in articles.read_text().splitlines()]
     contexts = read_contexts(retrieval.contexts(asked, "q"), top_k=3)
@@ -505,7 +505,7 @@ def test_rarity_is_counted_once_a_corpus(tmp_path, monkeypatch):
     expected = {"cat": math.log(4 / 2), "dog": math.log(4 / 3), "owl": math.log(4)}
     assert found.of({"dog", "owl", "cat"}) == pytest.approx(expected)
     assert build_rarity(table.stage, table.files, "c", tmp_path / "o").stage.reused
-    monkeypatch.setattr(rarity, "SAMPLE", 2)  # articles 0 and 2
+    monkeypatch.setattr(idf, "SAMPLE", 2)  # articles 0 and 2
     sampled = build_rarity(table.stage, table.files, "c", tmp_path / "o")
     assert not sampled.stage.reused
     assert sampled.of({"cat", "dog"}) == pytest.approx({"cat": 0.0, "dog": 0.0})

@@ -23,12 +23,9 @@ import torch
 from conftest import ROOT, exam, jsonl_corpus, make_place, make_questions, tiny
 from transformers import LlamaConfig
 
-from exam import kaggle, load, packages
-from exam.artefacts import open_stage
-from exam.articles import CorpusFile, iter_articles
+from exam import load
 from exam.bundle.bundle import make_bundle
 from exam.bundle.rehearsal import NO_NETWORK, has_namespaces
-from exam.compose import composed
 from exam.config import (
     Bundle,
     Corpus,
@@ -47,29 +44,34 @@ from exam.config import (
     TrackerMode,
     Writer,
 )
+from exam.config.compose import composed
+from exam.config.saved import load_run, save_run
 from exam.config.validate import validate
-from exam.corpus import corpus_files
-from exam.errors import ExamError
-from exam.files import file_digest, read_json, read_signed, write_json, write_signed
-from exam.generation.writers import Endpoint
-from exam.inference import _warn_of_versions
-from exam.llm.layerwise import _tensor_files
-from exam.llm.load import _runner, load_causal
-from exam.manifest import MANIFEST, read_manifest
-from exam.question_rows import parse
-from exam.reader.model import load_reader
+from exam.core import packages
+from exam.core.artifacts import open_stage
+from exam.core.errors import ExamError
+from exam.core.files import file_digest, read_json, read_signed, write_json, write_signed
+from exam.core.logging import complain, say, start_logging
+from exam.core.manifest import MANIFEST, read_manifest
+from exam.core.security import KEYS, LIBRARIES_OFFLINE, OFFLINE, go_offline, shown
+from exam.core.stage import Stage, finished
+from exam.core.trainer import ChecksumCallback, fit, last_complete_checkpoint
+from exam.data import kaggle
+from exam.data.articles import CorpusFile, iter_articles
+from exam.data.corpus import corpus_files
+from exam.data.schema import parse
+from exam.data.tables import read_rows
+from exam.generation.clients import Endpoint
+from exam.pipelines.infer import _warn_of_versions
+from exam.pipelines.tracking import tracked
+from exam.readers.causal_lm.layerwise import _tensor_files
+from exam.readers.causal_lm.load import _runner, load_causal
+from exam.readers.multiple_choice.model import load_reader
 from exam.retrieval.contexts import SCHEMA as CONTEXTS
 from exam.retrieval.contexts import read_contexts, read_support
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.pairs import read_positives
-from exam.retrieval.rerank import load_cross_encoder
-from exam.run_config import load_run, save_run
-from exam.runs import ChecksumCallback, fit, last_complete_checkpoint
-from exam.runtime import complain, say, start_logging
-from exam.safety import KEYS, LIBRARIES_OFFLINE, OFFLINE, go_offline, shown
-from exam.stage import Stage, finished
-from exam.tables import read_rows
-from exam.tracker import tracked
+from exam.retrieval.mining import read_positives
+from exam.retrieval.reranker import load_cross_encoder
 
 SECRET = "sk-proj-0123456789abcdefghij"
 
@@ -240,7 +242,7 @@ UNPICKLES = (
 
 
 def test_nothing_in_the_sources_unpickles_or_trusts_code():
-    source = (ROOT / "src/exam/conversion.py").read_text(encoding="utf-8")
+    source = (ROOT / "src/exam/core/conversion.py").read_text(encoding="utf-8")
     assert re.findall(r"torch\.load\([^)]*weights_only=True", source)
     found = {
         (path.name, match[0])

@@ -12,12 +12,12 @@ from conftest import ROOT, exam, jsonl_corpus, make_articles, make_place, settin
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exam import sentences
 from exam.config import Passages
-from exam.errors import ExamError
-from exam.files import read_json
-from exam.retrieval.passages import build_passages
-from exam.sentences import BUILDS, Splitter, sentence_offsets, splitter
+from exam.core.errors import ExamError
+from exam.core.files import read_json
+from exam.data import sentences
+from exam.data.sentences import BUILDS, Splitter, sentence_offsets, splitter
+from exam.retrieval.chunking import build_passages
 
 FALL_BACK = "livekit-blingfire"
 # Drawn far more often than by chance: ends of sentences, what separates them, what passes for it.

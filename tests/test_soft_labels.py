@@ -9,13 +9,13 @@ from conftest import kaggle_rows, make_questions, write_csv
 from datasets import concatenate_datasets
 from test_reader import as_questions, features_of, reader_in
 
-from exam.answers.predictions import Predictions, write_predictions
-from exam.answers.soft_labels import with_soft_labels
 from exam.config import Data
-from exam.errors import ExamError
-from exam.reader.features import TARGETS, shuffle_options
-from exam.reader.reader import predict, train
-from exam.splits import Split, read_split
+from exam.core.errors import ExamError
+from exam.data.splits import Split, read_split
+from exam.evaluation.predictions import Predictions, write_predictions
+from exam.pipelines.soft_labels import with_soft_labels
+from exam.readers.multiple_choice.features import TARGETS, shuffle_options
+from exam.readers.multiple_choice.reader import predict, train
 
 
 def split_of(questions, extra=None):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from exam.answers.submission import validate_submission, write_submission
-from exam.errors import ExamError
+from exam.core.errors import ExamError
+from exam.evaluation.submission import validate_submission, write_submission
 
 LOGITS = np.array([[0.1, 3.0, 2.0, 1.0, 0.0], [5.0, 1.0, 2.0, -np.inf, -np.inf]])
 

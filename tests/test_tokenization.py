@@ -24,9 +24,8 @@ from transformers import (
 )
 from transformers import DebertaV2Tokenizer as LibraryTokenizer
 
-from exam.errors import ExamError
-from exam.reader.features import SpecialTokens, TokenCounts, build_features
-from exam.tokenization import (
+from exam.core.errors import ExamError
+from exam.core.tokenization import (
     DebertaV2Tokenizer,
     adopt_tokenizer,
     check_vocabulary,
@@ -36,6 +35,7 @@ from exam.tokenization import (
     tokenizer_digest,
     unknown_id,
 )
+from exam.readers.multiple_choice.features import SpecialTokens, TokenCounts, build_features
 
 SENTENCES = [
     f"The {animal} lives in the {place} number {i}, a field of 102 m: H2O, 1 / 2 é."
@@ -551,7 +551,7 @@ def test_a_sentence_encoder_reads_sentencepieces_ids(deberta, processor, tmp_pat
 
 def test_a_reranker_reads_sentencepieces_ids(deberta, processor, tmp_path):
     from exam.config import Dtype, Reranker
-    from exam.retrieval.rerank import count_cut, load_cross_encoder
+    from exam.retrieval.reranker import count_cut, load_cross_encoder
 
     folder = encoder_folder(
         deberta, tmp_path / "r", DebertaV2ForSequenceClassification, num_labels=1

@@ -12,12 +12,12 @@ import yaml
 from conftest import ROOT, exam, kaggle_rows, make_articles, make_place, run_script, tiny, write_csv
 from test_writer import Endpoint, question_about
 
-from exam.answers.predictions import read_predictions
-from exam.compose import composed, conf_dir
+from exam.config.compose import composed, conf_dir
+from exam.data.splits import SPREAD
+from exam.evaluation.predictions import read_predictions
 from exam.metrics import questions_for
-from exam.pipeline import run_infer
-from exam.splits import SPREAD
-from exam.train_reader import train_reader
+from exam.pipelines.pipeline import run_infer
+from exam.pipelines.train import train_reader
 
 EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))
 HUB = {

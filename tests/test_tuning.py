@@ -13,17 +13,17 @@ from datasets import Dataset
 from torch import nn
 from transformers import set_seed
 
-from exam.checkpoints import checkpoint_fingerprint
-from exam.compose import composed
 from exam.config import Dtype, Encoder, PairLoss, Pairs, Query, Reranker, Target
-from exam.errors import ExamError
-from exam.places import check_places
-from exam.question_rows import FEATURES
+from exam.config.compose import composed
+from exam.core.checkpoints import checkpoint_fingerprint
+from exam.core.errors import ExamError
+from exam.data.files import check_places
+from exam.data.schema import FEATURES
+from exam.data.splits import Split
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.pairs import mine_pairs, read_positives
-from exam.retrieval.rerank import PairScorer, has_head, load_cross_encoder
+from exam.retrieval.mining import mine_pairs, read_positives
+from exam.retrieval.reranker import PairScorer, has_head, load_cross_encoder
 from exam.retrieval.training import tune
-from exam.splits import Split
 
 RARITY = dict.fromkeys(["river", "marsh", "pond", "deep", "cold"], 1.0)
 
@@ -202,21 +202,21 @@ class Cut(Exception):
 def test_stopped_and_resumed_training_equals_an_uninterrupted_one(
     material, encoder, tmp_path, monkeypatch
 ):
-    from exam import runs
+    from exam.core import trainer
 
     split, contexts = material
     config = run_config("reranker", encoder)
     tune(config, split, contexts, RARITY, tmp_path / "whole")
-    real = runs.ChecksumCallback.on_save
+    real = trainer.ChecksumCallback.on_save
 
     def killed(self, args, state, control, **kwargs):
         real(self, args, state, control, **kwargs)
         raise Cut
 
-    monkeypatch.setattr(runs.ChecksumCallback, "on_save", killed)
+    monkeypatch.setattr(trainer.ChecksumCallback, "on_save", killed)
     with pytest.raises(Cut):
         tune(config, split, contexts, RARITY, tmp_path / "cut")
-    monkeypatch.setattr(runs.ChecksumCallback, "on_save", real)
+    monkeypatch.setattr(trainer.ChecksumCallback, "on_save", real)
     tune(config, split, contexts, RARITY, tmp_path / "cut")
     whole, resumed = weights(tmp_path / "whole" / "model"), weights(tmp_path / "cut" / "model")
     assert all(np.allclose(whole[name], resumed[name], atol=1e-6) for name in whole)

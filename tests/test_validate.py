@@ -5,11 +5,11 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from exam.compose import composed
 from exam.config import ROOTS
-from exam.config.trainer import TrainerFields
+from exam.config.compose import composed
+from exam.config.training_args import TrainerFields
 from exam.config.values import describe_range, setting
-from exam.errors import ExamError
+from exam.core.errors import ExamError
 
 RANGES = {
     "data.limit=0": "at least 1",

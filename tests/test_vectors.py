@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, run_script
 
 from exam.config import Index, Recipe
-from exam.errors import ExamError
+from exam.core.errors import ExamError
 from exam.retrieval import vectors as vectors_module
 from exam.retrieval.building import build_vectors, cleanup_partial_build
 from exam.retrieval.recipes import choose_index_spec, index_key

@@ -15,15 +15,15 @@ from urllib.request import Request, urlopen
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from exam.articles import Article
-from exam.compose import composed
 from exam.config import Generator, GeneratorKind, Writer
-from exam.errors import ExamError
-from exam.files import digest
+from exam.config.compose import composed
+from exam.core.errors import ExamError
+from exam.core.files import digest
+from exam.data.articles import Article
 from exam.generation.journal import Journal
 from exam.generation.replies import excerpt, questions_of, request
-from exam.pipeline import run_generate
-from exam.reader.model import tiny_tokenizer
+from exam.pipelines.pipeline import run_generate
+from exam.readers.multiple_choice.model import tiny_tokenizer
 
 OWN = Generator(name="llm", kind=GeneratorKind.llm, options=3)
 WELL = {"question": "Where does it live?", "options": ["river", "log", "well"], "answer": 1}

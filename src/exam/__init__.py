@@ -22,19 +22,19 @@ from importlib.util import find_spec
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from exam.errors import ExamError
+from exam.core.errors import ExamError
+from exam.core.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exam.answers.results import Evaluation
-    from exam.answers.scored import Run
-    from exam.ask import LoadedRun
     from exam.config import Command, Retrieve, Train
+    from exam.evaluation.results import Evaluation
+    from exam.evaluation.scored import Run
+    from exam.pipelines.ask import LoadedRun
     from exam.retrieval.contexts import ContextSet
 
-__all__ = ["ExamError", "evaluate", "load", "retrieve", "train"]
-__version__ = "0.1.0"
+__all__ = ["ExamError", "__version__", "evaluate", "load", "retrieve", "train"]
 
 # Every command comes here first. Windows has neither, and would end in a traceback later.
 if find_spec("resource") is None or not hasattr(signal, "SIGALRM"):
@@ -123,7 +123,7 @@ def evaluate(
         print(exam.evaluate("outputs/train/RUN", "data=csv", "data.test=mine.csv"))
         ```
     """
-    from exam.compare import evaluate_runs
+    from exam.report.compare import evaluate_runs
 
     each = [runs] if isinstance(runs, str | PathLike) else runs
     return evaluate_runs([_answer(run, overrides, outputs) for run in each])
@@ -152,14 +152,14 @@ def load(
         print(reader.answer("Where do orchid seeds sprout?", ["in soil", "in the sea"]).best)
         ```
     """
-    from exam.ask import LoadedRun
+    from exam.pipelines.ask import LoadedRun
 
     return LoadedRun(run, *overrides, outputs=outputs)
 
 
 def _compose(command: str, overrides: tuple[str, ...], config: "Command | None") -> "Command":
-    from exam.checks import check
-    from exam.compose import compose_overrides
+    from exam.config.compose import compose_overrides
+    from exam.config.validate import validate
 
     if config is None:
         composed: Command = compose_overrides(command, *overrides)
@@ -169,17 +169,17 @@ def _compose(command: str, overrides: tuple[str, ...], config: "Command | None")
             f"exam.{command} takes overrides or config=, and both are here.\n"
             "Change the configuration with dataclasses.replace, and leave the overrides out."
         )
-    check(config)
+    validate(config)
     return config
 
 
 def _run(command: str, config: "Command") -> Any:
     """Run a command's body in this process."""
     from exam.cli import run_pipeline
-    from exam.endings import explained
-    from exam.places import check_places
-    from exam.runtime import keep_freed_memory, quiet_libraries
-    from exam.safety import go_offline
+    from exam.core.exit import explained
+    from exam.core.logging import keep_freed_memory, quiet_libraries
+    from exam.core.security import go_offline
+    from exam.data.files import check_places
 
     if config.offline:
         go_offline()
@@ -196,9 +196,9 @@ def _answer(
     """Return a run's answers: those that it holds or, with overrides, those to other questions."""
     from pathlib import Path
 
-    from exam.answers.scored import Run
-    from exam.compose import compose_infer
-    from exam.stage import finished
+    from exam.config.compose import compose_infer
+    from exam.core.stage import finished
+    from exam.evaluation.scored import Run
 
     if overrides:
         answered: Run = _run("infer", compose_infer(run, outputs, *overrides))

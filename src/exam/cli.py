@@ -18,16 +18,17 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exam import __version__, ranks
-from exam.endings import CONTINUES, ended, explained, leave
-from exam.errors import ExamError, spell_command
-from exam.runtime import complain, say, start
+from exam.core import distributed
+from exam.core.errors import ExamError, spell_command
+from exam.core.exit import CONTINUES, ended, explained, leave
+from exam.core.logging import complain, say, start
+from exam.core.version import __version__
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from exam.config import Command
-    from exam.sweep import Job
+    from exam.pipelines.sweep import Job
 
 COMMANDS = {
     "train": "fine-tune a reader, a reranker or an encoder, and evaluate it",
@@ -123,7 +124,7 @@ def _run_command(command: str, arguments: list[str]) -> int:
         body = partial(_run_parsed, command, _parse(command, arguments))
         return ended(body, INTERRUPTED.get(command, CONTINUES))
     if {"-h", "--help"} & set(arguments):
-        from exam.compose import help_text
+        from exam.config.compose import help_text
 
         say(help_text(command, COMMANDS[command]))
         return 0
@@ -165,20 +166,20 @@ def _parse(command: str, arguments: list[str]) -> argparse.Namespace:
 def _run_parsed(command: str, options: argparse.Namespace) -> int:
     """Run a command without a configuration."""
     if command == "compare":
-        from exam.compare import compare_folders
+        from exam.report.compare import compare_folders
 
         say(compare_folders(options.FOLDER, options.fit_on, options.json))
     elif command == "ask":
-        from exam.ask import answer_typed_questions
+        from exam.pipelines.ask import answer_typed_questions
 
         start("warning")
         answer_typed_questions(options.RUN, options.OVERRIDE, options.outputs)
     elif command == "doctor":
-        from exam.doctor import examine
+        from exam.pipelines.doctor import examine
 
         return 0 if examine(deeply=options.deep) else 1
     elif command == "demo":
-        from exam.demo.run import run_demo
+        from exam.pipelines.demo import run_demo
 
         start("info")
         run_demo()
@@ -212,7 +213,7 @@ class Jobs:
         from hydra.types import RunMode
         from omegaconf.errors import OmegaConfBaseException
 
-        from exam.compose import explain
+        from exam.config.compose import explain
 
         job = HydraConfig.get()
         is_sweep = job.mode is RunMode.MULTIRUN
@@ -234,8 +235,8 @@ class Jobs:
         if not getattr(run, "systems", ()):
             return None
         if is_sweep:
-            from exam.runs import RESULTS
-            from exam.sweep import Job
+            from exam.core.trainer import RESULTS
+            from exam.pipelines.sweep import Job
 
             values = dict(pair.split("=", 1) for pair in job.overrides.task if "=" in pair)
             self.finished.append(Job(values, run.stage.folder / RESULTS))
@@ -254,7 +255,14 @@ def _run_jobs(command: str, arguments: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from exam.compose import check_flags, check_groups, conf_dir, explain, register, with_prefix
+    from exam.config.compose import (
+        check_flags,
+        check_groups,
+        conf_dir,
+        explain,
+        register,
+        with_prefix,
+    )
 
     check_flags(command, arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the messages are ours
@@ -269,8 +277,8 @@ def _run_jobs(command: str, arguments: list[str]) -> int:
         _run_application(decorate(jobs.run), command, arguments)
         if jobs.failure is not None:
             raise jobs.failure
-        if len(jobs.finished) > 1 and ranks.rank() == 0:
-            from exam.sweep import compare_jobs
+        if len(jobs.finished) > 1 and distributed.rank() == 0:
+            from exam.pipelines.sweep import compare_jobs
 
             say(compare_jobs(jobs.finished))
     except (HydraException, OmegaConfBaseException) as error:
@@ -284,7 +292,7 @@ def _run_application(application: Callable[[], Any], command: str, arguments: li
     Raises:
         ExamError: Hydra's flags do not go together.
     """
-    from exam.compose import mark_required
+    from exam.config.compose import mark_required
 
     prints = {"--cfg", "-c"} & {word.partition("=")[0] for word in arguments}
     try:
@@ -298,10 +306,10 @@ def _run_application(application: Callable[[], Any], command: str, arguments: li
 
 def _run_body(composed: "DictConfig", command: str, arguments: list[str], *, multirun: bool) -> Any:
     """Run a command's body on its configuration, here or in several processes."""
-    from exam.compose import typed
-    from exam.launch import start_processes
-    from exam.places import check_places
-    from exam.safety import go_offline
+    from exam.config.compose import typed
+    from exam.core.security import go_offline
+    from exam.data.files import check_places
+    from exam.pipelines.launch import start_processes
 
     config = typed(composed)
     if config.offline:
@@ -317,7 +325,7 @@ def _run_body(composed: "DictConfig", command: str, arguments: list[str], *, mul
 def run_pipeline(command: str, config: "Command") -> Any:
     """Pin the hub ids of a configuration, and run the command's body in this process."""
     from exam.config import Bundle, Generate, Retrieving
-    from exam.revisions import pin_revisions
+    from exam.pipelines.revisions import pin_revisions
 
     if isinstance(config, Retrieving | Generate):
         config = pin_revisions(config)
@@ -326,6 +334,6 @@ def run_pipeline(command: str, config: "Command") -> Any:
 
         make_bundle(config)
         return None
-    from exam import pipeline
+    from exam.pipelines import pipeline
 
     return getattr(pipeline, f"run_{command}")(config)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+K = 3
 RESAMPLES = 10_000
 FEW = 100  # values: counting them is faster than drawing every question
 

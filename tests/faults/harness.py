@@ -17,7 +17,7 @@ from typing import Any
 
 from conftest import FORKS, become, setting
 
-from exam.runtime import quiet_libraries
+from exam.core.logging import quiet_libraries
 
 TINY = ["model=tiny", "trainer.num_train_epochs=2", "trainer.logging_steps=1", "context.top_k=2"]
 GIVEN = setting(Path(), "index.shard_size=4", "log_level=debug")

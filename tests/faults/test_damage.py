@@ -17,29 +17,29 @@ import pytest
 import torch
 from conftest import jsonl_corpus, make_articles, make_place, tiny
 
-from exam import manifest as manifest_module
-from exam import passage_gain
-from exam.answers.predictions import Predictions, read_all, write_predictions
-from exam.artefacts import open_stage
 from exam.bundle.contents import Contents, check
-from exam.checkpoints import MODEL, checkpoint_fingerprint
-from exam.compose import composed
 from exam.config import Checkpoint, Dtype, Encoder, Index, Recipe
-from exam.corpus import corpus_files, corpus_key
-from exam.errors import ExamError
-from exam.files import is_sealed, sealed, write_json
+from exam.config.compose import composed
+from exam.core import manifest as manifest_module
+from exam.core.artifacts import open_stage
+from exam.core.checkpoints import MODEL, checkpoint_fingerprint
+from exam.core.errors import ExamError
+from exam.core.files import is_sealed, sealed, write_json
+from exam.core.manifest import MANIFEST
+from exam.core.stage import finished, siblings
+from exam.core.trainer import ChecksumCallback, last_complete_checkpoint
+from exam.data.corpus import corpus_files, corpus_key
+from exam.evaluation.predictions import Predictions, read_all, write_predictions
 from exam.generation.journal import Journal
-from exam.llm.states import States
-from exam.manifest import MANIFEST
+from exam.pipelines import passage_gain
+from exam.pipelines.train import train_reader
+from exam.readers.causal_lm.states import States
 from exam.retrieval import building
 from exam.retrieval import index as index_module
 from exam.retrieval.embeddings import Embeddings
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index
 from exam.retrieval.recipes import choose_index_spec
-from exam.runs import ChecksumCallback, last_complete_checkpoint
-from exam.stage import finished, siblings
-from exam.train_reader import train_reader
 
 CUTS, FLIPS = map(int, os.environ.get("EXAM_DAMAGES", "2,4").split(","))
 TEXTS = ["the otter lives", "the heron", "where does it live", "an animal is an animal"]

@@ -22,8 +22,8 @@ from harness import DECODER, GIVEN, TINY, copied, die_at, run, start
 from test_writer import Endpoint, question_about
 
 from exam.bundle.contents import check
-from exam.manifest import MANIFEST
-from exam.stage import finished
+from exam.core.manifest import MANIFEST
+from exam.core.stage import finished
 
 KILLS = int(os.environ.get("EXAM_KILLS", "0"))
 OF_RUNS = {  # what differs between two runs of the same

@@ -17,12 +17,12 @@ from harness import (
     run,
 )
 
-from exam import manifest
-from exam.artefacts import open_stage
-from exam.endings import ELSEWHERE, ROOM, explained
-from exam.errors import ExamError
-from exam.files import atomic
-from exam.stage import finished
+from exam.core import manifest
+from exam.core.artifacts import open_stage
+from exam.core.errors import ExamError
+from exam.core.exit import ELSEWHERE, ROOM, explained
+from exam.core.files import atomic
+from exam.core.stage import finished
 
 LEXICAL = [*GIVEN, "retriever=bm25", "evaluate=false"]
 CLOSED = [*GIVEN, "retriever=none", "model=lexical"]

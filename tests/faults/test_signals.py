@@ -10,8 +10,8 @@ from conftest import make_place
 from harness import GIVEN, TINY, copied, run, start
 from test_writer import Endpoint, question_about
 
-from exam.endings import PATIENCE, ended, explained
-from exam.errors import ExamError
+from exam.core.errors import ExamError
+from exam.core.exit import PATIENCE, ended, explained
 
 SAID = {
     signal.SIGINT: (130, "Interrupted. The same command continues from what is finished."),

@@ -8,7 +8,7 @@ import pytest
 from conftest import make_place
 from harness import GIVEN, copied, start
 
-from exam.artefacts import open_stage
+from exam.core.artifacts import open_stage
 
 LEXICAL = [*GIVEN, "retriever=bm25", "evaluate=false"]
 

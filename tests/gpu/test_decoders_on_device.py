@@ -10,13 +10,13 @@ from test_llm import CHAT, FAMILIES, PASSAGES, SMALL, WORDS, model_of, prompter_
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from exam.config import Dtype, Execution, Model, ReaderKind, Scoring, Tuning
-from exam.llm import load
-from exam.llm.layerwise import Layerwise
-from exam.llm.letters import FEATURES, LetterReader
-from exam.llm.load import load_causal, load_whole
-from exam.llm.scoring import InMemory, option_scores
-from exam.reader.model import tiny_tokenizer
-from exam.reader.reader import predict, train
+from exam.readers.causal_lm import load
+from exam.readers.causal_lm.layerwise import Layerwise
+from exam.readers.causal_lm.load import load_causal, load_whole
+from exam.readers.causal_lm.reader import FEATURES, LetterReader
+from exam.readers.causal_lm.scoring import InMemory, option_scores
+from exam.readers.multiple_choice.model import tiny_tokenizer
+from exam.readers.multiple_choice.reader import predict, train
 
 CPU = torch.device("cpu")
 LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)

@@ -9,8 +9,8 @@ from conftest import ROOT, kaggle_rows
 from test_packing import packed_heads, reader_of, rows_of
 from test_reader import as_questions
 
-from exam.reader import attention
-from exam.reader.attention import Distances, sdpa_attention
+from exam.readers.multiple_choice import attention
+from exam.readers.multiple_choice.attention import Distances, sdpa_attention
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from flex import flex, flex_at_once

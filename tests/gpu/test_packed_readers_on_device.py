@@ -11,8 +11,8 @@ from test_reader import TINY, as_questions
 from transformers import AutoConfig, AutoModel
 
 from exam.config import Packing
-from exam.reader import attention
-from exam.reader.attention import (
+from exam.readers.multiple_choice import attention
+from exam.readers.multiple_choice.attention import (
     Distances,
     attend,
     per_question_attention,

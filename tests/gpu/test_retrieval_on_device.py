@@ -7,10 +7,10 @@ from accelerators import DEVICES, on_gpu
 from conftest import ANIMALS, PLACES
 
 from exam.config import Dtype, Encoder, Reranker
-from exam.precision import dtype_here
+from exam.core.precision import dtype_here
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.recipes import faiss_module
-from exam.retrieval.rerank import PairScorer
+from exam.retrieval.reranker import PairScorer
 from exam.retrieval.vectors import exact_search
 
 TEXTS = [f"the {animal} lives in the {place}" for animal in ANIMALS for place in PLACES]

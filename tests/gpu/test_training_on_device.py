@@ -12,8 +12,8 @@ from test_packing import FAMILIES, model_of
 from test_reader import as_questions, features_of, texts
 
 from exam.config import Model, Packing, Tuning
-from exam.reader.reader import Reader, predict, train
-from exam.runs import last_complete_checkpoint
+from exam.core.trainer import last_complete_checkpoint
+from exam.readers.multiple_choice.reader import Reader, predict, train
 
 PLACES = [
     *(pytest.param("cpu", dtype, marks=pytest.mark.slow) for dtype in ("fp32", "bf16")),

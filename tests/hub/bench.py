@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from conftest import make_place, setting
 
-from exam.safety import LIBRARIES_OFFLINE, OFFLINE
+from exam.core.security import LIBRARIES_OFFLINE, OFFLINE
 from hub.commands import Commands
 from hub.layouts import publish_models
 from hub.question_sets import publish_data_sets

@@ -15,7 +15,13 @@ from typing import Self
 
 ROOT = Path(__file__).parents[2]
 IMPORTS = (
-    *("exam.pipeline", "exam.train_reader", "exam.answering", "exam.llm", "exam.cli"),
+    *(
+        "exam.pipelines.pipeline",
+        "exam.pipelines.train",
+        "exam.readers.base",
+        "exam.readers.causal_lm",
+        "exam.cli",
+    ),
     *("sentence_transformers", "peft", "faiss", "sklearn.model_selection", "scipy.optimize"),
     *("bm25s", "altair", "transformers.trainer"),
 )
@@ -61,7 +67,7 @@ def serve() -> None:
     """Fork a command for each line of standard input, and answer with its exit code."""
     from importlib import import_module
 
-    from exam.runtime import quiet_libraries
+    from exam.core.logging import quiet_libraries
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what an import prints is no answer

@@ -19,7 +19,7 @@ from tokenizers import (
 )
 from tokenizers.pre_tokenizers import PreTokenizer
 
-DEMO = Path(__file__).parents[2] / "src" / "exam" / "demo" / "questions.csv"
+DEMO = Path(__file__).parents[2] / "src" / "exam" / "data" / "demo" / "questions.csv"
 ANIMALS = "otter heron badger newt falcon mole trout beetle lynx toad animal number question"
 PLACES = "river marsh forest pond cliff meadow stream log mountain well lives where does the in"
 SYMBOLS = [*map(chr, range(33, 127)), "⁄", "°"]

@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from exam.answers.submission import validate_submission
 from exam.bundle.contents import (
     CONTENTS,
     NOTEBOOK,
@@ -20,13 +19,14 @@ from exam.bundle.notebook import commands, write_notebook
 from exam.bundle.rehearsal import check_dry_run, dry_run
 from exam.bundle.wheels import Target, add_wheels, read_target
 from exam.config import Bundle, Cascade, Data, EnsembleKind, Infer, Train, names, plain
-from exam.errors import ExamError, spell_command
-from exam.inference import answer, asked_questions, restored
-from exam.kaggle import INPUT
-from exam.question_rows import LETTERS
-from exam.runtime import say
-from exam.stage import Stage
-from exam.together.infer import check_readers
+from exam.core.errors import ExamError, spell_command
+from exam.core.logging import say
+from exam.core.stage import Stage
+from exam.data.kaggle import INPUT
+from exam.data.schema import LETTERS
+from exam.evaluation.submission import validate_submission
+from exam.pipelines.ensemble_infer import check_readers
+from exam.pipelines.infer import answer, asked_questions, restored
 
 log = logging.getLogger(__name__)
 

@@ -11,24 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from exam.bundle.notebook import OTHER_PYTHON
-from exam.checkpoints import (
-    CONFIG,
-    MODEL,
-    hub_repository,
-    loaded_files,
-    resolve_checkpoint,
-)
 from exam.config import Bundle, Checkpoint, CorpusReader, CorpusSource, Train, plain
-from exam.corpus import demo_articles, files_of
-from exam.errors import ExamError
-from exam.files import file_digest, read_signed, write_signed
-from exam.hub import Repository, resolve_commit
-from exam.manifest import fingerprint
-from exam.packages import PACKAGED, packaged_folder
-from exam.reader.tuning import adapters_base
-from exam.runs import CHECKPOINTS
-from exam.safety import leads_out
-from exam.stage import Stage
+from exam.core.checkpoints import CONFIG, MODEL, hub_repository, loaded_files, resolve_checkpoint
+from exam.core.errors import ExamError
+from exam.core.files import file_digest, read_signed, write_signed
+from exam.core.hub import Repository, resolve_commit
+from exam.core.manifest import fingerprint
+from exam.core.packages import PACKAGED, packaged_folder
+from exam.core.security import leads_out
+from exam.core.stage import Stage
+from exam.core.trainer import CHECKPOINTS
+from exam.data.corpus import demo_articles, files_of
+from exam.readers.tuning import adapters_base
 
 log = logging.getLogger(__name__)
 

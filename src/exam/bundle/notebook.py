@@ -5,7 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
-from exam.files import atomic
+from exam.core.files import atomic
 
 OTHER_PYTHON = (
     "This is Python {running}, and the bundle's wheels are for Python {python}. "

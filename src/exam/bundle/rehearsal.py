@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from exam.bundle.wheels import Target, find_missing
-from exam.errors import ExamError
+from exam.core.errors import ExamError
 
 RUNNER = ("IPython", "nbformat")  # run the notebook
 SUBMISSION = "submission.csv"

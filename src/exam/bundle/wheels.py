@@ -22,7 +22,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from exam.config import Bundle
-from exam.errors import ExamError
+from exam.core.errors import ExamError
 
 log = logging.getLogger(__name__)
 

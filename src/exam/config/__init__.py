@@ -5,9 +5,27 @@ heavy is imported. Below the command line, functions take these classes, never a
 A module holds the groups of one stage; all of their names are read from here.
 """
 
-from exam.config.answers import Cascade, Ensemble, EnsembleKind, Scale
+from exam.config.commands import (
+    ROOTS,
+    Bundle,
+    Command,
+    Generate,
+    Hub,
+    Infer,
+    Restore,
+    Resume,
+    Retrieve,
+    Retrieving,
+    Stress,
+    Task,
+    Tracker,
+    TrackerMode,
+    Train,
+    reader_values,
+)
+from exam.config.data import Data, Source
+from exam.config.ensemble import Cascade, Ensemble, EnsembleKind, Scale
 from exam.config.generation import Generator, GeneratorKind, QuestionKind, Writer
-from exam.config.questions import Data, Source
 from exam.config.reader import (
     FLASH,
     BatchBy,
@@ -41,22 +59,12 @@ from exam.config.retrieval import (
     Search,
     Target,
 )
-from exam.config.trainer import SHARDING, answering_values, is_trained, trainer_values
-from exam.config.values import Checkpoint, Dtype, names, plain
-from exam.config.verbs import (
-    ROOTS,
-    Bundle,
-    Command,
-    Generate,
-    Hub,
-    Infer,
-    Restore,
-    Resume,
-    Retrieve,
-    Retrieving,
-    Stress,
-    Task,
-    Tracker,
-    TrackerMode,
-    Train,
+from exam.config.training_args import (
+    SHARDING,
+    answering_values,
+    is_trained,
+    trainer_values,
 )
+from exam.config.values import names, plain
+from exam.core.checkpoints import Checkpoint
+from exam.core.precision import Dtype

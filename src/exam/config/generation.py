@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
-from exam.config.values import Checkpoint, setting
-from exam.errors import ExamError
+from exam.config.values import setting
+from exam.core.checkpoints import Checkpoint
+from exam.core.errors import ExamError
 
 
 class QuestionKind(Enum):

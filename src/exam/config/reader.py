@@ -7,8 +7,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from exam.config.values import Checkpoint, Dtype, setting
-from exam.errors import ExamError
+from exam.config.values import setting
+from exam.core.checkpoints import Checkpoint, require_checkpoint
+from exam.core.errors import ExamError
+from exam.core.precision import Dtype
 
 
 class ReaderKind(Enum):
@@ -145,6 +147,11 @@ class Model:
             self.trust_remote_code,
             self.gguf,
         )
+
+    @property
+    def required_checkpoint(self) -> Checkpoint:
+        """The checkpoint; refuse a configuration that names none."""
+        return require_checkpoint(self.checkpoint, "model.name_or_path")
 
     def at(self, folder: Path) -> "Model":
         """Return the same reader with the checkpoint of a folder."""

@@ -6,8 +6,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from exam.config.values import Checkpoint, Dtype, setting
-from exam.errors import ExamError
+from exam.config.values import setting
+from exam.core.checkpoints import Checkpoint, require_checkpoint
+from exam.core.errors import ExamError
+from exam.core.precision import Dtype
 
 
 class CorpusReader(Enum):
@@ -216,6 +218,11 @@ class Reranker:
         return Checkpoint(
             "reranker", "reranker.ckpt", self.ckpt, self.revision, self.trust_remote_code
         )
+
+    @property
+    def required_checkpoint(self) -> Checkpoint:
+        """The checkpoint; refuse a configuration that names none."""
+        return require_checkpoint(self.checkpoint, "reranker.ckpt")
 
 
 READER = "reader"  # of pairs.positives: passages that raise the probability of the right option

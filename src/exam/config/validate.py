@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from exam import ranks
-from exam.config.answers import Cascade
-from exam.config.generation import GeneratorKind
-from exam.config.reader import BatchBy, Execution, Layout, ReaderKind, Scoring, Tuning
-from exam.config.retrieval import READER, Pairs, Query, Target
-from exam.config.trainer import check_trainer_values, is_trained, trainer_values
-from exam.config.values import check_folder_name, check_group, plain
-from exam.config.verbs import (
+from exam.config.commands import (
     Bundle,
     Command,
     Generate,
@@ -24,8 +17,15 @@ from exam.config.verbs import (
     TrackerMode,
     Train,
 )
-from exam.errors import ExamError
-from exam.safety import NO_TEXT, has_secret
+from exam.config.ensemble import Cascade
+from exam.config.generation import GeneratorKind
+from exam.config.reader import BatchBy, Execution, Layout, ReaderKind, Scoring, Tuning
+from exam.config.retrieval import READER, Pairs, Query, Target
+from exam.config.training_args import check_trainer_values, is_trained, trainer_values
+from exam.config.values import check_folder_name, check_group, plain
+from exam.core import distributed
+from exam.core.errors import ExamError
+from exam.core.security import NO_TEXT, has_secret
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -208,7 +208,7 @@ def _check_task(config: Train) -> None:
     """Refuse to train a reranker or an encoder without a model, a ranking or pairs."""
     if config.task is Task.reader:
         return
-    ranks.check_single(f"task={config.task.value}")
+    distributed.check_single(f"task={config.task.value}")
     if config.task is Task.reranker and config.reranker.ckpt is None:
         raise ExamError(
             "task=reranker trains reranker.ckpt, which has no value.\n"
@@ -334,7 +334,7 @@ def _check_causal_lm(config: Train) -> None:
             "parts.\nLeave context.layout out."
         )
     if not is_trained(config.trainer):
-        ranks.check_single("A language model without training")
+        distributed.check_single("A language model without training")
     elif model.execution is not Execution.memory or model.scoring is not Scoring.letters:
         raise ExamError(
             f"model.scoring={model.scoring.value} with model.execution={model.execution.value} "

@@ -3,13 +3,13 @@
 import operator
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from enum import Enum
 from typing import Any, TypedDict, Unpack
 
 from omegaconf import MISSING
 
-from exam.errors import ExamError
+from exam.core.errors import ExamError
 
 LIMITS = {
     "minimum": ("at least", operator.ge),
@@ -99,32 +99,6 @@ def check_folder_name(key: str, name: str) -> None:
             f"{key} must be the name of a folder (got {name}).\n"
             "Use letters, digits, dots, dashes and underscores."
         )
-
-
-class Dtype(Enum):
-    """A number format. `auto`: bfloat16 where the device computes in it."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"  # on a GPU
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint to load, and the setting that names it in messages."""
-
-    role: str  # reader, encoder, reranker, writer
-    key: str  # model.name_or_path
-    name: str  # hub id, folder, or the name of a checkpoint in a package
-    revision: str | None = None  # of a hub id: branch, tag or commit; null: main
-    trust_remote_code: bool = False
-    gguf_file: str | None = None
-
-    @property
-    def group(self) -> str:
-        """The configuration group, such as model, encoder or reranker."""
-        return self.key.rpartition(".")[0]
 
 
 def names(value: Any) -> list[str]:

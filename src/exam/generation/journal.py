@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from exam.files import digest
+from exam.core.files import digest
 
 log = logging.getLogger(__name__)
 

@@ -20,16 +20,16 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 from filelock import FileLock
 
-from exam.articles import Article, CorpusFile, iter_articles
-from exam.checkpoints import checkpoint_fingerprint
 from exam.config import Generator, Writer, plain
-from exam.files import digest
+from exam.core.checkpoints import checkpoint_fingerprint
+from exam.core.files import digest
+from exam.core.logging import progress
+from exam.data.articles import Article, CorpusFile, iter_articles
+from exam.data.schema import FEATURES, LETTERS
+from exam.data.splits import related
+from exam.generation.clients import ChatModel, model_of
 from exam.generation.journal import Journal
 from exam.generation.replies import excerpt, questions_of, request
-from exam.generation.writers import ChatModel, model_of
-from exam.question_rows import FEATURES, LETTERS
-from exam.runtime import progress
-from exam.splits import related
 
 log = logging.getLogger(__name__)
 

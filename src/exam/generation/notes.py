@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from exam.articles import Article
-from exam.sentences import sentence_offsets
+from exam.data.articles import Article
+from exam.data.sentences import sentence_offsets
 
 LENGTH = (40, 180)  # characters of a statement
 LONGEST = 300  # characters of a sentence that is asked about

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from exam.articles import Article
 from exam.config import Generator
-from exam.sentences import sentence_offsets
+from exam.data.articles import Article
+from exam.data.sentences import sentence_offsets
 
 LONGEST = 1000  # characters of a question, and of an option
 JSON = re.compile(r"\{.*\}", re.DOTALL)

@@ -11,8 +11,8 @@ from random import Random
 from typing import TypeVar
 
 from exam.config import Generator, QuestionKind
+from exam.data.schema import LETTERS
 from exam.generation.notes import Detail, Notes, name_words, notes_of, shares
-from exam.question_rows import LETTERS
 from exam.retrieval.index import ArticleIndex
 
 ABOUT = (

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from exam import __version__
 from exam.config import CorpusReader, Train, trainer_values
-from exam.errors import ExamError
-from exam.files import atomic, read_json
-from exam.runs import RESULTS
-from exam.runtime import say
-from exam.stage import Stage
+from exam.core.errors import ExamError
+from exam.core.files import atomic, read_json
+from exam.core.logging import say
+from exam.core.stage import Stage
+from exam.core.trainer import RESULTS
+from exam.core.version import __version__
 
 CARD = "README.md"
 NOT_PUSHED = ("checkpoints/*", "*.lock", "verified.json")

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from exam.files import atomic
+from exam.core.files import atomic
 from exam.report.charts import Chart
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from exam.files import atomic
+from exam.core.files import atomic
 from exam.report.charts import CURRENT, Chart
 
 WIDTH, HEIGHT = 480, 320  # of a chart

@@ -7,22 +7,22 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.answers.context_scores import CURVES_UP_TO, Ranked, curves
-from exam.answers.predictions import Predictions, probabilities
-from exam.answers.scored import answers
-from exam.answers.statistics import statistics
 from exam.config import Train
-from exam.files import read_json
+from exam.core.files import read_json
+from exam.core.stage import Stage
+from exam.core.trainer import REPORT, RESULTS, STATE, TRAINING
+from exam.evaluation.predictions import Predictions, probabilities
+from exam.evaluation.retrieval import CURVES_UP_TO, Ranked, curves
+from exam.evaluation.scored import answers
+from exam.evaluation.statistics import statistics
 from exam.metrics import figures, ranking
-from exam.reader.features import TokenCounts
+from exam.readers.multiple_choice.features import TokenCounts
 from exam.report import charts
 from exam.report.charts import Chart, Point
-from exam.report.compared import over_depth
+from exam.report.compare_page import over_depth
 from exam.report.page import Page, write_page
 from exam.retrieval.contexts import read_contexts, read_rarity, read_support
 from exam.retrieval.evaluation import SUPPORTED, Contexts, passage_support, words
-from exam.runs import REPORT, RESULTS, STATE, TRAINING
-from exam.stage import Stage
 
 COMMON = 2.0  # inverse document frequency of words that more than one text in eight has
 GROUPS = 4  # of questions by length

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from exam.files import SEAL, atomic, is_sealed, sealed
+from exam.core.files import SEAL, atomic, is_sealed, sealed
+from exam.core.logging import log_progress, progress
 from exam.metrics import figures
 from exam.retrieval.recipes import TRAINED_ON, IndexSpec, faiss_module
 from exam.retrieval.vectors import LISTS, VECTORS, Rows, VectorIndex, Vectors, exact_search
-from exam.runtime import log_progress, progress
 
 log = logging.getLogger(__name__)
 

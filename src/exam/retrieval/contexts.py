@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from exam.errors import ExamError
-from exam.files import atomic, digest, read_object, write_json
+from exam.core.errors import ExamError
+from exam.core.files import atomic, digest, read_object, write_json
+from exam.core.stage import Stage, finished, siblings
+from exam.data.schema import FEATURES
+from exam.data.tables import parquet_of
 from exam.metrics import Estimate, figures
-from exam.question_rows import FEATURES
 from exam.retrieval.evaluation import Contexts, option_support, question_scores, words
-from exam.retrieval.rarity import Rarity
-from exam.stage import Stage, finished, siblings
-from exam.tables import parquet_of
+from exam.retrieval.idf import Rarity
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from exam.artefacts import FORMAT, KEY
-from exam.errors import ExamError
-from exam.files import atomic, digest, write_json
+from exam.core.artifacts import FORMAT, KEY
+from exam.core.errors import ExamError
+from exam.core.files import atomic, digest, write_json
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.vectors import Vectors
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exam.checkpoints import (
+from exam.config import Checkpoint, Dtype, Encoder
+from exam.core.checkpoints import (
     checkpoint_fingerprint,
     dropout_fields,
     resolve_checkpoint,
     translate_load_errors,
 )
-from exam.config import Checkpoint, Dtype, Encoder
-from exam.loading import check_new_weights, embedding_rows, longest_input
-from exam.precision import dtype_here
+from exam.core.loading import check_new_weights, embedding_rows, longest_input
+from exam.core.logging import progress
+from exam.core.precision import dtype_here
 from exam.retrieval.vectors import Vectors
-from exam.runtime import progress
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -41,7 +41,7 @@ class SentenceEncoder:
     @cached_property
     def model(self) -> "SentenceTransformer":
         """The loaded model."""
-        from exam.tokenization import adopt_tokenizer
+        from exam.core.tokenization import adopt_tokenizer
 
         model = _load(self.config, {"dtype": self.dtype.value})
         with translate_load_errors(self.config.checkpoint):
@@ -113,7 +113,7 @@ def inspect_encoder(config: Encoder) -> None:
 def _load(config: Encoder, weights: dict[str, Any]) -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
 
-    from exam.tokenization import check_sentencepiece
+    from exam.core.tokenization import check_sentencepiece
 
     folder = resolve_checkpoint(config.checkpoint)
     with translate_load_errors(config.checkpoint):
@@ -133,7 +133,7 @@ def inspect_network(checkpoint: Checkpoint, model: Any, max_length: int, *, of_h
         ExamError: weights or the vocabulary are missing, the vocabulary is larger than the
             embeddings, or the model reads fewer than `max_length` tokens.
     """
-    from exam.tokenization import check_complete, check_vocabulary
+    from exam.core.tokenization import check_complete, check_vocabulary
 
     network = getattr(model[0], "auto_model", None)
     if network is None:  # a module of its own kind, such as static embeddings

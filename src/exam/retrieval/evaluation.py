@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from exam.core.logging import watched
 from exam.metrics import Floats, recall_at_k
-from exam.runtime import watched
 
 WORD_BUDGET = 450
 SUPPORTED = 0.6

@@ -16,9 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exam import ranks
-from exam.artefacts import shared_stage
-from exam.articles import (
+from exam.config import Corpus, Index
+from exam.core import distributed
+from exam.core.artifacts import shared_stage
+from exam.core.errors import ExamError
+from exam.core.estimates import FP32, check_disk
+from exam.core.files import atomic, is_sealed, sealed
+from exam.core.logging import log_progress, progress
+from exam.core.stage import Stage, finished
+from exam.data.articles import (
     Article,
     CorpusFile,
     check_unique_ids,
@@ -27,19 +33,13 @@ from exam.articles import (
     iter_articles,
     title_and_first_sentence,
 )
-from exam.config import Corpus, Index
-from exam.corpus import corpus_files, corpus_key
-from exam.errors import ExamError
-from exam.estimates import FP32, check_disk
-from exam.files import atomic, is_sealed, sealed
+from exam.data.corpus import corpus_files, corpus_key
+from exam.data.sentences import splitter
 from exam.retrieval.building import build_vectors, cleanup_partial_build
+from exam.retrieval.chunking import PassageTable
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.passages import PassageTable
 from exam.retrieval.recipes import IndexSpec, choose_index_spec, index_bytes, index_key
 from exam.retrieval.vectors import Rows, VectorIndex, Vectors
-from exam.runtime import log_progress, progress
-from exam.sentences import splitter
-from exam.stage import Stage, finished
 
 log = logging.getLogger(__name__)
 
@@ -168,18 +168,18 @@ def _build(
     key = {**key, "encoder": encoder.key, "index": index_key(index)}
     with shared_stage(outputs, "index", f"{name}-{encoder.config.name}", key) as stage:
         if not stage.reused:
-            if source.total is not None and ranks.rank() == 0:
+            if source.total is not None and distributed.rank() == 0:
                 _check_room(stage.folder, source.total, encoder, index)
             number = _encode_shards(stage.folder, source, index.shard_size, encoder)
-            ranks.wait()
-        if ranks.rank() == 0:
+            distributed.wait()
+        if distributed.rank() == 0:
             if not stage.reused:
                 files, facts = _assemble(stage.folder, index, number)
                 stage.finish(files, **facts)
             for shard in stage.folder.glob("shard-*.parquet"):
                 shard.unlink(missing_ok=True)
             cleanup_partial_build(stage.folder)
-    return stage if ranks.rank() == 0 else finished(stage.folder)
+    return stage if distributed.rank() == 0 else finished(stage.folder)
 
 
 def _shard_path(folder: Path, size: int, number: int) -> Path:
@@ -194,7 +194,7 @@ def _encode_shards(folder: Path, source: Source, size: int, encoder: SentenceEnc
         while rows := list(islice(source.stream, size)):
             path = _shard_path(folder, size, number)
             number += 1
-            if number % ranks.world_size() == ranks.rank() and not is_sealed(path):
+            if number % distributed.world_size() == distributed.rank() and not is_sealed(path):
                 table, texts = source.to_shard(rows)
                 vectors = encoder.passages(texts)
                 column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])

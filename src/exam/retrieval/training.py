@@ -20,23 +20,23 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, L
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from transformers import Trainer, set_seed
 
-from exam.checkpoints import MODEL
 from exam.config import Dtype, Encoder, PairLoss, Query, Task, Train, trainer_values
-from exam.metrics import Floats
-from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.evaluation import Contexts, option_support, question_scores
-from exam.retrieval.pairs import Example, mine_pairs
-from exam.retrieval.passages import passage_text
-from exam.retrieval.queries import query_texts
-from exam.retrieval.rerank import Pair, PairScorer, reorder
-from exam.runs import (
+from exam.core.checkpoints import MODEL
+from exam.core.trainer import (
     CHECKPOINTS,
     SingleDeviceArguments,
     add_callbacks,
     build_training_arguments,
     fit,
 )
-from exam.splits import Split
+from exam.data.splits import Split
+from exam.metrics import Floats
+from exam.retrieval.chunking import passage_text
+from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval.evaluation import Contexts, option_support, question_scores
+from exam.retrieval.mining import Example, mine_pairs
+from exam.retrieval.queries import query_texts
+from exam.retrieval.reranker import Pair, PairScorer, reorder
 
 log = logging.getLogger(__name__)
 

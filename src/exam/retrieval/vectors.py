@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exam.errors import ExamError, spell_command
+from exam.core.errors import ExamError, spell_command
 from exam.retrieval.recipes import IndexSpec, faiss_module
 
 Vectors = NDArray[np.float32]

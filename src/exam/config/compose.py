@@ -1,0 +1,315 @@
+"""Compose a configuration from `conf/`, make a dataclass of it, and explain what is refused."""
+
+import difflib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from exam.config import ROOTS
+from exam.config.training_args import TrainerFields
+from exam.config.validate import validate
+from exam.core.errors import ExamError, spell_command
+
+log = logging.getLogger(__name__)
+
+GROUPS = ("data", "corpus", "retriever", "context", "reranker")  # that may replace a run's own
+PRESETS = {"experiment", "debug"}  # groups that set values of others
+FLAGS = {  # of Hydra
+    *("--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
+    *("--multirun", "-m", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+    *("--experimental-rerun", "--info", "-i", "-sc", "--shell-completion"),
+}
+HELP = """\
+{command}: {summary}
+Choose an option of a group, or set any value:
+  {command} group=option group.key=value
+
+{groups}
+
+Every value and its default:  {command} --cfg job
+Several runs:                 {command} -m {sweep}
+Completion by the shell:      eval "$(exam -sc install=bash)"{more}"""
+LAUNCH = """
+Several GPUs:                 each has a process; launch=single keeps one, launch=2 starts two"""
+SWEEPS = {  # an example for each command
+    "train": "context.top_k=0,3,5",
+    "retrieve": "retriever=bm25,two_stage",
+    "infer": "ckpt=RUN run.context.top_k=1,3,5",
+    "evidence": "ckpt=RUN_A,RUN_B",
+    "stress": "ckpt=RUN_A,RUN_B",
+    "generate": "generator.seed=0,1",
+    "bundle": "ckpt=RUN out=bundle_a,bundle_b",
+}
+
+
+def register() -> None:
+    """Make the schemas known to Hydra under the names that `conf/*.yaml` start from."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for name, schema in ROOTS.items():
+        store.store(name=f"{name}_schema", node=schema)
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: inside the installed package, or beside `src` in a clone."""
+    inside = Path(__file__).parents[1] / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[3] / "conf"
+
+
+def typed(config: DictConfig) -> Any:
+    """The dataclass of a composed configuration, checked.
+
+    Raises:
+        ExamError: a mandatory value is missing, or two values contradict each other.
+    """
+    missing = sorted(k for k in OmegaConf.missing_keys(config) if not k.startswith("trainer."))
+    if missing:
+        raise ExamError(
+            f"{missing[0]} has no value.\nGive it on the command line: {missing[0]}=<value>"
+        )
+    values = {
+        str(name): OmegaConf.to_object(node) if isinstance(node, Container) else node
+        for name, node in config.items()
+        if name != "trainer"
+    }
+    if "trainer" in config:
+        trainer: Any = OmegaConf.to_container(config.trainer)
+        values["trainer"] = TrainerFields(**trainer)
+    schema: Any = OmegaConf.get_type(config)
+    known = {field.name for field in fields(schema)}
+    value = schema(**{name: own for name, own in values.items() if name in known})
+    for name in [*(values.keys() - known), *_unknown(value)]:
+        raise ExamError(f"{name} is not a value of the configuration.\nLeave +{name} out.")
+    validate(value)
+    return value
+
+
+def _unknown(value: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of what was added (+<key>=…) to a group that has no such value."""
+    if is_dataclass(value):
+        known = {field.name for field in fields(value)}
+        yield from (f"{prefix}{name}" for name in vars(value).keys() - known)
+    own = vars(value) if is_dataclass(value) else value
+    for name, inner in own.items() if isinstance(own, dict) else ():
+        yield from _unknown(inner, f"{prefix}{name}.")
+
+
+def composed(verb: str, *overrides: str) -> Any:
+    """A verb's configuration as its command line would compose it."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register()
+    check_groups(verb, overrides)
+    if GlobalHydra.instance().is_initialized():  # inside a verb
+        return typed(compose(verb, list(overrides)))
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return typed(compose(verb, list(overrides)))
+
+
+def compose_overrides(command: str, *overrides: str) -> Any:
+    """Compose a command's configuration from Python, with the messages of the command line.
+
+    Raises:
+        ExamError: an override is not a setting of the command, or two contradict each other.
+    """
+    from hydra.errors import HydraException
+
+    try:
+        return composed(command, *map(with_prefix, overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ExamError(explain(error, command)) from None
+
+
+def compose_infer(
+    run: str | PathLike[str], outputs: str | PathLike[str] | None, *overrides: str
+) -> Any:
+    """Compose `exam infer` for a run; `outputs` is by default the folder that holds the run.
+
+    Raises:
+        ExamError: an override is not a setting of `exam infer`.
+    """
+    folder = Path(run).resolve()
+    config = compose_overrides("infer", "ckpt=run", *overrides)
+    outputs = folder.parents[1] if outputs is None else outputs
+    return replace(config, ckpt=str(folder), outputs=str(outputs))
+
+
+def check_groups(verb: str, overrides: Sequence[str]) -> None:
+    """Refuse a value of a group that a command leaves to the run, and that is not chosen.
+
+    Raises:
+        ExamError: the first such value.
+    """
+    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    given = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    optional = {field.name for field in fields(ROOTS[verb]) if field.default is None}
+    for key, override in zip(given, overrides, strict=True):
+        group, dot, _ = key.partition(".")
+        if not group:
+            raise ExamError(f"{override[:50]!r} names no value.\nWrite <group>.<key>=<value>.")
+        if not dot and group in groups:
+            _check_option(group, override)
+        if dot and group in optional and group not in given:
+            of_run = group in GROUPS and group != "data"
+            also = f", or change the run's: run.{key}=<value>" if of_run else ""
+            raise ExamError(
+                f"{key} is given, and no {group}.\n"
+                f"Choose the option too, {group}=<option> {key}=<value>{also}."
+            )
+
+
+def check_flags(command: str, arguments: list[str]) -> None:
+    """Refuse a flag that Hydra does not know, such as `--model mpnet`.
+
+    Raises:
+        ExamError: the first such flag.
+    """
+    for word, follower in pairwise([*arguments, ""]):
+        flag, equals, value = word.partition("=")
+        if not word.startswith("-") or flag in FLAGS:
+            continue
+        is_switch = not equals and (not follower or follower.startswith("-") or "=" in follower)
+        key = complete_key(flag.lstrip("-").replace("-", "_"), command)
+        raise ExamError(
+            f"{flag} is not an option of {spell_command(command)}.\n"
+            f"Write settings without dashes: {key}={'true' if is_switch else value or follower}"
+        )
+
+
+def _check_option(group: str, override: str) -> None:
+    """Refuse a number where an option's name is to stand, which Hydra takes for a bug."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return  # Hydra says where
+    named = str | None if override.startswith("~") else str | list
+    if not parsed.is_sweep_override() and not isinstance(parsed.value(), named):
+        raise ExamError(
+            f"{override.lstrip('+')} is no option of {group}.\n"
+            "Give its name; a value of it is given as <group>.<key>=<value>."
+        )
+
+
+def with_prefix(override: str) -> str:
+    """An override as Hydra reads it, with new keys of the values that are dictionaries."""
+    new = ("run.", "data.columns.", "retriever.weights.")
+    return f"++{override}" if override.startswith(new) else override
+
+
+def help_text(command: str, summary: str) -> str:
+    """Return the help of a command: its groups and their options.
+
+    Hydra's own help takes two seconds.
+    """
+    settings = {field.name for field in fields(ROOTS[command])}
+    groups = {
+        folder.name: ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        for folder in sorted(conf_dir().iterdir())
+        if folder.is_dir() and folder.name in settings | PRESETS
+    }
+    return HELP.format(
+        command=spell_command(command),
+        summary=summary,
+        groups="\n".join(f"{name}: {options}" for name, options in groups.items()),
+        sweep=SWEEPS[command],
+        more=LAUNCH if "launch" in settings else "",
+    )
+
+
+def mark_required(text: str, command: str) -> str:
+    """Return a printed configuration that shows mandatory settings as required.
+
+    Leave out the fields of the trainer that keep the defaults of transformers.
+    """
+    required = {f"{field.name}: ???" for field in fields(ROOTS[command])}
+    lines = [line for line in text.splitlines() if line in required or not line.endswith(": ???")]
+    return "\n".join(line.replace(": ???", ": null  # required") for line in lines).rstrip()
+
+
+def explain(error: Exception, command: str) -> str:
+    """Return one message for a configuration that Hydra refuses, with a remedy."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+
+    text = str(error)
+    cause = error.__cause__ or error.__context__
+    detail = str(cause) if isinstance(cause, OmegaConfBaseException) else text
+    if isinstance(error, OverrideParseException):
+        return f"{text.splitlines()[0]}\nWrite overrides as group=option or group.key=value."
+    if isinstance(error, MissingConfigException):
+        return _explain_option(text)
+    unknown = re.search(r"Key '([^']+)' (?:is not in|not in) .*?full_key: (\S+)", detail, re.DOTALL)
+    if unknown:
+        return _explain_key(unknown[2], command)
+    mistyped = re.search(r"^(.*)\n\s+full_key: (\S+)", detail)
+    if mistyped:
+        listing = f"{spell_command(command)} --cfg job"
+        return f"{mistyped[2]}: {mistyped[1]}\nSee its type and default with: {listing}"
+    override = re.search(r"Could not override '([^']+)'", text)
+    if override:
+        return _explain_key(override[1], command)
+    return text
+
+
+def _explain_option(text: str) -> str:
+    """Name the options of a group that lacks one, and the nearest."""
+    missing = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+    if not missing or not options:
+        return text
+    group, name = missing[1], missing[2]
+    near = difflib.get_close_matches(name, options, n=1)
+    hint = f"Did you mean {group}={near[0]}? " if near else ""
+    return (
+        f"{group}={name} is no option of {group}.\n"
+        f"{hint}There are: {', '.join(options)}. For your own values choose one and set "
+        f"{group}.<key>=<value>."
+    )
+
+
+def _explain_key(key: str, command: str) -> str:
+    """Name the setting that is nearest to an unknown one."""
+    group, dot, last = key.rpartition(".")
+    names = [name.rpartition(".") for name in known_keys(ROOTS[command])]
+    siblings = sorted(name for parent, _, name in names if parent == group)
+    near = [f"{group}{dot}{name}" for name in difflib.get_close_matches(last, siblings, n=1)]
+    complete = complete_key(key, command)
+    nearest = complete if complete != key else next(iter(near), None)
+    hint = f"Did you mean {nearest}? " if nearest else ""
+    program = spell_command(command)
+    return (
+        f"{key} is not a value of {program}.\n{hint}All of them are listed by: {program} --cfg job"
+    )
+
+
+def complete_key(name: str, command: str) -> str:
+    """Put the group before a setting's name where one group alone has it: `trainer.max_steps`."""
+    keys = known_keys(ROOTS[command])
+    complete = [key for key in keys if key.endswith(f".{name}") and key.count(".") == 1]
+    return complete[0] if name not in keys and len(complete) == 1 else name
+
+
+def known_keys(schema: Any, prefix: str = "") -> list[str]:
+    """List the dotted names of every value of a schema, groups included."""
+    hints = get_type_hints(schema)
+    keys = []
+    for field in fields(schema):
+        name = f"{prefix}{field.name}"
+        keys.append(name)
+        kinds = [hints[field.name], *get_args(hints[field.name])]
+        group = next((k for k in kinds if isinstance(k, type) and is_dataclass(k)), None)
+        if group is not None and not str(hints[field.name]).startswith("list"):
+            keys += known_keys(group, f"{name}.")
+    return keys

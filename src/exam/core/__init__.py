@@ -1,0 +1,1 @@
+"""Services that know nothing of exams: stage folders, files, checkpoints, logging, processes."""

@@ -1,0 +1,278 @@
+"""Shared by every Trainer: arguments, callbacks, complete checkpoints, safe resumption."""
+
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import fields
+from pathlib import Path
+from pickle import UnpicklingError  # what torch raises; nothing is unpickled here
+from typing import Any, Literal, TypeVar
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.integration_utils import WandbCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from exam.core import distributed
+from exam.core.artifacts import KEY
+from exam.core.errors import ExamError
+from exam.core.exit import explained
+from exam.core.files import file_digest, read_object, write_json
+from exam.core.logging import draws_bars, log_progress
+from exam.core.precision import log_replaced, with_formats
+from exam.core.security import leads_out
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+STATE = "trainer_state.json"
+ENVIRONMENT = "environment.json"
+RESULTS = "results.json"
+TRAINING = "training.json"  # how a run was trained: figures, trained parameters, memory
+REPORT = "report.html"
+PICKLED = ("pytorch_model.bin*", "pytorch_model-*.bin", "adapter_model.bin")  # weights
+ARGUMENTS = "training_args.bin"  # a pickle that nothing here reads
+TIMES = ("_runtime", "_per_second")
+CHECKSUMS = "whole.json"  # written into a checkpoint after all other files
+EARLIER_NAMES = {  # fields of the Trainer's arguments before transformers 5.23
+    "activation_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
+}
+Arguments = TypeVar("Arguments", bound="SingleDeviceArguments")
+
+
+class SingleDeviceArguments(TrainingArguments):
+    """Training arguments for one device per process, never `DataParallel`.
+
+    `DataParallel` computes without autocast, and its steps take more questions than configured.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """Return the number of GPUs that this process trains on: one or none."""
+        visible: int = super().n_gpu
+        return min(1, visible)
+
+
+class LogCallback(TrainerCallback):
+    """Log the Trainer's figures, and the size of a step."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log the size of a step, again when the library tries a smaller batch."""
+        size, rounds = state.train_batch_size, args.gradient_accumulation_steps
+        if state.is_world_process_zero:
+            log.debug(
+                "train: %d examples a step: %d at a time%s%s",
+                size * rounds * args.world_size,
+                size,
+                f" × {rounds} accumulated" if rounds > 1 else "",
+                f" × {args.world_size} processes" if args.world_size > 1 else "",
+            )
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Log step, total and figures; those of the dev questions without their time."""
+        if not state.is_world_process_zero or "train_runtime" in (logs or {}):
+            return
+        figures = " · ".join(
+            f"{name} {value:.4g}"
+            for name, value in (logs or {}).items()
+            if isinstance(value, float) and name != "epoch" and not name.endswith(TIMES)
+        )
+        line = "train: step %d of %d · %s", state.global_step, state.max_steps, figures
+        if "eval_" in figures:
+            log.info(*line)
+        else:
+            log_progress(log, *line)
+
+
+class ChecksumCallback(TrainerCallback):
+    """Write the checksums of each complete checkpoint, and delete its pickled arguments."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the checksums of the checkpoint's files, including other processes' files."""
+        distributed.wait()
+        if args.should_save:
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            (folder / ARGUMENTS).unlink(missing_ok=True)
+            files = [p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS]
+            write_json(
+                folder / CHECKSUMS, {str(p.relative_to(folder)): file_digest(p) for p in files}
+            )
+
+
+def open_wandb_run() -> Any:
+    """Return the open W&B run, or None; do not import wandb."""
+    wandb: Any = sys.modules.get("wandb")
+    return None if wandb is None else wandb.run
+
+
+def add_callbacks(trainer: Trainer) -> None:
+    """Log figures, write checksums and track the run; draw a bar only in a terminal."""
+    trainer.add_callback(LogCallback())
+    trainer.add_callback(ChecksumCallback())
+    if open_wandb_run() is not None:
+        trainer.add_callback(WandbCallback())  # type: ignore[no-untyped-call]
+    trainer.remove_callback(PrinterCallback)
+    if not draws_bars():
+        trainer.remove_callback(ProgressCallback)
+
+
+def build_training_arguments(
+    kind: type[Arguments],
+    values: dict[str, Any],
+    folder: Path,
+    seed: int,
+    metric: str,
+    *,
+    choose_format: bool = False,
+    **fixed: Any,
+) -> Arguments:
+    """Build the Trainer's arguments of a configuration, saving below `folder`.
+
+    `metric` selects the best checkpoint if the configuration loads it. Number formats are those
+    that the device computes in; `choose_format` sets one if the configuration has none. `fixed`
+    arguments override the configuration.
+    """
+    supported = with_formats(values, choose=choose_format)
+    log_replaced(values, supported)
+    arguments = deepcopy(supported)  # the library changes dictionaries in place
+    if arguments.get("load_best_model_at_end"):
+        arguments.setdefault("metric_for_best_model", metric)
+    if arguments.get("auto_find_batch_size") and distributed.world_size() > 1:
+        log.info("train: trainer.auto_find_batch_size needs one process, and is off")
+        arguments["auto_find_batch_size"] = False  # the others would wait for one that retries
+    try:
+        return kind(
+            **_rename_fields(kind, {**arguments, **fixed}), output_dir=str(folder), seed=seed
+        )
+    except (ValueError, ImportError) as error:
+        raise ExamError(f"trainer: {error}") from None
+
+
+def _rename_fields(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Name each value as the installed transformers does."""
+    known = {field.name for field in fields(kind)}
+    return {
+        name if name in known else EARLIER_NAMES.get(name, name): value
+        for name, value in values.items()
+    }
+
+
+def number_format(args: TrainingArguments) -> Literal["bf16", "fp16", "fp32"]:
+    """Return the number format that a Trainer's matrix products are computed in."""
+    return "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+
+
+def fit(trainer: Trainer) -> dict[str, Any]:
+    """Train from the last complete checkpoint, if any, and load the best checkpoint.
+
+    Returns the Trainer's final figures. The state file lies beside the checkpoints' folder.
+    """
+    folder = Path(str(trainer.args.output_dir))
+    checkpoint = distributed.told(
+        last_complete_checkpoint(folder) if distributed.rank() == 0 else None
+    )
+    if checkpoint:
+        _check_safe(checkpoint)
+        state = read_object(checkpoint / STATE, "global_step", "max_steps")
+        _check_step(checkpoint, state.get("train_batch_size"), trainer.args)
+        log.info("train: resuming at step %d of %d", state["global_step"], state["max_steps"])
+    with explained(folder), _refuse_pickled_state(folder):
+        output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    figures: dict[str, Any] = output.metrics
+    for record in (figures, *trainer.state.log_history):
+        record.pop("train_loss", None)  # a mean over the steps since the last resumption
+    if distributed.rank() == 0:
+        trainer.state.save_to_json(str(folder.parent / STATE))
+    if torch.cuda.is_available():
+        figures["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    figures |= {"steps": trainer.state.global_step, "best": trainer.state.best_metric}
+    return {**figures, "format": number_format(trainer.args)}
+
+
+@contextmanager
+def _refuse_pickled_state(folder: Path) -> Iterator[None]:
+    """Turn torch's refusal to unpickle a checkpoint's state into one message."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise ExamError(
+            f"A checkpoint in {folder} holds pickled objects: {str(error).splitlines()[0]}\n"
+            "exam writes tensors only. Delete the folder, and run the same command again."
+        ) from None
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint, and delete newer incomplete ones.
+
+    The best checkpoint that it names must be complete too: without it, the Trainer would finish
+    with the last weights instead of the best.
+    """
+    while folder.is_dir() and (newest := get_last_checkpoint(str(folder))):  # type: ignore[no-untyped-call]
+        checkpoint = Path(newest)
+        if _is_complete(checkpoint):
+            best = read_object(checkpoint / STATE, "best_global_step")["best_global_step"]
+            if not best or _is_complete(folder / f"checkpoint-{best}"):
+                return checkpoint
+        log.warning("train: discarding incomplete checkpoint %s", checkpoint)
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    if not (checkpoint / CHECKSUMS).is_file():
+        return False
+    try:
+        files = read_object(checkpoint / CHECKSUMS)
+    except ExamError:
+        return False
+    return (
+        STATE in files
+        and not any(map(leads_out, files))
+        and all(
+            (checkpoint / name).is_file() and file_digest(checkpoint / name) == digest
+            for name, digest in files.items()
+        )
+    )
+
+
+def _check_safe(checkpoint: Path) -> None:
+    """Refuse pickled weights, which the library would read if there are no safetensors.
+
+    It reads optimizer, scheduler and random states (*.pt, *.pth) with weights_only=True.
+    """
+    weights = [path for pattern in PICKLED for path in sorted(checkpoint.rglob(pattern))]
+    if weights:
+        raise ExamError(
+            f"{weights[0]} holds pickled weights; exam writes safetensors.\n"
+            f"Delete {checkpoint}, and run the same command again."
+        )
+
+
+def _check_step(checkpoint: Path, size: int | None, args: TrainingArguments) -> None:
+    """Refuse to resume with another batch size or number of processes.
+
+    `size` is the batch size of each process when the checkpoint was written.
+    """
+    before = len(list(checkpoint.glob("rng_state*.pth"))), size
+    now = distributed.world_size(), size if args.auto_find_batch_size else args.train_batch_size
+    if before[0] and size is not None and before != now:
+        raise ExamError(
+            f"{checkpoint} was written by {_describe(*before)}, and this command trains in "
+            f"{_describe(*now)}: its steps would have another size.\n"
+            "Start the same number of processes, or start again: resume=never"
+        )
+
+
+def _describe(processes: int, size: int | None) -> str:
+    return f"{processes} process{'es' if processes > 1 else ''} with batches of {size}"
+
+
+def list_run_files(folder: Path) -> list[str]:
+    """List the files of a run folder, without its key and checkpoints."""
+    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.name != KEY)
+    return [str(path) for path in paths if path.parts[0] != CHECKPOINTS]

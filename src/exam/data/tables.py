@@ -1,0 +1,160 @@
+"""Rows of CSV, Parquet and JSONL files that people bring, with clear refusals."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from exam.core.errors import ExamError
+
+READERS = (".csv", ".parquet", ".jsonl")
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield a file's rows as dictionaries, in order.
+
+    CSV values are strings exactly as they stand: "None" and "NA" are legitimate option texts.
+
+    Raises:
+        ExamError: the file is empty, not of the form its name says, or not UTF-8.
+    """
+    if path.suffix not in READERS:
+        raise ExamError(f"{path} is none of {', '.join(READERS)}.\nConvert it to one of them.")
+    if not path.is_file():
+        raise ExamError(f"{path} does not exist.")
+    if path.stat().st_size == 0:
+        raise ExamError(f"{path} is empty.\nGive a file with a header and at least one row.")
+    reader = {".csv": _csv_rows, ".parquet": _parquet_rows, ".jsonl": _jsonl_rows}[path.suffix]
+    yield from reader(path)
+
+
+def write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
+    """Write rows that are read back as they are.
+
+    Python's writer leaves a carriage return bare, which ends a line too: with one in any cell, all
+    are quoted.
+    """
+    returns = any("\r" in cell for row in rows for cell in row)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(
+            file, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+        )
+        writer.writerows([header, *rows])
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    _check_utf8(path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        csv.field_size_limit(2**31 - 1)
+        rows = csv.reader(file, strict=True, delimiter=_delimiter(path))
+        try:
+            header = next(rows, [])
+            _check_header(path, header)
+            for number, row in enumerate(filter(None, rows), 1):
+                if len(row) != len(header):
+                    raise ExamError(
+                        f"{path}, row {number} has {len(row)} fields, the header {len(header)}.\n"
+                        "Quote fields that contain commas or line breaks."
+                    )
+                yield dict(zip(header, row, strict=True))
+        except csv.Error as error:
+            raise ExamError(
+                f"{path}, line {rows.line_num} is not valid CSV: {error}.\n"
+                "Quote fields that contain commas, quotes or line breaks."
+            ) from None
+
+
+def _delimiter(path: Path) -> str:
+    """What parts the cells: a semicolon or tab where the header has it and no comma."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+    return next((own for own in ",;\t" if own in header), ",")
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    double = [name for name, count in Counter(header).items() if count > 1]
+    if double:
+        raise ExamError(
+            f"{path} has {header.count(double[0])} columns named '{double[0]}'.\n"
+            "Rename all but one of them."
+        )
+
+
+def _check_utf8(path: Path) -> None:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ExamError(
+                    f"{path}, line {number}: byte {line[error.start]:#04x} is not UTF-8.\n"
+                    "Save the file as UTF-8 (in Excel: CSV UTF-8)."
+                ) from None
+
+
+def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
+    _check_utf8(path)
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line, object_pairs_hook=_distinct)
+            except (ValueError, RecursionError) as error:
+                raise ExamError(
+                    f"{path}, line {number} is not JSON: {error}.\nWrite one object a line."
+                ) from None
+            if not isinstance(row, dict):
+                raise ExamError(
+                    f"{path}, line {number} is a {type(row).__name__}.\nWrite one object a line."
+                )
+            if "\\ud" in line.lower():
+                _check_surrogates(path, number, row)
+            yield row
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; JSON leaves open which of two equal names counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        double = next(name for name, count in Counter(n for n, _ in pairs).items() if count > 1)
+        raise ValueError(f"{double!r} is there twice")
+    return found
+
+
+def _check_surrogates(path: Path, number: int, row: dict[str, Any]) -> None:
+    """Refuse half of a surrogate pair, which no later file could hold."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ExamError(
+            f"{path}, line {number} holds half of a surrogate pair.\n"
+            "Write characters as UTF-8, or as whole pairs."
+        ) from None
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    with parquet_of(path), pq.ParquetFile(path) as file:
+        _check_header(path, file.schema_arrow.names)
+        for batch in file.iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+
+
+@contextmanager
+def parquet_of(path: Path) -> Iterator[None]:
+    """Turn a Parquet file that cannot be read into one message.
+
+    Cells may hold what Python has no value for: texts in no encoding, times out of its range.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ExamError(f"{path} is not a whole Parquet file: {reason}\nFetch it again.") from None

@@ -1,1 +1,0 @@
-"""The demo: its questions, its corpus's requirement, and `exam demo`."""

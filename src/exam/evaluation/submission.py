@@ -1,0 +1,51 @@
+"""The submission file: the best three labels of every question, in the order of the input."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from exam.core.errors import ExamError
+from exam.core.files import atomic
+from exam.data.schema import LETTERS
+from exam.data.tables import write_csv
+from exam.metrics import Floats, K, ranking
+
+
+def write_submission(path: Path, ids: list[str], logits: Floats, letters: str = LETTERS) -> None:
+    """Write `id,prediction`, then read the file back and validate it."""
+    chosen = [
+        [letters[option] for option in best if logit[option] > -np.inf][:K]
+        for best, logit in zip(ranking(logits), logits, strict=True)
+    ]
+    with atomic(path) as temporary:
+        rows = [[key, " ".join(best)] for key, best in zip(ids, chosen, strict=True)]
+        write_csv(temporary, ["id", "prediction"], rows)
+        options = np.isfinite(logits).sum(axis=1).tolist()
+        validate_submission(temporary, ids, options, letters)
+
+
+def validate_submission(
+    path: Path, ids: list[str], options: list[int], letters: str = LETTERS
+) -> None:
+    """Every id once, in the input's order, each with K distinct labels of its own options.
+
+    Raises:
+        ExamError: the first row that is not so.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    if header != ["id", "prediction"]:
+        raise ExamError(f"{path} has columns {', '.join(header)}; id,prediction is required.")
+    if [row[0] for row in rows] != ids:
+        raise ExamError(
+            f"{path} holds {len(rows)} ids that are not the {len(ids)} questions in their order."
+        )
+    for (key, prediction), count in zip(rows, options, strict=True):
+        labels = prediction.split(" ")
+        distinct = set(labels) & set(letters[:count])
+        if len(labels) != min(K, count) or len(distinct) != len(labels):
+            raise ExamError(
+                f"{path}: question {key!r} has prediction {prediction!r}; "
+                f"{min(K, count)} distinct labels of {letters[:count]} are required."
+            )

@@ -1,0 +1,1 @@
+"""The bodies of the commands: the stages that run, in order."""

@@ -1,0 +1,113 @@
+"""`exam ask RUN`: questions typed at the terminal; `exam.load` is the same in Python."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from exam.core.errors import ExamError
+from exam.core.logging import complain, say
+from exam.core.security import go_offline
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a reader makes of one question."""
+
+    options: list[str]
+    probabilities: list[float]  # of the options, in their order
+    passages: list[dict[str, Any]]  # what was read, best first: rank, title, text, score …
+
+    @property
+    def best(self) -> str:
+        """The option with the highest probability."""
+        return self.options[self.probabilities.index(max(self.probabilities))]
+
+
+class LoadedRun:
+    """A run of `exam train`, ready to answer; it retrieves from its own index."""
+
+    def __init__(
+        self, run: str | PathLike[str], *overrides: str, outputs: str | PathLike[str] | None = None
+    ) -> None:
+        """Load the reader; indexes lie in the run's own outputs, or in those given.
+
+        `overrides` are those of `exam infer`, such as `run.corpus.dir=<folder>` of a run that was
+        made elsewhere.
+
+        Raises:
+            ExamError: the folder is no finished run, or an override is none of its values.
+        """
+        from exam.config.compose import compose_infer
+
+        infer = compose_infer(run, outputs, *overrides)
+        if infer.offline:
+            go_offline()
+        from exam.core.checkpoints import MODEL
+        from exam.pipelines.infer import restored
+        from exam.readers.base import loaded
+        from exam.retrieval.retriever import Retrieval
+
+        _, self.config = restored(infer, reads_questions=False)
+        self._work = TemporaryDirectory()
+        self._stages = Path(self._work.name) / "stages"  # of one question, then removed
+        self.retrieval = replace(Retrieval.of(self.config), contexts_outputs=self._stages)
+        self._answer = loaded(
+            self.config, Path(infer.ckpt) / MODEL, Path(self._work.name), merge=False
+        )
+
+    def answer(self, prompt: str, options: Sequence[str]) -> Answer:
+        """Read the best passages, and weigh the options.
+
+        Raises:
+            ExamError: there are fewer than two options, or more than 26.
+        """
+        from datasets import Dataset
+
+        from exam.data.schema import FEATURES, LETTERS
+        from exam.evaluation.predictions import probabilities
+        from exam.retrieval.contexts import read_contexts
+
+        if not 2 <= len(options) <= len(LETTERS):
+            raise ExamError(f"{len(options)} options are given.\nA question has 2 to 26.")
+        values = {"id": "asked", "prompt": prompt, "options": list(options)}
+        question = Dataset.from_list([{**dict.fromkeys(FEATURES), **values}], features=FEATURES)
+        try:
+            contexts = self.retrieval.contexts(question, "asked")
+            logits = self._answer(question, contexts).logits
+            passages = read_contexts(contexts, self.config.context.passages(training=False))
+        finally:
+            shutil.rmtree(self._stages, ignore_errors=True)
+        chances = probabilities(logits)[0, : len(options)].tolist()
+        return Answer(list(options), chances, passages.get("asked", []))
+
+
+def format_answer(answer: Answer) -> str:
+    """Return an answer as plain text: options, best first, then the passages."""
+    from exam.data.schema import LETTERS
+
+    ranking = sorted(range(len(answer.options)), key=lambda i: -answer.probabilities[i])
+    lines = [f"{LETTERS[i]}  {answer.probabilities[i]:>6.1%}  {answer.options[i]}" for i in ranking]
+    passages = [f"\n{p['rank']}. {p['title'] or 'passage'}\n{p['text']}" for p in answer.passages]
+    return "\n".join([*lines, *passages])
+
+
+def answer_typed_questions(run: str, overrides: Sequence[str], outputs: str | None) -> None:
+    """Answer questions from the terminal until an empty one."""
+    reader = LoadedRun(run, *overrides, outputs=outputs)
+    while prompt := _read_line("Question (empty to end): "):
+        options = list(iter(lambda: _read_line("Option (empty when there are no more): "), ""))
+        try:
+            say(format_answer(reader.answer(prompt, options)))
+        except ExamError as error:
+            complain(str(error))
+
+
+def _read_line(prompt: str) -> str:
+    try:
+        return input(prompt).strip()
+    except EOFError:
+        return ""

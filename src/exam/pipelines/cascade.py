@@ -1,0 +1,58 @@
+"""One reader after the other: each further one answers what those before are least sure of."""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from exam.config import Bundle, Infer, plain
+from exam.evaluation.cascade import curve, replaced, unsure
+from exam.evaluation.scored import Run
+from exam.pipelines.infer import answer
+from exam.pipelines.members import Member, aligned_members, member_of
+from exam.pipelines.outcome import Outcome, finish
+
+log = logging.getLogger(__name__)
+
+
+def cascades(infer: Infer | Bundle) -> bool:
+    """Whether readers are asked one after the other."""
+    return infer.cascade.share is not None or infer.cascade.threshold is not None
+
+
+def cascaded(infer: Infer, variants: list[Infer]) -> Run:
+    """The first reader answers all questions, each further one those least sure so far."""
+    first = answer(variants[0])
+    member = member_of(first)
+    members, logits, asked = [member], member.found.logits, []
+    for number, variant in enumerate(variants[1:], 1):
+        rows = unsure(logits, infer.cascade, number)
+        asked.append(len(rows))
+        log.info("cascade: %d of %d questions asked further", len(rows), len(logits))
+        if not len(rows):
+            continue
+        further = member_of(answer(variant, rows))
+        logits = replaced(logits, rows, further.found.logits)
+        members.append(replace(further, found=replace(member.found, logits=logits)))
+    key = {"members": [m.hash for m in members], "cascade": plain(infer.cascade)}
+    outcome = Outcome("cascade", members, logits, key, explained={"asked_further": asked})
+    return finish(infer, outcome, first)
+
+
+def cascaded_before(infer: Infer, members: list[Member]) -> Run:
+    """The same of what every reader has already answered, and what other shares would give."""
+    members = aligned_members(members)
+    logits, asked = members[0].found.logits, []
+    for number, member in enumerate(members[1:], 1):
+        rows = unsure(logits, infer.cascade, number)
+        asked.append(len(rows))
+        logits = replaced(logits, rows, member.found.logits[rows])
+    explained: dict[str, Any] = {"asked_further": asked}
+    labels = members[0].found.known
+    if labels is not None:
+        cheap, dear = members[:2]
+        costs = cheap.seconds, dear.seconds
+        explained["curve"] = curve(cheap.found.logits, dear.found.logits, np.array(labels), costs)
+    key = {"members": [m.hash for m in members], "cascade": plain(infer.cascade)}
+    return finish(infer, Outcome("cascade", members, logits, key, explained=explained), None)

@@ -1,0 +1,141 @@
+"""Measure how much each passage, read singly, raises a reader's probability of the right option.
+
+With `pairs.positives=reader` the passages that raise it most train a reranker or an encoder.
+"""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+from scipy.special import log_softmax
+
+from exam.config import ReaderKind, Restore, Train, answering_values, reader_values
+from exam.config.saved import CODE
+from exam.core.artifacts import open_stage
+from exam.core.checkpoints import MODEL
+from exam.core.errors import ExamError
+from exam.core.files import atomic, is_sealed, sealed
+from exam.core.loading import longest_input
+from exam.core.stage import Stage
+from exam.data.questions import questions_digest
+from exam.pipelines.infer import restored
+from exam.pipelines.preflight import check_saved_reader
+from exam.readers.multiple_choice.features import build_features
+from exam.readers.multiple_choice.reader import Reader, predict
+from exam.retrieval.contexts import read_contexts
+from exam.retrieval.evaluation import Contexts
+
+log = logging.getLogger(__name__)
+
+FILE = "gains.parquet"
+QUESTIONS_PER_SHARD = 128
+SCHEMA = pa.schema(
+    {
+        "question_id": pa.string(),
+        "passage_id": pa.string(),
+        "rank": pa.int32(),
+        "gain": pa.float64(),  # log-probability of the right option with the passage, less without
+        "title": pa.string(),
+        "text": pa.large_string(),
+    }
+)
+
+
+def restore_reader(config: Train) -> tuple[Stage, Train]:
+    """Return the run that `pairs.reader` names, and its configuration.
+
+    Raises:
+        ExamError: the run cannot be restored, or its reader cannot read passages singly.
+    """
+    trusted = [group for group in CODE if getattr(config, group).trust_remote_code]
+    restore = Restore(
+        ckpt=config.pairs.reader,
+        outputs=config.outputs,
+        log_level=config.log_level,
+        offline=config.offline,
+        run={group: {"trust_remote_code": True} for group in trusted},
+    )
+    run, settings = restored(restore, reads_questions=False)
+    model, saved = settings.model, run.folder / MODEL
+    if model.kind is not ReaderKind.transformer or model.evidence:
+        state = "model.evidence=true" if model.evidence else f"model.kind={model.kind.value}"
+        raise ExamError(
+            f"pairs.reader={run.folder} has {state}; pairs.positives=reader needs a transformer "
+            "that can read each passage singly.\nGive a run of one: pairs.reader=<folder>"
+        )
+    check_saved_reader(settings, saved)
+    return run, replace(settings, model=model.at(saved))
+
+
+def measure_gains(
+    run: Stage, config: Train, questions: Dataset, contexts: Stage, depth: int, outputs: Path
+) -> Path:
+    """Return the file with the gains (SCHEMA) of each question's best `depth` passages.
+
+    `run` and `config` come from `restore_reader`. An interrupted stage continues at the first
+    missing shard of questions.
+    """
+    key = {
+        "run": run.hash,
+        "weights": run.files,
+        "questions": questions_digest(questions),
+        "contexts": contexts.hash,
+        "depth": depth,
+        "trainer": reader_values(config),
+    }
+    with open_stage(outputs, "gains", run.folder.name, key) as stage:
+        if not stage.reused:
+            values, layout = answering_values(config.trainer), config.context.layout
+            work = stage.folder / "predictions"
+            reader = Reader.load(config.model, values, work, config.seed, layout=layout)
+            passages = read_contexts(contexts, depth)
+            shards = [
+                _measure(stage.folder / f"gains-{start:06d}.parquet", shard, passages, reader)
+                for start in range(0, len(questions), QUESTIONS_PER_SHARD)
+                for shard in [questions.skip(start).take(QUESTIONS_PER_SHARD)]
+            ]
+            table = pa.concat_tables(shards)
+            with atomic(stage.folder / FILE) as temporary:
+                pq.write_table(table, temporary)
+            stage.finish([FILE], questions=len(questions), passages=len(table))
+        for path in stage.folder.glob("gains-*.parquet"):
+            path.unlink()
+    return stage.folder / FILE
+
+
+def _measure(path: Path, questions: Dataset, contexts: Contexts, reader: Reader) -> pa.Table:
+    """Return the gains of a shard of questions, from its file if that exists."""
+    if not is_sealed(path):
+        rows = _gains(questions, contexts, reader)
+        with sealed(path) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+        log.info("gains: %s · %d passages", path.name, len(rows))
+    return pq.read_table(path)
+
+
+def _gains(questions: Dataset, contexts: Contexts, reader: Reader) -> list[dict[str, Any]]:
+    """Read each question without a passage, then with each of its passages; rows of SCHEMA."""
+    copies: list[dict[str, Any]] = []
+    passage_of: Contexts = {}
+    for question in questions:
+        for passage in [None, *contexts.get(question["id"], [])]:
+            key = str(len(copies))
+            copies.append({**question, "id": key})
+            passage_of[key] = [] if passage is None else [passage]
+    length = reader.length(training=True)
+    limit = longest_input(reader.model, length)
+    repeated = Dataset.from_list(copies, features=questions.features)
+    features, _ = build_features(repeated, passage_of, reader.tokenizer, length, limit)
+    scores = log_softmax(predict(reader, features), axis=1)
+    right = iter(scores[np.arange(len(copies)), repeated["label"]].tolist())
+    rows = []
+    for question in questions:
+        without = next(right)
+        passages = contexts.get(question["id"], [])
+        rows += [{**passage, "gain": next(right) - without} for passage in passages]
+    return [{name: row[name] for name in SCHEMA.names} for row in rows]

@@ -1,0 +1,82 @@
+"""Check, before any work, everything that a command will load."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from exam.config import Generate, Model, ReaderKind, Retrieving, Task, Train
+from exam.core.loading import longest_input
+from exam.generation.clients import check_writer
+from exam.pipelines.revisions import pin_revisions
+from exam.pipelines.room import check_room
+from exam.pipelines.workload import uses_encoder, uses_writer
+from exam.readers.base import inspect, saved_model
+from exam.readers.multiple_choice.features import check_lengths
+from exam.retrieval.encoder import inspect_encoder
+from exam.retrieval.reranker import inspect_reranker
+
+Command = TypeVar("Command", bound=Retrieving | Generate)
+
+
+@dataclass(frozen=True)
+class ReaderLimits:
+    """The longest input of a reader, in tokens of its tokenizer."""
+
+    tokenizer: PreTrainedTokenizerBase
+    longest: int
+
+    def check(self, questions: Dataset) -> None:
+        """Refuse a question whose prompt and longest option do not fit.
+
+        Raises:
+            ExamError: the first such question.
+        """
+        check_lengths(questions, self.tokenizer, self.longest)
+
+
+def prepare(config: Command) -> Command:
+    """Pin a configuration's hub ids to commits, and check its encoder, reranker and writer.
+
+    Raises:
+        ExamError: a checkpoint or data set cannot be loaded as configured.
+    """
+    pinned = pin_revisions(config)
+    if uses_encoder(pinned):
+        inspect_encoder(pinned.encoder)
+    if isinstance(pinned, Retrieving) and pinned.reranker.ckpt is not None:
+        trains = isinstance(pinned, Train) and pinned.task is Task.reranker
+        inspect_reranker(pinned.reranker, trained=not trains)
+    if uses_writer(pinned):
+        check_writer(pinned.generator.writer)
+    return pinned
+
+
+def check_reader(model: Model) -> ReaderLimits | None:
+    """Check that a reader loads as configured; return its limits, or None for a random one.
+
+    Raises:
+        ExamError: the checkpoint cannot be loaded, or its files do not agree.
+    """
+    if model.checkpoint is None:
+        return None
+    network, tokenizer = inspect(model)
+    length = max(model.length(training=training) for training in (True, False))
+    longest = longest_input(network, length)
+    return ReaderLimits(tokenizer, longest) if model.kind is ReaderKind.transformer else None
+
+
+def check_saved_reader(config: Train, saved: Path) -> ReaderLimits | None:
+    """Check the reader that a run answers with: the saved one, or else the configured one.
+
+    Raises:
+        ExamError: it cannot be loaded, or does not fit in memory.
+    """
+    if config.model.kind is ReaderKind.lexical:
+        return None
+    model = saved_model(config, saved)
+    limits = check_reader(model)
+    check_room(replace(config, model=model), answers=True)
+    return limits

@@ -1,0 +1,76 @@
+"""Pin a command's hub ids to commits, and fetch the checkpoints, before heavy imports."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from exam.config import Checkpoint, Data, Generate, Retrieving, Source, Task, Train
+from exam.core import distributed
+from exam.core.checkpoints import fetch_checkpoint, hub_repository
+from exam.core.hub import Repository, record_commit, resolve_commit
+from exam.pipelines.workload import uses_encoder, uses_writer
+
+log = logging.getLogger(__name__)
+
+Command = TypeVar("Command", bound=Retrieving | Generate)
+
+
+def pin_revisions(config: Command) -> Command:
+    """Return a configuration with each hub id pinned to its current commit.
+
+    Rank 0 resolves the commits for all processes, and fetches the checkpoints' files.
+
+    Raises:
+        ExamError: a checkpoint or data set does not exist, lacks a file, or cannot be fetched.
+    """
+    checkpoints, commits = _checkpoints(config), dict[str, str]()
+    if distributed.rank() == 0:
+        for checkpoint in checkpoints:
+            fetch_checkpoint(checkpoint)
+        for group, repository in _repositories(config, checkpoints).items():
+            commits[group] = resolve_commit(repository)
+            if repository.kind == "dataset":
+                record_commit(repository, commits[group])
+            if repository.revision != commits[group]:
+                log.info("%s: %s at commit %s", group, repository.name, commits[group])
+    commits = distributed.told(commits)
+    pinned: dict[str, Any] = {
+        group: replace(getattr(config, group), revision=commit)
+        for group, commit in commits.items()
+        if group != "generator.writer"
+    }
+    if "generator.writer" in commits:
+        writer = replace(config.generator.writer, revision=commits["generator.writer"])
+        pinned["generator"] = replace(config.generator, writer=writer)
+    return replace(config, **pinned)
+
+
+def _checkpoints(config: Retrieving | Generate) -> list[Checkpoint]:
+    """Return the checkpoints that a command loads."""
+    checkpoints: list[Checkpoint | None] = []
+    if isinstance(config, Train) and config.task is Task.reader:
+        checkpoints.append(config.model.checkpoint)
+    if uses_encoder(config):
+        checkpoints.append(config.encoder.checkpoint)
+    if isinstance(config, Retrieving):
+        checkpoints.append(config.reranker.checkpoint)
+    if uses_writer(config):
+        checkpoints.append(config.generator.writer.checkpoint)
+    return [checkpoint for checkpoint in checkpoints if checkpoint is not None]
+
+
+def _repositories(
+    config: Retrieving | Generate, checkpoints: list[Checkpoint]
+) -> dict[str, Repository]:
+    """Return the repositories that a command reads, by configuration group."""
+    repositories = {checkpoint.group: hub_repository(checkpoint) for checkpoint in checkpoints}
+    if isinstance(config, Retrieving):
+        repositories["data"] = _data_repository(config.data)
+    return {group: one for group, one in repositories.items() if one is not None}
+
+
+def _data_repository(data: Data) -> Repository | None:
+    if data.source is not Source.hub or data.hub is None or Path(data.hub).exists():
+        return None
+    return Repository(data.hub, data.revision, "data.hub", "dataset")

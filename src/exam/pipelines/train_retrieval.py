@@ -1,0 +1,98 @@
+"""Train a reranker or an encoder (`task=reranker|encoder`), and score rankings before and after."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from exam.config import READER, Pairs, Reranker, Task, Train, plain, trainer_values
+from exam.config.saved import CONFIG, save_run
+from exam.core.artifacts import open_stage
+from exam.core.checkpoints import checkpoint_fingerprint
+from exam.core.files import file_digest, read_json, write_json
+from exam.core.logging import environment, say
+from exam.core.precision import with_formats
+from exam.core.stage import Stage, log_reused
+from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, RESULTS, list_run_files
+from exam.data.questions import questions_digest
+from exam.data.splits import Split
+from exam.evaluation.retrieval import comparison, ranked, table
+from exam.evaluation.scored import Run
+from exam.pipelines.passage_gain import measure_gains, restore_reader
+from exam.retrieval.contexts import read_contexts, read_rarity
+from exam.retrieval.reranker import has_head
+from exam.retrieval.retriever import Retrieval
+from exam.retrieval.training import tune
+
+DEV = "dev.json"
+
+
+def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Run:
+    """Train the reranker or the encoder, then score the validation questions before and after.
+
+    The dev fold of the training questions chooses the checkpoint. The scores are written to
+    results.json in the run folder.
+
+    Raises:
+        ExamError: `pairs.reader` cannot be used, or no training pair is left.
+    """
+    outputs, by_reader = Path(config.outputs), config.pairs.positives == READER
+    reader = restore_reader(config) if by_reader else None
+    pool = retrieval.first_contexts(split.pool, f"{config.data.name}-train")
+    pairs = config.pairs
+    if reader is not None:
+        gains = measure_gains(*reader, split.train, pool, pairs.last, outputs)
+        pairs = replace(pairs, positives=str(gains), reader=None)
+    key = _key(config, pairs, split, pool)
+    with open_stage(outputs, "train", config.name, key, config.resume) as stage:
+        if not stage.reused:
+            save_run(config, stage.folder / CONFIG)
+            write_json(stage.folder / ENVIRONMENT, environment())
+            mining = replace(config, pairs=pairs)
+            figures = tune(mining, split, read_contexts(pool), read_rarity(pool), stage.folder)
+            write_json(stage.folder / DEV, figures)
+            stage.finish(list_run_files(stage.folder), questions=len(split.train))
+        shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
+    stages = [*retrieval.stages, pool, stage]
+    log_reused(stages)
+    _report(config, retrieval, split, stage)
+    return Run(stage, stages, [])
+
+
+def _key(config: Train, pairs: Pairs, split: Split, pool: Stage) -> dict[str, Any]:
+    """Return everything that determines the trained weights."""
+    parts = {"train": split.train, "dev": split.dev}
+    trained = config.reranker if config.task is Task.reranker else config.encoder
+    positives = None if pairs.positives is None else file_digest(Path(pairs.positives))
+    return {
+        "task": config.task.value,
+        "questions": {part: questions_digest(questions) for part, questions in parts.items()},
+        "contexts": pool.hash,
+        "pairs": {**plain(pairs), "positives": positives},
+        config.task.value: {
+            **plain(trained),
+            "checkpoint": checkpoint_fingerprint(trained.checkpoint),
+        },
+        "trainer": with_formats(trainer_values(config.trainer), choose=False),
+        "seed": config.seed,
+    }
+
+
+def _report(config: Train, retrieval: Retrieval, split: Split, stage: Stage) -> None:
+    """Rank the validation questions before and after; print and save the paired figures."""
+    name = f"{config.data.name}-valid"
+    rankings = _rankings(config, retrieval, stage)
+    figures = comparison([ranked(ranking.contexts(split.valid, name)) for ranking in rankings])
+    write_json(stage.folder / RESULTS, {**figures, "dev": read_json(stage.folder / DEV)})
+    say(f"{table(figures)}\n{stage.folder / RESULTS}")
+
+
+def _rankings(config: Train, retrieval: Retrieval, stage: Stage) -> list[Retrieval]:
+    """Return retrieval after training, then before, then (for a reranker with a head) without."""
+    trained = str(stage.folder)
+    if config.task is Task.encoder:
+        encoder = replace(config.encoder, name_or_path=trained, revision=None)
+        return [replace(retrieval, encoder=encoder), retrieval]
+    after = replace(retrieval, reranker=replace(config.reranker, ckpt=trained, revision=None))
+    first = replace(retrieval, reranker=Reranker())
+    return [after, retrieval, first] if has_head(config.reranker) else [after, first]

@@ -1,0 +1,1 @@
+"""Readers: word overlap, multiple-choice encoders and causal language models."""

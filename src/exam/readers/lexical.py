@@ -1,0 +1,278 @@
+"""Word-overlap features of options, and the lexical reader: a conditional logit over them.
+
+It needs no encoding and trains in a second, so it compares retrievers without a neural reader, and
+it is the baseline that a neural reader has to beat.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from itertools import pairwise
+from math import fsum, isfinite, log1p, sqrt
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from exam.core.errors import ExamError, spell_command
+from exam.core.files import read_json, write_json
+from exam.core.logging import watched
+from exam.core.stage import Stage
+from exam.data.splits import fold_of, related
+from exam.metrics import Floats, Ints
+from exam.retrieval.contexts import read_contexts, read_rarity
+from exam.retrieval.evaluation import Contexts, within_budget, words
+
+WINDOW = 30  # words: about one long sentence
+FOLDS = 5
+PENALTY = 1.0
+FEATURES = (
+    "window",  # best coverage in a window, times the window's share of the prompt's words
+    "coverage",  # best share of the option's new words in a window
+    "bigrams",  # word pairs that occur in the passages
+    "missing",  # new words that occur in no passage
+    "missing_own",  # those that no other option has, weighted by inverse document frequency
+    "words",  # number of words
+    "characters",  # logarithm of the number of characters
+    "prompt",  # share of words that occur in the prompt
+    "centrality",  # mean Jaccard overlap with the other options' words
+)
+
+
+@dataclass(frozen=True)
+class LexicalReader:
+    """One weight for each of FEATURES; an option's logit is their weighted sum."""
+
+    weights: Floats
+
+    def logits(self, features: Floats) -> Floats:
+        """Return logits `(questions, options)`, `-inf` for missing options."""
+        missing = np.isnan(features).any(axis=2)
+        logits: Floats = np.where(missing, -np.inf, np.nan_to_num(features) @ self.weights)
+        return logits
+
+
+def build_features(
+    questions: Dataset, contexts: Contexts, idf: dict[str, float], budget: int | None = None
+) -> Floats:
+    """Compute FEATURES `(questions, options, features)`, NaN for missing options.
+
+    Passages are read up to `budget` words, without a budget all of them.
+    """
+    options = max(map(len, questions["options"]), default=0)
+    features = np.full((len(questions), options, len(FEATURES)), np.nan)
+    rows = watched(questions.to_list(), "word overlap", len(questions), "questions")
+    for row, question in zip(features, rows, strict=True):
+        ranked = contexts.get(question["id"], [])
+        passages = (
+            [words(p["text"]) for p in ranked] if budget is None else within_budget(ranked, budget)
+        )
+        row[: len(question["options"])] = option_features(
+            words(question["prompt"]), [words(o) for o in question["options"]], passages, idf
+        )
+    return features
+
+
+def lexical_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
+    """Build features with the `top_k` best passages of a contexts stage."""
+    return build_features(questions, read_contexts(stage, top_k), read_rarity(stage), budget)
+
+
+def option_features(
+    prompt: list[str], options: list[list[str]], passages: list[list[str]], idf: dict[str, float]
+) -> list[list[float]]:
+    """Compute FEATURES of every option of one question; every text is a list of words."""
+    prompt_words, sets = set(prompt), [set(option) for option in options]
+    vocabulary = prompt_words.union(*sets)
+    present = {word for passage in passages for word in passage if word in vocabulary}
+    pairs = {pair for passage in passages for pair in pairwise(passage)}
+    total = sum_idf(prompt_words, idf) or 1.0
+    windows = [
+        (window, sum_idf(prompt_words & window, idf) / total)
+        for window in split_windows(passages, vocabulary)
+    ]
+    rows = []
+    for number, (option, unique) in enumerate(zip(options, sets, strict=True)):
+        rest = sets[:number] + sets[number + 1 :]
+        new = unique - prompt_words
+        total = sum_idf(new, idf) or 1.0
+        shares = [(sum_idf(new & window, idf) / total, share) for window, share in windows]
+        rows.append(
+            [
+                max((a * b for a, b in shares), default=0.0),
+                max((a for a, _ in shares), default=0.0),
+                fsum(sum_idf(pair, idf) for pair in pairs.intersection(pairwise(option))),
+                float(len(new - present)),
+                sum_idf(new.difference(present, *rest), idf),
+                float(len(option)),
+                log1p(sum(map(len, option))),
+                sum_idf(unique & prompt_words, idf) / (sum_idf(unique, idf) or 1.0),
+                fsum(len(unique & one) / max(1, len(unique | one)) for one in rest) / len(rest),
+            ]
+        )
+    return rows
+
+
+def sum_idf(terms: Iterable[str], idf: dict[str, float]) -> float:
+    """Sum inverse document frequencies exactly, so that the order of a set does not matter."""
+    return fsum(max(idf.get(term, 0.0), 0.0) for term in terms)
+
+
+def split_windows(passages: list[list[str]], vocabulary: set[str]) -> set[frozenset[str]]:
+    """Return the words of a vocabulary in every window; windows overlap by half."""
+    half = WINDOW // 2
+    return {
+        frozenset(vocabulary.intersection(passage[start : start + WINDOW]))
+        for passage in passages
+        for start in range(0, max(1, len(passage) - half), half)
+    }
+
+
+def fit(features: Floats, labels: Ints) -> LexicalReader:
+    """Fit a conditional logit: softmax over each question's options, with an L2 penalty.
+
+    The penalty is on features in units of their spread within questions. The loss is convex, so
+    the weights depend on the data only.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax, softmax
+
+    missing = np.isnan(features).any(axis=2)
+    centred = features - np.nanmean(features, axis=1, keepdims=True)
+    spread = np.nanstd(centred, axis=(0, 1))
+    spread[spread == 0] = 1.0
+    inputs = np.nan_to_num(centred / spread)
+    right = np.arange(len(labels)), labels
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        logits = np.where(missing, -np.inf, inputs @ weights)
+        expected = np.einsum("qo,qof->f", softmax(logits, axis=1), inputs)
+        value = PENALTY / 2 * weights @ weights - log_softmax(logits, axis=1)[right].sum()
+        return float(value), PENALTY * weights + expected - inputs[right].sum(axis=0)
+
+    optimum = minimize(loss, np.zeros(features.shape[2]), jac=True, method="L-BFGS-B", tol=1e-10)
+    return LexicalReader(optimum.x / spread)
+
+
+def cross_fit(questions: Dataset, features: Floats) -> Floats | None:
+    """Return each question's logits by a reader fitted on the other folds.
+
+    Near-duplicates stay in one fold. Returns None for too few questions.
+    """
+    folds = min(FOLDS, len(set(related(questions).tolist())) if len(questions) else 0)
+    if folds < 2:
+        return None
+    fold, labels = fold_of(questions, folds, 0), np.array(questions["label"])
+    logits = np.empty(features.shape[:2])
+    for number in range(folds):
+        inside = fold == number
+        logits[inside] = fit(features[~inside], labels[~inside]).logits(features[inside])
+    return logits
+
+
+def save_lexical(reader: LexicalReader, path: Path) -> None:
+    """Write the weights by their features' names."""
+    write_json(path, dict(zip(FEATURES, reader.weights.tolist(), strict=True)))
+
+
+def load_lexical(path: Path) -> LexicalReader:
+    """Read what `save_lexical` wrote.
+
+    Raises:
+        ExamError: the file holds other features, or values that are not finite.
+    """
+    weights = read_json(path)
+    if not isinstance(weights, dict) or list(weights) != list(FEATURES):
+        raise ExamError(
+            f"{path} does not weigh this version's features ({', '.join(FEATURES)}).\n"
+            f"Train again: {spell_command('train')} model=lexical"
+        )
+    values = list(weights.values())
+    if not all(isinstance(v, (int, float)) and isfinite(v) for v in values):
+        raise ExamError(f"{path} holds a weight that is not finite.\nTrain again.")
+    return LexicalReader(np.array(values, dtype=np.float64))
+
+
+# Overlap features of a neural reader's score.
+
+PASSAGE_FEATURES = (
+    "trigrams",  # runs of three words that occur in the passages, by inverse document frequency
+    "similarity",  # best cosine of prompt and option with the question's words in a window
+    "scored",  # share of the option's new words in a passage, averaged by retrieval scores
+)
+OVERLAP_FEATURES = (*FEATURES, *PASSAGE_FEATURES)
+Words = list[str]
+
+
+def overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
+    """Compute OVERLAP_FEATURES `(questions, options, features)` with the best passages of a stage.
+
+    Each is standardised over its question's options: 0 where they are equal, NaN for missing
+    options. The `top_k` best passages are read up to `budget` words.
+    """
+    contexts, idf = read_contexts(stage, top_k), read_rarity(stage)
+    lexical = build_features(questions, contexts, idf, budget)
+    features = np.full((*lexical.shape[:2], len(PASSAGE_FEATURES)), np.nan)
+    rows = watched(questions.to_list(), "evidence", len(questions), "questions")
+    for row, question in zip(features, rows, strict=True):
+        ranked = contexts.get(question["id"], [])
+        passages = within_budget(ranked, budget)
+        options = [words(option) for option in question["options"]]
+        scores = [passage["score"] for passage in ranked[: len(passages)]]
+        row[: len(options)] = _passage_features(
+            words(question["prompt"]), options, passages, scores, idf
+        )
+    return _standardise(np.concatenate([lexical, features], axis=2))
+
+
+def _standardise(features: Floats) -> Floats:
+    centred = features - np.nanmean(features, axis=1, keepdims=True)
+    spread = np.nanstd(features, axis=1, keepdims=True)
+    spread[spread < 1e-9] = np.inf  # equal but for rounding
+    standardised: Floats = centred / spread
+    return standardised
+
+
+def _passage_features(
+    prompt: Words,
+    options: list[Words],
+    passages: list[Words],
+    scores: list[float],
+    idf: dict[str, float],
+) -> list[list[float]]:
+    """Compute PASSAGE_FEATURES of every option of one question."""
+    prompt_words = set(prompt)
+    trigrams = {trigram for passage in passages for trigram in _trigrams(passage)}
+    windows = split_windows(passages, prompt_words.union(*options))
+    weights = _normalise(scores)
+    rows = []
+    for option in options:
+        union, new = prompt_words.union(option), set(option) - prompt_words
+        total = sum_idf(new, idf) or 1.0
+        shares = [sum_idf(new.intersection(passage), idf) / total for passage in passages]
+        rows.append(
+            [
+                fsum(sum_idf(run, idf) for run in trigrams.intersection(_trigrams(option))),
+                max((_cosine(union, window, idf) for window in windows), default=0.0),
+                fsum(a * b for a, b in zip(weights, shares, strict=True)),
+            ]
+        )
+    return rows
+
+
+def _trigrams(text: Words) -> list[tuple[str, str, str]]:
+    return [(a, b, c) for (a, b), (_, c) in pairwise(pairwise(text))]
+
+
+def _cosine(one: AbstractSet[str], other: AbstractSet[str], idf: dict[str, float]) -> float:
+    """Return the cosine of two sets of words, weighted by inverse document frequency."""
+    lengths = [fsum(idf.get(w, 0.0) ** 2 for w in part) for part in (one, other, one & other)]
+    return lengths[2] / sqrt(lengths[0] * lengths[1]) if lengths[2] > 0 else 0.0
+
+
+def _normalise(scores: list[float]) -> list[float]:
+    """Scale scores to a sum of one; equal weights where one is negative or all are zero."""
+    total = fsum(scores)
+    if total <= 0 or min(scores, default=0.0) < 0:
+        return [1 / len(scores) for _ in scores]
+    return [score / total for score in scores]

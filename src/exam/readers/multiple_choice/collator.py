@@ -1,0 +1,156 @@
+"""Batches: one padded sequence per option, or one per question."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from exam.config import Layout
+from exam.readers.lexical import OVERLAP_FEATURES
+from exam.readers.multiple_choice.attention import round_up
+from exam.readers.multiple_choice.features import TARGETS, SpecialTokens
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Collator:
+    """Batch the features of questions; labels are optional, and the input is unchanged.
+
+    `option_mask` marks the options that exist, for questions with fewer than `options`. The batch
+    has `evidence` if the features have.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    options: int
+    layout: Layout = Layout.context_first
+    single: SpecialTokens = field(init=False)
+    pair: SpecialTokens = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.single = SpecialTokens.of(self.tokenizer, pair=False)
+        self.pair = SpecialTokens.of(self.tokenizer, pair=True)
+
+    def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+        """Return the model's inputs, `option_mask`, and `labels` if every row has one."""
+        batch = self._inputs(rows)
+        batch["option_mask"] = torch.tensor(
+            [[i < len(row["options"]) for i in range(self.options)] for row in rows]
+        )
+        if all(row.get("labels") is not None for row in rows):
+            batch["labels"] = torch.tensor([row["labels"] for row in rows])
+        if TARGETS in rows[0]:
+            batch["targets"] = torch.zeros(batch["option_mask"].shape)
+            for targets, row in zip(batch["targets"], rows, strict=True):
+                targets[: len(row["options"])] = torch.tensor(row[TARGETS])
+        if "evidence" in rows[0]:
+            batch["evidence"] = torch.zeros(*batch["option_mask"].shape, len(OVERLAP_FEATURES))
+            for evidence, row in zip(batch["evidence"], rows, strict=True):
+                evidence[: len(row["options"])] = torch.tensor(row["evidence"])
+        return batch
+
+    def tokens(self, row: Row) -> int:
+        """Count the tokens of a question in a batch of questions as long, with padding."""
+        raise NotImplementedError
+
+    def _inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def _build(self, row: Row, question: list[int]) -> dict[str, list[int]]:
+        """Build a sequence of context and question, in the order of the layout."""
+        texts = (row["context"], question)
+        ordered = texts if self.layout is Layout.context_first else texts[::-1]
+        return (self.pair if row["context"] else self.single).build(*ordered)
+
+    def _padded(
+        self, sequences: list[dict[str, list[int]]], length: int
+    ) -> dict[str, torch.Tensor]:
+        """Pad sequences to tensors of a length; all but token ids with 0."""
+        padding = {"input_ids": self.tokenizer.pad_token_id}
+        return {
+            name: torch.tensor(
+                [s[name] + [padding.get(name, 0)] * (length - len(s[name])) for s in sequences]
+            )
+            for name in sequences[0]
+        }
+
+
+@dataclass
+class MultipleChoiceCollator(Collator):
+    """Build one padded sequence per option: `(questions, options, length)`.
+
+    The first option replaces missing ones. `global_attention` marks the tokens of prompt and option
+    as global: they attend to all others and all others attend to them (Longformer).
+    """
+
+    global_attention: bool = False
+
+    def tokens(self, row: Row) -> int:
+        """Count the longest option's sequence, once for every option."""
+        return self.options * max(len(self._sequence(row, o)["input_ids"]) for o in row["options"])
+
+    def _inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+        sequences = [
+            self._sequence(row, option)
+            for row in rows
+            for option in [*row["options"], *row["options"][:1] * self._missing(row)]
+        ]
+        padded = self._padded(sequences, max(len(s["input_ids"]) for s in sequences))
+        return {name: value.view(len(rows), self.options, -1) for name, value in padded.items()}
+
+    def _missing(self, row: Row) -> int:
+        return self.options - len(row["options"])
+
+    def _sequence(self, row: Row, option: list[int]) -> dict[str, list[int]]:
+        question = [*row["prompt"], *option]
+        sequence = self._build(row, question)
+        if self.global_attention:
+            length = len(sequence["input_ids"])
+            if self.layout is Layout.context_first or not row["context"]:
+                last = length - len(self.pair.suffix)
+                first = last - len(question)
+            else:
+                first = len(self.pair.prefix)
+                last = first + len(question)
+            sequence["global_attention_mask"] = [int(first <= i < last) for i in range(length)]
+        return sequence
+
+
+class PackedCollator(Collator):
+    """Build one sequence per question, `(questions, length)`: context, prompt, and all options.
+
+    Each option ends with a sequence's suffix, and its `position_ids` continue from the shared part.
+    `option_tokens` `(questions, options, length)` marks each option's tokens. The length is a
+    multiple of STEP.
+    """
+
+    def tokens(self, row: Row) -> int:
+        """Count the tokens of the question's sequence."""
+        return round_up(len(self._sequence(row)["input_ids"]))
+
+    def _inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+        sequences = [self._sequence(row) for row in rows]
+        batch = self._padded(sequences, round_up(max(len(s["input_ids"]) for s in sequences)))
+        numbers = torch.arange(1, self.options + 1)[None, :, None]
+        batch["option_tokens"] = batch.pop("owner")[:, None] == numbers
+        return batch
+
+    def _sequence(self, row: Row) -> dict[str, list[int]]:
+        """Build the question's tokens; `owner` is 0 in the shared part, 1 in the first option."""
+        sequence = self._build(row, row["prompt"])
+        suffix = self.pair.suffix
+        token_type = sequence["token_type_ids"][-1]
+        if self.layout is Layout.context_first or not row["context"]:
+            end = len(sequence["input_ids"]) - len(suffix)
+            sequence = {name: values[:end] for name, values in sequence.items()}
+        start = len(sequence["input_ids"])
+        sequence |= {"position_ids": list(range(start)), "owner": [0] * start}
+        for number, option in enumerate(row["options"], start=1):
+            ids = [*option, *suffix]
+            sequence["input_ids"] += ids
+            sequence["token_type_ids"] += [token_type] * len(ids)
+            sequence["attention_mask"] += [1] * len(ids)
+            sequence["position_ids"] += range(start, start + len(ids))
+            sequence["owner"] += [number] * len(ids)
+        return sequence

@@ -1,0 +1,363 @@
+"""Encode questions as token ids of context, prompt and options; truncate only the context.
+
+The parts stay separate, so that a collator can build one sequence for each option, or one sequence
+with a shared context.
+"""
+
+import logging
+from dataclasses import asdict, dataclass, field
+from random import Random
+from typing import Any
+
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, List, Value
+from transformers import PreTrainedTokenizerBase
+
+from exam.config import Order, plain
+from exam.core.artifacts import open_stage
+from exam.core.errors import ExamError
+from exam.core.files import atomic
+from exam.core.stage import Stage
+from exam.core.tokenization import prefix_space, token_ids, tokenizer_digest, unknown_id
+from exam.data.questions import questions_digest
+from exam.data.schema import in_order
+from exam.readers.lexical import OVERLAP_FEATURES, overlap_features
+from exam.retrieval.contexts import read_contexts
+from exam.retrieval.evaluation import Contexts
+
+log = logging.getLogger(__name__)
+
+FILE = "features.parquet"
+MOST_TOKENS = 4  # of a character: its bytes in UTF-8
+TARGETS = "targets"  # each option's probability of being right, of questions with soft labels
+FEATURES = Features(
+    {
+        "context": List(Value("int32")),
+        "prompt": List(Value("int32")),
+        "options": List(List(Value("int32"))),
+        "labels": Value("int64"),
+    }
+)
+EVIDENCE = Features({"evidence": List(List(Value("float32")))})  # (options, OVERLAP_FEATURES)
+UNKNOWN_SHARE = 0.01  # of a set's tokens, above which it is a warning
+NAMED = 3  # questions with equal options
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The special tokens that a tokenizer adds to one or two texts.
+
+    Sequences are built from ids, so that a text with "[SEP]" cannot forge one. A new line separates
+    two texts for tokenizers without a separator, such as those of decoders.
+    """
+
+    prefix: list[int]
+    separator: list[int]
+    suffix: list[int]
+    types: tuple[int, int]  # token types of the first and the second text
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, pair: bool) -> "SpecialTokens":
+        """Find the special tokens in an example."""
+        texts = ("a", "a") if pair else ("a",)
+        row = tokenizer(*texts, return_special_tokens_mask=True, return_token_type_ids=True)
+        ids, special, types = (
+            row[k] for k in ("input_ids", "special_tokens_mask", "token_type_ids")
+        )
+        text = [i for i, flag in enumerate(special) if not flag]
+        first, last = text[0], text[-1]
+        separator = [ids[i] for i in range(first, last) if special[i]]
+        if pair and not separator:
+            separator = tokenizer("\n", add_special_tokens=False)["input_ids"]
+        return cls(ids[:first], separator, ids[last + 1 :], (types[first], types[last]))
+
+    def __len__(self) -> int:
+        """Return the number of added tokens."""
+        return len(self.prefix) + len(self.separator) + len(self.suffix)
+
+    def build(self, first: list[int], second: list[int]) -> dict[str, list[int]]:
+        """Build a sequence's `input_ids`, `token_type_ids` and `attention_mask`."""
+        head = [*self.prefix, *first, *self.separator]
+        tail = [*second, *self.suffix]
+        return {
+            "input_ids": [*head, *tail],
+            "token_type_ids": [self.types[0]] * len(head) + [self.types[1]] * len(tail),
+            "attention_mask": [1] * (len(head) + len(tail)),
+        }
+
+
+@dataclass
+class TokenCounts:
+    """Tokens of a set of questions and of their passages, before anything is cut."""
+
+    in_questions: int = 0
+    unknown_in_questions: int = 0
+    in_passages: int = 0
+    unknown_in_passages: int = 0
+    equal_options: int = 0  # questions with two options of the same tokens
+    equal_ids: list[str] = field(default_factory=list)  # the first of them
+
+    def add(
+        self,
+        key: str,
+        parts: list[list[int]],
+        options: list[list[int]],
+        passages: list[list[int]],
+        unknown: int | None,
+    ) -> None:
+        """Count a question's parts (all but its passages) and its passages, in token ids."""
+        self.in_questions += sum(map(len, parts))
+        self.in_passages += sum(map(len, passages))
+        if unknown is not None:
+            self.unknown_in_questions += sum(part.count(unknown) for part in parts)
+            self.unknown_in_passages += sum(passage.count(unknown) for passage in passages)
+        if len({tuple(option) for option in options}) < len(options):
+            self.equal_options += 1
+            if len(self.equal_ids) < NAMED:
+                self.equal_ids.append(str(key))
+
+    def __str__(self) -> str:
+        shares = [
+            f"{unknown:,} of {total:,} in {name} ({_share(unknown, total):.2%})"
+            for name, unknown, total in self._sets()
+        ]
+        return (
+            f"unknown tokens {', '.join(shares)} · "
+            f"questions with options of equal tokens {self.equal_options:,}"
+        )
+
+    def warn(self, stage: str) -> None:
+        """Warn of a share of unknown tokens above UNKNOWN_SHARE, and of any equal options."""
+        for name, unknown, total in self._sets():
+            if _share(unknown, total) > UNKNOWN_SHARE:
+                log.warning(
+                    "%s: %.1f %% of the tokens in %s are unknown to the model's tokenizer; a "
+                    "checkpoint trained on such texts may read them better",
+                    stage, 100 * _share(unknown, total), name,
+                )  # fmt: skip
+        if self.equal_options:
+            log.warning(
+                "%s: %d questions have two options with the same tokens, which the model cannot "
+                "tell apart: %s%s",
+                stage, self.equal_options, ", ".join(self.equal_ids),
+                " …" if self.equal_options > len(self.equal_ids) else "",
+            )  # fmt: skip
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return name and value of each figure, for the report."""
+        shares = [f"{name} {_share(unknown, total):.2%}" for name, unknown, total in self._sets()]
+        return [
+            ("unknown tokens", ", ".join(shares)),
+            ("questions with options of equal tokens", f"{self.equal_options:,}"),
+        ]
+
+    def _sets(self) -> list[tuple[str, int, int]]:
+        return [
+            ("questions", self.unknown_in_questions, self.in_questions),
+            ("passages", self.unknown_in_passages, self.in_passages),
+        ]
+
+
+def _share(part: int, total: int) -> float:
+    return part / total if total else 0.0
+
+
+@dataclass
+class TruncationStats:
+    """Truncated questions of a set, and their passages and tokens that were left out."""
+
+    questions: int = 0
+    passages: int = 0  # without any token left
+    tokens: int = 0
+
+
+@dataclass
+class FeatureStats:
+    """Counts of what was truncated, and of the texts' tokens."""
+
+    cut: TruncationStats
+    tokens: TokenCounts
+
+
+def build_features(
+    questions: Dataset,
+    contexts: Contexts,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    longest: int,
+    order: Order = Order.best_first,
+) -> tuple[Dataset, FeatureStats]:
+    """Encode each question as `context`, `prompt` (token ids), `options` (lists) and `labels`.
+
+    The context takes the tokens that prompt and longest option leave of `max_length`; the least
+    relevant passage is truncated first. Every option of a question sees the same context. If prompt
+    and option exceed `max_length`, the question gets no context.
+
+    Raises:
+        ExamError: prompt and option need more than `longest` tokens, the model's limit.
+    """
+    space, cut = prefix_space(tokenizer), TruncationStats()
+    exams = [
+        {**q, "options": [space + option for option in q["options"]]} for q in questions.to_list()
+    ]
+    passages = [[space + p["text"] for p in contexts.get(q["id"], [])] for q in exams]
+    texts = dict.fromkeys(
+        text
+        for question, context in zip(exams, passages, strict=True)
+        for text in (question["prompt"], *question["options"], *context)
+    )
+    ids = dict(zip(texts, token_ids(tokenizer, list(texts)), strict=True))
+    special = len(SpecialTokens.of(tokenizer, pair=True))
+    rows = [
+        _features(q, p, ids, special, max_length, longest, order, cut)
+        for q, p in zip(exams, passages, strict=True)
+    ]
+    counts = _count_tokens(exams, passages, ids, unknown_id(tokenizer))
+    log.debug("features: %d questions · cut %s · %s", len(rows), asdict(cut), counts)
+    columns = {name: [row[name] for row in rows] for name in FEATURES}
+    return Dataset.from_dict(columns, features=FEATURES), FeatureStats(cut, counts)
+
+
+def _count_tokens(
+    questions: list[dict[str, Any]],
+    passages: list[list[str]],
+    ids: dict[str, list[int]],
+    unknown: int | None,
+) -> TokenCounts:
+    counts = TokenCounts()
+    for question, texts in zip(questions, passages, strict=True):
+        options = [ids[option] for option in question["options"]]
+        parts = [ids[question["prompt"]], *options]
+        counts.add(question["id"], parts, options, [ids[text] for text in texts], unknown)
+    return counts
+
+
+def check_lengths(questions: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
+    """Refuse a question whose prompt and longest option need more than `longest` tokens.
+
+    Raises:
+        ExamError: the first such question.
+    """
+    space, special = prefix_space(tokenizer), len(SpecialTokens.of(tokenizer, pair=True))
+    for question in questions.to_list():
+        options = [space + option for option in question["options"]]
+        characters = len(question["prompt"]) + max(map(len, options))
+        if characters < longest // MOST_TOKENS:
+            continue
+        prompt, *ids = token_ids(tokenizer, [question["prompt"], *options])
+        _check_length(question["id"], len(prompt) + max(map(len, ids)) + special, longest)
+
+
+def _check_length(question_id: str, needed: int, longest: int) -> None:
+    if needed > longest:
+        raise ExamError(
+            f"question {question_id!r}: prompt and longest option need {needed} tokens, the "
+            f"model reads {longest}.\nOptions are never truncated: shorten the question, or choose "
+            "a model with more positions (model=deberta_base)."
+        )
+
+
+def _features(
+    question: dict[str, Any],
+    passages: list[str],
+    ids: dict[str, list[int]],
+    special: int,
+    max_length: int,
+    longest: int,
+    order: Order,
+    cut: TruncationStats,
+) -> dict[str, Any]:
+    prompt, options = ids[question["prompt"]], [ids[option] for option in question["options"]]
+    needed = len(prompt) + max(map(len, options)) + special
+    _check_length(question["id"], needed, longest)
+    kept = fit_passages([ids[text] for text in passages], max(0, max_length - needed), cut)
+    if order is Order.best_last:
+        kept.reverse()
+    return {
+        "context": [token for passage in kept for token in passage],
+        "prompt": prompt,
+        "options": options,
+        "labels": question["label"],
+    }
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How many passages and tokens a reader reads, and in which order."""
+
+    top_k: int
+    max_length: int
+    longest: int
+    order: Order
+    evidence: bool = False
+
+
+def load_features(
+    name: str,
+    questions: Dataset,
+    contexts: Stage,
+    tokenizer: PreTrainedTokenizerBase,
+    reading: Reading,
+) -> tuple[Dataset, TokenCounts]:
+    """Return `build_features` with a stage's passages, kept beside it and not built again."""
+    key = {
+        "format": 5,
+        "questions": questions_digest(questions),
+        "contexts": contexts.hash,
+        "tokenizer": tokenizer_digest(tokenizer),
+        **plain(reading),
+        "evidence": list(OVERLAP_FEATURES) if reading.evidence else None,
+    }
+    outputs = contexts.folder.parents[1]
+    with open_stage(outputs, "features", name, key, log_level=logging.DEBUG) as stage:
+        path = stage.folder / FILE
+        if not stage.reused:
+            passages = read_contexts(contexts, reading.top_k)
+            features, stats = build_features(
+                questions, passages, tokenizer, reading.max_length, reading.longest, reading.order
+            )
+            if reading.evidence:
+                measured = overlap_features(questions, contexts, reading.top_k, reading.max_length)
+                rows = [
+                    row[: len(options)].tolist()
+                    for row, options in zip(measured, questions["options"], strict=True)
+                ]
+                features = features.add_column("evidence", rows, feature=EVIDENCE["evidence"])
+            with atomic(path) as temporary:
+                features.to_parquet(temporary)
+            stage.finish([FILE], questions=len(features), **asdict(stats))
+    tokens = TokenCounts(**stage.facts["tokens"])
+    tokens.warn("features")
+    kind = Features({**FEATURES, **EVIDENCE}) if reading.evidence else FEATURES
+    return Dataset.from_dict(pq.read_table(path).to_pydict(), features=kind), tokens
+
+
+def shuffle_options(questions: Dataset, seed: int) -> Dataset:
+    """Shuffle the options of each question, by seed and id.
+
+    Public sets favour some letters; a reader must not learn that. The order is fixed for the
+    whole training, so that an interrupted run continues with the same data.
+    """
+
+    def permuted(question: dict[str, Any]) -> dict[str, Any]:
+        order = list(range(len(question["options"])))
+        Random(f"{seed}:{question['id']}").shuffle(order)
+        changed = in_order(question, order)
+        if TARGETS in question:
+            changed[TARGETS] = [question[TARGETS][i] for i in order]
+        return changed
+
+    return questions.map(permuted, load_from_cache_file=False)
+
+
+def fit_passages(passages: list[list[int]], budget: int, cut: TruncationStats) -> list[list[int]]:
+    """Return the best passages' ids within a budget, best first; the last may be truncated."""
+    kept: list[list[int]] = []
+    for passage in passages:
+        cut.passages += budget == 0
+        kept.append(passage[:budget])
+        budget -= len(kept[-1])
+    left_out = sum(map(len, passages)) - sum(map(len, kept))
+    cut.questions += left_out > 0
+    cut.tokens += left_out
+    return kept

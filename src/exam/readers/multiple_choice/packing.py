@@ -1,0 +1,201 @@
+"""Packed readers: one sequence for each question, with all options behind a shared context.
+
+The shared part attends to itself, an option to the shared part and to itself, and the positions
+of every option continue from the prompt. So the context is computed once instead of once for each
+option. Context and prompt do not attend to the options, and there is no pooler: an option's score
+is a linear function of the mean of its last hidden states.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import MODEL_FOR_MULTIPLE_CHOICE_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import MultipleChoiceModelOutput
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+from transformers.models.mpnet.modeling_mpnet import MPNetLayer
+
+from exam.config import Packing
+from exam.core.errors import ExamError
+from exam.core.loading import POOLERS
+from exam.readers.multiple_choice.attention import NAME
+from exam.readers.multiple_choice.heads import make_subclass
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Tokens of a batch, with their positions and attention mask."""
+
+    ids: torch.Tensor  # (questions, length)
+    types: torch.Tensor  # (questions, length): token types
+    positions: torch.Tensor  # (questions, length)
+    allowed: torch.Tensor  # (questions, length, length): which token attends to which
+
+    def distances(self) -> torch.Tensor:
+        """Return a token's position less another's, `(questions, length, length)`."""
+        return self.positions[:, :, None] - self.positions[:, None, :]
+
+
+def attention_mask_for(attention_mask: torch.Tensor, option_tokens: torch.Tensor) -> torch.Tensor:
+    """Return which token attends to which, `(questions, length, length)`.
+
+    `attention_mask` `(questions, length)` marks padding, `option_tokens`
+    `(questions, options, length)` the tokens of each option.
+    """
+    membership = option_tokens.float()
+    same_option = (membership.transpose(1, 2) @ membership) > 0
+    shared = ~option_tokens.any(dim=1)
+    return attention_mask[:, None].bool() & (shared[:, None] | same_option)
+
+
+def make_packed_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Make the multiple-choice class of an architecture for packed questions.
+
+    It has the weights of the library's model without a pooler. With `packing=cross`, the options
+    attend to each other before they are scored.
+
+    Raises:
+        ExamError: the architecture takes no attention mask of two dimensions.
+    """
+    convolves = getattr(config, "conv_kernel_size", None)
+    if config.model_type not in FAMILIES or convolves:
+        raise ExamError(
+            f"model.packing={config.packing} reads {', '.join(FAMILIES)}, and this is a "
+            f"{config.model_type} model{' with a convolution' if convolves else ''}.\n"
+            "Set model.packing=none."
+        )
+    return make_subclass(PackedReader, MODEL_FOR_MULTIPLE_CHOICE_MAPPING[type(config)])
+
+
+class PackedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """Mixin of a multiple-choice architecture: read packed questions."""
+
+    supports_gradient_checkpointing = True  # the library's MPNet does not
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        """Build the architecture without its pooler; see `make_packed_class`."""
+        super().__init__(config)
+        for owner in (self, self.base_model):
+            for name in POOLERS:
+                if hasattr(owner, name):
+                    setattr(owner, name, None)
+        if config.packing == Packing.cross.value:
+            self.cross = nn.TransformerEncoderLayer(
+                config.hidden_size,
+                config.num_attention_heads,
+                dim_feedforward=config.hidden_size,
+                dropout=0.0,
+                batch_first=True,
+                norm_first=True,
+            )
+        for module in self.modules():
+            if type(module) is MPNetLayer:
+                module.__class__ = _CheckpointedLayer
+        if FAMILIES[config.model_type] is _absolute:
+            self.set_attn_implementation(NAME)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        token_type_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        option_tokens: torch.Tensor,
+    ) -> MultipleChoiceModelOutput:
+        """Return logits `(questions, options)` of ids `(questions, length)`."""
+        allowed = attention_mask_for(attention_mask, option_tokens)
+        layout = PackedBatch(input_ids, token_type_ids, position_ids, allowed)
+        hidden = FAMILIES[self.config.model_type](self.base_model, layout)
+        with torch.autocast(hidden.device.type, enabled=False):
+            share = option_tokens.float()
+            share = share / share.sum(dim=-1, keepdim=True).clamp(min=1)
+            pooled = share @ hidden.float()
+            if self.config.packing == Packing.cross.value:
+                missing = ~option_tokens.any(dim=-1)
+                pooled = pooled.to(self.cross.linear1.weight.dtype)  # bf16 under DeepSpeed
+                pooled = self.cross(pooled, src_key_padding_mask=missing)
+            logits = self.get_submodule("classifier")(pooled).squeeze(-1)
+        return MultipleChoiceModelOutput(logits=logits)
+
+
+class _CheckpointedLayer(GradientCheckpointingLayer, MPNetLayer):  # type: ignore[no-untyped-call]
+    """MPNet's layer with gradient checkpointing."""
+
+
+def compute_dtype(hidden: torch.Tensor) -> torch.dtype:
+    """Return the number format of autocast, or the tensor's without autocast."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _absolute(backbone: Any, layout: PackedBatch) -> Any:
+    """Run a backbone with position embeddings; RoBERTa's start after the padding's."""
+    padding = backbone.embeddings.position_embeddings.padding_idx
+    return backbone(
+        input_ids=layout.ids,
+        token_type_ids=layout.types,
+        position_ids=layout.positions + (0 if padding is None else padding + 1),
+        attention_mask=layout.allowed[:, None],
+    ).last_hidden_state
+
+
+def _mpnet(backbone: Any, layout: PackedBatch) -> Any:
+    """Run MPNet: position embeddings, and a bias by distance that all layers share."""
+    embeddings, encoder = backbone.embeddings, backbone.encoder
+    hidden = embeddings(
+        input_ids=layout.ids, position_ids=layout.positions + embeddings.padding_idx + 1
+    )
+    dtype = compute_dtype(hidden)
+    farthest = int(layout.positions.shape[1])
+    steps = torch.arange(-farthest, farthest + 1, device=layout.ids.device)
+    by_distance = encoder.relative_attention_bias(encoder.relative_position_bucket(-steps))
+    bias = by_distance.to(dtype)[layout.distances() + farthest].permute(0, 3, 1, 2)
+    blocked = torch.zeros_like(layout.allowed, dtype=dtype)
+    blocked = blocked.masked_fill(~layout.allowed, torch.finfo(dtype).min)
+    bias = bias + blocked[:, None]
+    for layer in encoder.layer:
+        hidden = layer(hidden, bias)[0]
+    return hidden
+
+
+def _modernbert(backbone: Any, layout: PackedBatch) -> Any:
+    """Run ModernBERT: rotary positions, and layers that attend to a window only."""
+    near = layout.distances().abs() <= backbone.config.sliding_window
+    masks = {
+        "full_attention": layout.allowed[:, None],
+        "sliding_attention": (layout.allowed & near)[:, None],
+    }
+    return backbone(
+        input_ids=layout.ids, position_ids=layout.positions, attention_mask=masks
+    ).last_hidden_state
+
+
+def _deberta(backbone: Any, layout: PackedBatch) -> Any:
+    """Run DeBERTa: relative positions in buckets that widen with the distance."""
+    encoder = backbone.encoder
+    distances = layout.distances()
+    if encoder.relative_attention and encoder.position_buckets > 0:
+        distances = make_log_bucket_position(
+            distances, encoder.position_buckets, encoder.max_relative_positions
+        ).long()
+    hidden = backbone.embeddings(
+        input_ids=layout.ids, token_type_ids=layout.types, position_ids=layout.positions
+    )
+    return encoder(
+        hidden, layout.allowed[:, None], relative_pos=distances, output_hidden_states=False
+    ).last_hidden_state
+
+
+Family = Callable[[Any, PackedBatch], Any]
+FAMILIES: dict[str, Family] = {
+    "bert": _absolute,
+    "roberta": _absolute,
+    "xlm-roberta": _absolute,
+    "mpnet": _mpnet,
+    "modernbert": _modernbert,
+    "deberta-v2": _deberta,
+}

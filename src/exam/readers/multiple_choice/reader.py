@@ -1,0 +1,272 @@
+"""A reader with a neural model: load, train, predict, save."""
+
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import AutocastKwargs
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from exam.config import Context, Layout, Model, Packing, Tuning
+from exam.core import distributed
+from exam.core.checkpoints import resolve_checkpoint
+from exam.core.errors import ExamError
+from exam.core.estimates import step_mib
+from exam.core.loading import longest_input
+from exam.core.stage import Stage
+from exam.core.trainer import add_callbacks, fit
+from exam.metrics import Floats, count_ties
+from exam.readers.lexical import OVERLAP_FEATURES
+from exam.readers.lexical import fit as fit_logit
+from exam.readers.multiple_choice.collator import Collator, MultipleChoiceCollator, PackedCollator
+from exam.readers.multiple_choice.features import Reading, TokenCounts, load_features
+from exam.readers.multiple_choice.model import load_reader
+from exam.readers.trainer import (
+    ReaderTrainer,
+    ReaderTrainingArguments,
+    build_reader_arguments,
+    compute_map_at_3,
+    refuse_nan,
+)
+from exam.readers.tuning import (
+    adapters_base,
+    apply_tuning,
+    count_parameters,
+    is_adapted,
+    merge_adapters,
+    save_adapters,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model, its tokenizer, and the Trainer's arguments, for training and prediction."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    arguments: ReaderTrainingArguments
+    config: Model
+    layout: Layout = Layout.context_first
+    sharded: ReaderTrainer | None = None  # the Trainer of a model that no process has whole
+
+    @classmethod
+    def load(
+        cls,
+        config: Model,
+        trainer: dict[str, Any],
+        folder: Path,
+        seed: int,
+        texts: Iterable[str] = (),
+        layout: Layout = Layout.context_first,
+    ) -> "Reader":
+        """Load the reader of a configuration; its Trainer saves below `folder`.
+
+        `texts` train the tokenizer of a random model.
+        """
+        arguments = build_reader_arguments(trainer, folder, seed, config)
+        return cls(*cls.load_model(config, seed, texts), arguments, config, layout)
+
+    load_model = staticmethod(load_reader)
+
+    def prepare_for_training(self, features: Dataset, tuning: Tuning) -> "Reader":
+        """Return the reader with the weights that `tuning` trains on `features`."""
+        _check_sharding(self, tuning)
+        if self.config.evidence:
+            _start_evidence(self.model, features)
+        model = apply_tuning(self.model, tuning, self.config.name_or_path)
+        if self.arguments.bf16 or self.arguments.fp16:
+            _widen_trained_weights(model)
+        return replace(self, model=model, arguments=self.arguments.with_tuning(tuning))
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer from rank 0; every process must call this.
+
+        Adapters are saved without the checkpoint that they change, if that has a folder: a random
+        model and a checkpoint with adapters have none, and are saved merged.
+        """
+        trainer, model, base = self.sharded, self.model, self.config.checkpoint
+        state = trainer and trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if distributed.rank() > 0:
+            return
+        if is_adapted(model) and base is not None and _has_whole_base(self):
+            save_adapters(model, base, folder, state)
+        else:
+            whole: Any = merge_adapters(model) if is_adapted(model) else model
+            whole.save_pretrained(folder, state_dict=state)
+        self.tokenizer.save_pretrained(folder)
+
+    def collator(self, options: int) -> Collator:
+        """Return the collator of questions with at most `options` options."""
+        if self.config.packing is not Packing.none:
+            return PackedCollator(self.tokenizer, options, self.layout)
+        marked = self.model.config.model_type == "longformer"
+        return MultipleChoiceCollator(self.tokenizer, options, self.layout, global_attention=marked)
+
+    def length(self, *, training: bool) -> int:
+        """Return how many tokens context, prompt and an option may take."""
+        length = self.config.length(training=training)
+        if self.config.packing is not Packing.none and self.layout is Layout.question_first:
+            return length - 1  # a token ends the context
+        return length
+
+    def features(
+        self,
+        name: str,
+        questions: Dataset,
+        contexts: Stage,
+        context: Context,
+        *,
+        training: bool = False,
+    ) -> tuple[Dataset, TokenCounts | None]:
+        """Encode questions with a stage's passages, and count their tokens.
+
+        The token ids are cached beside the stage as `name`.
+        """
+        max_length = self.length(training=training)
+        reading = Reading(
+            top_k=context.passages(training=training),
+            max_length=max_length,
+            longest=longest_input(self.model, max_length),
+            order=context.order,
+            evidence=self.config.evidence,
+        )
+        with distributed.leader_first():
+            return load_features(name, questions, contexts, self.tokenizer, reading)
+
+    def trainer(self, train: Dataset | None, dev: Dataset | None, options: int) -> ReaderTrainer:
+        """Build the Trainer, with MAP@3 as its metric."""
+        collator = self.collator(options)
+        trainer = ReaderTrainer(
+            model=self.model,
+            args=self.arguments,
+            train_dataset=None if train is None else count_tokens(train, collator),
+            eval_dataset=None if dev is None else count_tokens(dev, collator),
+            data_collator=collator,
+            compute_metrics=compute_map_at_3,
+            processing_class=self.tokenizer,
+        )
+        add_callbacks(trainer)
+        return trainer
+
+
+def count_tokens(features: Dataset, collator: Collator) -> Dataset:
+    """Add the number of tokens that each question takes of a batch."""
+    return features.add_column("tokens", [collator.tokens(row) for row in features.to_list()])
+
+
+def train(reader: Reader, train: Dataset, dev: Dataset) -> tuple[Reader, dict[str, Any]]:
+    """Train from the last complete checkpoint, if any, and load the best checkpoint.
+
+    Returns the reader, and the Trainer's final figures with the number of trained parameters and
+    the expected memory. The state file lies beside the checkpoints' folder.
+    """
+    if reader.arguments.num_train_epochs == 0:
+        log.info("train: trainer.num_train_epochs=0: the checkpoint answers without training")
+        return reader, {"steps": 0}
+    options = max(len(o) for part in (train, dev) for o in part["options"])
+    trainer = reader.trainer(train, dev if len(dev) else None, options)
+    estimate = _estimate(reader, train, options)
+    figures = fit(trainer)
+    log.debug("train: %s", " · ".join(f"{name} {value}" for name, value in figures.items()))
+    figures |= {"parameters": count_parameters(reader.model), "estimated_mib": estimate}
+    sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    return replace(reader, sharded=trainer if sharded else None), figures
+
+
+def _estimate(reader: Reader, features: Dataset, options: int) -> dict[str, int]:
+    """Log and return the device memory of a step, in MiB of each kind."""
+    args, packed = reader.arguments, reader.config.packing is not Packing.none
+    tokens = count_tokens(features, reader.collator(options))["tokens"][:]
+    longest = max(tokens) // (1 if packed else options)
+    size = args.per_device_train_batch_size
+    sizes = step_mib(reader.model, args, round(np.mean(tokens) * size), longest)
+    parts = " · ".join(f"{name} {mib:,}" for name, mib in sizes.items())
+    log.debug("train: about %s MiB: %s (batches of %d)", f"{sum(sizes.values()):,}", parts, size)
+    return sizes
+
+
+def predict(reader: Reader, features: Dataset) -> Floats:
+    """Return logits `(questions, options)`; `-inf` where a question has no such option.
+
+    Raises:
+        ExamError: the model gave NaN.
+    """
+    options = max(len(o) for o in features["options"])
+    unlabelled = features.remove_columns("labels")  # some questions may have no label
+    trainer = reader.sharded or reader.trainer(None, unlabelled, options)
+    # Every weight is used once a batch, so a copy in bfloat16 is not worth caching.
+    trainer.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
+    trainer.data_collator = collator = reader.collator(options)
+    counted = count_tokens(unlabelled, collator)
+    predictions = np.asarray(trainer.predict(counted).predictions, dtype=np.float64)
+    logits = np.empty_like(predictions)
+    logits[trainer.prediction_order(counted)] = predictions
+    refuse_nan(logits)
+    ties = count_ties(logits)
+    if ties:
+        log.warning("predict: %d questions with equal logits, ranked in option order", ties)
+    return logits
+
+
+def _start_evidence(model: Any, features: Dataset) -> None:
+    """Start untrained evidence weights from a conditional logit fitted on the measures.
+
+    From zero, the learning rates that suit the other weights would hardly move these.
+    """
+    answered = features.filter(lambda row: row["labels"] is not None, load_from_cache_file=False)
+    evidence, labels = answered["evidence"], answered["labels"]
+    if model.evidence.weight.any():
+        return
+    values = np.full((len(labels), max(map(len, evidence)), len(OVERLAP_FEATURES)), np.nan)
+    for row, options in zip(values, evidence, strict=True):
+        row[: len(options)] = options
+    with torch.no_grad():
+        model.evidence.weight[0] = torch.from_numpy(fit_logit(values, np.array(labels)).weights)
+
+
+def _widen_trained_weights(model: nn.Module) -> None:
+    """Convert the fp16 weights that are trained to fp32.
+
+    A step is below fp16's precision, and a gradient scaler refuses it. Autocast narrows the weights
+    again in every product.
+    """
+    for weight in model.parameters():
+        if weight.requires_grad and weight.dtype is torch.float16:
+            weight.data = weight.data.float()
+
+
+def _check_sharding(reader: Reader, tuning: Tuning) -> None:
+    """Refuse settings that need whole weights where each process has a part."""
+    libraries = {"DeepSpeed": reader.arguments.deepspeed, "FSDP": reader.arguments.fsdp}
+    for name, setting in libraries.items():
+        launched = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false")  # accelerate launch
+        if not setting and launched.lower() != "true":
+            continue
+        if tuning.awp_lr is not None:
+            raise ExamError(
+                f"tuning.awp_lr shifts each weight by its gradient, and {name} splits weights.\n"
+                f"Set tuning.awp_lr=null, or train without {name} (torchrun trains a whole copy on "
+                "every GPU)."
+            )
+        if tuning.lora_rank is not None and not _has_whole_base(reader):
+            raise ExamError(
+                "Adapters of a random or adapted model are saved merged, and "
+                f"{name} splits weights.\n"
+                "Give a whole checkpoint, model.name_or_path=<hub id or folder>, or choose "
+                "tuning=full."
+            )
+
+
+def _has_whole_base(reader: Reader) -> bool:
+    """Return whether the reader's checkpoint is a whole model that adapters can refer to."""
+    base = reader.config.checkpoint
+    return base is not None and adapters_base(resolve_checkpoint(base)) is None

@@ -1,0 +1,346 @@
+"""The Trainer of readers: its arguments, losses, batches by tokens and weight perturbation."""
+
+import logging
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.nn import functional
+from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers.trainer_pt_utils import BatchRebalanceSampler
+from transformers.utils.import_utils import is_bitsandbytes_available
+
+from exam.config import BatchBy, Loss, Model, Tuning
+from exam.core.errors import ExamError
+from exam.core.trainer import SingleDeviceArguments, build_training_arguments
+from exam.metrics import Floats, map_at_k
+from exam.readers.tuning import set_learning_rates
+
+log = logging.getLogger(__name__)
+
+EIGHT_BIT = "adamw_bnb_8bit"
+TINY = 1e-6
+
+
+# Arguments.
+
+
+@dataclass
+class ReaderTrainingArguments(SingleDeviceArguments):
+    """The library's training arguments, and those of a reader."""
+
+    loss: Loss = Loss.softmax
+    batch_by: BatchBy = BatchBy.questions
+    cross_option_bias: bool = False  # the model takes `option_mask`
+    layer_decay: float = 1.0
+    head_learning_rate: float | None = None
+    awp_lr: float | None = None  # None: no adversarial weight perturbation
+    awp_eps: float | None = None
+    awp_start_epoch: float = 0.0
+
+    def with_tuning(self, tuning: Tuning) -> "ReaderTrainingArguments":
+        """Return a copy with the learning rates and the perturbation of `tuning`."""
+        arguments = copy(self)
+        arguments.layer_decay = tuning.layer_decay
+        arguments.head_learning_rate = tuning.head_learning_rate
+        arguments.awp_lr, arguments.awp_eps = tuning.awp_lr, tuning.awp_eps
+        arguments.awp_start_epoch = tuning.awp_start_epoch
+        return arguments
+
+
+def build_reader_arguments(
+    values: dict[str, Any], folder: Path, seed: int, model: Model
+) -> ReaderTrainingArguments:
+    """Build the Trainer's arguments of a configuration, saving below `folder`."""
+    if values.get("optim") == EIGHT_BIT and not (
+        is_bitsandbytes_available() and torch.cuda.is_available()
+    ):
+        log.warning("train: trainer.optim=%s needs bitsandbytes and a GPU: adamw_torch", EIGHT_BIT)
+        values = {**values, "optim": "adamw_torch"}
+    return build_training_arguments(
+        ReaderTrainingArguments,
+        values,
+        folder,
+        seed,
+        "map_at_3",
+        choose_format=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        use_cpu=values.get("use_cpu", not torch.accelerator.is_available()),
+        loss=model.loss,
+        batch_by=model.batch_by,
+        cross_option_bias=model.others,
+    )
+
+
+# Metric.
+
+
+def compute_map_at_3(prediction: EvalPrediction) -> dict[str, float]:
+    """Compute the Trainer's metric, `eval_map_at_3`."""
+    logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    refuse_nan(logits)
+    return {"map_at_3": map_at_k(logits.astype(np.float64), labels, k=3)}
+
+
+def refuse_nan(logits: Floats) -> None:
+    """Refuse logits `(questions, options)` with NaN."""
+    broken = int(np.isnan(logits).any(axis=1).sum())
+    if broken:
+        raise ExamError(
+            f"The reader gave NaN for {broken} of {len(logits)} questions.\n"
+            "Train again with a lower trainer.learning_rate, or without fp16."
+        )
+
+
+# Losses.
+
+
+def option_loss(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Return the mean cross-entropy of logits `(batch, options)`, `-inf` for missing options.
+
+    `targets` `(batch, options)` are each option's probability of being right. Label smoothing
+    spreads its share over the options that exist.
+    """
+    exists = torch.isfinite(logits)
+    log_p = logits.log_softmax(-1).masked_fill(~exists, 0)
+    right = -(targets * log_p).sum(-1)
+    spread = -log_p.sum(-1) / exists.sum(-1)
+    return ((1 - smoothing) * right + smoothing * spread).mean()
+
+
+def binary_loss(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Return the mean binary cross-entropy over options; shapes are those of `option_loss`.
+
+    Label smoothing draws both answers towards one half.
+    """
+    exists = torch.isfinite(logits)
+    losses = functional.binary_cross_entropy_with_logits(
+        logits.masked_fill(~exists, 0), targets * (1 - smoothing) + smoothing / 2, reduction="none"
+    )
+    return (losses.masked_fill(~exists, 0).sum(-1) / exists.sum(-1)).mean()
+
+
+LOSSES = {Loss.softmax: option_loss, Loss.binary: binary_loss}
+
+
+# Adversarial weight perturbation.
+
+
+@contextmanager
+def perturb_weights(model: nn.Module, awp_lr: float, awp_eps: float | None) -> Iterator[None]:
+    """Shift every weight matrix along its gradient, and restore it afterwards.
+
+    Wu, Xia and Wang, "Adversarial Weight Perturbation Helps Robust Generalization" (2020): the
+    loss is lowered where the weights are, and also at a point nearby where it is higher. A matrix w
+    with gradient g moves by `awp_lr · ‖w‖ · g / ‖g‖`, each value by at most `awp_eps` times itself.
+    Only directions count, so neither accumulation nor a scaled loss changes the shift. Biases and
+    normalisations do not move.
+    """
+    originals: list[tuple[nn.Parameter, torch.Tensor]] = []
+    try:
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.grad is None or weight.dim() < 2:
+                    continue
+                original = weight.detach().clone()
+                originals.append((weight, original))
+                length = awp_lr * (weight.norm() + TINY) / (weight.grad.norm() + TINY)
+                weight.add_(weight.grad.to(weight.dtype) * length)
+                if awp_eps is not None:
+                    limit = awp_eps * original.abs()
+                    weight.clamp_(original - limit, original + limit)
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, original in originals:
+                weight.copy_(original)
+
+
+# Batches.
+
+
+class TokenBatches(BatchRebalanceSampler):
+    """As many batches as of `batch_size` questions each, with about the same number of tokens.
+
+    Questions of similar length share a batch, so that little is padded; the seed orders equal
+    lengths. Every epoch has the same batches; `shuffle` changes their order. Each of several
+    processes takes every n-th batch; the first ones repeat until all have as many. The Trainer
+    takes a sampler of this base class for one of whole batches, already shared out.
+    """
+
+    def __init__(
+        self,
+        lengths: list[int],
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Divide the rows of `lengths` (tokens of each question) into batches."""
+        number = math.ceil(len(lengths) / batch_size)
+        budget = batch_size * sum(lengths) / max(1, len(lengths))
+        while len(batches := _divide(lengths, budget, seed)) > number:
+            budget *= 1.01
+        self.batches = batches
+        self.mean_size = len(lengths) / max(1, len(self.batches))
+        self.seed, self.shuffle, self.epoch = seed, shuffle, 0
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.batches) / self.world_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.batches)
+        if self.shuffle:
+            random.Random(f"{self.seed}:{self.epoch}").shuffle(order)
+        shared = islice(cycle(order), len(self) * self.world_size)
+        return islice(shared, self.rank, None, self.world_size)
+
+
+def _divide(lengths: list[int], budget: float, seed: int) -> list[list[int]]:
+    """Return rows of `lengths` in batches, longest first; a row above the budget is a batch."""
+    order = list(range(len(lengths)))
+    random.Random(seed).shuffle(order)
+    order.sort(key=lambda row: -lengths[row])
+    batches: list[list[int]] = []
+    for row in order:
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+class EpochCallback(TrainerCallback):
+    """Set the epoch of batches by tokens.
+
+    When several processes resume within an epoch, the library's wrappers hide the epoch from them.
+    """
+
+    def __init__(self, sampler: TokenBatches) -> None:
+        """Take the sampler whose epoch to set."""
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the epoch, also one that is resumed part-way."""
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
+# The Trainer.
+
+
+class ReaderTrainer(Trainer):
+    """The Trainer with the same losses for every multiple-choice model, over real options.
+
+    Batches by tokens hold more short questions than long ones; every question weighs the same.
+    """
+
+    args: ReaderTrainingArguments
+    loss_is_scaled_for_ga = False  # compute_loss returns a mean over the batch
+    mean_size: float | None = None  # questions in a training batch, where batches differ
+    mean_eval_size: float | None = None  # in an evaluation batch
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return the loss over the options that exist; None without labels or targets."""
+        inputs = dict(inputs)
+        mask, labels = inputs["option_mask"], inputs.pop("labels", None)
+        targets = inputs.pop("targets", None)
+        if not self.args.cross_option_bias:
+            inputs.pop("option_mask")
+        outputs = model(**inputs)
+        logits = outputs.logits.float().masked_fill(~mask, -torch.inf)
+        if targets is None and labels is not None:
+            targets = functional.one_hot(labels, logits.shape[1]).float()
+        smoothing = self.args.label_smoothing_factor
+        loss = None if targets is None else LOSSES[self.args.loss](logits, targets, smoothing)
+        mean_size = self.mean_size if model.training else self.mean_eval_size
+        if loss is not None and mean_size:
+            loss = loss * (len(logits) / mean_size)
+        return (loss, logits) if return_outputs else loss
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Create the library's optimizer, with learning rates by layer and for the head."""
+        optimizer = super().create_optimizer(model)
+        args = self.args
+        if args.layer_decay != 1 or args.head_learning_rate is not None:
+            set_learning_rates(
+                self.accelerator.unwrap_model(model or self.model),
+                optimizer,
+                args.learning_rate,
+                args.layer_decay,
+                args.head_learning_rate,
+            )
+        return optimizer
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Return the loss; a second pass with shifted weights adds to the gradient only."""
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        args = self.args
+        if args.awp_lr is not None and (self.state.epoch or 0) >= args.awp_start_epoch:
+            with perturb_weights(model, args.awp_lr, args.awp_eps):
+                super().training_step(model, inputs, num_items_in_batch)
+        return loss
+
+    def prediction_step(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """Return loss, logits and labels; loss and labels are None for unlabelled questions."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, logits = self.compute_loss(model, inputs, return_outputs=True)
+        return loss, logits, inputs.get("labels")
+
+    def prediction_order(self, features: Dataset) -> list[int]:
+        """Return the rows of `features` in the order that prediction takes them."""
+        sampler = self._get_eval_sampler(features)
+        if isinstance(sampler, TokenBatches):
+            return [row for batch in sampler for row in batch]
+        return list(range(len(features)))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        args, features = self.args, self.train_dataset if train_dataset is None else train_dataset
+        if args.batch_by is BatchBy.questions or features is None:
+            return super()._get_train_sampler(train_dataset)
+        sampler = TokenBatches(
+            list(features["tokens"]),
+            self._train_batch_size,
+            args.seed if args.data_seed is None else args.data_seed,
+            shuffle=True,
+            rank=args.process_index,
+            world_size=args.world_size,
+        )
+        self.mean_size = sampler.mean_size
+        self.remove_callback(EpochCallback)
+        self.add_callback(EpochCallback(sampler))
+        return sampler
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        if self.args.batch_by is BatchBy.questions or self.args.world_size > 1:
+            return super()._get_eval_sampler(eval_dataset)
+        sampler = TokenBatches(list(eval_dataset["tokens"]), self.args.eval_batch_size)
+        self.mean_eval_size = sampler.mean_size
+        return sampler

@@ -1,0 +1,251 @@
+"""Freeze a reader's layers, add adapters, and set learning rates by layer."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.trainer_pt_utils import get_model_param_count
+
+from exam.config import Checkpoint, Tuning, names
+from exam.core.checkpoints import checkpoint_fingerprint
+from exam.core.errors import ExamError
+from exam.core.files import read_object, write_json
+from exam.core.loading import POOLERS
+
+log = logging.getLogger(__name__)
+
+ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+BASE = "base.json"  # beside an adapter: the checkpoint it changes, and its files' digests
+LAST_NORMS = ("final_norm", "norm")
+
+
+def layers_of(model: Any) -> nn.ModuleList:
+    """Return the layers of a model's encoder, lowest first.
+
+    Raises:
+        ExamError: the architecture names them otherwise.
+    """
+    backbone = model.base_model
+    for path in ("encoder.layer", "layers"):
+        try:
+            layers: nn.ModuleList = backbone.get_submodule(path)
+        except AttributeError:
+            continue
+        return layers
+    raise ExamError(
+        f"tuning reads the layers of a model one by one, and a {model.config.model_type} model has "
+        "none under a known name.\nChoose tuning=full without tuning.layer_decay."
+    )
+
+
+def apply_tuning(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTrainedModel:
+    """Apply `with_tuning`, and log how many parameters are trained."""
+    model = with_tuning(model, tuning, base)
+    counts = count_parameters(model)
+    log.debug("train: %s", "{trained:,} of {all:,} parameters ({share:.1%})".format(**counts))
+    return model
+
+
+def with_tuning(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTrainedModel:
+    """Return the model with frozen parts or with adapters; `base` is the name of its checkpoint.
+
+    Raises:
+        ExamError: `tuning` freezes more layers than there are, or its adapters fit no module.
+    """
+    if is_adapted(model):  # in an earlier run
+        model = merge_adapters(model).requires_grad_(True)
+    amount, adapts = tuning.freeze_layers, tuning.lora_rank is not None
+    layers = layers_of(model) if amount or adapts else nn.ModuleList()
+    frozen = round(amount * len(layers)) if amount < 1 else int(amount)
+    if frozen > len(layers):
+        raise ExamError(
+            f"tuning.freeze_layers={amount:g}, but the model has {len(layers)} layers.\n"
+            f"Set at most {len(layers)}, or a share below 1."
+        )
+    if adapts:
+        return _add_adapters(model, tuning, frozen, base)
+    embeddings = [_embeddings(model.base_model)] if tuning.freeze_embeddings else []
+    for part in [*embeddings, *layers[:frozen]]:
+        part.requires_grad_(False)
+    return model
+
+
+def _embeddings(backbone: Any) -> nn.Module:
+    """Return an encoder's embeddings with positions and norm, or a decoder's token embeddings."""
+    part: nn.Module = getattr(backbone, "embeddings", None) or backbone.get_input_embeddings()
+    return part
+
+
+def count_parameters(model: Any) -> dict[str, Any]:
+    """Count all parameters of a model and those that are trained, and return their share."""
+    everything, trained = (
+        get_model_param_count(model, trainable_only=only)  # type: ignore[no-untyped-call]
+        for only in (False, True)
+    )
+    return {"all": everything, "trained": trained, "share": trained / everything}
+
+
+# Adapters.
+
+
+def _add_adapters(
+    model: PreTrainedModel, tuning: Tuning, frozen: int, base: str | None
+) -> PreTrainedModel:
+    """Add low-rank adapters to the layers above the frozen ones; head and pooler train whole.
+
+    Hu and others, "LoRA" (2021); Kalajdzievski, "rsLoRA" (2023); Liu and others, "DoRA" (2024).
+    """
+    from peft import LoraConfig, get_peft_model
+
+    linear, targets = list(_linear_modules(model, frozen)), names(tuning.lora_targets)
+    chosen = [name for name in linear if not targets or name.rpartition(".")[2] in targets]
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    unknown = sorted(set(targets) - set(known))
+    if unknown or not chosen:
+        raise ExamError(
+            f"tuning.lora_targets={','.join(unknown) or targets} matches no module of the layers.\n"
+            f"Choose from: {', '.join(known) or 'none; freeze fewer layers'}."
+        )
+    config = LoraConfig(
+        r=tuning.lora_rank,
+        lora_alpha=tuning.lora_alpha,
+        lora_dropout=tuning.lora_dropout,
+        target_modules=chosen,
+        modules_to_save=_heads(model),
+        use_rslora=tuning.rslora,
+        use_dora=tuning.dora,
+    )
+    wrapped: Any = get_peft_model(model, config)
+    wrapped.peft_config["default"].base_model_name_or_path = base  # not its folder on this machine
+    adapted: PreTrainedModel = wrapped
+    return adapted
+
+
+def _linear_modules(model: Any, frozen: int) -> Iterator[str]:
+    """Yield the full names of the linear modules in the layers that are not frozen."""
+    paths = {id(module): name for name, module in model.named_modules()}
+    for layer in layers_of(model)[frozen:]:
+        for module in layer.modules():
+            if isinstance(module, nn.Linear):
+                yield paths[id(module)]
+
+
+def _heads(model: Any) -> list[str]:
+    """Return the names of the trained modules above the layers, without a vocabulary's."""
+    heads = [
+        name
+        for name, module in model.named_children()
+        if name != model.base_model_prefix
+        and module is not model.get_output_embeddings()
+        and any(True for _ in module.parameters())
+    ]
+    poolers = [name for name in POOLERS if getattr(model.base_model, name, None) is not None]
+    return [*heads, *poolers]
+
+
+def is_adapted(model: Any) -> bool:
+    """Return whether a model carries adapters."""
+    return hasattr(model, "peft_config")
+
+
+def merge_adapters(model: Any) -> PreTrainedModel:
+    """Merge a model's adapters into its weights."""
+    merged: PreTrainedModel = model.merge_and_unload()
+    return merged
+
+
+def save_adapters(model: Any, base: Checkpoint, folder: Path, state: Any = None) -> None:
+    """Write adapters, the architecture's configuration, and the checkpoint that they change.
+
+    `state` holds the weights of a sharded model.
+    """
+    model.save_pretrained(folder, state_dict=state)
+    model.config.save_pretrained(folder)
+    write_json(
+        folder / BASE,
+        {
+            "name_or_path": base.name,
+            "revision": base.revision,
+            "identity": checkpoint_fingerprint(base),
+        },
+    )
+
+
+def adapters_base(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint that a folder's adapters change; None where it holds a whole model.
+
+    Raises:
+        ExamError: that checkpoint has changed since, or is unknown.
+    """
+    if not (folder / ADAPTER).is_file():
+        return None
+    if not (folder / BASE).is_file() or not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ExamError(
+            f"{folder} holds adapters that this project did not write: {BASE} or "
+            f"{ADAPTER_WEIGHTS} is missing.\nMerge them into their model, and give its folder."
+        )
+    record = read_object(folder / BASE, "name_or_path", "identity")
+    base = Checkpoint(
+        "base of the adapters", "base.name_or_path", record["name_or_path"], record.get("revision")
+    )
+    if checkpoint_fingerprint(base) != record["identity"]:
+        raise ExamError(
+            f"{folder} holds adapters of {base.name}, which is missing or has changed since.\n"
+            "Put the same files there again, or train again."
+        )
+    return base
+
+
+def with_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Return a checkpoint's model with the adapters of a folder."""
+    from peft import PeftModel
+
+    wrapped: Any = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    adapted: PreTrainedModel = wrapped
+    return adapted
+
+
+# Learning rates.
+
+
+def set_learning_rates(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    layer_decay: float,
+    head_rate: float | None,
+) -> None:
+    """Split an optimizer's groups by the learning rate of each weight.
+
+    The highest layer learns at `rate`, every lower one at `layer_decay` times the next, the
+    embeddings at that of one more layer; modules above the layers at `head_rate`, by default
+    `rate`.
+    """
+    rates = _rates(model, rate, layer_decay, rate if head_rate is None else head_rate)
+    groups = []
+    for group in optimizer.param_groups:
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for weight in group["params"]:
+            by_rate.setdefault(rates[id(weight)], []).append(weight)
+        groups += [{**group, "params": weights, "lr": lr} for lr, weights in by_rate.items()]
+    optimizer.param_groups[:] = groups
+
+
+def _rates(model: Any, rate: float, layer_decay: float, head_rate: float) -> dict[int, float]:
+    """Return each weight's learning rate by the weight's id."""
+    whole = model.get_base_model() if is_adapted(model) else model
+    layers = layers_of(whole)
+    rates = {id(weight): head_rate for weight in whole.parameters()}
+    lowest = rate * layer_decay ** len(layers)
+    for name, part in whole.base_model.named_children():
+        if name not in (*POOLERS, *LAST_NORMS):
+            rates |= {id(weight): lowest for weight in part.parameters()}
+    for number, layer in enumerate(layers):
+        layer_rate = rate * layer_decay ** (len(layers) - 1 - number)
+        rates |= {id(weight): layer_rate for weight in layer.parameters()}
+    return rates

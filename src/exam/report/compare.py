@@ -1,0 +1,153 @@
+"""`exam compare A B …`: runs, or contexts, of the same questions, paired."""
+
+from collections import Counter
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exam.core.errors import ExamError, spell_command
+from exam.core.stage import Stage, finished
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exam.evaluation.results import Evaluation
+    from exam.evaluation.scored import Run
+
+
+def compare_folders(folders: list[Path], fit_on: list[Path], target: Path | None) -> str:
+    """Compare runs, or contexts, and return the printed table.
+
+    Raises:
+        ExamError: the folders do not hold what can be compared.
+    """
+    if fit_on or (folders[0] / "contexts.parquet").is_file():
+        return compare_contexts(folders, fit_on, target)
+    return compare(folders, target or _default_target(folders))
+
+
+def _default_target(folders: list[Path]) -> Path:
+    """Return the file that keeps a comparison of these runs."""
+    from exam.core.files import digest
+
+    paths = [folder.resolve() for folder in folders]
+    return paths[0].parents[1] / "compare" / digest([p.name for p in paths])[:8] / "results.json"
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """Return the folders' names, or their paths where names are equal."""
+    counts = Counter(folder.name for folder in folders)
+    return [folder.name if counts[folder.name] == 1 else str(folder) for folder in folders]
+
+
+def evaluate_runs(runs: "Sequence[Run]") -> "Evaluation":
+    """Score runs on the same questions, and pair the first with the others and with baselines.
+
+    Raises:
+        ExamError: the runs answered different questions, or the answers are not known.
+    """
+    import numpy as np
+
+    from exam.evaluation.predictions import aligned
+    from exam.evaluation.results import BLIND, Evaluation, blind, of_logits
+    from exam.evaluation.scored import answers
+
+    folders = [run.folder for run in runs]
+    predictions = aligned([answers(folder) for folder in folders], [str(f) for f in folders])
+    labels = predictions[0].known
+    if labels is None:
+        raise ExamError(
+            f"{folders[0]} answered questions whose answers are not known.\n"
+            "Give a run of questions with answers."
+        )
+    named = zip(_names(folders), predictions, strict=True)
+    first, *others = (of_logits(name, p.logits, labels) for name, p in named)
+    options = np.isfinite(predictions[0].logits).sum(axis=1)
+    rows = runs[0].systems[:-1] or blind(options, labels)
+    pairs = [(first, other) for other in (*others, *rows[BLIND:])]
+    return Evaluation([*rows, first, *others], pairs, predictions)
+
+
+def compare(folders: list[Path], target: Path) -> str:
+    """Compare the first run with each of the others, and return the printed table.
+
+    Raises:
+        ExamError: the runs answered different questions, or the answers are not known.
+    """
+    from exam.core.files import write_json
+    from exam.evaluation.results import BLIND, results, table
+    from exam.evaluation.scored import Run
+    from exam.evaluation.statistics import questions_needed, statistics
+    from exam.report.charts import calibrations
+    from exam.report.compare_page import write_compared
+    from exam.report.png import write_png
+
+    stages = [finished(folder) for folder in folders]
+    evaluation = evaluate_runs([Run(stage, [], []) for stage in stages])
+    figures = results(evaluation.systems, evaluation.pairs, stages)
+    readers = zip(evaluation.systems[BLIND:], evaluation.predictions, strict=True)
+    figures["statistics"] = {system.name: statistics(p) for system, p in readers}
+    for pair, (first, other) in zip(figures["paired"], evaluation.pairs, strict=True):
+        pair["questions_needed"] = questions_needed(first.scores, other.scores)
+    write_json(target, figures)
+    write_png([calibrations(figures["statistics"])], target.with_suffix(".png"))
+    write_compared(target.with_suffix(".html"), figures, evaluation.predictions)
+    lines = [table(figures)]
+    for name, figure in figures["statistics"].items():
+        low, high = figure["accuracy"]["ci"]
+        accuracy = f"accuracy {figure['accuracy']['value']:.3f} [{low:.3f}, {high:.3f}]"
+        lines.append(f"{name}: {accuracy} · calibration error {figure['ece']:.3f}")
+    return "\n".join([*lines, str(target), str(target.with_suffix(".html"))])
+
+
+def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | None) -> str:
+    """The first contexts against each of the others, by recall, support and reader-free MAP@3.
+
+    Raises:
+        ExamError: a folder holds no contexts, or those of other questions.
+    """
+    from exam.core.files import write_json
+    from exam.evaluation.retrieval import comparison, curves, ranked, table
+    from exam.report.compare_page import over_depth, write_contexts
+    from exam.report.png import write_png
+
+    if fit_on and len(fit_on) != len(folders):
+        raise ExamError(
+            f"--fit-on names {len(fit_on)} folders for {len(folders)} that are compared.\n"
+            "Give one for each, in their order."
+        )
+    stages, fits = ([finished(folder) for folder in group] for group in (folders, fit_on))
+    _check_contexts(stages, fits)
+    systems = [ranked(stage, fit) for stage, fit in zip_longest(stages, fits)]
+    figures = comparison(systems)
+    if target is not None:
+        figures["curves"] = curves(systems)
+        write_json(target, figures)
+        if drawn := over_depth(figures["curves"]):
+            write_png(drawn, target.with_suffix(".png"))
+        write_contexts(target.with_suffix(".html"), figures, "comparison of contexts")
+    return table(figures)
+
+
+def _check_contexts(stages: list[Stage], fits: list[Stage]) -> None:
+    """Refuse folders that hold no contexts, or those of questions that do not go together."""
+    for stage in [*stages, *fits]:
+        if "questions.parquet" not in stage.files:
+            raise ExamError(
+                f"{stage.folder} holds no contexts with their questions.\n"
+                "Give folders of outputs/contexts; write older ones again with "
+                f"{spell_command('retrieve')}."
+            )
+    for group in (stages, fits):
+        questions = [stage.key["questions"] for stage in group]
+        differing = [s.folder for s, q in zip(group, questions, strict=True) if q != questions[0]]
+        if differing:
+            raise ExamError(
+                f"{group[0].folder} and {differing[0]} hold contexts of different questions.\n"
+                "Compare contexts of the same data."
+            )
+    if fits and fits[0].key["questions"] == stages[0].key["questions"]:
+        raise ExamError(
+            f"{fits[0].folder} holds the questions that are compared.\n"
+            "Fit on others, or leave out --fit-on: the reader is then cross-fitted."
+        )

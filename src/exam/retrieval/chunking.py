@@ -1,0 +1,148 @@
+"""Cut a corpus into passages: overlapping windows of whole sentences, kept on disk."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from exam.config import Corpus, Passages
+from exam.core.artifacts import open_stage
+from exam.core.errors import ExamError
+from exam.core.files import atomic
+from exam.core.logging import watched
+from exam.core.stage import Stage
+from exam.data.articles import CorpusFile, check_unique_ids, count_articles, iter_articles
+from exam.data.corpus import corpus_files, corpus_key
+from exam.data.sentences import sentence_offsets, splitter
+
+FILE = "passages.arrow"
+ARTICLES_AT_ONCE = 1024
+SCHEMA = pa.schema(
+    {
+        "article_id": pa.string(),  # the article's id in the corpus
+        "title": pa.string(),  # title of the article
+        "start": pa.int64(),  # first character in the article
+        "end": pa.int64(),  # character after the last one
+        "text": pa.large_string(),  # the passage, without the title
+        "source": pa.string(),  # name of the corpus file
+    }
+)
+
+
+@dataclass(frozen=True)
+class PassageTable:
+    """The passages of a corpus by row, memory-mapped, in the order of its articles."""
+
+    stage: Stage
+    files: list[CorpusFile]
+    table: pa.Table  # SCHEMA
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the passages with the given row numbers, in that order."""
+        passages: list[dict[str, Any]] = self.table.take(pa.array(numbers, pa.int64())).to_pylist()
+        return passages
+
+    def texts(self, what: str = "") -> Iterator[list[str]]:
+        """Yield the texts of all passages in blocks, with a progress bar labelled `what`."""
+        blocks = self.table.select(["title", "text"]).to_batches()
+        for batch in watched(blocks, what, len(blocks), "blocks") if what else blocks:
+            yield [passage_text(row) for row in batch.to_pylist()]
+
+
+def passage_text(passage: dict[str, Any]) -> str:
+    """Return the text that is encoded and searched: "title. text"."""
+    title, text = passage["title"], passage["text"]
+    return f"{title}. {text}" if title else text
+
+
+def build_passages(corpus: Corpus, passages: Passages, outputs: Path) -> PassageTable:
+    """Cut a corpus into passages, one file's articles after another.
+
+    Raises:
+        ExamError: the corpus holds no text.
+    """
+    files = corpus_files(corpus, outputs)
+    key = {"corpus": corpus_key(files), "passages": asdict(passages), **splitter().key}
+    with open_stage(outputs, "passages", corpus.name, key) as stage:
+        if not stage.reused:
+            articles, count = _write(stage.folder / FILE, files, passages)
+            if not count:
+                raise ExamError(
+                    f"corpus={corpus.name} holds no text.\n"
+                    "Give articles with corpus.dir= and corpus.files=, or a smaller "
+                    "passages.min_sentence_chars."
+                )
+            stage.finish([FILE], articles=articles, passages=count)
+    with pa.memory_map(str(stage.folder / FILE)) as source:
+        return PassageTable(stage, files, pa.ipc.open_file(source).read_all())
+
+
+def _write(path: Path, files: list[CorpusFile], passages: Passages) -> tuple[int, int]:
+    """Write the passages of every article; return the numbers of articles and passages."""
+    articles = count = 0
+    articles_of = (
+        (file.source, article)
+        for file in files
+        for article in check_unique_ids(file, iter_articles(file))
+    )
+    stream = watched(articles_of, "split", count_articles(files), "articles")
+    with atomic(path) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as writer:
+        while block := list(islice(stream, ARTICLES_AT_ONCE)):
+            rows = [
+                {
+                    "article_id": article.id,
+                    "title": article.title,
+                    "start": start,
+                    "end": end,
+                    "text": article.text[start:end],
+                    "source": source,
+                }
+                for source, article in block
+                for start, end in chunk(article.text, passages)
+            ]
+            articles += len(block)
+            count += len(rows)
+            if rows:
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+    return articles, count
+
+
+def chunk(text: str, passages: Passages) -> list[tuple[int, int]]:
+    """Return start and end of each passage: whole sentences of up to `passages.words` words.
+
+    A passage repeats the last `passages.overlap` sentences of the one before, if they leave room
+    for the next. A sentence longer than a passage (lists often pass for one) is cut between words.
+    """
+    pieces = [
+        piece
+        for start, end in sentence_offsets(text, passages.min_sentence_chars)
+        for piece in _pieces(text, start, end, passages.words)
+    ]
+    spans: list[tuple[int, int]] = []
+    fresh = 0  # the first piece that is in no passage yet
+    while fresh < len(pieces):
+        first = max(0, fresh - passages.overlap)
+        while sum(words for _, _, words in pieces[first : fresh + 1]) > passages.words:
+            first += 1
+        last, words = first, 0
+        while last < len(pieces) and words + pieces[last][2] <= passages.words:
+            words += pieces[last][2]
+            last += 1
+        spans.append((pieces[first][0], pieces[last - 1][1]))
+        fresh = last
+    return spans
+
+
+def _pieces(text: str, start: int, end: int, words: int) -> Iterator[tuple[int, int, int]]:
+    """Yield a sentence as (start, end, words), cut into parts of at most `words`."""
+    spans = [match.span() for match in re.finditer(r"\S+", text[start:end])]
+    for number in range(0, len(spans), words):
+        part = spans[number : number + words]
+        yield start + part[0][0], start + part[-1][1], len(part)

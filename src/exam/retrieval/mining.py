@@ -1,0 +1,171 @@
+"""Mine (question, passage) pairs to train on: positives, and hard negatives from a ranking."""
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from datasets import Dataset
+
+from exam.config import Pairs, Query, Target
+from exam.core.errors import ExamError
+from exam.data.tables import read_rows
+from exam.retrieval.chunking import passage_text
+from exam.retrieval.evaluation import SUPPORTED, Contexts, passage_support
+from exam.retrieval.queries import query_texts
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query with its passages, positives first, and their labels from 0 to 1."""
+
+    query: str
+    passages: list[str]
+    labels: list[float]
+    positives: int
+
+
+def mine_pairs(
+    questions: Dataset,
+    contexts: Contexts,
+    idf: dict[str, float],
+    pairs: Pairs,
+    query: Query,
+    seed: int,
+) -> list[Example]:
+    """Return each question's positives and hard negatives: other passages of high rank.
+
+    Positives come from the file `pairs.positives` or, without one, are the passages that best
+    support the right option. With binary targets these must be of the question's article, or must
+    support the option if no article is known. Questions without both kinds are left out.
+
+    Raises:
+        ExamError: no question is left.
+    """
+    listed = None if pairs.positives is None else read_positives(Path(pairs.positives))
+    examples: list[Example] = []
+    for question in questions.to_list():
+        candidates = contexts.get(question["id"], [])[pairs.first - 1 : pairs.last]
+        support = [passage_support(question, c, idf) for c in candidates]
+        if listed is None:
+            positives = _best_supporting(question, candidates, support, pairs)
+        else:
+            positives = _look_up(listed.get(question["id"], []), candidates, pairs)
+        negatives = _draw_negatives(question, candidates, support, positives, pairs, seed)
+        if positives and negatives:
+            rows = [*positives, *negatives]
+            labels = [1.0] * len(positives) + [0.0] * len(negatives)
+            if pairs.target is Target.support:
+                labels = [passage_support(question, row, idf) for row in rows]
+            (text,) = query_texts(question, query)
+            examples.append(Example(text, list(map(passage_text, rows)), labels, len(positives)))
+    log.info("pairs: %d of %d questions have both kinds", len(examples), len(questions))
+    if not examples:
+        raise ExamError(
+            f"None of {len(questions)} training questions has both a positive and a negative "
+            f"passage among ranks {pairs.first} to {pairs.last}.\n"
+            "Rank deeper (retriever.depth, pairs.last), give pairs.positives=<file>, or allow "
+            f"better negatives: pairs.max_support above {pairs.max_support}."
+        )
+    return examples
+
+
+def _best_supporting(
+    question: Row, candidates: list[Row], support: list[float], pairs: Pairs
+) -> list[Row]:
+    """Return the passages that best support the right option, best first."""
+
+    def is_positive(i: int) -> bool:
+        if pairs.target is Target.support:
+            return True
+        if question["article"] is None:
+            return support[i] > SUPPORTED
+        return bool(candidates[i]["article_id"] == question["article"])
+
+    order = sorted(filter(is_positive, range(len(candidates))), key=lambda i: -support[i])
+    return [candidates[i] for i in order[: pairs.per_question]]
+
+
+def _look_up(rows: list[Row], candidates: list[Row], pairs: Pairs) -> list[Row]:
+    """Return the positives of a file: candidates by `passage_id`, or else the file's texts."""
+    ranked = {row["passage_id"]: row for row in candidates}
+    passages = [
+        ranked.get(row.get("passage_id") or "") or {"passage_id": None, "title": "", **row}
+        for row in rows
+    ]
+    return [passage for passage in passages if passage.get("text")][: pairs.per_question]
+
+
+def _draw_negatives(
+    question: Row,
+    candidates: list[Row],
+    support: list[float],
+    positives: list[Row],
+    pairs: Pairs,
+    seed: int,
+) -> list[Row]:
+    """Draw passages that are not positives, by the seed.
+
+    With binary targets a negative must be wrong: not of the question's article, and of little
+    support to the right option.
+    """
+    taken = {row["text"] for row in positives}
+    rest = [
+        row
+        for row, share in zip(candidates, support, strict=True)
+        if row["text"] not in taken
+        and (
+            pairs.target is Target.support
+            or (row["article_id"] != question["article"] and share <= pairs.max_support)
+        )
+    ]
+    draw = Random(f"{seed}:{question['id']}")
+    return draw.sample(rest, min(pairs.negatives, len(rest)))
+
+
+def _read_gain(value: Any, number: int, path: Path) -> float:
+    with suppress(TypeError, ValueError, OverflowError):
+        if isfinite(gain := float(value)):
+            return gain
+    raise ExamError(
+        f"{path}, row {number}: gain {value!r} is not a finite number.\nCorrect the row."
+    )
+
+
+def read_positives(path: Path) -> dict[str, list[Row]]:
+    """Read each question's positives, best first.
+
+    The file has `question_id` and `passage_id` or `text`. Where it has `gain` (as with
+    `pairs.positives=reader`), passages without a positive gain are left out, and the rest are
+    sorted by it.
+
+    Raises:
+        ExamError: it cannot be read, or lacks those columns.
+    """
+    rows = [dict(row) for row in read_rows(path)]
+    columns = [c for c in rows[0] if all(c in row for row in rows)] if rows else []
+    if "question_id" not in columns or not {"passage_id", "text"} & set(columns):
+        raise ExamError(
+            f"{path} has columns {', '.join(columns) or 'none'}; question_id and passage_id or "
+            "text are required.\nAdd them, or set pairs.positives=reader pairs.reader=<run folder>"
+        )
+    if "gain" in columns:
+        gains = [_read_gain(row["gain"], number, path) for number, row in enumerate(rows, 1)]
+        order = sorted(range(len(rows)), key=lambda i: -gains[i])
+        rows = [rows[i] for i in order if gains[i] > 0]
+    for row in rows:
+        if not all(isinstance(row.get(n), str | None) for n in ("passage_id", "title", "text")):
+            raise ExamError(
+                f"{path} holds a passage id, title or text that is not a string.\nWrite strings."
+            )
+    positives: dict[str, list[Row]] = {}
+    for row in rows:
+        positives.setdefault(str(row["question_id"]), []).append(row)
+    return positives

@@ -1,0 +1,381 @@
+"""Retrieval: indexes shared by every kind of retriever, and the contexts that they rank.
+
+A kind is a subclass of `Retriever`; `RETRIEVERS` names the one of each `retriever.kind`.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from itertools import chain, islice, repeat
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datasets import Dataset
+
+from exam.config import (
+    Corpus,
+    Encoder,
+    Index,
+    Passages,
+    Reranker,
+    RetrieverKind,
+    Retrieving,
+    Search,
+    plain,
+)
+from exam.config import Retriever as RetrieverConfig
+from exam.core.artifacts import open_stage
+from exam.core.errors import ExamError
+from exam.core.logging import watched
+from exam.core.stage import Stage
+from exam.data.questions import questions_digest
+from exam.retrieval.chunking import PassageTable, build_passages
+from exam.retrieval.contexts import (
+    EVALUATED,
+    FILE,
+    cached_contexts,
+    context_rows,
+    evaluate,
+    fill_missing,
+    read_contexts,
+    write_contexts,
+)
+from exam.retrieval.embeddings import Embeddings
+from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval.hybrid import fuse
+from exam.retrieval.idf import Rarity, build_rarity
+from exam.retrieval.index import ArticleIndex, PassageIndex, build_index, build_passage_index
+from exam.retrieval.queries import Parts, join_parts, merge_hits, query_parts
+from exam.retrieval.reranker import PairScorer, rerank
+from exam.retrieval.sparse import Hits, bm25_search, build_bm25, tfidf_search
+from exam.retrieval.two_stage import two_stage
+
+log = logging.getLogger(__name__)
+
+SPARE = 2  # passages searched for each one kept, since some have equal texts
+Row = dict[str, Any]
+Rankings = Iterator[list[Row]]  # rows of the contexts file, one list a question, best first
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """The indexes and models of a configuration, each opened once, at its first use.
+
+    Contexts are written below `contexts_outputs`, by default below `outputs` as the indexes are.
+    """
+
+    corpus: Corpus
+    encoder: Encoder
+    passages: Passages
+    retriever: RetrieverConfig
+    index: Index
+    outputs: Path
+    reranker: Reranker = field(default_factory=Reranker)
+    contexts_outputs: Path | None = None
+    used: list[Stage] = field(default_factory=list, init=False)  # BM25 indexes and contexts
+
+    @classmethod
+    def of(cls, config: Retrieving) -> "Retrieval":
+        """Return the retrieval of a command's configuration."""
+        return cls(
+            config.corpus,
+            config.encoder,
+            config.passages,
+            config.retriever,
+            config.index,
+            Path(config.outputs),
+            config.reranker,
+        )
+
+    @cached_property
+    def sentence_encoder(self) -> SentenceEncoder:
+        """The sentence encoder."""
+        return SentenceEncoder(self.encoder)
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """The cached vectors of the encoder."""
+        return Embeddings(self.sentence_encoder, self.outputs)
+
+    @cached_property
+    def pair_scorer(self) -> PairScorer:
+        """The reranker."""
+        return PairScorer(self.reranker)
+
+    @cached_property
+    def article_index(self) -> ArticleIndex:
+        """The index of the corpus's articles, built if missing."""
+        return build_index(self.corpus, self.sentence_encoder, self.index, self.outputs)
+
+    @cached_property
+    def passage_table(self) -> PassageTable:
+        """The passages of the corpus, cut if missing."""
+        return build_passages(self.corpus, self.passages, self.outputs)
+
+    @cached_property
+    def passage_index(self) -> PassageIndex:
+        """The index of the passages, built if missing."""
+        return build_passage_index(
+            self.passage_table, self.sentence_encoder, self.index, self.outputs
+        )
+
+    @cached_property
+    def rarity(self) -> Rarity:
+        """The document frequencies of the corpus's words, counted if missing."""
+        opened = self.article_index if "article_index" in vars(self) else self.passage_table
+        return build_rarity(opened.stage, opened.files, self.corpus.name, self.outputs)
+
+    def build(self, *, generates: bool) -> None:
+        """Build the indexes of the retriever and, if it `generates`, of the question generator.
+
+        All processes of `torchrun` call this together.
+        """
+        if generates:
+            _ = self.article_index
+        self.open_retriever(self.retriever).build()
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages of the indexes opened so far."""
+        opened = ("article_index", "passage_table", "passage_index", "rarity")
+        return [getattr(self, name).stage for name in opened if name in vars(self)]
+
+    @property
+    def opened(self) -> list[Stage]:
+        """`stages`, BM25 indexes, and every stage of contexts, those of a hybrid's members too."""
+        return [*self.stages, *self.used]
+
+    def open_retriever(self, config: Search) -> "Retriever":
+        """Return the retriever of a configuration's kind."""
+        return RETRIEVERS[config.kind](self, config)
+
+    def contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
+        """Return the stage with the questions' contexts, reranked if so configured."""
+        if self.reranker.ckpt is None:
+            return self.first_contexts(questions, name, resume)
+        return self.rank(questions, name, _Reranked(self, self.retriever), resume)
+
+    def first_contexts(self, questions: Dataset, name: str, resume: str = "auto") -> Stage:
+        """Return the stage with the questions' contexts before reranking."""
+        return self.rank(questions, name, self.open_retriever(self.retriever), resume)
+
+    def rank(self, questions: Dataset, name: str, retriever: "Retriever", resume: str) -> Stage:
+        """Return the stage with the questions' contexts by one retriever; reused if finished."""
+        inputs = retriever.prepare(questions, name, resume)
+        key = {"questions": questions_digest(questions), **retriever.key(questions)}
+        outputs, label = self.contexts_outputs or self.outputs, f"{name}-{retriever.name}"
+        with open_stage(outputs, "contexts", label, key, resume) as stage:
+            self.used.append(stage)
+            # Opened for reused contexts too: a bundle carries every opened stage.
+            rarity = self.rarity if retriever.searches else None
+            if not stage.reused:
+                reuses = retriever.searches and resume != "never"
+                ranked = fill_missing(
+                    questions,
+                    cached_contexts(stage, questions) if reuses else {},
+                    lambda missing: retriever.rank(missing, inputs, stage.folder),
+                )
+                write_contexts(stage, watched(ranked, "ranked", len(questions), "questions"))
+                scores = evaluate(stage, questions, rarity)
+                stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
+            for shard in stage.folder.glob("scores-*.npy"):
+                shard.unlink(missing_ok=True)
+        return stage
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """Ranks passages for questions by one configuration."""
+
+    shared: Retrieval
+    config: Search
+
+    searches: ClassVar[bool] = True
+    indexes: ClassVar[tuple[str, ...]] = ()  # attributes of `shared`
+
+    @property
+    def name(self) -> str:
+        """The name in the folder of its contexts."""
+        return self.config.name
+
+    def build(self) -> None:
+        """Build the indexes; all processes call this together."""
+        for name in self.indexes:
+            getattr(self.shared, name)
+
+    def prepare(self, questions: Dataset, name: str, resume: str) -> list[Stage]:
+        """Return the stages of the rankings that this one starts from."""
+        return []
+
+    def key(self, questions: Dataset) -> dict[str, Any]:
+        """Return everything that determines a question's ranking, apart from the question.
+
+        The key of a hybrid's member equals that of the same retriever used directly.
+        """
+        names = {f.name for f in fields(Search)} - {"name", "kind"}
+        settings = {name: value for name, value in plain(self.config).items() if name in names}
+        indexes = {name: getattr(self.shared, name).stage.hash for name in self.indexes}
+        return {"kind": self.config.kind.value, "retriever": settings, **indexes}
+
+    def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
+        """Yield each question's passages, best first; `work` keeps files to resume from.
+
+        Raises:
+            ExamError: the questions lack something that the ranking needs.
+        """
+        raise NotImplementedError
+
+
+class _NoRetriever(Retriever):
+    """Gives no passage: for closed-book readers."""
+
+    searches = False
+
+    def key(self, questions: Dataset) -> dict[str, Any]:
+        return {"kind": self.config.kind.value}
+
+    def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
+        return repeat([], len(questions))
+
+
+class _Provided(_NoRetriever):
+    """Gives the context that came with each question, as its only passage."""
+
+    def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
+        lacking = questions["context"][:].count(None)
+        if lacking == len(questions):
+            raise ExamError(
+                "retriever=given reads the context of each question, but none has one.\n"
+                "Map its column with data.columns.context=<name>, or choose another retriever."
+            )
+        if lacking:
+            log.warning("contexts: %d of %d questions have no context", lacking, len(questions))
+        return map(_provided, questions)
+
+
+def _provided(question: Row) -> list[Row]:
+    if question["context"] is None:
+        return []
+    ids = {"question_id": question["id"], "passage_id": question["id"]}
+    passage = {"article_id": question["article"], "title": "", "text": question["context"]}
+    return [{**ids, **passage, "rank": 1, "score": 1.0, "source": "given"}]
+
+
+class _TwoStage(Retriever):
+    """Ranks the sentences of the articles nearest to a question."""
+
+    indexes = ("article_index",)
+
+    def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
+        shared = self.shared
+        return two_stage(questions, shared.article_index, self.config, shared.embeddings, work)
+
+
+class _PassageRetriever(Retriever):
+    """Ranks all passages for each of a question's queries, and merges the results."""
+
+    indexes = ("passage_table",)
+
+    def search(self, queries: list[Parts], k: int) -> Iterator[Hits]:
+        """Yield each query's best `k` rows of the passage table."""
+        raise NotImplementedError
+
+    def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
+        rows, depth = questions.to_list(), self.config.depth
+        queries = [query_parts(question, self.config.query) for question in rows]
+        hits = self.search(list(chain.from_iterable(queries)), SPARE * depth)
+        for question, parts in zip(rows, queries, strict=True):
+            numbers, scores = merge_hits(islice(hits, len(parts)))
+            passages = self.shared.passage_table.rows(numbers.tolist())
+            best: dict[str, tuple[float, Row]] = {}  # of equal texts
+            for score, passage in zip(scores.tolist(), passages, strict=True):
+                best.setdefault(passage["text"], (score, passage))
+            yield context_rows(question["id"], islice(best.values(), depth))
+
+
+class _BM25(_PassageRetriever):
+    def search(self, queries: list[Parts], k: int) -> Iterator[Hits]:
+        stage = build_bm25(self.shared.passage_table, self.config, self.shared.outputs)
+        self.shared.used.append(stage)
+        return bm25_search(stage, list(map(join_parts, queries)), k)
+
+
+class _TfIdf(_PassageRetriever):
+    def key(self, questions: Dataset) -> dict[str, Any]:
+        # Its vocabulary is that of all questions.
+        return {**super().key(questions), "vocabulary": questions_digest(questions)}
+
+    def search(self, queries: list[Parts], k: int) -> Iterator[Hits]:
+        return tfidf_search(self.shared.passage_table, self.config, queries, k)
+
+
+class _Dense(_PassageRetriever):
+    indexes = ("passage_index",)  # whose key holds the passages
+
+    def search(self, queries: list[Parts], k: int) -> Iterator[Hits]:
+        vectors = self.shared.embeddings.queries(list(map(join_parts, queries)))
+        scores, rows = self.shared.passage_index.search(vectors, k)
+        return zip(rows, scores, strict=True)
+
+
+class _Hybrid(Retriever):
+    """Fuses the rankings of its members."""
+
+    config: RetrieverConfig
+
+    @property
+    def _members(self) -> dict[str, Retriever]:
+        members = self.config.members.items()
+        return {name: self.shared.open_retriever(member) for name, member in members}
+
+    def build(self) -> None:
+        for member in self._members.values():
+            member.build()
+
+    def prepare(self, questions: Dataset, name: str, resume: str) -> list[Stage]:
+        members = self._members.values()
+        return [self.shared.rank(questions, name, member, "auto") for member in members]
+
+    def key(self, questions: Dataset) -> dict[str, Any]:
+        key, config = super().key(questions), self.config
+        fusion = {"fusion": config.fusion.value, "rrf_k": config.rrf_k, "weights": config.weights}
+        members = {name: member.key(questions) for name, member in self._members.items()}
+        return {**key, "retriever": {**key["retriever"], **fusion}, "members": members}
+
+    def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
+        config = self.config
+        contexts = [read_contexts(stage) for stage in inputs]
+        weights = [config.weights.get(member, 1.0) for member in config.members]
+        for key in questions["id"]:
+            rankings = [ranking.get(key, []) for ranking in contexts]
+            yield fuse(rankings, weights, config.fusion, config.rrf_k, config.depth)
+
+
+class _Reranked(Retriever):
+    """Reorders the contexts of the configured retriever by a cross-encoder."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.config.name}-{self.shared.reranker.name}"
+
+    def prepare(self, questions: Dataset, name: str, resume: str) -> list[Stage]:
+        return [self.shared.first_contexts(questions, name, resume)]
+
+    def key(self, questions: Dataset) -> dict[str, Any]:
+        first = self.shared.open_retriever(self.config).key(questions)
+        return {"first": first, "reranker": self.shared.pair_scorer.key}
+
+    def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
+        return rerank(questions, read_contexts(inputs[0]), self.shared.pair_scorer, work)
+
+
+RETRIEVERS: dict[RetrieverKind, type[Retriever]] = {
+    RetrieverKind.none: _NoRetriever,
+    RetrieverKind.given: _Provided,
+    RetrieverKind.two_stage: _TwoStage,
+    RetrieverKind.bm25: _BM25,
+    RetrieverKind.tfidf: _TfIdf,
+    RetrieverKind.passages: _Dense,
+    RetrieverKind.hybrid: _Hybrid,
+}

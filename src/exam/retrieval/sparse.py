@@ -1,0 +1,136 @@
+"""Search passages by BM25 and TF-IDF.
+
+Both yield the rows and scores of each query's best passages. A passage that shares no word with
+the query is left out.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exam.config import Search
+from exam.core.artifacts import open_stage
+from exam.core.stage import Stage
+from exam.retrieval.chunking import PassageTable
+from exam.retrieval.queries import Parts
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+
+Hits = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows and scores, best first
+WORD = r"(?u)\b\w+\b"  # also one letter or digit: "vitamin c"
+
+
+def bm25_search(stage: Stage, queries: Sequence[str], k: int) -> Iterator[Hits]:
+    """Rank all passages for each query by BM25 (Lucene's form; Robertson and Zaragoza, 2009)."""
+    import bm25s
+
+    index = bm25s.BM25.load(str(stage.folder), mmap=True)
+    known = index.vocab_dict.keys()
+    for tokens in _tokenize(queries):
+        terms = [token for token in tokens if token in known]
+        if not terms:
+            yield np.empty(0, np.int64), np.empty(0, np.float32)
+            continue
+        yield _best(index.get_scores(terms), k)
+
+
+def build_bm25(table: PassageTable, search: Search, outputs: Path) -> Stage:
+    """Index a table's words for `bm25_search`."""
+    import bm25s
+
+    key = {"passages": table.stage.hash, "k1": search.k1, "b": search.b, "token": WORD}
+    with open_stage(outputs, "bm25", table.stage.folder.name, key) as stage:
+        if not stage.reused:
+            index = bm25s.BM25(k1=search.k1, b=search.b, method="lucene")
+            blocks = (_tokenize(block) for block in table.texts("BM25 index"))
+            words = list(chain.from_iterable(blocks))
+            index.index(words, create_empty_token=False, show_progress=False)
+            index.save(str(stage.folder), show_progress=False)
+            names = [p.name for p in stage.folder.iterdir() if p.suffix in (".npy", ".json")]
+            stage.finish([n for n in names if n != "key.json"], passages=len(table))
+    return stage
+
+
+def _tokenize(texts: Sequence[str]) -> list[list[str]]:
+    """Split texts into lower-cased words without English stop words."""
+    import bm25s
+
+    tokens: list[list[str]] = bm25s.tokenize(
+        list(texts),
+        token_pattern=WORD,
+        stopwords="en",
+        return_ids=False,
+        allow_empty=False,
+        show_progress=False,
+    )
+    return tokens
+
+
+def _best(scores: NDArray[np.float32], k: int) -> Hits:
+    """Return the rows of the `k` largest positive scores, best first; ties keep their order."""
+    k = min(k, len(scores))
+    threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+    rows = np.flatnonzero((scores >= threshold) & (scores > 0))
+    rows = rows[np.argsort(-scores[rows], kind="stable")][:k]
+    return rows.astype(np.int64), scores[rows].astype(np.float32)
+
+
+def tfidf_search(
+    table: PassageTable, search: Search, queries: Sequence[Parts], k: int
+) -> Iterator[Hits]:
+    """Rank all passages by TF-IDF with the queries' vocabulary, prompts above options.
+
+    After MB's "With only 270K articles" (2023): terms are the queries' runs of 1 to
+    `search.ngrams` words, so the vocabulary is small for every corpus. Passages are read in
+    blocks, with sublinear term frequency.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+    from sklearn.preprocessing import normalize
+
+    counter = CountVectorizer(
+        token_pattern=WORD, ngram_range=(1, search.ngrams), stop_words="english"
+    )
+    terms = counter.build_analyzer()
+    if not any(terms(text) for parts in queries for text in parts):
+        yield from ((np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries)
+        return
+    counter.fit(text for parts in queries for text in parts)
+    frequency = sum(_document_frequency(counter.transform(block)) for block in table.texts("terms"))
+    idf = np.log((1 + len(table)) / (1 + frequency)) + 1  # scikit-learn's smoothed form
+    prompts = search.prompt_weight * counter.transform([p for p, _ in queries])
+    options = counter.transform([o for _, o in queries])
+    vectors = normalize((prompts + options).multiply(idf).tocsr())
+    weight = TfidfTransformer(sublinear_tf=True)
+    weight.idf_ = idf
+    yield from _best_of_blocks(
+        (weight.transform(counter.transform(block)) for block in table.texts("TF-IDF")), vectors, k
+    )
+
+
+def _document_frequency(counts: "csr_matrix") -> Any:
+    """Count the texts that contain each term, shape `(terms,)`."""
+    return np.bincount(counts.indices, minlength=counts.shape[1])
+
+
+def _best_of_blocks(
+    blocks: Iterator["csr_matrix"], queries: "csr_matrix", k: int
+) -> Iterator[Hits]:
+    """Yield each query's best rows over blocks of passages; memory holds one block."""
+    best: list[Hits] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * queries.shape[0]
+    start = 0
+    for block in blocks:
+        scores = queries @ block.T
+        for i in range(queries.shape[0]):
+            row = scores.getrow(i)
+            rows = np.concatenate([best[i][0], row.indices + start])
+            values = np.concatenate([best[i][1], row.data.astype(np.float32)])
+            order = np.lexsort((rows, -values))[:k]
+            best[i] = rows[order], values[order]
+        start += block.shape[0]
+    yield from best

@@ -1,1 +1,0 @@
-"""`exam infer`: what several readers, or passes of one, make of questions together."""
