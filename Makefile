@@ -54,10 +54,11 @@ coverage: $(READY)  ## the fast tests, with the branch coverage of src in covera
 
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-check: $(READY)  ## lint, types, spelling, and the documentation's links
+check: $(READY)  ## lint, types, imports, spelling, and the documentation's links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/typos
 	$(MKDOCS) --quiet
 

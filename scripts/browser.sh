@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install the browser that tests/test_report.py opens pages with, where there is none.
+# Install the browser that tests/report/test_report.py opens pages with, where there is none.
 set -euo pipefail
 command -v chromium google-chrome > /dev/null && exit 0
 if command -v apt-get > /dev/null; then

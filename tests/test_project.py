@@ -1,6 +1,5 @@
 """The repository itself: what it says, what it holds, what it locks."""
 
-import ast
 import re
 import subprocess
 import tomllib
@@ -87,86 +86,6 @@ def test_workflows_name_tests_and_targets_that_exist():
         name for name in re.findall(r"\btests/[\w/]+\.py", text) if not (ROOT / name).is_file()
     ] == []
     assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= set(targets)
-
-
-ORDER = [
-    ["errors", "metrics"],
-    ["safety"],
-    ["kaggle", "files", "devices", "estimates"],
-    ["ranks", "manifest"],
-    ["runtime"],
-    ["stage", "endings"],
-    ["artefacts"],
-    ["packages", "conversion", "hub", "sentences"],
-    ["config", "tables", "tokenization"],
-    ["checkpoints", "loading"],
-    ["articles", "places"],
-    ["corpus", "precision", "tracker"],
-    ["runs"],
-    ["compose", "question_rows"],
-    ["questions", "run_config"],
-    ["splits", "workload"],
-    ["launch", "revisions"],
-    ["retrieval"],
-    ["reader"],
-    ["llm"],
-    ["generation"],
-    ["answers"],
-    ["report"],
-    ["answering"],
-    ["room"],
-    ["preflight"],
-    ["sweep"],
-    ["train_reader", "inference"],
-    ["passage_gain"],
-    ["train_retrieval"],
-    ["together", "stress"],
-    ["bundle"],
-    ["pipeline"],
-    ["compare", "ask", "doctor", "demo"],
-    ["cli"],
-    ["__main__"],
-]
-
-
-SOURCE = ROOT / "src" / "exam"
-MODULES = {
-    ".".join(["exam", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(
-        ".__init__"
-    ): path
-    for path in SOURCE.rglob("*.py")
-}
-
-
-def imports_of(path):
-    """The project's modules that a file imports, at its top or within a function."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "exam":
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield whole if whole in MODULES else node.module
-
-
-def test_imports_point_downwards():
-    level = {name: i for i, names in enumerate(ORDER) for name in names}
-    upward = []
-    for path in SOURCE.rglob("*.py"):
-        own = path.stem if path.stem == "__main__" else path.relative_to(SOURCE).parts[0]
-        own = own.removesuffix(".py")
-        if own == "__init__":
-            continue
-        imported = {[*module.split("."), ""][1] for module in imports_of(path)} - {own, ""}
-        upward += [f"{path.name} → {name}" for name in imported if level[name] >= level[own]]
-    assert upward == []
-
-
-def test_imports_form_no_circle():
-    left = {name: set(imports_of(path)) for name, path in MODULES.items()}
-    del left["exam"]  # load() brings in what it needs when it is called
-    while free := [name for name, wanted in left.items() if not wanted & left.keys()]:
-        for name in free:
-            del left[name]
-    assert left == {}
 
 
 def test_tests_for_a_gpu_stand_where_make_test_gpu_looks():

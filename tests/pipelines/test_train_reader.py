@@ -233,7 +233,7 @@ def test_processes_that_resume_within_an_epoch_go_on_with_its_batches(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         for stop in stops:
-            path = [str(ROOT / "tests"), str(ROOT / "src")]
+            path = [str(ROOT / "tests"), str(ROOT / "tests" / "readers"), str(ROOT / "src")]
             done = run_script(tmp_path / "run.py", stop, *path, cwd=folder, processes=2)
             assert done.returncode == 0, done.stderr
         history = json.loads((folder / "done.json").read_text())["log_history"]
