@@ -16,16 +16,27 @@ from test_reader import CPU, TINY, as_questions, features_of, texts
 from transformers import AutoConfig, AutoModel
 
 from exam.cli import main
-from exam.config import Corpus, CorpusReader, Dtype, Encoder, Index, Model, Packing, Tuning
+from exam.config import (
+    Corpus,
+    CorpusReader,
+    Dtype,
+    Encoder,
+    Index,
+    Model,
+    Packing,
+    Tuning,
+    reader_values,
+)
 from exam.config.compose import composed
 from exam.core.devices import check_devices, has_kernels
 from exam.core.errors import ExamError
 from exam.core.estimates import checkpoint_bytes, training_bytes
-from exam.core.precision import log_replaced, reader_values, weights_in, with_formats
+from exam.core.precision import log_replaced, with_formats
 from exam.pipelines.launch import start_processes
 from exam.pipelines.room import check_room, checkpoints_at_once
 from exam.readers.multiple_choice.model import tiny_tokenizer
 from exam.readers.multiple_choice.reader import Reader
+from exam.readers.quantization import weights_in
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index
 

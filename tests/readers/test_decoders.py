@@ -13,10 +13,10 @@ from transformers import LlamaForSequenceClassification, TokenizersBackend
 
 from exam.config import Dtype, Loss, Model, Tuning
 from exam.core.errors import ExamError
-from exam.core.precision import weights_in
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator
 from exam.readers.multiple_choice.features import build_features
 from exam.readers.multiple_choice.reader import Reader, predict, train
+from exam.readers.quantization import weights_in
 
 LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)
 OWN = Model(name="t", architecture="llama", loss=Loss.binary, others=True)
