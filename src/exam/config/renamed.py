@@ -40,8 +40,10 @@ def new_name(setting: str) -> str | None:
     key = MEMBER.sub("retriever.", key)
     if value in PUBLISHED.get(key, ()):
         return f"{key}=published/{value}"
-    group = key.partition(".")[0]
-    return RENAMED.get(f"{key}={value}") or RENAMED.get(key) or RENAMED.get(group)
+    if (name := RENAMED.get(f"{key}={value}") or RENAMED.get(key)) is not None:
+        return name
+    group, _, last = key.rpartition(".")
+    return f"{RENAMED[group]}.{last}" if group in RENAMED else None
 
 
 def check_renamed(override: str) -> None:
