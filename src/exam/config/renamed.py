@@ -2,7 +2,7 @@
 
 import re
 
-from exam.errors import ExamError
+from exam.core.errors import ExamError
 
 RENAMED = {
     "adversary": "tuning",
