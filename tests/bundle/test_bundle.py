@@ -9,7 +9,7 @@ from importlib.metadata import distributions, version
 from zipfile import ZipFile
 
 import pytest
-from conftest import ROOT, exam, make_place, make_questions, tiny
+from helpers import ROOT, exam, make_place, make_questions, tiny
 
 from exam.bundle.bundle import estimate_seconds, format_estimate, make_bundle
 from exam.bundle.contents import Contents, atomic_directory, check, link_stages, unpack

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, exam, jsonl_corpus, make_place, make_questions, tiny
+from helpers import ROOT, exam, jsonl_corpus, make_place, make_questions, tiny
 from transformers import LlamaConfig
 
 from exam import load

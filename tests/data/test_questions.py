@@ -7,7 +7,7 @@ from itertools import chain
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import kaggle_rows, write_csv
+from helpers import kaggle_rows, write_csv
 from omegaconf import OmegaConf
 
 from exam.config import Data, Source

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import jsonl_corpus, make_articles, make_place, tiny
+from helpers import jsonl_corpus, make_articles, make_place, tiny
 
 from exam.bundle.contents import Contents, check
 from exam.config import Checkpoint, Dtype, Encoder, Index, Recipe

@@ -17,9 +17,9 @@ from random import Random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_place
-from harness import DECODER, GIVEN, TINY, copied, die_at, run, start
-from test_writer import Endpoint, question_about
+from fakes import Endpoint, question_about
+from helpers import make_place
+from processes import DECODER, GIVEN, TINY, copied, die_at, run, start
 
 from exam.bundle.contents import check
 from exam.core.manifest import MANIFEST

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hostile import (
+from fuzzing import (
     FEW,
     LETTERS,
     as_jsonl,

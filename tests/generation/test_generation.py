@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import takewhile
 
 import pytest
-from conftest import jsonl_corpus
+from helpers import jsonl_corpus
 
 from exam.config import Encoder, Generator, Index, Passages, QuestionKind, Retriever, RetrieverKind
 from exam.core.errors import ExamError

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from accelerators import DEVICES, on_gpu
-from conftest import ANIMALS, PLACES
+from helpers import ANIMALS, PLACES
 
 from exam.config import Dtype, Encoder, Reranker
 from exam.core.precision import dtype_here

@@ -8,7 +8,7 @@ import sys
 import zipfile
 
 import pytest
-from conftest import ROOT, exam
+from helpers import ROOT, exam
 
 pytestmark = pytest.mark.slow
 

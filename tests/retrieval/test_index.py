@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import exam, jsonl_corpus, make_place, run_script, setting
+from helpers import exam, jsonl_corpus, make_place, run_script, setting
 
 from exam.config import Encoder, Index, Passages, Recipe
 from exam.core import manifest as manifest_module

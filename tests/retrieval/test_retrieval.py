@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 from datasets import Dataset
+from helpers import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 
 from exam.config import Encoder, Index, Passages, Query, Retriever, RetrieverKind, Search
 from exam.core.errors import ExamError

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import exam, make_place, setting, write_csv
 from datasets import Dataset
+from helpers import exam, make_place, setting, write_csv
 from torch import nn
 from transformers import set_seed
 
