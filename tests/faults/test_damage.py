@@ -30,7 +30,7 @@ from exam.core.stage import finished, siblings
 from exam.core.trainer import ChecksumCallback, last_complete_checkpoint
 from exam.data.corpus import corpus_files, corpus_key
 from exam.evaluation.predictions import Predictions, read_all, write_predictions
-from exam.generation.journal import Journal
+from exam.generation.llm import Journal
 from exam.pipelines import passage_gain
 from exam.pipelines.train import train_reader
 from exam.readers.causal_lm.states import States

@@ -39,7 +39,7 @@ from exam.config.validate import validate
 from exam.core.errors import ExamError
 from exam.core.files import digest
 from exam.core.stage import Stage, finished
-from exam.data.articles import CorpusFile, check_unique_ids, get_articles, iter_articles
+from exam.data.corpus import CorpusFile, check_unique_ids, get_articles, iter_articles
 from exam.data.questions import read, read_qrels
 from exam.data.schema import FEATURES, parse
 from exam.data.sentences import sentence_offsets
@@ -47,8 +47,8 @@ from exam.data.tables import read_rows, write_csv
 from exam.evaluation.predictions import SCHEMA as PREDICTIONS
 from exam.evaluation.predictions import predictions_of, read_all, write_predictions
 from exam.evaluation.submission import write_submission
-from exam.generation.journal import Journal
-from exam.generation.replies import questions_of
+from exam.generation.llm import Journal
+from exam.generation.prompts import questions_of
 from exam.report.page import Page, write_page
 from exam.retrieval.contexts import FILE, read_contexts
 from exam.retrieval.contexts import SCHEMA as CONTEXTS

@@ -10,9 +10,9 @@ from conftest import jsonl_corpus
 
 from exam.config import Encoder, Generator, Index, Passages, QuestionKind, Retriever, RetrieverKind
 from exam.core.errors import ExamError
-from exam.data.articles import Article
+from exam.data.corpus import Article
 from exam.generation.generate import generate
-from exam.generation.notes import Definition, notes_of
+from exam.generation.rules import Definition, notes_of
 from exam.retrieval.retriever import Retrieval
 
 KINDS = ["bird", "fish", "insect", "mammal", "plant", "mineral", "river", "mountain"]

@@ -19,9 +19,9 @@ from exam.config import Generator, GeneratorKind, Writer
 from exam.config.compose import composed
 from exam.core.errors import ExamError
 from exam.core.files import digest
-from exam.data.articles import Article
-from exam.generation.journal import Journal
-from exam.generation.replies import excerpt, questions_of, request
+from exam.data.corpus import Article
+from exam.generation.llm import Journal
+from exam.generation.prompts import excerpt, questions_of, request
 from exam.pipelines.pipeline import run_generate
 from exam.readers.multiple_choice.model import tiny_tokenizer
 

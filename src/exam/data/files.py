@@ -1,13 +1,17 @@
 """Folders and files that a command names: looked for before anything heavy is imported."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from exam.config import Command, Data, Restore, Source, Task, Train, names
 from exam.core.errors import ExamError
+from exam.core.security import check_online
 from exam.core.stage import check_finished
-from exam.data.kaggle import competition_file
 
+log = logging.getLogger(__name__)
+
+INPUT = Path("/kaggle/input")
 OURS = ("generated", "demo")  # names of questions that are no file of the user's
 
 
@@ -46,3 +50,28 @@ def question_file(data: Data, entry: str) -> Path:
             "data.valid=null data.valid_share=0.2 holds out a share of train."
         )
     return path
+
+
+def competition_file(competition: str, name: str) -> Path | None:
+    """A file of a competition, or None where neither a notebook nor `kagglehub` can give it.
+
+    Raises:
+        ExamError: `kagglehub` is installed, and the competition is closed to its account.
+    """
+    for place in (INPUT / competition, INPUT / "competitions" / competition):
+        if (place / name).is_file():
+            return place / name
+    check_online(f"{name} of the competition {competition}", "give a folder: data.dir=<folder>")
+    try:
+        import kagglehub
+    except ImportError:
+        return None
+    log.info("questions: fetching %s of the competition %s", name, competition)
+    try:
+        return Path(kagglehub.competition_download(competition, path=name))
+    except Exception as error:  # its client raises errors of many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ExamError(
+            f"{name} of the competition {competition} could not be fetched: {reason}\n"
+            "Accept its rules and log in (kagglehub.login()), or give a folder: data.dir=<folder>"
+        ) from error

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from exam.config import Model, ReaderKind, Writer
 from exam.core.devices import compute_device
 from exam.core.errors import ExamError
-from exam.generation.replies import schema
+from exam.generation.prompts import schema
 
 KEY = "OPENAI_API_KEY"
 OPENAI = "https://api.openai.com/v1"

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exam.config import Generator
-from exam.data.articles import Article
+from exam.data.corpus import Article
 from exam.data.sentences import sentence_offsets
 
 LONGEST = 1000  # characters of a question, and of an option
