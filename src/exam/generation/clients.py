@@ -35,12 +35,12 @@ class ChatModel(Protocol):
         """
 
 
-def model_of(writer: Writer, seed: int) -> ChatModel:
+def open_llm(writer: Writer, seed: int) -> ChatModel:
     """The configured one."""
     return Local(writer, seed) if writer.local else Endpoint(writer)
 
 
-def check_writer(writer: Writer) -> None:
+def check_llm(writer: Writer) -> None:
     """Refuse a language model that cannot be asked.
 
     Raises:

@@ -30,9 +30,9 @@ from exam.core.files import digest
 from exam.core.logging import progress
 from exam.data.corpus import Article, CorpusFile, iter_articles
 from exam.data.schema import FEATURES, LETTERS
-from exam.data.splits import related
-from exam.generation.clients import ChatModel, model_of
-from exam.generation.prompts import excerpt, questions_of, request
+from exam.data.splits import group_near_duplicates
+from exam.generation.clients import ChatModel, open_llm
+from exam.generation.prompts import excerpt, parse_response, request
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Request:
 
 
 @dataclass
-class Journal:
+class ReplyCache:
     """What was written so far, by what was asked; the file is only ever added to."""
 
     path: Path
@@ -69,7 +69,7 @@ class Journal:
     lock: Any = field(default_factory=Lock)
 
     @classmethod
-    def read(cls, path: Path) -> "Journal":
+    def read(cls, path: Path) -> "ReplyCache":
         """The notes of an interrupted run; a line that is not as it was written is left out."""
         lines = path.read_bytes().split(b"\n") if path.is_file() else []
         found = [_note(line) for line in lines if line]
@@ -116,13 +116,13 @@ def questions(
     Near-repetitions of each other, and of the questions of `exams`, are left out. What the model
     wrote is kept below `outputs`, and serves every later run that asks the same.
     """
-    folder = outputs / FOLDER / digest(writer_key(generator.writer))[:8]
+    folder = outputs / FOLDER / digest(llm_key(generator.writer))[:8]
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        return _questions(files, generator, left_out, exams, Journal.read(folder / JOURNAL))
+        return _questions(files, generator, left_out, exams, ReplyCache.read(folder / JOURNAL))
 
 
-def writer_key(writer: Writer) -> dict[str, Any]:
+def llm_key(writer: Writer) -> dict[str, Any]:
     """What determines what a model writes."""
     own = {k: v for k, v in plain(writer).items() if k not in UNIMPORTANT}
     return {**own, "weights": checkpoint_fingerprint(writer.checkpoint)} if writer.local else own
@@ -133,7 +133,7 @@ def _questions(
     generator: Generator,
     left_out: set[str],
     exams: Dataset,
-    journal: Journal,
+    journal: ReplyCache,
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
     log.info("generate: %s holds %d replies", journal.path, len(journal.rows))
     chosen = _chosen(files, generator, left_out)
@@ -151,7 +151,7 @@ def _questions(
             attempts = generator.writer.attempts
             unasked = [one for one in block if not journal.settled(one.key, attempts)]
             if unasked:
-                model = model or model_of(generator.writer, generator.seed)
+                model = model or open_llm(generator.writer, generator.seed)
                 _ask(model, unasked, generator, journal)
             written = [
                 question
@@ -183,7 +183,7 @@ def _chosen(files: list[CorpusFile], generator: Generator, left_out: set[str]) -
             yield Request(article, messages, digest(messages)[:16])
 
 
-def _ask(model: ChatModel, block: list[Request], generator: Generator, journal: Journal) -> None:
+def _ask(model: ChatModel, block: list[Request], generator: Generator, journal: ReplyCache) -> None:
     """Have questions written about some articles; each is noted when it is done."""
 
     def ask(one: Request) -> None:
@@ -209,7 +209,7 @@ def _written(
             reply = model.reply(one.messages)
             note["read"] += reply.read
             note["written"] += reply.written
-            note["questions"] = [q.model_dump() for q in questions_of(reply.text, generator)]
+            note["questions"] = [q.model_dump() for q in parse_response(reply.text, generator)]
         except ValueError as error:
             note["refused"] = [*note["refused"], str(error)]
     return note
@@ -245,7 +245,8 @@ def _kept(written: list[dict[str, str]], exams: Dataset) -> list[dict[str, str]]
         }
         for number, row in enumerate(written)
     ]
-    group = related(concatenate_datasets([exams, Dataset.from_list(rows, features=FEATURES)]))
+    questions = Dataset.from_list(rows, features=FEATURES)
+    group = group_near_duplicates(concatenate_datasets([exams, questions]))
     seen = set(group[: len(exams)].tolist())
     kept = []
     for row, own in zip(written, group[len(exams) :].tolist(), strict=True):

@@ -74,7 +74,7 @@ def request(article: Article, text: str, generator: Generator) -> list[dict[str,
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": own}]
 
 
-def questions_of(reply: str, generator: Generator) -> list[Question]:
+def parse_response(reply: str, generator: Generator) -> list[Question]:
     """The questions of a reply.
 
     Raises:

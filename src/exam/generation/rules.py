@@ -205,7 +205,7 @@ class NotesCache:
         if len(self.found) > KEPT:
             self.found.clear()
         missing = sorted(rows - self.found.keys())
-        self.found |= {row: notes_of(article) for row, article in self.index.fetch(missing)}
+        self.found |= {row: extract_facts(article) for row, article in self.index.fetch(missing)}
 
 
 def _statement(own: Notes, near: list[Notes], random: Random) -> Iterator[Draft]:
@@ -294,7 +294,7 @@ def _shuffled(values: list[T], random: Random) -> list[T]:
     return random.sample(values, len(values))
 
 
-def notes_of(article: Article) -> Notes:
+def extract_facts(article: Article) -> Notes:
     """Read an article for what can be asked about it."""
     sentences = [article.text[a:b] for a, b in sentence_offsets(article.text, LENGTH[0])]
     plain = [re.sub(r"\s*\([^)]*\)", "", sentence).strip() for sentence in sentences]
