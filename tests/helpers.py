@@ -119,11 +119,11 @@ def jsonl_corpus(path: Path) -> "Corpus":
 def read_csv(path: Path, rows: list[dict[str, str]]) -> "Dataset":
     """Questions written in Kaggle's form, and read again."""
     from exam.config import Data
-    from exam.data.questions import read
+    from exam.data.questions import read_questions
 
     write_csv(path, rows)
     columns = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}
-    return read(Data(name=path.stem, dir=str(path.parent), columns=columns), path.name)
+    return read_questions(Data(name=path.stem, dir=str(path.parent), columns=columns), path.name)
 
 
 FORKS = multiprocessing.get_context("forkserver")

@@ -179,14 +179,14 @@ def _run(command: str, config: "Command") -> Any:
     from exam.core.exit import explained
     from exam.core.logging import keep_freed_memory, quiet_libraries
     from exam.core.security import go_offline
-    from exam.data.files import check_places
+    from exam.data.files import check_paths
 
     if config.offline:
         go_offline()
     quiet_libraries()
     keep_freed_memory()
     with explained():
-        check_places(config)
+        check_paths(config)
         return run_pipeline(command, config)
 
 

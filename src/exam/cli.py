@@ -308,7 +308,7 @@ def _run_body(composed: "DictConfig", command: str, arguments: list[str], *, mul
     """Run a command's body on its configuration, here or in several processes."""
     from exam.config.compose import typed
     from exam.core.security import go_offline
-    from exam.data.files import check_places
+    from exam.data.files import check_paths
     from exam.pipelines.launch import start_processes
 
     config = typed(composed)
@@ -316,7 +316,7 @@ def _run_body(composed: "DictConfig", command: str, arguments: list[str], *, mul
         go_offline()
     start(config.log_level)
     with explained():
-        check_places(config)
+        check_paths(config)
         if start_processes(config, command, arguments, multirun=multirun):
             return None
         return run_pipeline(command, config)

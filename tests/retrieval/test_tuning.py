@@ -17,7 +17,7 @@ from exam.config import Dtype, Encoder, PairLoss, Pairs, Query, Reranker, Target
 from exam.config.compose import composed
 from exam.core.checkpoints import checkpoint_fingerprint
 from exam.core.errors import ExamError
-from exam.data.files import check_places
+from exam.data.files import check_paths
 from exam.data.schema import FEATURES
 from exam.data.splits import Split
 from exam.retrieval.encoder import SentenceEncoder
@@ -229,7 +229,7 @@ def test_stopped_and_resumed_training_equals_an_uninterrupted_one(
 
 def test_a_reader_of_pairs_that_does_not_exist_is_refused_before_any_work():
     with pytest.raises(ExamError, match=r"^missing does not exist: it has no manifest\.json"):
-        check_places(
+        check_paths(
             composed("train", "task=reranker", "pairs.positives=reader", "pairs.reader=missing")
         )
 

@@ -22,7 +22,7 @@ from exam.config import Bundle, Cascade, Data, EnsembleKind, Infer, Train, names
 from exam.core.errors import ExamError, spell_command
 from exam.core.logging import say
 from exam.core.stage import Stage
-from exam.data.kaggle import INPUT
+from exam.data.files import INPUT
 from exam.data.schema import LETTERS
 from exam.evaluation.submission import validate_submission
 from exam.pipelines.ensemble_infer import check_readers

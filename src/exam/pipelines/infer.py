@@ -31,8 +31,8 @@ from exam.core.files import is_sealed, read_object, sealed
 from exam.core.logging import environment
 from exam.core.stage import Stage, finished
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, list_run_files
-from exam.data.questions import questions_digest, read
-from exam.data.schema import LETTERS, in_order
+from exam.data.questions import questions_digest, read_questions
+from exam.data.schema import LETTERS, permute_options
 from exam.evaluation.predictions import (
     GIVEN,
     Predictions,
@@ -112,7 +112,7 @@ def asked_questions(config: Train) -> Dataset:
     """The questions that are to be answered: the test set, or the reported ones."""
     # The submission speaks of the options as the file has them.
     asked = replace(config.data, shuffle_options=False)
-    questions = read(asked, asked.test or asked.valid)
+    questions = read_questions(asked, asked.test or asked.valid)
     if not len(questions):
         raise ExamError(f"data={asked.name} names no questions.\nGive a file: data.test=<file>")
     return questions
@@ -232,7 +232,7 @@ def _rotated(
 def _turned(question: dict[str, Any], by: int) -> dict[str, Any]:
     """A question whose options begin `by` places further on."""
     number = len(question["options"])
-    return in_order(question, [(place + by) % number for place in range(number)])
+    return permute_options(question, [(place + by) % number for place in range(number)])
 
 
 def letters_of(data: Data) -> str:

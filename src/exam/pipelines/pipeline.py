@@ -20,12 +20,12 @@ from exam.core.files import read_json, write_json
 from exam.core.logging import say
 from exam.core.stage import Stage, log_reused
 from exam.core.trainer import REPORT, RESULTS
-from exam.data.questions import read
+from exam.data.questions import read_questions
 from exam.data.splits import read_split
 from exam.evaluation.retrieval import CURVES_UP_TO, comparison, curves, ranked
 from exam.evaluation.retrieval import table as contexts_table
 from exam.evaluation.scored import Run, log_scores
-from exam.generation.generate import QUESTIONS, generate, generated
+from exam.generation.generate import QUESTIONS, generate, generate_if_used
 from exam.pipelines.ensemble_infer import answered
 from exam.pipelines.preflight import prepare
 from exam.pipelines.stress import stressed
@@ -51,14 +51,14 @@ def run_retrieve(config: Retrieve) -> dict[str, ContextSet]:
         retrieval.build(generates=data.uses_generated_questions)
         if distributed.rank() > 0:
             return {}
-    written = generated(data, retrieval, config.generator)
+    written = generate_if_used(data, retrieval, config.generator)
     sets = {"train": data.train, "valid": data.valid, "test": data.test}
     wanted = {name: entries for name, entries in sets.items() if entries is not None}
     if not wanted:
         raise ExamError(f"data={data.name} names no questions.\nGive a file: data.test=<file>")
     contexts, stages = {}, {}
     for name, entries in wanted.items():
-        questions = read(data, entries, written.folder / QUESTIONS if written else None)
+        questions = read_questions(data, entries, written.folder / QUESTIONS if written else None)
         stage = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
         log_scores(stage, name)
         contexts[name] = stage
@@ -123,7 +123,7 @@ def _train_retrieval(config: Train) -> Run:
     from exam.pipelines.train_retrieval import train_retrieval
 
     retrieval = Retrieval.of(config)
-    written = generated(config.data, retrieval, config.generator)
+    written = generate_if_used(config.data, retrieval, config.generator)
     split = read_split(config.data, written.folder / QUESTIONS if written else None)
     return train_retrieval(config, retrieval, split)
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from exam.config import Generate, Model, ReaderKind, Retrieving, Task, Train
 from exam.core.loading import longest_input
-from exam.generation.clients import check_writer
+from exam.generation.clients import check_llm
 from exam.pipelines.revisions import pin_revisions
 from exam.pipelines.room import check_room
 from exam.pipelines.workload import uses_encoder, uses_writer
@@ -50,7 +50,7 @@ def prepare(config: Command) -> Command:
         trains = isinstance(pinned, Train) and pinned.task is Task.reranker
         inspect_reranker(pinned.reranker, trained=not trains)
     if uses_writer(pinned):
-        check_writer(pinned.generator.writer)
+        check_llm(pinned.generator.writer)
     return pinned
 
 

@@ -21,7 +21,7 @@ from exam.core.logging import say
 from exam.core.stage import Stage, log_reused
 from exam.core.trainer import CHECKPOINTS, REPORT, RESULTS
 from exam.data.questions import questions_digest
-from exam.data.schema import in_order
+from exam.data.schema import permute_options
 from exam.evaluation.predictions import predictions_of, read_predictions, write_predictions
 from exam.evaluation.results import System, baselines, of_logits, results, table
 from exam.metrics import Floats, ranking
@@ -69,7 +69,7 @@ def _reversed(contexts: Contexts, *_: Any) -> Contexts:
 
 def _permuted(question: Question, random: Random) -> Question:
     number = len(question["options"])
-    return in_order(question, random.sample(range(number), number))
+    return permute_options(question, random.sample(range(number), number))
 
 
 def _with_none(*, right: bool) -> Callable[[Question, Random], Question]:

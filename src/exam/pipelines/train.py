@@ -20,11 +20,11 @@ from exam.core.manifest import MANIFEST
 from exam.core.stage import Stage, log_reused
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, list_run_files
 from exam.data.questions import questions_digest
-from exam.data.splits import Split, fold_of, read_split
+from exam.data.splits import Split, assign_folds, read_split
 from exam.evaluation.predictions import read_predictions
 from exam.evaluation.results import BLIND, System, results, table
 from exam.evaluation.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
-from exam.generation.generate import QUESTIONS, generated
+from exam.generation.generate import QUESTIONS, generate_if_used
 from exam.metrics import Floats
 from exam.pipelines.preflight import ReaderLimits, check_reader
 from exam.pipelines.room import check_room
@@ -72,9 +72,11 @@ def _prepare(config: Train, limits: ReaderLimits | None) -> Prepared:
             _read_questions(data, None, limits)  # refused before the indexes are built
         retrieval.build(generates=data.uses_generated_questions)
     with distributed.leader_first():
-        written = generated(data, retrieval, config.generator)
+        written = generate_if_used(data, retrieval, config.generator)
         split = _read_questions(data, written, limits)
-        fold = fold_of(split.train, data.folds, data.split_seed) if data.cross_validate else None
+        fold = (
+            assign_folds(split.train, data.folds, data.split_seed) if data.cross_validate else None
+        )
         if distributed.rank() == 0 and not _has_earlier_run(config):
             check_room(config)
         pool, valid = _retrieve_contexts(retrieval, split, data)
@@ -93,14 +95,14 @@ def _read_questions(data: Data, written: Stage | None, limits: ReaderLimits | No
         read_split(data, written.folder / QUESTIONS if written else None), data
     )
     if limits is not None:
-        limits.check(split.pool)
+        limits.check(split.all_train)
         limits.check(split.valid)
     return split
 
 
 def _retrieve_contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[Stage, Stage]:
     """Retrieve the passages of every training question, and of the reported questions."""
-    pool = retrieval.contexts(split.pool, f"{data.name}-train")
+    pool = retrieval.contexts(split.all_train, f"{data.name}-train")
     if data.valid is None or data.cross_validate:
         return pool, pool
     return pool, retrieval.contexts(split.valid, f"{data.name}-valid")
@@ -185,7 +187,7 @@ def _iterate_folds(config: Train, split: Split, fold: Any) -> Iterator[tuple[Tra
                 load_best_model_at_end=False,
             ),
         )
-        yield part, Split(split.pool, train, none, questions.select(inside), none), inside
+        yield part, Split(split.all_train, train, none, questions.select(inside), none), inside
 
 
 def _cross_validate(config: Train, prepared: Prepared) -> Run:

@@ -38,7 +38,7 @@ def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Run:
     """
     outputs, by_reader = Path(config.outputs), config.pairs.positives == READER
     reader = restore_reader(config) if by_reader else None
-    pool = retrieval.first_contexts(split.pool, f"{config.data.name}-train")
+    pool = retrieval.first_contexts(split.all_train, f"{config.data.name}-train")
     pairs = config.pairs
     if reader is not None:
         gains = measure_gains(*reader, split.train, pool, pairs.last, outputs)

@@ -18,7 +18,7 @@ from exam.core.errors import ExamError, spell_command
 from exam.core.files import read_json, write_json
 from exam.core.logging import watched
 from exam.core.stage import Stage
-from exam.data.splits import fold_of, related
+from exam.data.splits import assign_folds, group_near_duplicates
 from exam.metrics import Floats, Ints
 from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.evaluation import Contexts, within_budget, words
@@ -159,10 +159,10 @@ def cross_fit(questions: Dataset, features: Floats) -> Floats | None:
 
     Near-duplicates stay in one fold. Returns None for too few questions.
     """
-    folds = min(FOLDS, len(set(related(questions).tolist())) if len(questions) else 0)
+    folds = min(FOLDS, len(set(group_near_duplicates(questions).tolist())) if len(questions) else 0)
     if folds < 2:
         return None
-    fold, labels = fold_of(questions, folds, 0), np.array(questions["label"])
+    fold, labels = assign_folds(questions, folds, 0), np.array(questions["label"])
     logits = np.empty(features.shape[:2])
     for number in range(folds):
         inside = fold == number

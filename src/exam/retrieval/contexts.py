@@ -15,7 +15,7 @@ from exam.core.errors import ExamError
 from exam.core.files import atomic, digest, read_object, write_json
 from exam.core.stage import Stage, finished, siblings
 from exam.data.schema import FEATURES
-from exam.data.tables import parquet_of
+from exam.data.tables import translate_parquet_errors
 from exam.metrics import Estimate, figures
 from exam.retrieval.evaluation import Contexts, option_support, question_scores, words
 from exam.retrieval.idf import Rarity
@@ -62,7 +62,7 @@ class ContextSet:
             ExamError: the file is broken or of another form.
         """
         path = self.folder / FILE
-        with parquet_of(path):
+        with translate_parquet_errors(path):
             return Dataset(pq.read_table(path, schema=SCHEMA))
 
     @property
@@ -151,7 +151,7 @@ def read_contexts(stage: Stage, top_k: int | None = None) -> Contexts:
     """
     path = stage.folder / FILE
     filters = None if top_k is None else [("rank", "<=", top_k)]
-    with parquet_of(path):
+    with translate_parquet_errors(path):
         table = pq.read_table(path, schema=SCHEMA, filters=filters)
         rows = table.to_pylist()
     if empty := [name for name in NEEDED if table[name].null_count]:
@@ -188,7 +188,7 @@ def read_rarity(stage: Stage) -> dict[str, float]:
 def read_questions(stage: Stage) -> Dataset:
     """Return the questions of the contexts."""
     path = stage.folder / QUESTIONS
-    with parquet_of(path):
+    with translate_parquet_errors(path):
         table = pq.read_table(path, schema=FEATURES.arrow_schema)
         return Dataset.from_dict(table.to_pydict(), features=FEATURES)
 

@@ -15,7 +15,7 @@ from exam.core.artifacts import open_stage
 from exam.core.files import atomic
 from exam.core.logging import watched
 from exam.core.stage import Stage
-from exam.data.articles import CorpusFile, iter_articles
+from exam.data.corpus import CorpusFile, iter_articles
 from exam.retrieval.evaluation import words
 
 FILE = "words.parquet"

@@ -24,16 +24,17 @@ from exam.core.estimates import FP32, check_disk
 from exam.core.files import atomic, is_sealed, sealed
 from exam.core.logging import log_progress, progress
 from exam.core.stage import Stage, finished
-from exam.data.articles import (
+from exam.data.corpus import (
     Article,
     CorpusFile,
     check_unique_ids,
+    corpus_files,
+    corpus_key,
     count_articles,
     get_articles,
     iter_articles,
     title_and_first_sentence,
 )
-from exam.data.corpus import corpus_files, corpus_key
 from exam.data.sentences import splitter
 from exam.retrieval.building import build_vectors, cleanup_partial_build
 from exam.retrieval.chunking import PassageTable

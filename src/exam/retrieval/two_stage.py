@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from exam.config import Query, Search
 from exam.core.files import digest, is_sealed, sealed
 from exam.core.logging import log_progress
-from exam.data.articles import Article
+from exam.data.corpus import Article
 from exam.data.sentences import sentence_offsets
 from exam.retrieval.contexts import context_rows
 from exam.retrieval.embeddings import (
