@@ -36,7 +36,7 @@ def retrieval_of(config: Any) -> Any:
     """The configured retrieval, its encoder loaded and used once."""
     from exam.retrieval.retriever import Retrieval
 
-    found = Retrieval.of(config)
+    found = Retrieval.from_config(config)
     found.sentence_encoder.encode(["first use"])
     return found
 

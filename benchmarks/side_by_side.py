@@ -75,5 +75,5 @@ def questions_and_contexts(
         f"outputs={work}",
     )
     questions = read_questions(config.data, f"{part}.csv")
-    found = Retrieval.of(config).contexts(questions, f"bench-{part}")
+    found = Retrieval.from_config(config).contexts(questions, f"bench-{part}")
     return questions, read_contexts(found, top_k)

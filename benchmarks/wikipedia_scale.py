@@ -31,7 +31,7 @@ from exam.core.files import write_json
 from exam.core.logging import peak_memory_mib, reset_peak_memory, say, start_logging
 from exam.metrics import estimate
 from exam.retrieval.building import build_vectors, cleanup_partial_build
-from exam.retrieval.recipes import IndexSpec, choose_index_spec, faiss_module
+from exam.retrieval.recipes import IndexSpec, choose_index_spec, import_faiss
 from exam.retrieval.vectors import VectorIndex, Vectors, exact_search
 
 WIKIPEDIA = 6_286_775
@@ -209,7 +209,7 @@ def part_search(given: argparse.Namespace) -> dict[str, Any]:
     plan = IndexSpec(**json.loads((folder / "facts.json").read_text(encoding="utf-8"))["plan"])
     index = VectorIndex(folder, plan)
     queries = np.load(given.work / "queries.npy", allow_pickle=False)
-    faiss_module()
+    import_faiss()
     before = peak_memory_mib()
     seconds, cpu = [], []
     rows = np.empty((0, K), np.int64)

@@ -114,7 +114,7 @@ def test_auto_says_what_it_predicts(caplog):
 
 
 def test_auto_prefers_exact_where_a_gpu_is(monkeypatch):
-    monkeypatch.setattr(vectors_module.faiss_module(), "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(vectors_module.import_faiss(), "get_num_gpus", lambda: 1)
     auto = Index(recipe=Recipe.auto, memory_gib=0.001)
     assert choose_index_spec(auto, 100_000, 64).recipe == "exact"
     assert index_key(auto)["gpu"] is True

@@ -60,7 +60,7 @@ class LoadedRun:
         _, self.config = restored(infer, reads_questions=False)
         self._work = TemporaryDirectory()
         self._stages = Path(self._work.name) / "stages"  # of one question, then removed
-        self.retrieval = replace(Retrieval.of(self.config), contexts_outputs=self._stages)
+        self.retrieval = replace(Retrieval.from_config(self.config), contexts_outputs=self._stages)
         self._answer = loaded(
             self.config, Path(infer.ckpt) / MODEL, Path(self._work.name), merge=False
         )

@@ -158,7 +158,7 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
     folder = Path(infer.ckpt)
     trained, config = restored(infer)
     limits = check_saved_reader(config, folder / MODEL)
-    retrieval = Retrieval.of(config)
+    retrieval = Retrieval.from_config(config)
     questions = asked_questions(config)
     if rows is not None:
         questions = questions.select(rows)
@@ -192,7 +192,7 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
             stage.finish(list_run_files(stage.folder), questions=len(questions))
         if distributed.rank() == 0:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
-    return Answered(stage, questions, contexts, before, config, retrieval.opened)
+    return Answered(stage, questions, contexts, before, config, retrieval.opened_stages)
 
 
 def _rotated(

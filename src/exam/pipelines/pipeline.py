@@ -46,7 +46,7 @@ def run_retrieve(config: Retrieve) -> dict[str, ContextSet]:
         The contexts of `train`, `valid` and `test`, as far as the data has them.
     """
     config = prepare(config)
-    retrieval, data = Retrieval.of(config), config.data
+    retrieval, data = Retrieval.from_config(config), config.data
     if distributed.world_size() > 1:
         retrieval.build(generates=data.uses_generated_questions)
         if distributed.rank() > 0:
@@ -122,7 +122,7 @@ def run_train(config: Train) -> Run:
 def _train_retrieval(config: Train) -> Run:
     from exam.pipelines.train_retrieval import train_retrieval
 
-    retrieval = Retrieval.of(config)
+    retrieval = Retrieval.from_config(config)
     written = generate_if_used(config.data, retrieval, config.generator)
     split = read_split(config.data, written.folder / QUESTIONS if written else None)
     return train_retrieval(config, retrieval, split)

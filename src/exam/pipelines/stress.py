@@ -38,7 +38,7 @@ from exam.retrieval.contexts import (
     write_contexts,
 )
 from exam.retrieval.evaluation import Contexts
-from exam.retrieval.idf import Rarity
+from exam.retrieval.idf import DocumentFrequencies
 from exam.retrieval.retriever import Retrieval
 
 NONE = "None of the above"
@@ -107,7 +107,7 @@ def stressed(stress: Stress) -> None:
             f"data={config.data.name} has questions without an answer.\n"
             "Give answered ones: data.test=<file>, or data=<name>"
         )
-    retrieval = Retrieval.of(config)
+    retrieval = Retrieval.from_config(config)
     contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     key = {
         **answers_key(trained, config, questions, contexts),
@@ -116,7 +116,7 @@ def stressed(stress: Stress) -> None:
     }
     outputs, name = Path(stress.outputs), f"{config.data.name}-{trained.folder.name}"
     top_k = config.context.passages(training=False)
-    rarity = retrieval.rarity if config.retriever.kind.searches else None
+    frequencies = retrieval.document_frequencies if config.retriever.kind.searches else None
     with open_stage(outputs, "stress", name, key, stress.resume.value) as stage:
         if not stage.reused:
             answer = loaded(config, trained.folder / MODEL, stage.folder, merge=False)
@@ -124,7 +124,7 @@ def stressed(stress: Stress) -> None:
             for condition, path in _files(stage):
                 asked = _asked(condition, questions, stress.seed)
                 if not is_sealed(path):  # of an interrupted run
-                    given = _given(condition, contexts, asked, top_k, stress.seed, rarity)
+                    given = _given(condition, contexts, asked, top_k, stress.seed, frequencies)
                     logits = answer(asked, given).logits
                     predictions = predictions_of(asked, logits, config.name, condition.name)
                     with sealed(path) as temporary:
@@ -176,7 +176,7 @@ def _given(
     questions: Dataset,
     top_k: int,
     seed: int,
-    rarity: Rarity | None,
+    frequencies: DocumentFrequencies | None,
 ) -> Stage:
     """The passages under a condition, as a stage of their own."""
     if condition.contexts is None and condition.question is None:
@@ -194,7 +194,7 @@ def _given(
                 for key, passages in found.items()
             )
             write_contexts(stage, ranked)
-            evaluate(stage, questions, rarity)
+            evaluate(stage, questions, frequencies)
             stage.finish([FILE, *EVALUATED], questions=len(questions))
     return stage
 

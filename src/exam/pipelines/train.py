@@ -66,7 +66,7 @@ def train_reader(config: Train) -> Run:
 
 
 def _prepare(config: Train, limits: ReaderLimits | None) -> Prepared:
-    retrieval, data = Retrieval.of(config), config.data
+    retrieval, data = Retrieval.from_config(config), config.data
     if distributed.world_size() > 1:
         if not data.uses_generated_questions:
             _read_questions(data, None, limits)  # refused before the indexes are built

@@ -78,12 +78,12 @@ class ArticleIndex:
         """Return the rows of the `k` nearest articles, shape `(queries, k)`, best first."""
         return self.vectors.search(queries, k)[1]
 
-    def near(self, row: int, k: int) -> list[int]:
+    def find_neighbors(self, row: int, k: int) -> list[int]:
         """Return the rows of the `k` articles nearest to another, best first."""
         vector = self.vectors.vectors_at(np.array([row]))
         return [int(r) for r in self.search(vector, k + 1)[0] if r != row][:k]
 
-    def fetch(self, rows: list[int]) -> Iterator[tuple[int, Article]]:
+    def get_articles(self, rows: list[int]) -> Iterator[tuple[int, Article]]:
         """Yield the articles at ascending rows, read one corpus file at a time."""
         chosen = self.table.take(pa.array(rows, pa.int64()))
         by_file: dict[int, dict[int, str]] = {}
