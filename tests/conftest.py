@@ -195,7 +195,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Bench"]:
 
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["exam.pipelines.pipeline"])
+COMMANDS = ("train", "infer", "retrieve", "generate", "stress")
+FORKS.set_forkserver_preload([f"exam.pipelines.{name}" for name in COMMANDS])
 
 
 def exam(

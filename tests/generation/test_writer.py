@@ -22,7 +22,7 @@ from exam.core.files import digest
 from exam.data.articles import Article
 from exam.generation.journal import Journal
 from exam.generation.replies import excerpt, questions_of, request
-from exam.pipelines.pipeline import run_generate
+from exam.pipelines.generate import run_generate
 from exam.readers.multiple_choice.model import tiny_tokenizer
 
 OWN = Generator(name="llm", kind=GeneratorKind.llm, options=3)

@@ -29,7 +29,7 @@ class Run:
     stage: Stage
     stages: list[Stage]
     systems: list[System]  # baselines first, the reader last; empty where answers are unknown
-    chosen_by: float | None = None  # MAP@3 on what choices may rest on, never on what is reported
+    selection_score: float | None = None  # MAP@3 for choices, never on the reported questions
 
     @property
     def folder(self) -> Path:
