@@ -127,7 +127,8 @@ def read_csv(path: Path, rows: list[dict[str, str]]) -> "Dataset":
 
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["exam.pipelines.pipeline"])
+COMMANDS = ("train", "infer", "retrieve", "generate", "stress")
+FORKS.set_forkserver_preload([f"exam.pipelines.{name}" for name in COMMANDS])
 
 
 def exam(

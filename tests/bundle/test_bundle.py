@@ -11,7 +11,7 @@ from zipfile import ZipFile
 import pytest
 from helpers import ROOT, exam, make_place, make_questions, tiny
 
-from exam.bundle.bundle import estimate_seconds, format_estimate, make_bundle
+from exam.bundle.bundle import estimate_seconds, format_estimate, run_bundle
 from exam.bundle.contents import Contents, atomic_directory, check, link_stages, unpack
 from exam.bundle.notebook import commands, write_notebook
 from exam.bundle.rehearsal import dry_run, has_namespaces
@@ -464,7 +464,7 @@ def test_a_bundle_that_a_notebook_cannot_use_is_refused_first(tmp_path, override
     (tmp_path / "image.txt").write_text("Python 3.13.2 (main, Feb 17 2025)\n")
     values = [value.format(out=tmp_path) for value in ["out={out}/new", *overrides]]
     with pytest.raises(ExamError) as caught:
-        make_bundle(composed("bundle", "ckpt=nothing", *values))
+        run_bundle(composed("bundle", "ckpt=nothing", *values))
     observed, _, instruction = str(caught.value).partition("\n")
     assert problem.format(out=tmp_path) in observed
     assert remedy in instruction

@@ -24,7 +24,7 @@ from helpers import ROOT, exam, jsonl_corpus, make_place, make_questions, tiny
 from transformers import LlamaConfig
 
 from exam import load
-from exam.bundle.bundle import make_bundle
+from exam.bundle.bundle import run_bundle
 from exam.bundle.rehearsal import NO_NETWORK, has_namespaces
 from exam.config import (
     Bundle,
@@ -62,7 +62,7 @@ from exam.data.schema import parse_questions
 from exam.data.tables import read_rows
 from exam.generation.clients import Endpoint
 from exam.pipelines.infer import _warn_of_versions
-from exam.pipelines.tracking import tracked
+from exam.pipelines.tracking import track_run
 from exam.readers.causal_lm.layerwise import _tensor_files
 from exam.readers.causal_lm.load import _runner, load_causal
 from exam.readers.multiple_choice.model import load_reader
@@ -297,9 +297,9 @@ def test_a_run_cannot_switch_code_on(saved, group):
 def test_a_bundle_repeats_that_word_and_no_other(tmp_path):
     given = Bundle(ckpt=str(tmp_path), out=str(tmp_path / "out"))
     with pytest.raises(ExamError, match=r"run\.<key>, retriever="):
-        make_bundle(replace(given, run={"model": {"max_length": 3}}))
+        run_bundle(replace(given, run={"model": {"max_length": 3}}))
     with pytest.raises(ExamError, match=r"has no manifest\.json"):  # it went on to the run
-        make_bundle(replace(given, run={"model": {"trust_remote_code": True}}))
+        run_bundle(replace(given, run={"model": {"trust_remote_code": True}}))
 
 
 # Configurations.
@@ -566,7 +566,7 @@ def test_neither_code_nor_addresses_go_to_wandb(config, monkeypatch):
     given = {}
     monkeypatch.setattr("wandb.init", lambda **own: given.update(own))
     monkeypatch.setattr("wandb.finish", lambda **_: None)
-    with tracked(replace(config, tracker=Tracker("wandb", TrackerMode.online))):
+    with track_run(replace(config, tracker=Tracker("wandb", TrackerMode.online))):
         settings = given["settings"]
     assert (settings.disable_git, settings.disable_code, settings.console) == (True, True, "off")
 

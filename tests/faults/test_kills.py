@@ -253,8 +253,8 @@ def test_orders_of_the_options_that_were_answered_are_kept(places, tmp_path):
     log = run(place, ORDERS.verb, *given).log
     again = [line[9:] for line in log.splitlines() if "answered already" in line]
     assert again == [
-        "infer: options given are answered already",
-        "infer: options rotated by 1 are answered already",
+        "infer: reusing predictions with options given",
+        "infer: reusing predictions with options rotated by 1",
     ]
     assert contents(place) == contents(after)
 

@@ -23,7 +23,7 @@ from exam.core.files import digest
 from exam.data.corpus import Article
 from exam.generation.llm import ReplyCache
 from exam.generation.prompts import excerpt, parse_response, request
-from exam.pipelines.pipeline import run_generate
+from exam.pipelines.generate import run_generate
 from exam.readers.multiple_choice.model import tiny_tokenizer
 
 OWN = Generator(name="llm", kind=GeneratorKind.llm, options=3)

@@ -16,7 +16,7 @@ from exam.config.compose import composed, conf_dir
 from exam.data.splits import PAIRED_STD
 from exam.evaluation.predictions import read_predictions
 from exam.metrics import questions_for
-from exam.pipelines.pipeline import run_infer
+from exam.pipelines.infer import run_infer
 from exam.pipelines.train import train_reader
 
 EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))
@@ -67,7 +67,7 @@ def test_every_fold_is_predicted_by_what_the_others_trained(place):
     for part in own:
         assert np.array_equal(part.logits, found.logits[[place_of[key] for key in part.ids]])
     assert results_of(run)["rows"][-1]["n"] == 40
-    assert run.chosen_by == pytest.approx(results_of(run)["rows"][-1]["map_at_3"])
+    assert run.selection_score == pytest.approx(results_of(run)["rows"][-1]["map_at_3"])
     again = train_reader(composed("train", *overrides))
     assert again.stage.reused
     asked = run_infer(
@@ -98,7 +98,7 @@ def test_several_seeds_give_their_mean_and_spread(place):
     assert len(set(each)) > 1
     states = (place / "outputs" / "train").glob("seeds-*/trainer_state.json")
     on_its_fold = [json.loads(path.read_text())["best_metric"] for path in states]
-    assert run.chosen_by == pytest.approx(np.mean(on_its_fold))  # not what is reported
+    assert run.selection_score == pytest.approx(np.mean(on_its_fold))  # not what is reported
 
 
 @pytest.mark.slow

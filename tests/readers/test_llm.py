@@ -246,7 +246,7 @@ def test_letters_are_learned_saved_and_read_again(tmp_path, saved, stage, tuning
 
 @pytest.mark.parametrize("more", [[], ["tuning=lora", "trainer.num_train_epochs=1"]])
 def test_a_run_of_a_random_decoder_answers_again(tmp_path, more):
-    from exam.pipelines.pipeline import run_infer
+    from exam.pipelines.infer import run_infer
     from exam.pipelines.train import train_reader
 
     own = ["model=smollm2", "model.gguf=null", "model.chat=false", "model.architecture=llama"]

@@ -30,13 +30,13 @@ class Run:
         stage: The run's folder, its key, and what it cost.
         stages: All stages that it depends on, and its own.
         systems: Baselines first, the reader last; empty where answers are unknown.
-        chosen_by: MAP@3 of the questions that chose the checkpoint, never of those reported.
+        selection_score: MAP@3 of the questions that chose the checkpoint, never of those reported.
     """
 
     stage: Stage
     stages: list[Stage]
     systems: list[System]
-    chosen_by: float | None = None
+    selection_score: float | None = None
 
     @property
     def folder(self) -> Path:

@@ -53,11 +53,11 @@ class LoadedRun:
         if infer.offline:
             go_offline()
         from exam.core.checkpoints import MODEL
-        from exam.pipelines.infer import restored
+        from exam.pipelines.infer import restore_run
         from exam.readers.base import loaded
         from exam.retrieval.retriever import Retrieval
 
-        _, self.config = restored(infer, reads_questions=False)
+        _, self.config = restore_run(infer, reads_questions=False)
         self._work = TemporaryDirectory()
         self._stages = Path(self._work.name) / "stages"  # of one question, then removed
         self.retrieval = replace(Retrieval.from_config(self.config), contexts_outputs=self._stages)

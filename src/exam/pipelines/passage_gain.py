@@ -23,7 +23,7 @@ from exam.core.files import atomic, is_sealed, sealed
 from exam.core.loading import longest_input
 from exam.core.stage import Stage
 from exam.data.questions import questions_digest
-from exam.pipelines.infer import restored
+from exam.pipelines.infer import restore_run
 from exam.pipelines.preflight import check_saved_reader
 from exam.readers.multiple_choice.features import build_features
 from exam.readers.multiple_choice.reader import Reader, predict
@@ -60,7 +60,7 @@ def restore_reader(config: Train) -> tuple[Stage, Train]:
         offline=config.offline,
         run={group: {"trust_remote_code": True} for group in trusted},
     )
-    run, settings = restored(restore, reads_questions=False)
+    run, settings = restore_run(restore, reads_questions=False)
     model, saved = settings.model, run.folder / MODEL
     if model.kind is not ReaderKind.transformer or model.evidence:
         state = "model.evidence=true" if model.evidence else f"model.kind={model.kind.value}"

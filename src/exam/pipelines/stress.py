@@ -25,7 +25,7 @@ from exam.data.schema import permute_options
 from exam.evaluation.predictions import predictions_of, read_predictions, write_predictions
 from exam.evaluation.results import System, baselines, of_logits, results, table
 from exam.metrics import Floats, ranking
-from exam.pipelines.infer import answers_key, asked_questions, restored
+from exam.pipelines.infer import answers_key, read_test_questions, restore_run
 from exam.pipelines.preflight import check_saved_reader
 from exam.readers.base import loaded
 from exam.report.run import write_results
@@ -96,12 +96,12 @@ CONDITIONS = (
 )
 
 
-def stressed(stress: Stress) -> None:
+def run_stress(stress: Stress) -> None:
     """Ask a run's reader the same questions under every condition; a table of what changes."""
     distributed.check_single("exam stress")
-    trained, config = restored(stress)
+    trained, config = restore_run(stress)
     check_saved_reader(config, trained.folder / MODEL)
-    questions = asked_questions(config)
+    questions = read_test_questions(config)
     if None in questions["label"]:
         raise ExamError(
             f"data={config.data.name} has questions without an answer.\n"
