@@ -208,7 +208,7 @@ def _check_task(config: Train) -> None:
     """Refuse to train a reranker or an encoder without a model, a ranking or pairs."""
     if config.task is Task.reader:
         return
-    distributed.check_single(f"task={config.task.value}")
+    distributed.require_single_process(f"task={config.task.value}")
     if config.task is Task.reranker and config.reranker.ckpt is None:
         raise ExamError(
             "task=reranker trains reranker.ckpt, which has no value.\n"
@@ -334,7 +334,7 @@ def _check_causal_lm(config: Train) -> None:
             "parts.\nLeave context.layout out."
         )
     if not is_trained(config.trainer):
-        distributed.check_single("A language model without training")
+        distributed.require_single_process("A language model without training")
     elif model.execution is not Execution.memory or model.scoring is not Scoring.letters:
         raise ExamError(
             f"model.scoring={model.scoring.value} with model.execution={model.execution.value} "

@@ -106,13 +106,13 @@ def shared_stage(
 ) -> Iterator[Stage]:
     """A stage that all processes work on together; rank 0 alone opens, writes and finishes it."""
     if distributed.rank() > 0:
-        folder, reused = distributed.told(None)
+        folder, reused = distributed.broadcast_from_rank0(None)
         yield finished(folder) if reused else Stage(kind, folder, key)
     else:
         with open_stage(outputs, kind, name, key, resume) as stage:
-            distributed.told((stage.folder, stage.reused))
+            distributed.broadcast_from_rank0((stage.folder, stage.reused))
             yield stage
-    distributed.wait()
+    distributed.barrier()
 
 
 def _folder(base: Path, key: dict[str, Any], resume: str) -> Path:

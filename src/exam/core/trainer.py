@@ -94,7 +94,7 @@ class ChecksumCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the checksums of the checkpoint's files, including other processes' files."""
-        distributed.wait()
+        distributed.barrier()
         if args.should_save:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             (folder / ARGUMENTS).unlink(missing_ok=True)
@@ -173,7 +173,7 @@ def fit(trainer: Trainer) -> dict[str, Any]:
     Returns the Trainer's final figures. The state file lies beside the checkpoints' folder.
     """
     folder = Path(str(trainer.args.output_dir))
-    checkpoint = distributed.told(
+    checkpoint = distributed.broadcast_from_rank0(
         last_complete_checkpoint(folder) if distributed.rank() == 0 else None
     )
     if checkpoint:

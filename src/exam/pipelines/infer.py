@@ -166,7 +166,7 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
         limits.check(questions)
     if distributed.world_size() > 1:
         retrieval.build(generates=False)
-    with distributed.leader_first():
+    with distributed.main_process_first():
         contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     before = [*retrieval.stages, contexts]
     letters = letters_of(config.data)
@@ -213,7 +213,7 @@ def _rotated(
         log.warning("infer: this reader scores options alike in any order: rotations=1 is enough")
     for turn in range(rotations):
         order, path = f"rotated by {turn}" if turn else GIVEN, work / f"order-{turn}.parquet"
-        if distributed.told(is_sealed(path) if distributed.rank() == 0 else None):
+        if distributed.broadcast_from_rank0(is_sealed(path) if distributed.rank() == 0 else None):
             log.info("infer: options %s are answered already", order)
             yield read_predictions(path), None
             continue

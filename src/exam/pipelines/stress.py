@@ -98,7 +98,7 @@ CONDITIONS = (
 
 def stressed(stress: Stress) -> None:
     """Ask a run's reader the same questions under every condition; a table of what changes."""
-    distributed.check_single("exam stress")
+    distributed.require_single_process("exam stress")
     trained, config = restored(stress)
     check_saved_reader(config, trained.folder / MODEL)
     questions = asked_questions(config)

@@ -71,7 +71,7 @@ def _prepare(config: Train, limits: ReaderLimits | None) -> Prepared:
         if not data.uses_generated_questions:
             _read_questions(data, None, limits)  # refused before the indexes are built
         retrieval.build(generates=data.uses_generated_questions)
-    with distributed.leader_first():
+    with distributed.main_process_first():
         written = generated(data, retrieval, config.generator)
         split = _read_questions(data, written, limits)
         fold = fold_of(split.train, data.folds, data.split_seed) if data.cross_validate else None

@@ -171,7 +171,7 @@ def _build(
             if source.total is not None and distributed.rank() == 0:
                 _check_room(stage.folder, source.total, encoder, index)
             number = _encode_shards(stage.folder, source, index.shard_size, encoder)
-            distributed.wait()
+            distributed.barrier()
         if distributed.rank() == 0:
             if not stage.reused:
                 files, facts = _assemble(stage.folder, index, number)

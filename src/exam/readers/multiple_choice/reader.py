@@ -139,7 +139,7 @@ class Reader:
             order=context.order,
             evidence=self.config.evidence,
         )
-        with distributed.leader_first():
+        with distributed.main_process_first():
             return load_features(name, questions, contexts, self.tokenizer, reading)
 
     def trainer(self, train: Dataset | None, dev: Dataset | None, options: int) -> ReaderTrainer:
