@@ -25,7 +25,7 @@ from exam.config.training_args import check_trainer_values, is_trained, trainer_
 from exam.config.values import check_folder_name, check_group, plain
 from exam.core import distributed
 from exam.core.errors import ExamError
-from exam.core.security import NO_TEXT, has_secret
+from exam.core.security import UNPRINTABLE, has_secret
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -107,7 +107,7 @@ def _check_launch(launch: Any) -> None:
 def _check_secrets(config: Command) -> None:
     """Refuse keys, tokens and addresses with a login: every value is saved, logged and compared."""
     for key, text in _texts(plain(config)):
-        if NO_TEXT.search(text):
+        if UNPRINTABLE.search(text):
             raise ExamError(f"{key} contains unprintable characters: {text!a}.\nRemove them.")
         if has_secret(text):
             raise ExamError(

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from exam.config import Command, Data, Restore, Source, Task, Train, names
+from exam.core.artifacts import check_finished
 from exam.core.errors import ExamError
-from exam.core.stage import check_finished
 from exam.data.kaggle import competition_file
 
 OURS = ("generated", "demo")  # names of questions that are no file of the user's

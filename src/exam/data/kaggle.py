@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from exam.core.errors import ExamError
-from exam.core.security import check_online
+from exam.core.security import require_network
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def competition_file(competition: str, name: str) -> Path | None:
     for place in (INPUT / competition, INPUT / "competitions" / competition):
         if (place / name).is_file():
             return place / name
-    check_online(f"{name} of the competition {competition}", "give a folder: data.dir=<folder>")
+    require_network(f"{name} of the competition {competition}", "give a folder: data.dir=<folder>")
     try:
         import kagglehub
     except ImportError:

@@ -11,7 +11,7 @@ from exam.config import Bundle, EnsembleKind, Infer, names
 from exam.config.compose import GROUPS, composed, with_prefix
 from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError, spell_command
-from exam.core.logging import say
+from exam.core.logging import print_result
 from exam.core.trainer import RESULTS
 from exam.evaluation.scored import Run, report
 from exam.pipelines.cascade import cascaded, cascaded_before, cascades
@@ -84,7 +84,7 @@ def check_readers(infer: Infer | Bundle, readers: int) -> None:
 
 def _single(infer: Infer) -> Run:
     done = answer(infer)
-    say(str(done.stage.folder / SUBMISSION))
+    print_result(str(done.stage.folder / SUBMISSION))
     if (done.stage.folder / RESULTS).is_file():
         return report(done.stage, done.questions, done.contexts, done.before)
     return Run(done.stage, [*done.before, done.stage], [])

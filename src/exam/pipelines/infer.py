@@ -24,12 +24,11 @@ from exam.config import (
 )
 from exam.config.saved import CONFIG, load_run
 from exam.core import distributed
-from exam.core.artifacts import shared_stage
+from exam.core.artifacts import Stage, load_stage, shared_stage
 from exam.core.checkpoints import MODEL, checkpoint_fingerprint
+from exam.core.environment import describe_environment
 from exam.core.errors import ExamError, spell_command
-from exam.core.files import is_sealed, read_object, sealed
-from exam.core.logging import environment
-from exam.core.stage import Stage, finished
+from exam.core.files import checksum_matches, read_object, write_with_checksum
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, list_run_files
 from exam.data.questions import questions_digest, read
 from exam.data.schema import LETTERS, in_order
@@ -62,7 +61,7 @@ def restored(own: Restore, *, reads_questions: bool = True) -> tuple[Stage, Trai
         ExamError: `ckpt` is no such folder, or an override is not one of its values.
     """
     folder = Path(own.ckpt)
-    trained = finished(folder)
+    trained = load_stage(folder)
     if CONFIG not in trained.files:
         raise ExamError(f"{folder} is no run of exam train.\nGive a folder of outputs/train.")
     config = _pinned(load_run(folder / CONFIG, own), folder / MODEL, reads_questions)
@@ -90,7 +89,7 @@ def _pinned(run: Train, saved: Path, reads_questions: bool) -> Train:
 
 def _warn_of_versions(folder: Path) -> None:
     """Name each package that may prepare the questions otherwise than at training."""
-    then, now = read_object(folder / ENVIRONMENT), environment()
+    then, now = read_object(folder / ENVIRONMENT), describe_environment()
     for name in sorted(then.keys() & now.keys()):
         if then[name] != now[name] and name != "machine":
             log.warning("infer: %s is %s, the run was made with %s", name, now[name], then[name])
@@ -213,7 +212,9 @@ def _rotated(
         log.warning("infer: this reader scores options alike in any order: rotations=1 is enough")
     for turn in range(rotations):
         order, path = f"rotated by {turn}" if turn else GIVEN, work / f"order-{turn}.parquet"
-        if distributed.broadcast_from_rank0(is_sealed(path) if distributed.rank() == 0 else None):
+        if distributed.broadcast_from_rank0(
+            checksum_matches(path) if distributed.rank() == 0 else None
+        ):
             log.info("infer: options %s are answered already", order)
             yield read_predictions(path), None
             continue
@@ -224,7 +225,7 @@ def _rotated(
             questions, output.logits, config.name, contexts.folder.name, order
         )
         if distributed.rank() == 0:
-            with sealed(path) as temporary:
+            with write_with_checksum(path) as temporary:
                 write_predictions(temporary, [predictions])
         yield predictions, output.tokens
 

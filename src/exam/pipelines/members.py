@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from exam.core.artifacts import Stage, load_stage
 from exam.core.files import file_digest
-from exam.core.stage import Stage, finished
 from exam.evaluation.predictions import Predictions, aligned, read_all
 from exam.evaluation.scored import PREDICTIONS, answers
 from exam.pipelines.infer import Answered
@@ -34,7 +34,7 @@ def saved(given: list[str]) -> list[Member]:
     """The members that prediction files, or the folders of runs, hold."""
     members = []
     for place in map(Path, given):
-        stage = finished(place) if place.is_dir() else None
+        stage = load_stage(place) if place.is_dir() else None
         path = place / PREDICTIONS if stage else place
         for found in read_all(path):
             cost = stage.seconds / len(found.ids) if stage and stage.kind == "infer" else 0.0

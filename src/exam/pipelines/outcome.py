@@ -8,10 +8,9 @@ import numpy as np
 
 from exam.config import Infer
 from exam.core import distributed
-from exam.core.artifacts import shared_stage
+from exam.core.artifacts import Stage, shared_stage
 from exam.core.files import read_json, write_json
-from exam.core.logging import say
-from exam.core.stage import Stage
+from exam.core.logging import print_result
 from exam.core.trainer import REPORT, RESULTS, list_run_files
 from exam.data.schema import LETTERS
 from exam.evaluation.predictions import Predictions, write_predictions
@@ -69,10 +68,10 @@ def finish(infer: Infer, outcome: Outcome, asked: Answered | None) -> Run:
             if outcome.explained and "curve" in outcome.explained:
                 write_png(_cascade_charts(outcome.explained["curve"]), stage.folder / CURVE)
             stage.finish(list_run_files(stage.folder), questions=len(outcome.logits))
-    say(str(stage.folder / SUBMISSION))
+    print_result(str(stage.folder / SUBMISSION))
     if systems:
-        say(f"{_shown(read_json(stage.folder / RESULTS))}\n{stage.folder / RESULTS}")
-        say(str(stage.folder / REPORT))
+        print_result(f"{_shown(read_json(stage.folder / RESULTS))}\n{stage.folder / RESULTS}")
+        print_result(str(stage.folder / REPORT))
     return Run(stage, [*before, stage], systems)
 
 

@@ -14,11 +14,10 @@ from exam.config import (
     Train,
 )
 from exam.core import distributed
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, log_reused, open_stage
 from exam.core.errors import ExamError
 from exam.core.files import read_json, write_json
-from exam.core.logging import say
-from exam.core.stage import Stage, log_reused
+from exam.core.logging import print_result
 from exam.core.trainer import REPORT, RESULTS
 from exam.data.questions import read
 from exam.data.splits import read_split
@@ -88,7 +87,7 @@ def _evaluate(stage: Stage, fitted_on: Stage | None, config: Retrieve) -> None:
             write_json(path, figures)
             write_contexts(evaluation.folder / REPORT, figures, name)
             evaluation.finish([RESULTS, REPORT])
-    say(f"{contexts_table(read_json(path))}\n{path}\n{evaluation.folder / REPORT}")
+    print_result(f"{contexts_table(read_json(path))}\n{path}\n{evaluation.folder / REPORT}")
 
 
 def run_generate(config: Generate) -> None:
@@ -104,7 +103,7 @@ def run_generate(config: Generate) -> None:
     )
     stage = generate(retrieval, config.generator, config.resume.value)
     log_reused([*retrieval.stages, stage])
-    say(str(stage.folder / QUESTIONS))
+    print_result(str(stage.folder / QUESTIONS))
 
 
 def run_train(config: Train) -> Run:

@@ -11,10 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from exam.core.artifacts import open_stage
-from exam.core.files import atomic
-from exam.core.logging import watched
-from exam.core.stage import Stage
+from exam.core.artifacts import Stage, open_stage
+from exam.core.files import write_atomically
+from exam.core.logging import track
 from exam.data.articles import CorpusFile, iter_articles
 from exam.retrieval.evaluation import words
 
@@ -39,7 +38,7 @@ class Rarity:
         is_known = pc.field("word").isin(sorted(vocabulary))
         columns = pq.read_table(self.stage.folder / FILE, filters=is_known).to_pydict()
         frequency = dict(zip(columns["word"], columns["articles"], strict=True))
-        n = self.stage.facts["articles"]
+        n = self.stage.metadata["articles"]
         return {
             word: float(np.log(n / (1 + frequency.get(word, 0)))) for word in sorted(vocabulary)
         }
@@ -56,14 +55,14 @@ def build_rarity(searched: Stage, files: list[CorpusFile], name: str, outputs: P
             stream = chain.from_iterable(map(iter_articles, files))
             frequency: Counter[str] = Counter()
             articles = 0
-            total = searched.facts["articles"]
-            seen = watched(stream, "words", total, "articles")
+            total = searched.metadata["articles"]
+            seen = track(stream, "words", total, "articles")
             for article in islice(seen, 0, None, -(-total // SAMPLE)):
                 frequency.update(set(words(f"{article.title} {article.text}")))
                 articles += 1
             columns = {"word": list(frequency), "articles": list(frequency.values())}
             table = pa.table(columns, schema=SCHEMA)
-            with atomic(stage.folder / FILE) as temporary:
+            with write_atomically(stage.folder / FILE) as temporary:
                 pq.write_table(table, temporary)
             stage.finish([FILE], articles=articles, words=len(table))
     return Rarity(stage)
