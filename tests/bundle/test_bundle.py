@@ -18,9 +18,9 @@ from exam.bundle.rehearsal import dry_run, has_namespaces
 from exam.bundle.wheels import Target, fetch_wheel, find_missing, parse_pins, read_target
 from exam.config import Bundle, Data
 from exam.config.compose import composed
+from exam.core.artifacts import Stage
 from exam.core.errors import ExamError
-from exam.core.files import read_json, write_json, write_signed
-from exam.core.stage import Stage
+from exam.core.files import read_json, write_checksummed_json, write_json
 from exam.data.questions import read_questions
 
 RUNNING = "{}.{}".format(*sys.version_info)
@@ -285,7 +285,7 @@ def test_a_bundle_is_checked_where_it_is_unpacked(bundled, tmp_path):
     assert (tmp_path / "outputs" / "k" / "n" / "f").read_text() == "x"
     file = bundled / "outputs" / "k" / "n" / "f"
     for change, state in (
-        (lambda: file.write_text("y"), "is not the file that was bundled"),
+        (lambda: file.write_text("y"), "is not the file that was written"),
         (file.unlink, "is missing"),
     ):
         change()
@@ -308,7 +308,7 @@ def test_another_python_is_one_line_in_the_notebook_and_where_it_is_unpacked(bun
     content = read_json(bundled / "contents.json")
     del content["sha256"]
     (bundled / "contents.json").unlink()
-    write_signed(bundled / "contents.json", {**content, "python": "3.99"})
+    write_checksummed_json(bundled / "contents.json", {**content, "python": "3.99"})
     with pytest.raises(ExamError) as caught:
         unpack(bundled, tmp_path / "outputs")
     assert str(caught.value) == str(stopped.value)
@@ -331,7 +331,7 @@ def test_other_lists_of_a_bundles_files_are_refused(bundled, content, said):
     path = bundled / "contents.json"
     path.unlink()
     if content is not None:
-        write_signed(path, content)
+        write_checksummed_json(path, content)
     with pytest.raises(ExamError) as caught:
         check(bundled)
     assert str(caught.value) == (f"{said.format(path)}\nUpload the bundle again, or make it again.")

@@ -36,9 +36,9 @@ from exam.config import Data, Generator, Infer
 from exam.config.compose import composed, explain
 from exam.config.saved import load_run, save_run
 from exam.config.validate import validate
+from exam.core.artifacts import Stage, load_stage
 from exam.core.errors import ExamError
 from exam.core.files import digest
-from exam.core.stage import Stage, finished
 from exam.data.corpus import CorpusFile, check_unique_ids, get_articles, iter_articles
 from exam.data.questions import read_qrels, read_questions
 from exam.data.schema import FEATURES, parse_questions
@@ -412,7 +412,7 @@ def test_contexts(tmp_path):
     fuzzed(six, st.data(), st.one_of(st.none(), st.integers(1, 4)), read=one)
 
 
-MANIFEST = {"key": {"a": 1}, "facts": {}, "files": {}, "seconds": 1.0, "peak_mib": 2.0}
+MANIFEST = {"key": {"a": 1}, "metadata": {}, "files": {}, "seconds": 1.0, "peak_mib": 2.0}
 
 
 def test_written_tables_come_back(tmp_path):
@@ -428,7 +428,7 @@ def test_written_tables_come_back(tmp_path):
 def test_manifests(tmp_path):
     def one(content, data):
         kind = data.draw(st.sampled_from([*["whole"] * 6, "value", "file", "bytes"]))
-        found = {**MANIFEST, "facts": {"note": content}}
+        found = {**MANIFEST, "metadata": {"note": content}}
         if kind == "value":
             found[data.draw(st.sampled_from([*MANIFEST, content]))] = data.draw(values)
         if kind == "file":
@@ -438,8 +438,8 @@ def test_manifests(tmp_path):
         path.write_text(json.dumps({**read, "sha256": digest(read)}))  # as a stranger can
         if kind == "bytes":
             path.write_bytes(data.draw(damaged(path.read_bytes())))
-        stage = outcome(lambda: finished(tmp_path))
-        assert kind != "whole" or stage.facts == {"note": content}
+        stage = outcome(lambda: load_stage(tmp_path))
+        assert kind != "whole" or stage.metadata == {"note": content}
         assert kind != "file" or stage is None
         return stage is not None
 

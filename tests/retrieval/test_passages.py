@@ -84,7 +84,7 @@ def test_table_keeps_where_each_passage_stands(tmp_path):
             "No title here.",
         ]
     ]
-    assert table.stage.facts == {"articles": 3, "passages": 3}
+    assert table.stage.metadata == {"articles": 3, "passages": 3}
 
 
 def test_a_corpus_without_text_is_refused(tmp_path):

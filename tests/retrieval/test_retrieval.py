@@ -14,8 +14,8 @@ from datasets import Dataset
 from helpers import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 
 from exam.config import Encoder, Index, Passages, Query, Retriever, RetrieverKind, Search
+from exam.core.artifacts import log_reused
 from exam.core.errors import ExamError
-from exam.core.stage import log_reused
 from exam.data.corpus import title_and_first_sentence
 from exam.data.schema import FEATURES
 from exam.data.sentences import sentence_offsets
@@ -147,7 +147,7 @@ def test_only_new_questions_are_ranked(retrieval, asked, kind, monkeypatch, tmp_
     assert ranked == (changed["id"][:] if kind == "tfidf" else ["3"])
     assert read_contexts(stage) == read_contexts(whole)
     assert read_support(stage, changed["id"]) == read_support(whole, changed["id"])
-    assert stage.facts == whole.facts
+    assert stage.metadata == whole.metadata
     if kind != "tfidf":
         assert "contexts: 11 of 12 questions are ranked already" in caplog.messages
     assert not list(stage.folder.glob("sentences-*"))
@@ -408,7 +408,7 @@ def test_given_contexts_that_all_lack_are_refused(retrieval, asked):
 
 def test_recall_is_not_given_beyond_the_stored_depth(retrieval, asked):
     stage = retrieval.contexts(asked, "q")
-    assert [k for k in stage.facts["scores"] if k.startswith("recall")] == [
+    assert [k for k in stage.metadata["scores"] if k.startswith("recall")] == [
         "recall_at_1",
         "recall_at_3",
     ]

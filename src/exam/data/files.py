@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from exam.config import Command, Data, Restore, Source, Task, Train, names
+from exam.core.artifacts import check_finished
 from exam.core.errors import ExamError
-from exam.core.security import check_online
-from exam.core.stage import check_finished
+from exam.core.security import require_network
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def find_competition_file(competition: str, name: str) -> Path | None:
     for place in (INPUT / competition, INPUT / "competitions" / competition):
         if (place / name).is_file():
             return place / name
-    check_online(f"{name} of the competition {competition}", "give a folder: data.dir=<folder>")
+    require_network(f"{name} of the competition {competition}", "give a folder: data.dir=<folder>")
     try:
         import kagglehub
     except ImportError:

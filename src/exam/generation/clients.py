@@ -163,11 +163,11 @@ class Local:
         """Load it."""
         from transformers import set_seed
 
-        from exam.core.precision import half_here
+        from exam.core.precision import default_half_dtype
         from exam.readers.causal_lm.load import load_whole
 
         set_seed(seed)
-        model, tokenizer = load_whole(_local_model(writer), half_here())
+        model, tokenizer = load_whole(_local_model(writer), default_half_dtype())
         self.tokenizer: Any = tokenizer
         self.device = compute_device()
         self.model, self.writer = model.to(self.device).eval(), writer

@@ -6,11 +6,10 @@ from pathlib import Path
 from datasets import concatenate_datasets
 
 from exam.config import Data, Generator, GeneratorKind, names, plain
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
-from exam.core.files import atomic
-from exam.core.logging import watched
-from exam.core.stage import Stage
+from exam.core.files import write_atomically
+from exam.core.logging import track
 from exam.data.corpus import corpus_files, corpus_key
 from exam.data.questions import DEMO, empty_questions, questions_digest, read_exam_csv, read_qrels
 from exam.data.schema import LETTERS
@@ -50,7 +49,7 @@ def _by_rules(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
     with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
         if not stage.reused:
             asked = questions(retrieval.article_index, generator, left_out)
-            made = list(watched(asked, "questions", generator.n))
+            made = list(track(asked, "questions", generator.n))
             _check(made, generator)
             _write(stage.folder / QUESTIONS, made)
             longest = sum(map(_longest_is_right, made))
@@ -148,5 +147,5 @@ def _check(questions: list[dict[str, str]], generator: Generator) -> None:
 
 def _write(path: Path, questions: list[dict[str, str]]) -> None:
     header = list(questions[0])
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         write_csv(temporary, header, [[row[name] for name in header] for row in questions])

@@ -27,7 +27,7 @@ from filelock import FileLock
 from exam.config import Generator, Writer, plain
 from exam.core.checkpoints import checkpoint_fingerprint
 from exam.core.files import digest
-from exam.core.logging import progress
+from exam.core.logging import progress_bar
 from exam.data.corpus import Article, CorpusFile, iter_articles
 from exam.data.schema import FEATURES, LETTERS
 from exam.data.splits import group_near_duplicates
@@ -139,7 +139,7 @@ def _questions(
     chosen = _chosen(files, generator, left_out)
     order: list[Request] = []
     model: ChatModel | None = None
-    with progress("questions", generator.n) as bar:
+    with progress_bar("questions", generator.n) as bar:
         kept: list[dict[str, str]] = []
         repeated = 0
         while len(kept) < generator.n:

@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from exam.config import Generate, Model, ReaderKind, Retrieving, Task, Train
-from exam.core.loading import longest_input
+from exam.core.checkpoints import max_input_tokens
 from exam.generation.clients import check_llm
 from exam.pipelines.room import check_room
 from exam.pipelines.workload import uses_encoder, uses_writer
@@ -58,7 +58,7 @@ def check_reader(model: Model) -> ReaderLimits | None:
         return None
     network, tokenizer = inspect(model)
     length = max(model.length(training=training) for training in (True, False))
-    longest = longest_input(network, length)
+    longest = max_input_tokens(network, length)
     return ReaderLimits(tokenizer, longest) if model.kind is ReaderKind.transformer else None
 
 

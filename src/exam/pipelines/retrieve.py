@@ -4,11 +4,10 @@ from pathlib import Path
 
 from exam.config import Retrieve
 from exam.core import distributed
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, log_reused, open_stage
 from exam.core.errors import ExamError
 from exam.core.files import read_json, write_json
-from exam.core.logging import say
-from exam.core.stage import Stage, log_reused
+from exam.core.logging import print_result
 from exam.core.trainer import REPORT, RESULTS
 from exam.data.questions import read_questions
 from exam.evaluation.retrieval import CURVES_UP_TO, comparison, curves, ranked, table
@@ -73,4 +72,4 @@ def _evaluate(stage: Stage, fitted_on: Stage | None, config: Retrieve) -> None:
             write_json(path, figures)
             write_contexts(evaluation.folder / REPORT, figures, name)
             evaluation.finish([RESULTS, REPORT])
-    say(f"{table(read_json(path))}\n{path}\n{evaluation.folder / REPORT}")
+    print_result(f"{table(read_json(path))}\n{path}\n{evaluation.folder / REPORT}")

@@ -12,12 +12,11 @@ from datasets import Dataset, concatenate_datasets
 from exam.config import Data, Task, Train, is_trained, plain, reader_values
 from exam.config.saved import CONFIG, save_run
 from exam.core import distributed
-from exam.core.artifacts import shared_stage
+from exam.core.artifacts import MANIFEST, Stage, log_reused, shared_stage
 from exam.core.checkpoints import checkpoint_fingerprint
+from exam.core.environment import describe_environment
 from exam.core.files import read_json, write_json
-from exam.core.logging import environment, say
-from exam.core.manifest import MANIFEST
-from exam.core.stage import Stage, log_reused
+from exam.core.logging import print_result
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, list_run_files
 from exam.data.questions import questions_digest
 from exam.data.splits import Split, assign_folds, read_split
@@ -93,7 +92,7 @@ def _prepare(config: Train, limits: ReaderLimits | None) -> Prepared:
         if not data.uses_generated_questions:
             _read_questions(data, None, limits)  # refused before the indexes are built
         retrieval.build(generates=data.uses_generated_questions)
-    with distributed.leader_first():
+    with distributed.main_process_first():
         written = generate_if_used(data, retrieval, config.generator)
         split = _read_questions(data, written, limits)
         fold = (
@@ -146,7 +145,7 @@ def _train_run(config: Train, prepared: Prepared) -> Run:
             if leads:
                 check_room(config)
                 save_run(config, stage.folder / CONFIG)
-                write_json(stage.folder / ENVIRONMENT, environment())
+                write_json(stage.folder / ENVIRONMENT, describe_environment())
             output = fitted(config, stage.folder, split, pool)(split.valid, valid)
             if leads:
                 write_answers(stage, config, split.valid, valid, output.logits)
@@ -271,7 +270,7 @@ def _average_seeds(config: Train, runs: list[Run]) -> Run:
     figures = read_json(stage.folder / RESULTS)
     seeds = figures["seeds"]
     line = f"MAP@3 over seeds: {seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
-    say(f"{table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+    print_result(f"{table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
     selection = [run.selection_score for run in runs if run.selection_score is not None]
     mean_selection = float(np.mean(selection)) if selection else None
     return Run(stage, [*runs[0].stages, stage], [*baselines, *systems, mean], mean_selection)

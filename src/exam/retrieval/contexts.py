@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from exam.core.artifacts import Stage, load_stage, stages_differing_only_in
 from exam.core.errors import ExamError
-from exam.core.files import atomic, digest, read_object, write_json
-from exam.core.stage import Stage, finished, siblings
+from exam.core.files import digest, read_object, write_atomically, write_json
 from exam.data.schema import FEATURES
 from exam.data.tables import translate_parquet_errors
 from exam.metrics import Estimate, figures
@@ -68,7 +68,7 @@ class ContextSet:
     @property
     def scores(self) -> dict[str, Estimate]:
         """Recall and support with 95 % intervals, where articles or answers are known."""
-        scores = self.stage.facts["scores"]
+        scores = self.stage.metadata["scores"]
         return {k: Estimate(v["n"], v["value"], *v["ci"]) for k, v in scores.items()}
 
 
@@ -94,11 +94,11 @@ def context_rows(
 def cached_contexts(stage: Stage, questions: Dataset) -> Contexts:
     """Return the passages of questions that stages with the same key have ranked already."""
     cached: Contexts = {}
-    for folder in siblings(stage, apart_from="questions"):
+    for folder in stages_differing_only_in(stage, entry="questions"):
         if len(cached) == len(questions):
             break
         try:
-            other = finished(folder)
+            other = load_stage(folder)
         except ExamError as error:
             log.warning("contexts: not reused: %s", str(error).splitlines()[0])
             continue
@@ -135,7 +135,7 @@ def fill_missing(
 def write_contexts(stage: Stage, ranked: Iterator[list[dict[str, Any]]]) -> None:
     """Write ranked passages, a block of rows at a time."""
     with (
-        atomic(stage.folder / FILE) as temporary,
+        write_atomically(stage.folder / FILE) as temporary,
         pq.ParquetWriter(temporary, SCHEMA) as writer,
     ):
         rows = chain.from_iterable(ranked)
@@ -210,7 +210,7 @@ def evaluate(
         if frequencies is None
         else frequencies.idf(vocabulary)
     )
-    with atomic(stage.folder / QUESTIONS) as temporary:
+    with write_atomically(stage.folder / QUESTIONS) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
     write_json(stage.folder / IDF, idf)
     contexts = read_contexts(stage)

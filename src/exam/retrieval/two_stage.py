@@ -17,7 +17,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from exam.config import Query, Search
-from exam.core.files import digest, is_sealed, sealed
+from exam.core.files import checksum_matches, digest, write_with_checksum
 from exam.core.logging import log_progress
 from exam.data.corpus import Article
 from exam.data.sentences import sentence_offsets
@@ -120,9 +120,12 @@ def _split(
     """
     path = work / SENTENCES.format(digest(articles.tolist())[:16])
     prefix = embeddings.encoder.config.passage_prefix
-    if not is_sealed(path):
+    if not checksum_matches(path):
         stream = index.get_articles(articles.tolist())
-        with sealed(path) as temporary, pa.ipc.new_file(str(temporary), SENTENCE) as writer:
+        with (
+            write_with_checksum(path) as temporary,
+            pa.ipc.new_file(str(temporary), SENTENCE) as writer,
+        ):
             while block := list(islice(stream, ARTICLES_AT_ONCE)):
                 writer.write(_sentences(block, search.min_sentence_chars, prefix))
     with pa.memory_map(str(path)) as source:
