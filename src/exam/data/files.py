@@ -23,13 +23,21 @@ def check_paths(config: Command) -> None:
     """
     for name in names(config.ckpt) if isinstance(config, Restore) else ():
         check_finished(Path(name))
-    if isinstance(config, Train) and config.task is not Task.reader and config.pairs.reader:
-        check_finished(Path(config.pairs.reader))
+    if (
+        isinstance(config, Train)
+        and config.task is not Task.reader
+        and config.training_pairs.reader
+    ):
+        check_finished(Path(config.training_pairs.reader))
     data: Data | None = getattr(config, "data", None)
     if data is not None and data.source is Source.files:
         asked: list[Any] = [data.test or data.valid]
         if not isinstance(config, Restore):
-            asked = [data.train, data.valid, data.extra if isinstance(config, Train) else data.test]
+            asked = [
+                data.train,
+                data.valid,
+                data.extra_train if isinstance(config, Train) else data.test,
+            ]
         for entry in (name for own in asked for name in names(own) if name not in BUILTIN):
             find_question_file(data, entry)
 
@@ -47,7 +55,7 @@ def find_question_file(data: Data, entry: str) -> Path:
         raise ExamError(
             f"{path} does not exist.\nGive its folder with data.dir=<folder> and its name with "
             "data.train=, data.valid= or data.test=<file>; without a valid file, "
-            "data.valid=null data.valid_share=0.2 holds out a share of train."
+            "data.valid=null data.valid_fraction=0.2 holds out a share of train."
         )
     return path
 

@@ -31,7 +31,8 @@ PAIRED_STD = (
 class Split:
     """Questions to train on, to choose the checkpoint on, and to report the result on.
 
-    `all_train` holds every question of `data.train` and `data.extra` in order, whichever part it
+    `all_train` holds every question of `data.train` and `data.extra_train` in order, whichever
+    part it
     went to. With cross-validation, `train` and `valid` both hold all of them, and `extra` those
     that every fold trains on; otherwise `extra` is empty.
     """
@@ -46,7 +47,7 @@ class Split:
 def read_split(data: Data, generated: Path | None) -> Split:
     """The training, checkpoint-choosing and reported questions of a configuration."""
     train = read_questions(data, data.train, generated)
-    extra = prefix_ids(read_questions(data, data.extra, generated), "extra")
+    extra = prefix_ids(read_questions(data, data.extra_train, generated), "extra")
     all_train = concatenate_datasets([train, extra])
     if not len(train):
         raise ExamError(
@@ -56,12 +57,12 @@ def read_split(data: Data, generated: Path | None) -> Split:
         valid = train
     elif data.valid is not None:
         valid = read_questions(data, data.valid, generated)
-    elif data.valid_share:
-        train, valid = _hold_out(train, data.valid_share, data.split_seed)
+    elif data.valid_fraction:
+        train, valid = _hold_out(train, data.valid_fraction, data.split_seed)
     else:
         raise ExamError(
             f"data={data.name} names no questions to report the result on.\n"
-            "Give a file, data.valid=<file>, or hold out a share: data.valid_share=0.2"
+            "Give a file, data.valid=<file>, or hold out a share: data.valid_fraction=0.2"
         )
     _require_labels(train, "train")
     _require_labels(valid, "valid")
@@ -94,7 +95,7 @@ def _hold_out(questions: Dataset, share: float, seed: int) -> tuple[Dataset, Dat
     apart = len(set(groups.tolist()))
     if ceil(share * apart) >= apart:
         raise ExamError(
-            f"data.valid_share={share} of {len(questions)} questions, {apart} when related ones "
+            f"data.valid_fraction={share} of {len(questions)} questions, {apart} when related ones "
             "count once, leaves none to train on.\n"
             "Set a smaller share, bring more questions, or give a file: data.valid=<file>"
         )
