@@ -66,7 +66,7 @@ def start(
     number = len(list(place.glob("printed-*")))
     folder = place / f"printed-{number}"
     folder.mkdir()
-    command = ["exam", verb, *overrides]
+    command = [verb, *overrides] if verb.endswith(".py") else ["exam", verb, *overrides]
     process = FORKS.Process(target=afflicted, args=(fault, command, str(place), str(folder)))
     process.start()
     return Command(process, folder)

@@ -23,7 +23,7 @@ from exam.core.files import digest, file_digest, read_object, write_json
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of converted folders; raise it when their content changes
+FORMAT = 3  # of converted folders; raise it when their content changes
 PICKLE = re.compile(r"(?:pytorch|adapter)_model(?:-(\d+)-of-(\d+))?\.bin")
 # The cause in torch's message, between its advice on how to read the file all the same.
 UNPICKLER = re.compile(
