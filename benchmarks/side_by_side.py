@@ -60,7 +60,7 @@ def questions_and_contexts(
 ) -> tuple[Any, Any]:
     """The first questions of a file, or all, and their `top_k` best BM25 passages."""
     from exam.config.compose import composed
-    from exam.data.questions import read
+    from exam.data.questions import read_questions
     from exam.retrieval.contexts import read_contexts
     from exam.retrieval.retriever import Retrieval
 
@@ -74,6 +74,6 @@ def questions_and_contexts(
         f"data.limit={limit or 'null'}",
         f"outputs={work}",
     )
-    questions = read(config.data, f"{part}.csv")
-    found = Retrieval.of(config).contexts(questions, f"bench-{part}")
+    questions = read_questions(config.data, f"{part}.csv")
+    found = Retrieval.from_config(config).contexts(questions, f"bench-{part}")
     return questions, read_contexts(found, top_k)

@@ -32,7 +32,7 @@ from exam.core.files import write_json
 from exam.core.logging import print_result, setup_logging
 from exam.metrics import estimate
 from exam.retrieval.building import build_vectors, cleanup_partial_build
-from exam.retrieval.recipes import IndexSpec, choose_index_spec, faiss_module
+from exam.retrieval.recipes import IndexSpec, choose_index_spec, import_faiss
 from exam.retrieval.vectors import VectorIndex, Vectors, exact_search
 
 WIKIPEDIA = 6_286_775
@@ -133,8 +133,7 @@ def _random() -> tuple[Vectors, Vectors]:
 def _encoded(given: argparse.Namespace) -> tuple[Vectors, Vectors]:
     """A sample of the corpus's distinct sentences, and of all prompts, by the default encoder."""
     from exam.config.compose import composed
-    from exam.data.articles import iter_articles
-    from exam.data.corpus import corpus_files
+    from exam.data.corpus import corpus_files, iter_articles
     from exam.data.sentences import sentence_offsets
     from exam.retrieval.encoder import SentenceEncoder
 
@@ -211,7 +210,7 @@ def part_search(given: argparse.Namespace) -> dict[str, Any]:
     plan = IndexSpec(**json.loads((folder / "facts.json").read_text(encoding="utf-8"))["plan"])
     index = VectorIndex(folder, plan)
     queries = np.load(given.work / "queries.npy", allow_pickle=False)
-    faiss_module()
+    import_faiss()
     before = peak_memory_mib()
     seconds, cpu = [], []
     rows = np.empty((0, K), np.int64)

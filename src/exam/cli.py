@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -241,8 +242,8 @@ class Jobs:
 
             values = dict(pair.split("=", 1) for pair in job.overrides.task if "=" in pair)
             self.finished.append(Job(values, run.stage.folder / RESULTS))
-        chosen_by: float | None = run.chosen_by
-        return chosen_by
+        selection_score: float | None = run.selection_score
+        return selection_score
 
     def refuse(self, message: str) -> None:
         """Print why a job ended."""
@@ -309,7 +310,7 @@ def _run_body(composed: "DictConfig", command: str, arguments: list[str], *, mul
     """Run a command's body on its configuration, here or in several processes."""
     from exam.config.compose import typed
     from exam.core.security import enable_offline_mode
-    from exam.data.files import check_places
+    from exam.data.files import check_paths
     from exam.pipelines.launch import start_processes
 
     config = typed(composed)
@@ -317,7 +318,7 @@ def _run_body(composed: "DictConfig", command: str, arguments: list[str], *, mul
         enable_offline_mode()
     setup_process(config.log_level)
     with translate_os_errors():
-        check_places(config)
+        check_paths(config)
         if start_processes(config, command, arguments, multirun=multirun):
             return None
         return run_pipeline(command, config)
@@ -325,16 +326,11 @@ def _run_body(composed: "DictConfig", command: str, arguments: list[str], *, mul
 
 def run_pipeline(command: str, config: "Command") -> Any:
     """Pin the hub ids of a configuration, and run the command's body in this process."""
-    from exam.config import Bundle, Generate, Retrieving
+    from exam.config import Generate, Retrieving
     from exam.pipelines.revisions import pin_revisions
 
     if isinstance(config, Retrieving | Generate):
         config = pin_revisions(config)
-    if isinstance(config, Bundle):
-        from exam.bundle.bundle import make_bundle
-
-        make_bundle(config)
-        return None
-    from exam.pipelines import pipeline
-
-    return getattr(pipeline, f"run_{command}")(config)
+    package = "bundle" if command == "bundle" else "pipelines"
+    module = import_module(f"exam.{package}.{command}")
+    return getattr(module, f"run_{command}")(config)

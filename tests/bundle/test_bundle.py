@@ -9,9 +9,9 @@ from importlib.metadata import distributions, version
 from zipfile import ZipFile
 
 import pytest
-from conftest import ROOT, exam, make_place, make_questions, tiny
+from helpers import ROOT, exam, make_place, make_questions, tiny
 
-from exam.bundle.bundle import estimate_seconds, format_estimate, make_bundle
+from exam.bundle.bundle import estimate_seconds, format_estimate, run_bundle
 from exam.bundle.contents import Contents, atomic_directory, check, link_stages, unpack
 from exam.bundle.notebook import commands, write_notebook
 from exam.bundle.rehearsal import dry_run, has_namespaces
@@ -21,8 +21,7 @@ from exam.config.compose import composed
 from exam.core.artifacts import Stage
 from exam.core.errors import ExamError
 from exam.core.files import read_json, write_checksummed_json, write_json
-from exam.data import kaggle
-from exam.data.questions import read
+from exam.data.questions import read_questions
 
 RUNNING = "{}.{}".format(*sys.version_info)
 # Of Kaggle's image in 2026-08, what this project needs or nearly so.
@@ -370,14 +369,14 @@ def test_a_bundle_that_is_too_large_is_refused_with_its_largest_file(tmp_path):
 
 
 def test_a_competitions_files_are_found_where_they_are_attached(tmp_path, monkeypatch):
-    monkeypatch.setattr(kaggle, "INPUT", tmp_path)
+    monkeypatch.setattr("exam.data.files.INPUT", tmp_path)
     attached = make_questions(tmp_path / "my-exam")
     columns = {c: c for c in ["id", "prompt", *"ABCDE"]}
     data = Data(name="k", dir=str(tmp_path / "none"), competition="my-exam", columns=columns)
-    assert read(data, "test.csv")["id"][:] == [str(i) for i in range(50, 56)]
+    assert read_questions(data, "test.csv")["id"][:] == [str(i) for i in range(50, 56)]
     (attached / "test.csv").unlink()
     with pytest.raises(ExamError, match=r"none/test\.csv does not exist"):
-        read(data, "test.csv")
+        read_questions(data, "test.csv")
 
 
 @pytest.fixture
@@ -462,7 +461,7 @@ def test_a_bundle_that_a_notebook_cannot_use_is_refused_first(tmp_path, override
     (tmp_path / "image.txt").write_text("Python 3.13.2 (main, Feb 17 2025)\n")
     values = [value.format(out=tmp_path) for value in ["out={out}/new", *overrides]]
     with pytest.raises(ExamError) as caught:
-        make_bundle(composed("bundle", "ckpt=nothing", *values))
+        run_bundle(composed("bundle", "ckpt=nothing", *values))
     observed, _, instruction = str(caught.value).partition("\n")
     assert problem.format(out=tmp_path) in observed
     assert remedy in instruction

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import kaggle_rows, make_place, tiny
-from test_packing import FAMILIES, model_of
-from test_reader import CPU, TINY, as_questions, features_of, texts
+from helpers import kaggle_rows, make_place, tiny
+from tiny_encoders import CPU, FAMILIES, TINY, as_questions, features_of, model_of, texts
 from transformers import AutoConfig, AutoModel
 
 from exam.cli import main

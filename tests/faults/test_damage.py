@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import jsonl_corpus, make_articles, make_place, tiny
+from helpers import jsonl_corpus, make_articles, make_place, tiny
 
 from exam.bundle.contents import Contents, check
 from exam.config import Checkpoint, Dtype, Encoder, Index, Recipe
@@ -28,7 +28,7 @@ from exam.core.files import CHECKSUMS, checksum_matches, write_json, write_with_
 from exam.core.trainer import ManifestCallback, last_complete_checkpoint
 from exam.data.corpus import corpus_files, corpus_key
 from exam.evaluation.predictions import Predictions, read_all, write_predictions
-from exam.generation.journal import Journal
+from exam.generation.llm import ReplyCache
 from exam.pipelines import passage_gain
 from exam.pipelines.train import train_reader
 from exam.readers.causal_lm.states import States
@@ -333,14 +333,14 @@ def test_damaged_states_are_not_gone_on_with(tmp_path):
 
 
 def test_damaged_replies_are_left_out_and_counted(tmp_path, caplog):
-    journal = Journal(tmp_path / "replies.jsonl")
+    journal = ReplyCache(tmp_path / "replies.jsonl")
     for number in range(5):
         asked = {"question": f"What is {number}?", "options": ["å", "b"], "answer": 1}
         row = {"asked": str(number), "article": f"a{number}", "questions": [asked]}
         journal.add({**row, "refused": [], "read": 1, "written": 2})
     for damage in damages(journal.path):
         caplog.clear()
-        found = Journal.read(journal.path).rows
+        found = ReplyCache.read(journal.path).rows
         assert all(journal.rows.get(key) == row for key, row in found.items()), damage
         whole_lines = journal.path.read_bytes().count(b"\n") == len(found)
         assert len(found) == 5 or whole_lines or "broken, and left out" in caplog.text, damage

@@ -17,9 +17,9 @@ from random import Random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_place
-from harness import DECODER, GIVEN, TINY, copied, die_at, run, start
-from test_writer import Endpoint, question_about
+from fakes import Endpoint, question_about
+from helpers import make_place
+from processes import DECODER, GIVEN, TINY, copied, die_at, run, start
 
 from exam.bundle.contents import check
 from exam.core.artifacts import MANIFEST, load_stage
@@ -252,8 +252,8 @@ def test_orders_of_the_options_that_were_answered_are_kept(places, tmp_path):
     log = run(place, ORDERS.verb, *given).log
     again = [line[9:] for line in log.splitlines() if "answered already" in line]
     assert again == [
-        "infer: options given are answered already",
-        "infer: options rotated by 1 are answered already",
+        "infer: reusing predictions with options given",
+        "infer: reusing predictions with options rotated by 1",
     ]
     assert contents(place) == contents(after)
 

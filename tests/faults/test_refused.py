@@ -6,16 +6,8 @@ import re
 from functools import partial
 
 import pytest
-from conftest import make_place
-from harness import (
-    GIVEN,
-    Mounted,
-    bound_by_permissions,
-    copied,
-    limit_files,
-    refused,
-    run,
-)
+from helpers import make_place
+from processes import GIVEN, Mounted, bound_by_permissions, copied, limit_files, refused, run
 
 from exam.core import artifacts
 from exam.core.artifacts import load_stage, open_stage

@@ -6,9 +6,9 @@ import signal
 import time
 
 import pytest
-from conftest import make_place
-from harness import GIVEN, TINY, copied, run, start
-from test_writer import Endpoint, question_about
+from fakes import Endpoint, question_about
+from helpers import make_place
+from processes import GIVEN, TINY, copied, run, start
 
 from exam.core.errors import ExamError
 from exam.core.exit import GRACE_SECONDS, run_command, translate_os_errors

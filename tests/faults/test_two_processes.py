@@ -5,8 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import make_place
-from harness import GIVEN, copied, start
+from helpers import make_place
+from processes import GIVEN, copied, start
 
 from exam.core.artifacts import open_stage
 

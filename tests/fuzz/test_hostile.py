@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import jsonl_corpus, kaggle_rows, read_csv
+from helpers import jsonl_corpus, kaggle_rows, read_csv
 
 from exam.config import CorpusReader, Encoder, Index, Passages, Retriever, RetrieverKind, Search
 from exam.config.compose import composed

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from exam.config import Dtype, Encoder
 from exam.core.errors import ExamError

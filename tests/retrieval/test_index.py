@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import exam, jsonl_corpus, make_place, run_script, setting
+from helpers import exam, jsonl_corpus, make_place, run_script, setting
 
 from exam.config import Encoder, Index, Passages, Recipe
 from exam.core import artifacts
@@ -35,7 +35,7 @@ def test_every_recipe_finds_an_article_by_its_own_words(corpus, sentences, tmp_p
     queries = sentences.passages([f"{a}. The {a.lower()} is an animal" for a in ["Heron", "Lynx"]])
     rows = index.search(queries, 3)
     assert index.table.take(rows[:, 0])["title"].to_pylist() == ["Heron", "Lynx"]
-    assert index.near(1, 3) == [r for r in index.search(queries[:1], 4)[0] if r != 1][:3]
+    assert index.find_neighbors(1, 3) == [r for r in index.search(queries[:1], 4)[0] if r != 1][:3]
     assert index.stage.metadata["articles"] == 10
 
 

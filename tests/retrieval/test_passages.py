@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import jsonl_corpus
+from helpers import jsonl_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 

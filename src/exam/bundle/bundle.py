@@ -22,11 +22,11 @@ from exam.config import Bundle, Cascade, Data, EnsembleKind, Infer, Train, names
 from exam.core.artifacts import Stage
 from exam.core.errors import ExamError, spell_command
 from exam.core.logging import print_result
-from exam.data.kaggle import INPUT
+from exam.data.files import INPUT
 from exam.data.schema import LETTERS
 from exam.evaluation.submission import validate_submission
-from exam.pipelines.ensemble_infer import check_readers
-from exam.pipelines.infer import answer, asked_questions, restored
+from exam.pipelines.ensemble import check_readers
+from exam.pipelines.infer import answer, read_test_questions, restore_run
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,11 @@ MEASURED = ("contexts", "infer")  # kinds of stages
 TRUST = {"trust_remote_code": True}  # the one override of a run that a notebook repeats
 
 
-def make_bundle(bundle: Bundle) -> None:
+def run_bundle(bundle: Bundle) -> None:
     """Collect all files, write the notebook, estimate its time, and rehearse it if configured."""
     target = _check(bundle)
     folders = [Path(name) for name in names(bundle.ckpt)]
-    runs = [restored(replace(bundle, ckpt=str(folder))) for folder in folders]
+    runs = [restore_run(replace(bundle, ckpt=str(folder))) for folder in folders]
     configs = [config for _, config in runs]
     stages = [
         stage
@@ -209,7 +209,7 @@ def _rehearse(target: Target, contents: Contents, lines: list[str], config: Trai
         notebook = Path(name) / NOTEBOOK
         write_notebook(notebook, lines, str(contents.folder.resolve()), target.python)
         seconds = dry_run(notebook, target, submission)
-    questions = asked_questions(config)
+    questions = read_test_questions(config)
     options = [len(texts) for texts in questions["options"]]
     validate_submission(submission, questions["id"], options, config.data.options or LETTERS)
     print_result(

@@ -18,7 +18,7 @@ from exam.core.errors import ExamError
 from exam.core.hub import Repository, resolve_commit
 from exam.core.packages import PACKAGED, find_packaged_folder
 from exam.core.trainer import CHECKPOINTS
-from exam.data.corpus import demo_articles, files_of
+from exam.data.corpus import fetch_demo_articles, list_files
 from exam.readers.tuning import adapters_base
 
 log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
     """Copy the articles' files, each part of a corpus to a separate folder."""
     parts: list[CorpusSource] = [config.corpus, *config.corpus.also]
     if any(part.reader is CorpusReader.demo for part in parts):
-        stage = demo_articles(Path(config.outputs)).parent
+        stage = fetch_demo_articles(Path(config.outputs)).parent
         contents.add(stage, f"outputs/corpus/{stage.name}")
     if config.corpus.reader is CorpusReader.demo:
         return
@@ -195,7 +195,7 @@ def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
         log.info("bundle: without the corpus; attach it, and set run.corpus.dir=<folder>")
         return
     for number, part in enumerate(parts):
-        for file in files_of(part, Path(config.outputs)):
+        for file in list_files(part, Path(config.outputs)):
             contents.add(file.path, f"corpus/{number}/{file.path.name}")
     contents.overrides.append("run.corpus.dir={bundle}/corpus/0")
     other_parts = [

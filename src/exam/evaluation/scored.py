@@ -24,12 +24,19 @@ PREDICTIONS = "predictions.parquet"
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its stage, the stages below it, and the scores; also a path (its folder)."""
+    """A finished run of a command; as a path, it is its folder.
+
+    Attributes:
+        stage: The run's folder, its key, and what it cost.
+        stages: All stages that it depends on, and its own.
+        systems: Baselines first, the reader last; empty where answers are unknown.
+        selection_score: MAP@3 of the questions that chose the checkpoint, never of those reported.
+    """
 
     stage: Stage
     stages: list[Stage]
-    systems: list[System]  # baselines first, the reader last; empty where answers are unknown
-    chosen_by: float | None = None  # MAP@3 on what choices may rest on, never on what is reported
+    systems: list[System]
+    selection_score: float | None = None
 
     @property
     def folder(self) -> Path:

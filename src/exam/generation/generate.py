@@ -11,7 +11,7 @@ from exam.core.errors import ExamError
 from exam.core.files import write_atomically
 from exam.core.logging import track
 from exam.data.corpus import corpus_files, corpus_key
-from exam.data.questions import DEMO, no_questions, questions_digest, read_own_form, read_qrels
+from exam.data.questions import DEMO, empty_questions, questions_digest, read_exam_csv, read_qrels
 from exam.data.schema import LETTERS
 from exam.data.sentences import splitter
 from exam.data.tables import read_rows, write_csv
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 QUESTIONS = "questions.csv"
 
 
-def generated(data: Data, retrieval: Retrieval, generator: Generator) -> Stage | None:
+def generate_if_used(data: Data, retrieval: Retrieval, generator: Generator) -> Stage | None:
     """The generated questions, where the data name them."""
     return generate(retrieval, generator) if data.uses_generated_questions else None
 
@@ -62,13 +62,13 @@ def _by_llm(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
 
     files = corpus_files(retrieval.corpus, retrieval.outputs)
     places = _excluded(generator)
-    known = concatenate_datasets([no_questions(), *map(read_own_form, places)])
+    known = concatenate_datasets([empty_questions(), *map(read_exam_csv, places)])
     left_out = set().union(*map(_articles, places))
     settings = plain(generator)
     key = {
         "corpus": corpus_key(files),
         "generator": {k: settings[k] for k in ("kind", "n", "options", "seed")},
-        "writer": llm.writer_key(generator.writer),
+        "writer": llm.llm_key(generator.writer),
         "exams": questions_digest(known),
         "left_out": sorted(left_out),
         **splitter().key,

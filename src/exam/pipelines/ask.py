@@ -15,11 +15,17 @@ from exam.core.security import enable_offline_mode
 
 @dataclass(frozen=True)
 class Answer:
-    """What a reader makes of one question."""
+    """The answer to one question.
+
+    Attributes:
+        options: The question's options.
+        probabilities: A probability for each option; they sum to 1.
+        passages: The passages that the reader read, best first: rank, title, text, score and more.
+    """
 
     options: list[str]
-    probabilities: list[float]  # of the options, in their order
-    passages: list[dict[str, Any]]  # what was read, best first: rank, title, text, score …
+    probabilities: list[float]
+    passages: list[dict[str, Any]]
 
     @property
     def best(self) -> str:
@@ -47,14 +53,14 @@ class LoadedRun:
         if infer.offline:
             enable_offline_mode()
         from exam.core.checkpoints import MODEL
-        from exam.pipelines.infer import restored
+        from exam.pipelines.infer import restore_run
         from exam.readers.base import loaded
         from exam.retrieval.retriever import Retrieval
 
-        _, self.config = restored(infer, reads_questions=False)
+        _, self.config = restore_run(infer, reads_questions=False)
         self._work = TemporaryDirectory()
         self._stages = Path(self._work.name) / "stages"  # of one question, then removed
-        self.retrieval = replace(Retrieval.of(self.config), contexts_outputs=self._stages)
+        self.retrieval = replace(Retrieval.from_config(self.config), contexts_outputs=self._stages)
         self._answer = loaded(
             self.config, Path(infer.ckpt) / MODEL, Path(self._work.name), merge=False
         )

@@ -21,7 +21,7 @@ from exam.core.checkpoints import MODEL, max_input_tokens
 from exam.core.errors import ExamError
 from exam.core.files import checksum_matches, write_atomically, write_with_checksum
 from exam.data.questions import questions_digest
-from exam.pipelines.infer import restored
+from exam.pipelines.infer import restore_run
 from exam.pipelines.preflight import check_saved_reader
 from exam.readers.multiple_choice.features import build_features
 from exam.readers.multiple_choice.reader import Reader, predict
@@ -58,7 +58,7 @@ def restore_reader(config: Train) -> tuple[Stage, Train]:
         offline=config.offline,
         run={group: {"trust_remote_code": True} for group in trusted},
     )
-    run, settings = restored(restore, reads_questions=False)
+    run, settings = restore_run(restore, reads_questions=False)
     model, saved = settings.model, run.folder / MODEL
     if model.kind is not ReaderKind.transformer or model.evidence:
         state = "model.evidence=true" if model.evidence else f"model.kind={model.kind.value}"

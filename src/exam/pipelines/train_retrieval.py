@@ -19,7 +19,7 @@ from exam.data.splits import Split
 from exam.evaluation.retrieval import comparison, ranked, table
 from exam.evaluation.scored import Run
 from exam.pipelines.passage_gain import measure_gains, restore_reader
-from exam.retrieval.contexts import read_contexts, read_rarity
+from exam.retrieval.contexts import read_contexts, read_idf
 from exam.retrieval.reranker import has_head
 from exam.retrieval.retriever import Retrieval
 from exam.retrieval.training import tune
@@ -38,7 +38,7 @@ def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Run:
     """
     outputs, by_reader = Path(config.outputs), config.pairs.positives == READER
     reader = restore_reader(config) if by_reader else None
-    pool = retrieval.first_contexts(split.pool, f"{config.data.name}-train")
+    pool = retrieval.first_contexts(split.all_train, f"{config.data.name}-train")
     pairs = config.pairs
     if reader is not None:
         gains = measure_gains(*reader, split.train, pool, pairs.last, outputs)
@@ -49,7 +49,7 @@ def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Run:
             save_run(config, stage.folder / CONFIG)
             write_json(stage.folder / ENVIRONMENT, describe_environment())
             mining = replace(config, pairs=pairs)
-            figures = tune(mining, split, read_contexts(pool), read_rarity(pool), stage.folder)
+            figures = tune(mining, split, read_contexts(pool), read_idf(pool), stage.folder)
             write_json(stage.folder / DEV, figures)
             stage.finish(list_run_files(stage.folder), questions=len(split.train))
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)

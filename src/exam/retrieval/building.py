@@ -11,7 +11,7 @@ import numpy as np
 from exam.core.files import checksum_matches, write_atomically, write_with_checksum
 from exam.core.logging import log_progress, progress_bar
 from exam.metrics import figures
-from exam.retrieval.recipes import TRAINED_ON, IndexSpec, faiss_module
+from exam.retrieval.recipes import TRAINED_ON, IndexSpec, import_faiss
 from exam.retrieval.vectors import LISTS, VECTORS, Rows, VectorIndex, Vectors, exact_search
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def _sample(blocks: Blocks, spec: IndexSpec, count: int, seed: int) -> tuple[Vec
 
 def _train(blocks: Blocks, path: Path, spec: IndexSpec) -> None:
     """Learn rotation and cells on a sample; k-means runs on all GPUs."""
-    faiss = faiss_module()
+    faiss = import_faiss()
     d = spec.dimension
     index = faiss.index_factory(d, f"RR{d},IVF{spec.lists},RaBitQ", faiss.METRIC_INNER_PRODUCT)
     cells = faiss.extract_index_ivf(index)
@@ -110,7 +110,7 @@ def _add(blocks: Blocks, folder: Path, spec: IndexSpec) -> list[Path]:
 
     The vectors are written again: they have no checksum before the build is complete.
     """
-    faiss = faiss_module()
+    faiss = import_faiss()
     size = max(1, PART_BYTES // (4 * spec.dimension))
     path = folder / VECTORS
     parts = []
@@ -153,7 +153,7 @@ def _regroup(blocks: Iterator[Vectors], size: int) -> Iterator[Vectors]:
 
 def _merge(parts: list[Path], folder: Path) -> None:
     """Join the lists of the parts into one file; memory holds their codes, not the vectors."""
-    faiss = faiss_module()
+    faiss = import_faiss()
     index = faiss.read_index(str(folder / TRAINED))
     cells = faiss.extract_index_ivf(index)
     for path in parts:

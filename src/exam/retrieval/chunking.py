@@ -14,8 +14,14 @@ from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
 from exam.core.files import write_atomically
 from exam.core.logging import track
-from exam.data.articles import CorpusFile, check_unique_ids, count_articles, iter_articles
-from exam.data.corpus import corpus_files, corpus_key
+from exam.data.corpus import (
+    CorpusFile,
+    check_unique_ids,
+    corpus_files,
+    corpus_key,
+    count_articles,
+    iter_articles,
+)
 from exam.data.sentences import sentence_offsets, splitter
 
 FILE = "passages.arrow"

@@ -23,16 +23,17 @@ from exam.core.errors import ExamError
 from exam.core.estimates import FP32, check_disk
 from exam.core.files import checksum_matches, write_atomically, write_with_checksum
 from exam.core.logging import log_progress, progress_bar
-from exam.data.articles import (
+from exam.data.corpus import (
     Article,
     CorpusFile,
     check_unique_ids,
+    corpus_files,
+    corpus_key,
     count_articles,
     get_articles,
     iter_articles,
     title_and_first_sentence,
 )
-from exam.data.corpus import corpus_files, corpus_key
 from exam.data.sentences import splitter
 from exam.retrieval.building import build_vectors, cleanup_partial_build
 from exam.retrieval.chunking import PassageTable
@@ -76,12 +77,12 @@ class ArticleIndex:
         """Return the rows of the `k` nearest articles, shape `(queries, k)`, best first."""
         return self.vectors.search(queries, k)[1]
 
-    def near(self, row: int, k: int) -> list[int]:
+    def find_neighbors(self, row: int, k: int) -> list[int]:
         """Return the rows of the `k` articles nearest to another, best first."""
         vector = self.vectors.vectors_at(np.array([row]))
         return [int(r) for r in self.search(vector, k + 1)[0] if r != row][:k]
 
-    def fetch(self, rows: list[int]) -> Iterator[tuple[int, Article]]:
+    def get_articles(self, rows: list[int]) -> Iterator[tuple[int, Article]]:
         """Yield the articles at ascending rows, read one corpus file at a time."""
         chosen = self.table.take(pa.array(rows, pa.int64()))
         by_file: dict[int, dict[int, str]] = {}

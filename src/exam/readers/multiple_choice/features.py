@@ -19,7 +19,7 @@ from exam.core.errors import ExamError
 from exam.core.files import write_atomically
 from exam.core.tokenization import prefix_space, token_ids, tokenizer_digest, unknown_id
 from exam.data.questions import questions_digest
-from exam.data.schema import in_order
+from exam.data.schema import permute_options
 from exam.readers.lexical import OVERLAP_FEATURES, overlap_features
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
@@ -341,7 +341,7 @@ def shuffle_options(questions: Dataset, seed: int) -> Dataset:
     def permuted(question: dict[str, Any]) -> dict[str, Any]:
         order = list(range(len(question["options"])))
         Random(f"{seed}:{question['id']}").shuffle(order)
-        changed = in_order(question, order)
+        changed = permute_options(question, order)
         if TARGETS in question:
             changed[TARGETS] = [question[TARGETS][i] for i in order]
         return changed
