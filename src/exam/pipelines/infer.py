@@ -306,9 +306,8 @@ def _predict_rotated(
         log.warning("infer: this reader ignores the order of options: rotations=1 is enough")
     for shift in range(rotations):
         order, path = f"rotated by {shift}" if shift else GIVEN, work / f"order-{shift}.parquet"
-        if distributed.broadcast_from_rank0(
-            checksum_matches(path) if distributed.rank() == 0 else None
-        ):
+        is_done = checksum_matches(path) if distributed.rank() == 0 else None
+        if distributed.broadcast_from_rank0(is_done):
             log.info("infer: reusing predictions with options %s", order)
             yield read_predictions(path), None
             continue
