@@ -315,26 +315,23 @@ def test_another_python_is_one_line_in_the_notebook_and_where_it_is_unpacked(bun
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
-        (None, "{} is missing."),
-        ({}, "{} does not list a bundle's files."),
-        ({"files": ["a"]}, "{} does not list a bundle's files."),
-        ({"files": {"a": None}}, "{} does not list a bundle's files."),
-        (
-            {"python": RUNNING, "files": {"../source": {}}},
-            "{}: '../source' lies outside of the bundle.",
-        ),
+        (None, "is missing"),
+        ({}, "files is a NoneType"),
+        ({"files": ["a"]}, "files is a list"),
+        ({"python": RUNNING, "files": {"../source": {}}}, "'../source' leads out of its folder"),
     ],
 )
-def test_other_lists_of_a_bundles_files_are_refused(bundled, content, said):
+def test_other_lists_of_a_bundles_files_are_refused(bundled, content, reason):
     path = bundled / "contents.json"
     path.unlink()
     if content is not None:
         write_checksummed_json(path, content)
     with pytest.raises(ExamError) as caught:
         check(bundled)
-    assert str(caught.value) == (f"{said.format(path)}\nUpload the bundle again, or make it again.")
+    assert str(caught.value).startswith(str(path))
+    assert reason in str(caught.value)
 
 
 def test_a_bundles_list_vouches_for_itself(bundled):

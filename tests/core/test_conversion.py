@@ -214,7 +214,7 @@ def write_index(folder, **shards):
 def test_shards_and_modules_are_converted_with_their_index(sharded):
     converted = resolve_checkpoint(checkpoint(sharded))
     assert sorted(str(p.relative_to(converted)) for p in converted.rglob("*") if p.is_file()) == [
-        "config.json", "converted.json", "dense/model.safetensors",
+        "config.json", "dense/model.safetensors", "manifest.json",
         "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
         "model.safetensors.index.json", "modules.json",
     ]  # fmt: skip

@@ -242,7 +242,7 @@ def test_weights_in_bfloat16_become_float16(machine, caplog):
         "model.dtype=bfloat16 → float16: Tesla T4 does not compute in bfloat16"
     ]
     machine(*OLD)
-    with pytest.raises(ExamError, match="neither a GPU nor a processor that computes in it"):
+    with pytest.raises(ExamError, match="neither a GPU nor a processor with bfloat16"):
         dtype_kwargs(config, Dtype.float32)
 
 

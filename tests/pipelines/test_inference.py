@@ -15,9 +15,8 @@ from scipy.special import log_softmax
 from exam.cli import main
 from exam.config import Ensemble, EnsembleKind
 from exam.config.compose import composed, with_prefix
-from exam.core.artifacts import describe_file
+from exam.core.artifacts import MANIFEST, read_manifest, write_manifest
 from exam.core.errors import ExamError
-from exam.core.files import write_checksummed_json
 from exam.evaluation.ensemble import combined
 from exam.evaluation.predictions import probabilities, read_all, read_predictions, write_predictions
 from exam.pipelines.infer import run_infer
@@ -216,10 +215,8 @@ def test_runs_of_one_name_in_two_places_are_told_apart(place, tmp_path):
     answered = read_predictions(run / "predictions.parquet")
     wrong = replace(answered, logits=-answered.logits)
     write_predictions(other / "predictions.parquet", [wrong])
-    manifest = json.loads((run / "manifest.json").read_text())
-    files = {"predictions.parquet": describe_file(other / "predictions.parquet")}
-    own = {k: v for k, v in manifest.items() if k != "sha256"}
-    write_checksummed_json(other / "manifest.json", {**own, "files": files})
+    manifest = read_manifest(run / MANIFEST)
+    write_manifest(other / MANIFEST, **{**manifest, "files": ["predictions.parquet"]})
     compare([run, other], tmp_path / "compared.json")
     found = json.loads((tmp_path / "compared.json").read_text())
     accuracy = {name: own["accuracy"]["value"] for name, own in found["statistics"].items()}

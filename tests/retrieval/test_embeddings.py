@@ -104,13 +104,8 @@ def test_auto_is_bfloat16_only_where_it_is_native(native, monkeypatch):
 def test_emulated_bfloat16_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"(?s)encoder\.dtype=bfloat16.*Set encoder\.dtype=auto"):
         resolve_dtype(Dtype.bfloat16, "encoder.dtype")
-    assert str(caught.value) == (
-        "encoder.dtype=bfloat16, but this machine has neither a GPU nor a processor that computes "
-        "in it."
-        "\nSet encoder.dtype=auto, or encoder.dtype=float32."
-    )
 
 
 def test_the_store_encodes_a_text_once_and_for_good(tiny, tmp_path, asked_for):
