@@ -566,7 +566,7 @@ def test_a_configuration_that_holds_a_secret_is_refused(config, key, group, valu
 
 def test_a_token_for_the_hub_is_no_value_of_the_configuration(config):
     own = replace(config, trainer=replace(config.trainer, hub_token="x"))
-    with pytest.raises(ExamError, match=r"trainer\.hub_token is managed by exam: it would be sav"):
+    with pytest.raises(ExamError, match=r"trainer\.hub_token is managed by exam: it would be"):
         validate(own)
     own = replace(config, trainer=replace(config.trainer, push_to_hub=True))
     with pytest.raises(ExamError, match=r"trainer\.push_to_hub is managed by exam: hub\.push=true"):

@@ -253,7 +253,7 @@ def test_experiments_name_their_checkpoints_command_and_score(name):
     assert config.model.name_or_path == HUB[name]
     assert config.name == name
     head = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
-    for part in ("# System ", f"exam train experiment={name}", "# Published: .", "# Known: "):
+    for part in ("# System ", f" experiment={name}", "# Published: .", "# Known: "):
         assert part in head
     assert "Chosen: " in head or name == "how_to_train_open_book"
 
