@@ -87,7 +87,7 @@ FROM_FILES = [("cpu", Dtype.float32), *(on_gpu("cuda", Dtype(d)) for d in ("bflo
 def test_layer_by_layer_from_files_scores_as_in_memory(tmp_path, folder, device, dtype):
     scores = {}
     for execution in (WeightsLocation.memory, WeightsLocation.layerwise):
-        config = decoder(folder, dtype=dtype, execution=execution)
+        config = decoder(folder, dtype=dtype, weights_location=execution)
         runner, prompter, _ = load_causal(config, tmp_path)
         assert runner.device.type == device or torch.cuda.is_available()
         scores[execution] = option_scores(runner, prompter, asked_of(prompter), 2)
@@ -105,7 +105,9 @@ def test_what_a_gpu_does_not_hold_is_offloaded(tmp_path, folder, device, monkeyp
     # accelerate keeps room for a layer on a GPU, which is a third of this model
     memory = {0: 3 * size // 4, "cpu": size // 4} if device == "cuda" else {"cpu": size // 3}
     monkeypatch.setattr(load, "_devices", lambda _: memory)
-    runner, prompter, _ = load_causal(replace(config, execution=WeightsLocation.offload), tmp_path)
+    runner, prompter, _ = load_causal(
+        replace(config, weights_location=WeightsLocation.offload), tmp_path
+    )
     places = set(map(str, runner.model.hf_device_map.values()))
     assert "disk" in places
     assert (places & {"0", "cuda:0"} != set()) == (device == "cuda")
