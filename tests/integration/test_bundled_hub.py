@@ -24,7 +24,7 @@ print(contents.overrides)
 """
 RESOLVE = """
 import json, sys
-from exam.checkpoints import checkpoint_fingerprint, resolve_checkpoint
+from exam.core.checkpoints import checkpoint_fingerprint, resolve_checkpoint
 from exam.config import Checkpoint
 checkpoints = [Checkpoint("reader", "model.name_or_path", name) for name in sys.argv[1:]]
 files = [sorted(p.name for p in resolve_checkpoint(c).iterdir()) for c in checkpoints]
