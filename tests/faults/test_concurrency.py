@@ -70,8 +70,8 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from exam.core.artifacts import open_stage
-from exam.core.logging import start_logging
-start_logging("debug")
+from exam.core.logging import setup_logging
+setup_logging("debug")
 _, value, resume, seconds = sys.argv
 with open_stage(Path("outputs"), "k", "n", {"a": value}, resume) as stage:
     if not stage.reused:

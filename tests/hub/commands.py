@@ -16,8 +16,10 @@ from typing import Self
 ROOT = Path(__file__).parents[2]
 IMPORTS = (
     *(
-        "exam.pipelines.pipeline",
-        "exam.pipelines.train",
+        *(
+            f"exam.pipelines.{name}"
+            for name in ("train", "infer", "retrieve", "generate", "stress")
+        ),
         "exam.readers.base",
         "exam.readers.causal_lm",
         "exam.cli",

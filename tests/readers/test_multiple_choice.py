@@ -12,10 +12,10 @@ from helpers import kaggle_rows
 from tiny_encoders import CPU, TINY, as_questions, contexts_of, features_of, reader_in, texts
 
 from exam.config import Model, Order, Packing
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import MANIFEST, open_stage, write_manifest
+from exam.core.checkpoints import max_input_tokens
 from exam.core.errors import ExamError
-from exam.core.files import file_digest, read_json, write_json
-from exam.core.loading import longest_input
+from exam.core.files import read_json, write_json
 from exam.core.tokenization import token_ids
 from exam.core.trainer import last_complete_checkpoint
 from exam.data.schema import FEATURES
@@ -188,9 +188,9 @@ def test_position_limits():
         "num_attention_heads": 2,
     }
     model, _ = load_reader(Model(name="b", config={**bert, "intermediate_size": 16}), 0, ["a"])
-    assert longest_input(model, 256) == 512
+    assert max_input_tokens(model, 256) == 512
     with pytest.raises(ExamError) as caught:
-        longest_input(model, 600)
+        max_input_tokens(model, 600)
     assert str(caught.value) == (
         "model.max_length=600 is more than the 512 tokens this model reads.\n"
         "Set model.max_length=512, or choose another model."
@@ -199,7 +199,7 @@ def test_position_limits():
     model, _ = load_reader(
         Model(name="r", config={**roberta, "max_position_embeddings": 514}), 0, ["a"]
     )
-    assert longest_input(model, 512) == 512
+    assert max_input_tokens(model, 512) == 512
 
 
 # Training.
@@ -288,9 +288,8 @@ def test_a_checkpoint_without_its_best_one_is_not_resumed(tmp_path, asked):
 
 
 def mark_whole(checkpoint):
-    files = [p for p in checkpoint.rglob("*") if p.is_file() and p.name != "whole.json"]
-    marks = {str(p.relative_to(checkpoint)): file_digest(p) for p in files}
-    write_json(checkpoint / "whole.json", marks)
+    files = [p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST]
+    write_manifest(checkpoint / MANIFEST, [str(p.relative_to(checkpoint)) for p in files])
 
 
 def test_training_does_not_go_on_in_another_number_of_processes(tmp_path, asked):

@@ -9,11 +9,12 @@ from helpers import make_place, setting, write_csv
 
 from exam.config.compose import composed
 from exam.core.errors import ExamError
-from exam.pipelines.pipeline import run_infer, run_retrieve
+from exam.pipelines.infer import run_infer
+from exam.pipelines.retrieve import run_retrieve
 from exam.pipelines.train import train_reader
 from exam.report.compare import compare_contexts
 
-WORDS = "passages.words=20"
+WORDS = "chunking.chunk_words=20"
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import pytest
 from datasets import Dataset
 from helpers import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 
-from exam.config import Encoder, Index, Passages, Query, Retriever, RetrieverKind, Search
+from exam.config import Chunking, Encoder, Index, Query, Retriever, RetrieverKind, Search
+from exam.core.artifacts import log_reused
 from exam.core.errors import ExamError
-from exam.core.stage import log_reused
-from exam.data.articles import title_and_first_sentence
+from exam.data.corpus import title_and_first_sentence
 from exam.data.schema import FEATURES
 from exam.data.sentences import sentence_offsets
 from exam.retrieval import idf
@@ -26,8 +26,8 @@ from exam.retrieval.chunking import build_passages
 from exam.retrieval.contexts import read_contexts, read_support
 from exam.retrieval.embeddings import fingerprints
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.evaluation import option_support, question_scores, within_budget, words
-from exam.retrieval.idf import build_rarity
+from exam.retrieval.evaluation import option_support, question_scores
+from exam.retrieval.idf import build_document_frequencies, split_words, take_words
 from exam.retrieval.retriever import RETRIEVERS, Retrieval
 from exam.retrieval.two_stage import prefilter
 
@@ -39,8 +39,8 @@ def retrieval(articles, encoder, tmp_path):
         Encoder(
             name="tiny", name_or_path=str(encoder), query_prefix="query: ", passage_prefix="p: "
         ),
-        Passages(words=8, overlap=1),
-        Retriever(name="two_stage", kind=RetrieverKind.two_stage, articles=2, depth=3),
+        Chunking(chunk_words=8, overlap_sentences=1),
+        Retriever(name="two_stage", kind=RetrieverKind.two_stage, articles=2, top_k=3),
         Index(shard_size=4),
         tmp_path / "outputs",
     )
@@ -70,7 +70,7 @@ def brute_force(question, retrieval, texts):
 
 
 def test_two_stage_equals_its_definition(retrieval, asked, articles):
-    from exam.data.articles import Article
+    from exam.data.corpus import Article
 
     texts = [Article(**json.loads(line)) for line in articles.read_text().splitlines()]
     contexts = read_contexts(retrieval.contexts(asked, "q"), top_k=3)
@@ -114,12 +114,12 @@ def test_what_a_bundle_carries_is_opened_where_contexts_are_reused(retrieval, as
 
 def test_changed_request_is_redone_and_the_key_named(retrieval, asked, caplog):
     retrieval.contexts(asked, "q")
-    retrieval.retriever.depth = 2
+    retrieval.retriever.top_k = 2
     with caplog.at_level("INFO", logger="exam"):
         again = retrieval.contexts(asked, "q")
     assert not again.reused
     pattern = (
-        r"contexts done: 12 questions · .* s · changed: retriever\.depth \(3 → 2\) · .* before"
+        r"contexts done: 12 questions · .* s · changed: retriever\.top_k \(3 → 2\) · .* before"
     )
     assert [message for message in caplog.messages if re.fullmatch(pattern, message)]
 
@@ -147,7 +147,7 @@ def test_only_new_questions_are_ranked(retrieval, asked, kind, monkeypatch, tmp_
     assert ranked == (changed["id"][:] if kind == "tfidf" else ["3"])
     assert read_contexts(stage) == read_contexts(whole)
     assert read_support(stage, changed["id"]) == read_support(whole, changed["id"])
-    assert stage.facts == whole.facts
+    assert stage.metadata == whole.metadata
     if kind != "tfidf":
         assert "contexts: 11 of 12 questions are ranked already" in caplog.messages
     assert not list(stage.folder.glob("sentences-*"))
@@ -161,7 +161,7 @@ def test_a_hybrid_reuses_what_its_members_ranked_alone(retrieval, asked):
     member = {f.name: getattr(retrieval.retriever, f.name) for f in fields(Search)}
     members = {
         "two_stage": Search(**member),
-        "bm25": Search(name="bm25", kind=RetrieverKind.bm25, depth=3),
+        "bm25": Search(name="bm25", kind=RetrieverKind.bm25, top_k=3),
     }
     hybrid = replace(
         retrieval, retriever=Retriever(name="h", kind=RetrieverKind.hybrid, members=members)
@@ -291,7 +291,7 @@ def encoded(monkeypatch):
 def test_another_depth_and_query_encode_nothing_twice(retrieval, asked, encoded):
     retrieval.contexts(asked, "q")
     del encoded[:]
-    retrieval.retriever.depth = 2
+    retrieval.retriever.top_k = 2
     retrieval.contexts(asked, "q")
     assert encoded == []
     retrieval.retriever.query = Query.prompt  # what the articles were searched by
@@ -313,16 +313,16 @@ def test_one_changed_question_encodes_its_own_texts_alone(retrieval, asked, enco
 
 def test_with_room_for_every_sentence_the_prefilter_changes_nothing(retrieval, asked):
     exact = read_contexts(retrieval.contexts(asked, "q"))
-    retrieval.retriever.encode_at_most = 6
+    retrieval.retriever.prefilter_k = 6
     assert read_contexts(retrieval.contexts(asked, "q")) == exact
 
 
 def test_sentences_beyond_the_prefilter_follow_in_lexical_order(retrieval, asked, encoded):
-    retrieval.retriever.depth = 6
+    retrieval.retriever.top_k = 6
     every = read_contexts(retrieval.contexts(asked, "q"))
     shutil.rmtree(retrieval.outputs / "embeddings")
     retrieval = replace(retrieval)
-    retrieval.retriever.encode_at_most = 2
+    retrieval.retriever.prefilter_k = 2
     del encoded[:]
     for key, found in read_contexts(retrieval.contexts(asked, "q")).items():
         assert {p["text"] for p in found} == {p["text"] for p in every[key]}
@@ -399,7 +399,7 @@ def test_an_encoder_changed_in_its_folder_is_another_encoder(retrieval, asked, e
 
 
 def test_given_contexts_that_all_lack_are_refused(retrieval, asked):
-    retrieval.retriever.kind = RetrieverKind.given
+    retrieval.retriever.kind = RetrieverKind.provided
     with pytest.raises(
         ExamError, match=r"none has one\.\nMap its column with data\.columns\.context"
     ):
@@ -408,14 +408,14 @@ def test_given_contexts_that_all_lack_are_refused(retrieval, asked):
 
 def test_recall_is_not_given_beyond_the_stored_depth(retrieval, asked):
     stage = retrieval.contexts(asked, "q")
-    assert [k for k in stage.facts["scores"] if k.startswith("recall")] == [
+    assert [k for k in stage.metadata["scores"] if k.startswith("recall")] == [
         "recall_at_1",
         "recall_at_3",
     ]
 
 
 def test_given_contexts_pass_through(retrieval, asked):
-    retrieval.retriever.kind = RetrieverKind.given
+    retrieval.retriever.kind = RetrieverKind.provided
     rows = [{**q, "context": f"text of {q['id']}" if q["id"] != "3" else None} for q in asked]
     stage = retrieval.contexts(Dataset.from_list(rows, features=FEATURES), "q")
     contexts = read_contexts(stage, 1)
@@ -471,10 +471,10 @@ def test_recall_and_mrr_by_hand():
 
 def test_word_budget_takes_whole_passages_but_at_least_one():
     long, short = "w " * 400, "v " * 100
-    assert within_budget([{"text": long}, {"text": short}]) == [["w"] * 400]
-    assert within_budget([{"text": "w " * 600}]) == [["w"] * 450]
-    assert within_budget([{"text": "a b"}, {"text": "c"}, {"text": "d"}], 3) == [["a", "b"], ["c"]]
-    assert words("It's α-helix_2") == ["it", "s", "α", "helix", "2"]
+    assert take_words([{"text": long}, {"text": short}]) == [["w"] * 400]
+    assert take_words([{"text": "w " * 600}]) == [["w"] * 450]
+    assert take_words([{"text": "a b"}, {"text": "c"}, {"text": "d"}], 3) == [["a", "b"], ["c"]]
+    assert split_words("It's α-helix_2") == ["it", "s", "α", "helix", "2"]
 
 
 def test_memory_holds_a_shard_not_the_corpus(retrieval, asked, monkeypatch):
@@ -495,17 +495,17 @@ def test_memory_holds_a_shard_not_the_corpus(retrieval, asked, monkeypatch):
     assert sizes[:3] == [4, 8, len(ANIMALS)]
 
 
-def test_rarity_is_counted_once_a_corpus(tmp_path, monkeypatch):
+def test_document_frequencies_are_counted_once_per_corpus(tmp_path, monkeypatch):
     rows = [("Red cat", "the cat sat"), ("", "The dog"), ("", "a dog, a dog"), ("x", "y")]
     texts = [json.dumps({"id": str(i), "title": a, "text": b}) for i, (a, b) in enumerate(rows)]
     (tmp_path / "c.jsonl").write_text("\n".join(texts))
     corpus = jsonl_corpus(tmp_path / "c.jsonl")
-    table = build_passages(corpus, Passages(), tmp_path / "o")
-    found = build_rarity(table.stage, table.files, "c", tmp_path / "o")
+    table = build_passages(corpus, Chunking(), tmp_path / "o")
+    found = build_document_frequencies(table.stage, table.files, "c", tmp_path / "o")
     expected = {"cat": math.log(4 / 2), "dog": math.log(4 / 3), "owl": math.log(4)}
-    assert found.of({"dog", "owl", "cat"}) == pytest.approx(expected)
-    assert build_rarity(table.stage, table.files, "c", tmp_path / "o").stage.reused
+    assert found.idf({"dog", "owl", "cat"}) == pytest.approx(expected)
+    assert build_document_frequencies(table.stage, table.files, "c", tmp_path / "o").stage.reused
     monkeypatch.setattr(idf, "SAMPLE", 2)  # articles 0 and 2
-    sampled = build_rarity(table.stage, table.files, "c", tmp_path / "o")
+    sampled = build_document_frequencies(table.stage, table.files, "c", tmp_path / "o")
     assert not sampled.stage.reused
-    assert sampled.of({"cat", "dog"}) == pytest.approx({"cat": 0.0, "dog": 0.0})
+    assert sampled.idf({"cat", "dog"}) == pytest.approx({"cat": 0.0, "dog": 0.0})

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exam.config import Generator
-from exam.data.articles import Article
+from exam.data.corpus import Article
 from exam.data.sentences import sentence_offsets
 
 LONGEST = 1000  # characters of a question, and of an option
@@ -55,7 +55,7 @@ def schema() -> dict[str, Any]:
 
 def excerpt(article: Article, generator: Generator) -> str | None:
     """The beginning of an article, or None where it has too little to ask about."""
-    writer = generator.writer
+    writer = generator.llm
     sentences = sentence_offsets(article.text, 1)
     if len(sentences) < max(1, writer.min_sentences):
         return None
@@ -64,7 +64,7 @@ def excerpt(article: Article, generator: Generator) -> str | None:
 
 def request(article: Article, text: str, generator: Generator) -> list[dict[str, str]]:
     """The messages that ask for an article's questions."""
-    number = generator.writer.per_article
+    number = generator.llm.per_article
     own = REQUEST.format(
         number=f"{number} questions" if number > 1 else "one question",
         options=generator.options,
@@ -74,7 +74,7 @@ def request(article: Article, text: str, generator: Generator) -> list[dict[str,
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": own}]
 
 
-def questions_of(reply: str, generator: Generator) -> list[Question]:
+def parse_response(reply: str, generator: Generator) -> list[Question]:
     """The questions of a reply.
 
     Raises:
@@ -92,7 +92,7 @@ def questions_of(reply: str, generator: Generator) -> list[Question]:
         raise ValueError("no question")
     for one in asked:
         _check(one, generator.options)
-    return asked[: generator.writer.per_article]
+    return asked[: generator.llm.per_article]
 
 
 def _check(one: Question, number: int) -> None:
