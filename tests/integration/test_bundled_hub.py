@@ -1,11 +1,9 @@
 """Checkpoints of the hub in a bundle: found by their ids where there is no network."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from helpers import python
 from hub.layouts import files_of_model
 from hub.server import Hub
 
@@ -33,10 +31,7 @@ print(json.dumps([files, [checkpoint_fingerprint(c) for c in checkpoints]]))
 
 
 def run(source, *arguments, **environment):
-    command = [sys.executable, "-c", source, *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
+    done = python("-c", source, *arguments, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,14 +1,11 @@
 """Every configured id as it is published: from the hub, from the cache alone, and from a copy."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from helpers import ROOT
+from helpers import ROOT, python
 from hub.bench import Bench, contexts, logits, stage
 from hub.layouts import deberta_folder
 from hub.weights import safetensors_of, state_in
@@ -226,16 +223,13 @@ def test_offline_asks_nothing_in_a_new_process(bench):
     name = "BAAI/bge-small-en-v1.5"
     overrides = ["encoder=bge_small", "retriever=two_stage", "data.limit=4", "evaluate=false"]
     bench.run("retrieve", *bench.setting(bench.outputs("new"), *overrides)).check()
-    command = [sys.executable, str(ROOT / "retrieve.py")]
     setting = bench.setting(bench.outputs("new"), *overrides, "offline=true")
     with bench.hub.recording() as requests:
-        process = subprocess.run(
-            [*command, *setting],
-            env={**os.environ, **bench.hub.environment(bench.home)},
+        process = python(
+            str(ROOT / "retrieve.py"),
+            *setting,
             cwd=bench.home,
-            capture_output=True,
-            text=True,
-            check=False,
+            **bench.hub.environment(bench.home),
         )
     assert process.returncode == 0, process.stderr
     assert name in process.stderr
