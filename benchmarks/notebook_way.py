@@ -16,9 +16,9 @@ def notebook_encoder() -> Any:
     """MiniLM as the notebooks load it, after a first call."""
     from sentence_transformers import SentenceTransformer
 
-    from exam.core.packages import packaged_folder
+    from exam.core.packages import find_packaged_folder
 
-    model = SentenceTransformer(str(packaged_folder(MODEL)), model_kwargs={"dtype": "float32"})
+    model = SentenceTransformer(str(find_packaged_folder(MODEL)), model_kwargs={"dtype": "float32"})
     model.max_seq_length = 384
     model.encode(["first use"], normalize_embeddings=True)
     return model

@@ -9,7 +9,7 @@ from side_by_side import measured
 
 SETTINGS = {
     "exact": ["retriever=two_stage", "encoder.max_length=384", "encoder.dtype=float32"],
-    "recommended": ["retriever=two_stage_fast"],
+    "recommended": ["retriever=two_stage_prefiltered"],
 }
 
 
@@ -36,7 +36,7 @@ def retrieval_of(config: Any) -> Any:
     """The configured retrieval, its encoder loaded and used once."""
     from exam.retrieval.retriever import Retrieval
 
-    found = Retrieval.of(config)
+    found = Retrieval.from_config(config)
     found.sentence_encoder.encode(["first use"])
     return found
 

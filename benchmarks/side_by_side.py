@@ -37,7 +37,7 @@ def resident_mib() -> float:
 
 def measured(work: Callable[[], Any], before: float | None = None) -> tuple[Any, dict[str, float]]:
     """What `work` returns, its seconds, and its peak memory above `before` MiB, or above now's."""
-    from exam.core.logging import peak_memory_mib, reset_peak_memory
+    from exam.core.environment import peak_memory_mib, reset_peak_memory
 
     before = resident_mib() if before is None else before
     reset_peak_memory()
@@ -75,5 +75,5 @@ def questions_and_contexts(
         f"outputs={work}",
     )
     questions = read_questions(config.data, f"{part}.csv")
-    found = Retrieval.of(config).contexts(questions, f"bench-{part}")
+    found = Retrieval.from_config(config).contexts(questions, f"bench-{part}")
     return questions, read_contexts(found, top_k)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from exam.config import Corpus, CorpusReader, CorpusSource
+from exam.config import Corpus, CorpusFormat, CorpusSource
 from exam.core.errors import ExamError
 from exam.data.corpus import (
     Article,
@@ -36,7 +36,7 @@ def wikipedia(tmp_path):
     pq.write_table(pa.Table.from_pylist(ROWS[1:]), folder / "other.parquet")
     index = [{"id": "1", "file": "a.parquet"}]
     pq.write_table(pa.Table.from_pylist(index), folder / "wiki_2023_index.parquet")
-    return Corpus(name="wikipedia", reader=CorpusReader.wikipedia, dir=str(folder))
+    return Corpus(name="wikipedia", format=CorpusFormat.wikipedia, dir=str(folder))
 
 
 def test_wikipedia_folder_streams_every_article_but_not_its_index(wikipedia, tmp_path):
@@ -64,8 +64,8 @@ def test_number_ids_are_fetched_as_texts(tmp_path):
 def test_jsonl_with_mapped_columns_joins_a_second_corpus(wikipedia, tmp_path):
     (tmp_path / "notes.jsonl").write_text(json.dumps({"key": 9, "name": "N", "body": "B."}) + "\n")
     columns = {"id": "key", "title": "name", "text": "body"}
-    notes = CorpusSource(CorpusReader.jsonl, str(tmp_path), "notes.jsonl", columns)
-    wikipedia.also = [notes]
+    notes = CorpusSource(CorpusFormat.jsonl, str(tmp_path), "notes.jsonl", columns)
+    wikipedia.extra_corpora = [notes]
     files = corpus_files(wikipedia, tmp_path)
     assert [f.source for f in files] == ["a.parquet", "other.parquet", "notes.jsonl"]
     assert get_articles(files[2], ["9"]) == {"9": Article("9", "N", "B.")}
@@ -74,7 +74,7 @@ def test_jsonl_with_mapped_columns_joins_a_second_corpus(wikipedia, tmp_path):
 def test_a_text_is_an_article_titled_by_its_name(tmp_path):
     (tmp_path / "the_ant.txt").write_bytes(b"\xef\xbb\xbfAn ant digs.\r\nIt is small.")
     (tmp_path / "notes.md").write_text("not asked for")
-    corpus = Corpus(name="c", reader=CorpusReader.text, dir=str(tmp_path))
+    corpus = Corpus(name="c", format=CorpusFormat.text, dir=str(tmp_path))
     (file,) = corpus_files(corpus, tmp_path)
     ant = Article("the_ant.txt", "the ant", "An ant digs.\nIt is small.")
     assert (list(iter_articles(file)), count_articles([file])) == ([ant], 1)
@@ -93,7 +93,7 @@ def test_corpus_key_follows_the_bytes(wikipedia, tmp_path):
 
 def test_missing_corpus_is_refused(tmp_path):
     with pytest.raises(ExamError) as caught:
-        corpus_files(Corpus(name="x", reader=CorpusReader.wikipedia, dir=str(tmp_path)), tmp_path)
+        corpus_files(Corpus(name="x", format=CorpusFormat.wikipedia, dir=str(tmp_path)), tmp_path)
     assert f"{tmp_path} holds no wikipedia corpus (*.parquet)" in str(caught.value)
     assert "corpus.dir=<folder>" in str(caught.value)
 

@@ -7,7 +7,7 @@ from itertools import chain
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import kaggle_rows, write_csv
+from helpers import kaggle_rows, write_csv
 from omegaconf import OmegaConf
 
 from exam.config import Data, Source
@@ -238,7 +238,7 @@ def test_extra_questions_do_not_repeat_those_that_choose_the_checkpoint(tmp_path
     write_csv(tmp_path / "t.csv", rows)
     write_csv(tmp_path / "e.csv", rows)
     write_csv(tmp_path / "v.csv", kaggle_rows(2, start=10))
-    entries = {"train": "t.csv", "valid": "v.csv", "extra": "e.csv", "folds": 5, "fold": 0}
+    entries = {"train": "t.csv", "valid": "v.csv", "extra_train": "e.csv", "folds": 5, "fold": 0}
     dev = read_split(data(tmp_path, **entries), None).dev["id"][:]
     (message,) = [message for message in caplog.messages if "nearly equal" in message]
     assert "2 of 2 dev questions" in message
@@ -398,13 +398,13 @@ def test_splits_without_enough_questions_are_refused(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(8))
     with pytest.raises(ExamError, match=r"data\.folds=10\.\nSet data\.folds=8 or less"):
         assign_folds(read_questions(data(tmp_path), "q.csv"), 10, 0)
-    with pytest.raises(ExamError, match=r"^data\.valid_share=0\.9 of 8 .*\nSet a smaller share"):
-        read_split(data(tmp_path, train="q.csv", valid_share=0.9), None)
+    with pytest.raises(ExamError, match=r"^data\.valid_fraction=0\.9 of 8 .*\nSet a smaller share"):
+        read_split(data(tmp_path, train="q.csv", valid_fraction=0.9), None)
 
 
 def test_split_is_a_partition_and_depends_on_the_seed_alone(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(40))
-    config = data(tmp_path, train="q.csv", valid_share=0.2, folds=5)
+    config = data(tmp_path, train="q.csv", valid_fraction=0.2, folds=5)
     split = read_split(config, None)
     parts = [split.train["id"][:], split.dev["id"][:], split.valid["id"][:]]
     assert sorted(chain(*parts)) == sorted(split.all_train["id"][:])

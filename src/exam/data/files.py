@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 
 from exam.config import Command, Data, Restore, Source, Task, Train, names
+from exam.core.artifacts import check_finished
 from exam.core.errors import ExamError
-from exam.core.security import check_online
-from exam.core.stage import check_finished
+from exam.core.security import require_network
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +22,19 @@ def check_paths(config: Command) -> None:
     """
     for name in names(config.ckpt) if isinstance(config, Restore) else ():
         check_finished(Path(name))
-    if isinstance(config, Train) and config.task is not Task.reader and config.pairs.reader:
-        check_finished(Path(config.pairs.reader))
+    if (
+        isinstance(config, Train)
+        and config.task is not Task.reader
+        and config.training_pairs.reader
+    ):
+        check_finished(Path(config.training_pairs.reader))
     data: Data | None = getattr(config, "data", None)
     if data is None or data.source is not Source.files:
         return
     if isinstance(config, Restore):
         entries = names(data.test or data.valid)
     else:
-        last = data.extra if isinstance(config, Train) else data.test
+        last = data.extra_train if isinstance(config, Train) else data.test
         entries = [*names(data.train), *names(data.valid), *names(last)]
     for entry in entries:
         if entry not in BUILTIN:
@@ -50,7 +54,7 @@ def find_question_file(data: Data, entry: str) -> Path:
         raise ExamError(
             f"{path} does not exist.\nGive its folder with data.dir=<folder> and its name with "
             "data.train=, data.valid= or data.test=<file>; without a valid file, "
-            "data.valid=null data.valid_share=0.2 holds out a share of train."
+            "data.valid=null data.valid_fraction=0.2 holds out a share of train."
         )
     return path
 
@@ -66,7 +70,7 @@ def find_competition_file(competition: str, name: str) -> Path | None:
     for folder in (INPUT / competition, INPUT / "competitions" / competition):
         if (folder / name).is_file():
             return folder / name
-    check_online(f"{name} of the competition {competition}", "give a folder: data.dir=<folder>")
+    require_network(f"{name} of the competition {competition}", "give a folder: data.dir=<folder>")
     try:
         import kagglehub
     except ImportError:

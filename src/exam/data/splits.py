@@ -31,7 +31,8 @@ PAIRED_STD = (
 class Split:
     """Questions to train on, to choose the checkpoint on, and to report the result on.
 
-    `all_train` holds every question of `data.train` and `data.extra` in order, whichever part it
+    `all_train` holds every question of `data.train` and `data.extra_train` in order, whichever
+    part it
     went to. With cross-validation, `train` and `valid` both hold all of them, and `extra` those
     that every fold trains on; otherwise `extra` is empty.
     """
@@ -52,7 +53,7 @@ def read_split(data: Data, generated: Path | None) -> Split:
         ExamError: a part is missing, lacks answers, or is too small to split.
     """
     train = read_questions(data, data.train, generated)
-    extra = prefix_ids(read_questions(data, data.extra, generated), "extra")
+    extra = prefix_ids(read_questions(data, data.extra_train, generated), "extra")
     all_train = concatenate_datasets([train, extra])
     if not len(train):
         raise ExamError(
@@ -87,11 +88,11 @@ def _separate_valid(data: Data, train: Dataset, generated: Path | None) -> tuple
         return train, train
     if data.valid is not None:
         return train, read_questions(data, data.valid, generated)
-    if data.valid_share:
-        return _hold_out(train, data.valid_share, data.split_seed)
+    if data.valid_fraction:
+        return _hold_out(train, data.valid_fraction, data.split_seed)
     raise ExamError(
         f"data={data.name} names no questions to report the result on.\n"
-        "Give a file, data.valid=<file>, or hold out a share: data.valid_share=0.2"
+        "Give a file, data.valid=<file>, or hold out a fraction: data.valid_fraction=0.2"
     )
 
 
@@ -103,8 +104,8 @@ def _hold_out(questions: Dataset, share: float, seed: int) -> tuple[Dataset, Dat
     count = len(set(groups.tolist()))
     if ceil(share * count) >= count:
         raise ExamError(
-            f"data.valid_share={share} of {len(questions)} questions, {count} when near-duplicates "
-            "count once, leaves none to train on.\n"
+            f"data.valid_fraction={share} of {len(questions)} questions, {count} without "
+            "near-duplicates, leaves none to train on.\n"
             "Set a smaller share, bring more questions, or give a file: data.valid=<file>"
         )
     splitter = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)

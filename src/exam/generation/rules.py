@@ -145,13 +145,13 @@ def questions(
     random = Random(generator.seed)
     order = list(range(len(index)))
     random.shuffle(order)
-    letters = [i % generator.options for i in range(generator.n)]
+    letters = [i % generator.options for i in range(generator.num_questions)]
     random.shuffle(letters)
     made, asked, notebook = 0, set[str](), NotesCache(index)
     for turn in count():
         before = made
-        for place, (own, near) in enumerate(notebook.pages(order, generator.neighbours)):
-            if made == generator.n:
+        for place, (own, near) in enumerate(notebook.pages(order, generator.num_neighbors)):
+            if made == generator.num_questions:
                 return
             if {own.id, own.title} & left_out:
                 continue
@@ -194,7 +194,9 @@ class NotesCache:
         for start in range(0, len(order), BLOCK):
             block = order[start : start + BLOCK]
             near = {
-                row: self.index.near(row, neighbours + NEAREST_LEFT_OUT)[NEAREST_LEFT_OUT:]
+                row: self.index.find_neighbors(row, neighbours + NEAREST_LEFT_OUT)[
+                    NEAREST_LEFT_OUT:
+                ]
                 for row in block
             }
             self._read({*block, *(other for rows in near.values() for other in rows)})
@@ -205,7 +207,9 @@ class NotesCache:
         if len(self.found) > KEPT:
             self.found.clear()
         missing = sorted(rows - self.found.keys())
-        self.found |= {row: extract_facts(article) for row, article in self.index.fetch(missing)}
+        self.found |= {
+            row: extract_facts(article) for row, article in self.index.get_articles(missing)
+        }
 
 
 def _statement(own: Notes, near: list[Notes], random: Random) -> Iterator[Draft]:

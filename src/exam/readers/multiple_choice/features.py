@@ -14,10 +14,9 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from exam.config import Order, plain
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
-from exam.core.files import atomic
-from exam.core.stage import Stage
+from exam.core.files import write_atomically
 from exam.core.tokenization import prefix_space, token_ids, tokenizer_digest, unknown_id
 from exam.data.questions import questions_digest
 from exam.data.schema import permute_options
@@ -323,10 +322,10 @@ def load_features(
                     for row, options in zip(measured, questions["options"], strict=True)
                 ]
                 features = features.add_column("evidence", rows, feature=EVIDENCE["evidence"])
-            with atomic(path) as temporary:
+            with write_atomically(path) as temporary:
                 features.to_parquet(temporary)
             stage.finish([FILE], questions=len(features), **asdict(stats))
-    tokens = TokenCounts(**stage.facts["tokens"])
+    tokens = TokenCounts(**stage.metadata["tokens"])
     tokens.warn("features")
     kind = Features({**FEATURES, **EVIDENCE}) if reading.evidence else FEATURES
     return Dataset.from_dict(pq.read_table(path).to_pydict(), features=kind), tokens
