@@ -277,7 +277,7 @@ def test_a_gguf_file_that_is_not_there_is_named(tmp_path):
     (tmp_path / "m.Q4.gguf").touch()
     gguf = Checkpoint("reader", "model.name_or_path", str(tmp_path), gguf_file="typo.gguf")
     with pytest.raises(
-        ExamError, match=r"no file typo\.gguf; it holds m\.Q4\.gguf\.\n.*model\.gguf="
+        ExamError, match=r"no file typo\.gguf; it holds m\.Q4\.gguf\.\n.*model\.gguf_file="
     ):
         resolve_checkpoint(gguf)
 

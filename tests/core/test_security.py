@@ -29,20 +29,20 @@ from exam.bundle.rehearsal import NO_NETWORK, has_namespaces
 from exam.config import (
     Bundle,
     Corpus,
-    CorpusReader,
+    CorpusFormat,
     Dtype,
     Encoder,
-    Execution,
     Generator,
     GeneratorKind,
     Hub,
     Infer,
+    LanguageModel,
     Model,
     ReaderKind,
     Reranker,
     Tracker,
     TrackerMode,
-    Writer,
+    WeightsLocation,
 )
 from exam.config.compose import composed
 from exam.config.saved import load_run, save_run
@@ -292,9 +292,9 @@ def test_a_run_cannot_switch_code_on(saved, group):
     with pytest.raises(ExamError) as caught:
         load_run(saved, Infer(ckpt="run"))
     assert str(caught.value) == (
-        f"{saved} wants its checkpoint's changed code to be run ({group}.trust_remote_code=true).\n"
+        f"{saved} wants its checkpoint's own code to be run ({group}.trust_remote_code=true).\n"
         f"Where you have read it, and trust it, say so: run.{group}.trust_remote_code=true\n"
-        f"Beside pairs.reader, set {group}.trust_remote_code=true."
+        f"Beside training_pairs.reader, set {group}.trust_remote_code=true."
     )
     trusting = Infer(ckpt="run", run={group: {"trust_remote_code": True}})
     assert getattr(load_run(saved, trusting), group).trust_remote_code
@@ -451,7 +451,7 @@ def test_broken_weights_read_layer_by_layer_are_one_message(tmp_path):
     config = Model(
         name="m",
         kind=ReaderKind.causal_lm,
-        execution=Execution.layerwise,
+        weights_location=WeightsLocation.layerwise,
         name_or_path=str(tmp_path),
     )
     with pytest.raises(ExamError, match=rf"The reader {tmp_path} cannot be loaded: "):
@@ -476,7 +476,7 @@ def test_a_corpus_index_that_names_files_is_not_followed(tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "outside.parquet")
     index = [{"id": "1", "title": "t", "file": "../outside.parquet"}]
     pq.write_table(pa.Table.from_pylist(index), folder / "wiki_2023_index.parquet")
-    corpus = Corpus(name="w", reader=CorpusReader.wikipedia, dir=str(folder))
+    corpus = Corpus(name="w", format=CorpusFormat.wikipedia, dir=str(folder))
     assert [file.path for file in corpus_files(corpus, tmp_path)] == [folder / "a.parquet"]
 
 
@@ -563,7 +563,7 @@ def test_a_configuration_that_holds_a_secret_is_refused(config, key, group, valu
 
 def test_a_token_for_the_hub_is_no_value_of_the_configuration(config):
     changed = replace(config, trainer=replace(config.trainer, hub_token="x"))
-    with pytest.raises(ExamError, match=r"trainer\.hub_token is managed by exam: it would be sav"):
+    with pytest.raises(ExamError, match=r"trainer\.hub_token is managed by exam: it would be"):
         validate(changed)
     changed = replace(config, trainer=replace(config.trainer, push_to_hub=True))
     with pytest.raises(ExamError, match=r"trainer\.push_to_hub is managed by exam: hub\.push=true"):
@@ -610,7 +610,9 @@ def test_a_bundle_is_not_made_offline():
         validate(Bundle(ckpt="run", out="x", offline=True))
 
 
-@pytest.mark.parametrize("writer", [Writer(base_url="http://127.0.0.1:80/v1"), Writer(local=True)])
+@pytest.mark.parametrize(
+    "writer", [LanguageModel(base_url="http://127.0.0.1:80/v1"), LanguageModel(local=True)]
+)
 def test_a_model_on_this_machine_is_no_network(config, writer):
     validate(replace(config, offline=True, generator=replace(ASKED, writer=writer)))
 
@@ -655,7 +657,7 @@ def test_train_and_infer_without_a_network_and_without_showing_keys(tmp_path, en
     if not has_namespaces():
         pytest.skip("no namespace without a network to be had here")
     shared = ["offline=true", f"outputs={tmp_path / 'outputs'}"]
-    more = ["retriever=two_stage", f"encoder.name_or_path={encoder}", "context.top_k=2"]
+    more = ["retriever=two_stage", f"encoder.name_or_path={encoder}", "context.num_passages=2"]
     local = tiny(make_place(tmp_path), *more, "tracker=wandb_offline")
     keys = {name: f"secret-of-{name}-0123" for name in KEYS}
 
@@ -725,7 +727,7 @@ def test_numbers_without_a_value_are_refused(tmp_path, number):
 def test_of_two_equal_names_in_an_object_none_is_taken(tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_text('{"id": "1", "id": "2"}\n')
-    with pytest.raises(ExamError, match="line 1 is not JSON: 'id' is there twice"):
+    with pytest.raises(ExamError, match="line 1 is not JSON: 'id' occurs 2 times"):
         list(read_rows(path))
 
 
@@ -795,7 +797,7 @@ def test_ids_that_cannot_be_found_again_are_refused(tmp_path, kind):
     ids = pa.array([0, 1], pa.int64()).cast(pa.string() if kind == pa.binary() else kind)
     pq.write_table(pa.table({"id": ids.cast(kind), "title": ["", ""], "text": ["x", "y"]}), path)
     file = CorpusFile(path, {"id": "id", "title": "title", "text": "text"})
-    with pytest.raises(ExamError, match=r"column 'id' holds .*; text is required once"):
+    with pytest.raises(ExamError, match=r"column 'id' holds .*; it must occur once"):
         list(iter_articles(file))
 
 
@@ -865,7 +867,7 @@ def test_gains_that_are_no_numbers_are_refused(tmp_path, gain):
 
 def test_an_endpoint_that_counts_in_words_counts_nothing(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    endpoint = Endpoint(Generator(writer=Writer(base_url="http://127.0.0.1:1/v1")).writer)
+    endpoint = Endpoint(Generator(llm=LanguageModel(base_url="http://127.0.0.1:1/v1")).writer)
     message = SimpleNamespace(message=SimpleNamespace(content="{}"))
     usage = SimpleNamespace(prompt_tokens="many", completion_tokens=[3])
     response = SimpleNamespace(choices=[message], usage=usage)

@@ -31,7 +31,7 @@ def end(command, number):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, encoder):
-    """A workdir with contexts."""
+    """Return a working folder with contexts."""
     workdir = make_place(tmp_path_factory.mktemp("signals") / "place")
     run(workdir, "retrieve", *GIVEN, f"encoder.name_or_path={encoder}")
     return workdir
@@ -141,8 +141,8 @@ def test_a_reply_that_never_comes_is_not_waited_for(tmp_path):
         return "no"
 
     overrides = ["corpus=jsonl", "corpus.dir=.", "corpus.files=articles.jsonl", "outputs=outputs"]
-    overrides += ["generator=llm", "n=4", "generator.writer.parallel=1"]
-    overrides += [f"generator.writer.base_url={endpoint.url}", "generator.writer.model=small"]
+    overrides += ["generator=llm", "num_questions=4", "generator.llm.concurrency=1"]
+    overrides += [f"generator.llm.base_url={endpoint.url}", "generator.llm.model=small"]
     command = start(workdir, "generate", *overrides)
     while len(endpoint.asked) < 3:
         time.sleep(0.05)

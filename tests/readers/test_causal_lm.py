@@ -92,7 +92,7 @@ def test_a_family_that_changes_embeddings_between_layers_is_refused(tokenizer, t
         Layerwise(tmp_path / "m", own, torch.float32, CPU, tmp_path / "w", 0)
     assert str(caught.value) == (
         "A granite model changes the embeddings outside of its layers, which this execution does "
-        "not follow.\nChoose model.execution=offload."
+        "not follow.\nChoose model.weights_location=offload."
     )
 
 
@@ -173,12 +173,12 @@ def test_what_a_question_says_never_becomes_a_special_token(tokenizer):
 def test_what_a_model_lacks_is_refused(tokenizer, tmp_path):
     plain = tiny_tokenizer([WORDS])
     with pytest.raises(ExamError) as caught:
-        prompter_of(plain, Scoring.letters, chat=True)
+        prompter_of(plain, Scoring.letters, use_chat_template=True)
     assert str(caught.value) == (
         " has no chat template.\n"
-        "Ask it as plain text, model.chat=false, or choose an instruction-tuned model."
+        "Ask it as plain text, model.use_chat_template=false, or choose an instruction-tuned model."
     )
-    prompter = prompter_of(tiny_tokenizer(["otter"]), Scoring.yes_no, chat=False)
+    prompter = prompter_of(tiny_tokenizer(["otter"]), Scoring.yes_no, use_chat_template=False)
     with pytest.raises(ExamError, match="The model has no token of its own for 'yes'"):
         prompter.single(("yes", "no"))
     encoder = {"model_type": "bert", "architectures": ["BertModel"]}
@@ -223,7 +223,7 @@ def saved(tokenizer, tmp_path_factory):
 
 def test_letters_have_the_same_logits_under_the_trainer(tokenizer, tmp_path, saved, stage):
     reader = letters_of(tmp_path, saved)
-    found = predict(reader, reader.features("f", questions(), stage, Context(top_k=2))[0])
+    found = predict(reader, reader.features("f", questions(), stage, Context(num_passages=2))[0])
     prompter = prompter_of(tokenizer, Scoring.letters)
     asked = prompter.asked(questions(), PASSAGES, 256)
     whole = option_scores(InMemory(model_of("llama", tokenizer), CPU), prompter, asked, 2)
@@ -234,7 +234,7 @@ def test_letters_have_the_same_logits_under_the_trainer(tokenizer, tmp_path, sav
 def test_letters_are_learned_saved_and_read_again(tmp_path, saved, stage, tuning):
     reader = letters_of(tmp_path, saved, max_steps=120, learning_rate=0.003)
     answered = questions().remove_columns("label").add_column("label", [1, 2, 0])
-    features, _ = reader.features("f", answered, stage, Context(top_k=2))
+    features, _ = reader.features("f", answered, stage, Context(num_passages=2))
     reader = reader.prepare_for_training(features, tuning)
     train(reader, features, features.select([]))
     logits = predict(reader, features)
@@ -249,11 +249,16 @@ def test_a_run_of_a_random_decoder_answers_again(tmp_path, more):
     from exam.pipelines.infer import run_infer
     from exam.pipelines.train import train_reader
 
-    own = ["model=smollm2", "model.gguf=null", "model.chat=false", "model.architecture=llama"]
-    own += ["model.name_or_path=null", "trainer=no_training", "trainer.use_cpu=true"]
+    own = [
+        "model=smollm2",
+        "model.gguf_file=null",
+        "model.use_chat_template=false",
+        "model.architecture=llama",
+    ]
+    own += ["model.name_or_path=null", "trainer=zero_shot", "trainer.use_cpu=true"]
     overrides = tiny(make_place(tmp_path), *own, *more)
     if not more:
-        overrides += ["model.execution=layerwise", "model.scoring=yes_no"]
+        overrides += ["model.weights_location=layerwise", "model.scoring=yes_no"]
         overrides += ["trainer.num_train_epochs=0"]
     run = train_reader(composed("train", *overrides))
     found = read_predictions(run.stage.folder / "predictions.parquet").logits
@@ -275,7 +280,7 @@ def test_a_run_of_a_random_decoder_answers_again(tmp_path, more):
 
 @pytest.fixture(scope="module")
 def smollm2():
-    model = composed("train", "model=smollm2", "trainer=no_training").model
+    model = composed("train", "model=smollm2", "trainer=zero_shot").model
     try:
         resolve_checkpoint(model.checkpoint)
     except ExamError as error:
