@@ -35,8 +35,8 @@ from exam.core.precision import log_replaced, with_formats
 from exam.pipelines.launch import start_processes
 from exam.pipelines.room import check_room, checkpoints_at_once
 from exam.readers.multiple_choice.model import tiny_tokenizer
-from exam.readers.multiple_choice.reader import Reader
-from exam.readers.quantization import weights_in
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
+from exam.readers.quantization import dtype_kwargs
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index
 
@@ -235,16 +235,16 @@ def test_weights_in_bfloat16_become_float16(machine, caplog):
     caplog.set_level(logging.INFO)
     config = composed("train", "model=mistral_7b").model  # dtype: bfloat16
     machine(*A100)
-    assert weights_in(config, Dtype.float32) == {"dtype": torch.bfloat16}
+    assert dtype_kwargs(config, Dtype.float32) == {"dtype": torch.bfloat16}
     assert caplog.messages == []
     machine(*T4)
-    assert weights_in(config, Dtype.float32) == {"dtype": torch.float16}
+    assert dtype_kwargs(config, Dtype.float32) == {"dtype": torch.float16}
     assert caplog.messages == [
         "model.dtype=bfloat16 → float16: Tesla T4 does not compute in bfloat16"
     ]
     machine(*OLD)
     with pytest.raises(ExamError, match="neither a GPU nor a processor that computes in it"):
-        weights_in(config, Dtype.float32)
+        dtype_kwargs(config, Dtype.float32)
 
 
 def test_the_format_is_part_of_what_determines_a_run(machine):
@@ -265,7 +265,7 @@ def test_four_bit_weights_are_multiplied_in_the_half_precision_of_the_gpu(
 ):
     machine(*device)
     monkeypatch.setattr("transformers.utils.import_utils.is_bitsandbytes_available", lambda: True)
-    form = weights_in(Model(name="m", load_in_4bit=True), Dtype.float32)
+    form = dtype_kwargs(Model(name="m", load_in_4bit=True), Dtype.float32)
     assert form["dtype"] is torch.float32
     assert form["quantization_config"].bnb_4bit_compute_dtype is half
 
@@ -281,7 +281,7 @@ def asked():
 def reader_of(tmp_path, asked, family, packing, **values):
     config = model_of(family, packing)
     config.config["initializer_range"] = 0.2
-    return Reader.load(config, {**CPU, **values}, tmp_path / "c", 0, texts(asked))
+    return MultipleChoiceReader.build(config, {**CPU, **values}, tmp_path / "c", 0, texts(asked))
 
 
 def batch_of(reader, asked):
@@ -290,7 +290,7 @@ def batch_of(reader, asked):
     rows[1]["context"] = []
     rows[2]["options"] = rows[2]["options"][:3]
     rows[2]["labels"] = 1
-    return reader.collator(5)(rows)
+    return reader.build_collator(5)(rows)
 
 
 def fp16():
@@ -329,7 +329,7 @@ def gradients(reader, batch, scaler=None):
 
     With a scaler the loss is computed in fp16.
     """
-    trainer = reader.trainer(None, None, 5)
+    trainer = reader.build_trainer(None, None, 5)
     trainer.current_gradient_accumulation_steps = 1
     trainer.accelerator.scaler = scaler
     if scaler is not None:

@@ -22,7 +22,7 @@ from exam.core.security import leads_out
 from exam.core.stage import Stage
 from exam.core.trainer import CHECKPOINTS
 from exam.data.corpus import demo_articles, files_of
-from exam.readers.tuning import adapters_base
+from exam.readers.tuning import find_adapter_base
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def _add_checkpoint(contents: Contents, run: Path, config: Train, *, is_only: bo
         ExamError: no override can tell the run where a local folder lies on the target.
     """
     saved, checkpoint = run / MODEL, config.model.checkpoint
-    base = adapters_base(saved)
+    base = find_adapter_base(saved)
     if base is not None:
         if hub_repository(base) is None and base.name not in PACKAGED:
             raise ExamError(

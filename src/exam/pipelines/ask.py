@@ -48,16 +48,14 @@ class LoadedRun:
             go_offline()
         from exam.core.checkpoints import MODEL
         from exam.pipelines.infer import restored
-        from exam.readers.base import loaded
+        from exam.readers.base import load_reader
         from exam.retrieval.retriever import Retrieval
 
         _, self.config = restored(infer, reads_questions=False)
         self._work = TemporaryDirectory()
         self._stages = Path(self._work.name) / "stages"  # of one question, then removed
         self.retrieval = replace(Retrieval.of(self.config), contexts_outputs=self._stages)
-        self._answer = loaded(
-            self.config, Path(infer.ckpt) / MODEL, Path(self._work.name), merge=False
-        )
+        self._reader = load_reader(self.config, Path(infer.ckpt) / MODEL, Path(self._work.name))
 
     def answer(self, prompt: str, options: Sequence[str]) -> Answer:
         """Read the best passages, and weigh the options.
@@ -77,7 +75,7 @@ class LoadedRun:
         question = Dataset.from_list([{**dict.fromkeys(FEATURES), **values}], features=FEATURES)
         try:
             contexts = self.retrieval.contexts(question, "asked")
-            logits = self._answer(question, contexts).logits
+            logits, _ = self._reader.predict(question, contexts)
             passages = read_contexts(contexts, self.config.context.passages(training=False))
         finally:
             shutil.rmtree(self._stages, ignore_errors=True)

@@ -43,7 +43,7 @@ from exam.evaluation.predictions import (
 from exam.evaluation.scored import PREDICTIONS, answers, score
 from exam.evaluation.submission import write_submission
 from exam.pipelines.preflight import check_saved_reader, prepare
-from exam.readers.base import Answer, loaded, saved_model
+from exam.readers.base import Reader, load_reader, resolve_model
 from exam.readers.multiple_choice.features import TokenCounts
 from exam.report.run import write_run
 from exam.retrieval.retriever import Retrieval
@@ -75,7 +75,7 @@ def _pinned(run: Train, saved: Path, reads_questions: bool) -> Train:
 
     The checkpoint that a saved reader started from may be gone.
     """
-    model = saved_model(run, saved)
+    model = resolve_model(run, saved)
     source = run.data.source if reads_questions else Source.files
     data = replace(run.data, train=None, extra=None, source=source)
     pinned = prepare(replace(run, model=model, data=data))
@@ -179,7 +179,7 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
     outputs, name = Path(infer.outputs), f"{config.data.name}-{folder.name}"
     with shared_stage(outputs, "infer", name, key, infer.resume.value) as stage:
         if not stage.reused:
-            reader = loaded(config, folder / MODEL, stage.folder, merge=infer.merge)
+            reader = load_reader(config, folder / MODEL, stage.folder, merge=infer.merge)
             work = stage.folder / CHECKPOINTS
             rotated = _rotated(reader, questions, contexts, infer.rotations, config, work)
             predictions, tokens = zip(*rotated, strict=True)
@@ -196,7 +196,7 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
 
 
 def _rotated(
-    reader: Answer,
+    reader: Reader,
     questions: Dataset,
     contexts: Stage,
     rotations: int,
@@ -217,16 +217,15 @@ def _rotated(
             log.info("infer: options %s are answered already", order)
             yield read_predictions(path), None
             continue
-        output = reader(questions.map(_turned, fn_kwargs={"by": turn}), contexts)
-        for row, options in zip(output.logits, questions["options"], strict=True):
+        rotated = questions.map(_turned, fn_kwargs={"by": turn})
+        logits, tokens = reader.predict(rotated, contexts)
+        for row, options in zip(logits, questions["options"], strict=True):
             row[: len(options)] = np.roll(row[: len(options)], turn)
-        predictions = predictions_of(
-            questions, output.logits, config.name, contexts.folder.name, order
-        )
+        predictions = predictions_of(questions, logits, config.name, contexts.folder.name, order)
         if distributed.rank() == 0:
             with sealed(path) as temporary:
                 write_predictions(temporary, [predictions])
-        yield predictions, output.tokens
+        yield predictions, tokens
 
 
 def _turned(question: dict[str, Any], by: int) -> dict[str, Any]:

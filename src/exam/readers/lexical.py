@@ -4,25 +4,32 @@ It needs no encoding and trains in a second, so it compares retrievers without a
 it is the baseline that a neural reader has to beat.
 """
 
+import logging
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import pairwise
 from math import fsum, isfinite, log1p, sqrt
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
+from exam.config import Train
+from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import read_json, write_json
 from exam.core.logging import watched
 from exam.core.stage import Stage
-from exam.data.splits import fold_of, related
-from exam.metrics import Floats, Ints
+from exam.data.splits import Split, fold_of, related
+from exam.metrics import Floats, Ints, K, average_precision, figures, ranking
 from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.evaluation import Contexts, within_budget, words
 
+log = logging.getLogger(__name__)
+
+FILE = "lexical.json"
 WINDOW = 30  # words: about one long sentence
 FOLDS = 5
 PENALTY = 1.0
@@ -39,20 +46,7 @@ FEATURES = (
 )
 
 
-@dataclass(frozen=True)
-class LexicalReader:
-    """One weight for each of FEATURES; an option's logit is their weighted sum."""
-
-    weights: Floats
-
-    def logits(self, features: Floats) -> Floats:
-        """Return logits `(questions, options)`, `-inf` for missing options."""
-        missing = np.isnan(features).any(axis=2)
-        logits: Floats = np.where(missing, -np.inf, np.nan_to_num(features) @ self.weights)
-        return logits
-
-
-def build_features(
+def compute_features(
     questions: Dataset, contexts: Contexts, idf: dict[str, float], budget: int | None = None
 ) -> Floats:
     """Compute FEATURES `(questions, options, features)`, NaN for missing options.
@@ -71,11 +65,6 @@ def build_features(
             words(question["prompt"]), [words(o) for o in question["options"]], passages, idf
         )
     return features
-
-
-def lexical_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
-    """Build features with the `top_k` best passages of a contexts stage."""
-    return build_features(questions, read_contexts(stage, top_k), read_rarity(stage), budget)
 
 
 def option_features(
@@ -128,11 +117,11 @@ def split_windows(passages: list[list[str]], vocabulary: set[str]) -> set[frozen
     }
 
 
-def fit(features: Floats, labels: Ints) -> LexicalReader:
+def fit_weights(features: Floats, labels: Ints) -> Floats:
     """Fit a conditional logit: softmax over each question's options, with an L2 penalty.
 
-    The penalty is on features in units of their spread within questions. The loss is convex, so
-    the weights depend on the data only.
+    Returns one weight for each feature. The penalty is on features in units of their spread within
+    questions. The loss is convex, so the weights depend on the data only.
     """
     from scipy.optimize import minimize
     from scipy.special import log_softmax, softmax
@@ -151,7 +140,15 @@ def fit(features: Floats, labels: Ints) -> LexicalReader:
         return float(value), PENALTY * weights + expected - inputs[right].sum(axis=0)
 
     optimum = minimize(loss, np.zeros(features.shape[2]), jac=True, method="L-BFGS-B", tol=1e-10)
-    return LexicalReader(optimum.x / spread)
+    weights: Floats = optimum.x / spread
+    return weights
+
+
+def compute_logits(features: Floats, weights: Floats) -> Floats:
+    """Return the weighted sums of features, `(questions, options)`; `-inf` for missing options."""
+    missing = np.isnan(features).any(axis=2)
+    logits: Floats = np.where(missing, -np.inf, np.nan_to_num(features) @ weights)
+    return logits
 
 
 def cross_fit(questions: Dataset, features: Floats) -> Floats | None:
@@ -166,17 +163,67 @@ def cross_fit(questions: Dataset, features: Floats) -> Floats | None:
     logits = np.empty(features.shape[:2])
     for number in range(folds):
         inside = fold == number
-        logits[inside] = fit(features[~inside], labels[~inside]).logits(features[inside])
+        weights = fit_weights(features[~inside], labels[~inside])
+        logits[inside] = compute_logits(features[inside], weights)
     return logits
 
 
-def save_lexical(reader: LexicalReader, path: Path) -> None:
+@dataclass(frozen=True)
+class LexicalReader:
+    """A weight for each of FEATURES, and how many passages and words of them to read."""
+
+    weights: Floats
+    top_k: int
+    max_words: int
+
+    @classmethod
+    def fit(cls, config: Train, folder: Path, split: Split, pool: Stage) -> Self:
+        """Fit on all training questions, and log the cross-fitted MAP@3."""
+        questions = concatenate_datasets([split.train, split.dev])
+        passages = config.context.passages(training=True), config.model.length(training=True)
+        features = _read_features(questions, pool, *passages)
+        labels = np.array(questions["label"])
+        logits = cross_fit(questions, features)
+        if logits is not None:
+            estimate = figures(average_precision(ranking(logits), labels, K))
+            log.info(
+                "train: cross-fitted MAP@3 %.3f [%.3f, %.3f] (n = %d)",
+                estimate["value"],
+                *estimate["ci"],
+                estimate["n"],
+            )
+        weights = fit_weights(features, labels)
+        save_weights(weights, folder / MODEL / FILE)
+        return cls._with_weights(weights, config)
+
+    @classmethod
+    def load(cls, config: Train, saved: Path, work: Path) -> Self:
+        """Load the weights of a run."""
+        return cls._with_weights(load_weights(saved / FILE), config)
+
+    @classmethod
+    def _with_weights(cls, weights: Floats, config: Train) -> Self:
+        top_k = config.context.passages(training=False)
+        return cls(weights, top_k, config.model.length(training=False))
+
+    def predict(self, questions: Dataset, contexts: Stage) -> tuple[Floats, None]:
+        """Return logits `(questions, options)`; no tokens are counted."""
+        features = _read_features(questions, contexts, self.top_k, self.max_words)
+        return compute_logits(features, self.weights), None
+
+
+def _read_features(questions: Dataset, stage: Stage, top_k: int, max_words: int) -> Floats:
+    """Compute features with the `top_k` best passages of a contexts stage."""
+    return compute_features(questions, read_contexts(stage, top_k), read_rarity(stage), max_words)
+
+
+def save_weights(weights: Floats, path: Path) -> None:
     """Write the weights by their features' names."""
-    write_json(path, dict(zip(FEATURES, reader.weights.tolist(), strict=True)))
+    write_json(path, dict(zip(FEATURES, weights.tolist(), strict=True)))
 
 
-def load_lexical(path: Path) -> LexicalReader:
-    """Read what `save_lexical` wrote.
+def load_weights(path: Path) -> Floats:
+    """Read the weights that `save_weights` wrote.
 
     Raises:
         ExamError: the file holds other features, or values that are not finite.
@@ -184,13 +231,13 @@ def load_lexical(path: Path) -> LexicalReader:
     weights = read_json(path)
     if not isinstance(weights, dict) or list(weights) != list(FEATURES):
         raise ExamError(
-            f"{path} does not weigh this version's features ({', '.join(FEATURES)}).\n"
+            f"{path} does not have the features of this version ({', '.join(FEATURES)}).\n"
             f"Train again: {spell_command('train')} model=lexical"
         )
     values = list(weights.values())
     if not all(isinstance(v, (int, float)) and isfinite(v) for v in values):
         raise ExamError(f"{path} holds a weight that is not finite.\nTrain again.")
-    return LexicalReader(np.array(values, dtype=np.float64))
+    return np.array(values, dtype=np.float64)
 
 
 # Overlap features of a neural reader's score.
@@ -211,7 +258,7 @@ def overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) 
     options. The `top_k` best passages are read up to `budget` words.
     """
     contexts, idf = read_contexts(stage, top_k), read_rarity(stage)
-    lexical = build_features(questions, contexts, idf, budget)
+    lexical = compute_features(questions, contexts, idf, budget)
     features = np.full((*lexical.shape[:2], len(PASSAGE_FEATURES)), np.nan)
     rows = watched(questions.to_list(), "evidence", len(questions), "questions")
     for row, question in zip(features, rows, strict=True):

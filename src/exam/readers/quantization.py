@@ -7,7 +7,7 @@ from exam.core.errors import ExamError
 from exam.core.precision import Dtype, dtype_here, half_here
 
 
-def weights_in(config: Model, otherwise: Dtype) -> dict[str, Any]:
+def dtype_kwargs(config: Model, otherwise: Dtype) -> dict[str, Any]:
     """What `from_pretrained` takes for a model's number format; `otherwise` is what `auto` means.
 
     Raises:

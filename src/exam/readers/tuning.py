@@ -1,6 +1,5 @@
 """Freeze a reader's layers, add adapters, and set learning rates by layer."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,13 @@ from exam.core.errors import ExamError
 from exam.core.files import read_object, write_json
 from exam.core.loading import POOLERS
 
-log = logging.getLogger(__name__)
-
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE = "base.json"  # beside an adapter: the checkpoint it changes, and its files' digests
 LAST_NORMS = ("final_norm", "norm")
 
 
-def layers_of(model: Any) -> nn.ModuleList:
+def get_layers(model: Any) -> nn.ModuleList:
     """Return the layers of a model's encoder, lowest first.
 
     Raises:
@@ -44,14 +41,6 @@ def layers_of(model: Any) -> nn.ModuleList:
 
 
 def apply_tuning(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTrainedModel:
-    """Apply `with_tuning`, and log how many parameters are trained."""
-    model = with_tuning(model, tuning, base)
-    counts = count_parameters(model)
-    log.debug("train: %s", "{trained:,} of {all:,} parameters ({share:.1%})".format(**counts))
-    return model
-
-
-def with_tuning(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTrainedModel:
     """Return the model with frozen parts or with adapters; `base` is the name of its checkpoint.
 
     Raises:
@@ -60,7 +49,7 @@ def with_tuning(model: PreTrainedModel, tuning: Tuning, base: str | None) -> Pre
     if is_adapted(model):  # in an earlier run
         model = merge_adapters(model).requires_grad_(True)
     amount, adapts = tuning.freeze_layers, tuning.lora_rank is not None
-    layers = layers_of(model) if amount or adapts else nn.ModuleList()
+    layers = get_layers(model) if amount or adapts else nn.ModuleList()
     frozen = round(amount * len(layers)) if amount < 1 else int(amount)
     if frozen > len(layers):
         raise ExamError(
@@ -129,7 +118,7 @@ def _add_adapters(
 def _linear_modules(model: Any, frozen: int) -> Iterator[str]:
     """Yield the full names of the linear modules in the layers that are not frozen."""
     paths = {id(module): name for name, module in model.named_modules()}
-    for layer in layers_of(model)[frozen:]:
+    for layer in get_layers(model)[frozen:]:
         for module in layer.modules():
             if isinstance(module, nn.Linear):
                 yield paths[id(module)]
@@ -176,7 +165,7 @@ def save_adapters(model: Any, base: Checkpoint, folder: Path, state: Any = None)
     )
 
 
-def adapters_base(folder: Path) -> Checkpoint | None:
+def find_adapter_base(folder: Path) -> Checkpoint | None:
     """Return the checkpoint that a folder's adapters change; None where it holds a whole model.
 
     Raises:
@@ -201,7 +190,7 @@ def adapters_base(folder: Path) -> Checkpoint | None:
     return base
 
 
-def with_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+def load_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Return a checkpoint's model with the adapters of a folder."""
     from peft import PeftModel
 
@@ -239,7 +228,7 @@ def set_learning_rates(
 def _rates(model: Any, rate: float, layer_decay: float, head_rate: float) -> dict[int, float]:
     """Return each weight's learning rate by the weight's id."""
     whole = model.get_base_model() if is_adapted(model) else model
-    layers = layers_of(whole)
+    layers = get_layers(whole)
     rates = {id(weight): head_rate for weight in whole.parameters()}
     lowest = rate * layer_decay ** len(layers)
     for name, part in whole.base_model.named_children():

@@ -50,7 +50,7 @@ class Collator:
                 evidence[: len(row["options"])] = torch.tensor(row["evidence"])
         return batch
 
-    def tokens(self, row: Row) -> int:
+    def count_tokens(self, row: Row) -> int:
         """Count the tokens of a question in a batch of questions as long, with padding."""
         raise NotImplementedError
 
@@ -86,7 +86,7 @@ class MultipleChoiceCollator(Collator):
 
     global_attention: bool = False
 
-    def tokens(self, row: Row) -> int:
+    def count_tokens(self, row: Row) -> int:
         """Count the longest option's sequence, once for every option."""
         return self.options * max(len(self._sequence(row, o)["input_ids"]) for o in row["options"])
 
@@ -125,7 +125,7 @@ class PackedCollator(Collator):
     multiple of STEP.
     """
 
-    def tokens(self, row: Row) -> int:
+    def count_tokens(self, row: Row) -> int:
         """Count the tokens of the question's sequence."""
         return round_up(len(self._sequence(row)["input_ids"]))
 

@@ -282,7 +282,7 @@ def _features(
 
 
 @dataclass(frozen=True)
-class Reading:
+class EncodingSettings:
     """How many passages and tokens a reader reads, and in which order."""
 
     top_k: int
@@ -297,7 +297,7 @@ def load_features(
     questions: Dataset,
     contexts: Stage,
     tokenizer: PreTrainedTokenizerBase,
-    reading: Reading,
+    reading: EncodingSettings,
 ) -> tuple[Dataset, TokenCounts]:
     """Return `build_features` with a stage's passages, kept beside it and not built again."""
     key = {

@@ -2,11 +2,12 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -39,8 +40,8 @@ from exam.readers.multiple_choice.heads import (
     with_extra_scores,
 )
 from exam.readers.multiple_choice.packing import compute_dtype, make_packed_class
-from exam.readers.quantization import weights_in
-from exam.readers.tuning import adapters_base, with_adapters
+from exam.readers.quantization import dtype_kwargs
+from exam.readers.tuning import find_adapter_base, load_adapters
 
 log = logging.getLogger(__name__)
 
@@ -69,20 +70,20 @@ OF_SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def inspect_reader(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def inspect_model(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a reader without memory for its weights, and its tokenizer.
 
     Raises:
         ExamError: the checkpoint does not load as configured, or its files contradict each other.
     """
-    weights_in(config, Dtype.float32)
+    dtype_kwargs(config, Dtype.float32)
     model, tokenizer, *_ = _load(config, device_map="meta")
     check_vocabulary(tokenizer, embedding_rows(model))
     _head(model)
     return model, tokenizer
 
 
-def load_reader(
+def load_model(
     config: Model, seed: int, texts: Iterable[str] = ()
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a multiple-choice model and its tokenizer, ready for training or prediction.
@@ -98,11 +99,11 @@ def load_reader(
         model = _select_class(config, random)(random)
         _prepare(model, tokenizer, config)
         return model, tokenizer
-    model, tokenizer, adapters, new = _load(config, **weights_in(config, Dtype.float32))
+    model, tokenizer, adapters, new = _load(config, **dtype_kwargs(config, Dtype.float32))
     if new:
         log.debug("reader: newly initialised: %s (not in the checkpoint)", ", ".join(new))
     _prepare(model, tokenizer, config)
-    return (with_adapters(model, adapters) if adapters else model), tokenizer
+    return (load_adapters(model, adapters) if adapters else model), tokenizer
 
 
 def _load(
@@ -114,7 +115,7 @@ def _load(
     """
     checkpoint = config.required_checkpoint
     folder = resolve_checkpoint(checkpoint)
-    base = adapters_base(folder)
+    base = find_adapter_base(folder)
     with translate_load_errors(checkpoint):
         architecture: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=config.trust_remote_code, **dropout_fields(config.dropout)
@@ -222,6 +223,11 @@ def _head(model: Any) -> Any:
 def _narrow(_embeddings: nn.Module, _inputs: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Keep the layers' sums in autocast's format on a CPU, instead of fp32."""
     return hidden.to(compute_dtype(hidden)) if hidden.device.type == "cpu" else hidden
+
+
+def question_texts(questions: Dataset) -> Iterator[str]:
+    """Yield prompts and options, which train the tokenizer of a random model."""
+    return (text for q in questions for text in [q["prompt"], *q["options"]])
 
 
 def tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
