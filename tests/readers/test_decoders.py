@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import kaggle_rows
-from test_reader import CPU, as_questions, features_of, texts
+from helpers import kaggle_rows
+from tiny_encoders import CPU, as_questions, features_of, texts
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 from transformers import LlamaForSequenceClassification, TokenizersBackend

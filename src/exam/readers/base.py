@@ -8,9 +8,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from exam.config import Model, ReaderKind, Train, is_trained
+from exam.core.artifacts import Stage
 from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError
-from exam.core.stage import Stage
 from exam.data.splits import Split
 from exam.metrics import Floats
 from exam.readers.causal_lm.load import inspect_decoder

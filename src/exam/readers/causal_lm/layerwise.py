@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,15 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from exam.core.errors import ExamError
-from exam.core.files import atomic, digest, file_digest, read_json, read_object, write_json
-from exam.core.logging import progress
-from exam.core.security import leads_out
+from exam.core.files import (
+    checksum_matches,
+    digest,
+    read_object,
+    write_json,
+    write_with_checksum,
+)
+from exam.core.logging import progress_bar
+from exam.core.security import escapes_directory
 from exam.readers.causal_lm.scoring import (
     Batch,
     Hidden,
@@ -59,7 +64,6 @@ class States:
             [dtype, *([b.rows, b.prefix.tolist(), b.suffixes.tolist()] for b in batches)]
         )
         folder.mkdir(parents=True, exist_ok=True)
-        self.digests: dict[str, str] = {}  # of the written files
         self.layer = self._read_layer()
         if self.layer is not None:
             log.info("layers: resuming after layer %d", self.layer)
@@ -75,12 +79,12 @@ class States:
         if not (self.folder / STATE).is_file():
             return None
         try:
-            record = read_json(self.folder / STATE)
-            layer, files = int(record["layer"]), record["files"]
+            record = read_object(self.folder / STATE, "key", "layer")
+            layer = int(record["layer"])
             paths = [self._path(number, layer) for number in range(self.number)]
-            if record["key"] == self.key and all(files[p.name] == file_digest(p) for p in paths):
+            if record["key"] == self.key and all(map(checksum_matches, paths)):
                 return layer
-        except (ExamError, LookupError, TypeError, ValueError, OSError):
+        except (ExamError, TypeError, ValueError):
             pass
         log.warning("layers: %s has no complete states of these questions", self.folder)
         return None
@@ -107,18 +111,15 @@ class States:
             for number, states in self.in_memory.items():
                 self._save(number, layer, states)
             self.saved_at = time.monotonic()
-        files = {n: d for n, d in self.digests.items() if n.startswith(f"states-{layer:03d}-")}
-        write_json(self.folder / STATE, {"key": self.key, "layer": layer, "files": files})
-        self.digests = files
+        write_json(self.folder / STATE, {"key": self.key, "layer": layer})
         for path in self.folder.glob("states-*.safetensors"):
-            if path.name not in files:
+            if not path.name.startswith(f"states-{layer:03d}-"):
                 path.unlink()
 
     def _save(self, number: int, layer: int, states: dict[str, Tensor]) -> None:
-        path, data = self._path(number, layer), save({k: v.contiguous() for k, v in states.items()})
-        with atomic(path) as temporary:
+        data = save({name: value.contiguous() for name, value in states.items()})
+        with write_with_checksum(self._path(number, layer)) as temporary:
             temporary.write_bytes(data)
-        self.digests[path.name] = sha256(data).hexdigest()
 
 
 class Layerwise:
@@ -243,7 +244,7 @@ class Layerwise:
     def _forward_layers(self, batches: Sequence[Batch], states: States, first: int) -> None:
         """Run all batches through the layers from `first`."""
         layers = list(self.base.layers)
-        with progress("layers", len(layers), "layers") as bar:
+        with progress_bar("layers", len(layers), "layers") as bar:
             bar.update(first)
             numbers = range(first, len(layers))
             for number, weights in zip(numbers, self._read_ahead(layers[first:]), strict=False):
@@ -343,7 +344,7 @@ def _map_tensors(folder: Path) -> dict[str, Path]:
     if index.is_file():
         files = read_object(index, "weight_map")["weight_map"]
         for file in files.values() if isinstance(files, dict) else [files]:
-            is_inside = isinstance(file, str) and not leads_out(file)
+            is_inside = isinstance(file, str) and not escapes_directory(file)
             if (
                 not is_inside
                 or Path(file).suffix != ".safetensors"

@@ -16,11 +16,15 @@ from transformers import (
 )
 
 from exam.config import Dtype, Execution, Model
-from exam.core.checkpoints import resolve_checkpoint, translate_load_errors
+from exam.core.checkpoints import (
+    check_new_weights,
+    count_embeddings,
+    resolve_checkpoint,
+    translate_load_errors,
+)
 from exam.core.devices import compute_device
 from exam.core.errors import ExamError
-from exam.core.loading import check_new_weights, embedding_rows
-from exam.core.precision import half_here
+from exam.core.precision import default_half_dtype
 from exam.core.tokenization import check_vocabulary, load_tokenizer
 from exam.data.schema import LETTERS
 from exam.readers.causal_lm.layerwise import Layerwise
@@ -40,7 +44,7 @@ def inspect_decoder(config: Model) -> tuple[Any, PreTrainedTokenizerBase]:
         ExamError: the checkpoint cannot be loaded, or is not a decoder, or its files contradict
             each other.
     """
-    dtype_kwargs(config, half_here())
+    dtype_kwargs(config, default_half_dtype())
     folder, architecture, tokenizer = _load_parts(config)
     if _gguf_file(config, folder):  # the library reads a GGUF file only as a whole
         with torch.device("meta"):
@@ -48,7 +52,7 @@ def inspect_decoder(config: Model) -> tuple[Any, PreTrainedTokenizerBase]:
             model = factory.from_config(architecture)
     else:
         model = _load_weights(config, folder, architecture, {"device_map": "meta"})
-    check_vocabulary(tokenizer, embedding_rows(model))
+    check_vocabulary(tokenizer, count_embeddings(model))
     return model, tokenizer
 
 
@@ -127,7 +131,7 @@ def _no_decoder(setting: str, architecture: Any) -> ExamError:
 
 
 def _runner(config: Model, folder: Path, architecture: Any, work: Path) -> Runner:
-    weights = dtype_kwargs(config, half_here())
+    weights = dtype_kwargs(config, default_half_dtype())
     device = compute_device()
     memory = round(config.memory_gib * 2**30)
     if config.execution is Execution.layerwise:

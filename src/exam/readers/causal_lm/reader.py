@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import MultipleChoiceModelOutput
 
 from exam.config import Context, Dtype, Model, Train, trainer_values
+from exam.core.artifacts import Stage
 from exam.core.checkpoints import MODEL, resolve_checkpoint
-from exam.core.stage import Stage
 from exam.core.trainer import CHECKPOINTS
 from exam.data.schema import LETTERS
 from exam.data.splits import Split

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy, linear
 
 from exam.config import Scoring
-from exam.core.logging import progress
+from exam.core.logging import progress_bar
 from exam.data.schema import LETTERS
 from exam.metrics import Floats
 from exam.readers.causal_lm.prompts import Prompt, Prompter
@@ -140,7 +140,7 @@ def score_options(
     scores = np.full((len(prompts), max(prompt.options for prompt in prompts)), -np.inf)
     words = {Scoring.letters: LETTERS[: scores.shape[1]], Scoring.yes_no: ("yes", "no")}
     tokens = prompter.single_token_ids(words.get(prompter.scoring, ()))
-    with progress("scored", len(prompts), "questions") as bar:
+    with progress_bar("scored", len(prompts), "questions") as bar:
         for batch, hidden in zip(batches, runner.run(batches), strict=True):
             bar.update(len(batch.rows))
             options = prompts[batch.rows[0]].options

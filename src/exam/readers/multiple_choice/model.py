@@ -23,12 +23,13 @@ from transformers import (
 
 from exam.config import FLASH, Dtype, Model, Packing
 from exam.core.checkpoints import (
+    check_new_weights,
+    count_embeddings,
     dropout_fields,
     resolve_checkpoint,
     translate_load_errors,
 )
 from exam.core.errors import ExamError
-from exam.core.loading import check_new_weights, embedding_rows
 from exam.core.tokenization import check_vocabulary, load_tokenizer
 from exam.readers.lexical import OVERLAP_FEATURES
 from exam.readers.multiple_choice.attention import load_flash_attention, use_disentangled_attention
@@ -78,7 +79,7 @@ def inspect_model(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     """
     dtype_kwargs(config, Dtype.float32)
     model, tokenizer, *_ = _load(config, device_map="meta")
-    check_vocabulary(tokenizer, embedding_rows(model))
+    check_vocabulary(tokenizer, count_embeddings(model))
     _head(model)
     return model, tokenizer
 

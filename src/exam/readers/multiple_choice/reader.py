@@ -25,12 +25,11 @@ from exam.config import (
     trainer_values,
 )
 from exam.core import distributed
-from exam.core.checkpoints import MODEL, resolve_checkpoint
+from exam.core.artifacts import Stage
+from exam.core.checkpoints import MODEL, max_input_tokens, resolve_checkpoint
 from exam.core.errors import ExamError
 from exam.core.estimates import step_mib
 from exam.core.files import write_json
-from exam.core.loading import longest_input
-from exam.core.stage import Stage
 from exam.core.trainer import CHECKPOINTS, TRAINING, add_callbacks, fit
 from exam.data.splits import Split
 from exam.metrics import Floats, count_ties
@@ -221,11 +220,11 @@ class MultipleChoiceReader:
         settings = EncodingSettings(
             top_k=self.context.passages(training=training),
             max_length=max_length,
-            longest=longest_input(self.model, max_length),
+            longest=max_input_tokens(self.model, max_length),
             order=self.context.order,
             evidence=self.config.evidence,
         )
-        with distributed.leader_first():
+        with distributed.main_process_first():
             return load_features(name, questions, contexts, self.tokenizer, settings)
 
     def build_trainer(
