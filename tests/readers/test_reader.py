@@ -80,12 +80,8 @@ def test_question_longer_than_the_budget_loses_its_context_not_its_options(asked
 
 def test_question_longer_than_the_model_is_refused(asked):
     tokenizer = tiny_tokenizer(texts(asked))
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"the model reads 8.\n.*shorten the question"):
         build_features(asked, {}, tokenizer, max_length=8, longest=8)
-    assert str(caught.value).endswith(
-        "tokens, the model reads 8.\nOptions are never truncated: shorten the question, or choose "
-        "a model with more positions (model=deberta_base)."
-    )
 
 
 def test_special_tokens_in_a_text_stay_text(asked):
@@ -267,13 +263,8 @@ def test_a_diverged_reader_is_refused(tmp_path, asked):
     reader = reader_in(tmp_path, asked)
     with torch.no_grad():
         reader.model.classifier.weight.fill_(torch.nan)
-    message = (
-        "The reader gave NaN for 24 of 24 questions.\n"
-        "Train again with a lower trainer.learning_rate, or without fp16."
-    )
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"NaN for 24 of 24 (.|\n)* lower trainer\.learning_rate"):
         reader.predict_logits(features_of(reader, asked))
-    assert str(caught.value) == message
 
 
 def test_a_checkpoint_without_its_best_one_is_not_resumed(tmp_path, asked):

@@ -199,12 +199,10 @@ def test_adapters_of_another_base_are_refused(tmp_path, asked, bases):
     MultipleChoiceReader.build(model_of("bert"), CPU, tmp_path / "c", 0, texts(asked)).save(base)
     trained(reader_of(tmp_path, asked, str(base)), asked, LORA)[0].save(tmp_path / "run" / "model")
     MultipleChoiceReader.build(model_of("bert"), CPU, tmp_path / "c", 1, texts(asked)).save(base)
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(
+        ExamError, match=f"adapters of {base}, which .* has changed since.\nRestore"
+    ):
         reader_of(tmp_path, asked, str(tmp_path / "run"))
-    assert str(caught.value) == (
-        f"{tmp_path / 'run' / 'model'} holds adapters of {base}, which is missing or has changed "
-        "since.\nPut the same files there again, or train again."
-    )
 
 
 @pytest.mark.parametrize(
@@ -386,9 +384,5 @@ def test_memory_is_estimated_from_weights_and_tokens():
 def test_layers_under_another_name_are_refused():
     with torch.device("meta"):
         model = AutoModel.from_config(AutoConfig.for_model("albert"))
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"albert(.|\n)*Choose tuning=full"):
         get_layers(model)
-    assert str(caught.value) == (
-        "tuning reads the layers of a model one by one, and a albert model has none under a known "
-        "name.\nChoose tuning=full without tuning.layer_decay."
-    )

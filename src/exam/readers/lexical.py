@@ -1,7 +1,7 @@
 """Word-overlap features of options, and the lexical reader: a conditional logit over them.
 
-It needs no encoding and trains in a second, so it compares retrievers without a neural reader, and
-it is the baseline that a neural reader has to beat.
+It trains in a second without encoding, so it compares retrievers without a neural reader. It is
+also the baseline that a neural reader has to beat.
 """
 
 import logging
@@ -45,36 +45,60 @@ FEATURES = (
     "prompt",  # share of words that occur in the prompt
     "centrality",  # mean Jaccard overlap with the other options' words
 )
+PASSAGE_FEATURES = (
+    "trigrams",  # runs of three words that occur in the passages, by inverse document frequency
+    "similarity",  # best cosine of prompt and option with the question's words in a window
+    "scored",  # share of the option's new words in a passage, averaged by retrieval scores
+)
+OVERLAP_FEATURES = (*FEATURES, *PASSAGE_FEATURES)  # of a neural reader's score
+Words = list[str]
 
 
 def compute_features(
-    questions: Dataset, contexts: Contexts, idf: dict[str, float], budget: int | None = None
+    questions: Dataset,
+    contexts: Contexts,
+    idf: dict[str, float],
+    budget: int | None = None,
+    names: tuple[str, ...] = FEATURES,
 ) -> Floats:
-    """Compute FEATURES `(questions, options, features)`, NaN for missing options.
+    """Compute the features `names`, `(questions, options, features)`; NaN for missing options.
 
-    Passages are read up to `budget` words, without a budget all of them.
+    `names` is FEATURES or OVERLAP_FEATURES. Passages are read up to `budget` words (None: all).
     """
-    options = max(map(len, questions["options"]), default=0)
-    features = np.full((len(questions), options, len(FEATURES)), np.nan)
+    shape = len(questions), max(map(len, questions["options"]), default=0), len(names)
+    features = np.full(shape, np.nan)
     rows = track(questions.to_list(), "word overlap", len(questions), "questions")
     for row, question in zip(features, rows, strict=True):
         ranked = contexts.get(question["id"], [])
-        passages = (
-            [split_words(p["text"]) for p in ranked]
-            if budget is None
-            else take_words(ranked, budget)
-        )
-        row[: len(question["options"])] = option_features(
-            split_words(question["prompt"]),
-            [split_words(o) for o in question["options"]],
-            passages,
-            idf,
-        )
+        if budget is None:
+            passages = [split_words(passage["text"]) for passage in ranked]
+        else:
+            passages = take_words(ranked, budget)
+        prompt, *options = map(split_words, [question["prompt"], *question["options"]])
+        values = row[: len(options)]
+        values[:, : len(FEATURES)] = option_features(prompt, options, passages, idf)
+        if names == OVERLAP_FEATURES:
+            scores = [passage["score"] for passage in ranked[: len(passages)]]
+            values[:, len(FEATURES) :] = passage_features(prompt, options, passages, scores, idf)
     return features
 
 
+def overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
+    """Compute OVERLAP_FEATURES `(questions, options, features)` with the best passages of a stage.
+
+    Each is standardised over its question's options: 0 where they are equal, NaN for missing
+    options. The `top_k` best passages are read up to `budget` words.
+    """
+    contexts, idf = read_contexts(stage, top_k), read_idf(stage)
+    features = compute_features(questions, contexts, idf, budget, OVERLAP_FEATURES)
+    spread = np.nanstd(features, axis=1, keepdims=True)
+    spread[spread < 1e-9] = np.inf  # equal but for rounding
+    standardised: Floats = (features - np.nanmean(features, axis=1, keepdims=True)) / spread
+    return standardised
+
+
 def option_features(
-    prompt: list[str], options: list[list[str]], passages: list[list[str]], idf: dict[str, float]
+    prompt: Words, options: list[Words], passages: list[Words], idf: dict[str, float]
 ) -> list[list[float]]:
     """Compute FEATURES of every option of one question; every text is a list of words."""
     prompt_words, sets = set(prompt), [set(option) for option in options]
@@ -108,12 +132,57 @@ def option_features(
     return rows
 
 
+def passage_features(
+    prompt: Words,
+    options: list[Words],
+    passages: list[Words],
+    scores: list[float],
+    idf: dict[str, float],
+) -> list[list[float]]:
+    """Compute PASSAGE_FEATURES of every option of one question."""
+    prompt_words = set(prompt)
+    trigrams = {trigram for passage in passages for trigram in _trigrams(passage)}
+    windows = split_windows(passages, prompt_words.union(*options))
+    weights = _normalise(scores)
+    rows = []
+    for option in options:
+        union, new = prompt_words.union(option), set(option) - prompt_words
+        total = sum_idf(new, idf) or 1.0
+        shares = [sum_idf(new.intersection(passage), idf) / total for passage in passages]
+        rows.append(
+            [
+                fsum(sum_idf(run, idf) for run in trigrams.intersection(_trigrams(option))),
+                max((_cosine(union, window, idf) for window in windows), default=0.0),
+                fsum(a * b for a, b in zip(weights, shares, strict=True)),
+            ]
+        )
+    return rows
+
+
+def _trigrams(text: Words) -> list[tuple[str, str, str]]:
+    return [(a, b, c) for (a, b), (_, c) in pairwise(pairwise(text))]
+
+
+def _cosine(one: AbstractSet[str], other: AbstractSet[str], idf: dict[str, float]) -> float:
+    """Return the cosine of two sets of words, weighted by inverse document frequency."""
+    lengths = [fsum(idf.get(w, 0.0) ** 2 for w in part) for part in (one, other, one & other)]
+    return lengths[2] / sqrt(lengths[0] * lengths[1]) if lengths[2] > 0 else 0.0
+
+
+def _normalise(scores: list[float]) -> list[float]:
+    """Scale scores to a sum of one; equal weights where one is negative or all are zero."""
+    total = fsum(scores)
+    if total <= 0 or min(scores, default=0.0) < 0:
+        return [1 / len(scores) for _ in scores]
+    return [score / total for score in scores]
+
+
 def sum_idf(terms: Iterable[str], idf: dict[str, float]) -> float:
     """Sum inverse document frequencies exactly, so that the order of a set does not matter."""
     return fsum(max(idf.get(term, 0.0), 0.0) for term in terms)
 
 
-def split_windows(passages: list[list[str]], vocabulary: set[str]) -> set[frozenset[str]]:
+def split_windows(passages: list[Words], vocabulary: set[str]) -> set[frozenset[str]]:
     """Return the words of a vocabulary in every window; windows overlap by half."""
     half = WINDOW // 2
     return {
@@ -244,88 +313,3 @@ def load_weights(path: Path) -> Floats:
     if not all(isinstance(v, (int, float)) and isfinite(v) for v in values):
         raise ExamError(f"{path} holds a weight that is not finite.\nTrain again.")
     return np.array(values, dtype=np.float64)
-
-
-# Overlap features of a neural reader's score.
-
-PASSAGE_FEATURES = (
-    "trigrams",  # runs of three words that occur in the passages, by inverse document frequency
-    "similarity",  # best cosine of prompt and option with the question's words in a window
-    "scored",  # share of the option's new words in a passage, averaged by retrieval scores
-)
-OVERLAP_FEATURES = (*FEATURES, *PASSAGE_FEATURES)
-Words = list[str]
-
-
-def overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
-    """Compute OVERLAP_FEATURES `(questions, options, features)` with the best passages of a stage.
-
-    Each is standardised over its question's options: 0 where they are equal, NaN for missing
-    options. The `top_k` best passages are read up to `budget` words.
-    """
-    contexts, idf = read_contexts(stage, top_k), read_idf(stage)
-    lexical = compute_features(questions, contexts, idf, budget)
-    features = np.full((*lexical.shape[:2], len(PASSAGE_FEATURES)), np.nan)
-    rows = track(questions.to_list(), "evidence", len(questions), "questions")
-    for row, question in zip(features, rows, strict=True):
-        ranked = contexts.get(question["id"], [])
-        passages = take_words(ranked, budget)
-        options = [split_words(option) for option in question["options"]]
-        scores = [passage["score"] for passage in ranked[: len(passages)]]
-        row[: len(options)] = _passage_features(
-            split_words(question["prompt"]), options, passages, scores, idf
-        )
-    return _standardise(np.concatenate([lexical, features], axis=2))
-
-
-def _standardise(features: Floats) -> Floats:
-    centred = features - np.nanmean(features, axis=1, keepdims=True)
-    spread = np.nanstd(features, axis=1, keepdims=True)
-    spread[spread < 1e-9] = np.inf  # equal but for rounding
-    standardised: Floats = centred / spread
-    return standardised
-
-
-def _passage_features(
-    prompt: Words,
-    options: list[Words],
-    passages: list[Words],
-    scores: list[float],
-    idf: dict[str, float],
-) -> list[list[float]]:
-    """Compute PASSAGE_FEATURES of every option of one question."""
-    prompt_words = set(prompt)
-    trigrams = {trigram for passage in passages for trigram in _trigrams(passage)}
-    windows = split_windows(passages, prompt_words.union(*options))
-    weights = _normalise(scores)
-    rows = []
-    for option in options:
-        union, new = prompt_words.union(option), set(option) - prompt_words
-        total = sum_idf(new, idf) or 1.0
-        shares = [sum_idf(new.intersection(passage), idf) / total for passage in passages]
-        rows.append(
-            [
-                fsum(sum_idf(run, idf) for run in trigrams.intersection(_trigrams(option))),
-                max((_cosine(union, window, idf) for window in windows), default=0.0),
-                fsum(a * b for a, b in zip(weights, shares, strict=True)),
-            ]
-        )
-    return rows
-
-
-def _trigrams(text: Words) -> list[tuple[str, str, str]]:
-    return [(a, b, c) for (a, b), (_, c) in pairwise(pairwise(text))]
-
-
-def _cosine(one: AbstractSet[str], other: AbstractSet[str], idf: dict[str, float]) -> float:
-    """Return the cosine of two sets of words, weighted by inverse document frequency."""
-    lengths = [fsum(idf.get(w, 0.0) ** 2 for w in part) for part in (one, other, one & other)]
-    return lengths[2] / sqrt(lengths[0] * lengths[1]) if lengths[2] > 0 else 0.0
-
-
-def _normalise(scores: list[float]) -> list[float]:
-    """Scale scores to a sum of one; equal weights where one is negative or all are zero."""
-    total = fsum(scores)
-    if total <= 0 or min(scores, default=0.0) < 0:
-        return [1 / len(scores) for _ in scores]
-    return [score / total for score in scores]

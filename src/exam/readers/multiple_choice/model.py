@@ -54,7 +54,7 @@ SMALL = {
     "intermediate_size": 64,
     "pad_token_id": 0,
 }
-OF_SMALL: dict[str, dict[str, Any]] = {
+SMALL_BY_TYPE: dict[str, dict[str, Any]] = {
     "deberta-v2": {
         "pooler_hidden_size": 32,
         "relative_attention": True,
@@ -151,7 +151,7 @@ def small_architecture(config: Model) -> dict[str, Any]:
         )
     if config.config is not None:
         return {**config.config, "model_type": kind}
-    settings = {**SMALL, **OF_SMALL.get(str(kind), {})}
+    settings = {**SMALL, **SMALL_BY_TYPE.get(str(kind), {})}
     if hasattr(CONFIG_MAPPING[str(kind)](), "num_key_value_heads"):
         settings["num_key_value_heads"] = SMALL["num_attention_heads"]
     return {**settings, "model_type": kind}
@@ -168,9 +168,9 @@ def _select_class(config: Model, architecture: PreTrainedConfig) -> Any:
         load_flash_attention(architecture)
     architecture.measures = len(OVERLAP_FEATURES) if config.evidence else 0
     architecture.others = config.others
-    plain: Any = MODEL_FOR_MULTIPLE_CHOICE_MAPPING.get(type(architecture), None)
-    plain = plain or make_decoder_class(architecture)
-    if plain is None and not config.trust_remote_code:
+    mapping = MODEL_FOR_MULTIPLE_CHOICE_MAPPING
+    kind: Any = mapping.get(type(architecture), None) or make_decoder_class(architecture)
+    if kind is None and not config.trust_remote_code:
         raise ExamError(
             f"{config.name_or_path or config.architecture} is a {architecture.model_type} model, "
             "and transformers has no multiple-choice class for it.\n"
@@ -184,12 +184,12 @@ def _select_class(config: Model, architecture: PreTrainedConfig) -> Any:
             f"{config.name_or_path} was trained with model.packing={trained}: it lacks the pooler "
             f"that model.packing=none needs.\nSet model.packing={trained}."
         )
-    if plain is None and (config.evidence or config.others):
+    if kind is None and (config.evidence or config.others):
         raise ExamError(
-            "model.evidence and model.others need an architecture of transformers, and "
+            "model.evidence and model.others need an architecture of transformers, but "
             f"{architecture.model_type} is remote code.\nLeave them out."
         )
-    return AutoModelForMultipleChoice if plain is None else with_extra_scores(plain, architecture)
+    return AutoModelForMultipleChoice if kind is None else with_extra_scores(kind, architecture)
 
 
 def _prepare(model: Any, tokenizer: PreTrainedTokenizerBase, config: Model) -> None:
