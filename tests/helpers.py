@@ -111,9 +111,9 @@ def tiny(folder: Path, *more: str) -> list[str]:
 
 def jsonl_corpus(path: Path) -> "Corpus":
     """The corpus of one JSONL file."""
-    from exam.config import Corpus, CorpusReader
+    from exam.config import Corpus, CorpusFormat
 
-    return Corpus(name="c", reader=CorpusReader.jsonl, dir=str(path.parent), files=path.name)
+    return Corpus(name="c", format=CorpusFormat.jsonl, dir=str(path.parent), files=path.name)
 
 
 def read_csv(path: Path, rows: list[dict[str, str]]) -> "Dataset":

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel
 from exam.cli import main
 from exam.config import (
     Corpus,
-    CorpusReader,
+    CorpusFormat,
     Dtype,
     Encoder,
     Index,
@@ -242,7 +242,7 @@ def test_weights_in_bfloat16_become_float16(machine, caplog):
         "model.dtype=bfloat16 → float16: Tesla T4 does not compute in bfloat16"
     ]
     machine(*OLD)
-    with pytest.raises(ExamError, match="neither a GPU nor a processor that computes in it"):
+    with pytest.raises(ExamError, match="neither a GPU nor a processor with bfloat16"):
         dtype_kwargs(config, Dtype.float32)
 
 
@@ -492,7 +492,7 @@ def test_training_that_cannot_fit_a_gpu_is_refused_with_what_it_takes(cards, lar
         ([], "training takes about 6.5 GiB (weights 1.6 · gradients 1.6 · optimizer 3.2)"),
         (["tuning=lora"], "training takes about 1.7 GiB (weights 1.7 · gradients 0.0 · optimizer"),
         (["trainer=low_memory"], "training takes about 4.1 GiB (weights 1.6 · gradients 1.6 · opt"),
-        (["trainer=no_training"], "the reader takes about 1.6 GiB (weights 1.6)"),
+        (["trainer=zero_shot"], "the reader takes about 1.6 GiB (weights 1.6)"),
     ],
 )
 def test_what_fits_is_said_in_a_line(cards, caplog, large, tmp_path, overrides, said):
@@ -502,7 +502,7 @@ def test_what_fits_is_said_in_a_line(cards, caplog, large, tmp_path, overrides, 
     line = messages(caplog)[0]
     assert line.startswith(f"room: {said}")
     assert line.endswith("; Tesla T4 (GPU 0) has 14.7 GiB")
-    assert len(messages(caplog)) == (1 if "trainer=no_training" in overrides else 2)
+    assert len(messages(caplog)) == (1 if "trainer=zero_shot" in overrides else 2)
 
 
 def test_answering_takes_the_weights_alone(cards, caplog, large, tmp_path):
@@ -564,7 +564,7 @@ def test_an_index_that_the_disk_cannot_hold_is_refused(monkeypatch, encoder, tmp
     small = SentenceEncoder(Encoder(name="e", name_or_path=str(encoder), max_length=64))
     rows = [{"id": str(i), "title": "Otter", "text": f"The otter {i}."} for i in range(10)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    corpus = Corpus(name="c", reader=CorpusReader.wikipedia, dir=str(tmp_path))
+    corpus = Corpus(name="c", format=CorpusFormat.wikipedia, dir=str(tmp_path))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     monkeypatch.setattr("exam.core.estimates.GIB", 1000)
     with pytest.raises(ExamError) as caught:

@@ -18,7 +18,7 @@ import torch
 from helpers import jsonl_corpus, make_articles, make_place, tiny
 
 from exam.bundle.contents import Contents, check
-from exam.config import Checkpoint, Dtype, Encoder, Index, Recipe
+from exam.config import Checkpoint, Dtype, Encoder, Index, IndexType
 from exam.config.compose import composed
 from exam.core import artifacts
 from exam.core.artifacts import MANIFEST, load_stage, open_stage, stages_differing_only_in
@@ -209,7 +209,7 @@ def sentences(encoder):
 
 def test_an_interrupted_index_goes_on_from_whole_shards_alone(tmp_path, sentences, monkeypatch):
     corpus = jsonl_corpus(make_articles(tmp_path / "articles.jsonl"))
-    recipe = Index(recipe=Recipe.exact, shard_size=4)
+    recipe = Index(type=IndexType.exact, shard_size=4)
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -236,7 +236,7 @@ def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, 
     monkeypatch.setattr(building, "PART_BYTES", 4 * 8 * 100)
     vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    plan = choose_index_spec(Index(recipe=Recipe.low_ram), *vectors.shape)
+    plan = choose_index_spec(Index(type=IndexType.low_memory), *vectors.shape)
     folder = tmp_path / "built"
     folder.mkdir()
 

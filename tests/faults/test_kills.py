@@ -43,8 +43,8 @@ class Case:
     before: list["Case"] = field(default_factory=list)
 
 
-RETRIEVE = Case("retrieve", [*GIVEN, "index=low_ram", "evaluate=false"])
-TRAIN = Case("train", [*GIVEN, *TINY, "index=low_ram"], [RETRIEVE])
+RETRIEVE = Case("retrieve", [*GIVEN, "index=low_memory", "evaluate=false"])
+TRAIN = Case("train", [*GIVEN, *TINY, "index=low_memory"], [RETRIEVE])
 INFER = Case("infer", ["ckpt={run}", "data=kaggle_test", *GIVEN[1:2], "outputs=outputs"], [TRAIN])
 SAVED = "{run}/predictions.parquet"
 ENSEMBLE = Case(
@@ -53,16 +53,16 @@ ENSEMBLE = Case(
 LAYERWISE = Case("train", [*GIVEN, *DECODER])
 ORDERS = Case(
     "infer",
-    ["ckpt={run}", "data=kaggle_test", *GIVEN[1:2], "outputs=outputs", "rotations=3"],
+    ["ckpt={run}", "data=kaggle_test", *GIVEN[1:2], "outputs=outputs", "option_rotations=3"],
     [LAYERWISE],
 )
 GENERATE = Case(
     "generate",
     [
         *["corpus=jsonl", "corpus.dir=.", "corpus.files=articles.jsonl", "outputs=outputs"],
-        *["generator=llm", "n=4", "generator.writer.model=small"],
-        *["generator.writer.base_url={url}", "generator.writer.parallel=1"],
-        "generator.writer.min_sentences=1",
+        *["generator=llm", "num_questions=4", "generator.llm.model=small"],
+        *["generator.llm.base_url={url}", "generator.llm.concurrency=1"],
+        "generator.llm.min_sentences=1",
     ],
 )
 BUNDLE = Case(

@@ -141,8 +141,8 @@ def test_a_reply_that_never_comes_is_not_waited_for(tmp_path):
         return "no"
 
     given = ["corpus=jsonl", "corpus.dir=.", "corpus.files=articles.jsonl", "outputs=outputs"]
-    given += ["generator=llm", "n=4", "generator.writer.parallel=1"]
-    given += [f"generator.writer.base_url={endpoint.url}", "generator.writer.model=small"]
+    given += ["generator=llm", "num_questions=4", "generator.llm.concurrency=1"]
+    given += [f"generator.llm.base_url={endpoint.url}", "generator.llm.model=small"]
     command = start(place, "generate", *given)
     while len(endpoint.asked) < 3:
         time.sleep(0.05)

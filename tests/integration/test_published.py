@@ -21,7 +21,7 @@ SHORT = [
     *["trainer.eval_strategy=no", "trainer.save_strategy=no"],
     *["trainer.load_best_model_at_end=false"],
 ]
-ANSWERS = [*SHORT[:4], "trainer=no_training", "trainer.use_cpu=true"]
+ANSWERS = [*SHORT[:4], "trainer=zero_shot", "trainer.use_cpu=true"]
 SETTINGS = {"config.json", "tokenizer_config.json"}
 BERT = SETTINGS | {"vocab.txt", "tokenizer.json", "special_tokens_map.json", "model.safetensors"}
 DEBERTA = SETTINGS | {"spm.model", "pytorch_model.bin"}

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 CONFIG = "config.yaml"
 TRAINED = (
     *("model.kind", "model.name_or_path", "model.architecture", "model.config"),
-    *("model.evidence", "model.others"),
+    *("model.overlap_features", "model.cross_option_bias"),
 )
 CODE = ("model", "encoder", "reranker")  # whose checkpoints may bring code of their own
 NAMED = {"model": "name_or_path", "encoder": "name_or_path", "reranker": "ckpt"}
@@ -139,7 +139,7 @@ def _check_code(path: Path, saved: Any, own: Restore) -> None:
                 f"{path} wants its checkpoint's own code to be run "
                 f"({group}.trust_remote_code=true).\nWhere you have read it, and trust it, say "
                 f"so: run.{group}.trust_remote_code=true\n"
-                f"Beside pairs.reader, set {group}.trust_remote_code=true."
+                f"Beside training_pairs.reader, set {group}.trust_remote_code=true."
             )
 
 

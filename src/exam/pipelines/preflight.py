@@ -45,7 +45,7 @@ def check_models(config: Retrieving | Generate) -> None:
         trains = isinstance(config, Train) and config.task is Task.reranker
         inspect_reranker(config.reranker, trained=not trains)
     if uses_writer(config):
-        check_llm(config.generator.writer)
+        check_llm(config.generator.llm)
 
 
 def check_reader(model: Model) -> ReaderLimits | None:

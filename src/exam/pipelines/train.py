@@ -166,7 +166,7 @@ def _train_run(config: Train, prepared: Prepared) -> Run:
 def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, Any]:
     """Return everything that determines a trained run."""
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
-    evidence = {"evidence": list(OVERLAP_FEATURES)} if config.model.evidence else {}
+    evidence = {"overlap_features": list(OVERLAP_FEATURES)} if config.model.overlap_features else {}
     checkpoint = checkpoint_fingerprint(config.model.checkpoint)
     return {
         "questions": {name: questions_digest(part) for name, part in parts.items()},

@@ -55,8 +55,8 @@ def load_reader(config: Train, saved: Path, work: Path, *, merge: bool = False) 
     """
     if merge and not (saved / ADAPTER).is_file():
         raise ExamError(
-            f"merge=true needs a run of tuning=lora, and {saved.parent} has no adapters.\n"
-            "Leave merge out: the run's model is whole."
+            f"merge_adapters=true needs a run of tuning=lora, and {saved.parent} has no adapters.\n"
+            "Leave merge_adapters out: the run's model is whole."
         )
     config = replace(config, model=resolve_model(config, saved))
     reader = reader_class(config).load(config, saved, work)

@@ -146,8 +146,8 @@ class Layerwise:
 
         if getattr(config, "quantization_config", None) is not None:
             raise ExamError(
-                "The checkpoint is quantized, and model.execution=layerwise reads weights without "
-                "unpacking them.\nSet model.execution=memory, or choose an unquantized checkpoint."
+                "The checkpoint is quantized, and model.weights_location=layerwise does not unpack "
+                "weights.\nSet model.weights_location=memory, or choose an unquantized checkpoint."
             )
         factory: Any = AutoModelForCausalLM
         with init_empty_weights(include_buffers=False):
@@ -155,8 +155,8 @@ class Layerwise:
         base = self.model.base_model
         if not all(hasattr(base, name) for name in ("embed_tokens", "layers", "norm")):
             raise ExamError(
-                f"A {config.model_type} model lacks the layer names that model.execution=layerwise "
-                "needs (embed_tokens, layers, norm).\nSet model.execution=offload."
+                f"A {config.model_type} model lacks a name that model.weights_location=layerwise "
+                "needs (embed_tokens, layers, norm).\nSet model.weights_location=offload."
             )
         self.base, self.dtype, self.device = base, dtype, device
         self._check_family(config)
@@ -174,7 +174,7 @@ class Layerwise:
         if not torch.equal(unchanged, states):
             raise ExamError(
                 f"A {config.model_type} model changes the embeddings outside of its layers, which "
-                "model.execution=layerwise does not compute.\nSet model.execution=offload."
+                "model.weights_location=layerwise skips.\nSet model.weights_location=offload."
             )
 
     # Weights.
@@ -215,7 +215,7 @@ class Layerwise:
         if missing:
             raise ExamError(
                 f"The checkpoint has no tensor {missing[0]}, as transformers names it.\n"
-                "Set model.execution=offload."
+                "Set model.weights_location=offload."
             )
         return names
 
@@ -359,6 +359,6 @@ def _map_tensors(folder: Path) -> dict[str, Path]:
         with safe_open(folder / SINGLE, framework="pt") as file:
             return dict.fromkeys(file.keys(), folder / SINGLE)
     raise ExamError(
-        f"{folder} has no weights in safetensors, which model.execution=layerwise needs.\n"
+        f"{folder} has no weights in safetensors, which model.weights_location=layerwise needs.\n"
         "Convert the checkpoint, or choose another."
     )

@@ -1,4 +1,4 @@
-"""Load a causal language model where `model.execution` puts its weights."""
+"""Load a causal language model where `model.weights_location` puts its weights."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ from transformers import (
     set_seed,
 )
 
-from exam.config import Dtype, Execution, Model
+from exam.config import Dtype, Model, WeightsLocation
 from exam.core.checkpoints import (
     check_new_weights,
     count_embeddings,
@@ -117,9 +117,9 @@ def _load_parts(config: Model) -> tuple[Path, Any, PreTrainedTokenizerBase]:
 
 def _gguf_file(config: Model, folder: Path) -> dict[str, Any]:
     """Return the GGUF file of a checkpoint; a run trained from one holds safetensors instead."""
-    if config.gguf is None or not (folder / config.gguf).is_file():
+    if config.gguf_file is None or not (folder / config.gguf_file).is_file():
         return {}
-    return {"gguf_file": config.gguf}
+    return {"gguf_file": config.gguf_file}
 
 
 def _no_decoder(setting: str, architecture: Any) -> ExamError:
@@ -133,13 +133,13 @@ def _no_decoder(setting: str, architecture: Any) -> ExamError:
 def _runner(config: Model, folder: Path, architecture: Any, work: Path) -> Runner:
     weights = dtype_kwargs(config, default_half_dtype())
     device = compute_device()
-    memory = round(config.memory_gib * 2**30)
-    if config.execution is Execution.layerwise:
+    memory = round(config.max_memory_gib * 2**30)
+    if config.weights_location is WeightsLocation.layerwise:
         with translate_load_errors(config.required_checkpoint):
             return Layerwise(
                 folder, architecture, weights["dtype"], device, work / "states", memory
             )
-    if config.execution is Execution.offload:
+    if config.weights_location is WeightsLocation.offload:
         weights |= {
             "device_map": "auto",
             "offload_folder": str(work / "offload"),

@@ -58,7 +58,7 @@ def apply_chat_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[
     if not has_chat_template(tokenizer):
         raise ExamError(
             f"{tokenizer.name_or_path} has no chat template.\n"
-            "Set model.chat=false for plain text, or choose an instruction-tuned model."
+            "Set model.use_chat_template=false, or choose an instruction-tuned model."
         )
     text: Any = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return str(text)
@@ -96,7 +96,11 @@ class Prompter:
             ExamError: the configuration requires a chat template that the model lacks.
         """
         template = config.template or TEMPLATES[config.scoring]
-        is_chat = has_chat_template(tokenizer) if config.chat is None else config.chat
+        is_chat = (
+            has_chat_template(tokenizer)
+            if config.use_chat_template is None
+            else config.use_chat_template
+        )
         start: list[int] = []
         if is_chat:
             text = apply_chat_template(tokenizer, [{"role": "user", "content": template}])

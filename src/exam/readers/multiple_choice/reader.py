@@ -127,7 +127,7 @@ class MultipleChoiceReader:
     def prepare_for_training(self, features: Dataset, tuning: Tuning) -> Self:
         """Return the reader with the weights that `tuning` trains on `features`."""
         _check_sharding(self, tuning)
-        if self.config.evidence:
+        if self.config.overlap_features:
             _start_evidence(self.model, features)
         model = apply_tuning(self.model, tuning, self.config.name_or_path)
         counts = count_parameters(model)
@@ -222,7 +222,7 @@ class MultipleChoiceReader:
             max_length=max_length,
             longest=max_input_tokens(self.model, max_length),
             order=self.context.order,
-            evidence=self.config.evidence,
+            evidence=self.config.overlap_features,
         )
         with distributed.main_process_first():
             return load_features(name, questions, contexts, self.tokenizer, settings)

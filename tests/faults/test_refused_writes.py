@@ -137,7 +137,7 @@ def test_a_full_disk_is_one_message_and_room_goes_on(place, mounted):
     with filler.open("wb") as file:
         free = os.statvfs(mounted.folder)
         file.write(b"x" * (free.f_bavail * free.f_frsize - 8192))
-    other = [*LEXICAL, "passages.words=20"]
+    other = [*LEXICAL, "chunking.chunk_words=20"]
     first, second = refused(place, "retrieve", *other)
     assert first.endswith(": No space left on device.")
     assert first.startswith("outputs/")

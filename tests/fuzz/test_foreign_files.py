@@ -482,9 +482,10 @@ def overrides(draw) -> str:
     """What a person may type, or another program on their behalf."""
     key = draw(
         st.sampled_from(
-            ["context.top_k", "model", "data.dir", "seed", "trainer.report_to", "hub.repo",
-             "retriever.depth", "data.columns.A", "corpus.files", "model.template", "hydra.run.dir",
-             "+x", "~model", "name", "", "data.fold", "index.memory_gib", "encoder.query_prefix"]
+            ["context.num_passages", "model", "data.dir", "seed", "trainer.report_to", "hub.repo",
+             "retriever.top_k", "data.columns.A", "corpus.files", "model.template", "hydra.run.dir",
+             "+x", "~model", "name", "", "data.fold", "index.max_memory_gib",
+             "encoder.query_prefix"]
         )
     )  # fmt: skip
     plain = st.sampled_from(["1", "5", "tiny", "null", "[0,1]", "{a: 1}", "0.5", "abc", "${seed}"])

@@ -7,7 +7,7 @@ from helpers import jsonl_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exam.config import Passages
+from exam.config import Chunking
 from exam.core.errors import ExamError
 from exam.data.sentences import sentence_offsets
 from exam.retrieval.chunking import build_passages, chunk
@@ -16,30 +16,34 @@ TEXT = "One two three. Four five six. Seven eight nine. Ten eleven twelve."
 
 
 def texts(text, **settings):
-    return [text[a:b] for a, b in chunk(text, Passages(**settings))]
+    return [text[a:b] for a, b in chunk(text, Chunking(**settings))]
 
 
 def test_windows_hold_whole_sentences_and_share_the_last_one():
-    assert texts(TEXT, words=6, overlap=1) == [
+    assert texts(TEXT, chunk_words=6, overlap_sentences=1) == [
         "One two three. Four five six.",
         "Four five six. Seven eight nine.",
         "Seven eight nine. Ten eleven twelve.",
     ]
-    assert texts(TEXT, words=6, overlap=0) == [
+    assert texts(TEXT, chunk_words=6, overlap_sentences=0) == [
         "One two three. Four five six.",
         "Seven eight nine. Ten eleven twelve.",
     ]
-    assert texts(TEXT, words=100, overlap=1) == [TEXT]
+    assert texts(TEXT, chunk_words=100, overlap_sentences=1) == [TEXT]
 
 
 def test_a_sentence_longer_than_a_window_is_cut_between_words():
     long = "alpha beta gamma delta epsilon zeta eta."
-    assert texts(long, words=3, overlap=0) == ["alpha beta gamma", "delta epsilon zeta", "eta."]
+    assert texts(long, chunk_words=3, overlap_sentences=0) == [
+        "alpha beta gamma",
+        "delta epsilon zeta",
+        "eta.",
+    ]
 
 
 def test_no_window_repeats_the_one_before():
     # The shared sentence and the next together pass the limit: the window still moves on.
-    found = texts("a b c d e. f g h i j. k l m n o.", words=6, overlap=1)
+    found = texts("a b c d e. f g h i j. k l m n o.", chunk_words=6, overlap_sentences=1)
     assert len(found) == len(set(found)) == 3
 
 
@@ -50,7 +54,9 @@ def test_no_window_repeats_the_one_before():
 )
 def test_every_sentence_stands_in_some_window(sentences, words, overlap):
     text = " ".join(sentences)
-    found = chunk(text, Passages(words=words, overlap=overlap, min_sentence_chars=1))
+    found = chunk(
+        text, Chunking(chunk_words=words, overlap_sentences=overlap, min_sentence_chars=1)
+    )
     covered = {i for a, b in found for i in range(a, b)}
     wanted = {i for a, b in sentence_offsets(text, 1) for i in range(a, b) if not text[i].isspace()}
     assert wanted <= covered
@@ -70,7 +76,9 @@ def test_table_keeps_where_each_passage_stands(tmp_path):
         {"id": "3", "title": "", "text": "No title here."},
     ]
     found = corpus(tmp_path / "a.jsonl", rows)
-    table = build_passages(found, Passages(words=6, overlap=0), tmp_path / "outputs")
+    table = build_passages(
+        found, Chunking(chunk_words=6, overlap_sentences=0), tmp_path / "outputs"
+    )
     assert table.rows([2, 0]) == [
         {"article_id": "3", "title": "", "start": 0, "end": 14, "text": "No title here.",
          "source": "a.jsonl"},
@@ -90,8 +98,8 @@ def test_table_keeps_where_each_passage_stands(tmp_path):
 def test_a_corpus_without_text_is_refused(tmp_path):
     found = corpus(tmp_path / "a.jsonl", [{"id": "1", "title": "Nothing", "text": ""}])
     with pytest.raises(ExamError) as error:
-        build_passages(found, Passages(), tmp_path / "outputs")
+        build_passages(found, Chunking(), tmp_path / "outputs")
     assert str(error.value) == (
         "corpus=c holds no text.\nGive articles with corpus.dir= and corpus.files=, or a smaller "
-        "passages.min_sentence_chars."
+        "chunking.min_sentence_chars."
     )

@@ -19,7 +19,7 @@ from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.readers.quantization import dtype_kwargs
 
 LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)
-OWN = Model(name="t", architecture="llama", loss=Loss.binary, others=True)
+OWN = Model(name="t", architecture="llama", loss=Loss.binary, cross_option_bias=True)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from helpers import ROOT, exam, jsonl_corpus, make_articles, make_place, setting
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exam.config import Passages
+from exam.config import Chunking
 from exam.core.errors import ExamError
 from exam.core.files import read_json
 from exam.data import sentences
@@ -82,10 +82,10 @@ def test_the_preferred_splitter_joins_no_key():
 
 def test_the_fall_back_is_logged_once_and_is_part_of_the_passages_key(without, tmp_path, caplog):
     corpus = jsonl_corpus(make_articles(tmp_path / "articles.jsonl"))
-    before = build_passages(corpus, Passages(words=6), tmp_path / "outputs")
+    before = build_passages(corpus, Chunking(chunk_words=6), tmp_path / "outputs")
     without("blingfire")
     caplog.set_level(logging.INFO, "exam")
-    after = build_passages(corpus, Passages(words=6), tmp_path / "outputs")
+    after = build_passages(corpus, Chunking(chunk_words=6), tmp_path / "outputs")
     name = splitter().name
     assert "splitter" not in before.stage.key
     assert after.stage.key["splitter"] == name

@@ -90,7 +90,7 @@ def test_a_family_that_changes_embeddings_between_layers_is_refused(tokenizer, t
     with pytest.raises(ExamError) as caught:
         Layerwise(tmp_path / "m", own, torch.float32, CPU, tmp_path / "w", 0)
     assert "A granite model changes the embeddings outside of its layers" in str(caught.value)
-    assert "Set model.execution=offload." in str(caught.value)
+    assert "Set model.weights_location=offload." in str(caught.value)
 
 
 def test_an_interrupted_run_goes_on_at_the_last_whole_layer(tokenizer, tmp_path, caplog):
@@ -167,9 +167,9 @@ def test_what_a_question_says_never_becomes_a_special_token(tokenizer):
 def test_what_a_model_lacks_is_refused(tokenizer, tmp_path):
     plain = tiny_tokenizer([WORDS])
     with pytest.raises(ExamError) as caught:
-        prompter_of(plain, Scoring.letters, chat=True)
-    assert "Set model.chat=false for plain text" in str(caught.value)
-    prompter = prompter_of(tiny_tokenizer(["otter"]), Scoring.yes_no, chat=False)
+        prompter_of(plain, Scoring.letters, use_chat_template=True)
+    assert "Set model.use_chat_template=false" in str(caught.value)
+    prompter = prompter_of(tiny_tokenizer(["otter"]), Scoring.yes_no, use_chat_template=False)
     with pytest.raises(ExamError, match="The model has no single token for 'yes'"):
         prompter.single_token_ids(("yes", "no"))
     encoder = {"model_type": "bert", "architectures": ["BertModel"]}
@@ -204,7 +204,7 @@ def stage(tmp_path_factory):
 def letters_of(tmp_path, place, **values):
     model = Model(name="m", kind=ReaderKind.causal_lm, name_or_path=str(place))
     values = {**ON_CPU, **values}
-    return LetterReader.build(model, values, tmp_path / "c", 0, context=Context(top_k=2))
+    return LetterReader.build(model, values, tmp_path / "c", 0, context=Context(num_passages=2))
 
 
 @pytest.fixture(scope="module")
@@ -243,11 +243,16 @@ def test_a_run_of_a_random_decoder_answers_again(tmp_path, more):
     from exam.pipelines.infer import run_infer
     from exam.pipelines.train import train_reader
 
-    own = ["model=smollm2", "model.gguf=null", "model.chat=false", "model.architecture=llama"]
-    own += ["model.name_or_path=null", "trainer=no_training", "trainer.use_cpu=true"]
+    own = [
+        "model=smollm2",
+        "model.gguf_file=null",
+        "model.use_chat_template=false",
+        "model.architecture=llama",
+    ]
+    own += ["model.name_or_path=null", "trainer=zero_shot", "trainer.use_cpu=true"]
     overrides = tiny(make_place(tmp_path), *own, *more)
     if not more:
-        overrides += ["model.execution=layerwise", "model.scoring=yes_no"]
+        overrides += ["model.weights_location=layerwise", "model.scoring=yes_no"]
         overrides += ["trainer.num_train_epochs=0"]
     run = train_reader(composed("train", *overrides))
     found = read_predictions(run.stage.folder / "predictions.parquet").logits
@@ -269,7 +274,7 @@ def test_a_run_of_a_random_decoder_answers_again(tmp_path, more):
 
 @pytest.fixture(scope="module")
 def smollm2():
-    model = composed("train", "model=smollm2", "trainer=no_training").model
+    model = composed("train", "model=smollm2", "trainer=zero_shot").model
     try:
         resolve_checkpoint(model.checkpoint)
     except ExamError as error:
