@@ -1,6 +1,6 @@
-"""Measure how much each passage, read singly, raises a reader's probability of the right option.
+"""Measure how much each passage raises a reader's probability of the right option.
 
-With `pairs.positives=reader` the passages that raise it most train a reranker or an encoder.
+With `pairs.positives=reader`, the passages with the largest gains train a reranker or an encoder.
 """
 
 import logging
@@ -50,7 +50,7 @@ def restore_reader(config: Train) -> tuple[Stage, Train]:
     """Return the run that `pairs.reader` names, and its configuration.
 
     Raises:
-        ExamError: the run cannot be restored, or its reader cannot read passages singly.
+        ExamError: the run cannot be restored, or its reader cannot read one passage at a time.
     """
     trusted = [group for group in CODE if getattr(config, group).trust_remote_code]
     restore = Restore(
@@ -66,7 +66,7 @@ def restore_reader(config: Train) -> tuple[Stage, Train]:
         state = "model.evidence=true" if model.evidence else f"model.kind={model.kind.value}"
         raise ExamError(
             f"pairs.reader={run.folder} has {state}; pairs.positives=reader needs a transformer "
-            "that can read each passage singly.\nGive a run of one: pairs.reader=<folder>"
+            "that reads one passage at a time.\nSet a run of such a reader: pairs.reader=<folder>"
         )
     check_saved_reader(settings, saved)
     return run, replace(settings, model=model.at(saved))
@@ -109,7 +109,7 @@ def measure_gains(
 
 
 def _measure(path: Path, questions: Dataset, contexts: Contexts, reader: Reader) -> pa.Table:
-    """Return the gains of a shard of questions, from its file if that exists."""
+    """Return the gains of a shard of questions; read its file if it is complete."""
     if not is_sealed(path):
         rows = _gains(questions, contexts, reader)
         with sealed(path) as temporary:
@@ -119,7 +119,11 @@ def _measure(path: Path, questions: Dataset, contexts: Contexts, reader: Reader)
 
 
 def _gains(questions: Dataset, contexts: Contexts, reader: Reader) -> list[dict[str, Any]]:
-    """Read each question without a passage, then with each of its passages; rows of SCHEMA."""
+    """Read each question without a passage, then with each of its passages.
+
+    Returns:
+        Rows of SCHEMA.
+    """
     copies: list[dict[str, Any]] = []
     passage_of: Contexts = {}
     for question in questions:
