@@ -29,8 +29,7 @@ from exam.evaluation.results import BLIND, System, results, table
 from exam.evaluation.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
 from exam.generation.generate import QUESTIONS, generated
 from exam.metrics import Floats
-from exam.pipelines.preflight import ReaderLimits, check_models, check_reader
-from exam.pipelines.room import check_room
+from exam.pipelines.preflight import ReaderLimits, check_models, check_reader, check_room
 from exam.pipelines.tracking import log_summary, track_run
 from exam.readers.base import fitted
 from exam.readers.lexical import OVERLAP_FEATURES
