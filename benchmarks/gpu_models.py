@@ -19,7 +19,7 @@ from exam.readers.causal_lm.prompts import Asked
 from exam.readers.causal_lm.scoring import option_scores
 from exam.readers.multiple_choice.model import tiny_tokenizer
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.recipes import faiss_module
+from exam.retrieval.recipes import import_faiss
 from exam.retrieval.vectors import exact_search
 
 MINILM = {
@@ -232,14 +232,14 @@ def searched(size: str, how: Callable[..., Any], device: str) -> Iterator[Work]:
 
 def faiss_on_cpu(vectors: Any, _device: str) -> Callable[[Any], Any]:
     """Return a search in faiss's flat index of all vectors."""
-    index = faiss_module().IndexFlatIP(vectors.shape[1])
+    index = import_faiss().IndexFlatIP(vectors.shape[1])
     index.add(vectors)
     return lambda queries: index.search(queries, NEAREST)[1]
 
 
 def faiss_on_gpu(vectors: Any, _device: str) -> Callable[[Any], Any]:
     """Return a search a block at a time, as the project searches."""
-    if faiss_module().get_num_gpus() == 0:
+    if import_faiss().get_num_gpus() == 0:
         raise UnavailableError("this faiss is built without GPUs")
     blocks = [vectors[start : start + BLOCK] for start in range(0, len(vectors), BLOCK)]
     return lambda queries: exact_search(queries, blocks, NEAREST)[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ANIMALS, PLACES, ROOT, kaggle_rows, write_csv
+from helpers import ANIMALS, PLACES, ROOT, kaggle_rows, write_csv
 
 from exam import cli
 from exam.config import ROOTS

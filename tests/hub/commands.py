@@ -74,7 +74,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what an import prints is no answer
     quiet_libraries()  # before their import
-    from conftest import become
+    from helpers import become
 
     for name in IMPORTS:
         import_module(name)

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import exam, kaggle_rows, make_place, tiny, write_csv
+from helpers import exam, kaggle_rows, make_place, tiny, write_csv
 from scipy.special import log_softmax
 
 from exam.cli import main
 from exam.config import Ensemble, EnsembleKind
 from exam.config.compose import composed, with_prefix
+from exam.core.artifacts import describe_file
 from exam.core.errors import ExamError
-from exam.core.files import write_signed
-from exam.core.manifest import fingerprint
+from exam.core.files import write_checksummed_json
 from exam.evaluation.ensemble import combined
 from exam.evaluation.predictions import probabilities, read_all, read_predictions, write_predictions
 from exam.pipelines.infer import run_infer
@@ -217,9 +217,9 @@ def test_runs_of_one_name_in_two_places_are_told_apart(place, tmp_path):
     wrong = replace(answered, logits=-answered.logits)
     write_predictions(other / "predictions.parquet", [wrong])
     manifest = json.loads((run / "manifest.json").read_text())
-    files = {"predictions.parquet": fingerprint(other / "predictions.parquet")}
+    files = {"predictions.parquet": describe_file(other / "predictions.parquet")}
     own = {k: v for k, v in manifest.items() if k != "sha256"}
-    write_signed(other / "manifest.json", {**own, "files": files})
+    write_checksummed_json(other / "manifest.json", {**own, "files": files})
     compare([run, other], tmp_path / "compared.json")
     found = json.loads((tmp_path / "compared.json").read_text())
     accuracy = {name: own["accuracy"]["value"] for name, own in found["statistics"].items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, exam, make_place, setting, write_csv
+from helpers import ROOT, exam, make_place, setting, write_csv
 
 from exam.config.compose import composed, with_prefix
 from exam.core.errors import ExamError

@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from conftest import make_place, setting, write_csv
+from helpers import make_place, setting, write_csv
 
 from exam.config.compose import composed
 from exam.core.errors import ExamError

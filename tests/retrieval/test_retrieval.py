@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 from datasets import Dataset
+from helpers import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 
 from exam.config import Encoder, Index, Passages, Query, Retriever, RetrieverKind, Search
+from exam.core.artifacts import log_reused
 from exam.core.errors import ExamError
-from exam.core.stage import log_reused
-from exam.data.articles import title_and_first_sentence
+from exam.data.corpus import title_and_first_sentence
 from exam.data.schema import FEATURES
 from exam.data.sentences import sentence_offsets
 from exam.retrieval import idf
@@ -26,8 +26,8 @@ from exam.retrieval.chunking import build_passages
 from exam.retrieval.contexts import read_contexts, read_support
 from exam.retrieval.embeddings import fingerprints
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.evaluation import option_support, question_scores, within_budget, words
-from exam.retrieval.idf import build_rarity
+from exam.retrieval.evaluation import option_support, question_scores
+from exam.retrieval.idf import build_document_frequencies, split_words, take_words
 from exam.retrieval.retriever import RETRIEVERS, Retrieval
 from exam.retrieval.two_stage import prefilter
 
@@ -70,7 +70,7 @@ def brute_force(question, retrieval, texts):
 
 
 def test_two_stage_equals_its_definition(retrieval, asked, articles):
-    from exam.data.articles import Article
+    from exam.data.corpus import Article
 
     texts = [Article(**json.loads(line)) for line in articles.read_text().splitlines()]
     contexts = read_contexts(retrieval.contexts(asked, "q"), top_k=3)
@@ -147,7 +147,7 @@ def test_only_new_questions_are_ranked(retrieval, asked, kind, monkeypatch, tmp_
     assert ranked == (changed["id"][:] if kind == "tfidf" else ["3"])
     assert read_contexts(stage) == read_contexts(whole)
     assert read_support(stage, changed["id"]) == read_support(whole, changed["id"])
-    assert stage.facts == whole.facts
+    assert stage.metadata == whole.metadata
     if kind != "tfidf":
         assert "contexts: 11 of 12 questions are ranked already" in caplog.messages
     assert not list(stage.folder.glob("sentences-*"))
@@ -408,7 +408,7 @@ def test_given_contexts_that_all_lack_are_refused(retrieval, asked):
 
 def test_recall_is_not_given_beyond_the_stored_depth(retrieval, asked):
     stage = retrieval.contexts(asked, "q")
-    assert [k for k in stage.facts["scores"] if k.startswith("recall")] == [
+    assert [k for k in stage.metadata["scores"] if k.startswith("recall")] == [
         "recall_at_1",
         "recall_at_3",
     ]
@@ -471,10 +471,10 @@ def test_recall_and_mrr_by_hand():
 
 def test_word_budget_takes_whole_passages_but_at_least_one():
     long, short = "w " * 400, "v " * 100
-    assert within_budget([{"text": long}, {"text": short}]) == [["w"] * 400]
-    assert within_budget([{"text": "w " * 600}]) == [["w"] * 450]
-    assert within_budget([{"text": "a b"}, {"text": "c"}, {"text": "d"}], 3) == [["a", "b"], ["c"]]
-    assert words("It's α-helix_2") == ["it", "s", "α", "helix", "2"]
+    assert take_words([{"text": long}, {"text": short}]) == [["w"] * 400]
+    assert take_words([{"text": "w " * 600}]) == [["w"] * 450]
+    assert take_words([{"text": "a b"}, {"text": "c"}, {"text": "d"}], 3) == [["a", "b"], ["c"]]
+    assert split_words("It's α-helix_2") == ["it", "s", "α", "helix", "2"]
 
 
 def test_memory_holds_a_shard_not_the_corpus(retrieval, asked, monkeypatch):
@@ -495,17 +495,17 @@ def test_memory_holds_a_shard_not_the_corpus(retrieval, asked, monkeypatch):
     assert sizes[:3] == [4, 8, len(ANIMALS)]
 
 
-def test_rarity_is_counted_once_a_corpus(tmp_path, monkeypatch):
+def test_document_frequencies_are_counted_once_per_corpus(tmp_path, monkeypatch):
     rows = [("Red cat", "the cat sat"), ("", "The dog"), ("", "a dog, a dog"), ("x", "y")]
     texts = [json.dumps({"id": str(i), "title": a, "text": b}) for i, (a, b) in enumerate(rows)]
     (tmp_path / "c.jsonl").write_text("\n".join(texts))
     corpus = jsonl_corpus(tmp_path / "c.jsonl")
     table = build_passages(corpus, Passages(), tmp_path / "o")
-    found = build_rarity(table.stage, table.files, "c", tmp_path / "o")
+    found = build_document_frequencies(table.stage, table.files, "c", tmp_path / "o")
     expected = {"cat": math.log(4 / 2), "dog": math.log(4 / 3), "owl": math.log(4)}
-    assert found.of({"dog", "owl", "cat"}) == pytest.approx(expected)
-    assert build_rarity(table.stage, table.files, "c", tmp_path / "o").stage.reused
+    assert found.idf({"dog", "owl", "cat"}) == pytest.approx(expected)
+    assert build_document_frequencies(table.stage, table.files, "c", tmp_path / "o").stage.reused
     monkeypatch.setattr(idf, "SAMPLE", 2)  # articles 0 and 2
-    sampled = build_rarity(table.stage, table.files, "c", tmp_path / "o")
+    sampled = build_document_frequencies(table.stage, table.files, "c", tmp_path / "o")
     assert not sampled.stage.reused
-    assert sampled.of({"cat", "dog"}) == pytest.approx({"cat": 0.0, "dog": 0.0})
+    assert sampled.idf({"cat", "dog"}) == pytest.approx({"cat": 0.0, "dog": 0.0})

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import exam, make_place, setting, write_csv
 from datasets import Dataset
+from helpers import exam, make_place, setting, write_csv
 from torch import nn
 from transformers import set_seed
 
@@ -17,7 +17,7 @@ from exam.config import Dtype, Encoder, PairLoss, Pairs, Query, Reranker, Target
 from exam.config.compose import composed
 from exam.core.checkpoints import checkpoint_fingerprint
 from exam.core.errors import ExamError
-from exam.data.files import check_places
+from exam.data.files import check_paths
 from exam.data.schema import FEATURES
 from exam.data.splits import Split
 from exam.retrieval.encoder import SentenceEncoder
@@ -25,7 +25,7 @@ from exam.retrieval.mining import mine_pairs, read_positives
 from exam.retrieval.reranker import PairScorer, has_head, load_cross_encoder
 from exam.retrieval.training import tune
 
-RARITY = dict.fromkeys(["river", "marsh", "pond", "deep", "cold"], 1.0)
+IDF = dict.fromkeys(["river", "marsh", "pond", "deep", "cold"], 1.0)
 
 
 def questions(n=1, article="a0"):
@@ -62,7 +62,7 @@ CONTEXTS = {
 
 def mined(**settings):
     (example,) = mine_pairs(
-        questions(), CONTEXTS, RARITY, Pairs(**{"last": 6, **settings}), Query.prompt_options, 0
+        questions(), CONTEXTS, IDF, Pairs(**{"last": 6, **settings}), Query.prompt_options, 0
     )
     return example
 
@@ -119,7 +119,7 @@ def test_a_positives_file_of_another_form_is_refused(tmp_path):
 def test_questions_without_both_kinds_are_refused_when_none_is_left():
     pairs = Pairs(target=Target.binary, last=6)
     with pytest.raises(ExamError) as caught:
-        mine_pairs(questions(article="a9"), CONTEXTS, RARITY, pairs, Query.prompt, 0)
+        mine_pairs(questions(article="a9"), CONTEXTS, IDF, pairs, Query.prompt, 0)
     assert str(caught.value).startswith(
         "None of 1 training questions has both a positive and a negative passage among ranks 1 to 6"
     )
@@ -159,7 +159,7 @@ def weights(folder):
 def test_training_moves_every_weight_of_the_reranker(material, encoder, tmp_path, loss):
     split, contexts = material
     config = run_config("reranker", encoder, f"pairs.loss={loss.name}")
-    dev = tune(config, split, contexts, RARITY, tmp_path)
+    dev = tune(config, split, contexts, IDF, tmp_path)
     after = dict(load_cross_encoder(Reranker(ckpt=str(tmp_path)), Dtype.float32).named_parameters())
     set_seed(config.seed)  # the head that training began with
     before = dict(load_cross_encoder(config.reranker, Dtype.float32).named_parameters())
@@ -174,7 +174,7 @@ def test_training_moves_every_weight_of_the_reranker(material, encoder, tmp_path
 def test_saved_reranker_scores_as_it_did(material, encoder, tmp_path):
     split, contexts = material
     config = run_config("reranker", encoder)
-    tune(config, split, contexts, RARITY, tmp_path)
+    tune(config, split, contexts, IDF, tmp_path)
     pairs = [("Where 0? deep river marsh", f"T. {text}") for text in ("a river", "a pond")]
     run = PairScorer(Reranker(ckpt=str(tmp_path), max_length=32)).scores(pairs)
     inside = PairScorer(Reranker(ckpt=str(tmp_path / "model"), max_length=32)).scores(pairs)
@@ -187,7 +187,7 @@ def test_saved_reranker_scores_as_it_did(material, encoder, tmp_path):
 
 def test_training_moves_every_weight_of_the_encoder(material, encoder, tmp_path):
     split, contexts = material
-    tune(run_config("encoder", encoder), split, contexts, RARITY, tmp_path)
+    tune(run_config("encoder", encoder), split, contexts, IDF, tmp_path)
     before, after = weights(encoder), weights(tmp_path / "model")
     still = [name for name, old in before.items() if np.array_equal(old, after[name])]
     assert [name for name in still if "pooler" not in name and "position_ids" not in name] == []
@@ -206,18 +206,18 @@ def test_stopped_and_resumed_training_equals_an_uninterrupted_one(
 
     split, contexts = material
     config = run_config("reranker", encoder)
-    tune(config, split, contexts, RARITY, tmp_path / "whole")
-    real = trainer.ChecksumCallback.on_save
+    tune(config, split, contexts, IDF, tmp_path / "whole")
+    real = trainer.ManifestCallback.on_save
 
     def killed(self, args, state, control, **kwargs):
         real(self, args, state, control, **kwargs)
         raise Cut
 
-    monkeypatch.setattr(trainer.ChecksumCallback, "on_save", killed)
+    monkeypatch.setattr(trainer.ManifestCallback, "on_save", killed)
     with pytest.raises(Cut):
-        tune(config, split, contexts, RARITY, tmp_path / "cut")
-    monkeypatch.setattr(trainer.ChecksumCallback, "on_save", real)
-    tune(config, split, contexts, RARITY, tmp_path / "cut")
+        tune(config, split, contexts, IDF, tmp_path / "cut")
+    monkeypatch.setattr(trainer.ManifestCallback, "on_save", real)
+    tune(config, split, contexts, IDF, tmp_path / "cut")
     whole, resumed = weights(tmp_path / "whole" / "model"), weights(tmp_path / "cut" / "model")
     assert all(np.allclose(whole[name], resumed[name], atol=1e-6) for name in whole)
     states = [
@@ -229,7 +229,7 @@ def test_stopped_and_resumed_training_equals_an_uninterrupted_one(
 
 def test_a_reader_of_pairs_that_does_not_exist_is_refused_before_any_work():
     with pytest.raises(ExamError, match=r"^missing does not exist: it has no manifest\.json"):
-        check_places(
+        check_paths(
             composed("train", "task=reranker", "pairs.positives=reader", "pairs.reader=missing")
         )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+from helpers import ROOT, run_script, streamed, unit
 
 from exam.config import Index, Recipe
 from exam.core.errors import ExamError
@@ -14,19 +14,6 @@ from exam.retrieval import vectors as vectors_module
 from exam.retrieval.building import build_vectors, cleanup_partial_build
 from exam.retrieval.recipes import choose_index_spec, index_key
 from exam.retrieval.vectors import VectorIndex
-
-
-def unit(n, d, seed, topics=40):
-    """Unit vectors around a few topics."""
-    random = np.random.default_rng(seed)
-    found = np.random.default_rng(99).standard_normal((topics, d))[random.integers(0, topics, n)]
-    found = found + 0.7 * random.standard_normal((n, d))
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
-
-
-def streamed(vectors, size=300):
-    """The vectors in blocks, anew at every call."""
-    return lambda: iter([vectors[i : i + size] for i in range(0, len(vectors), size)])
 
 
 def built(folder, vectors, recipe, **values):
@@ -127,7 +114,7 @@ def test_auto_says_what_it_predicts(caplog):
 
 
 def test_auto_prefers_exact_where_a_gpu_is(monkeypatch):
-    monkeypatch.setattr(vectors_module.faiss_module(), "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(vectors_module.import_faiss(), "get_num_gpus", lambda: 1)
     auto = Index(recipe=Recipe.auto, memory_gib=0.001)
     assert choose_index_spec(auto, 100_000, 64).recipe == "exact"
     assert index_key(auto)["gpu"] is True
@@ -141,7 +128,7 @@ from pathlib import Path
 from exam.config import Index, Recipe
 from exam.retrieval import building as module
 from exam.retrieval.recipes import choose_index_spec
-from test_vectors import unit, streamed
+from helpers import unit, streamed
 module.PART_BYTES = 4 * 32 * 1000
 folder, stop = Path(sys.argv[1]), int(sys.argv[2])
 real = module._track

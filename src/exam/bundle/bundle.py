@@ -19,10 +19,10 @@ from exam.bundle.notebook import commands, write_notebook
 from exam.bundle.rehearsal import check_dry_run, dry_run
 from exam.bundle.wheels import Target, add_wheels, read_target
 from exam.config import Bundle, Cascade, Data, EnsembleKind, Infer, Train, names, plain
+from exam.core.artifacts import Stage
 from exam.core.errors import ExamError, spell_command
-from exam.core.logging import say
-from exam.core.stage import Stage
-from exam.data.kaggle import INPUT
+from exam.core.logging import print_result
+from exam.data.files import INPUT
 from exam.data.schema import LETTERS
 from exam.evaluation.submission import validate_submission
 from exam.pipelines.ensemble import check_readers
@@ -57,11 +57,11 @@ def run_bundle(bundle: Bundle) -> None:
     contents.folder = Path(bundle.out)
     files, size = len(listing["files"]), listing["bytes"] / 2**20
     log.info("bundle: %d files · %d wheels · %.1f MiB", files, len(wheels), size)
-    say(_estimate(bundle, contents, dict(zip(folders, configs, strict=True))))
+    print_result(_estimate(bundle, contents, dict(zip(folders, configs, strict=True))))
     if bundle.rehearse:
         local = with_local_data([*overrides, *contents.overrides], configs[0].data)
         _rehearse(target, contents, commands(local, extra), configs[0])
-    say(f"{contents.folder / NOTEBOOK}\n{contents.folder / CONTENTS}")
+    print_result(f"{contents.folder / NOTEBOOK}\n{contents.folder / CONTENTS}")
 
 
 def _check(bundle: Bundle) -> Target:
@@ -212,4 +212,6 @@ def _rehearse(target: Target, contents: Contents, lines: list[str], config: Trai
     questions = read_test_questions(config)
     options = [len(texts) for texts in questions["options"]]
     validate_submission(submission, questions["id"], options, config.data.options or LETTERS)
-    say(f"rehearsed without a network: {len(questions)} questions in {seconds:.0f} s\n{submission}")
+    print_result(
+        f"rehearsed without a network: {len(questions)} questions in {seconds:.0f} s\n{submission}"
+    )

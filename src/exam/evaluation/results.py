@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.core.stage import Stage
+from exam.core.artifacts import Stage
 from exam.evaluation.predictions import Predictions
 from exam.metrics import (
     Estimate,

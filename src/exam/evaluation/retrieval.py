@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.core.stage import Stage
+from exam.core.artifacts import Stage
 from exam.evaluation.results import System, paired, shown_pair
 from exam.metrics import Floats, average_precision, figures, ranking, recall_at_k
 from exam.readers.lexical import build_features, cross_fit, fit
-from exam.retrieval.contexts import read_contexts, read_questions, read_rarity, read_support
-from exam.retrieval.evaluation import DEPTHS, WORD_BUDGET, Contexts, article_ranks, question_scores
+from exam.retrieval.contexts import read_contexts, read_idf, read_questions, read_support
+from exam.retrieval.evaluation import DEPTHS, Contexts, article_ranks, question_scores
+from exam.retrieval.idf import WORD_BUDGET
 
 MAP = "map_at_3"
 CURVES_UP_TO = 2000  # questions: beyond, fitting the lexical reader at every depth takes long
@@ -75,7 +76,7 @@ class Ranked:
     def features(self, top_k: int | None, budget: int | None) -> Floats:
         """Lexical features of the answered questions."""
         contexts = {key: passages[:top_k] for key, passages in self.contexts.items()}
-        return build_features(self.answered, contexts, read_rarity(self.stage), budget)
+        return build_features(self.answered, contexts, read_idf(self.stage), budget)
 
     def precision(self, top_k: int | None, budget: int | None) -> Floats | None:
         """Each answered question's average precision; None when no reader can be fitted."""

@@ -11,11 +11,10 @@ from datasets import Dataset
 
 from exam.config import Bundle, Ensemble, EnsembleKind, Infer, names, plain
 from exam.core import distributed
-from exam.core.artifacts import shared_stage
+from exam.core.artifacts import Stage, load_stage, shared_stage
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import file_digest, read_json, write_json
-from exam.core.logging import say
-from exam.core.stage import Stage, finished
+from exam.core.logging import print_result
 from exam.core.trainer import REPORT, RESULTS, list_run_files
 from exam.data.schema import LETTERS
 from exam.evaluation.cascade import curve, replaced, unsure
@@ -87,7 +86,7 @@ def load_predictions(paths: list[str]) -> list[ReaderOutput]:
     """Load the predictions of files, or of the folders of runs."""
     outputs = []
     for path in map(Path, paths):
-        stage = finished(path) if path.is_dir() else None
+        stage = load_stage(path) if path.is_dir() else None
         file = path / PREDICTIONS if stage else path
         for predictions in read_all(file):
             seconds = stage.seconds if stage and stage.kind == "infer" else 0.0
@@ -279,10 +278,10 @@ def _write(infer: Infer, result: EnsembleResult) -> Run:
             if result.details and "curve" in result.details:
                 write_png(_cascade_charts(result.details["curve"]), stage.folder / CURVE)
             stage.finish(list_run_files(stage.folder), questions=len(result.logits))
-    say(str(stage.folder / SUBMISSION))
+    print_result(str(stage.folder / SUBMISSION))
     if systems:
-        say(f"{_format(read_json(stage.folder / RESULTS))}\n{stage.folder / RESULTS}")
-        say(str(stage.folder / REPORT))
+        print_result(f"{_format(read_json(stage.folder / RESULTS))}\n{stage.folder / RESULTS}")
+        print_result(str(stage.folder / REPORT))
     return Run(stage, [*inputs, stage], systems)
 
 

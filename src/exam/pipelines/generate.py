@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from exam.config import Generate, Passages, Retriever, RetrieverKind
-from exam.core.logging import say
-from exam.core.stage import log_reused
+from exam.core.artifacts import log_reused
+from exam.core.logging import print_result
 from exam.generation.generate import QUESTIONS, generate
 from exam.pipelines.preflight import check_models
 from exam.retrieval.retriever import Retrieval
@@ -23,4 +23,4 @@ def run_generate(config: Generate) -> None:
     )
     stage = generate(retrieval, config.generator, config.resume.value)
     log_reused([*retrieval.stages, stage])
-    say(str(stage.folder / QUESTIONS))
+    print_result(str(stage.folder / QUESTIONS))

@@ -30,15 +30,15 @@ from exam.config import (
 from exam.config.compose import GROUPS, composed, with_prefix
 from exam.config.saved import CONFIG, load_run
 from exam.core import distributed
-from exam.core.artifacts import shared_stage
+from exam.core.artifacts import Stage, load_stage, log_reused, shared_stage
 from exam.core.checkpoints import MODEL, checkpoint_fingerprint
+from exam.core.environment import describe_environment
 from exam.core.errors import ExamError, spell_command
-from exam.core.files import is_sealed, read_object, sealed
-from exam.core.logging import environment, say
-from exam.core.stage import Stage, finished, log_reused
+from exam.core.files import checksum_matches, read_object, write_with_checksum
+from exam.core.logging import print_result
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, RESULTS, list_run_files
-from exam.data.questions import questions_digest, read
-from exam.data.schema import LETTERS, in_order
+from exam.data.questions import questions_digest, read_questions
+from exam.data.schema import LETTERS, permute_options
 from exam.evaluation.predictions import (
     GIVEN,
     Predictions,
@@ -112,7 +112,7 @@ def _run_readers(infer: Infer) -> Run:
 
 def _run_single(infer: Infer) -> Run:
     answered = answer(infer)
-    say(str(answered.stage.folder / SUBMISSION))
+    print_result(str(answered.stage.folder / SUBMISSION))
     if (answered.stage.folder / RESULTS).is_file():
         return report(answered.stage, answered.questions, answered.contexts, answered.inputs)
     return Run(answered.stage, [*answered.inputs, answered.stage], [])
@@ -168,7 +168,7 @@ def restore_run(command: Restore, *, reads_questions: bool = True) -> tuple[Stag
         ExamError: `ckpt` is not the folder of a run, or an override is not one of its settings.
     """
     folder = Path(command.ckpt)
-    run = finished(folder)
+    run = load_stage(folder)
     if CONFIG not in run.files:
         raise ExamError(f"{folder} is not a run of exam train.\nSet a folder of outputs/train.")
     config = _pin(load_run(folder / CONFIG, command), folder / MODEL, reads_questions)
@@ -197,7 +197,7 @@ def _pin(run: Train, saved: Path, reads_questions: bool) -> Train:
 
 def _warn_of_versions(folder: Path) -> None:
     """Warn of each package whose version differs from training: it may change the inputs."""
-    then, now = read_object(folder / ENVIRONMENT), environment()
+    then, now = read_object(folder / ENVIRONMENT), describe_environment()
     for name in sorted(then.keys() & now.keys()):
         if then[name] != now[name] and name != "machine":
             log.warning("infer: %s is %s; training used %s", name, now[name], then[name])
@@ -206,7 +206,7 @@ def _warn_of_versions(folder: Path) -> None:
 def read_test_questions(config: Train) -> Dataset:
     """Read the test questions, or else the validation questions."""
     data = replace(config.data, shuffle_options=False)  # submissions follow the file's order
-    questions = read(data, data.test or data.valid)
+    questions = read_questions(data, data.test or data.valid)
     if not len(questions):
         raise ExamError(f"data={data.name} has no questions.\nGive a file: data.test=<file>")
     return questions
@@ -250,7 +250,7 @@ def answer(infer: Infer, rows: Any = None) -> Answers:
     folder = Path(infer.ckpt)
     run, config = restore_run(infer)
     limits = check_saved_reader(config, folder / MODEL)
-    retrieval = Retrieval.of(config)
+    retrieval = Retrieval.from_config(config)
     questions = read_test_questions(config)
     if rows is not None:
         questions = questions.select(rows)
@@ -258,7 +258,7 @@ def answer(infer: Infer, rows: Any = None) -> Answers:
         limits.check(questions)
     if distributed.world_size() > 1:
         retrieval.build(generates=False)
-    with distributed.leader_first():
+    with distributed.main_process_first():
         contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     inputs = [*retrieval.stages, contexts]
     letters = option_letters(config.data)
@@ -285,7 +285,7 @@ def answer(infer: Infer, rows: Any = None) -> Answers:
             stage.finish(list_run_files(stage.folder), questions=len(questions))
         if distributed.rank() == 0:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
-    return Answers(stage, questions, contexts, inputs, config, retrieval.opened)
+    return Answers(stage, questions, contexts, inputs, config, retrieval.opened_stages)
 
 
 def _predict_rotated(
@@ -306,7 +306,8 @@ def _predict_rotated(
         log.warning("infer: this reader ignores the order of options: rotations=1 is enough")
     for shift in range(rotations):
         order, path = f"rotated by {shift}" if shift else GIVEN, work / f"order-{shift}.parquet"
-        if distributed.told(is_sealed(path) if distributed.rank() == 0 else None):
+        is_done = checksum_matches(path) if distributed.rank() == 0 else None
+        if distributed.broadcast_from_rank0(is_done):
             log.info("infer: reusing predictions with options %s", order)
             yield read_predictions(path), None
             continue
@@ -317,7 +318,7 @@ def _predict_rotated(
             questions, output.logits, config.name, contexts.folder.name, order
         )
         if distributed.rank() == 0:
-            with sealed(path) as temporary:
+            with write_with_checksum(path) as temporary:
                 write_predictions(temporary, [predictions])
         yield predictions, output.tokens
 
@@ -325,7 +326,7 @@ def _predict_rotated(
 def _rotate(question: dict[str, Any], by: int) -> dict[str, Any]:
     """Rotate a question's options, so that option `by` comes first."""
     number = len(question["options"])
-    return in_order(question, [(position + by) % number for position in range(number)])
+    return permute_options(question, [(position + by) % number for position in range(number)])
 
 
 def option_letters(data: Data) -> str:

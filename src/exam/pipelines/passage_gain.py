@@ -16,12 +16,10 @@ from scipy.special import log_softmax
 
 from exam.config import ReaderKind, Restore, Train, answering_values, reader_values
 from exam.config.saved import CODE
-from exam.core.artifacts import open_stage
-from exam.core.checkpoints import MODEL
+from exam.core.artifacts import Stage, open_stage
+from exam.core.checkpoints import MODEL, max_input_tokens
 from exam.core.errors import ExamError
-from exam.core.files import atomic, is_sealed, sealed
-from exam.core.loading import longest_input
-from exam.core.stage import Stage
+from exam.core.files import checksum_matches, write_atomically, write_with_checksum
 from exam.data.questions import questions_digest
 from exam.pipelines.infer import restore_run
 from exam.pipelines.preflight import check_saved_reader
@@ -100,7 +98,7 @@ def measure_gains(
                 for shard in [questions.skip(start).take(QUESTIONS_PER_SHARD)]
             ]
             table = pa.concat_tables(shards)
-            with atomic(stage.folder / FILE) as temporary:
+            with write_atomically(stage.folder / FILE) as temporary:
                 pq.write_table(table, temporary)
             stage.finish([FILE], questions=len(questions), passages=len(table))
         for path in stage.folder.glob("gains-*.parquet"):
@@ -110,9 +108,9 @@ def measure_gains(
 
 def _measure(path: Path, questions: Dataset, contexts: Contexts, reader: Reader) -> pa.Table:
     """Return the gains of a shard of questions; read its file if it is complete."""
-    if not is_sealed(path):
+    if not checksum_matches(path):
         rows = _gains(questions, contexts, reader)
-        with sealed(path) as temporary:
+        with write_with_checksum(path) as temporary:
             pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
         log.info("gains: %s · %d passages", path.name, len(rows))
     return pq.read_table(path)
@@ -132,7 +130,7 @@ def _gains(questions: Dataset, contexts: Contexts, reader: Reader) -> list[dict[
             copies.append({**question, "id": key})
             passage_of[key] = [] if passage is None else [passage]
     length = reader.length(training=True)
-    limit = longest_input(reader.model, length)
+    limit = max_input_tokens(reader.model, length)
     repeated = Dataset.from_list(copies, features=questions.features)
     features, _ = build_features(repeated, passage_of, reader.tokenizer, length, limit)
     scores = log_softmax(predict(reader, features), axis=1)

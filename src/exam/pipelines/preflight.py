@@ -23,6 +23,8 @@ from exam.config import (
     trainer_values,
 )
 from exam.core import distributed
+from exam.core.artifacts import MANIFEST
+from exam.core.checkpoints import max_input_tokens
 from exam.core.estimates import (
     FP32,
     check_disk,
@@ -31,11 +33,9 @@ from exam.core.estimates import (
     free_memory,
     training_bytes,
 )
-from exam.core.loading import longest_input
-from exam.core.manifest import MANIFEST
-from exam.core.precision import half_here
+from exam.core.precision import default_half_dtype
 from exam.core.trainer import CHECKPOINTS
-from exam.generation.clients import check_writer
+from exam.generation.clients import check_llm
 from exam.pipelines.revisions import uses_encoder, uses_writer
 from exam.readers.base import inspect, saved_model
 from exam.readers.multiple_choice.features import check_lengths
@@ -79,7 +79,7 @@ def check_models(config: Retrieving | Generate) -> None:
         trains = isinstance(config, Train) and config.task is Task.reranker
         inspect_reranker(config.reranker, trained=not trains)
     if uses_writer(config):
-        check_writer(config.generator.writer)
+        check_llm(config.generator.writer)
 
 
 def check_reader(model: Model) -> ReaderLimits | None:
@@ -92,7 +92,7 @@ def check_reader(model: Model) -> ReaderLimits | None:
         return None
     network, tokenizer = inspect(model)
     length = max(model.length(training=training) for training in (True, False))
-    longest = longest_input(network, length)
+    longest = max_input_tokens(network, length)
     return ReaderLimits(tokenizer, longest) if model.kind is ReaderKind.transformer else None
 
 
@@ -169,7 +169,7 @@ def weight_bytes(model: Model, *, untrained: bool) -> float:
         return FOUR_BITS
     dtype = model.dtype
     if dtype is Dtype.auto:
-        dtype = half_here() if untrained else Dtype.float32
+        dtype = default_half_dtype() if untrained else Dtype.float32
     return FP32 if dtype is Dtype.float32 else FP32 / 2
 
 

@@ -4,16 +4,15 @@ from pathlib import Path
 
 from exam.config import Retrieve
 from exam.core import distributed
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, log_reused, open_stage
 from exam.core.errors import ExamError
 from exam.core.files import read_json, write_json
-from exam.core.logging import say
-from exam.core.stage import Stage, log_reused
+from exam.core.logging import print_result
 from exam.core.trainer import REPORT, RESULTS
-from exam.data.questions import read
+from exam.data.questions import read_questions
 from exam.evaluation.retrieval import CURVES_UP_TO, comparison, curves, ranked, table
 from exam.evaluation.scored import log_scores
-from exam.generation.generate import QUESTIONS, generated
+from exam.generation.generate import QUESTIONS, generate_if_used
 from exam.pipelines.preflight import check_models
 from exam.readers.lexical import FEATURES
 from exam.report.compare_page import write_contexts
@@ -30,19 +29,20 @@ def run_retrieve(config: Retrieve) -> dict[str, ContextSet]:
         The contexts of `train`, `valid` and `test`, as far as the data has them.
     """
     check_models(config)
-    retrieval, data = Retrieval.of(config), config.data
+    retrieval, data = Retrieval.from_config(config), config.data
     if distributed.world_size() > 1:
         retrieval.build(generates=data.uses_generated_questions)
         if distributed.rank() > 0:
             return {}
-    generation = generated(data, retrieval, config.generator)
+    generation = generate_if_used(data, retrieval, config.generator)
     parts = {"train": data.train, "valid": data.valid, "test": data.test}
     parts = {name: entries for name, entries in parts.items() if entries is not None}
     if not parts:
         raise ExamError(f"data={data.name} has no questions.\nGive a file: data.test=<file>")
     contexts, scored = {}, {}
     for name, entries in parts.items():
-        questions = read(data, entries, generation.folder / QUESTIONS if generation else None)
+        generated = generation.folder / QUESTIONS if generation else None
+        questions = read_questions(data, entries, generated)
         stage = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
         log_scores(stage, name)
         contexts[name] = stage
@@ -72,4 +72,4 @@ def _evaluate(stage: Stage, fitted_on: Stage | None, config: Retrieve) -> None:
             write_json(path, figures)
             write_contexts(evaluation.folder / REPORT, figures, name)
             evaluation.finish([RESULTS, REPORT])
-    say(f"{table(read_json(path))}\n{path}\n{evaluation.folder / REPORT}")
+    print_result(f"{table(read_json(path))}\n{path}\n{evaluation.folder / REPORT}")

@@ -13,15 +13,14 @@ from datasets import Dataset
 
 from exam.config import Stress, Train
 from exam.core import distributed
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, log_reused, open_stage
 from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError
-from exam.core.files import is_sealed, read_json, sealed, write_json
-from exam.core.logging import say
-from exam.core.stage import Stage, log_reused
+from exam.core.files import checksum_matches, read_json, write_json, write_with_checksum
+from exam.core.logging import print_result
 from exam.core.trainer import CHECKPOINTS, REPORT, RESULTS
 from exam.data.questions import questions_digest
-from exam.data.schema import in_order
+from exam.data.schema import permute_options
 from exam.evaluation.predictions import predictions_of, read_predictions, write_predictions
 from exam.evaluation.results import System, baselines, of_logits, results, table
 from exam.metrics import Floats, ranking
@@ -38,7 +37,7 @@ from exam.retrieval.contexts import (
     write_contexts,
 )
 from exam.retrieval.evaluation import Contexts
-from exam.retrieval.idf import Rarity
+from exam.retrieval.idf import DocumentFrequencies
 from exam.retrieval.retriever import Retrieval
 
 NONE = "None of the above"
@@ -71,7 +70,7 @@ def _reverse_passages(contexts: Contexts, *_: Any) -> Contexts:
 
 def _shuffle_options(question: Question, random: Random) -> Question:
     number = len(question["options"])
-    return in_order(question, random.sample(range(number), number))
+    return permute_options(question, random.sample(range(number), number))
 
 
 def _replace_right(question: Question, _: Random) -> Question:
@@ -106,7 +105,7 @@ def run_stress(stress: Stress) -> None:
     Raises:
         ExamError: a question has no right option, or the run cannot be restored.
     """
-    distributed.check_single("exam stress")
+    distributed.require_single_process("exam stress")
     run, config = restore_run(stress)
     check_saved_reader(config, run.folder / MODEL)
     questions = read_test_questions(config)
@@ -115,7 +114,7 @@ def run_stress(stress: Stress) -> None:
             f"data={config.data.name} has questions without an answer.\n"
             "Set questions that have one: data.test=<file>, or data=<name>"
         )
-    retrieval = Retrieval.of(config)
+    retrieval = Retrieval.from_config(config)
     contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     key = {
         **answers_key(run, config, questions, contexts),
@@ -123,7 +122,7 @@ def run_stress(stress: Stress) -> None:
         "conditions": [perturbation.name for perturbation in PERTURBATIONS],
     }
     outputs, name = Path(stress.outputs), f"{config.data.name}-{run.folder.name}"
-    rarity = retrieval.rarity if config.retriever.kind.searches else None
+    frequencies = retrieval.document_frequencies if config.retriever.kind.searches else None
     with open_stage(outputs, "stress", name, key, stress.resume.value) as stage:
         if not stage.reused:
             answer = loaded(config, run.folder / MODEL, stage.folder, merge=False)
@@ -131,13 +130,13 @@ def run_stress(stress: Stress) -> None:
             for number, perturbation in enumerate(PERTURBATIONS):
                 path = stage.folder / f"{number}.parquet"
                 changed = _change_questions(perturbation, questions, stress.seed)
-                if not is_sealed(path):  # or left by an interrupted run
+                if not checksum_matches(path):  # or left by an interrupted run
                     passages = _change_contexts(
-                        perturbation, contexts, changed, config, stress.seed, rarity
+                        perturbation, contexts, changed, config, stress.seed, frequencies
                     )
                     logits = answer(changed, passages).logits
                     predictions = predictions_of(changed, logits, config.name, perturbation.name)
-                    with sealed(path) as temporary:
+                    with write_with_checksum(path) as temporary:
                         write_predictions(temporary, [predictions])
                 answers[perturbation.name] = changed, read_predictions(path).logits
             _write(stage, answers, contexts, retrieval.stages)
@@ -145,7 +144,7 @@ def run_stress(stress: Stress) -> None:
     log_reused([*retrieval.stages, contexts, stage])
     figures = read_json(stage.folder / RESULTS)
     flips = f"first choices that change with the order of options: {figures['flip_rate']:.1%}"
-    say(f"{table(figures)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+    print_result(f"{table(figures)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
 
 
 def _write(stage: Stage, answers: Answers, contexts: Stage, earlier: list[Stage]) -> None:
@@ -176,7 +175,7 @@ def _change_contexts(
     questions: Dataset,
     config: Train,
     seed: int,
-    rarity: Rarity | None,
+    frequencies: DocumentFrequencies | None,
 ) -> Stage:
     """Perturb the contexts in a separate stage."""
     if perturbation.contexts is None and perturbation.question is None:
@@ -196,7 +195,7 @@ def _change_contexts(
                 for key, passages in passages_of.items()
             )
             write_contexts(stage, ranked)
-            evaluate(stage, questions, rarity)
+            evaluate(stage, questions, frequencies)
             stage.finish([FILE, *EVALUATED], questions=len(questions))
     return stage
 

@@ -13,21 +13,20 @@ from datasets import Dataset, List, Value, concatenate_datasets
 from exam.config import Data, Task, Train, is_trained, plain, reader_values
 from exam.config.saved import CONFIG, save_run
 from exam.core import distributed
-from exam.core.artifacts import shared_stage
+from exam.core.artifacts import MANIFEST, Stage, log_reused, shared_stage
 from exam.core.checkpoints import checkpoint_fingerprint
+from exam.core.environment import describe_environment
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import read_json, write_json
-from exam.core.logging import environment, say
-from exam.core.manifest import MANIFEST
-from exam.core.stage import Stage, log_reused
+from exam.core.logging import print_result
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, list_run_files
 from exam.data.questions import questions_digest
 from exam.data.schema import LETTERS
-from exam.data.splits import Split, fold_of, read_split
+from exam.data.splits import Split, assign_folds, read_split
 from exam.evaluation.predictions import probabilities, read_predictions
 from exam.evaluation.results import BLIND, System, results, table
 from exam.evaluation.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
-from exam.generation.generate import QUESTIONS, generated
+from exam.generation.generate import QUESTIONS, generate_if_used
 from exam.metrics import Floats
 from exam.pipelines.preflight import ReaderLimits, check_models, check_reader, check_room
 from exam.pipelines.tracking import log_summary, track_run
@@ -78,8 +77,8 @@ def run_train(config: Train) -> Run:
 def _train_retrieval(config: Train) -> Run:
     from exam.pipelines.train_retrieval import train_retrieval
 
-    retrieval = Retrieval.of(config)
-    generation = generated(config.data, retrieval, config.generator)
+    retrieval = Retrieval.from_config(config)
+    generation = generate_if_used(config.data, retrieval, config.generator)
     split = read_split(config.data, generation.folder / QUESTIONS if generation else None)
     return train_retrieval(config, retrieval, split)
 
@@ -102,15 +101,17 @@ def train_reader(config: Train) -> Run:
 
 
 def _prepare(config: Train, limits: ReaderLimits | None) -> Inputs:
-    retrieval, data = Retrieval.of(config), config.data
+    retrieval, data = Retrieval.from_config(config), config.data
     if distributed.world_size() > 1:
         if not data.uses_generated_questions:
             _read_questions(data, None, limits)  # refuse mistakes before building indexes
         retrieval.build(generates=data.uses_generated_questions)
-    with distributed.leader_first():
-        generation = generated(data, retrieval, config.generator)
+    with distributed.main_process_first():
+        generation = generate_if_used(data, retrieval, config.generator)
         split = _read_questions(data, generation, limits)
-        fold = fold_of(split.train, data.folds, data.split_seed) if data.cross_validate else None
+        fold = (
+            assign_folds(split.train, data.folds, data.split_seed) if data.cross_validate else None
+        )
         if distributed.rank() == 0 and not _has_earlier_run(config):
             check_room(config)
         pool, valid = _retrieve_contexts(retrieval, split, data)
@@ -128,14 +129,14 @@ def _read_questions(data: Data, generation: Stage | None, limits: ReaderLimits |
     split = read_split(data, generation.folder / QUESTIONS if generation else None)
     split = add_soft_labels(split, data)
     if limits is not None:
-        limits.check(split.pool)
+        limits.check(split.all_train)
         limits.check(split.valid)
     return split
 
 
 def _retrieve_contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[Stage, Stage]:
     """Retrieve passages for every training question and every validation question."""
-    pool = retrieval.contexts(split.pool, f"{data.name}-train")
+    pool = retrieval.contexts(split.all_train, f"{data.name}-train")
     if data.valid is None or data.cross_validate:
         return pool, pool
     return pool, retrieval.contexts(split.valid, f"{data.name}-valid")
@@ -157,7 +158,7 @@ def _train_run(config: Train, inputs: Inputs) -> Run:
             if leads:
                 check_room(config)
                 save_run(config, stage.folder / CONFIG)
-                write_json(stage.folder / ENVIRONMENT, environment())
+                write_json(stage.folder / ENVIRONMENT, describe_environment())
             output = fitted(config, stage.folder, split, pool)(split.valid, valid)
             if leads:
                 write_answers(stage, config, split.valid, valid, output.logits)
@@ -220,7 +221,7 @@ def _iterate_folds(config: Train, split: Split, fold: Any) -> Iterator[tuple[Tra
                 load_best_model_at_end=False,
             ),
         )
-        yield part, Split(split.pool, train, empty, questions.select(inside), empty), inside
+        yield part, Split(split.all_train, train, empty, questions.select(inside), empty), inside
 
 
 def _cross_validate(config: Train, inputs: Inputs) -> Run:
@@ -282,7 +283,7 @@ def _average_seeds(config: Train, runs: list[Run]) -> Run:
     figures = read_json(stage.folder / RESULTS)
     seeds = figures["seeds"]
     line = f"MAP@3 over seeds: {seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
-    say(f"{table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+    print_result(f"{table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
     selection = [run.selection_score for run in runs if run.selection_score is not None]
     mean_selection = float(np.mean(selection)) if selection else None
     return Run(stage, [*runs[0].stages, stage], [*baselines, *systems, mean], mean_selection)
@@ -320,7 +321,7 @@ def add_soft_labels(split: Split, data: Data) -> Split:
 
 def _check_unique(split: Split, soft_labels: SoftLabels, path: Path) -> None:
     """Refuse an id that two questions have, as when every file numbers its questions from 0."""
-    ids = {*split.pool["id"]}  # training may hold all the extra questions or none
+    ids = {*split.all_train["id"]}  # training may hold all the extra questions or none
     for key in split.train["id"]:
         if key in soft_labels and f"{EXTRA_PREFIX}{key}" in ids:
             raise ExamError(

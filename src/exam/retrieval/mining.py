@@ -14,7 +14,7 @@ from exam.config import Pairs, Query, Target
 from exam.core.errors import ExamError
 from exam.data.tables import read_rows
 from exam.retrieval.chunking import passage_text
-from exam.retrieval.evaluation import SUPPORTED, Contexts, passage_support
+from exam.retrieval.evaluation import SUPPORT_THRESHOLD, Contexts, passage_support
 from exam.retrieval.queries import query_texts
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _best_supporting(
         if pairs.target is Target.support:
             return True
         if question["article"] is None:
-            return support[i] > SUPPORTED
+            return support[i] > SUPPORT_THRESHOLD
         return bool(candidates[i]["article_id"] == question["article"])
 
     order = sorted(filter(is_positive, range(len(candidates))), key=lambda i: -support[i])

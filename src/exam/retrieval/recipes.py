@@ -44,7 +44,7 @@ class IndexSpec:
         return (self.vectors * code + 4 * d * (self.lists + d)) if self.lists else 0
 
 
-def faiss_module() -> Any:
+def import_faiss() -> Any:
     """Import faiss after torch: the other order can crash."""
     import torch  # noqa: F401, I001
     import faiss
@@ -58,7 +58,7 @@ def index_key(index: Index) -> dict[str, Any]:
     if index.recipe is not Recipe.exact:
         key |= {"probe": index.probe, "refine": index.refine}
     if index.recipe is Recipe.auto:
-        key |= {"memory_gib": index.memory_gib, "gpu": faiss_module().get_num_gpus() > 0}
+        key |= {"memory_gib": index.memory_gib, "gpu": import_faiss().get_num_gpus() > 0}
     return key
 
 
@@ -74,7 +74,7 @@ def choose_index_spec(index: Index, vectors: int, dimension: int) -> IndexSpec:
     chosen = low_ram if index.recipe is Recipe.low_ram else exact
     if index.recipe is Recipe.auto:
         budget = index.memory_gib * GIB
-        fits = exact.memory <= budget or faiss_module().get_num_gpus() > 0
+        fits = exact.memory <= budget or import_faiss().get_num_gpus() > 0
         chosen = exact if fits else low_ram
         if not fits and low_ram.memory > budget:
             log.warning("index: even low_ram exceeds index.memory_gib=%g", index.memory_gib)
