@@ -803,8 +803,8 @@ def test_an_article_whose_text_is_a_list_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rank": [1, 3]}, "question 'q' has rank 3 in place 2"),
-        ({"rank": [2, 1]}, "question 'q' has rank 2 in place 1"),
+        ({"rank": [1, 3]}, "passage 2 of question 'q' has rank 3"),
+        ({"rank": [2, 1]}, "passage 1 of question 'q' has rank 2"),
         ({"text": ["a", None]}, "has empty cells in text"),
         ({"question_id": [None, "q"]}, "has empty cells in question_id"),
     ],

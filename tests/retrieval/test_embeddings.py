@@ -13,9 +13,8 @@ from conftest import ROOT
 from exam.config import Dtype, Encoder
 from exam.core.errors import ExamError
 from exam.core.precision import dtype_here
-from exam.retrieval import embeddings as embeddings_module
-from exam.retrieval.embeddings import Embeddings, fingerprints
-from exam.retrieval.encoder import SentenceEncoder, batches
+from exam.retrieval import encoder as encoder_module
+from exam.retrieval.encoder import Embeddings, SentenceEncoder, batch_by_length, fingerprints
 
 TEXTS = ["the otter", "the heron lives in the marsh", "it is an animal", "the otter", ""]
 
@@ -43,13 +42,13 @@ def asked_for(monkeypatch):
 
 
 def test_batches_hold_texts_of_like_length_within_the_budget():
-    found = [batch.tolist() for batch in batches(np.array([3, 9, 4, 9, 20]), 18)]
+    found = [batch.tolist() for batch in batch_by_length(np.array([3, 9, 4, 9, 20]), 18)]
     assert found == [[4], [1, 3], [2, 0]]
 
 
 def test_batches_of_nothing_and_of_empty_texts():
-    assert list(batches(np.empty(0, np.int64), 8)) == []
-    assert [b.tolist() for b in batches(np.zeros(3, np.int64), 2)] == [[0, 1], [2]]
+    assert list(batch_by_length(np.empty(0, np.int64), 8)) == []
+    assert [b.tolist() for b in batch_by_length(np.zeros(3, np.int64), 2)] == [[0, 1], [2]]
 
 
 @pytest.mark.parametrize("tokens", [1, 12, 4096])
@@ -123,7 +122,7 @@ def test_the_store_encodes_a_text_once_and_for_good(tiny, tmp_path, asked_for):
 
 
 def test_shards_are_searched_together(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(embeddings_module, "TEXTS_PER_SHARD", 2)
+    monkeypatch.setattr(encoder_module, "TEXTS_PER_SHARD", 2)
     store = Embeddings(tiny, tmp_path)
     found = store.queries(TEXTS)
     assert len(list(store.folder.glob("*.arrow"))) == 2
@@ -158,7 +157,7 @@ def test_a_shard_of_another_form_is_refused_by_name(tiny, tmp_path):
     table = pa.table({"key": [b"x"]})
     with pa.OSFile(str(shard), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(ExamError, match=r"is not a whole shard of embeddings: .*vector"):
+    with pytest.raises(ExamError, match=r"is a damaged shard of embeddings: .*vector"):
         Embeddings(tiny, tmp_path).queries(["the otter"])
 
 
@@ -173,7 +172,7 @@ def test_vectors_under_other_keys_are_refused_by_name(tiny, tmp_path):
     with pytest.raises(ExamError) as caught:
         Embeddings(tiny, tmp_path).queries(["the otter"])
     assert str(caught.value) == (
-        f"{shard} is not a whole shard of embeddings: its keys are not those that were written\n"
+        f"{shard} is a damaged shard of embeddings: its keys are not those that were written\n"
         "Delete that file: its texts are encoded again."
     )
 
@@ -182,7 +181,7 @@ ENCODE_FOREVER = """
 import sys
 from pathlib import Path
 from exam.config import Dtype, Encoder
-from exam.retrieval.embeddings import Embeddings
+from exam.retrieval.encoder import Embeddings
 from exam.retrieval.encoder import SentenceEncoder
 
 encoder = SentenceEncoder(Encoder(name="tiny", name_or_path=sys.argv[1], dtype=Dtype.float32))

@@ -34,9 +34,11 @@ def sentences(encoder):
 def test_every_recipe_finds_an_article_by_its_own_words(corpus, sentences, tmp_path, recipe):
     index = build_index(corpus, sentences, Index(recipe=recipe, shard_size=4), tmp_path / "o")
     queries = sentences.passages([f"{a}. The {a.lower()} is an animal" for a in ["Heron", "Lynx"]])
-    rows = index.search(queries, 3)
+    _, rows = index.search(queries, 3)
     assert index.table.take(rows[:, 0])["title"].to_pylist() == ["Heron", "Lynx"]
-    assert index.find_neighbors(1, 3) == [r for r in index.search(queries[:1], 4)[0] if r != 1][:3]
+    assert (
+        index.find_neighbors(1, 3) == [r for r in index.search(queries[:1], 4)[1][0] if r != 1][:3]
+    )
     assert index.stage.facts["articles"] == 10
 
 
@@ -118,11 +120,11 @@ def test_recipes_have_folders_of_their_own(corpus, sentences, tmp_path):
 RETRIEVE = """
 import json, sys
 from pathlib import Path
-from exam import ranks
+from exam.core import distributed
 from exam.config import Corpus, CorpusReader, Encoder, Index, Passages, Recipe
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index, build_passage_index
-from exam.retrieval.passages import build_passages
+from exam.retrieval.chunking import build_passages
 encoded = []
 real = SentenceEncoder.encode
 SentenceEncoder.encode = lambda self, texts: encoded.append(len(texts)) or real(self, texts)
@@ -135,8 +137,8 @@ build_passage_index(table, sentences, Index(shard_size=3), outputs)
 assert len(index) == 10
 import torch.distributed
 joined = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-said = {"rank": ranks.rank(), "world": joined, "encoded": encoded, "passages": len(table)}
-(outputs / f"said-{ranks.rank()}.json").write_text(json.dumps(said))
+said = {"rank": distributed.rank(), "world": joined, "encoded": encoded, "passages": len(table)}
+(outputs / f"said-{distributed.rank()}.json").write_text(json.dumps(said))
 """
 
 

@@ -22,7 +22,13 @@ from exam.config import Dtype, Encoder, Index, Passages, Query, Reranker, Retrie
 from exam.core.errors import ExamError
 from exam.retrieval import reranker as rerank_module
 from exam.retrieval.contexts import read_contexts
-from exam.retrieval.reranker import PairScorer, count_cut, inspect_reranker, reorder, standardize
+from exam.retrieval.reranker import (
+    PairScorer,
+    count_truncated,
+    inspect_reranker,
+    reorder,
+    standardize,
+)
 from exam.retrieval.retriever import Retrieval
 
 
@@ -210,7 +216,7 @@ def test_what_max_length_cuts_is_counted(cross_encoder):
     scorer = PairScorer(Reranker(ckpt=str(cross_encoder), max_length=8))
     pairs = [(ANIMALS[0], PLACES[0]), (" ".join(ANIMALS[:4]), " ".join(PLACES[:5]))]
     # [CLS] 4 [SEP] 5 [SEP] = 12 tokens, where every word is one
-    assert count_cut(pairs, scorer.model, 8) == (1, 4)
+    assert count_truncated(pairs, scorer.model, 8) == (1, 4)
     assert scorer.scores(pairs).shape == (2,)
 
 

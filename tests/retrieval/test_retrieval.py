@@ -19,13 +19,13 @@ from exam.core.stage import log_reused
 from exam.data.articles import title_and_first_sentence
 from exam.data.schema import FEATURES
 from exam.data.sentences import sentence_offsets
+from exam.retrieval import encoder as encoder_module
 from exam.retrieval import idf
 from exam.retrieval import index as index_module
-from exam.retrieval import two_stage as search_module
+from exam.retrieval import two_stage as two_stage_module
 from exam.retrieval.chunking import build_passages
 from exam.retrieval.contexts import read_contexts, read_support
-from exam.retrieval.embeddings import fingerprints
-from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval.encoder import SentenceEncoder, fingerprints
 from exam.retrieval.evaluation import option_support, question_scores
 from exam.retrieval.idf import build_document_frequencies, split_words, take_words
 from exam.retrieval.retriever import RETRIEVERS, Retrieval
@@ -109,7 +109,7 @@ def test_what_a_bundle_carries_is_opened_where_contexts_are_reused(retrieval, as
     retrieval.contexts(asked, "q")
     again = replace(retrieval)
     assert again.contexts(asked, "q").reused
-    assert {stage.kind for stage in again.opened} == {"index", "contexts", "words"}
+    assert {stage.kind for stage in again.opened_stages} == {"index", "contexts", "words"}
 
 
 def test_changed_request_is_redone_and_the_key_named(retrieval, asked, caplog):
@@ -149,7 +149,7 @@ def test_only_new_questions_are_ranked(retrieval, asked, kind, monkeypatch, tmp_
     assert read_support(stage, changed["id"]) == read_support(whole, changed["id"])
     assert stage.facts == whole.facts
     if kind != "tfidf":
-        assert "contexts: 11 of 12 questions are ranked already" in caplog.messages
+        assert "contexts: 11 of 12 questions are cached" in caplog.messages
     assert not list(stage.folder.glob("sentences-*"))
     ranked.clear()
     retrieval.contexts(changed, "another", resume="never")
@@ -183,7 +183,7 @@ def test_a_damaged_earlier_ranking_is_not_reused(retrieval, asked, caplog):
         stage = retrieval.contexts(asked.select(range(6)), "q")
     assert not stage.reused
     assert f"contexts: not reused: {path} is not the file that was written." in caplog.messages
-    assert "contexts: 0 of 6 questions are ranked already" in caplog.messages
+    assert "contexts: 0 of 6 questions are cached" in caplog.messages
 
 
 def test_changed_corpus_is_indexed_anew(retrieval, asked, articles):
@@ -216,7 +216,7 @@ def test_interrupted_retrieval_continues_and_equals_a_whole_one(
     retrieval, asked, after, monkeypatch, tmp_path
 ):
     """Encoding calls: three index shards, prompts, sentence shards, queries."""
-    monkeypatch.setattr(search_module, "TEXTS_PER_SHARD", 12)
+    monkeypatch.setattr(encoder_module, "TEXTS_PER_SHARD", 12)
     calls = []
     real = SentenceEncoder.encode
 
@@ -250,7 +250,7 @@ def test_damaged_sentences_of_an_interrupted_retrieval_are_cut_again(
         raise Cut
 
     with monkeypatch.context() as patched:
-        patched.setattr(search_module, "_passages", cut)
+        patched.setattr(two_stage_module, "_passages", cut)
         with pytest.raises(Cut):
             retrieval.contexts(asked, "q")
     sentences = list((tmp_path / "outputs").glob("contexts/*/sentences-*.arrow"))
@@ -264,7 +264,7 @@ def test_damaged_sentences_of_an_interrupted_retrieval_are_cut_again(
 
 
 def test_each_sentence_is_encoded_once(retrieval, asked, monkeypatch):
-    monkeypatch.setattr(search_module, "TEXTS_PER_SHARD", 2)
+    monkeypatch.setattr(encoder_module, "TEXTS_PER_SHARD", 2)
     seen = []
     real = SentenceEncoder.encode
 

@@ -1,4 +1,4 @@
-"""faiss recipes: against brute force; their plan, resumption, refusals and processes."""
+"""faiss recipes: against brute force; their spec, resumption, refusals and processes."""
 
 import json
 import signal
@@ -11,9 +11,13 @@ from conftest import ROOT, run_script
 from exam.config import Index, Recipe
 from exam.core.errors import ExamError
 from exam.retrieval import vectors as vectors_module
-from exam.retrieval.building import build_vectors, cleanup_partial_build
-from exam.retrieval.recipes import choose_index_spec, index_key
-from exam.retrieval.vectors import VectorIndex
+from exam.retrieval.vectors import (
+    VectorIndex,
+    build_vectors,
+    choose_index_spec,
+    cleanup_partial_build,
+    index_key,
+)
 
 
 def unit(n, d, seed, topics=40):
@@ -31,10 +35,10 @@ def streamed(vectors, size=300):
 
 def built(folder, vectors, recipe, **values):
     folder.mkdir(exist_ok=True)
-    plan = choose_index_spec(Index(recipe=recipe, **values), *vectors.shape)
-    files, facts = build_vectors(streamed(vectors), folder, plan)
+    spec = choose_index_spec(Index(recipe=recipe, **values), *vectors.shape)
+    files, facts = build_vectors(streamed(vectors), folder, spec)
     cleanup_partial_build(folder)
-    return VectorIndex(folder, plan), files, facts
+    return VectorIndex(folder, spec), files, facts
 
 
 def brute_force(queries, vectors, k):
@@ -108,12 +112,12 @@ def test_queries_of_another_dimension_are_refused(tmp_path):
 
 def test_auto_takes_what_fits_the_budget():
     auto = Index(recipe=Recipe.auto, memory_gib=4.0)
-    assert choose_index_spec(auto, 1_000_000, 384).recipe == "exact"  # 1.43 GiB
-    plan = choose_index_spec(auto, 6_286_775, 384)
-    assert (plan.recipe, plan.lists, plan.probe, plan.refine) == ("low_ram", 4096, 256, 200)
-    assert plan.memory == 6_286_775 * 64 + 4 * 384 * (4096 + 384)
-    assert plan.disk == plan.memory + 2 * 384 * 6_286_775
-    assert choose_index_spec(replace(auto, memory_gib=10.0), 6_286_775, 384).recipe == "exact"
+    assert choose_index_spec(auto, 1_000_000, 384).recipe is Recipe.exact  # 1.43 GiB
+    spec = choose_index_spec(auto, 6_286_775, 384)
+    assert (spec.recipe, spec.lists, spec.nprobe, spec.refine_k) == (Recipe.low_ram, 4096, 256, 200)
+    assert spec.memory == 6_286_775 * 64 + 4 * 384 * (4096 + 384)
+    assert spec.disk == spec.memory + 2 * 384 * 6_286_775
+    assert choose_index_spec(replace(auto, memory_gib=10.0), 6_286_775, 384).recipe is Recipe.exact
 
 
 def test_auto_says_what_it_predicts(caplog):
@@ -121,7 +125,7 @@ def test_auto_says_what_it_predicts(caplog):
         choose_index_spec(Index(recipe=Recipe.auto, memory_gib=0.001), 100_000, 64)
     assert caplog.messages == [
         "index: even low_ram exceeds index.memory_gib=0.001",
-        "index: low_ram: 100,000 × 64 · 512 lists, 256 read, 200 ranked again · "
+        "index: low_ram: 100,000 × 64 · 512 lists, nprobe 256, refine_k 200 · "
         "predicted 2,547,456 bytes in memory, 15,347,456 on disk",
     ]
 
@@ -129,7 +133,7 @@ def test_auto_says_what_it_predicts(caplog):
 def test_auto_prefers_exact_where_a_gpu_is(monkeypatch):
     monkeypatch.setattr(vectors_module.import_faiss(), "get_num_gpus", lambda: 1)
     auto = Index(recipe=Recipe.auto, memory_gib=0.001)
-    assert choose_index_spec(auto, 100_000, 64).recipe == "exact"
+    assert choose_index_spec(auto, 100_000, 64).recipe is Recipe.exact
     assert index_key(auto)["gpu"] is True
     assert index_key(Index()) == {"recipe": "exact"}
 
@@ -139,21 +143,21 @@ import sys, os, signal
 import numpy as np
 from pathlib import Path
 from exam.config import Index, Recipe
-from exam.retrieval import building as module
-from exam.retrieval.recipes import choose_index_spec
+from exam.retrieval import vectors as module
+from exam.retrieval.vectors import choose_index_spec
 from test_vectors import unit, streamed
 module.PART_BYTES = 4 * 32 * 1000
 folder, stop = Path(sys.argv[1]), int(sys.argv[2])
 real = module._track
-def killed(blocks, plan, what):
-    for number, block in enumerate(real(blocks, plan, what)):
+def killed(blocks, spec, what):
+    for number, block in enumerate(real(blocks, spec, what)):
         if number == stop:
             os.kill(os.getpid(), signal.SIGKILL)
         yield block
 module._track = killed
 vectors = unit(4500, 32, 0)
-plan = choose_index_spec(Index(recipe=Recipe.low_ram), *vectors.shape)
-module.build_vectors(streamed(vectors), folder, plan)
+spec = choose_index_spec(Index(recipe=Recipe.low_ram), *vectors.shape)
+module.build_vectors(streamed(vectors), folder, spec)
 module.cleanup_partial_build(folder)
 """
 
@@ -186,7 +190,7 @@ def test_a_small_form_of_the_scale_benchmark(tmp_path):
     done = run_script(ROOT / "benchmarks" / "wikipedia_scale.py", *given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     figures = json.loads(out.read_text())
-    assert figures["synthetic"]["build"]["plan"]["vectors"] == 20_000
+    assert figures["synthetic"]["build"]["spec"]["vectors"] == 20_000
     assert figures["synthetic"]["exact"]["recall_at_3"]["n"] == 200
     assert figures["synthetic"]["exact"]["recall_at_3"]["value"] >= 0.9
     assert set(figures["ratios"]) == {

@@ -30,7 +30,7 @@ from exam.pipelines.preflight import check_saved_reader
 from exam.readers.base import loaded
 from exam.report.run import write_results
 from exam.retrieval.contexts import (
-    EVALUATED,
+    EVALUATION_FILES,
     FILE,
     evaluate,
     read_contexts,
@@ -195,7 +195,7 @@ def _given(
             )
             write_contexts(stage, ranked)
             evaluate(stage, questions, frequencies)
-            stage.finish([FILE, *EVALUATED], questions=len(questions))
+            stage.finish([FILE, *EVALUATION_FILES], questions=len(questions))
     return stage
 
 

@@ -13,7 +13,6 @@ from datasets import Dataset
 from exam.config import Dtype, Reranker
 from exam.core.checkpoints import (
     checkpoint_fingerprint,
-    dropout_fields,
     resolve_checkpoint,
     translate_load_errors,
 )
@@ -23,7 +22,7 @@ from exam.core.logging import draws_bars, log_progress
 from exam.core.precision import dtype_here
 from exam.metrics import Floats
 from exam.retrieval.chunking import passage_text
-from exam.retrieval.encoder import inspect_network, width_multiple
+from exam.retrieval.encoder import inspect_network, load_model, width_multiple
 from exam.retrieval.evaluation import Contexts
 from exam.retrieval.queries import query_texts
 
@@ -105,16 +104,15 @@ def inspect_reranker(config: Reranker, *, trained: bool = True) -> None:
     Raises:
         ExamError: either; or its files do not agree, or it reads fewer tokens.
     """
-    checkpoint = config.required_checkpoint
-    if not has_head(config) and trained:
+    if trained and not has_head(config):
         raise ExamError(
             f"reranker.ckpt={config.ckpt} has no head that scores a passage.\n"
             "Give a cross-encoder, or train one from it: "
             f"{spell_command('train')} task=reranker reranker.ckpt={config.ckpt}"
         )
     dtype_here(config.dtype, "reranker.dtype")
-    model = _cross_encoder(config, {"device_map": "meta"})
-    inspect_network(checkpoint, model, config.max_length, of_head=not trained)
+    model = _load(config, {"device_map": "meta"})
+    inspect_network(config.required_checkpoint, model, config.max_length, of_head=not trained)
 
 
 def load_cross_encoder(config: Reranker, dtype: Dtype) -> "CrossEncoder":
@@ -123,28 +121,20 @@ def load_cross_encoder(config: Reranker, dtype: Dtype) -> "CrossEncoder":
     Raises:
         ExamError: it cannot be read, or it gives several scores a pair.
     """
-    return _cross_encoder(config, {"dtype": dtype.value})
+    return _load(config, {"dtype": dtype.value})
 
 
-def _cross_encoder(config: Reranker, weights: dict[str, Any]) -> "CrossEncoder":
+def _load(config: Reranker, weights: dict[str, Any]) -> "CrossEncoder":
     from sentence_transformers import CrossEncoder
 
-    from exam.core.tokenization import adopt_tokenizer, check_sentencepiece
-
-    checkpoint = config.required_checkpoint
-    new = None if has_head(config) else 1
-    folder = resolve_checkpoint(checkpoint)
-    with translate_load_errors(checkpoint):
-        check_sentencepiece(folder)
-        model: CrossEncoder = CrossEncoder(
-            str(folder),
-            num_labels=new,
-            max_length=config.max_length,
-            trust_remote_code=config.trust_remote_code,
-            model_kwargs={"use_safetensors": True, **weights},
-            config_kwargs=dropout_fields(config.dropout),
-        )
-        adopt_tokenizer(model)
+    model: CrossEncoder = load_model(
+        CrossEncoder,
+        config.required_checkpoint,
+        config.dropout,
+        weights,
+        num_labels=None if has_head(config) else 1,
+        max_length=config.max_length,
+    )
     if model.num_labels != 1:
         raise ExamError(
             f"reranker.ckpt={config.ckpt} gives {model.num_labels} scores a passage; a reranker "
@@ -207,16 +197,18 @@ def _score(pairs: list[Pair], scorer: PairScorer, work: Path) -> Floats:
             scores = scorer.scores(shard)
             with sealed(path) as temporary, temporary.open("wb") as file:
                 np.save(file, scores, allow_pickle=False)
-            cut = count_cut(shard, scorer.model, scorer.config.max_length)
+            truncated = count_truncated(shard, scorer.model, scorer.config.max_length)
             log_progress(
-                log, "contexts: scored %d of %d pairs · cut short: %d, by %d tokens in all",
-                start + len(shard), len(pairs), *cut,
+                log, "contexts: scored %d of %d pairs · truncated %d, by %d tokens in all",
+                start + len(shard), len(pairs), *truncated,
             )  # fmt: skip
         parts.append(np.load(path, allow_pickle=False))
     return np.concatenate(parts)
 
 
-def count_cut(pairs: Sequence[Pair], model: "CrossEncoder", max_length: int) -> tuple[int, int]:
+def count_truncated(
+    pairs: Sequence[Pair], model: "CrossEncoder", max_length: int
+) -> tuple[int, int]:
     """Count the pairs that `max_length` truncates, and the tokens it removes."""
     tokenizer: Any = model.tokenizer
     distinct = list(dict.fromkeys(text for pair in pairs for text in pair))

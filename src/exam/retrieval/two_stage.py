@@ -1,10 +1,10 @@
-"""Two-stage search: articles near the prompt, then, of their sentences, those near the options.
+"""Two-stage search: find the articles nearest to a question, then rank their sentences.
 
-The method of the open-book notebooks (J. J. Inho and others, 2023): a first-sentence index finds
-each question's articles; only their sentences are encoded and ranked, each question among its own.
+The method of the open-book notebooks (J. J. Inho and others, 2023): an index of first sentences
+finds each question's articles. Only their sentences are encoded; a question ranks those of its
+articles.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -18,28 +18,25 @@ from numpy.typing import NDArray
 
 from exam.config import Query, Search
 from exam.core.files import digest, is_sealed, sealed
-from exam.core.logging import log_progress
 from exam.data.articles import Article
 from exam.data.sentences import sentence_offsets
 from exam.retrieval.contexts import context_rows
-from exam.retrieval.embeddings import (
+from exam.retrieval.encoder import (
     KEY_BYTES,
-    TEXTS_PER_SHARD,
     Embeddings,
     Keys,
     fingerprints,
-    key_column,
-    keys_of,
+    from_key_column,
+    to_key_column,
 )
+from exam.retrieval.evaluation import Row
 from exam.retrieval.idf import split_words
 from exam.retrieval.index import ArticleIndex
 from exam.retrieval.queries import query_texts
 from exam.retrieval.vectors import Rows, Vectors
 
-log = logging.getLogger(__name__)
-
-ARTICLES_AT_ONCE = 1024
-QUESTIONS_AT_ONCE = 64
+ARTICLES_PER_BLOCK = 1024
+QUESTIONS_PER_BLOCK = 64
 SENTENCES = "sentences-{}.arrow"
 SENTENCE = pa.schema(
     {
@@ -52,20 +49,22 @@ SENTENCE = pa.schema(
 )
 
 
-def two_stage(
+def rank_sentences(
     questions: Dataset,
     index: ArticleIndex,
     search: Search,
     embeddings: Embeddings,
     work: Path,
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[list[Row]]:
     """Yield each question's ranked passages, best first, as rows of the contexts file.
 
     An interrupted search continues with the sentences in `work` and the vectors in `embeddings`.
     """
-    nearest = _articles(questions, index, search, embeddings)
+    nearest = _find_articles(questions, index, search, embeddings)
     sentences = _split(np.unique(np.concatenate(nearest)), index, search, embeddings, work)
-    keys = np.concatenate([np.empty(0, f"S{KEY_BYTES}"), *map(keys_of, sentences["key"].chunks)])
+    keys = np.concatenate(
+        [np.empty(0, f"S{KEY_BYTES}"), *map(from_key_column, sentences["key"].chunks)]
+    )
     article_rows = sentences["article"].to_numpy()
     candidates = [
         prefilter(
@@ -78,29 +77,36 @@ def two_stage(
         for question, articles in zip(questions.to_list(), nearest, strict=True)
     ]
     rows = np.unique(np.concatenate([rows for rows, _, _ in candidates]))
-    _encode(rows, keys, sentences, embeddings)
-    queries = _queries(questions, search.query, embeddings)
-    for start in range(0, len(questions), QUESTIONS_AT_ONCE):
-        block = range(start, min(start + QUESTIONS_AT_ONCE, len(questions)))
-        ranked = [_rank(candidates[i], queries[i], keys, embeddings, search.depth) for i in block]
-        yield from _passages(questions["id"][block.start : block.stop], ranked, sentences, index)
+    prefix = embeddings.encoder.config.passage_prefix
+    embeddings.encode_missing(
+        keys[rows],
+        lambda block: [prefix + text for text in sentences["text"].take(rows[block]).to_pylist()],
+    )
+    queries = _embed_queries(questions, search.query, embeddings)
+    for start in range(0, len(questions), QUESTIONS_PER_BLOCK):
+        block = slice(start, start + QUESTIONS_PER_BLOCK)
+        ranked = [
+            _rank(*pair, keys, embeddings, search.depth)
+            for pair in zip(candidates[block], queries[block], strict=True)
+        ]
+        yield from _passages(questions["id"][block], ranked, sentences, index)
     for path in work.glob(SENTENCES.format("*")):
         path.unlink()
 
 
-def _queries(questions: Dataset, query: Query, embeddings: Embeddings) -> list[Vectors]:
+def _embed_queries(questions: Dataset, query: Query, embeddings: Embeddings) -> list[Vectors]:
     """Return the vectors of each question's queries, shape `(queries, dimension)`."""
     texts = [query_texts(question, query) for question in questions.to_list()]
     vectors = embeddings.queries(list(chain.from_iterable(texts)))
     return np.split(vectors, np.cumsum(list(map(len, texts)))[:-1])
 
 
-def _articles(
+def _find_articles(
     questions: Dataset, index: ArticleIndex, search: Search, embeddings: Embeddings
 ) -> list[Rows]:
     """Return the rows of each question's nearest articles, by the best rank of its queries."""
-    queries = _queries(questions, search.article_query, embeddings)
-    articles = index.search(np.concatenate(queries), search.articles)
+    queries = _embed_queries(questions, search.article_query, embeddings)
+    _, articles = index.search(np.concatenate(queries), search.articles)
     ends = np.cumsum(list(map(len, queries)))[:-1]
     ranked = [rows.T.ravel() for rows in np.split(articles, ends)]
     return [rows[_first_positions(rows)][: search.articles] for rows in ranked]
@@ -123,7 +129,7 @@ def _split(
     if not is_sealed(path):
         stream = index.get_articles(articles.tolist())
         with sealed(path) as temporary, pa.ipc.new_file(str(temporary), SENTENCE) as writer:
-            while block := list(islice(stream, ARTICLES_AT_ONCE)):
+            while block := list(islice(stream, ARTICLES_PER_BLOCK)):
                 writer.write(_sentences(block, search.min_sentence_chars, prefix))
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_file(source).read_all()
@@ -137,7 +143,7 @@ def _sentences(articles: list[tuple[int, Article]], min_chars: int, prefix: str)
         for start, end in sentence_offsets(article.text, min_chars)
     ]
     rows, starts, ends, texts = zip(*sentences, strict=True) if sentences else ([], [], [], [])
-    keys = key_column(fingerprints([prefix + text for text in texts]))
+    keys = to_key_column(fingerprints([prefix + text for text in texts]))
     return pa.record_batch([rows, starts, ends, texts, keys], schema=SENTENCE)
 
 
@@ -151,7 +157,7 @@ Candidates = tuple[Rows, Rows, Vectors]  # rows to encode; the rest, best first,
 
 
 def prefilter(
-    question: dict[str, Any], rows: Rows, keys: Keys, sentences: pa.Table, k: int | None
+    question: Row, rows: Rows, keys: Keys, sentences: pa.Table, k: int | None
 ) -> Candidates:
     """Split a question's sentences into the `k` that share most words with it, and the rest.
 
@@ -162,9 +168,7 @@ def prefilter(
     rows = rows[_first_positions(keys[rows])]  # equal texts once
     if k is None or len(rows) <= k:
         return rows, np.empty(0, np.int64), np.empty(0, np.float32)
-    terms = {
-        word for text in (question["prompt"], *question["options"]) for word in split_words(text)
-    }
+    terms = set(split_words(" ".join([question["prompt"], *question["options"]])))
     tokens = [split_words(text) for text in sentences["text"].take(rows).to_pylist()]
     shared = [terms.intersection(sentence) for sentence in tokens]
     frequency = Counter(chain.from_iterable(shared))
@@ -178,17 +182,6 @@ def prefilter(
     chosen[order[np.concatenate([best, np.delete(np.arange(len(order)), best)])[:k]]] = True
     rest = order[~chosen[order]]
     return rows[chosen], rows[rest], (score[rest] - 2).astype(np.float32)
-
-
-def _encode(rows: Rows, keys: Keys, sentences: pa.Table, embeddings: Embeddings) -> None:
-    """Encode the sentences that have no vector yet, a shard at a time."""
-    new = rows[embeddings.missing(keys[rows])]
-    prefix = embeddings.encoder.config.passage_prefix
-    for start in range(0, len(new), TEXTS_PER_SHARD):
-        block = new[start : start + TEXTS_PER_SHARD]
-        embeddings.add([prefix + text for text in sentences["text"].take(block).to_pylist()])
-        done = start + len(block)
-        log_progress(log, "contexts: encoded %d of %d new sentences", done, len(new))
 
 
 def _rank(
@@ -207,7 +200,7 @@ def _passages(
     ranked: list[tuple[Rows, Vectors]],
     sentences: pa.Table,
     index: ArticleIndex,
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[list[Row]]:
     """Yield the rows of the contexts file for some questions, looked up together."""
     columns = ["article", "start", "end", "text"]
     rows = np.concatenate([rows for rows, _ in ranked])
@@ -219,8 +212,6 @@ def _passages(
         yield context_rows(question, zip(scores.tolist(), passages, strict=False))
 
 
-def _passage(
-    sentence: dict[str, Any], article: dict[str, Any], index: ArticleIndex
-) -> dict[str, Any]:
+def _passage(sentence: Row, article: Row, index: ArticleIndex) -> Row:
     source = index.files[article["file"]].source
     return {**sentence, "article_id": article["id"], "title": article["title"], "source": source}
