@@ -52,7 +52,7 @@ def checkpoint(work: Path, *, small: bool) -> Path:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from exam.core.packages import packaged_folder
+    from exam.core.packages import find_packaged_folder
 
     folder = work / ("small" if small else "llama")
     if not (folder / "config.json").is_file():
@@ -62,7 +62,7 @@ def checkpoint(work: Path, *, small: bool) -> Path:
         model = LlamaForCausalLM(LlamaConfig(**shape))
         torch.set_default_dtype(torch.float32)
         AutoTokenizer.from_pretrained(
-            packaged_folder("sentence-transformers/all-MiniLM-L6-v2")
+            find_packaged_folder("sentence-transformers/all-MiniLM-L6-v2")
         ).save_pretrained(folder)
         model.save_pretrained(folder, max_shard_size="100MB")
     return folder
@@ -73,7 +73,7 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from exam.config import Execution, Model, ReaderKind, Scoring
-    from exam.core.logging import keep_freed_memory
+    from exam.core.environment import tune_malloc
     from exam.readers.causal_lm.load import load_causal
     from exam.readers.causal_lm.scoring import option_scores
 
@@ -90,7 +90,7 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
         max_length=4096,
         memory_gib=BUDGET_GIB,
     )
-    keep_freed_memory()
+    tune_malloc()
     gc.collect()
     before = resident_mib()
 

@@ -29,13 +29,13 @@ from side_by_side import command_line, median, parsed
 
 def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> dict[str, Any]:
     """Recall and answer support of passages, each over the questions where it is known."""
-    from exam.data.questions import read
+    from exam.data.questions import read_questions
     from exam.metrics import figures
     from exam.retrieval.evaluation import option_support, question_scores
     from exam.retrieval.idf import split_words
 
     config = configured("exact", data, work / "exact", limit)
-    questions = read(config.data, config.data.test)
+    questions = read_questions(config.data, config.data.test)
     retrieval = retrieval_of(config)
     wanted = {w for q in questions for option in q["options"] for w in split_words(option)}
     idf = retrieval.document_frequencies.idf(wanted)

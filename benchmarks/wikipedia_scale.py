@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 
 from exam.config import Corpus, CorpusReader, Index, Recipe
+from exam.core.environment import peak_memory_mib, reset_peak_memory
 from exam.core.files import write_json
-from exam.core.logging import peak_memory_mib, reset_peak_memory, say, start_logging
+from exam.core.logging import print_result, setup_logging
 from exam.metrics import estimate
 from exam.retrieval.vectors import (
     IndexSpec,
@@ -65,9 +66,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.small:
         given.vectors = min(given.vectors, 20_000)
-    start_logging("info")
+    setup_logging("info")
     if given.part:
-        say(json.dumps(globals()[f"part_{given.part}"](given)))
+        print_result(json.dumps(globals()[f"part_{given.part}"](given)))
     else:
         run(given)
 
@@ -83,7 +84,7 @@ def run(given: argparse.Namespace) -> None:
     figures["ratios"] = figures["synthetic"]["ratios"]
     figures["targets"] = TARGETS
     write_json(given.out, figures)
-    say(json.dumps(figures["ratios"], indent=2))
+    print_result(json.dumps(figures["ratios"], indent=2))
 
 
 def _process(given: argparse.Namespace, part: str, *flags: str) -> dict[str, Any]:
@@ -139,8 +140,7 @@ def _random() -> tuple[Vectors, Vectors]:
 def _encoded(given: argparse.Namespace) -> tuple[Vectors, Vectors]:
     """A sample of the corpus's distinct sentences, and of all prompts, by the default encoder."""
     from exam.config.compose import composed
-    from exam.data.articles import iter_articles
-    from exam.data.corpus import corpus_files
+    from exam.data.corpus import corpus_files, iter_articles
     from exam.data.sentences import sentence_offsets
     from exam.retrieval.encoder import SentenceEncoder
 

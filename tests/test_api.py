@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT, kaggle_rows, make_place, setting, write_csv
+from helpers import ROOT, kaggle_rows, make_place, setting, write_csv
 
 import exam
 from exam.core.files import read_json
@@ -120,7 +120,3 @@ def test_importing_is_quick_and_imports_nothing_heavy():
         for _ in range(3)
     ]
     assert min(float(one.stdout) for one in runs) < 0.2  # seconds
-
-
-def test_the_package_is_typed():
-    assert (ROOT / "src" / "exam" / "py.typed").is_file()

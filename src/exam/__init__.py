@@ -12,8 +12,8 @@ Example:
     answer = exam.load(run).answer("Where do orchid seeds sprout?", ["in soil", "in the sea"])
     ```
 
-The functions log to the logger `exam` and set up no handler. Show the log with
-`logging.basicConfig()` and `logging.getLogger("exam").setLevel("INFO")`.
+The functions print the tables of the commands. They log to the logger `exam` and set up no handler:
+show the log with `logging.basicConfig()` and `logging.getLogger("exam").setLevel("INFO")`.
 """
 
 import signal
@@ -102,8 +102,8 @@ def evaluate(
 ) -> "Evaluation":
     """Score runs on the same questions, with 95 % intervals and beside baselines.
 
-    Without overrides, score the predictions that the runs hold. With overrides, answer the
-    questions that they name first, as `exam infer` does.
+    Without overrides, score the predictions that the runs hold. With overrides, first
+    answer the questions that they name, as `exam infer` does.
 
     Args:
         runs: a run or several: results of `exam.train`, or folders with predictions.
@@ -176,31 +176,32 @@ def _compose(command: str, overrides: tuple[str, ...], config: "Command | None")
 def _run(command: str, config: "Command") -> Any:
     """Run a command's body in this process."""
     from exam.cli import run_pipeline
-    from exam.core.exit import explained
-    from exam.core.logging import keep_freed_memory, quiet_libraries
-    from exam.core.security import go_offline
-    from exam.data.files import check_places
+    from exam.core.environment import tune_malloc
+    from exam.core.exit import translate_os_errors
+    from exam.core.logging import quiet_libraries
+    from exam.core.security import enable_offline_mode
+    from exam.data.files import check_paths
 
     if config.offline:
-        go_offline()
+        enable_offline_mode()
     quiet_libraries()
-    keep_freed_memory()
-    with explained():
-        check_places(config)
+    tune_malloc()
+    with translate_os_errors():
+        check_paths(config)
         return run_pipeline(command, config)
 
 
 def _answer(
     run: str | PathLike[str], overrides: tuple[str, ...], outputs: str | PathLike[str] | None
 ) -> "Run":
-    """Return a run's answers: those that it holds or, with overrides, those to other questions."""
+    """Answer the questions that overrides name; without overrides, return the run as a `Run`."""
     from pathlib import Path
 
     from exam.config.compose import compose_infer
-    from exam.core.stage import finished
+    from exam.core.artifacts import load_stage
     from exam.evaluation.scored import Run
 
     if overrides:
         answered: Run = _run("infer", compose_infer(run, outputs, *overrides))
         return answered
-    return run if isinstance(run, Run) else Run(finished(Path(run)), [], [])
+    return run if isinstance(run, Run) else Run(load_stage(Path(run)), [], [])

@@ -10,7 +10,7 @@ from enum import EnumType
 from typing import Any
 
 import pytest
-from conftest import ROOT, exam
+from helpers import ROOT, exam
 from omegaconf import OmegaConf
 
 from exam import __version__

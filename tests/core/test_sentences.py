@@ -8,7 +8,7 @@ import unicodedata
 from importlib import import_module
 
 import pytest
-from conftest import ROOT, exam, jsonl_corpus, make_articles, make_place, setting
+from helpers import ROOT, exam, jsonl_corpus, make_articles, make_place, setting
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import sentencepiece
 import torch
-from conftest import ANIMALS, PLACES, exam, make_place, setting, tiny
 from datasets import Dataset
+from helpers import ANIMALS, PLACES, exam, make_place, setting, tiny
 from transformers import (
     AutoTokenizer,
     BertConfig,

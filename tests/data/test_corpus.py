@@ -8,15 +8,17 @@ import pytest
 
 from exam.config import Corpus, CorpusReader, CorpusSource
 from exam.core.errors import ExamError
-from exam.data.articles import (
+from exam.data.corpus import (
     Article,
     CorpusFile,
+    article_id,
+    corpus_files,
+    corpus_key,
     count_articles,
     get_articles,
     iter_articles,
     title_and_first_sentence,
 )
-from exam.data.corpus import article_id, corpus_files, corpus_key
 
 ROWS = [
     {"id": "1", "title": "Ant", "text": "An ant digs. It is small.", "categories": "[]"},

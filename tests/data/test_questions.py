@@ -7,15 +7,15 @@ from itertools import chain
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import kaggle_rows, write_csv
+from helpers import kaggle_rows, write_csv
 from omegaconf import OmegaConf
 
 from exam.config import Data, Source
 from exam.config.compose import conf_dir
 from exam.core.errors import ExamError
-from exam.data.questions import read
-from exam.data.schema import parse
-from exam.data.splits import fold_of, read_split, related
+from exam.data.questions import read_questions
+from exam.data.schema import parse_questions
+from exam.data.splits import assign_folds, group_near_duplicates, read_split
 
 LETTERED = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}
 
@@ -26,7 +26,7 @@ def data(folder, **values) -> Data:
 
 def refusal(folder, **values) -> str:
     with pytest.raises(ExamError) as caught:
-        read(data(folder, **values), "q.csv")
+        read_questions(data(folder, **values), "q.csv")
     return str(caught.value).replace(str(folder), "")
 
 
@@ -44,7 +44,7 @@ ROW = {
 
 def test_csv_keeps_none_and_na_as_texts(tmp_path):
     write_csv(tmp_path / "q.csv", [ROW])
-    row = read(data(tmp_path), "q.csv")[0]
+    row = read_questions(data(tmp_path), "q.csv")[0]
     assert row["options"] == ["a", "None", "NA", "d", "e"]
     assert row["label"] == 1
 
@@ -54,41 +54,47 @@ def test_parquet_and_jsonl_read_as_csv_does(tmp_path):
     write_csv(tmp_path / "q.csv", rows)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "q.parquet")
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    forms = [read(data(tmp_path), f"q.{form}").to_list() for form in ("csv", "parquet", "jsonl")]
+    forms = [
+        read_questions(data(tmp_path), f"q.{form}").to_list()
+        for form in ("csv", "parquet", "jsonl")
+    ]
     assert forms[0] == forms[1] == forms[2]
     assert len(forms[0]) == 7
 
 
 def test_answer_column_is_optional(tmp_path):
     write_csv(tmp_path / "q.csv", [{k: v for k, v in ROW.items() if k != "answer"}])
-    assert read(data(tmp_path), "q.csv")["label"][:] == [None]
+    assert read_questions(data(tmp_path), "q.csv")["label"][:] == [None]
 
 
 def test_two_to_twenty_six_options(tmp_path):
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     row = {"id": "1", "prompt": "Which?", **{c: f"option {c}" for c in letters}, "answer": "Z"}
     write_csv(tmp_path / "q.csv", [row])
-    assert read(data(tmp_path, options=letters), "q.csv")[0]["label"] == 25
+    assert read_questions(data(tmp_path, options=letters), "q.csv")[0]["label"] == 25
     write_csv(tmp_path / "q.csv", [{c: row[c] for c in ("id", "prompt", "A", "B")}])
-    assert read(data(tmp_path, options="AB"), "q.csv")[0]["options"] == ["option A", "option B"]
+    assert read_questions(data(tmp_path, options="AB"), "q.csv")[0]["options"] == [
+        "option A",
+        "option B",
+    ]
 
 
 def test_several_files_keep_their_ids_apart(tmp_path):
     write_csv(tmp_path / "one.csv", kaggle_rows(2))
     write_csv(tmp_path / "two.csv", kaggle_rows(2))
-    found = read(data(tmp_path), ["one.csv", "two.csv"])
+    found = read_questions(data(tmp_path), ["one.csv", "two.csv"])
     assert found["id"][:] == ["one:0", "one:1", "two:0", "two:1"]
 
 
 def test_limit_takes_the_first(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(5))
-    assert read(data(tmp_path, limit=2), "q.csv")["id"][:] == ["0", "1"]
+    assert read_questions(data(tmp_path, limit=2), "q.csv")["id"][:] == ["0", "1"]
 
 
 def test_qrels_beside_the_file_give_articles(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(2))
     write_csv(tmp_path / "q_qrels.csv", [{"question": "1", "article": "a7"}])
-    assert read(data(tmp_path), "q.csv")["article"][:] == [None, "a7"]
+    assert read_questions(data(tmp_path), "q.csv")["article"][:] == [None, "a7"]
 
 
 # Refusals, whole.
@@ -115,14 +121,16 @@ def test_an_option_that_would_be_left_out_is_named(tmp_path):
         "out.\nSet data.options=ABCD, or give that column another name."
     )
     write_csv(tmp_path / "q.csv", [{**ROW, "D": "", "E": ""}])
-    assert read(data(tmp_path, options="ABC"), "q.csv")["options"][:] == [["a", "None", "NA"]]
+    assert read_questions(data(tmp_path, options="ABC"), "q.csv")["options"][:] == [
+        ["a", "None", "NA"]
+    ]
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
 def test_a_spreadsheets_own_separator_is_read(tmp_path, delimiter):
     with (tmp_path / "q.csv").open("w", encoding="utf-8-sig", newline="") as file:
         csv.writer(file, delimiter=delimiter).writerows([ROW, {**ROW, "A": "a, b"}.values()])
-    (question,) = read(data(tmp_path), "q.csv")
+    (question,) = read_questions(data(tmp_path), "q.csv")
     assert question["options"] == ["a, b", "None", "NA", "d", "e"]
 
 
@@ -171,7 +179,7 @@ def test_answer_that_is_no_label(tmp_path):
 
 def test_equal_options_are_counted_or_refused(tmp_path, caplog):
     write_csv(tmp_path / "q.csv", [{**ROW, "E": "a"}, {**ROW, "id": "2"}])
-    read(data(tmp_path), "q.csv")
+    read_questions(data(tmp_path), "q.csv")
     assert caplog.messages == [
         f"{tmp_path}/q.csv: 1 of 2 questions have two equal options (data.strict=true refuses them)"
     ]
@@ -199,7 +207,7 @@ def test_empty_files(tmp_path):
 
 def test_a_cell_of_a_megabyte_is_read(tmp_path):
     write_csv(tmp_path / "q.csv", [{**ROW, "A": "a" * 2**20}])
-    assert len(read(data(tmp_path), "q.csv")[0]["options"][0]) == 2**20
+    assert len(read_questions(data(tmp_path), "q.csv")[0]["options"][0]) == 2**20
 
 
 def test_row_of_another_width(tmp_path):
@@ -223,7 +231,7 @@ def test_truncated_parquet(tmp_path):
     whole = (tmp_path / "q.parquet").read_bytes()
     (tmp_path / "q.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ExamError, match=r"q\.parquet is not a whole Parquet file: .*\nFetch it"):
-        read(data(tmp_path), "q.parquet")
+        read_questions(data(tmp_path), "q.parquet")
 
 
 def split_refusal(folder, **values) -> str:
@@ -250,7 +258,7 @@ def test_files_of_one_name_are_refused(tmp_path):
         (tmp_path / folder).mkdir()
         write_csv(tmp_path / folder / "q.csv", [ROW])
     with pytest.raises(ExamError) as caught:
-        read(data(tmp_path), ["one/q.csv", "two/q.csv"])
+        read_questions(data(tmp_path), ["one/q.csv", "two/q.csv"])
     assert str(caught.value) == (
         "one/q.csv, two/q.csv give 1 ids twice (first: 'q:1').\n"
         "Name each file once, and give the files different names."
@@ -273,7 +281,7 @@ def test_leaks_between_training_and_reported_questions_are_counted(tmp_path, cap
     with caplog.at_level("DEBUG"):
         split = read_split(data(tmp_path, **named, drop_leaks=True), None)
     assert split.train["id"][:] == [str(i) for i in range(1, 9)]
-    assert len(split.pool) == 10
+    assert len(split.all_train) == 10
     assert "questions: 2 training questions left out (data.drop_leaks)" in caplog.messages
     assert "questions: 8 train, 3 valid" in caplog.messages
     (noise,) = [message for message in caplog.messages if message.startswith("With 3 ")]
@@ -311,13 +319,13 @@ def test_a_later_row_without_an_option_is_refused(tmp_path):
     rows = [ROW, {k: v for k, v in ROW.items() if k != "E"}]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ExamError, match="option 'E' is missing"):
-        read(data(tmp_path), "q.jsonl")
+        read_questions(data(tmp_path), "q.jsonl")
 
 
 def test_half_a_surrogate_pair_is_refused(tmp_path):
     (tmp_path / "q.jsonl").write_text('{"id": "1", "prompt": "\\ud800"}\n')
     with pytest.raises(ExamError) as caught:
-        read(data(tmp_path), "q.jsonl")
+        read_questions(data(tmp_path), "q.jsonl")
     assert str(caught.value) == (
         f"{tmp_path}/q.jsonl, line 1 holds half of a surrogate pair.\n"
         "Write characters as UTF-8, or as whole pairs."
@@ -327,7 +335,7 @@ def test_half_a_surrogate_pair_is_refused(tmp_path):
 def test_number_labels_are_labels_before_they_are_places(tmp_path):
     row = {"id": "1", "prompt": "p", "1": "x", "2": "y", "3": "z", "answer": 1}
     (tmp_path / "q.jsonl").write_text(json.dumps(row))
-    found = read(data(tmp_path, options="123"), "q.jsonl")
+    found = read_questions(data(tmp_path, options="123"), "q.jsonl")
     assert (found[0]["options"], found[0]["label"]) == (["x", "y", "z"], 0)
 
 
@@ -400,7 +408,7 @@ def test_public_exams(name):
     row, (options, label) = PUBLIC[name]
     config = preset(name)
     assert config.source is Source.hub
-    found = parse([row], config, config.hub)[0]
+    found = parse_questions([row], config, config.hub)[0]
     assert (found["options"], found["label"]) == (options, label)
     assert found["context"] == row.get("article")
 
@@ -417,7 +425,7 @@ def test_sciq_draws_an_order_and_keeps_the_right_text():
         }
         for i in range(40)
     ]
-    found = parse(rows, preset("sciq"), "allenai/sciq")
+    found = parse_questions(rows, preset("sciq"), "allenai/sciq")
     assert all(q["options"][q["label"]] == "right" for q in found)
     assert set(found["label"]) == {0, 1, 2, 3}
     assert found[0]["context"] == "It is right."
@@ -425,7 +433,7 @@ def test_sciq_draws_an_order_and_keeps_the_right_text():
 
 def test_withheld_answers_of_the_hub_are_unknown():
     row, _ = PUBLIC["medmcqa"]
-    assert parse([{**row, "cop": -1}], preset("medmcqa"), "x")[0]["label"] is None
+    assert parse_questions([{**row, "cop": -1}], preset("medmcqa"), "x")[0]["label"] is None
 
 
 # Folds.
@@ -437,12 +445,12 @@ def test_near_duplicates_and_questions_of_one_article_share_a_fold(tmp_path):
     write_csv(tmp_path / "q.csv", rows)
     qrels = [{"question": "5", "article": "x"}, {"question": "6", "article": "x"}]
     write_csv(tmp_path / "q_qrels.csv", qrels)
-    found = read(data(tmp_path), "q.csv")
-    groups = related(found)
+    found = read_questions(data(tmp_path), "q.csv")
+    groups = group_near_duplicates(found)
     assert groups[3] == groups[30]
     assert groups[5] == groups[6]
     for seed in range(5):
-        fold = fold_of(found, 4, seed)
+        fold = assign_folds(found, 4, seed)
         assert fold[3] == fold[30]
         assert fold[5] == fold[6]
         assert sorted(set(fold.tolist())) == [0, 1, 2, 3]
@@ -451,7 +459,7 @@ def test_near_duplicates_and_questions_of_one_article_share_a_fold(tmp_path):
 def test_more_folds_than_questions_are_refused(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(8))
     with pytest.raises(ExamError) as caught:
-        fold_of(read(data(tmp_path), "q.csv"), 10, 0)
+        assign_folds(read_questions(data(tmp_path), "q.csv"), 10, 0)
     assert str(caught.value) == (
         "8 questions form 8 groups of their own, but 10 folds are asked for.\n"
         "Set data.folds=8 or less, or give more questions."
@@ -463,7 +471,7 @@ def test_split_is_a_partition_and_depends_on_the_seed_alone(tmp_path):
     config = data(tmp_path, train="q.csv", valid_share=0.2, folds=5)
     split = read_split(config, None)
     parts = [split.train["id"][:], split.dev["id"][:], split.valid["id"][:]]
-    assert sorted(chain(*parts)) == sorted(split.pool["id"][:])
+    assert sorted(chain(*parts)) == sorted(split.all_train["id"][:])
     assert len(parts[2]) == 8
     again = read_split(config, None)
     assert again.valid["id"][:] == parts[2]

@@ -6,23 +6,14 @@ import re
 from functools import partial
 
 import pytest
-from conftest import make_place
-from harness import (
-    GIVEN,
-    Mounted,
-    bound_by_permissions,
-    copied,
-    limit_files,
-    refused,
-    run,
-)
+from helpers import make_place
+from processes import GIVEN, Mounted, bound_by_permissions, copied, limit_files, refused, run
 
-from exam.core import manifest
-from exam.core.artifacts import open_stage
+from exam.core import artifacts
+from exam.core.artifacts import load_stage, open_stage
 from exam.core.errors import ExamError
-from exam.core.exit import ELSEWHERE, ROOM, explained
-from exam.core.files import atomic
-from exam.core.stage import finished
+from exam.core.exit import FREE_SPACE, OTHER_FOLDER, translate_os_errors
+from exam.core.files import write_atomically
 
 LEXICAL = [*GIVEN, "retriever=bm25", "evaluate=false"]
 CLOSED = [*GIVEN, "retriever=none", "model=lexical"]
@@ -58,7 +49,7 @@ def caused(error, cause):
     [
         (
             OSError(errno.ENOSPC, "No space left on device", "a/b"),
-            f"a/b: No space left on device.\n{ROOM}",
+            f"a/b: No space left on device.\n{FREE_SPACE}",
         ),
         (
             RuntimeError("Error while serializing: I/O error: File too large (os error 27)"),
@@ -68,41 +59,41 @@ def caused(error, cause):
         ),
         (
             OSError("800 requested and 96 written"),
-            f"A file below out could not be written: 800 requested and 96 written\n{ROOM}",
+            f"A file below out could not be written: 800 requested and 96 written\n{FREE_SPACE}",
         ),
         (
             RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed"),
             "A file below out could not be written: [enforce fail at inline_container.cc:664] . "
-            f"PytorchStreamWriter failed\n{ROOM}",
+            f"PytorchStreamWriter failed\n{FREE_SPACE}",
         ),
         (
             RuntimeError("writing failed: No space left on device"),
             "A file below out could not be written: writing failed: No space left on device\n"
-            f"{ROOM}",
+            f"{FREE_SPACE}",
         ),
         (
             caused(RuntimeError("a"), OSError(errno.EDQUOT, "Disk quota exceeded")),
-            f"A file below out could not be written: a\n{ROOM}",
+            f"A file below out could not be written: a\n{FREE_SPACE}",
         ),
-        (PermissionError(errno.EACCES, "", "c"), f"c: Permission denied.\n{ELSEWHERE}"),
+        (PermissionError(errno.EACCES, "", "c"), f"c: Permission denied.\n{OTHER_FOLDER}"),
     ],
 )
 def test_every_writer_is_understood(tmp_path, error, said):
-    with pytest.raises(ExamError) as caught, explained(tmp_path / "out"):
+    with pytest.raises(ExamError) as caught, translate_os_errors(tmp_path / "out"):
         raise error
     assert str(caught.value) == said.replace("below out", f"below {tmp_path / 'out'}")
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "", "d"), RuntimeError("bug")])
 def test_other_errors_are_left_as_they_are(error):
-    with pytest.raises(type(error)) as caught, explained():
+    with pytest.raises(type(error)) as caught, translate_os_errors():
         raise error
     assert caught.value is error
 
 
 def test_an_atomic_write_names_its_file(tmp_path):
     def written(error):
-        with atomic(tmp_path / "a.json") as part:
+        with write_atomically(tmp_path / "a.json") as part:
             part.write_text("half")
             raise error
 
@@ -116,7 +107,7 @@ def test_an_atomic_write_names_its_file(tmp_path):
 
 
 def test_a_finished_stage_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "LARGE", 1)
+    monkeypatch.setattr(artifacts, "LARGE", 1)
     mount = Mounted(tmp_path / "m", "1m")
     if not mount.possible:
         pytest.skip("this process may mount no file system")
@@ -130,7 +121,7 @@ def test_a_finished_stage_is_read_where_nothing_can_be_written(tmp_path, monkeyp
             assert again.reused
         with (
             pytest.raises(ExamError, match=r"Read-only file system\.\nChange its permissions"),
-            explained(),
+            translate_os_errors(),
             open_stage(mount.folder, "k", "n", {"a": 2}),
         ):
             pass
@@ -150,8 +141,8 @@ def test_a_full_disk_is_one_message_and_room_goes_on(place, mounted):
     first, second = refused(place, "retrieve", *other)
     assert first.endswith(": No space left on device.")
     assert first.startswith("outputs/")
-    assert second == ROOM
-    assert len([finished(path.parent) for path in good]) >= 3
+    assert second == FREE_SPACE
+    assert len([load_stage(path.parent) for path in good]) >= 3
     filler.unlink()
     run(place, "retrieve", *other)
     assert not list((place / "outputs").rglob("*.part"))
@@ -161,7 +152,7 @@ def test_a_full_disk_is_one_message_and_room_goes_on(place, mounted):
 def test_a_read_only_folder_is_one_message(place, mounted):
     mounted.change("ro")
     first, second = refused(place, "retrieve", *LEXICAL)
-    assert (first.endswith(": Read-only file system."), second) == (True, ELSEWHERE)
+    assert (first.endswith(": Read-only file system."), second) == (True, OTHER_FOLDER)
     mounted.change("rw")
     run(place, "retrieve", *LEXICAL)
     mounted.change("ro")
@@ -184,8 +175,8 @@ def test_a_limit_on_files_is_one_message(place):
 def test_a_missing_permission_is_one_message(place):
     (place / "outputs").mkdir(mode=0o555)
     first, second = refused(place, "retrieve", *LEXICAL, fault=bound_by_permissions)
-    assert (first, second) == ("outputs/passages: Permission denied.", ELSEWHERE)
+    assert (first, second) == ("outputs/passages: Permission denied.", OTHER_FOLDER)
     (place / "outputs").chmod(0o755)
     (place / "articles.jsonl").chmod(0)
     first, second = refused(place, "retrieve", *LEXICAL, fault=bound_by_permissions)
-    assert (first, second) == ("articles.jsonl: Permission denied.", ELSEWHERE)
+    assert (first, second) == ("articles.jsonl: Permission denied.", OTHER_FOLDER)

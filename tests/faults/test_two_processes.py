@@ -5,8 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import make_place
-from harness import GIVEN, copied, start
+from helpers import make_place
+from processes import GIVEN, copied, start
 
 from exam.core.artifacts import open_stage
 
@@ -69,9 +69,9 @@ def test_two_commands_do_the_work_once(place):
 WORKER = """
 import sys, time
 from pathlib import Path
-from exam.artefacts import open_stage
-from exam.runtime import start_logging
-start_logging("debug")
+from exam.core.artifacts import open_stage
+from exam.core.logging import setup_logging
+setup_logging("debug")
 _, value, resume, seconds = sys.argv
 with open_stage(Path("outputs"), "k", "n", {"a": value}, resume) as stage:
     if not stage.reused:

@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import jsonl_corpus, kaggle_rows, read_csv
+from helpers import jsonl_corpus, kaggle_rows, read_csv
 
 from exam.config import CorpusReader, Encoder, Index, Passages, Retriever, RetrieverKind, Search
 from exam.config.compose import composed
@@ -70,7 +70,7 @@ def test_one_article_is_all_that_is_found(retrieval, asked, tmp_path):
         assert [p["rank"] for p in passages] == list(range(1, len(passages) + 1))
         assert all(p["text"] in TEXT for p in passages)
     assert contexts["0"]
-    assert stage.facts["scores"]["supported"]["n"] == 3
+    assert stage.metadata["scores"]["supported"]["n"] == 3
 
 
 def test_a_question_whose_words_occur_nowhere_harms_no_other(retrieval, asked, tmp_path):
@@ -89,7 +89,7 @@ def test_passages_of_a_hundred_thousand_characters(retrieval, asked, tmp_path):
     stage = retrieval.contexts(asked, "q")
     found = {p["article_id"] for p in read_contexts(stage)["0"]}
     assert "1" in found
-    assert stage.facts["questions"] == 3
+    assert stage.metadata["questions"] == 3
 
 
 def test_two_articles_of_one_id_are_refused(retrieval, asked, tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hostile import (
+from fuzzing import (
     FEW,
     LETTERS,
     as_jsonl,
@@ -36,19 +36,19 @@ from exam.config import Data, Generator, Infer
 from exam.config.compose import composed, explain
 from exam.config.saved import load_run, save_run
 from exam.config.validate import validate
+from exam.core.artifacts import Stage, load_stage
 from exam.core.errors import ExamError
 from exam.core.files import digest
-from exam.core.stage import Stage, finished
-from exam.data.articles import CorpusFile, check_unique_ids, get_articles, iter_articles
-from exam.data.questions import read, read_qrels
-from exam.data.schema import FEATURES, parse
+from exam.data.corpus import CorpusFile, check_unique_ids, get_articles, iter_articles
+from exam.data.questions import read_qrels, read_questions
+from exam.data.schema import FEATURES, parse_questions
 from exam.data.sentences import sentence_offsets
 from exam.data.tables import read_rows, write_csv
 from exam.evaluation.predictions import SCHEMA as PREDICTIONS
 from exam.evaluation.predictions import predictions_of, read_all, write_predictions
 from exam.evaluation.submission import write_submission
-from exam.generation.journal import Journal
-from exam.generation.replies import questions_of
+from exam.generation.llm import ReplyCache
+from exam.generation.prompts import parse_response
 from exam.report.page import Page, write_page
 from exam.retrieval.contexts import FILE, read_contexts
 from exam.retrieval.contexts import SCHEMA as CONTEXTS
@@ -123,7 +123,7 @@ def test_questions_in_any_csv_dialect(tmp_path):
     def one(rows, dialect, more):
         written = [{**row, **more} for row in rows]
         path.write_bytes(as_csv(written, **dialect))
-        assert read(asked(path, rows), path.name).to_list() == expected(rows)
+        assert read_questions(asked(path, rows), path.name).to_list() == expected(rows)
         return True
 
     extra = st.dictionaries(words.filter(lambda name: name not in LETTERS), texts, max_size=2)
@@ -144,7 +144,7 @@ def test_questions_in_damaged_files(tmp_path, form):
         broken = draw.draw(st.integers(0, 4)) >= 2
         if broken:
             path.write_bytes(draw.draw(damaged(path.read_bytes())))
-        found = outcome(lambda: read(asked(path, rows), path.name))
+        found = outcome(lambda: read_questions(asked(path, rows), path.name))
         if found is not None:
             check_questions(found)
         assert broken or found.to_list() == expected(rows)
@@ -159,7 +159,7 @@ def test_questions_whose_cells_are_of_any_kind(tmp_path):
     def one(rows, column, value, ascii_only):
         rows[0] = {**rows[0], column: value}
         path.write_bytes(as_jsonl(rows, ascii_only=ascii_only))
-        found = outcome(lambda: read(asked(path, rows, "ABCDE"), path.name))
+        found = outcome(lambda: read_questions(asked(path, rows, "ABCDE"), path.name))
         if found is None:
             return False
         check_questions(found)
@@ -215,7 +215,7 @@ def test_questions_in_parquet_columns_of_any_type(tmp_path):
         if place < len(rows[0]) and data.draw(st.integers(0, 9)):
             table = table.remove_column(place)
         pq.write_table(table.add_column(place, name, column), path)
-        found = outcome(lambda: read(asked(path, rows), path.name))
+        found = outcome(lambda: read_questions(asked(path, rows), path.name))
         if found is not None:
             check_questions(found)
             assert name in ("more", "answer") or not pa.types.is_nested(column.type)
@@ -231,7 +231,7 @@ def test_options_in_a_list_of_any_kind():
 
     def one(options, answer):
         row = {"id": "1", "prompt": "Which?", "options": options, "answer": answer}
-        found = outcome(lambda: parse([row], data, "q"))
+        found = outcome(lambda: parse_questions([row], data, "q"))
         if found is None:
             return False
         check_questions(found)
@@ -412,7 +412,7 @@ def test_contexts(tmp_path):
     fuzzed(six, st.data(), st.one_of(st.none(), st.integers(1, 4)), read=one)
 
 
-MANIFEST = {"key": {"a": 1}, "facts": {}, "files": {}, "seconds": 1.0, "peak_mib": 2.0}
+MANIFEST = {"key": {"a": 1}, "metadata": {}, "files": {}, "seconds": 1.0, "peak_mib": 2.0}
 
 
 def test_written_tables_come_back(tmp_path):
@@ -428,7 +428,7 @@ def test_written_tables_come_back(tmp_path):
 def test_manifests(tmp_path):
     def one(content, data):
         kind = data.draw(st.sampled_from([*["whole"] * 6, "value", "file", "bytes"]))
-        found = {**MANIFEST, "facts": {"note": content}}
+        found = {**MANIFEST, "metadata": {"note": content}}
         if kind == "value":
             found[data.draw(st.sampled_from([*MANIFEST, content]))] = data.draw(values)
         if kind == "file":
@@ -438,8 +438,8 @@ def test_manifests(tmp_path):
         path.write_text(json.dumps({**read, "sha256": digest(read)}))  # as a stranger can
         if kind == "bytes":
             path.write_bytes(data.draw(damaged(path.read_bytes())))
-        stage = outcome(lambda: finished(tmp_path))
-        assert kind != "whole" or stage.facts == {"note": content}
+        stage = outcome(lambda: load_stage(tmp_path))
+        assert kind != "whole" or stage.metadata == {"note": content}
         assert kind != "file" or stage is None
         return stage is not None
 
@@ -538,7 +538,7 @@ def test_replies():
             written = data.draw(texts)
         found = None
         with suppress(ValueError):
-            (found,) = questions_of(re.sub("[{}]", "", before) + written, generator)
+            (found,) = parse_response(re.sub("[{}]", "", before) + written, generator)
         if found is None:
             return False
         assert len(found.options) == 3
@@ -561,7 +561,7 @@ def test_journals_of_replies(tmp_path):
         if is_damaged:
             written = data.draw(damaged(written + as_jsonl([data.draw(values)])))
         path.write_bytes(written)
-        found = Journal.read(path).rows
+        found = ReplyCache.read(path).rows
         assert is_damaged or list(found) == list(dict.fromkeys(keys))
         return True
 

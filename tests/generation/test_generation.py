@@ -6,13 +6,13 @@ from collections import Counter
 from itertools import takewhile
 
 import pytest
-from conftest import jsonl_corpus
+from helpers import jsonl_corpus
 
 from exam.config import Encoder, Generator, Index, Passages, QuestionKind, Retriever, RetrieverKind
 from exam.core.errors import ExamError
-from exam.data.articles import Article
+from exam.data.corpus import Article
 from exam.generation.generate import generate
-from exam.generation.notes import Definition, notes_of
+from exam.generation.rules import Definition, extract_facts
 from exam.retrieval.retriever import Retrieval
 
 KINDS = ["bird", "fish", "insect", "mammal", "plant", "mineral", "river", "mountain"]
@@ -37,7 +37,7 @@ def test_statements_replace_the_subject_and_drop_what_names_it():
         "In Wales its numbers grew after the protection of its nests. "
         "It is small."
     )
-    assert [s.text for s in notes_of(Article("1", "Red kite", text)).statements] == [
+    assert [s.text for s in extract_facts(Article("1", "Red kite", text)).statements] == [
         "It is a medium-large bird of prey in its family.",
         "It was once common in the towns of western Europe.",
         "They have a forked tail that they twist as they turn in flight.",
@@ -51,7 +51,7 @@ def test_definitions_say_what_something_is_without_naming_it():
         "It is a property of solids that everybody learns about in school. "
         "Heat flow is the flow of energy that is caused by a difference in warmth."
     )
-    kite, heat = notes_of(Article("1", "", text)).definitions
+    kite, heat = extract_facts(Article("1", "", text)).definitions
     assert kite == Definition(
         "The red kite is a medium-large bird of prey in its family.",
         "the red kite",
@@ -66,7 +66,7 @@ def test_definitions_say_what_something_is_without_naming_it():
 
 def test_details_are_whole_and_their_kind_tells_what_may_replace_them():
     sentence = "In 1878 the Danish chemist Hans Jensen weighed 2,500 samples of a heavy metal."
-    details = notes_of(Article("1", "", f"{sentence} Short one.")).details
+    details = extract_facts(Article("1", "", f"{sentence} Short one.")).details
     assert [(d.kind, d.text) for d in details] == [
         ("year", "1878"),
         ("number", "2,500"),

@@ -13,16 +13,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.request import Request, urlopen
 
 import pytest
+from fakes import Endpoint, question_about
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from exam.config import Generator, GeneratorKind, Writer
 from exam.config.compose import composed
 from exam.core.errors import ExamError
 from exam.core.files import digest
-from exam.data.articles import Article
-from exam.generation.journal import Journal
-from exam.generation.replies import excerpt, questions_of, request
-from exam.pipelines.pipeline import run_generate
+from exam.data.corpus import Article
+from exam.generation.llm import ReplyCache
+from exam.generation.prompts import excerpt, parse_response, request
+from exam.pipelines.generate import run_generate
 from exam.readers.multiple_choice.model import tiny_tokenizer
 
 OWN = Generator(name="llm", kind=GeneratorKind.llm, options=3)
@@ -37,7 +38,7 @@ def reply(**changes):
 
 
 def test_a_reply_is_used_where_it_has_the_asked_form():
-    (one,) = questions_of(f"Sure!\n```json\n{reply()}\n```", OWN)
+    (one,) = parse_response(f"Sure!\n```json\n{reply()}\n```", OWN)
     assert one.model_dump() == WELL
 
 
@@ -61,7 +62,7 @@ def test_a_reply_is_used_where_it_has_the_asked_form():
 )
 def test_other_replies_are_refused_with_the_reason(text, reason):
     with pytest.raises(ValueError, match=re.escape(reason)):
-        questions_of(text, OWN)
+        parse_response(text, OWN)
 
 
 def test_an_article_cannot_end_the_text_it_stands_in():
@@ -78,56 +79,6 @@ def test_an_article_cannot_end_the_text_it_stands_in():
 # The whole way, against an endpoint of our own.
 
 
-class Endpoint(ThreadingHTTPServer):
-    """Replies with what `replies` says of an article's n-th request."""
-
-    def __init__(self, replies):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.replies, self.asked, self.seen, self.changes = replies, [], [], {}
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        content = body["messages"][1]["content"]
-        title = content.split("####")[2].split("\n")[1]
-        self.server.seen.append((self.headers["Authorization"], body))
-        self.server.asked.append(title)
-        text = self.server.replies(title, self.server.asked.count(title))
-        status = 200 if isinstance(text, str) else text
-        found = {
-            "id": "x",
-            "object": "chat.completion",
-            "created": 0,
-            "model": "m",
-            "choices": [
-                {
-                    "index": 0,
-                    "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": str(text)},
-                }
-            ],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
-        }
-        found |= self.server.changes
-        if status != 200:
-            found = {"error": {"message": f"{self.headers['Authorization']} is not welcome"}}
-        data = json.dumps(found).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def corpus(tmp_path):
     rows = [
@@ -137,13 +88,6 @@ def corpus(tmp_path):
     path = tmp_path / "articles.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
-
-
-def question_about(title):
-    number = title.split()[-1]
-    options = [f"{word} number {number}" for word in ("grass", "mud", "leaves", "bark", "ants")]
-    asked = f"What food is taken by the creature that is listed as {title} in book {number * 3}?"
-    return json.dumps({"questions": [{"question": asked, "options": options, "answer": 2}]})
 
 
 def settings(corpus, endpoint, *more):
@@ -224,8 +168,8 @@ def test_a_line_that_was_cut_is_ended_before_the_next(tmp_path):
     path = tmp_path / "replies.jsonl"
     path.write_text('{"asked": "cut')
     row = {"asked": "a", "article": "x", "questions": [], "refused": [], "read": 1, "written": 1}
-    Journal.read(path).add(row)
-    assert Journal.read(path).rows == {"a": row}
+    ReplyCache.read(path).add(row)
+    assert ReplyCache.read(path).rows == {"a": row}
 
 
 @pytest.mark.parametrize("change", [{"asked": ["a"]}, {"asked": None}, {"more": 1}])
@@ -236,14 +180,14 @@ def test_notes_of_another_form_are_left_out(tmp_path, caplog, change):
     lines += [{**row, "read": 2, "sha256": digest(row)}]
     path = tmp_path / "replies.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    assert Journal.read(path).rows == {"a": row}
+    assert ReplyCache.read(path).rows == {"a": row}
     assert f"4 lines of {path} are broken, and left out" in caplog.text
 
 
 def test_lines_that_are_no_notes_are_left_out(tmp_path, caplog):
     path = tmp_path / "replies.jsonl"
     path.write_text(f"5\n[1]\n{'[' * 100_000}\n")
-    assert Journal.read(path).rows == {}
+    assert ReplyCache.read(path).rows == {}
     assert f"3 lines of {path} are broken, and left out" in caplog.text
 
 
@@ -324,7 +268,7 @@ def test_an_endpoint_that_refuses_every_request_ends_the_run(corpus):
 
 
 def test_an_address_with_a_password_is_refused(corpus):
-    with pytest.raises(ExamError, match="carries a name, a password or a query, and it is saved"):
+    with pytest.raises(ExamError, match="contains a user, a password or a query"):
         composed("generate", "generator=llm", "generator.writer.base_url=https://me:pw@host/v1")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerators import DEVICES, FORMATS, on_gpu, trainer_on
-from test_llm import CHAT, FAMILIES, PASSAGES, SMALL, WORDS, model_of, prompter_of, questions
+from tiny_decoders import CHAT, FAMILIES, PASSAGES, SMALL, WORDS, model_of, prompter_of, questions
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from exam.config import Dtype, Execution, Model, ReaderKind, Scoring, Tuning

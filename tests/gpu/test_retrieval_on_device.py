@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from accelerators import DEVICES, on_gpu
-from conftest import ANIMALS, PLACES
+from helpers import ANIMALS, PLACES
 
 from exam.config import Dtype, Encoder, Reranker
-from exam.core.precision import dtype_here
+from exam.core.precision import resolve_dtype
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.reranker import PairScorer
 from exam.retrieval.vectors import exact_search, import_faiss
@@ -70,7 +70,7 @@ def test_pairs_score_nearly_as_on_the_cpu(cross_encoder, device, dtype):
 def test_auto_is_bfloat16_on_a_gpu_that_computes_in_it(device):
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         pytest.skip("this GPU does not compute in bfloat16")
-    assert dtype_here(Dtype.auto, "encoder.dtype") is Dtype.bfloat16
+    assert resolve_dtype(Dtype.auto, "encoder.dtype") is Dtype.bfloat16
 
 
 @pytest.mark.parametrize("device", DEVICES)

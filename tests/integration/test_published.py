@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from hub.bench import Bench, contexts, logits, stage
 from hub.layouts import deberta_folder
 from hub.weights import safetensors_of, state_in

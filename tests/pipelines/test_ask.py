@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, make_place, tiny
+from helpers import ROOT, make_place, tiny
 
 from exam import load
 from exam.cli import main

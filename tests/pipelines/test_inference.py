@@ -9,19 +9,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import exam, kaggle_rows, make_place, tiny, write_csv
+from helpers import exam, kaggle_rows, make_place, tiny, write_csv
 from scipy.special import log_softmax
 
 from exam.cli import main
 from exam.config import Ensemble, EnsembleKind
 from exam.config.compose import composed, with_prefix
+from exam.core.artifacts import describe_file
 from exam.core.errors import ExamError
-from exam.core.files import write_signed
-from exam.core.manifest import fingerprint
+from exam.core.files import write_checksummed_json
 from exam.evaluation.ensemble import combined
 from exam.evaluation.predictions import probabilities, read_all, read_predictions, write_predictions
+from exam.pipelines.infer import run_infer
 from exam.pipelines.passage_gain import measure_gains, restore_reader
-from exam.pipelines.pipeline import run_infer, run_stress
+from exam.pipelines.stress import run_stress
 from exam.pipelines.train import train_reader
 from exam.report.compare import compare
 from exam.retrieval.contexts import read_questions
@@ -117,14 +118,11 @@ def test_weights_are_fitted_on_held_out_questions_alone(place, capsys):
     ]
     assert {row["n"] for row in results["rows"]} == {10}
     assert "weights, fitted on held-out questions: " in capsys.readouterr().out
-    with pytest.raises(ExamError) as caught:  # of the questions that are asked
+    with pytest.raises(ExamError, match="answers question '40'") as caught:
         run_infer(place.infer(place.both, "ensemble=fitted", fit_on, "data.test=valid.csv"))
-    assert str(caught.value) == (
-        f"ensemble.fit_on={place.open}/predictions.parquet: question '40' is asked.\n"
-        "Weights are chosen on answered questions that are not those asked."
-    )
+    assert str(caught.value).startswith(f"ensemble.fit_on={place.open}/predictions.parquet: ")
     one = place.infer(place.both, "ensemble=fitted", f"ensemble.fit_on={place.open}", place.known)
-    with pytest.raises(ExamError, match="fit_on gives 1 predictions for 2 readers"):
+    with pytest.raises(ExamError, match="fit_on has 1 predictions for 2 readers"):
         run_infer(one)
 
 
@@ -219,9 +217,9 @@ def test_runs_of_one_name_in_two_places_are_told_apart(place, tmp_path):
     wrong = replace(answered, logits=-answered.logits)
     write_predictions(other / "predictions.parquet", [wrong])
     manifest = json.loads((run / "manifest.json").read_text())
-    files = {"predictions.parquet": fingerprint(other / "predictions.parquet")}
+    files = {"predictions.parquet": describe_file(other / "predictions.parquet")}
     own = {k: v for k, v in manifest.items() if k != "sha256"}
-    write_signed(other / "manifest.json", {**own, "files": files})
+    write_checksummed_json(other / "manifest.json", {**own, "files": files})
     compare([run, other], tmp_path / "compared.json")
     found = json.loads((tmp_path / "compared.json").read_text())
     accuracy = {name: own["accuracy"]["value"] for name, own in found["statistics"].items()}
@@ -257,41 +255,26 @@ def test_two_processes_answer_as_one_does(place, tmp_path, way):
 
 
 def test_shares_must_fit_the_readers(place):
-    said = "Give two readers or more, and one share for each but"
-    for given, share in ((f"ckpt={place.open}", "0.5"), (place.both, "[0.5,0.2]")):
-        with pytest.raises(ExamError, match=said):
-            run_infer(place.infer(given, f"cascade.share={share}", place.known))
+    for runs, share in ((f"ckpt={place.open}", "0.5"), (place.both, "[0.5,0.2]")):
+        with pytest.raises(ExamError, match=r"cascade\.share=.* does not fit \d readers"):
+            run_infer(place.infer(runs, f"cascade.share={share}", place.known))
 
 
 def test_several_readers_need_a_way_to_become_one(place):
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"2 readers and no ensemble\.\n.*ensemble=mean"):
         run_infer(place.infer(place.both, place.known))
-    assert str(caught.value) == (
-        "2 readers are given, and no ensemble.\nGive two or more, and how they become one: "
-        "ensemble=mean, rank, vote, max_over_contexts or fitted."
-    )
-    with pytest.raises(ExamError, match=r"ensemble\.weights gives 3 weights for 2 readers"):
+    with pytest.raises(ExamError, match=r"ensemble\.weights has 3 weights for 2 readers"):
         run_infer(place.infer(place.both, place.known, "ensemble=mean", "ensemble.weights=[1,1,1]"))
 
 
 def test_a_pass_with_an_open_quote_is_refused(place):
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"passes=.* cannot be read: .*\n.* close its quotes"):
         run_infer(place.infer(f"ckpt={place.open}", place.known, """passes=["a='b"]"""))
-    assert str(caught.value) == (
-        'passes="a=\'b" cannot be read: No closing quotation.\n'
-        "Write every pass as on the command line, its quotes closed."
-    )
 
 
 def test_a_pass_changes_how_a_reader_reads_and_nothing_else(place):
-    own = place.infer(f"ckpt={place.closed}", "passes=['rotations=5','rotations=1']")
-    with pytest.raises(ExamError) as caught:
-        run_infer(own)
-    assert str(caught.value) == (
-        "passes='rotations=5' gives rotations, which is of the whole command.\n"
-        "A pass changes data, corpus, retriever, context, reranker or run.<key>; give the rest "
-        "beside passes."
-    )
+    with pytest.raises(ExamError, match=r"passes='rotations=5' sets rotations.*\n.*run\.<key>"):
+        run_infer(place.infer(f"ckpt={place.closed}", "passes=['rotations=5','rotations=1']"))
 
 
 def test_a_context_of_another_layout_than_the_trained_one_is_named(place, caplog):

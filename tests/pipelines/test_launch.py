@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, exam, make_place, run_script, tiny
+from helpers import ROOT, exam, make_place, run_script, tiny
 
 from exam.config import Infer
 from exam.config.compose import composed

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, exam, make_place, setting, write_csv
+from helpers import ROOT, exam, make_place, setting, write_csv
 
 from exam.config.compose import composed, with_prefix
 from exam.core.errors import ExamError
-from exam.pipelines.pipeline import run_infer
+from exam.pipelines.infer import run_infer
 
 TINY = ["model=tiny", "trainer.num_train_epochs=1", "context.top_k=2"]
 
@@ -196,11 +196,11 @@ def test_changed_or_unfinished_run_is_refused(trained):
     [
         (
             ["ckpt={contexts}"],
-            "{contexts} is no run of exam train.\nGive a folder of outputs/train.",
+            "{contexts} is not a run of exam train.\nSet a folder of outputs/train.",
         ),
         (
             ["ckpt={run}", "data=csv"],
-            "data=csv names no questions.\nGive a file: data.test=<file>",
+            "data=csv has no questions.\nGive a file: data.test=<file>",
         ),
         (
             ["ckpt={run}", "++run.data.limit=2"],

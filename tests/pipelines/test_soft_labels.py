@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import kaggle_rows, make_questions, write_csv
 from datasets import concatenate_datasets
-from test_reader import as_questions, features_of, reader_in
+from helpers import kaggle_rows, make_questions, write_csv
+from tiny_encoders import as_questions, features_of, reader_in
 
 from exam.config import Data
 from exam.core.errors import ExamError

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, exam, kaggle_rows, make_articles, make_place, run_script, tiny, write_csv
-from test_writer import Endpoint, question_about
+from fakes import Endpoint, question_about
+from helpers import ROOT, exam, kaggle_rows, make_articles, make_place, run_script, tiny, write_csv
 
 from exam.config.compose import composed, conf_dir
-from exam.data.splits import SPREAD
+from exam.data.splits import PAIRED_STD
 from exam.evaluation.predictions import read_predictions
 from exam.metrics import questions_for
-from exam.pipelines.pipeline import run_infer
+from exam.pipelines.infer import run_infer
 from exam.pipelines.train import train_reader
 
 EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))
@@ -67,7 +67,7 @@ def test_every_fold_is_predicted_by_what_the_others_trained(place):
     for part in own:
         assert np.array_equal(part.logits, found.logits[[place_of[key] for key in part.ids]])
     assert results_of(run)["rows"][-1]["n"] == 40
-    assert run.chosen_by == pytest.approx(results_of(run)["rows"][-1]["map_at_3"])
+    assert run.selection_score == pytest.approx(results_of(run)["rows"][-1]["map_at_3"])
     again = train_reader(composed("train", *overrides))
     assert again.stage.reused
     asked = run_infer(
@@ -98,7 +98,7 @@ def test_several_seeds_give_their_mean_and_spread(place):
     assert len(set(each)) > 1
     states = (place / "outputs" / "train").glob("seeds-*/trainer_state.json")
     on_its_fold = [json.loads(path.read_text())["best_metric"] for path in states]
-    assert run.chosen_by == pytest.approx(np.mean(on_its_fold))  # not what is reported
+    assert run.selection_score == pytest.approx(np.mean(on_its_fold))  # not what is reported
 
 
 @pytest.mark.slow
@@ -149,8 +149,8 @@ def test_what_is_left_of_a_checkpoint_without_training(place):
 
 
 def test_how_many_questions_a_difference_takes():
-    assert questions_for(0.005, SPREAD) == 21037
-    assert questions_for(0.05, SPREAD) == 210
+    assert questions_for(0.005, PAIRED_STD) == 21037
+    assert questions_for(0.05, PAIRED_STD) == 210
 
 
 # Several processes.
@@ -201,12 +201,12 @@ RESUMED = """
 import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
-from conftest import kaggle_rows
-from test_packing import model_of
-from test_reader import CPU, as_questions, features_of, texts
+from helpers import kaggle_rows
+from tiny_encoders import model_of
+from tiny_encoders import CPU, as_questions, features_of, texts
 from transformers import TrainerCallback
-from exam.reader.reader import Reader
-from exam.runs import fit
+from exam.core.trainer import fit
+from exam.readers.multiple_choice.reader import Reader
 stop, folder = int(sys.argv[1]), Path.cwd() / "c"
 asked = as_questions(kaggle_rows(24))
 values = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 2}
@@ -233,7 +233,7 @@ def test_processes_that_resume_within_an_epoch_go_on_with_its_batches(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         for stop in stops:
-            path = [str(ROOT / "tests"), str(ROOT / "tests" / "readers"), str(ROOT / "src")]
+            path = [str(ROOT / "tests"), str(ROOT / "src")]
             done = run_script(tmp_path / "run.py", stop, *path, cwd=folder, processes=2)
             assert done.returncode == 0, done.stderr
         history = json.loads((folder / "done.json").read_text())["log_history"]

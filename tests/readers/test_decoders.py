@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import kaggle_rows
-from test_reader import CPU, as_questions, features_of, texts
+from helpers import kaggle_rows
+from tiny_encoders import CPU, as_questions, features_of, texts
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 from transformers import LlamaForSequenceClassification, TokenizersBackend
@@ -16,7 +16,7 @@ from exam.core.errors import ExamError
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator
 from exam.readers.multiple_choice.features import build_features
 from exam.readers.multiple_choice.reader import Reader, predict, train
-from exam.readers.quantization import weights_in
+from exam.readers.quantization import dtype_kwargs
 
 LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)
 OWN = Model(name="t", architecture="llama", loss=Loss.binary, others=True)
@@ -93,7 +93,7 @@ def test_number_formats_that_need_a_gpu_are_refused_without_one():
         (replace(OWN, load_in_4bit=True), "model.load_in_4bit=true", "model.load_in_4bit=false"),
     ):
         with pytest.raises(ExamError) as caught:
-            weights_in(model, Dtype.float32)
+            dtype_kwargs(model, Dtype.float32)
         assert setting in str(caught.value)
         assert remedy in str(caught.value)
 

@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import PLACES, kaggle_rows
 from datasets import Dataset
-from test_packing import FAMILIES
-from test_reader import CPU, as_questions, contexts_of, texts
+from helpers import PLACES, kaggle_rows
+from tiny_encoders import CPU, FAMILIES, as_questions, contexts_of, texts
 from transformers import LongformerForMultipleChoice
 
 from exam.config import Layout, Loss, Model, Order, Packing, Tuning

@@ -6,22 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import make_place, tiny
 from datasets import Dataset
-from test_reader import CPU as ON_CPU
+from helpers import make_place, tiny
+from tiny_decoders import CHAT, FAMILIES, PASSAGES, SMALL, WORDS, model_of, prompter_of, questions
+from tiny_encoders import CPU as ON_CPU
 from transformers import (
     AutoModelForCausalLM,
-    CohereConfig,
-    CohereForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
     GraniteConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
 )
 
 from exam.config import Context, Dtype, Model, ReaderKind, Scoring, Tuning
@@ -40,40 +31,7 @@ from exam.readers.multiple_choice.reader import predict, train
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import SCHEMA, write_contexts
 
-SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-}
-FAMILIES = {
-    "llama": (LlamaConfig, LlamaForCausalLM, {}),
-    "llama-tied": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": True}),
-    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None}),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"pad_token_id": 60}),
-    "gemma2": (Gemma2Config, Gemma2ForCausalLM, {"head_dim": 8, "attn_implementation": "eager"}),
-    "cohere": (CohereConfig, CohereForCausalLM, {}),
-    "mixed windows": (
-        Qwen2Config,
-        Qwen2ForCausalLM,
-        {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
-        | {"use_sliding_window": True, "sliding_window": 12},
-    ),
-}
-CHAT = "{% for m in messages %}<u>{{ m['content'] }}</u>\n{% endfor %}<a>\n"
 CPU = torch.device("cpu")
-WORDS = "A B C D E yes no answer question passage the otter lives in river and well : ."
-QUESTIONS = [
-    {"id": "1", "prompt": "the otter lives in", "options": ["the river", "the well and river"]},
-    {"id": "2", "prompt": "yes the otter", "options": ["river", "in the passage", "well"]},
-    {"id": "3", "prompt": "the question . the passage : the", "options": ["no", "yes", "and the"]},
-]
-PASSAGES = {
-    "1": [{"text": "the otter lives in the river ."}, {"text": "the well and the river"}],
-    "2": [{"text": "the passage"}],
-}
 
 
 @pytest.fixture(scope="module")
@@ -81,21 +39,6 @@ def tokenizer():
     found = tiny_tokenizer([WORDS] * 3)
     found.chat_template = CHAT
     return found
-
-
-def questions():
-    return Dataset.from_list([{**question, "label": None} for question in QUESTIONS])
-
-
-def model_of(family, tokenizer):
-    config, kind, more = FAMILIES[family]
-    torch.manual_seed(1)
-    return kind(config(vocab_size=len(tokenizer), **SMALL, **more)).eval()
-
-
-def prompter_of(tokenizer, scoring, **more):
-    own = Model(name="m", kind=ReaderKind.causal_lm, scoring=scoring, **more)
-    return Prompter.of(own, tokenizer)
 
 
 @pytest.mark.parametrize("scoring", list(Scoring))
@@ -303,7 +246,7 @@ def test_letters_are_learned_saved_and_read_again(tmp_path, saved, stage, tuning
 
 @pytest.mark.parametrize("more", [[], ["tuning=lora", "trainer.num_train_epochs=1"]])
 def test_a_run_of_a_random_decoder_answers_again(tmp_path, more):
-    from exam.pipelines.pipeline import run_infer
+    from exam.pipelines.infer import run_infer
     from exam.pipelines.train import train_reader
 
     own = ["model=smollm2", "model.gguf=null", "model.chat=false", "model.architecture=llama"]

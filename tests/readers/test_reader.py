@@ -7,17 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import kaggle_rows
 from datasets import Dataset
+from helpers import kaggle_rows
+from tiny_encoders import CPU, TINY, as_questions, contexts_of, features_of, reader_in, texts
 
-from exam.config import BatchBy, Model, Order, Packing
-from exam.core.artifacts import open_stage
+from exam.config import Model, Order, Packing
+from exam.core.artifacts import MANIFEST, open_stage, write_manifest
+from exam.core.checkpoints import max_input_tokens
 from exam.core.errors import ExamError
-from exam.core.files import file_digest, read_json, write_json
-from exam.core.loading import longest_input
+from exam.core.files import read_json, write_json
 from exam.core.tokenization import token_ids
 from exam.core.trainer import last_complete_checkpoint
-from exam.data.schema import FEATURES, LETTERS
+from exam.data.schema import FEATURES
 from exam.metrics import map_at_k
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator
 from exam.readers.multiple_choice.features import (
@@ -33,61 +34,10 @@ from exam.readers.trainer import option_loss
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import SCHEMA, write_contexts
 
-TINY = {
-    "model_type": "deberta-v2",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "pooler_hidden_size": 32,
-    "relative_attention": True,
-    "position_buckets": 16,
-    "norm_rel_ebd": "layer_norm",
-    "share_att_key": True,
-    "pos_att_type": ["p2c", "c2p"],
-    "position_biased_input": False,
-    "type_vocab_size": 0,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "pooler_dropout": 0.0,
-}
-CPU = {
-    "use_cpu": True,
-    "bf16": False,
-    "dataloader_pin_memory": False,
-    "learning_rate": 1e-3,
-    "logging_steps": 1,
-}
-
-
-def as_questions(rows) -> Dataset:
-    return Dataset.from_list(
-        [
-            {
-                "id": r["id"],
-                "prompt": r["prompt"],
-                "options": [r[c] for c in "ABCDE"],
-                "label": LETTERS.index(r["answer"]) if "answer" in r else None,
-                "context": None,
-                "article": None,
-            }
-            for r in rows
-        ],
-        features=FEATURES,
-    )
-
 
 @pytest.fixture(scope="module")
 def asked() -> Dataset:
     return as_questions(kaggle_rows(24))
-
-
-def contexts_of(asked, passages=("It lives in the river.", "The log is a place.")):
-    return {q["id"]: [{"text": t} for t in passages] for q in asked}
-
-
-def texts(asked):
-    return [t for q in asked for t in [q["prompt"], *q["options"], "it lives the is a place"]]
 
 
 CHOOSING = {
@@ -96,20 +46,6 @@ CHOOSING = {
     "save_strategy": "epoch",
     "load_best_model_at_end": True,
 }
-
-
-def reader_in(tmp_path, asked, seed=0, config=None, model=None, **values) -> Reader:
-    model = Model(
-        name="t",
-        config=config or dict(TINY),
-        **{"batch_by": BatchBy.questions, **(model or {})},
-    )
-    return Reader.load(model, {**CPU, **values}, tmp_path / "c", seed, texts(asked))
-
-
-def features_of(reader, asked, contexts=None, max_length=48):
-    found = contexts_of(asked) if contexts is None else contexts
-    return build_features(asked, found, reader.tokenizer, max_length, 512)[0]
 
 
 # Features.
@@ -252,9 +188,9 @@ def test_position_limits():
         "num_attention_heads": 2,
     }
     model, _ = load_reader(Model(name="b", config={**bert, "intermediate_size": 16}), 0, ["a"])
-    assert longest_input(model, 256) == 512
+    assert max_input_tokens(model, 256) == 512
     with pytest.raises(ExamError) as caught:
-        longest_input(model, 600)
+        max_input_tokens(model, 600)
     assert str(caught.value) == (
         "model.max_length=600 is more than the 512 tokens this model reads.\n"
         "Set model.max_length=512, or choose another model."
@@ -263,7 +199,7 @@ def test_position_limits():
     model, _ = load_reader(
         Model(name="r", config={**roberta, "max_position_embeddings": 514}), 0, ["a"]
     )
-    assert longest_input(model, 512) == 512
+    assert max_input_tokens(model, 512) == 512
 
 
 # Training.
@@ -352,9 +288,8 @@ def test_a_checkpoint_without_its_best_one_is_not_resumed(tmp_path, asked):
 
 
 def mark_whole(checkpoint):
-    files = [p for p in checkpoint.rglob("*") if p.is_file() and p.name != "whole.json"]
-    marks = {str(p.relative_to(checkpoint)): file_digest(p) for p in files}
-    write_json(checkpoint / "whole.json", marks)
+    files = [p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST]
+    write_manifest(checkpoint / MANIFEST, [str(p.relative_to(checkpoint)) for p in files])
 
 
 def test_training_does_not_go_on_in_another_number_of_processes(tmp_path, asked):

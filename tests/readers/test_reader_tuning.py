@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import kaggle_rows
-from test_packing import FAMILIES, model_of
-from test_reader import CPU, as_questions, features_of, texts
+from helpers import kaggle_rows
+from tiny_encoders import CPU, FAMILIES, as_questions, features_of, model_of, texts
 from torch import nn
 from transformers import AutoConfig, AutoModel, TrainerCallback, TrainingArguments
 

@@ -5,11 +5,12 @@ import re
 import shutil
 
 import pytest
-from conftest import make_place, setting, write_csv
+from helpers import make_place, setting, write_csv
 
 from exam.config.compose import composed
 from exam.core.errors import ExamError
-from exam.pipelines.pipeline import run_infer, run_retrieve
+from exam.pipelines.infer import run_infer
+from exam.pipelines.retrieve import run_retrieve
 from exam.pipelines.train import train_reader
 from exam.report.compare import compare_contexts
 

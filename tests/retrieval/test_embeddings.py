@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from exam.config import Dtype, Encoder
 from exam.core.errors import ExamError
-from exam.core.precision import dtype_here
+from exam.core.precision import resolve_dtype
 from exam.retrieval import encoder as encoder_module
 from exam.retrieval.encoder import Embeddings, SentenceEncoder, batch_by_length, fingerprints
 
@@ -81,7 +81,7 @@ def test_long_texts_are_cut_at_the_limit(encoder):
 
 
 def test_bfloat16_vectors_are_float32_and_of_unit_length(encoder, monkeypatch):
-    monkeypatch.setattr("exam.retrieval.encoder.dtype_here", lambda wanted, key: Dtype.bfloat16)
+    monkeypatch.setattr("exam.retrieval.encoder.resolve_dtype", lambda wanted, key: Dtype.bfloat16)
     half = SentenceEncoder(settings(encoder))
     found = half.encode(TEXTS)
     assert str(half.model.dtype) == "torch.bfloat16"
@@ -94,15 +94,17 @@ def test_bfloat16_vectors_are_float32_and_of_unit_length(encoder, monkeypatch):
 def test_auto_is_bfloat16_only_where_it_is_native(native, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: native)
-    assert dtype_here(Dtype.auto, "encoder.dtype") is (Dtype.bfloat16 if native else Dtype.float32)
-    assert dtype_here(Dtype.float32, "encoder.dtype") is Dtype.float32
+    assert resolve_dtype(Dtype.auto, "encoder.dtype") is (
+        Dtype.bfloat16 if native else Dtype.float32
+    )
+    assert resolve_dtype(Dtype.float32, "encoder.dtype") is Dtype.float32
 
 
 def test_emulated_bfloat16_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
     with pytest.raises(ExamError) as caught:
-        dtype_here(Dtype.bfloat16, "encoder.dtype")
+        resolve_dtype(Dtype.bfloat16, "encoder.dtype")
     assert str(caught.value) == (
         "encoder.dtype=bfloat16, but this machine has neither a GPU nor a processor that computes "
         "in it."

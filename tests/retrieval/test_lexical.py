@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import jsonl_corpus
+from helpers import jsonl_corpus
 
 from exam.config import Fusion, Passages, Query, RetrieverKind, Search
 from exam.retrieval.chunking import build_passages

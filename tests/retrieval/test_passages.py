@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import jsonl_corpus
+from helpers import jsonl_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,7 +84,7 @@ def test_table_keeps_where_each_passage_stands(tmp_path):
             "No title here.",
         ]
     ]
-    assert table.stage.facts == {"articles": 3, "passages": 3}
+    assert table.stage.metadata == {"articles": 3, "passages": 3}
 
 
 def test_a_corpus_without_text_is_refused(tmp_path):

@@ -6,17 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import (
-    ANIMALS,
-    PLACES,
-    exam,
-    jsonl_corpus,
-    kaggle_rows,
-    make_place,
-    read_csv,
-    setting,
-)
 from datasets import Dataset
+from helpers import ANIMALS, PLACES, exam, jsonl_corpus, kaggle_rows, make_place, read_csv, setting
 
 from exam.config import Dtype, Encoder, Index, Passages, Query, Reranker, Retriever, RetrieverKind
 from exam.core.errors import ExamError

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 from datasets import Dataset
+from helpers import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 
 from exam.config import Encoder, Index, Passages, Query, Retriever, RetrieverKind, Search
+from exam.core.artifacts import log_reused
 from exam.core.errors import ExamError
-from exam.core.stage import log_reused
-from exam.data.articles import title_and_first_sentence
+from exam.data.corpus import title_and_first_sentence
 from exam.data.schema import FEATURES
 from exam.data.sentences import sentence_offsets
 from exam.retrieval import encoder as encoder_module
@@ -70,7 +70,7 @@ def brute_force(question, retrieval, texts):
 
 
 def test_two_stage_equals_its_definition(retrieval, asked, articles):
-    from exam.data.articles import Article
+    from exam.data.corpus import Article
 
     texts = [Article(**json.loads(line)) for line in articles.read_text().splitlines()]
     contexts = read_contexts(retrieval.contexts(asked, "q"), top_k=3)
@@ -147,7 +147,7 @@ def test_only_new_questions_are_ranked(retrieval, asked, kind, monkeypatch, tmp_
     assert ranked == (changed["id"][:] if kind == "tfidf" else ["3"])
     assert read_contexts(stage) == read_contexts(whole)
     assert read_support(stage, changed["id"]) == read_support(whole, changed["id"])
-    assert stage.facts == whole.facts
+    assert stage.metadata == whole.metadata
     if kind != "tfidf":
         assert "contexts: 11 of 12 questions are cached" in caplog.messages
     assert not list(stage.folder.glob("sentences-*"))
@@ -408,7 +408,7 @@ def test_given_contexts_that_all_lack_are_refused(retrieval, asked):
 
 def test_recall_is_not_given_beyond_the_stored_depth(retrieval, asked):
     stage = retrieval.contexts(asked, "q")
-    assert [k for k in stage.facts["scores"] if k.startswith("recall")] == [
+    assert [k for k in stage.metadata["scores"] if k.startswith("recall")] == [
         "recall_at_1",
         "recall_at_3",
     ]

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import exam, make_place, setting, write_csv
 from datasets import Dataset
+from helpers import exam, make_place, setting, write_csv
 from torch import nn
 from transformers import set_seed
 
@@ -17,7 +17,7 @@ from exam.config import Dtype, Encoder, PairLoss, Pairs, Query, Reranker, Target
 from exam.config.compose import composed
 from exam.core.checkpoints import checkpoint_fingerprint
 from exam.core.errors import ExamError
-from exam.data.files import check_places
+from exam.data.files import check_paths
 from exam.data.schema import FEATURES
 from exam.data.splits import Split
 from exam.retrieval.encoder import SentenceEncoder
@@ -207,16 +207,16 @@ def test_stopped_and_resumed_training_equals_an_uninterrupted_one(
     split, contexts = material
     config = run_config("reranker", encoder)
     tune(config, split, contexts, IDF, tmp_path / "whole")
-    real = trainer.ChecksumCallback.on_save
+    real = trainer.ManifestCallback.on_save
 
     def killed(self, args, state, control, **kwargs):
         real(self, args, state, control, **kwargs)
         raise Cut
 
-    monkeypatch.setattr(trainer.ChecksumCallback, "on_save", killed)
+    monkeypatch.setattr(trainer.ManifestCallback, "on_save", killed)
     with pytest.raises(Cut):
         tune(config, split, contexts, IDF, tmp_path / "cut")
-    monkeypatch.setattr(trainer.ChecksumCallback, "on_save", real)
+    monkeypatch.setattr(trainer.ManifestCallback, "on_save", real)
     tune(config, split, contexts, IDF, tmp_path / "cut")
     whole, resumed = weights(tmp_path / "whole" / "model"), weights(tmp_path / "cut" / "model")
     assert all(np.allclose(whole[name], resumed[name], atol=1e-6) for name in whole)
@@ -229,7 +229,7 @@ def test_stopped_and_resumed_training_equals_an_uninterrupted_one(
 
 def test_a_reader_of_pairs_that_does_not_exist_is_refused_before_any_work():
     with pytest.raises(ExamError, match=r"^missing does not exist: it has no manifest\.json"):
-        check_places(
+        check_paths(
             composed("train", "task=reranker", "pairs.positives=reader", "pairs.reader=missing")
         )
 

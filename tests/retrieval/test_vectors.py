@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+from helpers import ROOT, run_script, streamed, unit
 
 from exam.config import Index, Recipe
 from exam.core.errors import ExamError
@@ -18,19 +18,6 @@ from exam.retrieval.vectors import (
     cleanup_partial_build,
     index_key,
 )
-
-
-def unit(n, d, seed, topics=40):
-    """Unit vectors around a few topics."""
-    random = np.random.default_rng(seed)
-    found = np.random.default_rng(99).standard_normal((topics, d))[random.integers(0, topics, n)]
-    found = found + 0.7 * random.standard_normal((n, d))
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
-
-
-def streamed(vectors, size=300):
-    """The vectors in blocks, anew at every call."""
-    return lambda: iter([vectors[i : i + size] for i in range(0, len(vectors), size)])
 
 
 def built(folder, vectors, recipe, **values):
@@ -145,7 +132,7 @@ from pathlib import Path
 from exam.config import Index, Recipe
 from exam.retrieval import vectors as module
 from exam.retrieval.vectors import choose_index_spec
-from test_vectors import unit, streamed
+from helpers import unit, streamed
 module.PART_BYTES = 4 * 32 * 1000
 folder, stop = Path(sys.argv[1]), int(sys.argv[2])
 real = module._track

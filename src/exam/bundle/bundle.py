@@ -19,14 +19,14 @@ from exam.bundle.notebook import commands, write_notebook
 from exam.bundle.rehearsal import check_dry_run, dry_run
 from exam.bundle.wheels import Target, add_wheels, read_target
 from exam.config import Bundle, Cascade, Data, EnsembleKind, Infer, Train, names, plain
+from exam.core.artifacts import Stage
 from exam.core.errors import ExamError, spell_command
-from exam.core.logging import say
-from exam.core.stage import Stage
-from exam.data.kaggle import INPUT
+from exam.core.logging import print_result
+from exam.data.files import INPUT
 from exam.data.schema import LETTERS
 from exam.evaluation.submission import validate_submission
-from exam.pipelines.ensemble_infer import check_readers
-from exam.pipelines.infer import answer, asked_questions, restored
+from exam.pipelines.ensemble import check_readers
+from exam.pipelines.infer import answer, read_test_questions, restore_run
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,11 @@ MEASURED = ("contexts", "infer")  # kinds of stages
 TRUST = {"trust_remote_code": True}  # the one override of a run that a notebook repeats
 
 
-def make_bundle(bundle: Bundle) -> None:
+def run_bundle(bundle: Bundle) -> None:
     """Collect all files, write the notebook, estimate its time, and rehearse it if configured."""
     target = _check(bundle)
     folders = [Path(name) for name in names(bundle.ckpt)]
-    runs = [restored(replace(bundle, ckpt=str(folder))) for folder in folders]
+    runs = [restore_run(replace(bundle, ckpt=str(folder))) for folder in folders]
     configs = [config for _, config in runs]
     stages = [
         stage
@@ -57,11 +57,11 @@ def make_bundle(bundle: Bundle) -> None:
     contents.folder = Path(bundle.out)
     files, size = len(listing["files"]), listing["bytes"] / 2**20
     log.info("bundle: %d files · %d wheels · %.1f MiB", files, len(wheels), size)
-    say(_estimate(bundle, contents, dict(zip(folders, configs, strict=True))))
+    print_result(_estimate(bundle, contents, dict(zip(folders, configs, strict=True))))
     if bundle.rehearse:
         local = with_local_data([*overrides, *contents.overrides], configs[0].data)
         _rehearse(target, contents, commands(local, extra), configs[0])
-    say(f"{contents.folder / NOTEBOOK}\n{contents.folder / CONTENTS}")
+    print_result(f"{contents.folder / NOTEBOOK}\n{contents.folder / CONTENTS}")
 
 
 def _check(bundle: Bundle) -> Target:
@@ -209,7 +209,9 @@ def _rehearse(target: Target, contents: Contents, lines: list[str], config: Trai
         notebook = Path(name) / NOTEBOOK
         write_notebook(notebook, lines, str(contents.folder.resolve()), target.python)
         seconds = dry_run(notebook, target, submission)
-    questions = asked_questions(config)
+    questions = read_test_questions(config)
     options = [len(texts) for texts in questions["options"]]
     validate_submission(submission, questions["id"], options, config.data.options or LETTERS)
-    say(f"rehearsed without a network: {len(questions)} questions in {seconds:.0f} s\n{submission}")
+    print_result(
+        f"rehearsed without a network: {len(questions)} questions in {seconds:.0f} s\n{submission}"
+    )

@@ -13,7 +13,7 @@ from exam.config.reader import Context, Model, Tuning
 from exam.config.retrieval import Corpus, Encoder, Index, Pairs, Passages, Reranker, Retriever
 from exam.config.training_args import TrainerFields, trainer_values
 from exam.config.values import setting
-from exam.core.precision import with_formats
+from exam.core.precision import choose_formats
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -195,4 +195,4 @@ def reader_values(config: Train) -> dict[str, Any]:
     They are part of the key of a run and of its answers. A lexical reader keeps its values.
     """
     values = trainer_values(config.trainer)
-    return with_formats(values, choose=True) if config.model.kind.is_neural else values
+    return choose_formats(values, choose=True) if config.model.kind.is_neural else values

@@ -19,7 +19,7 @@ from yaml import (
 from exam.config import ReaderKind, Restore, Task, Train
 from exam.config.compose import GROUPS, typed
 from exam.core.errors import ExamError
-from exam.core.files import atomic
+from exam.core.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ USES = {"reranker": "reranker.ckpt", "encoder": "encoder.name_or_path"}
 
 def save_run(config: Train, path: Path) -> None:
     """Write a run's configuration: what `exam infer` restores."""
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         OmegaConf.save(OmegaConf.structured(config), temporary)
 
 

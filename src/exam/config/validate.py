@@ -25,7 +25,7 @@ from exam.config.training_args import check_trainer_values, is_trained, trainer_
 from exam.config.values import check_folder_name, check_group, plain
 from exam.core import distributed
 from exam.core.errors import ExamError
-from exam.core.security import NO_TEXT, has_secret
+from exam.core.security import UNPRINTABLE, has_secret
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -107,7 +107,7 @@ def _check_launch(launch: Any) -> None:
 def _check_secrets(config: Command) -> None:
     """Refuse keys, tokens and addresses with a login: every value is saved, logged and compared."""
     for key, text in _texts(plain(config)):
-        if NO_TEXT.search(text):
+        if UNPRINTABLE.search(text):
             raise ExamError(f"{key} contains unprintable characters: {text!a}.\nRemove them.")
         if has_secret(text):
             raise ExamError(
@@ -208,7 +208,7 @@ def _check_task(config: Train) -> None:
     """Refuse to train a reranker or an encoder without a model, a ranking or pairs."""
     if config.task is Task.reader:
         return
-    distributed.check_single(f"task={config.task.value}")
+    distributed.require_single_process(f"task={config.task.value}")
     if config.task is Task.reranker and config.reranker.ckpt is None:
         raise ExamError(
             "task=reranker trains reranker.ckpt, which has no value.\n"
@@ -334,7 +334,7 @@ def _check_causal_lm(config: Train) -> None:
             "parts.\nLeave context.layout out."
         )
     if not is_trained(config.trainer):
-        distributed.check_single("A language model without training")
+        distributed.require_single_process("A language model without training")
     elif model.execution is not Execution.memory or model.scoring is not Scoring.letters:
         raise ExamError(
             f"model.scoring={model.scoring.value} with model.execution={model.execution.value} "

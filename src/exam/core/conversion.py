@@ -16,9 +16,10 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from exam.core.artifacts import MANIFEST, is_intact, write_manifest
 from exam.core.errors import ExamError
 from exam.core.estimates import check_fits, free_disk
-from exam.core.files import digest, file_digest, read_object, read_signed, write_json, write_signed
+from exam.core.files import digest, file_digest, read_object, write_json
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ UNPICKLER = re.compile(
     r"(?:WeightsUnpickler error: |Trying to load )(.*?)(?:\.? Please|\.? Check|$)"
 )
 PICKLE_INDEX = ".bin.index.json"
-CONVERTED = "converted.json"  # written last: the digest of each file
 INDEX = "model.safetensors.index.json"
 
 
@@ -58,12 +58,12 @@ def _convert(folder: Path, stamps: tuple[tuple[str, int, int, int], ...]) -> Pat
     names = [name for name, *_ in stamps]
     digests = {name: file_digest(folder / name) for name in names}
     target = user_cache_path("exam") / "converted" / digest({"format": FORMAT, **digests})[:16]
-    if _is_intact(target):
+    if is_intact(target / MANIFEST):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_suffix(".lock")):
-            if not _is_intact(target):
+            if not is_intact(target / MANIFEST):
                 if target.is_dir():
                     log.warning("%s is damaged and is written again", target)
                     shutil.rmtree(target)
@@ -92,15 +92,6 @@ def _check_space(folder: Path, names: list[str], cache: Path) -> None:
         "Make room there, or name another folder for caches in the environment: "
         "XDG_CACHE_HOME=<folder>",
     )
-
-
-def _is_intact(target: Path) -> bool:
-    """Tell whether a converted folder holds the files that were written."""
-    try:
-        files = read_signed(target / CONVERTED)["files"]
-        return all(file_digest(target / name) == sha256 for name, sha256 in files.items())
-    except (FileNotFoundError, NotADirectoryError, ExamError):
-        return False
 
 
 def _current_files(folder: Path, names: list[str]) -> list[str]:
@@ -149,8 +140,7 @@ def _write(folder: Path, names: list[str], target: Path) -> None:
     for parent in {path.parent for path in target.rglob("*-of-*.safetensors")}:
         _write_index(parent)
     files = [path for path in target.rglob("*") if path.is_file()]
-    written = {str(path.relative_to(target)): file_digest(path) for path in sorted(files)}
-    write_signed(target / CONVERTED, {"files": written})
+    write_manifest(target / MANIFEST, [str(path.relative_to(target)) for path in files])
 
 
 def safe_name(name: str) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 
 from exam.core.errors import ExamError
 
-PATIENCE = timedelta(days=7)
-LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # variables that every launcher sets
+TIMEOUT = timedelta(days=7)
+LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # variables that every launcher sets
 REPORTS = "EXAM_REPORTS"  # the folder where `launch` reads why a process ended
 
 
@@ -38,7 +38,7 @@ def local_rank() -> int:
 
 def is_launched() -> bool:
     """Tell whether a launcher started this process."""
-    return any(name in os.environ for name in LAUNCHER)
+    return any(name in os.environ for name in LAUNCHER_VARIABLES)
 
 
 def reports_folder() -> Path | None:
@@ -47,7 +47,7 @@ def reports_folder() -> Path | None:
     return Path(folder) if folder and is_launched() else None
 
 
-def check_single(what: str) -> None:
+def require_single_process(what: str) -> None:
     """Refuse several processes.
 
     Raises:
@@ -74,7 +74,7 @@ def _group() -> Any:
             "Start them with torchrun --nproc-per-node <processes> -m exam train …"
         )
     atexit.register(_leave_group)
-    return distributed.new_group(backend="gloo", timeout=PATIENCE)
+    return distributed.new_group(backend="gloo", timeout=TIMEOUT)
 
 
 def _leave_group() -> None:
@@ -85,7 +85,7 @@ def _leave_group() -> None:
         distributed.destroy_process_group()
 
 
-def wait() -> None:
+def barrier() -> None:
     """Return when every process has come here."""
     if world_size() > 1:
         from torch import distributed
@@ -93,7 +93,7 @@ def wait() -> None:
         distributed.barrier(group=_group())
 
 
-def told(value: Any) -> Any:
+def broadcast_from_rank0(value: Any) -> Any:
     """Rank 0's `value`, in every process."""
     if world_size() == 1:
         return value
@@ -105,10 +105,10 @@ def told(value: Any) -> Any:
 
 
 @contextmanager
-def leader_first() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """What is inside is done by rank 0 alone, and then by the others, who find it done."""
     if rank() > 0:
-        wait()
+        barrier()
     yield
     if rank() == 0:
-        wait()
+        barrier()

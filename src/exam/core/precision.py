@@ -33,7 +33,7 @@ def computes_in_bfloat16(*, on_cpu: bool = False) -> bool:
     return torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - processors with AMX have it too
 
 
-def dtype_here(wanted: Dtype, key: str) -> Dtype:
+def resolve_dtype(wanted: Dtype, key: str) -> Dtype:
     """`wanted`, with `auto` as bfloat16 where the machine computes in it, else float32.
 
     `key` is the setting's name. A GPU without bfloat16 takes float16 in its place, and that is
@@ -62,7 +62,7 @@ def dtype_here(wanted: Dtype, key: str) -> Dtype:
     return wanted
 
 
-def half_here() -> Dtype:
+def default_half_dtype() -> Dtype:
     """Return the 16-bit format for a model that only answers; float32 on a CPU without bfloat16."""
     import torch
 
@@ -71,7 +71,7 @@ def half_here() -> Dtype:
     return Dtype.float16 if torch.cuda.is_available() else Dtype.float32
 
 
-def with_formats(values: dict[str, Any], *, choose: bool) -> dict[str, Any]:
+def choose_formats(values: dict[str, Any], *, choose: bool) -> dict[str, Any]:
     """Return the Trainer's values with bf16 and fp16 as its device can compute.
 
     A GPU without bfloat16 would emulate it, a hundred times slower, and takes fp16 with a scaler
@@ -101,7 +101,7 @@ def _lacks_bfloat16() -> str:
     return f"{torch.cuda.get_device_name()} does not compute in bfloat16"
 
 
-def log_replaced(before: dict[str, Any], after: dict[str, Any]) -> None:
+def log_replaced_formats(before: dict[str, Any], after: dict[str, Any]) -> None:
     """Log each configured format that is replaced, and why."""
     for name in ("bf16", "bf16_full_eval", "fp16"):
         if not before.get(name) or after.get(name):

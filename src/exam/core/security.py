@@ -17,8 +17,8 @@ LOGIN = re.compile(r"(?<=://)[^\s/?#@]+@")
 TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|sk-(?:proj-)?\w{20,})")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
 PICKLES = {".bin", ".pkl", ".pickle", ".pt", ".pth", ".joblib", ".ckpt", ".dill"}
-UNREAD = "checkpoints"  # of a finished run: deleted, and never read
-NO_TEXT = re.compile(f"{CONTROL.pattern}|[\u2028\u2029\ud800-\udfff]")  # YAML keeps none
+SKIPPED_DIR = "checkpoints"  # of a finished run: deleted, and never read
+UNPRINTABLE = re.compile(f"{CONTROL.pattern}|[\u2028\u2029\ud800-\udfff]")  # YAML keeps none
 OFFLINE = "EXAM_OFFLINE"
 LIBRARIES_OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -30,7 +30,7 @@ LIBRARIES_OFFLINE = {
 }
 
 
-def shown(text: str) -> str:
+def redact(text: str) -> str:
     """A text as it may be printed: without secrets, and with nothing that drives a terminal."""
     for secret in _secrets():
         text = text.replace(secret, "…")
@@ -51,7 +51,7 @@ def _secrets() -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
-def leads_out(name: str) -> bool:
+def escapes_directory(name: str) -> bool:
     """Whether a file's name is empty, too long, or points outside its folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     none = "\0" in name or not path.parts
@@ -72,7 +72,7 @@ def check_folder(folder: Path) -> None:
                 f"{path} is a link out of its folder, which may come from anywhere.\n"
                 "Put the file itself there, or delete the link."
             )
-        if path.relative_to(folder).parts[0] == UNREAD or not path.is_file():
+        if path.relative_to(folder).parts[0] == SKIPPED_DIR or not path.is_file():
             continue
         if path.suffix.lower() in PICKLES or (path.suffix == ".npy" and _holds_objects(path)):
             raise ExamError(
@@ -92,12 +92,12 @@ def _holds_objects(path: Path) -> bool:
     return False
 
 
-def go_offline() -> None:
+def enable_offline_mode() -> None:
     """Keep this process, and those it starts, from the network; before libraries are imported."""
     os.environ.update({OFFLINE: "1", **LIBRARIES_OFFLINE})
 
 
-def check_online(what: str, instead: str) -> None:
+def require_network(what: str, instead: str) -> None:
     """Refuse to fetch something where nothing may be fetched.
 
     Raises:

@@ -18,17 +18,17 @@ from exam.core.errors import ExamError, spell_command
 from exam.core.files import digest
 from exam.core.hub import Repository, access_error, translate_hub_errors
 from exam.data.corpus import article_id
-from exam.data.files import OURS, question_file
-from exam.data.schema import FEATURES, LETTERS, parse
+from exam.data.files import BUILTIN, find_question_file
+from exam.data.schema import FEATURES, LETTERS, parse_questions
 from exam.data.tables import read_rows
 
 log = logging.getLogger(__name__)
 
 DEMO = Path(__file__).parent / "demo" / "questions.csv"
-OWN_COLUMNS = {"id": "id", "prompt": "prompt", "answer": "answer", "article": "article"}
+EXAM_CSV_COLUMNS = {"id": "id", "prompt": "prompt", "answer": "answer", "article": "article"}
 
 
-def read(data: Data, entries: Any, generated: Path | None = None) -> Dataset:
+def read_questions(data: Data, entries: Any, generated: Path | None = None) -> Dataset:
     """Read one or several entries of `data.train`, `data.valid` or `data.test` into one set.
 
     Raises:
@@ -37,9 +37,9 @@ def read(data: Data, entries: Any, generated: Path | None = None) -> Dataset:
     wanted = names(entries)
     sets = [_read_entry(data, entry, generated) for entry in wanted]
     if len(sets) > 1:  # ids count from 0 in every public file
-        sets = [prefixed(s, Path(name).stem) for s, name in zip(sets, wanted, strict=True)]
+        sets = [prefix_ids(s, Path(name).stem) for s, name in zip(sets, wanted, strict=True)]
         _check_distinct(sets, wanted)
-    whole = concatenate_datasets(sets) if sets else no_questions()
+    whole = concatenate_datasets(sets) if sets else empty_questions()
     return whole.select(range(min(data.limit, len(whole)))) if data.limit else whole
 
 
@@ -58,39 +58,39 @@ def questions_digest(questions: Dataset) -> str:
     return digest(questions.to_list())
 
 
-def no_questions() -> Dataset:
+def empty_questions() -> Dataset:
     """A set without any."""
     return Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
 
 
-def prefixed(questions: Dataset, stem: str) -> Dataset:
+def prefix_ids(questions: Dataset, stem: str) -> Dataset:
     """The questions with ids that tell where they come from."""
     ids = [f"{stem}:{i}" for i in questions["id"]]
     return Dataset.from_dict({**questions.to_dict(), "id": ids}, features=FEATURES)
 
 
 def _read_entry(data: Data, entry: str, generated: Path | None) -> Dataset:
-    if entry in OURS:
+    if entry in BUILTIN:
         path = generated if entry == "generated" else DEMO
         if path is None:
             raise ExamError(
                 f"data={data.name} asks for generated questions, which this command cannot make.\n"
                 f"Write them first with {spell_command('generate')} and give the file."
             )
-        return read_own_form(path)
+        return read_exam_csv(path)
     if data.source is Source.hub:
-        return parse(_hub_rows(data, entry), data, f"{data.hub} ({entry})")
-    path = question_file(data, entry)
-    questions = parse(read_rows(path), data, str(path))
+        return parse_questions(_hub_rows(data, entry), data, f"{data.hub} ({entry})")
+    path = find_question_file(data, entry)
+    questions = parse_questions(read_rows(path), data, str(path))
     return _with_qrels(questions, path)
 
 
-def read_own_form(path: Path) -> Dataset:
+def read_exam_csv(path: Path) -> Dataset:
     """Questions that this project wrote; those of the demo name their article by its title."""
     rows = list(read_rows(path))
     letters = "".join(c for c in LETTERS if rows and c in rows[0])
-    form = Data(name=path.stem, options=letters, columns=dict(OWN_COLUMNS))
-    questions = parse(rows, form, path.name)
+    form = Data(name=path.stem, options=letters, columns=dict(EXAM_CSV_COLUMNS))
+    questions = parse_questions(rows, form, path.name)
     if path != DEMO:
         return questions
     articles = [article_id(title) for title in questions["article"]]

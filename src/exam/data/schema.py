@@ -31,7 +31,7 @@ FEATURES = Features(
 )
 
 
-def parse(rows: Iterable[dict[str, Any]], data: Data, where: str) -> Dataset:
+def parse_questions(rows: Iterable[dict[str, Any]], data: Data, where: str) -> Dataset:
     """Map and validate the rows of one file; `where` names it in messages."""
     found: dict[str, list[Any]] = {name: [] for name in FEATURES}
     seen: dict[str, int] = {}
@@ -120,11 +120,11 @@ def _question(row: dict[str, Any], number: int, data: Data, where: str) -> dict[
     if data.shuffle_options:
         order = list(range(len(texts)))
         Random(digest(key)).shuffle(order)
-        found |= in_order(found, order)
+        found |= permute_options(found, order)
     return found
 
 
-def in_order(question: dict[str, Any], order: list[int]) -> dict[str, Any]:
+def permute_options(question: dict[str, Any], order: list[int]) -> dict[str, Any]:
     """A question's options in another order, and where the right one then stands."""
     options, label = question["options"], question["label"]
     return {

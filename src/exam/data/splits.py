@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 
 from exam.config import Data, Source, names
 from exam.core.errors import ExamError
-from exam.data.questions import prefixed, read
+from exam.data.questions import prefix_ids, read_questions
 from exam.data.schema import LETTERS
 from exam.metrics import questions_for
 
@@ -21,20 +21,22 @@ log = logging.getLogger(__name__)
 SHOWN = 10  # ids in a log line
 NEAR = 0.9  # cosine of questions that nearly repeat each other
 BLOCK = 2000  # questions compared with all at a time
-WORTH_SEEING = 0.005  # of MAP@3
-SPREAD = 0.37  # of a question's paired difference, which two readers of this project had (n = 300)
+MIN_DIFFERENCE = 0.005  # of MAP@3
+PAIRED_STD = (
+    0.37  # of a question's paired difference, which two readers of this project had (n = 300)
+)
 
 
 @dataclass(frozen=True)
 class Split:
     """Questions to train on, to choose the checkpoint on, and to report the result on.
 
-    `pool` holds all questions of `data.train` and `data.extra` in their order, whatever part they
-    went to. Where every fold is to be left out once, `train` and `valid` both hold all of them, and
-    `extra` those that every fold may learn from; otherwise it is empty.
+    `all_train` holds every question of `data.train` and `data.extra` in order, whichever part it
+    went to. With cross-validation, `train` and `valid` both hold all of them, and `extra` those
+    that every fold trains on; otherwise `extra` is empty.
     """
 
-    pool: Dataset
+    all_train: Dataset
     train: Dataset
     dev: Dataset
     valid: Dataset
@@ -43,9 +45,9 @@ class Split:
 
 def read_split(data: Data, generated: Path | None) -> Split:
     """The training, checkpoint-choosing and reported questions of a configuration."""
-    train = read(data, data.train, generated)
-    extra = prefixed(read(data, data.extra, generated), "extra")
-    pool = concatenate_datasets([train, extra])
+    train = read_questions(data, data.train, generated)
+    extra = prefix_ids(read_questions(data, data.extra, generated), "extra")
+    all_train = concatenate_datasets([train, extra])
     if not len(train):
         raise ExamError(
             f"data={data.name} has no training questions.\nGive a file: data.train=<file>"
@@ -53,7 +55,7 @@ def read_split(data: Data, generated: Path | None) -> Split:
     if data.cross_validate:
         valid = train
     elif data.valid is not None:
-        valid = read(data, data.valid, generated)
+        valid = read_questions(data, data.valid, generated)
     elif data.valid_share:
         train, valid = _hold_out(train, data.valid_share, data.split_seed)
     else:
@@ -67,28 +69,28 @@ def read_split(data: Data, generated: Path | None) -> Split:
         _require_labels(extra, "extra")
     none = train.select([])
     if data.cross_validate:
-        train = _without_leaks(train, _tested(data), data.drop_leaks, required=True)
-        extra = _without_leaks(extra, {"train": train, **_tested(data)}, data.drop_leaks)
+        train = _drop_leaks(train, _tested(data), data.drop_leaks, required=True)
+        extra = _drop_leaks(extra, {"train": train, **_tested(data)}, data.drop_leaks)
         _log_parts(concatenate_datasets([train, extra]), train)
-        return Split(pool, train, none, train, extra)
+        return Split(all_train, train, none, train, extra)
     reported = {"valid": valid, **_tested(data)}
-    train = _without_leaks(train, reported, data.drop_leaks, required=True)
+    train = _drop_leaks(train, reported, data.drop_leaks, required=True)
     dev = none
     if data.fold is not None:
-        inside = fold_of(train, data.folds, data.split_seed) == data.fold
+        inside = assign_folds(train, data.folds, data.split_seed) == data.fold
         train, dev = _where(train, ~inside), _where(train, inside)
     chosen_by = {"dev": dev} if len(dev) else {}
-    extra = _without_leaks(extra, {**reported, **chosen_by}, data.drop_leaks)
+    extra = _drop_leaks(extra, {**reported, **chosen_by}, data.drop_leaks)
     learned = concatenate_datasets([train, extra])
     _log_parts(concatenate_datasets([learned, dev]), valid)
-    return Split(pool, learned, dev, valid, none)
+    return Split(all_train, learned, dev, valid, none)
 
 
 def _hold_out(questions: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """The rest and about `share` of the questions, related ones on one side."""
     from sklearn.model_selection import GroupShuffleSplit
 
-    groups = related(questions)
+    groups = group_near_duplicates(questions)
     apart = len(set(groups.tolist()))
     if ceil(share * apart) >= apart:
         raise ExamError(
@@ -101,7 +103,7 @@ def _hold_out(questions: Dataset, share: float, seed: int) -> tuple[Dataset, Dat
     return questions.select(sorted(rest)), questions.select(sorted(held_out))
 
 
-def fold_of(questions: Dataset, folds: int, seed: int) -> Any:
+def assign_folds(questions: Dataset, folds: int, seed: int) -> Any:
     """The fold (0 … folds-1) of every question, shape `(questions,)`.
 
     Near-duplicates and questions of one article stay in one fold, else a reader is judged on
@@ -109,7 +111,7 @@ def fold_of(questions: Dataset, folds: int, seed: int) -> Any:
     """
     from sklearn.model_selection import GroupKFold
 
-    groups = related(questions)
+    groups = group_near_duplicates(questions)
     if (number := len(set(groups.tolist()))) < folds:
         raise ExamError(
             f"{len(questions)} questions form {number} groups of their own, but {folds} folds are "
@@ -122,7 +124,7 @@ def fold_of(questions: Dataset, folds: int, seed: int) -> Any:
     return fold
 
 
-def related(questions: Dataset) -> Any:
+def group_near_duplicates(questions: Dataset) -> Any:
     """Group number of every question, shape `(questions,)`.
 
     Questions are related when they were written from one article, or when the cosine of their
@@ -151,7 +153,7 @@ def related(questions: Dataset) -> Any:
     return connected_components(graph, directed=False)[1]
 
 
-def _without_leaks(
+def _drop_leaks(
     train: Dataset, reported: dict[str, Dataset], drop: bool, *, required: bool = False
 ) -> Dataset:
     """The training questions; without those related to a reported one, where that is wanted.
@@ -160,7 +162,7 @@ def _without_leaks(
     """
     if not len(train) or not reported:
         return train
-    group = related(concatenate_datasets([train, *reported.values()]))
+    group = group_near_duplicates(concatenate_datasets([train, *reported.values()]))
     ends = np.cumsum([len(train), *map(len, reported.values())])
     learned, *others = np.split(group, ends[:-1])
     for (name, questions), own in zip(reported.items(), others, strict=True):
@@ -192,7 +194,7 @@ def _tested(data: Data) -> dict[str, Dataset]:
     known = data.source is Source.files and all(
         (Path(data.dir or ".") / name).is_file() for name in names(data.test)
     )
-    return {"test": read(data, data.test)} if known and data.test is not None else {}
+    return {"test": read_questions(data, data.test)} if known and data.test is not None else {}
 
 
 def _log_parts(train: Dataset, valid: Dataset) -> None:
@@ -205,14 +207,14 @@ def _log_parts(train: Dataset, valid: Dataset) -> None:
         counts = Counter(label for label in part["label"] if label is not None)
         spread = " ".join(f"{LETTERS[i]} {counts[i] / len(part):.0%}" for i in sorted(counts))
         log.debug("questions: %d %s · right options %s", len(part), name, spread)
-    if len(valid) < questions_for(WORTH_SEEING, SPREAD):
+    if len(valid) < questions_for(MIN_DIFFERENCE, PAIRED_STD):
         log.info(
             "With %d validation questions, differences under %.3f MAP@3 are noise; to see %.3f "
             "takes about %d.",
             len(valid),
-            1.96 * SPREAD / sqrt(len(valid)),
-            WORTH_SEEING,
-            questions_for(WORTH_SEEING, SPREAD),
+            1.96 * PAIRED_STD / sqrt(len(valid)),
+            MIN_DIFFERENCE,
+            questions_for(MIN_DIFFERENCE, PAIRED_STD),
         )
 
 

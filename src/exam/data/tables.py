@@ -139,14 +139,14 @@ def _check_surrogates(path: Path, number: int, row: dict[str, Any]) -> None:
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    with parquet_of(path), pq.ParquetFile(path) as file:
+    with translate_parquet_errors(path), pq.ParquetFile(path) as file:
         _check_header(path, file.schema_arrow.names)
         for batch in file.iter_batches(batch_size=1024):
             yield from batch.to_pylist()
 
 
 @contextmanager
-def parquet_of(path: Path) -> Iterator[None]:
+def translate_parquet_errors(path: Path) -> Iterator[None]:
     """Turn a Parquet file that cannot be read into one message.
 
     Cells may hold what Python has no value for: texts in no encoding, times out of its range.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.core.stage import Stage
+from exam.core.artifacts import Stage
 from exam.evaluation.predictions import Predictions
 from exam.metrics import (
     Estimate,
@@ -29,7 +29,12 @@ BLIND = 2  # rows that nothing is compared with: random and constant order
 
 @dataclass(frozen=True)
 class System:
-    """A named row: each question's average precision at 3."""
+    """A named row of a table.
+
+    Attributes:
+        name: The name of a run or baseline.
+        scores: Each question's average precision at 3, from 0 to 1; shape `(questions,)`.
+    """
 
     name: str
     scores: Floats
@@ -42,15 +47,21 @@ class System:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Runs on the same questions, beside the baselines; printed as the table of a command."""
+    """Runs scored on the same questions, beside baselines; `print` shows a table.
 
-    systems: list[System]  # baselines first, then the runs in their order
-    pairs: list[tuple[System, System]]  # the first run, and what it is compared with
-    predictions: list[Predictions]  # of the runs, in the first one's order of questions
+    Attributes:
+        systems: Baselines first, then the runs in their order.
+        pairs: The first run with each system that it is compared with.
+        predictions: One for each run, all in the first one's order of questions.
+    """
+
+    systems: list[System]
+    pairs: list[tuple[System, System]]
+    predictions: list[Predictions]
 
     @property
     def differences(self) -> dict[tuple[str, str], Estimate]:
-        """The mean paired difference of each pair, by the names of its two systems."""
+        """Mean paired differences of MAP@3, by the names of the two systems."""
         return {(a.name, b.name): estimate(a.scores - b.scores) for a, b in self.pairs}
 
     def __str__(self) -> str:

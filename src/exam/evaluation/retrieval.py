@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.core.stage import Stage
+from exam.core.artifacts import Stage
 from exam.evaluation.results import System, paired, shown_pair
 from exam.metrics import Floats, average_precision, figures, ranking, recall_at_k
 from exam.readers.lexical import build_features, cross_fit, fit

@@ -7,9 +7,9 @@ from pathlib import Path
 from datasets import Dataset
 
 from exam.config import Ensemble, EnsembleKind, Train
+from exam.core.artifacts import Stage
 from exam.core.files import read_json, write_json
-from exam.core.logging import say
-from exam.core.stage import Stage
+from exam.core.logging import print_result
 from exam.core.trainer import REPORT, RESULTS
 from exam.evaluation.ensemble import combined
 from exam.evaluation.predictions import Predictions, predictions_of, read_all, write_predictions
@@ -24,12 +24,19 @@ PREDICTIONS = "predictions.parquet"
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its stage, the stages below it, and the scores; also a path (its folder)."""
+    """A finished run of a command; as a path, it is its folder.
+
+    Attributes:
+        stage: The run's folder, its key, and what it cost.
+        stages: All stages that it depends on, and its own.
+        systems: Baselines first, the reader last; empty where answers are unknown.
+        selection_score: MAP@3 of the questions that chose the checkpoint, never of those reported.
+    """
 
     stage: Stage
     stages: list[Stage]
-    systems: list[System]  # baselines first, the reader last; empty where answers are unknown
-    chosen_by: float | None = None  # MAP@3 on what choices may rest on, never on what is reported
+    systems: list[System]
+    selection_score: float | None = None
 
     @property
     def folder(self) -> Path:
@@ -75,13 +82,13 @@ def score(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]
 def report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> Run:
     """Print the saved results."""
     places = [stage.folder / name for name in (RESULTS, REPORT)]
-    say("\n".join([table(read_json(places[0])), *map(str, places)]))
+    print_result("\n".join([table(read_json(places[0])), *map(str, places)]))
     return Run(stage, [*stages, stage], score_systems(stage, questions, contexts))
 
 
 def log_scores(stage: Stage, name: str) -> None:
     """Log how well contexts were found; for debugging, with intervals."""
-    scores = stage.facts["scores"]
+    scores = stage.metadata["scores"]
     if scores:
         values = " · ".join(f"{metric} {figure['value']:.3f}" for metric, figure in scores.items())
         log.info("%s contexts: %s", name, values)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from exam.config import Model, ReaderKind, Writer
 from exam.core.devices import compute_device
 from exam.core.errors import ExamError
-from exam.generation.replies import schema
+from exam.generation.prompts import schema
 
 KEY = "OPENAI_API_KEY"
 OPENAI = "https://api.openai.com/v1"
@@ -35,12 +35,12 @@ class ChatModel(Protocol):
         """
 
 
-def model_of(writer: Writer, seed: int) -> ChatModel:
+def open_llm(writer: Writer, seed: int) -> ChatModel:
     """The configured one."""
     return Local(writer, seed) if writer.local else Endpoint(writer)
 
 
-def check_writer(writer: Writer) -> None:
+def check_llm(writer: Writer) -> None:
     """Refuse a language model that cannot be asked.
 
     Raises:
@@ -163,11 +163,11 @@ class Local:
         """Load it."""
         from transformers import set_seed
 
-        from exam.core.precision import half_here
+        from exam.core.precision import default_half_dtype
         from exam.readers.causal_lm.load import load_whole
 
         set_seed(seed)
-        model, tokenizer = load_whole(_local_model(writer), half_here())
+        model, tokenizer = load_whole(_local_model(writer), default_half_dtype())
         self.tokenizer: Any = tokenizer
         self.device = compute_device()
         self.model, self.writer = model.to(self.device).eval(), writer

@@ -6,13 +6,12 @@ from pathlib import Path
 from datasets import concatenate_datasets
 
 from exam.config import Data, Generator, GeneratorKind, names, plain
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
-from exam.core.files import atomic
-from exam.core.logging import watched
-from exam.core.stage import Stage
+from exam.core.files import write_atomically
+from exam.core.logging import track
 from exam.data.corpus import corpus_files, corpus_key
-from exam.data.questions import DEMO, no_questions, questions_digest, read_own_form, read_qrels
+from exam.data.questions import DEMO, empty_questions, questions_digest, read_exam_csv, read_qrels
 from exam.data.schema import LETTERS
 from exam.data.sentences import splitter
 from exam.data.tables import read_rows, write_csv
@@ -24,7 +23,7 @@ log = logging.getLogger(__name__)
 QUESTIONS = "questions.csv"
 
 
-def generated(data: Data, retrieval: Retrieval, generator: Generator) -> Stage | None:
+def generate_if_used(data: Data, retrieval: Retrieval, generator: Generator) -> Stage | None:
     """The generated questions, where the data name them."""
     return generate(retrieval, generator) if data.uses_generated_questions else None
 
@@ -50,7 +49,7 @@ def _by_rules(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
     with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
         if not stage.reused:
             asked = questions(retrieval.article_index, generator, left_out)
-            made = list(watched(asked, "questions", generator.n))
+            made = list(track(asked, "questions", generator.n))
             _check(made, generator)
             _write(stage.folder / QUESTIONS, made)
             longest = sum(map(_longest_is_right, made))
@@ -63,13 +62,13 @@ def _by_llm(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
 
     files = corpus_files(retrieval.corpus, retrieval.outputs)
     places = _excluded(generator)
-    known = concatenate_datasets([no_questions(), *map(read_own_form, places)])
+    known = concatenate_datasets([empty_questions(), *map(read_exam_csv, places)])
     left_out = set().union(*map(_articles, places))
     settings = plain(generator)
     key = {
         "corpus": corpus_key(files),
         "generator": {k: settings[k] for k in ("kind", "n", "options", "seed")},
-        "writer": llm.writer_key(generator.writer),
+        "writer": llm.llm_key(generator.writer),
         "exams": questions_digest(known),
         "left_out": sorted(left_out),
         **splitter().key,
@@ -148,5 +147,5 @@ def _check(questions: list[dict[str, str]], generator: Generator) -> None:
 
 def _write(path: Path, questions: list[dict[str, str]]) -> None:
     header = list(questions[0])
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         write_csv(temporary, header, [[row[name] for name in header] for row in questions])

@@ -34,7 +34,7 @@ def pin_revisions(config: Command) -> Command:
                 record_commit(repository, commits[group])
             if repository.revision != commits[group]:
                 log.info("%s: %s at commit %s", group, repository.name, commits[group])
-    commits = distributed.told(commits)
+    commits = distributed.broadcast_from_rank0(commits)
     pinned: dict[str, Any] = {
         group: replace(getattr(config, group), revision=commit)
         for group, commit in commits.items()

@@ -17,6 +17,7 @@ from exam.config import (
     trainer_values,
 )
 from exam.core import distributed
+from exam.core.artifacts import MANIFEST
 from exam.core.estimates import (
     FP32,
     check_disk,
@@ -25,8 +26,7 @@ from exam.core.estimates import (
     free_memory,
     training_bytes,
 )
-from exam.core.manifest import MANIFEST
-from exam.core.precision import half_here
+from exam.core.precision import default_half_dtype
 from exam.core.trainer import CHECKPOINTS
 from exam.readers.base import inspect
 from exam.readers.tuning import count_parameters, with_tuning
@@ -97,7 +97,7 @@ def weight_bytes(model: Model, *, untrained: bool) -> float:
         return FOUR_BITS
     dtype = model.dtype
     if dtype is Dtype.auto:
-        dtype = half_here() if untrained else Dtype.float32
+        dtype = default_half_dtype() if untrained else Dtype.float32
     return FP32 if dtype is Dtype.float32 else FP32 / 2
 
 

@@ -55,7 +55,7 @@ def with_soft_labels(split: Split, data: Data) -> Split:
 
 def _check_apart(split: Split, known: Known, path: Path) -> None:
     """Refuse an id that two questions answer to, as ids that count from 0 in every file do."""
-    everything = set(split.pool["id"])  # training may hold the extra ones too, or none of them
+    everything = set(split.all_train["id"])  # training may hold the extra ones too, or none of them
     both = [key for key in split.train["id"] if key in known and f"{OF_EXTRA}{key}" in everything]
     if both:
         raise ExamError(

@@ -13,19 +13,18 @@ from datasets import Dataset
 
 from exam.config import Stress
 from exam.core import distributed
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, log_reused, open_stage
 from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError
-from exam.core.files import is_sealed, read_json, sealed, write_json
-from exam.core.logging import say
-from exam.core.stage import Stage, log_reused
+from exam.core.files import checksum_matches, read_json, write_json, write_with_checksum
+from exam.core.logging import print_result
 from exam.core.trainer import CHECKPOINTS, REPORT, RESULTS
 from exam.data.questions import questions_digest
-from exam.data.schema import in_order
+from exam.data.schema import permute_options
 from exam.evaluation.predictions import predictions_of, read_predictions, write_predictions
 from exam.evaluation.results import System, baselines, of_logits, results, table
 from exam.metrics import Floats, ranking
-from exam.pipelines.infer import answers_key, asked_questions, restored
+from exam.pipelines.infer import answers_key, read_test_questions, restore_run
 from exam.pipelines.preflight import check_saved_reader
 from exam.readers.base import loaded
 from exam.report.run import write_results
@@ -69,7 +68,7 @@ def _reversed(contexts: Contexts, *_: Any) -> Contexts:
 
 def _permuted(question: Question, random: Random) -> Question:
     number = len(question["options"])
-    return in_order(question, random.sample(range(number), number))
+    return permute_options(question, random.sample(range(number), number))
 
 
 def _with_none(*, right: bool) -> Callable[[Question, Random], Question]:
@@ -96,12 +95,12 @@ CONDITIONS = (
 )
 
 
-def stressed(stress: Stress) -> None:
+def run_stress(stress: Stress) -> None:
     """Ask a run's reader the same questions under every condition; a table of what changes."""
-    distributed.check_single("exam stress")
-    trained, config = restored(stress)
+    distributed.require_single_process("exam stress")
+    trained, config = restore_run(stress)
     check_saved_reader(config, trained.folder / MODEL)
-    questions = asked_questions(config)
+    questions = read_test_questions(config)
     if None in questions["label"]:
         raise ExamError(
             f"data={config.data.name} has questions without an answer.\n"
@@ -123,11 +122,11 @@ def stressed(stress: Stress) -> None:
             found = {}
             for condition, path in _files(stage):
                 asked = _asked(condition, questions, stress.seed)
-                if not is_sealed(path):  # of an interrupted run
+                if not checksum_matches(path):  # of an interrupted run
                     given = _given(condition, contexts, asked, top_k, stress.seed, frequencies)
                     logits = answer(asked, given).logits
                     predictions = predictions_of(asked, logits, config.name, condition.name)
-                    with sealed(path) as temporary:
+                    with write_with_checksum(path) as temporary:
                         write_predictions(temporary, [predictions])
                 found[condition.name] = asked, read_predictions(path).logits
             _write(stage, found, contexts, retrieval.stages)
@@ -135,7 +134,7 @@ def stressed(stress: Stress) -> None:
     log_reused([*retrieval.stages, contexts, stage])
     shown = read_json(stage.folder / RESULTS)
     flips = f"another first choice with options in another order: {shown['flip_rate']:.1%}"
-    say(f"{table(shown)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+    print_result(f"{table(shown)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
 
 
 def _write(

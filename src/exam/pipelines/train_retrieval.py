@@ -7,12 +7,12 @@ from typing import Any
 
 from exam.config import READER, Pairs, Reranker, Task, Train, plain, trainer_values
 from exam.config.saved import CONFIG, save_run
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, log_reused, open_stage
 from exam.core.checkpoints import checkpoint_fingerprint
+from exam.core.environment import describe_environment
 from exam.core.files import file_digest, read_json, write_json
-from exam.core.logging import environment, say
-from exam.core.precision import with_formats
-from exam.core.stage import Stage, log_reused
+from exam.core.logging import print_result
+from exam.core.precision import choose_formats
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, RESULTS, list_run_files
 from exam.data.questions import questions_digest
 from exam.data.splits import Split
@@ -38,7 +38,7 @@ def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Run:
     """
     outputs, by_reader = Path(config.outputs), config.pairs.positives == READER
     reader = restore_reader(config) if by_reader else None
-    pool = retrieval.first_contexts(split.pool, f"{config.data.name}-train")
+    pool = retrieval.first_contexts(split.all_train, f"{config.data.name}-train")
     pairs = config.pairs
     if reader is not None:
         gains = measure_gains(*reader, split.train, pool, pairs.last, outputs)
@@ -47,7 +47,7 @@ def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Run:
     with open_stage(outputs, "train", config.name, key, config.resume) as stage:
         if not stage.reused:
             save_run(config, stage.folder / CONFIG)
-            write_json(stage.folder / ENVIRONMENT, environment())
+            write_json(stage.folder / ENVIRONMENT, describe_environment())
             mining = replace(config, pairs=pairs)
             figures = tune(mining, split, read_contexts(pool), read_idf(pool), stage.folder)
             write_json(stage.folder / DEV, figures)
@@ -73,7 +73,7 @@ def _key(config: Train, pairs: Pairs, split: Split, pool: Stage) -> dict[str, An
             **plain(trained),
             "checkpoint": checkpoint_fingerprint(trained.checkpoint),
         },
-        "trainer": with_formats(trainer_values(config.trainer), choose=False),
+        "trainer": choose_formats(trainer_values(config.trainer), choose=False),
         "seed": config.seed,
     }
 
@@ -84,7 +84,7 @@ def _report(config: Train, retrieval: Retrieval, split: Split, stage: Stage) -> 
     rankings = _rankings(config, retrieval, stage)
     figures = comparison([ranked(ranking.contexts(split.valid, name)) for ranking in rankings])
     write_json(stage.folder / RESULTS, {**figures, "dev": read_json(stage.folder / DEV)})
-    say(f"{table(figures)}\n{stage.folder / RESULTS}")
+    print_result(f"{table(figures)}\n{stage.folder / RESULTS}")
 
 
 def _rankings(config: Train, retrieval: Retrieval, stage: Stage) -> list[Retrieval]:

@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from exam.config import Model, ReaderKind, Train, answering_values, is_trained, trainer_values
 from exam.core import distributed
+from exam.core.artifacts import Stage
 from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError
 from exam.core.files import write_json
-from exam.core.stage import Stage
 from exam.core.trainer import CHECKPOINTS, TRAINING
 from exam.data.splits import Split
 from exam.metrics import Floats, K, average_precision, figures, ranking

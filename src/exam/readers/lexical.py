@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
+from exam.core.artifacts import Stage
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import read_json, write_json
-from exam.core.logging import watched
-from exam.core.stage import Stage
-from exam.data.splits import fold_of, related
+from exam.core.logging import track
+from exam.data.splits import assign_folds, group_near_duplicates
 from exam.metrics import Floats, Ints
 from exam.retrieval.contexts import read_contexts, read_idf
 from exam.retrieval.evaluation import Contexts
@@ -62,7 +62,7 @@ def build_features(
     """
     options = max(map(len, questions["options"]), default=0)
     features = np.full((len(questions), options, len(FEATURES)), np.nan)
-    rows = watched(questions.to_list(), "word overlap", len(questions), "questions")
+    rows = track(questions.to_list(), "word overlap", len(questions), "questions")
     for row, question in zip(features, rows, strict=True):
         ranked = contexts.get(question["id"], [])
         passages = (
@@ -165,10 +165,10 @@ def cross_fit(questions: Dataset, features: Floats) -> Floats | None:
 
     Near-duplicates stay in one fold. Returns None for too few questions.
     """
-    folds = min(FOLDS, len(set(related(questions).tolist())) if len(questions) else 0)
+    folds = min(FOLDS, len(set(group_near_duplicates(questions).tolist())) if len(questions) else 0)
     if folds < 2:
         return None
-    fold, labels = fold_of(questions, folds, 0), np.array(questions["label"])
+    fold, labels = assign_folds(questions, folds, 0), np.array(questions["label"])
     logits = np.empty(features.shape[:2])
     for number in range(folds):
         inside = fold == number
@@ -219,7 +219,7 @@ def overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) 
     contexts, idf = read_contexts(stage, top_k), read_idf(stage)
     lexical = build_features(questions, contexts, idf, budget)
     features = np.full((*lexical.shape[:2], len(PASSAGE_FEATURES)), np.nan)
-    rows = watched(questions.to_list(), "evidence", len(questions), "questions")
+    rows = track(questions.to_list(), "evidence", len(questions), "questions")
     for row, question in zip(features, rows, strict=True):
         ranked = contexts.get(question["id"], [])
         passages = take_words(ranked, budget)

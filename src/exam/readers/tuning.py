@@ -11,10 +11,9 @@ from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import get_model_param_count
 
 from exam.config import Checkpoint, Tuning, names
-from exam.core.checkpoints import checkpoint_fingerprint
+from exam.core.checkpoints import POOLERS, checkpoint_fingerprint
 from exam.core.errors import ExamError
 from exam.core.files import read_object, write_json
-from exam.core.loading import POOLERS
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from exam.config import CorpusReader, Train, trainer_values
+from exam.core.artifacts import Stage
 from exam.core.errors import ExamError
-from exam.core.files import atomic, read_json
-from exam.core.logging import say
-from exam.core.stage import Stage
+from exam.core.files import read_json, write_atomically
+from exam.core.logging import print_result
 from exam.core.trainer import RESULTS
 from exam.core.version import __version__
 
@@ -59,7 +59,7 @@ def write_card(stage: Stage, config: Train) -> None:
         facts=_facts(config),
         licences=_licences(config),
     )
-    with atomic(stage.folder / CARD) as temporary:
+    with write_atomically(stage.folder / CARD) as temporary:
         ModelCard(text).save(temporary)
 
 
@@ -128,4 +128,4 @@ def push(folder: Path, config: Train) -> None:
             f"{hub.repo} is there already, and public; nothing was pushed.\n"
             "Set hub.private=false to push to it, or give another hub.repo=<owner>/<name>"
         )
-    say(str(found.commit_url))
+    print_result(str(found.commit_url))

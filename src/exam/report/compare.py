@@ -5,8 +5,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exam.core.artifacts import Stage, load_stage
 from exam.core.errors import ExamError, spell_command
-from exam.core.stage import Stage, finished
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +82,7 @@ def compare(folders: list[Path], target: Path) -> str:
     from exam.report.compare_page import write_compared
     from exam.report.png import write_png
 
-    stages = [finished(folder) for folder in folders]
+    stages = [load_stage(folder) for folder in folders]
     evaluation = evaluate_runs([Run(stage, [], []) for stage in stages])
     figures = results(evaluation.systems, evaluation.pairs, stages)
     readers = zip(evaluation.systems[BLIND:], evaluation.predictions, strict=True)
@@ -116,7 +116,7 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
             f"--fit-on names {len(fit_on)} folders for {len(folders)} that are compared.\n"
             "Give one for each, in their order."
         )
-    stages, fits = ([finished(folder) for folder in group] for group in (folders, fit_on))
+    stages, fits = ([load_stage(folder) for folder in group] for group in (folders, fit_on))
     _check_contexts(stages, fits)
     systems = [ranked(stage, fit) for stage, fit in zip_longest(stages, fits)]
     figures = comparison(systems)

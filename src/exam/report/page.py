@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from exam.core.files import atomic
+from exam.core.files import write_atomically
 from exam.report.charts import Chart
 
 
@@ -48,7 +48,7 @@ def write_page(path: Path, page: Page) -> None:
         costs=_costs(page.results),
         own=_own(page),
     )
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from exam.core.files import atomic
+from exam.core.files import write_atomically
 from exam.report.charts import CURRENT, Chart
 
 WIDTH, HEIGHT = 480, 320  # of a chart
@@ -22,7 +22,7 @@ def write_png(charts: list[Chart], path: Path) -> None:
         "hconcat": [_panel(chart) for chart in charts],
     }
     text = json.dumps(whole).replace(f'"{CURRENT}"', f'"{INK}"')
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_bytes(vl_convert.vegalite_to_png(text, ppi=150, allowed_base_urls=[]))
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from datasets import Dataset
 
 from exam.config import Train
+from exam.core.artifacts import Stage
 from exam.core.files import read_json
-from exam.core.stage import Stage
 from exam.core.trainer import REPORT, RESULTS, STATE, TRAINING
 from exam.evaluation.predictions import Predictions, probabilities
 from exam.evaluation.retrieval import CURVES_UP_TO, Ranked, curves

@@ -10,13 +10,18 @@ from typing import Any
 import pyarrow as pa
 
 from exam.config import Corpus, Passages
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
-from exam.core.files import atomic
-from exam.core.logging import watched
-from exam.core.stage import Stage
-from exam.data.articles import CorpusFile, check_unique_ids, count_articles, iter_articles
-from exam.data.corpus import corpus_files, corpus_key
+from exam.core.files import write_atomically
+from exam.core.logging import track
+from exam.data.corpus import (
+    CorpusFile,
+    check_unique_ids,
+    corpus_files,
+    corpus_key,
+    count_articles,
+    iter_articles,
+)
 from exam.data.sentences import sentence_offsets, splitter
 
 FILE = "passages.arrow"
@@ -52,7 +57,7 @@ class PassageTable:
     def texts(self, what: str = "") -> Iterator[list[str]]:
         """Yield the texts of all passages in blocks; `what` labels a progress bar."""
         blocks = self.table.select(["title", "text"]).to_batches()
-        for batch in watched(blocks, what, len(blocks), "blocks") if what else blocks:
+        for batch in track(blocks, what, len(blocks), "blocks") if what else blocks:
             yield [passage_text(row) for row in batch.to_pylist()]
 
 
@@ -92,8 +97,8 @@ def _write(path: Path, files: list[CorpusFile], passages: Passages) -> tuple[int
         for file in files
         for article in check_unique_ids(file, iter_articles(file))
     )
-    stream = watched(sources, "split", count_articles(files), "articles")
-    with atomic(path) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as writer:
+    stream = track(sources, "split", count_articles(files), "articles")
+    with write_atomically(path) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as writer:
         while block := list(islice(stream, ARTICLES_PER_BLOCK)):
             rows = [
                 (article.id, article.title, start, end, article.text[start:end], source)

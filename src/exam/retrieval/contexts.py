@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from exam.core.artifacts import Stage, load_stage, stages_differing_only_in
 from exam.core.errors import ExamError
-from exam.core.files import atomic, digest, read_object, write_json
-from exam.core.stage import Stage, finished, siblings
+from exam.core.files import digest, read_object, write_atomically, write_json
 from exam.data.schema import FEATURES
-from exam.data.tables import parquet_of
+from exam.data.tables import translate_parquet_errors
 from exam.metrics import Estimate, figures
 from exam.retrieval.evaluation import Contexts, Row, option_support, question_scores
 from exam.retrieval.idf import DocumentFrequencies, split_words
@@ -62,13 +62,13 @@ class ContextSet:
             ExamError: the file is damaged or has another schema.
         """
         path = self.folder / FILE
-        with parquet_of(path):
+        with translate_parquet_errors(path):
             return Dataset(pq.read_table(path, schema=SCHEMA))
 
     @property
     def scores(self) -> dict[str, Estimate]:
         """Recall and support with 95 % intervals, if articles or answers are known."""
-        scores = self.stage.facts["scores"]
+        scores = self.stage.metadata["scores"]
         return {k: Estimate(v["n"], v["value"], *v["ci"]) for k, v in scores.items()}
 
 
@@ -92,11 +92,11 @@ def context_rows(question: str, scored: Iterable[tuple[float, Row]]) -> list[Row
 def cached_contexts(stage: Stage, questions: Dataset) -> Contexts:
     """Return the passages that other stages of the same key have ranked for the questions."""
     cached: Contexts = {}
-    for folder in siblings(stage, apart_from="questions"):
+    for folder in stages_differing_only_in(stage, entry="questions"):
         if len(cached) == len(questions):
             break
         try:
-            other = finished(folder)
+            other = load_stage(folder)
         except ExamError as error:
             log.warning("contexts: not reused: %s", str(error).splitlines()[0])
             continue
@@ -128,7 +128,7 @@ def fill_missing(questions: Dataset, cached: Contexts, rank: Rank) -> Iterator[l
 def write_contexts(stage: Stage, ranked: Iterator[list[Row]]) -> None:
     """Write ranked passages, a block of rows at a time."""
     with (
-        atomic(stage.folder / FILE) as temporary,
+        write_atomically(stage.folder / FILE) as temporary,
         pq.ParquetWriter(temporary, SCHEMA) as writer,
     ):
         rows = chain.from_iterable(ranked)
@@ -144,7 +144,7 @@ def read_contexts(stage: Stage, top_k: int | None = None) -> Contexts:
     """
     path = stage.folder / FILE
     filters = None if top_k is None else [("rank", "<=", top_k)]
-    with parquet_of(path):
+    with translate_parquet_errors(path):
         table = pq.read_table(path, schema=SCHEMA, filters=filters)
         rows = table.to_pylist()
     if empty := [name for name in REQUIRED if table[name].null_count]:
@@ -184,7 +184,7 @@ def read_idf(stage: Stage) -> dict[str, float]:
 def read_questions(stage: Stage) -> Dataset:
     """Return the questions of the contexts."""
     path = stage.folder / QUESTIONS
-    with parquet_of(path):
+    with translate_parquet_errors(path):
         table = pq.read_table(path, schema=FEATURES.arrow_schema)
         return Dataset.from_dict(table.to_pydict(), features=FEATURES)
 
@@ -200,7 +200,7 @@ def evaluate(
     texts = [text for question in rows for text in (question["prompt"], *question["options"])]
     vocabulary = set(split_words(" ".join(texts)))
     idf = frequencies.idf(vocabulary) if frequencies else dict.fromkeys(sorted(vocabulary), 1.0)
-    with atomic(stage.folder / QUESTIONS) as temporary:
+    with write_atomically(stage.folder / QUESTIONS) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
     write_json(stage.folder / IDF, idf)
     contexts = read_contexts(stage)

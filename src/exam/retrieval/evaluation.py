@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.core.logging import watched
+from exam.core.logging import track
 from exam.metrics import Floats, recall_at_k
 from exam.retrieval.idf import split_words, take_words
 
@@ -25,7 +25,7 @@ def option_support(
 ) -> list[list[float]]:
     """Return the support of every option; 1 for an option whose words all occur in the prompt."""
     support = []
-    for question in watched(questions.to_list(), "support", len(questions), "questions"):
+    for question in track(questions.to_list(), "support", len(questions), "questions"):
         passages = set().union(*take_words(contexts.get(question["id"], [])))
         prompt = set(split_words(question["prompt"]))
         support.append([_support(option, prompt, passages, idf) for option in question["options"]])

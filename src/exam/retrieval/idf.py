@@ -14,11 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from exam.core.artifacts import open_stage
-from exam.core.files import atomic
-from exam.core.logging import watched
-from exam.core.stage import Stage
-from exam.data.articles import CorpusFile, iter_articles
+from exam.core.artifacts import Stage, open_stage
+from exam.core.files import write_atomically
+from exam.core.logging import track
+from exam.data.corpus import CorpusFile, iter_articles
 
 FILE = "words.parquet"
 SAMPLE = 200_000  # articles to count at most, evenly spaced
@@ -60,7 +59,7 @@ class DocumentFrequencies:
         is_known = pc.field("word").isin(sorted(vocabulary))
         columns = pq.read_table(self.stage.folder / FILE, filters=is_known).to_pydict()
         frequency = dict(zip(columns["word"], columns["articles"], strict=True))
-        n = self.stage.facts["articles"]
+        n = self.stage.metadata["articles"]
         return {
             word: float(np.log(n / (1 + frequency.get(word, 0)))) for word in sorted(vocabulary)
         }
@@ -76,16 +75,16 @@ def build_document_frequencies(
     key = {"corpus": source.key["corpus"], "sample": SAMPLE}
     with open_stage(outputs, "words", name, key, log_level=logging.DEBUG) as stage:
         if not stage.reused:
-            total = source.facts["articles"]
+            total = source.metadata["articles"]
             stream = chain.from_iterable(map(iter_articles, files))
-            articles = watched(stream, "words", total, "articles")
+            articles = track(stream, "words", total, "articles")
             step = -(-total // SAMPLE)
             frequency: Counter[str] = Counter()
             for article in islice(articles, 0, None, step):
                 frequency.update(set(split_words(f"{article.title} {article.text}")))
             columns = {"word": list(frequency), "articles": list(frequency.values())}
             table = pa.table(columns, schema=SCHEMA)
-            with atomic(stage.folder / FILE) as temporary:
+            with write_atomically(stage.folder / FILE) as temporary:
                 pq.write_table(table, temporary)
             stage.finish([FILE], articles=-(-total // step), words=len(table))
     return DocumentFrequencies(stage)

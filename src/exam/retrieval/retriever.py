@@ -25,10 +25,9 @@ from exam.config import (
     plain,
 )
 from exam.config import Retriever as RetrieverConfig
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
-from exam.core.logging import watched
-from exam.core.stage import Stage
+from exam.core.logging import track
 from exam.data.questions import questions_digest
 from exam.retrieval.chunking import PassageTable, build_passages
 from exam.retrieval.contexts import (
@@ -171,7 +170,7 @@ class Retrieval:
                     cached_contexts(stage, questions) if reuses else {},
                     lambda missing: retriever.rank(missing, inputs, stage.folder),
                 )
-                write_contexts(stage, watched(ranked, "ranked", len(questions), "questions"))
+                write_contexts(stage, track(ranked, "ranked", len(questions), "questions"))
                 scores = evaluate(stage, questions, frequencies)
                 stage.finish([FILE, *EVALUATION_FILES], questions=len(questions), scores=scores)
             for shard in stage.folder.glob("scores-*.npy"):

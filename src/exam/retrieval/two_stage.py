@@ -17,8 +17,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from exam.config import Query, Search
-from exam.core.files import digest, is_sealed, sealed
-from exam.data.articles import Article
+from exam.core.files import checksum_matches, digest, write_with_checksum
+from exam.data.corpus import Article
 from exam.data.sentences import sentence_offsets
 from exam.retrieval.contexts import context_rows
 from exam.retrieval.encoder import (
@@ -126,9 +126,12 @@ def _split(
     """
     path = work / SENTENCES.format(digest(articles.tolist())[:16])
     prefix = embeddings.encoder.config.passage_prefix
-    if not is_sealed(path):
+    if not checksum_matches(path):
         stream = index.get_articles(articles.tolist())
-        with sealed(path) as temporary, pa.ipc.new_file(str(temporary), SENTENCE) as writer:
+        with (
+            write_with_checksum(path) as temporary,
+            pa.ipc.new_file(str(temporary), SENTENCE) as writer,
+        ):
             while block := list(islice(stream, ARTICLES_PER_BLOCK)):
                 writer.write(_sentences(block, search.min_sentence_chars, prefix))
     with pa.memory_map(str(path)) as source:

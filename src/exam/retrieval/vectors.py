@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from exam.config import Index, Recipe
 from exam.core.errors import ExamError, spell_command
 from exam.core.estimates import FP32, GIB
-from exam.core.files import SEAL, atomic, is_sealed, sealed
-from exam.core.logging import log_progress, progress
+from exam.core.files import checksum_matches, write_atomically, write_with_checksum
+from exam.core.logging import log_progress, progress_bar
 from exam.metrics import figures
 
 log = logging.getLogger(__name__)
@@ -227,12 +227,12 @@ def build_vectors(
         interrupted build stay until `cleanup_partial_build`.
     """
     if not spec.lists:
-        with atomic(folder / VECTORS) as temporary, temporary.open("wb") as file:
+        with write_atomically(folder / VECTORS) as temporary, temporary.open("wb") as file:
             _write_header(file, spec)
             for block in _track(blocks(), spec, "stored"):
                 file.write(np.ascontiguousarray(block).data)
         return [VECTORS], {"spec": asdict(spec)}
-    if not is_sealed(folder / TRAINED):
+    if not checksum_matches(folder / TRAINED):
         cleanup_partial_build(folder)  # parts of other lists
         _train(blocks, folder / TRAINED, spec)
     _merge(_add(blocks, folder, spec), folder)
@@ -243,13 +243,13 @@ def build_vectors(
 def cleanup_partial_build(folder: Path) -> None:
     """Remove the files that an interrupted build continues with, once the build is recorded."""
     for pattern in (PARTS.format("*"), TRAINED):
-        for path in (*folder.glob(pattern), *folder.glob(SEAL.format(pattern))):
+        for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 
 
 def _track(blocks: Iterator[Vectors], spec: IndexSpec, what: str) -> Iterator[Vectors]:
     """Yield the blocks, with a progress bar."""
-    with progress(what, spec.vectors, "vectors") as bar:
+    with progress_bar(what, spec.vectors, "vectors") as bar:
         for block in blocks:
             yield block
             bar.update(len(block))
@@ -292,7 +292,7 @@ def _train(blocks: Blocks, path: Path, spec: IndexSpec) -> None:
     sample, _ = _sample(blocks, spec, TRAINED_ON * spec.lists, seed=0)
     index.train(sample)
     cells.clustering_index = None
-    with sealed(path) as temporary:
+    with write_with_checksum(path) as temporary:
         faiss.write_index(index, str(temporary))
     log.debug("index: trained %s lists on %s vectors", f"{spec.lists:,}", f"{len(sample):,}")
 
@@ -314,10 +314,10 @@ def _add(blocks: Blocks, folder: Path, spec: IndexSpec) -> list[Path]:
             file.seek(begin + spec.value_bytes * first * spec.dimension)
             file.write(block.astype(np.float16).data)
             end = first + len(block)
-            if not is_sealed(part):
+            if not checksum_matches(part):
                 index = faiss.read_index(str(folder / TRAINED))
                 index.add_with_ids(block, np.arange(first, end))
-                with sealed(part) as temporary:
+                with write_with_checksum(part) as temporary:
                     faiss.write_index(index, str(temporary))
                 log_progress(log, "index: added %d of %d vectors", end, spec.vectors)
             first = end
@@ -351,7 +351,7 @@ def _merge(parts: list[Path], folder: Path) -> None:
         part = faiss.read_index(str(path))
         cells.merge_from(faiss.extract_index_ivf(part), 0)
     index.ntotal = cells.ntotal
-    with atomic(folder / LISTS) as temporary:
+    with write_atomically(folder / LISTS) as temporary:
         faiss.write_index(index, str(temporary))
 
 

@@ -17,8 +17,8 @@ from torch import nn
 
 from exam.core.errors import ExamError
 from exam.core.files import read_object
-from exam.core.logging import progress
-from exam.core.security import leads_out
+from exam.core.logging import progress_bar
+from exam.core.security import escapes_directory
 from exam.readers.causal_lm.scoring import Batch, Hidden, Tensor, hidden_states, logits_of
 from exam.readers.causal_lm.states import States
 
@@ -157,7 +157,7 @@ class Layerwise:
                 return [reader.submit(self._read, layer, held[place % 2]) for layer in own]
 
             waiting = ahead(first)
-            with progress("layers", len(layers), "layers") as bar:
+            with progress_bar("layers", len(layers), "layers") as bar:
                 bar.update(first)
                 for place in range(first, len(layers)):
                     weights = waiting.pop().result()
@@ -255,7 +255,7 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     if (folder / INDEX).is_file():
         found = read_object(folder / INDEX, "weight_map")["weight_map"]
         for file in found.values() if isinstance(found, dict) else [found]:
-            named = isinstance(file, str) and not leads_out(file)
+            named = isinstance(file, str) and not escapes_directory(file)
             if not named or Path(file).suffix != ".safetensors" or not (folder / file).is_file():
                 raise ExamError(f"{folder / INDEX} names {file!r}, which is no file beside it.")
         return {name: folder / file for name, file in found.items()}

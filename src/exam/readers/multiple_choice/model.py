@@ -22,12 +22,13 @@ from transformers import (
 
 from exam.config import FLASH, Dtype, Model, Packing
 from exam.core.checkpoints import (
+    check_new_weights,
+    count_embeddings,
     dropout_fields,
     resolve_checkpoint,
     translate_load_errors,
 )
 from exam.core.errors import ExamError
-from exam.core.loading import check_new_weights, embedding_rows
 from exam.core.tokenization import check_vocabulary, load_tokenizer
 from exam.readers.lexical import OVERLAP_FEATURES
 from exam.readers.multiple_choice.attention import load_flash_attention, use_disentangled_attention
@@ -39,7 +40,7 @@ from exam.readers.multiple_choice.heads import (
     with_extra_scores,
 )
 from exam.readers.multiple_choice.packing import compute_dtype, make_packed_class
-from exam.readers.quantization import weights_in
+from exam.readers.quantization import dtype_kwargs
 from exam.readers.tuning import adapters_base, with_adapters
 
 log = logging.getLogger(__name__)
@@ -75,9 +76,9 @@ def inspect_reader(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     Raises:
         ExamError: the checkpoint does not load as configured, or its files contradict each other.
     """
-    weights_in(config, Dtype.float32)
+    dtype_kwargs(config, Dtype.float32)
     model, tokenizer, *_ = _load(config, device_map="meta")
-    check_vocabulary(tokenizer, embedding_rows(model))
+    check_vocabulary(tokenizer, count_embeddings(model))
     _head(model)
     return model, tokenizer
 
@@ -98,7 +99,7 @@ def load_reader(
         model = _select_class(config, random)(random)
         _prepare(model, tokenizer, config)
         return model, tokenizer
-    model, tokenizer, adapters, new = _load(config, **weights_in(config, Dtype.float32))
+    model, tokenizer, adapters, new = _load(config, **dtype_kwargs(config, Dtype.float32))
     if new:
         log.debug("reader: newly initialised: %s (not in the checkpoint)", ", ".join(new))
     _prepare(model, tokenizer, config)

@@ -16,11 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from exam.config import Context, Layout, Model, Packing, Tuning
 from exam.core import distributed
-from exam.core.checkpoints import resolve_checkpoint
+from exam.core.artifacts import Stage
+from exam.core.checkpoints import max_input_tokens, resolve_checkpoint
 from exam.core.errors import ExamError
 from exam.core.estimates import step_mib
-from exam.core.loading import longest_input
-from exam.core.stage import Stage
 from exam.core.trainer import add_callbacks, fit
 from exam.metrics import Floats, count_ties
 from exam.readers.lexical import OVERLAP_FEATURES
@@ -135,11 +134,11 @@ class Reader:
         reading = Reading(
             top_k=context.passages(training=training),
             max_length=max_length,
-            longest=longest_input(self.model, max_length),
+            longest=max_input_tokens(self.model, max_length),
             order=context.order,
             evidence=self.config.evidence,
         )
-        with distributed.leader_first():
+        with distributed.main_process_first():
             return load_features(name, questions, contexts, self.tokenizer, reading)
 
     def trainer(self, train: Dataset | None, dev: Dataset | None, options: int) -> ReaderTrainer:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conftest import FORKS, become, setting
+from helpers import FORKS, become, setting
 
 from exam.core.logging import quiet_libraries
 
@@ -61,12 +61,12 @@ class Command:
 def start(
     place: Path, verb: str, *overrides: str, fault: Callable[[], None] | None = None
 ) -> Command:
-    """Start a command as a person would in `place`."""
+    """Start a command, or a script, as a person would in `place`."""
     quiet_libraries()
     number = len(list(place.glob("printed-*")))
     folder = place / f"printed-{number}"
     folder.mkdir()
-    command = ["exam", verb, *overrides]
+    command = [*(() if verb.endswith(".py") else ("exam",)), verb, *overrides]
     process = FORKS.Process(target=afflicted, args=(fault, command, str(place), str(folder)))
     process.start()
     return Command(process, folder)

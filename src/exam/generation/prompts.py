@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exam.config import Generator
-from exam.data.articles import Article
+from exam.data.corpus import Article
 from exam.data.sentences import sentence_offsets
 
 LONGEST = 1000  # characters of a question, and of an option
@@ -74,7 +74,7 @@ def request(article: Article, text: str, generator: Generator) -> list[dict[str,
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": own}]
 
 
-def questions_of(reply: str, generator: Generator) -> list[Question]:
+def parse_response(reply: str, generator: Generator) -> list[Question]:
     """The questions of a reply.
 
     Raises:
