@@ -14,7 +14,7 @@ from exam.config import Dtype, Encoder
 from exam.core.errors import ExamError
 from exam.core.precision import resolve_dtype
 from exam.retrieval import encoder as encoder_module
-from exam.retrieval.encoder import Embeddings, SentenceEncoder, batch_by_length, fingerprints
+from exam.retrieval.encoder import Embeddings, SentenceEncoder, batch_by_length, fingerprint_texts
 
 TEXTS = ["the otter", "the heron lives in the marsh", "it is an animal", "the otter", ""]
 
@@ -146,7 +146,7 @@ def test_two_processes_may_encode_the_same(tiny, tmp_path):
     np.testing.assert_array_equal(one.queries(TEXTS), two.queries(TEXTS))
     assert len(list(one.folder.glob("*.arrow"))) == 1
     two.queries(["the mole", *TEXTS])
-    keys = fingerprints(["query: the otter"])
+    keys = fingerprint_texts(["query: the otter"])
     np.testing.assert_array_equal(
         Embeddings(tiny, tmp_path).vectors(keys), one.queries(["the otter"])
     )
@@ -167,7 +167,9 @@ def test_vectors_under_other_keys_are_refused_by_name(tiny, tmp_path):
     store = Embeddings(tiny, tmp_path)
     store.queries(["the otter", "the heron"])
     (shard,) = store.folder.glob("*.arrow")
-    one, other = (key.tobytes() for key in fingerprints(["query: the otter", "query: the heron"]))
+    one, other = (
+        key.tobytes() for key in fingerprint_texts(["query: the otter", "query: the heron"])
+    )
     data = shard.read_bytes()
     assert one + other in data
     shard.write_bytes(data.replace(one + other, other + one))
@@ -206,6 +208,6 @@ def test_a_killed_process_leaves_whole_shards(encoder, tmp_path):
         os.kill(process.pid, signal.SIGKILL)
     store = Embeddings(SentenceEncoder(settings(encoder)), tmp_path)
     texts = [f"the {animal} number {i}" for i in range(5) for animal in ("otter", "heron")]
-    keys = fingerprints(texts)
+    keys = fingerprint_texts(texts)
     assert len(store.missing(keys)) == 0
     np.testing.assert_allclose(store.vectors(keys), store.encoder.encode(texts), atol=1e-6)

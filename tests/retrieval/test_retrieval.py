@@ -25,7 +25,7 @@ from exam.retrieval import index as index_module
 from exam.retrieval import two_stage as two_stage_module
 from exam.retrieval.chunking import build_passages
 from exam.retrieval.contexts import read_contexts, read_support
-from exam.retrieval.encoder import SentenceEncoder, fingerprints
+from exam.retrieval.encoder import SentenceEncoder, fingerprint_texts
 from exam.retrieval.evaluation import option_support, question_scores
 from exam.retrieval.idf import build_document_frequencies, split_words, take_words
 from exam.retrieval.retriever import RETRIEVERS, Retrieval
@@ -342,7 +342,7 @@ def test_the_prefilter_prefers_rare_words_of_the_question():
 
     def parted(articles, most):
         columns = {"text": pa.array(texts, pa.large_string()), "article": pa.array(articles)}
-        return prefilter(question, np.arange(5), fingerprints(texts), pa.table(columns), most)
+        return prefilter(question, np.arange(5), fingerprint_texts(texts), pa.table(columns), most)
 
     near, others, scores = parted([0] * 5, 1)
     # log(6 / n) for a word of n of these sentences, by the root of a sentence's words

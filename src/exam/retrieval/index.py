@@ -232,13 +232,8 @@ def _assemble(folder: Path, index: Index, number: int) -> tuple[list[str], dict[
     spec = choose_index_spec(index, rows, schema.field("vector").type.list_size)
     files, facts = build_vectors(lambda: _read_vectors(shards), folder, spec)
     if schema.names[:-1] == ARTICLE.names:
-        _write_articles(shards, folder / ARTICLES)
+        tables = [pq.read_table(shard, columns=ARTICLE.names) for shard in shards]
+        with write_atomically(folder / ARTICLES) as temporary:
+            pq.write_table(pa.concat_tables(tables), temporary)
         return [ARTICLES, *files], {"articles": rows, **facts}
     return files, {"passages": rows, **facts}
-
-
-def _write_articles(shards: list[Path], path: Path) -> None:
-    """Write the rows of the shards without their vectors."""
-    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, ARTICLE) as writer:
-        for shard in shards:
-            writer.write_table(pq.read_table(shard, columns=ARTICLE.names))

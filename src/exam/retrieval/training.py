@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +54,7 @@ class EncoderArguments(SingleDeviceArguments, SentenceTransformerTrainingArgumen
     """Training arguments of a sentence encoder."""
 
 
+@dataclass(eq=False)
 class RankingEvaluator(BaseEvaluator):
     """Reorders the dev questions' passages by the model in training, and scores the rankings.
 
@@ -61,19 +62,16 @@ class RankingEvaluator(BaseEvaluator):
     share of questions above the threshold.
     """
 
-    def __init__(
-        self,
-        questions: Dataset,
-        contexts: Contexts,
-        idf: dict[str, float],
-        query: Query,
-        weight: float,
-        scorer: Scorer,
-    ) -> None:
-        """Store the inputs of every evaluation; `scorer` holds the model in training."""
+    questions: Dataset
+    contexts: Contexts
+    idf: dict[str, float]
+    query: Query
+    weight: float
+    scorer: Scorer  # holds the model in training
+
+    def __post_init__(self) -> None:
+        """Initialize the base class."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.questions, self.contexts, self.idf = questions, contexts, idf
-        self.query, self.weight, self.scorer = query, weight, scorer
 
     def __call__(self, model: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Return the figures of the model's ranking."""

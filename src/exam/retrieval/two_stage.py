@@ -21,14 +21,7 @@ from exam.core.files import checksum_matches, digest, write_with_checksum
 from exam.data.corpus import Article
 from exam.data.sentences import sentence_offsets
 from exam.retrieval.contexts import context_rows
-from exam.retrieval.encoder import (
-    KEY_BYTES,
-    Embeddings,
-    Keys,
-    fingerprints,
-    from_key_column,
-    to_key_column,
-)
+from exam.retrieval.encoder import Embeddings, Keys, fingerprint_texts
 from exam.retrieval.evaluation import Row
 from exam.retrieval.idf import split_words
 from exam.retrieval.index import ArticleIndex
@@ -44,7 +37,7 @@ SENTENCE = pa.schema(
         "start": pa.int64(),
         "end": pa.int64(),
         "text": pa.large_string(),
-        "key": pa.binary(KEY_BYTES),
+        "key": pa.int64(),
     }
 )
 
@@ -62,19 +55,11 @@ def rank_sentences(
     """
     nearest = _find_articles(questions, index, search, embeddings)
     sentences = _split(np.unique(np.concatenate(nearest)), index, search, embeddings, work)
-    keys = np.concatenate(
-        [np.empty(0, f"S{KEY_BYTES}"), *map(from_key_column, sentences["key"].chunks)]
-    )
-    article_rows = sentences["article"].to_numpy()
+    keys, article_rows = sentences["key"].to_numpy(), sentences["article"].to_numpy()
+    rows_of = [_sentences_of(article_rows, articles) for articles in nearest]
     candidates = [
-        prefilter(
-            question,
-            _sentences_of(article_rows, articles),
-            keys,
-            sentences,
-            search.encode_at_most,
-        )
-        for question, articles in zip(questions.to_list(), nearest, strict=True)
+        prefilter(question, rows, keys, sentences, search.encode_at_most)
+        for question, rows in zip(questions.to_list(), rows_of, strict=True)
     ]
     rows = np.unique(np.concatenate([rows for rows, _, _ in candidates]))
     prefix = embeddings.encoder.config.passage_prefix
@@ -146,7 +131,7 @@ def _sentences(articles: list[tuple[int, Article]], min_chars: int, prefix: str)
         for start, end in sentence_offsets(article.text, min_chars)
     ]
     rows, starts, ends, texts = zip(*sentences, strict=True) if sentences else ([], [], [], [])
-    keys = to_key_column(fingerprints([prefix + text for text in texts]))
+    keys = fingerprint_texts([prefix + text for text in texts])
     return pa.record_batch([rows, starts, ends, texts, keys], schema=SENTENCE)
 
 
