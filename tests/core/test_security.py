@@ -30,7 +30,6 @@ from exam.config import (
     Bundle,
     Corpus,
     CorpusReader,
-    Dtype,
     Encoder,
     Execution,
     Generator,
@@ -468,7 +467,7 @@ def test_a_pickle_of_a_language_model_or_a_reranker_runs_nothing(tmp_path, mark)
     with pytest.raises(ExamError, match=r"holds more than tensors"):
         load_causal(config, tmp_path / "work")
     with pytest.raises(ExamError, match=r"holds more than tensors"):
-        load_cross_encoder(Reranker(ckpt=str(tmp_path)), Dtype.float32)
+        load_cross_encoder(Reranker(ckpt=str(tmp_path)), {"dtype": "float32"})
 
 
 def test_a_corpus_index_that_names_files_is_not_followed(tmp_path):

@@ -62,7 +62,7 @@ def test_low_ram_finds_nearly_what_brute_force_finds(tmp_path):
     assert abs(on_disk / index.spec.disk - 1) < 0.05  # what was predicted
 
 
-def test_measured_recall_is_that_of_the_index_not_of_the_search_method(tmp_path):
+def test_measured_recall_depends_on_the_parameters_of_the_index(tmp_path):
     """One list read and four candidates: the measurement must see the loss."""
     vectors = unit(6000, 32, 0)
     _, _, facts = built(tmp_path / "i", vectors, Recipe.low_ram, probe=1, refine=4)
@@ -78,7 +78,7 @@ def test_lists_that_hold_too_few_are_all_read(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", [Recipe.exact, Recipe.low_ram])
-def test_one_vector_and_more_asked_than_there_are(tmp_path, recipe):
+def test_k_may_exceed_the_number_of_vectors(tmp_path, recipe):
     vectors = unit(1, 16, 0)
     index, _, _ = built(tmp_path / "i", vectors, recipe)
     scores, rows = index.search(vectors, 5)
@@ -91,36 +91,35 @@ def test_queries_of_another_dimension_are_refused(tmp_path):
     index, _, _ = built(tmp_path / "i", unit(10, 16, 0), Recipe.exact)
     with pytest.raises(ExamError) as caught:
         index.search(unit(2, 24, 0), 1)
-    assert str(caught.value) == (
-        f"{tmp_path / 'i'} holds 16-d vectors, but the encoder gives 24-d queries.\n"
-        "Choose the encoder it was built with, or build another index with exam retrieve."
-    )
+    assert f"{tmp_path / 'i'} holds 16-d vectors" in str(caught.value)
+    assert "24-d queries" in str(caught.value)
+    assert "exam retrieve" in str(caught.value)
 
 
 def test_auto_takes_what_fits_the_budget():
     auto = Index(recipe=Recipe.auto, memory_gib=4.0)
-    assert choose_index_spec(auto, 1_000_000, 384).recipe is Recipe.exact  # 1.43 GiB
+    assert choose_index_spec(auto, 1_000_000, 384).lists == 0  # 1.43 GiB
     spec = choose_index_spec(auto, 6_286_775, 384)
-    assert (spec.recipe, spec.lists, spec.nprobe, spec.refine_k) == (Recipe.low_ram, 4096, 256, 200)
+    assert (spec.lists, spec.nprobe, spec.refine_k) == (4096, 256, 200)
     assert spec.memory == 6_286_775 * 64 + 4 * 384 * (4096 + 384)
     assert spec.disk == spec.memory + 2 * 384 * 6_286_775
-    assert choose_index_spec(replace(auto, memory_gib=10.0), 6_286_775, 384).recipe is Recipe.exact
+    assert choose_index_spec(replace(auto, memory_gib=10.0), 6_286_775, 384).lists == 0
 
 
-def test_auto_says_what_it_predicts(caplog):
+def test_auto_logs_its_prediction(caplog):
     with caplog.at_level("DEBUG", logger="exam"):
         choose_index_spec(Index(recipe=Recipe.auto, memory_gib=0.001), 100_000, 64)
     assert caplog.messages == [
         "index: even low_ram exceeds index.memory_gib=0.001",
-        "index: low_ram: 100,000 × 64 · 512 lists, nprobe 256, refine_k 200 · "
-        "predicted 2,547,456 bytes in memory, 15,347,456 on disk",
+        "index: IndexSpec(vectors=100000, dimension=64, lists=512, nprobe=256, refine_k=200) · "
+        "2547456 bytes in memory, 15347456 on disk",
     ]
 
 
-def test_auto_prefers_exact_where_a_gpu_is(monkeypatch):
+def test_auto_prefers_exact_on_a_gpu(monkeypatch):
     monkeypatch.setattr(vectors_module.import_faiss(), "get_num_gpus", lambda: 1)
     auto = Index(recipe=Recipe.auto, memory_gib=0.001)
-    assert choose_index_spec(auto, 100_000, 64).recipe is Recipe.exact
+    assert choose_index_spec(auto, 100_000, 64).lists == 0
     assert index_key(auto)["gpu"] is True
     assert index_key(Index()) == {"recipe": "exact"}
 
@@ -173,8 +172,8 @@ def test_a_killed_build_continues_and_equals_a_whole_one(tmp_path):
 @pytest.mark.slow
 def test_a_small_form_of_the_scale_benchmark(tmp_path):
     out = tmp_path / "scale.json"
-    given = ["--small", "--work", str(tmp_path / "work"), "--out", str(out)]
-    done = run_script(ROOT / "benchmarks" / "wikipedia_scale.py", *given, cwd=tmp_path)
+    arguments = ["--small", "--work", str(tmp_path / "work"), "--out", str(out)]
+    done = run_script(ROOT / "benchmarks" / "wikipedia_scale.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     figures = json.loads(out.read_text())
     assert figures["synthetic"]["build"]["spec"]["vectors"] == 20_000

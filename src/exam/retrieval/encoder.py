@@ -33,6 +33,7 @@ from exam.core.errors import ExamError
 from exam.core.files import digest, write_atomically, write_json
 from exam.core.logging import log_progress, progress_bar
 from exam.core.precision import resolve_dtype
+from exam.retrieval.queries import first_positions
 from exam.retrieval.vectors import Rows, Vectors
 
 if TYPE_CHECKING:
@@ -266,8 +267,7 @@ class Embeddings:
 
     def missing(self, keys: Keys) -> Rows:
         """Return the positions of keys without a vector; of equal keys the first."""
-        _, first = np.unique(keys, return_index=True)
-        first.sort()
+        first = first_positions(keys)
         return first[~np.isin(keys[first], self._keys)]
 
     def vectors(self, keys: Keys) -> Vectors:

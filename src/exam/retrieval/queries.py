@@ -31,10 +31,14 @@ def join_parts(parts: Parts) -> str:
     return " ".join(filter(None, parts))
 
 
+def first_positions(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the first position of each distinct value, ascending."""
+    return np.sort(np.unique(values, return_index=True)[1])
+
+
 def merge_hits(hits: Iterable[Hits]) -> Hits:
     """Merge the hits of several queries: each row with its best score, best first."""
     rows, scores = map(np.concatenate, zip(*hits, strict=True))
     order = np.lexsort((rows, -scores))
-    _, first = np.unique(rows[order], return_index=True)
-    best = order[np.sort(first)]
+    best = order[first_positions(rows[order])]
     return rows[best], scores[best]

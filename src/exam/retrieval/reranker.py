@@ -23,7 +23,7 @@ from exam.core.precision import resolve_dtype
 from exam.metrics import Floats
 from exam.retrieval.chunking import passage_text
 from exam.retrieval.encoder import inspect_network, load_model, width_multiple
-from exam.retrieval.evaluation import Contexts
+from exam.retrieval.evaluation import Contexts, Row
 from exam.retrieval.queries import query_texts
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PAIRS_PER_SHARD = 4096
-SCORING = ("ForSequenceClassification", "ForCausalLM")  # a causal one answers "yes" or "no"
+SCORING = ("ForSequenceClassification", "ForCausalLM")  # a causal model answers "yes" or "no"
 Pair = tuple[str, str]  # query, passage
 
 
@@ -50,7 +50,7 @@ class PairScorer:
     @cached_property
     def model(self) -> "CrossEncoder":
         """The loaded model."""
-        return load_cross_encoder(self.config, self.dtype)
+        return load_cross_encoder(self.config, {"dtype": self.dtype.value})
 
     @property
     def key(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class PairScorer:
         }
 
     def scores(self, pairs: Sequence[Pair]) -> Floats:
-        """Return the logit of each pair, shape `(pairs,)`; a sigmoid would blur the best ones."""
+        """Return the logit of each pair, shape `(pairs,)`; a sigmoid would round the best to 1."""
         from torch.nn import Identity
 
         scores = self.model.predict(
@@ -82,7 +82,7 @@ class PairScorer:
 
 
 def has_head(config: Reranker) -> bool:
-    """Tell whether a checkpoint has a head that scores passages; a new head is random.
+    """Tell whether a checkpoint has a head that scores passages.
 
     Raises:
         ExamError: it cannot be read.
@@ -99,32 +99,30 @@ def has_head(config: Reranker) -> bool:
 
 
 def inspect_reranker(config: Reranker, *, trained: bool = True) -> None:
-    """Refuse a reranker that cannot be loaded or, where it must be `trained`, has no head.
+    """Refuse a reranker that cannot be loaded or, if it must be `trained`, has no head.
 
     Raises:
         ExamError: either; or its files do not agree, or it reads fewer tokens.
     """
     if trained and not has_head(config):
         raise ExamError(
-            f"reranker.ckpt={config.ckpt} has no head that scores a passage.\n"
-            "Give a cross-encoder, or train one from it: "
+            f"reranker.ckpt={config.ckpt} has no head that scores passages.\n"
+            "Choose a cross-encoder, or train one from it: "
             f"{spell_command('train')} task=reranker reranker.ckpt={config.ckpt}"
         )
     resolve_dtype(config.dtype, "reranker.dtype")
-    model = _load(config, {"device_map": "meta"})
+    model = load_cross_encoder(config, {"device_map": "meta"})
     inspect_network(config.required_checkpoint, model, config.max_length, of_head=not trained)
 
 
-def load_cross_encoder(config: Reranker, dtype: Dtype) -> "CrossEncoder":
-    """Load a checkpoint as a model of one score a pair; a head that it lacks starts at random.
+def load_cross_encoder(config: Reranker, weights: dict[str, Any]) -> "CrossEncoder":
+    """Load a model that scores a pair; a head that its checkpoint lacks starts at random.
+
+    `weights` is that of `load_model`.
 
     Raises:
-        ExamError: it cannot be read, or it gives several scores a pair.
+        ExamError: the checkpoint cannot be read, or gives several scores for each pair.
     """
-    return _load(config, {"dtype": dtype.value})
-
-
-def _load(config: Reranker, weights: dict[str, Any]) -> "CrossEncoder":
     from sentence_transformers import CrossEncoder
 
     model: CrossEncoder = load_model(
@@ -137,19 +135,20 @@ def _load(config: Reranker, weights: dict[str, Any]) -> "CrossEncoder":
     )
     if model.num_labels != 1:
         raise ExamError(
-            f"reranker.ckpt={config.ckpt} gives {model.num_labels} scores a passage; a reranker "
-            "gives one.\nChoose another checkpoint, such as cross-encoder/ms-marco-MiniLM-L6-v2."
+            f"reranker.ckpt={config.ckpt} gives {model.num_labels} scores for each passage; a "
+            "reranker gives one.\n"
+            "Choose another checkpoint, such as cross-encoder/ms-marco-MiniLM-L6-v2."
         )
     return model
 
 
 def rerank(
     questions: Dataset, contexts: Contexts, scorer: PairScorer, work: Path
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[list[Row]]:
     """Yield each question's best `depth` passages in their new order, as rows of the contexts file.
 
-    With several queries a question, a passage has the best of their scores. `work` keeps scores in
-    shards, so that an interrupted scoring continues.
+    With several queries for a question, a passage has the best of their scores. `work` holds scores
+    in shards, so that an interrupted scoring continues.
     """
     config = scorer.config
     inputs = [
@@ -168,7 +167,7 @@ def rerank(
         yield reorder(passages, np.array(best), config.weight)
 
 
-def reorder(passages: list[dict[str, Any]], scores: Floats, weight: float) -> list[dict[str, Any]]:
+def reorder(passages: list[Row], scores: Floats, weight: float) -> list[Row]:
     """Sort a question's passages by `weight` × new score + (1 - weight) × first score.
 
     The scores have different units, so both are standardised over the question's passages.
@@ -188,7 +187,7 @@ def standardize(scores: Floats) -> Floats:
 
 
 def _score(pairs: list[Pair], scorer: PairScorer, work: Path) -> Floats:
-    """Score distinct pairs, one shard at a time; finished shards are read."""
+    """Score distinct pairs, a shard at a time; read finished shards."""
     parts = [np.empty(0)]
     for start in range(0, len(pairs), PAIRS_PER_SHARD):
         shard = pairs[start : start + PAIRS_PER_SHARD]
@@ -209,7 +208,7 @@ def _score(pairs: list[Pair], scorer: PairScorer, work: Path) -> Floats:
 def count_truncated(
     pairs: Sequence[Pair], model: "CrossEncoder", max_length: int
 ) -> tuple[int, int]:
-    """Count the pairs that `max_length` truncates, and the tokens it removes."""
+    """Count the pairs that `max_length` truncates, and the tokens that it removes."""
     tokenizer: Any = model.tokenizer
     distinct = list(dict.fromkeys(text for pair in pairs for text in pair))
     ids = tokenizer(distinct, add_special_tokens=False, truncation=False, verbose=False)

@@ -9,12 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
-from numpy.typing import NDArray
 
 from exam.config import Query, Search
 from exam.core.files import checksum_matches, digest, write_with_checksum
@@ -25,7 +23,7 @@ from exam.retrieval.encoder import Embeddings, Keys, fingerprint_texts
 from exam.retrieval.evaluation import Row
 from exam.retrieval.idf import split_words
 from exam.retrieval.index import ArticleIndex
-from exam.retrieval.queries import query_texts
+from exam.retrieval.queries import first_positions, query_texts
 from exam.retrieval.vectors import Rows, Vectors
 
 ARTICLES_PER_BLOCK = 1024
@@ -94,12 +92,7 @@ def _find_articles(
     _, articles = index.search(np.concatenate(queries), search.articles)
     ends = np.cumsum(list(map(len, queries)))[:-1]
     ranked = [rows.T.ravel() for rows in np.split(articles, ends)]
-    return [rows[_first_positions(rows)][: search.articles] for rows in ranked]
-
-
-def _first_positions(values: NDArray[Any]) -> Rows:
-    """Return the first position of each distinct value, ascending."""
-    return np.sort(np.unique(values, return_index=True)[1])
+    return [rows[first_positions(rows)][: search.articles] for rows in ranked]
 
 
 def _split(
@@ -153,7 +146,7 @@ def prefilter(
     frequency in these sentences; a sentence's score is its shared weight over the root of its
     length. The rest is scored minus two, below any cosine.
     """
-    rows = rows[_first_positions(keys[rows])]  # equal texts once
+    rows = rows[first_positions(keys[rows])]  # equal texts once
     if k is None or len(rows) <= k:
         return rows, np.empty(0, np.int64), np.empty(0, np.float32)
     terms = set(split_words(" ".join([question["prompt"], *question["options"]])))
@@ -165,7 +158,7 @@ def prefilter(
     share = np.array([sum(weight[word] for word in both) / total for both in shared], np.float32)
     score = share / np.sqrt([max(1, len(sentence)) for sentence in tokens])
     order = np.argsort(-score, kind="stable")
-    best = _first_positions(sentences["article"].take(rows[order]).to_numpy())
+    best = first_positions(sentences["article"].take(rows[order]).to_numpy())
     chosen = np.zeros(len(rows), bool)
     chosen[order[np.concatenate([best, np.delete(np.arange(len(order)), best)])[:k]]] = True
     rest = order[~chosen[order]]

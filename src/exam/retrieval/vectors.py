@@ -52,18 +52,13 @@ def import_faiss() -> Any:
 
 @dataclass(frozen=True)
 class IndexSpec:
-    """The size of an index and, unless it is exact, the parameters of its lists."""
+    """The size of an index and, if it is not exact, the parameters of its lists."""
 
     vectors: int
     dimension: int
     lists: int = 0  # 0: exact
     nprobe: int = 0  # lists to read for each query
     refine_k: int = 0  # candidates to rank again for each query
-
-    @property
-    def recipe(self) -> Recipe:
-        """How the index stores its vectors."""
-        return Recipe.low_ram if self.lists else Recipe.exact
 
     @property
     def value_bytes(self) -> int:
@@ -86,14 +81,6 @@ class IndexSpec:
     def disk(self) -> int:
         """Bytes on disk."""
         return self.value_bytes * self.vectors * self.dimension + self.list_bytes
-
-    def __str__(self) -> str:
-        """Describe the index and its predicted bytes in one line."""
-        parts = [f"{self.recipe.value}: {self.vectors:,} × {self.dimension}"]
-        if self.lists:
-            parts.append(f"{self.lists:,} lists, nprobe {self.nprobe}, refine_k {self.refine_k}")
-        parts.append(f"predicted {self.memory:,} bytes in memory, {self.disk:,} on disk")
-        return " · ".join(parts)
 
 
 def index_key(index: Index) -> dict[str, Any]:
@@ -122,7 +109,7 @@ def choose_index_spec(index: Index, vectors: int, dimension: int) -> IndexSpec:
             spec = low_ram
             if spec.memory > budget:
                 log.warning("index: even low_ram exceeds index.memory_gib=%g", index.memory_gib)
-    log.debug("index: %s", spec)
+    log.debug("index: %s · %d bytes in memory, %d on disk", spec, spec.memory, spec.disk)
     return spec
 
 
@@ -186,7 +173,7 @@ class VectorIndex:
         """Return the rows of the nearest codes, at least `k` for each query."""
         faiss = import_faiss()
         count = min(max(self.spec.refine_k, k), self.spec.vectors)
-        for nprobe in (self.spec.nprobe, self.spec.lists):  # all, where some lists hold too few
+        for nprobe in (self.spec.nprobe, self.spec.lists):  # all, if some lists hold too few
             inner = faiss.IVFRaBitQSearchParameters(nprobe=nprobe)
             inner.qb = QUERY_BITS
             params = faiss.SearchParametersPreTransform(index_params=inner)

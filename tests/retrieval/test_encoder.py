@@ -1,4 +1,4 @@
-"""Encoding in batches by tokens, its number format, and the store of vectors by content."""
+"""Encoding: batches by tokens, the number format, and the cache of vectors by content."""
 
 import os
 import signal
@@ -29,8 +29,8 @@ def tiny(encoder):
 
 
 @pytest.fixture
-def asked_for(monkeypatch):
-    """The texts that an encoder is given, one list a call."""
+def encoded(monkeypatch):
+    """The texts of each call of an encoder."""
     calls = []
     real = SentenceEncoder.encode
     monkeypatch.setattr(
@@ -42,8 +42,8 @@ def asked_for(monkeypatch):
 
 
 def test_batches_hold_texts_of_like_length_within_the_budget():
-    found = [batch.tolist() for batch in batch_by_length(np.array([3, 9, 4, 9, 20]), 18)]
-    assert found == [[4], [1, 3], [2, 0]]
+    batches = [batch.tolist() for batch in batch_by_length(np.array([3, 9, 4, 9, 20]), 18)]
+    assert batches == [[4], [1, 3], [2, 0]]
 
 
 def test_batches_of_nothing_and_of_empty_texts():
@@ -54,9 +54,9 @@ def test_batches_of_nothing_and_of_empty_texts():
 @pytest.mark.parametrize("tokens", [1, 12, 4096])
 def test_vectors_do_not_depend_on_the_batches(encoder, tokens):
     small = SentenceEncoder(settings(encoder, batch_tokens=tokens))
-    alone = np.concatenate([small.model.encode([text]) for text in TEXTS])
-    alone /= np.linalg.norm(alone, axis=1, keepdims=True)
-    np.testing.assert_allclose(small.encode(TEXTS), alone, atol=1e-6)
+    unbatched = np.concatenate([small.model.encode([text]) for text in TEXTS])
+    unbatched /= np.linalg.norm(unbatched, axis=1, keepdims=True)
+    np.testing.assert_allclose(small.encode(TEXTS), unbatched, atol=1e-6)
 
 
 @pytest.mark.parametrize(("max_length", "widths"), [(64, {16, 32, 48, 64}), (24, {8, 16, 24})])
@@ -74,19 +74,19 @@ def test_sequences_have_few_widths(encoder, max_length, widths, monkeypatch):
     assert seen == widths
 
 
-def test_long_texts_are_cut_at_the_limit(encoder):
+def test_long_texts_are_truncated(encoder):
     short = SentenceEncoder(settings(encoder, max_length=4))
     first, second = short.encode(["the otter lives in the marsh", "the otter is an animal"])
     np.testing.assert_allclose(first, second, atol=1e-6)
 
 
 def test_bfloat16_vectors_are_float32_and_of_unit_length(encoder, monkeypatch):
-    monkeypatch.setattr("exam.retrieval.encoder.resolve_dtype", lambda wanted, key: Dtype.bfloat16)
+    monkeypatch.setattr("exam.retrieval.encoder.resolve_dtype", lambda dtype, key: Dtype.bfloat16)
     half = SentenceEncoder(settings(encoder))
-    found = half.encode(TEXTS)
+    vectors = half.encode(TEXTS)
     assert str(half.model.dtype) == "torch.bfloat16"
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert half.key["dtype"] == "bfloat16"
 
 
@@ -105,32 +105,29 @@ def test_emulated_bfloat16_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
     with pytest.raises(ExamError) as caught:
         resolve_dtype(Dtype.bfloat16, "encoder.dtype")
-    assert str(caught.value) == (
-        "encoder.dtype=bfloat16, but this machine has neither a GPU nor a processor that computes "
-        "in it."
-        "\nSet encoder.dtype=auto, or encoder.dtype=float32."
-    )
+    assert "encoder.dtype=bfloat16" in str(caught.value)
+    assert "encoder.dtype=auto" in str(caught.value)
 
 
-def test_the_store_encodes_a_text_once_and_for_good(tiny, tmp_path, asked_for):
+def test_the_cache_encodes_a_text_once(tiny, tmp_path, encoded):
     store = Embeddings(tiny, tmp_path)
     first = store.queries(TEXTS)
-    assert asked_for == [["query: " + text for text in [*TEXTS[:3], ""]]]
+    assert encoded == [["query: " + text for text in [*TEXTS[:3], ""]]]
     again = Embeddings(tiny, tmp_path).queries(TEXTS[::-1])
-    assert len(asked_for) == 1
+    assert len(encoded) == 1
     np.testing.assert_array_equal(again, first[::-1])
     Embeddings(tiny, tmp_path).queries(["the otter", "the mole"])
-    assert asked_for[1:] == [["query: the mole"]]
+    assert encoded[1:] == [["query: the mole"]]
 
 
 def test_shards_are_searched_together(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(encoder_module, "TEXTS_PER_SHARD", 2)
     store = Embeddings(tiny, tmp_path)
-    found = store.queries(TEXTS)
+    vectors = store.queries(TEXTS)
     assert len(list(store.folder.glob("*.arrow"))) == 2
-    np.testing.assert_allclose(found, tiny.queries(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(vectors, tiny.queries(TEXTS), atol=1e-6)
     reopened = Embeddings(tiny, tmp_path)
-    np.testing.assert_array_equal(reopened.queries(TEXTS), found)
+    np.testing.assert_array_equal(reopened.queries(TEXTS), vectors)
 
 
 def test_another_encoder_has_another_store(encoder, tmp_path):
@@ -175,10 +172,8 @@ def test_vectors_under_other_keys_are_refused_by_name(tiny, tmp_path):
     shard.write_bytes(data.replace(one + other, other + one))
     with pytest.raises(ExamError) as caught:
         Embeddings(tiny, tmp_path).queries(["the otter"])
-    assert str(caught.value) == (
-        f"{shard} is a damaged shard of embeddings: its keys are not those that were written\n"
-        "Delete that file: its texts are encoded again."
-    )
+    assert f"{shard} is a damaged shard of embeddings" in str(caught.value)
+    assert "Delete that file" in str(caught.value)
 
 
 ENCODE_FOREVER = """
