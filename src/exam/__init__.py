@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exam.config import Command, Retrieve, Train
-    from exam.evaluation.results import Evaluation
-    from exam.evaluation.scored import Run
+    from exam.evaluation.results import Evaluation, Run
     from exam.pipelines.ask import LoadedRun
     from exam.retrieval.contexts import ContextSet
 
@@ -198,7 +197,7 @@ def _answer(
 
     from exam.config.compose import compose_infer
     from exam.core.stage import finished
-    from exam.evaluation.scored import Run
+    from exam.evaluation.results import Run
 
     if overrides:
         answered: Run = _run("infer", compose_infer(run, outputs, *overrides))

@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 
 from exam.config import Cascade, Ensemble, EnsembleKind, Scale
-from exam.evaluation.cascade import curve, least_sure, replaced, unsure
-from exam.evaluation.ensemble import combined, enough_questions, fit_weights
+from exam.evaluation.calibration import questions_needed, statistics
+from exam.evaluation.ensemble import (
+    combined,
+    curve,
+    enough_questions,
+    fit_weights,
+    least_sure,
+    replaced,
+    unsure,
+)
 from exam.evaluation.predictions import Predictions, probabilities
-from exam.evaluation.statistics import questions_needed, statistics
 from exam.metrics import map_at_k, ranking
 
 LOG = np.log

@@ -12,8 +12,8 @@ from random import Random
 import pytest
 
 from exam.report import charts
+from exam.report.charts import write_png
 from exam.report.page import Page, write_page
-from exam.report.png import write_png
 
 BROWSER = (
     os.environ.get("EXAM_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")

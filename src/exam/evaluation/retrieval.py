@@ -143,7 +143,7 @@ def _row(system: Ranked) -> dict[str, Any]:
     return {"system": system.name, **own, "lexical_reader": fitted_on, **found}
 
 
-def table(found: dict[str, Any]) -> str:
+def format_retrieval_table(found: dict[str, Any]) -> str:
     """A comparison as plain text: value ± half of the 95 % interval, and paired differences."""
     rows = [(row["system"], _cells(row)) for row in found["rows"]]
     metrics = [metric for metric in METRICS if any(metric in cells for _, cells in rows)]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from exam.config import Bundle, Infer, plain
-from exam.evaluation.cascade import curve, replaced, unsure
-from exam.evaluation.scored import Run
+from exam.evaluation.ensemble import curve, replaced, unsure
+from exam.evaluation.results import Run
 from exam.pipelines.infer import answer
 from exam.pipelines.members import Member, aligned_members, member_of
 from exam.pipelines.outcome import Outcome, finish

@@ -17,8 +17,7 @@ def run_demo() -> None:
     from exam.config.compose import composed
     from exam.core.files import write_json
     from exam.core.trainer import REPORT
-    from exam.evaluation.results import System, results, table
-    from exam.evaluation.scored import PREDICTIONS
+    from exam.evaluation.results import PREDICTIONS, System, results, table
     from exam.pipelines.train import train_reader
 
     config = composed("train", *OVERRIDES)

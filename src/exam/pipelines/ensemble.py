@@ -9,8 +9,7 @@ from exam.config import Ensemble, EnsembleKind, Infer, names, plain
 from exam.core.errors import ExamError
 from exam.evaluation.ensemble import Fitted, combined, enough_questions, fit_weights
 from exam.evaluation.predictions import Predictions
-from exam.evaluation.results import System, of_logits, results
-from exam.evaluation.scored import Run
+from exam.evaluation.results import Run, System, of_logits, results
 from exam.metrics import Floats
 from exam.pipelines.infer import Answered
 from exam.pipelines.members import Member, aligned_members, numbered_names, saved

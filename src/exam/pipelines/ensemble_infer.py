@@ -13,7 +13,7 @@ from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError, spell_command
 from exam.core.logging import say
 from exam.core.trainer import RESULTS
-from exam.evaluation.scored import Run, report
+from exam.evaluation.results import Run, report
 from exam.pipelines.cascade import cascaded, cascaded_before, cascades
 from exam.pipelines.ensemble import together
 from exam.pipelines.infer import SUBMISSION, answer, restored

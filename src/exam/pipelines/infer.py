@@ -40,7 +40,7 @@ from exam.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
-from exam.evaluation.scored import PREDICTIONS, answers, score
+from exam.evaluation.results import PREDICTIONS, answers, score
 from exam.evaluation.submission import write_submission
 from exam.pipelines.preflight import check_saved_reader, prepare
 from exam.readers.base import Answer, loaded, saved_model

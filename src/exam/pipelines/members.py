@@ -6,7 +6,7 @@ from pathlib import Path
 from exam.core.files import file_digest
 from exam.core.stage import Stage, finished
 from exam.evaluation.predictions import Predictions, aligned, read_all
-from exam.evaluation.scored import PREDICTIONS, answers
+from exam.evaluation.results import PREDICTIONS, answers
 from exam.pipelines.infer import Answered
 
 

@@ -15,13 +15,20 @@ from exam.core.stage import Stage
 from exam.core.trainer import REPORT, RESULTS, list_run_files
 from exam.data.schema import LETTERS
 from exam.evaluation.predictions import Predictions, write_predictions
-from exam.evaluation.results import System, baselines, blind, of_logits, results, table
-from exam.evaluation.scored import PREDICTIONS, Run
+from exam.evaluation.results import (
+    PREDICTIONS,
+    Run,
+    System,
+    baselines,
+    blind,
+    of_logits,
+    results,
+    table,
+)
 from exam.metrics import Floats
 from exam.pipelines.infer import SUBMISSION, Answered, letters_of, submit
 from exam.pipelines.members import Member, numbered_names
-from exam.report.charts import Chart, over
-from exam.report.png import write_png
+from exam.report.charts import Chart, over, write_png
 from exam.report.run import write_results
 from exam.retrieval.contexts import read_support
 

@@ -22,9 +22,14 @@ from exam.core.stage import Stage, log_reused
 from exam.core.trainer import REPORT, RESULTS
 from exam.data.questions import read
 from exam.data.splits import read_split
-from exam.evaluation.retrieval import CURVES_UP_TO, comparison, curves, ranked
-from exam.evaluation.retrieval import table as contexts_table
-from exam.evaluation.scored import Run, log_scores
+from exam.evaluation.results import Run, log_scores
+from exam.evaluation.retrieval import (
+    CURVES_UP_TO,
+    comparison,
+    curves,
+    format_retrieval_table,
+    ranked,
+)
 from exam.generation.generate import QUESTIONS, generate, generated
 from exam.pipelines.ensemble_infer import answered
 from exam.pipelines.preflight import prepare
@@ -32,7 +37,7 @@ from exam.pipelines.stress import stressed
 from exam.pipelines.tracking import conclude, tracked
 from exam.pipelines.train import train_reader
 from exam.readers.lexical import FEATURES
-from exam.report.compare_page import write_contexts
+from exam.report.compare import write_contexts
 from exam.retrieval.contexts import ContextSet
 from exam.retrieval.retriever import Retrieval
 
@@ -88,7 +93,7 @@ def _evaluate(stage: Stage, fitted_on: Stage | None, config: Retrieve) -> None:
             write_json(path, figures)
             write_contexts(evaluation.folder / REPORT, figures, name)
             evaluation.finish([RESULTS, REPORT])
-    say(f"{contexts_table(read_json(path))}\n{path}\n{evaluation.folder / REPORT}")
+    say(f"{format_retrieval_table(read_json(path))}\n{path}\n{evaluation.folder / REPORT}")
 
 
 def run_generate(config: Generate) -> None:

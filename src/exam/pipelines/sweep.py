@@ -8,9 +8,8 @@ from exam.core.files import digest, read_json, write_json
 from exam.core.trainer import REPORT, RESULTS
 from exam.evaluation.results import table
 from exam.report import charts
-from exam.report.charts import Chart
+from exam.report.charts import Chart, write_png
 from exam.report.page import Page, write_page
-from exam.report.png import write_png
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,18 @@ from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAININ
 from exam.data.questions import questions_digest
 from exam.data.splits import Split, fold_of, read_split
 from exam.evaluation.predictions import read_predictions
-from exam.evaluation.results import BLIND, System, results, table
-from exam.evaluation.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
+from exam.evaluation.results import (
+    BLIND,
+    PREDICTIONS,
+    Run,
+    System,
+    log_scores,
+    report,
+    results,
+    score,
+    table,
+    write_answers,
+)
 from exam.generation.generate import QUESTIONS, generated
 from exam.metrics import Floats
 from exam.pipelines.preflight import ReaderLimits, check_reader

@@ -16,8 +16,8 @@ from exam.core.stage import Stage, log_reused
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, RESULTS, list_run_files
 from exam.data.questions import questions_digest
 from exam.data.splits import Split
-from exam.evaluation.retrieval import comparison, ranked, table
-from exam.evaluation.scored import Run
+from exam.evaluation.results import Run
+from exam.evaluation.retrieval import comparison, format_retrieval_table, ranked
 from exam.pipelines.passage_gain import measure_gains, restore_reader
 from exam.retrieval.contexts import read_contexts, read_rarity
 from exam.retrieval.reranker import has_head
@@ -84,7 +84,7 @@ def _report(config: Train, retrieval: Retrieval, split: Split, stage: Stage) -> 
     rankings = _rankings(config, retrieval, stage)
     figures = comparison([ranked(ranking.contexts(split.valid, name)) for ranking in rankings])
     write_json(stage.folder / RESULTS, {**figures, "dev": read_json(stage.folder / DEV)})
-    say(f"{table(figures)}\n{stage.folder / RESULTS}")
+    say(f"{format_retrieval_table(figures)}\n{stage.folder / RESULTS}")
 
 
 def _rankings(config: Train, retrieval: Retrieval, stage: Stage) -> list[Retrieval]:

@@ -1,13 +1,20 @@
 """Charts as Vega-Lite specifications; text and axes take the page's own colour."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import altair as alt
 
-HEIGHT = 220
+from exam.core.files import atomic
+from exam.evaluation.retrieval import MAP
+
+HEIGHT = 220  # in a page
+PNG_WIDTH, PNG_HEIGHT = 480, 320
 FIRST, SECOND = "#3b82c4", "#d9822b"  # told apart in both modes, and by the colour-blind
 COLOURS = [FIRST, SECOND, "#4c9f70", "#a05195", "#b8a123", "#6c757d", "#c44e52", "#2a9d9d"]
 CURRENT = "currentColor"
+INK = "#333333"  # replaces the page's colour in a PNG
 ON_THE_DIAGONAL = "On the diagonal, probabilities mean what they say."
 Chart = dict[str, Any]  # title, note, spec
 Point = dict[str, Any]
@@ -108,6 +115,23 @@ def over(
     return _chart(title, note, band + line)
 
 
+def over_depth(found: dict[str, Any]) -> list[Chart]:
+    """Recall and reader-free MAP@3 over the number of passages, a line for each contexts."""
+    made = []
+    for metric, name, note, unit in (
+        ("recall", "Recall over depth", "Whether the question's own article is there.", "recall"),
+        (MAP, "Reader-free MAP@3 over depth", "By the words that options share.", "MAP@3"),
+    ):
+        lines = {
+            system: [{"at": p["depth"], **p} for p in own[metric]]
+            for system, own in found.items()
+            if own[metric]
+        }
+        if lines:
+            made.append(over(name, note, "passages", unit, lines, log=True))
+    return made
+
+
 def _named(number: int) -> Any:
     """A colour for each name; the legend only where there are several."""
     legend = alt.Legend(orient="bottom", columns=1, labelLimit=440) if number > 1 else None
@@ -161,3 +185,27 @@ def _chart(title: str, note: str, chart: Any, height: int = HEIGHT) -> Chart:
         .configure_legend(**legend)
     )
     return {"title": title, "note": note, "spec": shown.to_dict()}
+
+
+def write_png(charts: list[Chart], path: Path) -> None:
+    """Draw charts side by side, each below its title."""
+    import vl_convert
+
+    first = charts[0]["spec"]
+    whole = {
+        "$schema": first["$schema"],
+        "background": "white",
+        "config": first["config"],
+        "hconcat": [_panel(chart) for chart in charts],
+    }
+    text = json.dumps(whole).replace(f'"{CURRENT}"', f'"{INK}"')
+    with atomic(path) as temporary:
+        temporary.write_bytes(vl_convert.vegalite_to_png(text, ppi=150, allowed_base_urls=[]))
+
+
+def _panel(chart: Chart) -> Chart:
+    """A chart's own part of a specification, in a size of its own."""
+    apart = ("$schema", "background", "config", "width", "height")
+    own = {name: value for name, value in chart["spec"].items() if name not in apart}
+    title = {"text": chart["title"], "subtitle": chart["note"], "anchor": "start"}
+    return {"title": title, "width": PNG_WIDTH, "height": PNG_HEIGHT, **own}

@@ -1,18 +1,32 @@
 """`exam compare A B …`: runs, or contexts, of the same questions, paired."""
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
 
 from exam.core.errors import ExamError, spell_command
+from exam.core.files import digest, write_json
 from exam.core.stage import Stage, finished
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exam.evaluation.results import Evaluation
-    from exam.evaluation.scored import Run
+from exam.evaluation.calibration import questions_needed, statistics
+from exam.evaluation.predictions import Predictions, aligned
+from exam.evaluation.results import (
+    BLIND,
+    Evaluation,
+    Run,
+    answers,
+    blind,
+    of_logits,
+    results,
+    table,
+)
+from exam.evaluation.retrieval import MAP, comparison, curves, format_retrieval_table, ranked
+from exam.report import charts
+from exam.report.charts import calibrations, write_png
+from exam.report.page import Page, write_page
 
 
 def compare_folders(folders: list[Path], fit_on: list[Path], target: Path | None) -> str:
@@ -28,8 +42,6 @@ def compare_folders(folders: list[Path], fit_on: list[Path], target: Path | None
 
 def _default_target(folders: list[Path]) -> Path:
     """Return the file that keeps a comparison of these runs."""
-    from exam.core.files import digest
-
     paths = [folder.resolve() for folder in folders]
     return paths[0].parents[1] / "compare" / digest([p.name for p in paths])[:8] / "results.json"
 
@@ -40,18 +52,12 @@ def _names(folders: list[Path]) -> list[str]:
     return [folder.name if counts[folder.name] == 1 else str(folder) for folder in folders]
 
 
-def evaluate_runs(runs: "Sequence[Run]") -> "Evaluation":
+def evaluate_runs(runs: Sequence[Run]) -> Evaluation:
     """Score runs on the same questions, and pair the first with the others and with baselines.
 
     Raises:
         ExamError: the runs answered different questions, or the answers are not known.
     """
-    import numpy as np
-
-    from exam.evaluation.predictions import aligned
-    from exam.evaluation.results import BLIND, Evaluation, blind, of_logits
-    from exam.evaluation.scored import answers
-
     folders = [run.folder for run in runs]
     predictions = aligned([answers(folder) for folder in folders], [str(f) for f in folders])
     labels = predictions[0].known
@@ -74,14 +80,6 @@ def compare(folders: list[Path], target: Path) -> str:
     Raises:
         ExamError: the runs answered different questions, or the answers are not known.
     """
-    from exam.core.files import write_json
-    from exam.evaluation.results import BLIND, results, table
-    from exam.evaluation.scored import Run
-    from exam.evaluation.statistics import questions_needed, statistics
-    from exam.report.charts import calibrations
-    from exam.report.compare_page import write_compared
-    from exam.report.png import write_png
-
     stages = [finished(folder) for folder in folders]
     evaluation = evaluate_runs([Run(stage, [], []) for stage in stages])
     figures = results(evaluation.systems, evaluation.pairs, stages)
@@ -106,11 +104,6 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
     Raises:
         ExamError: a folder holds no contexts, or those of other questions.
     """
-    from exam.core.files import write_json
-    from exam.evaluation.retrieval import comparison, curves, ranked, table
-    from exam.report.compare_page import over_depth, write_contexts
-    from exam.report.png import write_png
-
     if fit_on and len(fit_on) != len(folders):
         raise ExamError(
             f"--fit-on names {len(fit_on)} folders for {len(folders)} that are compared.\n"
@@ -123,10 +116,10 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
     if target is not None:
         figures["curves"] = curves(systems)
         write_json(target, figures)
-        if drawn := over_depth(figures["curves"]):
+        if drawn := charts.over_depth(figures["curves"]):
             write_png(drawn, target.with_suffix(".png"))
         write_contexts(target.with_suffix(".html"), figures, "comparison of contexts")
-    return table(figures)
+    return format_retrieval_table(figures)
 
 
 def _check_contexts(stages: list[Stage], fits: list[Stage]) -> None:
@@ -151,3 +144,22 @@ def _check_contexts(stages: list[Stage], fits: list[Stage]) -> None:
             f"{fits[0].folder} holds the questions that are compared.\n"
             "Fit on others, or leave out --fit-on: the reader is then cross-fitted."
         )
+
+
+def write_compared(path: Path, figures: dict[str, Any], found: list[Predictions]) -> None:
+    """Runs beside each other: scores, calibration, accuracy by letter."""
+    made = [charts.systems(figures["rows"])]
+    for name, own in figures["statistics"].items():
+        made.append(charts.calibration(own["reliability"], own["ece"]) | {"title": name})
+    facts = [("runs", str(len(found))), ("questions", str(len(found[0].ids)))]
+    write_page(path, Page("comparison of runs", facts, figures, made, own=BLIND))
+
+
+def write_contexts(path: Path, figures: dict[str, Any], title: str) -> None:
+    """Contexts, alone or beside each other: recall and reader-free MAP@3 over depth."""
+    scored = [row for row in figures["rows"] if MAP in row]
+    made = [charts.systems(scored)] if scored else []
+    made += charts.over_depth(figures.get("curves", {}))
+    results = {**figures, "rows": scored, "paired": []}
+    facts = [("contexts", str(len(figures["rows"])))]
+    write_page(path, Page(title, facts, results, made, own=0))

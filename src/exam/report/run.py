@@ -11,15 +11,14 @@ from exam.config import Train
 from exam.core.files import read_json
 from exam.core.stage import Stage
 from exam.core.trainer import REPORT, RESULTS, STATE, TRAINING
+from exam.evaluation.calibration import statistics
 from exam.evaluation.predictions import Predictions, probabilities
+from exam.evaluation.results import answers
 from exam.evaluation.retrieval import CURVES_UP_TO, Ranked, curves
-from exam.evaluation.scored import answers
-from exam.evaluation.statistics import statistics
 from exam.metrics import figures, ranking
 from exam.readers.multiple_choice.features import TokenCounts
 from exam.report import charts
 from exam.report.charts import Chart, Point
-from exam.report.compare_page import over_depth
 from exam.report.page import Page, write_page
 from exam.retrieval.contexts import read_contexts, read_rarity, read_support
 from exam.retrieval.evaluation import SUPPORTED, Contexts, passage_support, words
@@ -121,7 +120,7 @@ def _depths(contexts: Stage, questions: Dataset) -> list[Chart]:
     system = Ranked(contexts, among=questions)
     if len(questions) > CURVES_UP_TO or not system.deepest:
         return []
-    return over_depth(curves([system]))
+    return charts.over_depth(curves([system]))
 
 
 def _by_length(questions: Dataset, right: Any) -> list[Point]:
