@@ -11,14 +11,14 @@ from exam.metrics import (
     estimate,
     map_at_k,
     random_average_precision,
-    ranking,
+    rank_options,
     recall_at_k,
 )
 
 
 def test_average_precision_is_one_over_the_rank_within_k():
     logits = np.array([[5, 4, 3, 2, 1]] * 5, dtype=float)
-    scores = average_precision(ranking(logits), np.arange(5), k=3)
+    scores = average_precision(rank_options(logits), np.arange(5), k=3)
     assert scores.tolist() == pytest.approx([1, 1 / 2, 1 / 3, 0, 0])
     assert map_at_k(logits, np.arange(5), k=3) == pytest.approx((1 + 1 / 2 + 1 / 3) / 5)
 
@@ -29,19 +29,19 @@ def test_k_above_the_option_count_counts_every_rank():
 
 def test_equal_logits_are_ranked_in_option_order_and_counted():
     logits = np.array([[1.0, 1.0, 0.0], [3.0, 2.0, 1.0]])
-    assert ranking(logits).tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert rank_options(logits).tolist() == [[0, 1, 2], [0, 1, 2]]
     assert count_ties(logits) == 1
 
 
 def test_options_that_a_question_lacks_come_last_and_are_no_ties():
     logits = np.array([[-5.0, 1.0, -np.inf, -np.inf]])
-    assert ranking(logits).tolist() == [[1, 0, 2, 3]]
+    assert rank_options(logits).tolist() == [[1, 0, 2, 3]]
     assert count_ties(logits) == 0
 
 
 def test_nan_is_refused():
     with pytest.raises(ValueError, match="NaN"):
-        ranking(np.array([[np.nan, 1.0]]))
+        rank_options(np.array([[np.nan, 1.0]]))
 
 
 def test_random_order_of_five_options_scores_11_thirtieths():

@@ -240,8 +240,8 @@ class Jobs:
 
             values = dict(pair.split("=", 1) for pair in job.overrides.task if "=" in pair)
             self.finished.append(Job(values, run.stage.folder / RESULTS))
-        chosen_by: float | None = run.chosen_by
-        return chosen_by
+        selection_score: float | None = run.selection_score
+        return selection_score
 
     def refuse(self, message: str) -> None:
         """Print why a job ended."""

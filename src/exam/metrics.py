@@ -13,7 +13,7 @@ RESAMPLES = 10_000
 FEW = 100  # values: counting them is faster than drawing every question
 
 
-def ranking(logits: Floats) -> Ints:
+def rank_options(logits: Floats) -> Ints:
     """Options from best to worst, shape `(questions, options)`; equal logits keep their order.
 
     Options that a question does not have carry `-inf` and so come last.
@@ -43,7 +43,7 @@ def average_precision(order: Ints, labels: Ints, k: int = 3) -> Floats:
 
 def map_at_k(logits: Floats, labels: Ints, k: int = 3) -> float:
     """Mean average precision at k."""
-    return float(average_precision(ranking(logits), labels, k).mean())
+    return float(average_precision(rank_options(logits), labels, k).mean())
 
 
 def random_average_precision(options: Ints, k: int = 3) -> Floats:
@@ -89,13 +89,13 @@ def estimate(scores: Floats, seed: int = 0) -> Estimate:
     return Estimate(n, value, *np.percentile(means, (2.5, 97.5)).tolist())
 
 
-def figures(scores: Floats) -> dict[str, Any]:
+def summarize(scores: Floats) -> dict[str, Any]:
     """`estimate` as it is saved: n, value, and the interval's ends."""
     found = estimate(scores)
     return {"n": found.n, "value": found.value, "ci": [found.low, found.high]}
 
 
-def questions_for(difference: float, spread: float) -> int:
+def count_questions_for(difference: float, spread: float) -> int:
     """How many questions a difference of means takes to stand out of a 95 % interval.
 
     `spread` is the standard deviation of a question's paired difference.

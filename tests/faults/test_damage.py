@@ -29,7 +29,7 @@ from exam.core.manifest import MANIFEST
 from exam.core.stage import finished, siblings
 from exam.core.trainer import ChecksumCallback, last_complete_checkpoint
 from exam.data.corpus import corpus_files, corpus_key
-from exam.evaluation.predictions import Predictions, read_all, write_predictions
+from exam.evaluation.predictions import Predictions, read_all_predictions, write_predictions
 from exam.generation.journal import Journal
 from exam.pipelines import passage_gain
 from exam.pipelines.train import train_reader
@@ -359,11 +359,11 @@ def test_damaged_predictions_are_refused_by_name(tmp_path):
     given = Predictions([f"q{n}" for n in range(40)], logits, [1] * 40, "reader", "contexts")
     path = tmp_path / "p.parquet"
     write_predictions(path, [given])
-    (expected,) = read_all(path)
+    (expected,) = read_all_predictions(path)
     for damage in damages(path):
 
         def use():
-            (found,) = read_all(path)
+            (found,) = read_all_predictions(path)
             assert np.array_equal(found.logits, expected.logits)
             assert (found.ids, found.labels, found.name) == (
                 expected.ids, expected.labels, expected.name,

@@ -15,7 +15,7 @@ from test_writer import Endpoint, question_about
 from exam.config.compose import composed, conf_dir
 from exam.data.splits import SPREAD
 from exam.evaluation.predictions import read_predictions
-from exam.metrics import questions_for
+from exam.metrics import count_questions_for
 from exam.pipelines.pipeline import run_infer
 from exam.pipelines.train import train_reader
 
@@ -67,7 +67,7 @@ def test_every_fold_is_predicted_by_what_the_others_trained(place):
     for part in own:
         assert np.array_equal(part.logits, found.logits[[place_of[key] for key in part.ids]])
     assert results_of(run)["rows"][-1]["n"] == 40
-    assert run.chosen_by == pytest.approx(results_of(run)["rows"][-1]["map_at_3"])
+    assert run.selection_score == pytest.approx(results_of(run)["rows"][-1]["map_at_3"])
     again = train_reader(composed("train", *overrides))
     assert again.stage.reused
     asked = run_infer(
@@ -98,7 +98,7 @@ def test_several_seeds_give_their_mean_and_spread(place):
     assert len(set(each)) > 1
     states = (place / "outputs" / "train").glob("seeds-*/trainer_state.json")
     on_its_fold = [json.loads(path.read_text())["best_metric"] for path in states]
-    assert run.chosen_by == pytest.approx(np.mean(on_its_fold))  # not what is reported
+    assert run.selection_score == pytest.approx(np.mean(on_its_fold))  # not what is reported
 
 
 @pytest.mark.slow
@@ -149,8 +149,8 @@ def test_what_is_left_of_a_checkpoint_without_training(place):
 
 
 def test_how_many_questions_a_difference_takes():
-    assert questions_for(0.005, SPREAD) == 21037
-    assert questions_for(0.05, SPREAD) == 210
+    assert count_questions_for(0.005, SPREAD) == 21037
+    assert count_questions_for(0.05, SPREAD) == 210
 
 
 # Several processes.

@@ -14,7 +14,7 @@ from exam.config import Data, Source, names
 from exam.core.errors import ExamError
 from exam.data.questions import prefixed, read
 from exam.data.schema import LETTERS
-from exam.metrics import questions_for
+from exam.metrics import count_questions_for
 
 log = logging.getLogger(__name__)
 
@@ -205,14 +205,14 @@ def _log_parts(train: Dataset, valid: Dataset) -> None:
         counts = Counter(label for label in part["label"] if label is not None)
         spread = " ".join(f"{LETTERS[i]} {counts[i] / len(part):.0%}" for i in sorted(counts))
         log.debug("questions: %d %s · right options %s", len(part), name, spread)
-    if len(valid) < questions_for(WORTH_SEEING, SPREAD):
+    if len(valid) < count_questions_for(WORTH_SEEING, SPREAD):
         log.info(
             "With %d validation questions, differences under %.3f MAP@3 are noise; to see %.3f "
             "takes about %d.",
             len(valid),
             1.96 * SPREAD / sqrt(len(valid)),
             WORTH_SEEING,
-            questions_for(WORTH_SEEING, SPREAD),
+            count_questions_for(WORTH_SEEING, SPREAD),
         )
 
 

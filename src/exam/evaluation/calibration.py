@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 
 from exam.data.schema import LETTERS
-from exam.evaluation.predictions import Predictions, probabilities
-from exam.metrics import Floats, average_precision, figures, questions_for, ranking
+from exam.evaluation.predictions import Predictions, to_probabilities
+from exam.metrics import Floats, average_precision, count_questions_for, rank_options, summarize
 
 BINS = 10
 GAINS = (0.005, 0.01, 0.02, 0.05)  # of MAP@3
 
 
-def statistics(found: Predictions) -> dict[str, Any]:
+def summarize_predictions(found: Predictions) -> dict[str, Any]:
     """Figures of answered predictions, every mean with n and its 95 % interval.
 
     `by_right_option` tells how often the right option was first when it was A, B, …,
@@ -21,7 +21,7 @@ def statistics(found: Predictions) -> dict[str, Any]:
     probability in ten bins of equal width (Naeini and others, 2015).
     """
     labels = np.array(found.labels)
-    order, chance = ranking(found.logits), probabilities(found.logits)
+    order, chance = rank_options(found.logits), to_probabilities(found.logits)
     right = order[:, 0] == labels
     options = range(found.logits.shape[1])
     place = np.argsort(order, axis=1)[np.arange(len(labels)), labels]
@@ -38,7 +38,7 @@ def statistics(found: Predictions) -> dict[str, Any]:
 
 def _mean(values: Any) -> dict[str, Any] | None:
     """A mean with its interval; None of nothing."""
-    return figures(np.asarray(values, dtype=np.float64)) if len(values) else None
+    return summarize(np.asarray(values, dtype=np.float64)) if len(values) else None
 
 
 def _calibration(chance: Floats, right: Any) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def _calibration(chance: Floats, right: Any) -> dict[str, Any]:
     return {"ece": error / len(chance), "reliability": bins}
 
 
-def questions_needed(a: Floats, b: Floats) -> dict[str, int]:
+def count_questions_needed(a: Floats, b: Floats) -> dict[str, int]:
     """How many questions a gain of MAP@3 takes to show, by the spread of a paired difference."""
     spread = float(np.std(a - b, ddof=1))
-    return {f"{gain:g}": questions_for(gain, spread) for gain in GAINS}
+    return {f"{gain:g}": count_questions_for(gain, spread) for gain in GAINS}

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from exam.config import Cascade, Ensemble, EnsembleKind, Scale
-from exam.evaluation.predictions import probabilities
-from exam.metrics import Floats, Ints, average_precision, figures, ranking
+from exam.evaluation.predictions import to_probabilities
+from exam.metrics import Floats, Ints, average_precision, rank_options, summarize
 
 FOLDS = 5
 POINTS = (3.0, 2.0, 1.0)  # of a voter's first, second and third choice
@@ -16,7 +16,7 @@ QUESTIONS_PER_WEIGHT = 125
 TINY = 1e-9
 
 
-def combined(
+def combine(
     members: list[Floats], ensemble: Ensemble, weights: list[float] | None = None
 ) -> Floats:
     """Scores of shape `(questions, options)` from each member's logits of that shape.
@@ -47,12 +47,12 @@ def combined(
 
 
 def _probabilities(each: Floats) -> Floats:
-    return np.stack([probabilities(logits) for logits in each])
+    return np.stack([to_probabilities(logits) for logits in each])
 
 
 def _ranks(each: Floats) -> Ints:
     """Each option's place in each member's ranking, from 0."""
-    return np.stack([np.argsort(ranking(logits), axis=1) for logits in each])
+    return np.stack([np.argsort(rank_options(logits), axis=1) for logits in each])
 
 
 def _mean(each: Floats, share: Floats, of: Scale) -> Floats:
@@ -64,7 +64,7 @@ def _mean(each: Floats, share: Floats, of: Scale) -> Floats:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedWeights:
     """Weights chosen for MAP@3 on questions with answers, and what that is worth."""
 
     weights: list[float]
@@ -72,7 +72,7 @@ class Fitted:
     nested: Floats  # the same with weights chosen on other folds
 
 
-def fit_weights(members: list[Floats], labels: Ints, seed: int) -> Fitted:
+def fit_weights(members: list[Floats], labels: Ints, seed: int) -> FittedWeights:
     """Weights of the members' probabilities, each at least 0 and 1 in sum, that raise MAP@3 most.
 
     By differential evolution (Storn and Price, 1997), as MAP@3 has no gradient. Nested folds say
@@ -86,7 +86,7 @@ def fit_weights(members: list[Floats], labels: Ints, seed: int) -> Fitted:
         weights = _best(each[:, inside], labels[inside], seed)
         nested[outside] = _scores(each[:, outside], labels[outside], weights)
     weights = _best(each, labels, seed)
-    return Fitted(weights.tolist(), _scores(each, labels, weights), nested)
+    return FittedWeights(weights.tolist(), _scores(each, labels, weights), nested)
 
 
 def _best(each: Floats, labels: Ints, seed: int) -> Floats:
@@ -109,10 +109,10 @@ def _best(each: Floats, labels: Ints, seed: int) -> Floats:
 
 def _scores(each: Floats, labels: Ints, weights: Floats) -> Floats:
     mean = np.tensordot(weights, each, axes=1)
-    return average_precision(ranking(mean), labels)
+    return average_precision(rank_options(mean), labels)
 
 
-def enough_questions(members: int, questions: int) -> bool:
+def has_enough_questions(members: int, questions: int) -> bool:
     """Whether there are enough questions to fit that many weights."""
     return questions >= QUESTIONS_PER_WEIGHT * members
 
@@ -120,31 +120,31 @@ def enough_questions(members: int, questions: int) -> bool:
 SHARES = np.linspace(0, 1, 21)
 
 
-def doubt(logits: Floats) -> Floats:
+def uncertainty(logits: Floats) -> Floats:
     """How much probability each question's best option lacks, shape `(questions,)`."""
-    lacking: Floats = 1 - probabilities(logits).max(axis=1)
+    lacking: Floats = 1 - to_probabilities(logits).max(axis=1)
     return lacking
 
 
-def unsure(logits: Floats, cascade: Cascade, stage: int) -> Ints:
+def select_uncertain(logits: Floats, cascade: Cascade, stage: int) -> Ints:
     """Rows that the reader of number `stage` (from 1) is asked, in their order.
 
     Those with least probability for their best option: a share of all questions, or all below the
     threshold.
     """
-    lacking = doubt(logits)
+    lacking = uncertainty(logits)
     if cascade.threshold is not None:
         return np.flatnonzero(1 - lacking < cascade.threshold)
     share = cascade.share[stage - 1] if isinstance(cascade.share, list) else cascade.share
-    return least_sure(lacking, share)
+    return select_share(lacking, share)
 
 
-def least_sure(lacking: Floats, share: float) -> Ints:
+def select_share(lacking: Floats, share: float) -> Ints:
     """Rows of a share of all questions, those with most doubt; equal ones as they come."""
     return np.sort(np.argsort(-lacking, kind="stable")[: round(share * len(lacking))])
 
 
-def replaced(logits: Floats, rows: Ints, by: Floats) -> Floats:
+def merge_logits(logits: Floats, rows: Ints, by: Floats) -> Floats:
     """Logits with some questions' replaced by a further reader's, which may have fewer options."""
     found = logits.copy()
     found[rows] = -np.inf
@@ -152,13 +152,15 @@ def replaced(logits: Floats, rows: Ints, by: Floats) -> Floats:
     return found
 
 
-def curve(cheap: Floats, dear: Floats, labels: Ints, seconds: tuple[float, float]) -> list[Any]:
+def cascade_curve(
+    cheap: Floats, dear: Floats, labels: Ints, seconds: tuple[float, float]
+) -> list[Any]:
     """MAP@3 and seconds a question, over the share of questions that the dearer reader is asked."""
-    lacking, found = doubt(cheap), []
+    lacking, found = uncertainty(cheap), []
     for share in SHARES:
-        rows = least_sure(lacking, float(share))
-        logits = replaced(cheap, rows, dear[rows])
-        own = figures(average_precision(ranking(logits), labels))
+        rows = select_share(lacking, float(share))
+        logits = merge_logits(cheap, rows, dear[rows])
+        own = summarize(average_precision(rank_options(logits), labels))
         cost = seconds[0] + seconds[1] * len(rows) / len(labels)
         found.append(
             {

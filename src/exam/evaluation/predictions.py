@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
         "label": pa.int8(),  # position of the right option; null where the answer is unknown
     }
 )
-GIVEN = "given"  # the options in the question's own order
+ORIGINAL_ORDER = "given"  # the options in the question's own order
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Predictions:
     labels: list[int | None]
     reader: str
     contexts: str
-    order: str = GIVEN
+    order: str = ORIGINAL_ORDER
 
     @property
     def known(self) -> list[int] | None:
@@ -50,10 +50,12 @@ class Predictions:
     @property
     def name(self) -> str:
         """What tells it from others in a table."""
-        return " · ".join([self.reader, self.contexts, *([self.order] * (self.order != GIVEN))])
+        return " · ".join(
+            [self.reader, self.contexts, *([self.order] * (self.order != ORIGINAL_ORDER))]
+        )
 
 
-def probabilities(logits: Floats) -> Floats:
+def to_probabilities(logits: Floats) -> Floats:
     """Softmax over each question's options."""
     from scipy.special import softmax
 
@@ -61,8 +63,8 @@ def probabilities(logits: Floats) -> Floats:
     return result
 
 
-def predictions_of(
-    questions: Dataset, logits: Floats, reader: str, contexts: str, order: str = GIVEN
+def make_predictions(
+    questions: Dataset, logits: Floats, reader: str, contexts: str, order: str = ORIGINAL_ORDER
 ) -> Predictions:
     """Logits of shape `(questions, options)` with what they are of."""
     ids, labels = list(questions["id"]), list(questions["label"])
@@ -84,7 +86,7 @@ def write_predictions(path: Path, found: Iterable[Predictions]) -> None:
         }
         for one in found
         for key, label, logit, probability in zip(
-            one.ids, one.labels, one.logits, probabilities(one.logits), strict=True
+            one.ids, one.labels, one.logits, to_probabilities(one.logits), strict=True
         )
         for option in np.flatnonzero(logit > -np.inf).tolist()
     ]
@@ -100,14 +102,14 @@ def read_predictions(path: Path) -> Predictions:
     Raises:
         ExamError: the file is missing or wrong, or holds several readers' rows.
     """
-    found = read_all(path)
+    found = read_all_predictions(path)
     if len(found) != 1:
         names = ", ".join(one.name for one in found[:3])
         raise ExamError(f"{path} holds rows of {names}.\nGive one reader's predictions.")
     return found[0]
 
 
-def read_all(path: Path) -> list[Predictions]:
+def read_all_predictions(path: Path) -> list[Predictions]:
     """Read a file: one item for each reader, context set and option order, as they come.
 
     Raises:
@@ -184,7 +186,7 @@ def _wrong(path: Path, key: str, what: str) -> ExamError:
     )
 
 
-def aligned(found: list[Predictions], sources: list[str]) -> list[Predictions]:
+def align(found: list[Predictions], sources: list[str]) -> list[Predictions]:
     """The predictions in the order of the first one's questions.
 
     Raises:

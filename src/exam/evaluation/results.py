@@ -13,8 +13,13 @@ from exam.core.files import read_json, write_json
 from exam.core.logging import say
 from exam.core.stage import Stage
 from exam.core.trainer import REPORT, RESULTS
-from exam.evaluation.ensemble import combined
-from exam.evaluation.predictions import Predictions, predictions_of, read_all, write_predictions
+from exam.evaluation.ensemble import combine
+from exam.evaluation.predictions import (
+    Predictions,
+    make_predictions,
+    read_all_predictions,
+    write_predictions,
+)
 from exam.metrics import (
     Estimate,
     Floats,
@@ -22,9 +27,9 @@ from exam.metrics import (
     K,
     average_precision,
     estimate,
-    figures,
     random_average_precision,
-    ranking,
+    rank_options,
+    summarize,
 )
 from exam.retrieval.contexts import read_support
 
@@ -32,11 +37,11 @@ RANDOM = "random order (expected)"
 CONSTANT = "constant order (A, B, C)"
 LONGEST = "longest option first"
 LEXICAL = "lexical (word overlap with the passages)"
-BLIND = 2  # rows that nothing is compared with: random and constant order
+NON_READING = 2  # rows that nothing is compared with: random and constant order
 
 
 @dataclass(frozen=True)
-class System:
+class ScoredSystem:
     """A named row: each question's average precision at 3."""
 
     name: str
@@ -52,8 +57,8 @@ class System:
 class Evaluation:
     """Runs on the same questions, beside the baselines; printed as the table of a command."""
 
-    systems: list[System]  # baselines first, then the runs in their order
-    pairs: list[tuple[System, System]]  # the first run, and what it is compared with
+    systems: list[ScoredSystem]  # baselines first, then the runs in their order
+    pairs: list[tuple[ScoredSystem, ScoredSystem]]  # the first run, and what it is compared with
     predictions: list[Predictions]  # of the runs, in the first one's order of questions
 
     @property
@@ -62,24 +67,24 @@ class Evaluation:
         return {(a.name, b.name): estimate(a.scores - b.scores) for a, b in self.pairs}
 
     def __str__(self) -> str:
-        return table(results(self.systems, self.pairs, []))
+        return format_table(build_results(self.systems, self.pairs, []))
 
 
-def of_logits(name: str, logits: Floats, labels: list[int]) -> System:
+def score_logits(name: str, logits: Floats, labels: list[int]) -> ScoredSystem:
     """A reader's row."""
-    return System(name, average_precision(ranking(logits), np.array(labels), K))
+    return ScoredSystem(name, average_precision(rank_options(logits), np.array(labels), K))
 
 
-def blind(options: Ints, labels: list[int]) -> list[System]:
+def non_reading_baselines(options: Ints, labels: list[int]) -> list[ScoredSystem]:
     """What answers without reading: random order and constant order, of so many options each."""
     constant = np.where(np.arange(options.max()) < options[:, None], 0.0, -np.inf)
     return [
-        System(RANDOM, random_average_precision(options, K)),
-        of_logits(CONSTANT, constant, labels),
+        ScoredSystem(RANDOM, random_average_precision(options, K)),
+        score_logits(CONSTANT, constant, labels),
     ]
 
 
-def baselines(questions: Dataset, support: list[list[float]] | None) -> list[System]:
+def score_baselines(questions: Dataset, support: list[list[float]] | None) -> list[ScoredSystem]:
     """Random and constant order, longest option first, and by words that the passages support.
 
     The last row only where there are passages.
@@ -87,15 +92,15 @@ def baselines(questions: Dataset, support: list[list[float]] | None) -> list[Sys
     labels = list(questions["label"])
     lengths = [[float(len(o)) for o in q] for q in questions["options"]]
     found = [
-        *blind(np.array([len(q) for q in lengths]), labels),
-        of_logits(LONGEST, padded(lengths), labels),
+        *non_reading_baselines(np.array([len(q) for q in lengths]), labels),
+        score_logits(LONGEST, pad_scores(lengths), labels),
     ]
     if support is not None:
-        found.append(of_logits(LEXICAL, padded(support), labels))
+        found.append(score_logits(LEXICAL, pad_scores(support), labels))
     return found
 
 
-def padded(values: list[list[float]]) -> Floats:
+def pad_scores(values: list[list[float]]) -> Floats:
     """Lists of one value per option as an array, `-inf` where a question has fewer."""
     array = np.full((len(values), max(map(len, values))), -np.inf)
     for row, value in zip(array, values, strict=True):
@@ -103,29 +108,29 @@ def padded(values: list[list[float]]) -> Floats:
     return array
 
 
-def paired(a: System, b: System) -> dict[str, Any]:
+def pair_systems(a: ScoredSystem, b: ScoredSystem) -> dict[str, Any]:
     """The mean of a - b on the same questions, with its interval."""
-    own = figures(a.scores - b.scores)
+    own = summarize(a.scores - b.scores)
     return {
         "a": a.name, "b": b.name, "n": own["n"], "difference": own["value"], "ci": own["ci"],
     }  # fmt: skip
 
 
-def results(
-    systems: list[System], pairs: list[tuple[System, System]], stages: list[Stage]
+def build_results(
+    systems: list[ScoredSystem], pairs: list[tuple[ScoredSystem, ScoredSystem]], stages: list[Stage]
 ) -> dict[str, Any]:
     """The content of results.json."""
     return {
         "rows": [_row(system) for system in systems],
-        "paired": [paired(a, b) for a, b in pairs],
+        "paired": [pair_systems(a, b) for a, b in pairs],
         "seconds": {_label(s): round(s.seconds, 1) for s in stages},
         "peak_mib": {_label(s): round(s.peak_mib) for s in stages},
         "reused": [_label(s) for s in stages if s.reused],
     }
 
 
-def _row(system: System) -> dict[str, Any]:
-    own = figures(system.scores)
+def _row(system: ScoredSystem) -> dict[str, Any]:
+    own = summarize(system.scores)
     return {"system": system.name, "n": own["n"], "map_at_3": own["value"], "ci": own["ci"]}
 
 
@@ -133,7 +138,7 @@ def _label(stage: Stage) -> str:
     return f"{stage.kind}/{stage.folder.name}"
 
 
-def table(found: dict[str, Any]) -> str:
+def format_table(found: dict[str, Any]) -> str:
     """The results as plain text: `rows`, and the differences of `paired`."""
     width = max(len(row["system"]) for row in found["rows"])
     lines = [f"{'system':<{width}}     n   MAP@3   95 % interval"]
@@ -143,10 +148,10 @@ def table(found: dict[str, Any]) -> str:
             f"{row['system']:<{width}} {row['n']:>5}    {row['map_at_3']:.3f}   "
             f"[{low:.3f}, {high:.3f}]"
         )
-    return "\n".join([*lines, *map(shown_pair, found["paired"])])
+    return "\n".join([*lines, *map(format_pair, found["paired"])])
 
 
-def shown_pair(pair: dict[str, Any]) -> str:
+def format_pair(pair: dict[str, Any]) -> str:
     """A paired difference as plain text."""
     low, high = pair["ci"]
     verdict = "" if low > 0 or high < 0 else " (within noise)"
@@ -165,8 +170,10 @@ class Run:
 
     stage: Stage
     stages: list[Stage]
-    systems: list[System]  # baselines first, the reader last; empty where answers are unknown
-    chosen_by: float | None = None  # MAP@3 on what choices may rest on, never on what is reported
+    systems: list[ScoredSystem]  # baselines first, the reader last; empty where answers are unknown
+    selection_score: float | None = (
+        None  # MAP@3 on what choices may rest on, never on what is reported
+    )
 
     @property
     def folder(self) -> Path:
@@ -184,35 +191,37 @@ def write_answers(
     stage: Stage, config: Train, questions: Dataset, contexts: Stage, logits: Floats
 ) -> None:
     """Write predictions.parquet; logits of shape `(questions, options)`."""
-    found = predictions_of(questions, logits, config.name, contexts.folder.name)
+    found = make_predictions(questions, logits, config.name, contexts.folder.name)
     write_predictions(stage.folder / PREDICTIONS, [found])
 
 
-def answers(folder: Path) -> Predictions:
+def load_answers(folder: Path) -> Predictions:
     """What a run answers: its predictions, or their mean probability over orders of the options."""
-    found = read_all(folder / PREDICTIONS)
-    mean = combined([one.logits for one in found], Ensemble("mean", EnsembleKind.mean))
+    found = read_all_predictions(folder / PREDICTIONS)
+    mean = combine([one.logits for one in found], Ensemble("mean", EnsembleKind.mean))
     return replace(found[0], logits=mean) if len(found) > 1 else found[0]
 
 
-def score_systems(stage: Stage, questions: Dataset, contexts: Stage) -> list[System]:
+def score_systems(stage: Stage, questions: Dataset, contexts: Stage) -> list[ScoredSystem]:
     """Score the baselines and, last, the reader whose predictions the stage holds."""
-    reader = of_logits(stage.folder.name, answers(stage.folder).logits, questions["label"])
-    return [*baselines(questions, read_support(contexts, questions["id"])), reader]
+    reader = score_logits(stage.folder.name, load_answers(stage.folder).logits, questions["label"])
+    return [*score_baselines(questions, read_support(contexts, questions["id"])), reader]
 
 
-def score(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> None:
+def write_scores(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> None:
     """Write results.json: the reader beside the baselines, paired with those that read."""
     *rows, reader = score_systems(stage, questions, contexts)
     stage.measure()
-    found = results([*rows, reader], [(reader, row) for row in rows[BLIND:]], [*stages, stage])
+    found = build_results(
+        [*rows, reader], [(reader, row) for row in rows[NON_READING:]], [*stages, stage]
+    )
     write_json(stage.folder / RESULTS, found)
 
 
-def report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> Run:
+def print_report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> Run:
     """Print the saved results."""
     places = [stage.folder / name for name in (RESULTS, REPORT)]
-    say("\n".join([table(read_json(places[0])), *map(str, places)]))
+    say("\n".join([format_table(read_json(places[0])), *map(str, places)]))
     return Run(stage, [*stages, stage], score_systems(stage, questions, contexts))
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from datasets import Dataset
 
 from exam.core.stage import Stage
-from exam.evaluation.results import System, paired, shown_pair
-from exam.metrics import Floats, average_precision, figures, ranking, recall_at_k
+from exam.evaluation.results import ScoredSystem, format_pair, pair_systems
+from exam.metrics import Floats, average_precision, rank_options, recall_at_k, summarize
 from exam.readers.lexical import build_features, cross_fit, fit
 from exam.retrieval.contexts import read_contexts, read_questions, read_rarity, read_support
 from exam.retrieval.evaluation import DEPTHS, WORD_BUDGET, Contexts, article_ranks, question_scores
@@ -25,14 +25,14 @@ PRINTED = ("supported", MAP)  # of the paired differences; the JSON has all
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedContexts:
     """A contexts stage and what the lexical reader is fitted on.
 
     That is the contexts of other questions or, without them, the other folds of the same ones.
     """
 
     stage: Stage
-    fitted_on: "Ranked | None" = None
+    fitted_on: "RankedContexts | None" = None
     among: Dataset | None = None  # some of its questions, where not all count
 
     @property
@@ -87,7 +87,7 @@ class Ranked:
         else:
             known = np.array(self.fitted_on.answered["label"])
             logits = fit(self.fitted_on.features(top_k, budget), known).logits(features)
-        return None if logits is None else average_precision(ranking(logits), labels)
+        return None if logits is None else average_precision(rank_options(logits), labels)
 
     @cached_property
     def curves(self) -> dict[str, dict[int, Floats]]:
@@ -102,19 +102,22 @@ class Ranked:
         }
 
 
-def ranked(stage: Stage, fitted_on: Stage | None = None) -> Ranked:
+def rank_contexts(stage: Stage, fitted_on: Stage | None = None) -> RankedContexts:
     """A contexts stage to be scored; the reader is cross-fitted where no other answer is known."""
-    others = None if fitted_on is None else Ranked(fitted_on)
-    return Ranked(stage, others if others and len(others.answered) else None)
+    others = None if fitted_on is None else RankedContexts(fitted_on)
+    return RankedContexts(stage, others if others and len(others.answered) else None)
 
 
-def comparison(systems: list[Ranked]) -> dict[str, Any]:
+def compare_contexts(systems: list[RankedContexts]) -> dict[str, Any]:
     """The content of results.json: every system's figures, and the first less each other one."""
     first, *others = systems
     return {
         "rows": [_row(system) for system in systems],
         "paired": [
-            {"metric": metric, **paired(System(first.name, values), System(other.name, theirs))}
+            {
+                "metric": metric,
+                **pair_systems(ScoredSystem(first.name, values), ScoredSystem(other.name, theirs)),
+            }
             for other in others
             for metric, values in first.scores.items()
             if (theirs := other.scores.get(metric)) is not None
@@ -124,19 +127,19 @@ def comparison(systems: list[Ranked]) -> dict[str, Any]:
     }
 
 
-def curves(systems: list[Ranked]) -> dict[str, Any]:
+def trace_depth(systems: list[RankedContexts]) -> dict[str, Any]:
     """Every system's figures over depth."""
     return {
         system.name: {
-            metric: [{"depth": k, **figures(values)} for k, values in curve.items()]
+            metric: [{"depth": k, **summarize(values)} for k, values in curve.items()]
             for metric, curve in system.curves.items()
         }
         for system in systems
     }
 
 
-def _row(system: Ranked) -> dict[str, Any]:
-    found = {metric: figures(values) for metric, values in system.scores.items()}
+def _row(system: RankedContexts) -> dict[str, Any]:
+    found = {metric: summarize(values) for metric, values in system.scores.items()}
     last = found.pop(MAP, None)
     own = {} if last is None else {"n": last["n"], MAP: last["value"], "ci": last["ci"]}
     fitted_on = "cross-fitted" if system.fitted_on is None else system.fitted_on.name
@@ -155,7 +158,7 @@ def format_retrieval_table(found: dict[str, Any]) -> str:
         cost = f"{found['seconds'][name]:>9.1f}{found['peak_mib'][name]:>8,}"
         lines.append(f"{name:<{width}}{values}{cost}")
     shown = [pair for pair in found["paired"] if pair["metric"] in PRINTED]
-    lines += [f"{pair['metric']}: {shown_pair(pair)}" for pair in shown]
+    lines += [f"{pair['metric']}: {format_pair(pair)}" for pair in shown]
     return "\n".join(lines)
 
 

@@ -9,14 +9,14 @@ from exam.core.errors import ExamError
 from exam.core.files import atomic
 from exam.data.schema import LETTERS
 from exam.data.tables import write_csv
-from exam.metrics import Floats, K, ranking
+from exam.metrics import Floats, K, rank_options
 
 
 def write_submission(path: Path, ids: list[str], logits: Floats, letters: str = LETTERS) -> None:
     """Write `id,prediction`, then read the file back and validate it."""
     chosen = [
         [letters[option] for option in best if logit[option] > -np.inf][:K]
-        for best, logit in zip(ranking(logits), logits, strict=True)
+        for best, logit in zip(rank_options(logits), logits, strict=True)
     ]
     with atomic(path) as temporary:
         rows = [[key, " ".join(best)] for key, best in zip(ids, chosen, strict=True)]

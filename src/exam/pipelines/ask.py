@@ -68,7 +68,7 @@ class LoadedRun:
         from datasets import Dataset
 
         from exam.data.schema import FEATURES, LETTERS
-        from exam.evaluation.predictions import probabilities
+        from exam.evaluation.predictions import to_probabilities
         from exam.retrieval.contexts import read_contexts
 
         if not 2 <= len(options) <= len(LETTERS):
@@ -81,7 +81,7 @@ class LoadedRun:
             passages = read_contexts(contexts, self.config.context.passages(training=False))
         finally:
             shutil.rmtree(self._stages, ignore_errors=True)
-        chances = probabilities(logits)[0, : len(options)].tolist()
+        chances = to_probabilities(logits)[0, : len(options)].tolist()
         return Answer(list(options), chances, passages.get("asked", []))
 
 

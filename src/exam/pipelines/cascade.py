@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from exam.config import Bundle, Infer, plain
-from exam.evaluation.ensemble import curve, replaced, unsure
+from exam.evaluation.ensemble import cascade_curve, merge_logits, select_uncertain
 from exam.evaluation.results import Run
 from exam.pipelines.infer import answer
 from exam.pipelines.members import Member, aligned_members, member_of
@@ -27,13 +27,13 @@ def cascaded(infer: Infer, variants: list[Infer]) -> Run:
     member = member_of(first)
     members, logits, asked = [member], member.found.logits, []
     for number, variant in enumerate(variants[1:], 1):
-        rows = unsure(logits, infer.cascade, number)
+        rows = select_uncertain(logits, infer.cascade, number)
         asked.append(len(rows))
         log.info("cascade: %d of %d questions asked further", len(rows), len(logits))
         if not len(rows):
             continue
         further = member_of(answer(variant, rows))
-        logits = replaced(logits, rows, further.found.logits)
+        logits = merge_logits(logits, rows, further.found.logits)
         members.append(replace(further, found=replace(member.found, logits=logits)))
     key = {"members": [m.hash for m in members], "cascade": plain(infer.cascade)}
     outcome = Outcome("cascade", members, logits, key, explained={"asked_further": asked})
@@ -45,14 +45,16 @@ def cascaded_before(infer: Infer, members: list[Member]) -> Run:
     members = aligned_members(members)
     logits, asked = members[0].found.logits, []
     for number, member in enumerate(members[1:], 1):
-        rows = unsure(logits, infer.cascade, number)
+        rows = select_uncertain(logits, infer.cascade, number)
         asked.append(len(rows))
-        logits = replaced(logits, rows, member.found.logits[rows])
+        logits = merge_logits(logits, rows, member.found.logits[rows])
     explained: dict[str, Any] = {"asked_further": asked}
     labels = members[0].found.known
     if labels is not None:
         cheap, dear = members[:2]
         costs = cheap.seconds, dear.seconds
-        explained["curve"] = curve(cheap.found.logits, dear.found.logits, np.array(labels), costs)
+        explained["curve"] = cascade_curve(
+            cheap.found.logits, dear.found.logits, np.array(labels), costs
+        )
     key = {"members": [m.hash for m in members], "cascade": plain(infer.cascade)}
     return finish(infer, Outcome("cascade", members, logits, key, explained=explained), None)

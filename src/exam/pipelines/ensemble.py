@@ -7,9 +7,9 @@ import numpy as np
 
 from exam.config import Ensemble, EnsembleKind, Infer, names, plain
 from exam.core.errors import ExamError
-from exam.evaluation.ensemble import Fitted, combined, enough_questions, fit_weights
+from exam.evaluation.ensemble import FittedWeights, combine, fit_weights, has_enough_questions
 from exam.evaluation.predictions import Predictions
-from exam.evaluation.results import Run, System, of_logits, results
+from exam.evaluation.results import Run, ScoredSystem, build_results, score_logits
 from exam.metrics import Floats
 from exam.pipelines.infer import Answered
 from exam.pipelines.members import Member, aligned_members, numbered_names, saved
@@ -29,8 +29,8 @@ def together(infer: Infer, members: list[Member], asked: Answered | None = None)
         held_out = saved(names(ensemble.fit_on))
         key["fit_on"] = [m.hash for m in held_out]
         weights, fitted = _fitted(ensemble, members, held_out)
-    mean = combined(logits, Ensemble("mean", EnsembleKind.mean))
-    found = combined(logits, ensemble, weights)
+    mean = combine(logits, Ensemble("mean", EnsembleKind.mean))
+    found = combine(logits, ensemble, weights)
     return finish(infer, Outcome(ensemble.name, members, found, key, mean, fitted), asked)
 
 
@@ -53,7 +53,7 @@ def _fitted(
         )
     known = np.array(labels)
     logits = [m.found.logits for m in held_out]
-    if not enough_questions(len(members), len(known)):
+    if not has_enough_questions(len(members), len(known)):
         log.warning(
             "ensemble: %d weights from %d questions: too few to trust; see the nested score",
             len(members),
@@ -67,20 +67,22 @@ def _fitted(
 
 
 def _worth(
-    readers: list[str], logits: list[Floats], labels: list[int], chosen: Fitted
+    readers: list[str], logits: list[Floats], labels: list[int], chosen: FittedWeights
 ) -> dict[str, Any]:
     """A table of the held-out questions: each reader, equal weights, the chosen ones."""
-    each = [of_logits(name, values, labels) for name, values in zip(readers, logits, strict=True)]
+    each = [
+        score_logits(name, values, labels) for name, values in zip(readers, logits, strict=True)
+    ]
     best = max(each, key=lambda system: float(system.scores.mean()))
-    equal = combined(logits, Ensemble("mean", EnsembleKind.mean))
-    nested = System("fitted, weights from other folds (honest)", chosen.nested)
+    equal = combine(logits, Ensemble("mean", EnsembleKind.mean))
+    nested = ScoredSystem("fitted, weights from other folds (honest)", chosen.nested)
     rows = [
         *each,
-        of_logits("mean (equal weights)", equal, labels),
-        System("fitted, weights from the same questions (optimistic)", chosen.optimistic),
+        score_logits("mean (equal weights)", equal, labels),
+        ScoredSystem("fitted, weights from the same questions (optimistic)", chosen.optimistic),
         nested,
     ]
-    found = results(rows, [(nested, best), (nested, rows[-3])], [])
+    found = build_results(rows, [(nested, best), (nested, rows[-3])], [])
     return {"rows": found["rows"], "paired": found["paired"]}
 
 

@@ -13,7 +13,7 @@ from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError, spell_command
 from exam.core.logging import say
 from exam.core.trainer import RESULTS
-from exam.evaluation.results import Run, report
+from exam.evaluation.results import Run, print_report
 from exam.pipelines.cascade import cascaded, cascaded_before, cascades
 from exam.pipelines.ensemble import together
 from exam.pipelines.infer import SUBMISSION, answer, restored
@@ -86,7 +86,7 @@ def _single(infer: Infer) -> Run:
     done = answer(infer)
     say(str(done.stage.folder / SUBMISSION))
     if (done.stage.folder / RESULTS).is_file():
-        return report(done.stage, done.questions, done.contexts, done.before)
+        return print_report(done.stage, done.questions, done.contexts, done.before)
     return Run(done.stage, [*done.before, done.stage], [])
 
 

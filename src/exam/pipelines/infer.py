@@ -34,13 +34,13 @@ from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, list_run_files
 from exam.data.questions import questions_digest, read
 from exam.data.schema import LETTERS, in_order
 from exam.evaluation.predictions import (
-    GIVEN,
+    ORIGINAL_ORDER,
     Predictions,
-    predictions_of,
+    make_predictions,
     read_predictions,
     write_predictions,
 )
-from exam.evaluation.results import PREDICTIONS, answers, score
+from exam.evaluation.results import PREDICTIONS, load_answers, write_scores
 from exam.evaluation.submission import write_submission
 from exam.pipelines.preflight import check_saved_reader, prepare
 from exam.readers.base import Answer, loaded, saved_model
@@ -185,9 +185,9 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
             predictions, tokens = zip(*rotated, strict=True)
         if not stage.reused and distributed.rank() == 0:
             write_predictions(stage.folder / PREDICTIONS, list(predictions))
-            submit(stage, answers(stage.folder), letters)
+            submit(stage, load_answers(stage.folder), letters)
             if None not in questions["label"]:
-                score(stage, questions, contexts, before)
+                write_scores(stage, questions, contexts, before)
             write_run(stage, config, questions, contexts, tokens[-1])
             stage.finish(list_run_files(stage.folder), questions=len(questions))
         if distributed.rank() == 0:
@@ -212,7 +212,10 @@ def _rotated(
     if rotations > 1 and not by_letter:
         log.warning("infer: this reader scores options alike in any order: rotations=1 is enough")
     for turn in range(rotations):
-        order, path = f"rotated by {turn}" if turn else GIVEN, work / f"order-{turn}.parquet"
+        order, path = (
+            f"rotated by {turn}" if turn else ORIGINAL_ORDER,
+            work / f"order-{turn}.parquet",
+        )
         if distributed.told(is_sealed(path) if distributed.rank() == 0 else None):
             log.info("infer: options %s are answered already", order)
             yield read_predictions(path), None
@@ -220,7 +223,7 @@ def _rotated(
         output = reader(questions.map(_turned, fn_kwargs={"by": turn}), contexts)
         for row, options in zip(output.logits, questions["options"], strict=True):
             row[: len(options)] = np.roll(row[: len(options)], turn)
-        predictions = predictions_of(
+        predictions = make_predictions(
             questions, output.logits, config.name, contexts.folder.name, order
         )
         if distributed.rank() == 0:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from exam.core.files import file_digest
 from exam.core.stage import Stage, finished
-from exam.evaluation.predictions import Predictions, aligned, read_all
-from exam.evaluation.results import PREDICTIONS, answers
+from exam.evaluation.predictions import Predictions, align, read_all_predictions
+from exam.evaluation.results import PREDICTIONS, load_answers
 from exam.pipelines.infer import Answered
 
 
@@ -24,7 +24,7 @@ class Member:
 
 def member_of(done: Answered) -> Member:
     """One run's answers as a member."""
-    found, folder = answers(done.stage.folder), done.stage.folder
+    found, folder = load_answers(done.stage.folder), done.stage.folder
     cost = done.stage.seconds / len(done.questions)
     stages = (*done.before, done.stage)
     return Member(found.name, found, str(folder), done.stage.hash, cost, stages)
@@ -36,7 +36,7 @@ def saved(given: list[str]) -> list[Member]:
     for place in map(Path, given):
         stage = finished(place) if place.is_dir() else None
         path = place / PREDICTIONS if stage else place
-        for found in read_all(path):
+        for found in read_all_predictions(path):
             cost = stage.seconds / len(found.ids) if stage and stage.kind == "infer" else 0.0
             key = f"{file_digest(path)} {found.name}"
             members.append(Member(found.name, found, str(path), key, cost))
@@ -45,7 +45,7 @@ def saved(given: list[str]) -> list[Member]:
 
 def aligned_members(members: list[Member]) -> list[Member]:
     """The members with their answers in the order of the first one's questions."""
-    found = aligned([m.found for m in members], [m.source for m in members])
+    found = align([m.found for m in members], [m.source for m in members])
     return [replace(m, found=one) for m, one in zip(members, found, strict=True)]
 
 

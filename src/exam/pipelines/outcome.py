@@ -18,17 +18,17 @@ from exam.evaluation.predictions import Predictions, write_predictions
 from exam.evaluation.results import (
     PREDICTIONS,
     Run,
-    System,
-    baselines,
-    blind,
-    of_logits,
-    results,
-    table,
+    ScoredSystem,
+    build_results,
+    format_table,
+    non_reading_baselines,
+    score_baselines,
+    score_logits,
 )
 from exam.metrics import Floats
 from exam.pipelines.infer import SUBMISSION, Answered, letters_of, submit
 from exam.pipelines.members import Member, numbered_names
-from exam.report.charts import Chart, over, write_png
+from exam.report.charts import Chart, line_chart, write_png
 from exam.report.run import write_results
 from exam.retrieval.contexts import read_support
 
@@ -90,40 +90,46 @@ def _cascade_charts(found: list[dict[str, Any]]) -> list[Chart]:
     cost = [{"at": share, "value": value, "ci": [value, value]} for share, value in seconds]
     made = {"MAP@3": score, "seconds a question": cost if any(s for _, s in seconds) else []}
     label = "share of questions asked further"
-    return [over(unit, "", label, unit, {unit: p}, log=False) for unit, p in made.items() if p]
+    return [
+        line_chart(unit, "", label, unit, {unit: p}, log=False) for unit, p in made.items() if p
+    ]
 
 
-def _systems(outcome: Outcome, asked: Answered | None) -> list[System]:
+def _systems(outcome: Outcome, asked: Answered | None) -> list[ScoredSystem]:
     """Baselines, members, their mean, and last what they make together; none without answers."""
     labels = outcome.members[0].found.known
     if labels is None:
         return []
     if asked is None:
         options = np.isfinite(outcome.logits).sum(axis=1)
-        rows = blind(options, labels)
+        rows = non_reading_baselines(options, labels)
     else:
-        rows = baselines(asked.questions, read_support(asked.contexts, asked.questions["id"]))
+        rows = score_baselines(asked.questions, read_support(asked.contexts, asked.questions["id"]))
     for name, member in zip(numbered_names(outcome.members), outcome.members, strict=True):
-        rows.append(of_logits(name, member.found.logits, labels))
+        rows.append(score_logits(name, member.found.logits, labels))
     if outcome.beside is not None:
-        rows.append(of_logits("mean of probabilities", outcome.beside, labels))
-    return [*rows, of_logits(outcome.name, outcome.logits, labels)]
+        rows.append(score_logits("mean of probabilities", outcome.beside, labels))
+    return [*rows, score_logits(outcome.name, outcome.logits, labels)]
 
 
-def _results(outcome: Outcome, systems: list[System], stages: list[Stage]) -> dict[str, Any]:
+def _results(outcome: Outcome, systems: list[ScoredSystem], stages: list[Stage]) -> dict[str, Any]:
     """results.json: what they make together against the best of them, and against their mean."""
     first = len(systems) - len(outcome.members) - 1 - (outcome.beside is not None)
     members = systems[first : first + len(outcome.members)]
     best = max(members, key=lambda system: float(system.scores.mean()))
     others = [best, *([systems[-2]] if outcome.beside is not None else [])]
-    found = results(systems, [(systems[-1], other) for other in others], stages)
+    found = build_results(systems, [(systems[-1], other) for other in others], stages)
     return found | (outcome.explained or {})
 
 
 def _shown(found: dict[str, Any]) -> str:
     """The table, and below it how weights were fitted."""
-    lines = [table(found)]
+    lines = [format_table(found)]
     if "fitted" in found:
         weights = " · ".join(f"{n} {w:.2f}" for n, w in found["fitted"]["weights"].items())
-        lines += ["", f"weights, fitted on held-out questions: {weights}", table(found["fitted"])]
+        lines += [
+            "",
+            f"weights, fitted on held-out questions: {weights}",
+            format_table(found["fitted"]),
+        ]
     return "\n".join(lines)

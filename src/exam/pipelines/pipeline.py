@@ -25,10 +25,10 @@ from exam.data.splits import read_split
 from exam.evaluation.results import Run, log_scores
 from exam.evaluation.retrieval import (
     CURVES_UP_TO,
-    comparison,
-    curves,
+    compare_contexts,
     format_retrieval_table,
-    ranked,
+    rank_contexts,
+    trace_depth,
 )
 from exam.generation.generate import QUESTIONS, generate, generated
 from exam.pipelines.ensemble_infer import answered
@@ -37,7 +37,7 @@ from exam.pipelines.stress import stressed
 from exam.pipelines.tracking import conclude, tracked
 from exam.pipelines.train import train_reader
 from exam.readers.lexical import FEATURES
-from exam.report.compare import write_contexts
+from exam.report.compare import write_retrieval_report
 from exam.retrieval.contexts import ContextSet
 from exam.retrieval.retriever import Retrieval
 
@@ -86,12 +86,12 @@ def _evaluate(stage: Stage, fitted_on: Stage | None, config: Retrieve) -> None:
     with open_stage(outputs, "evaluation", name, key, config.resume.value) as evaluation:
         path = evaluation.folder / RESULTS
         if not evaluation.reused:
-            system = ranked(stage, fitted_on)
-            figures = comparison([system])
+            system = rank_contexts(stage, fitted_on)
+            figures = compare_contexts([system])
             if len(system.questions) <= CURVES_UP_TO:
-                figures["curves"] = curves([system])
+                figures["curves"] = trace_depth([system])
             write_json(path, figures)
-            write_contexts(evaluation.folder / REPORT, figures, name)
+            write_retrieval_report(evaluation.folder / REPORT, figures, name)
             evaluation.finish([RESULTS, REPORT])
     say(f"{format_retrieval_table(read_json(path))}\n{path}\n{evaluation.folder / REPORT}")
 
@@ -119,7 +119,7 @@ def run_train(config: Train) -> Run:
         if config.task is Task.reader:
             run = train_reader(config)
             found = read_json(run.stage.folder / RESULTS)["rows"][-1]
-            conclude({**found, "chosen_by": run.chosen_by})
+            conclude({**found, "selection_score": run.selection_score})
             return run
         return _train_retrieval(config)
 

@@ -15,7 +15,7 @@ from exam.config import Data
 from exam.core.errors import ExamError, spell_command
 from exam.data.schema import LETTERS
 from exam.data.splits import Split
-from exam.evaluation.predictions import probabilities, read_predictions
+from exam.evaluation.predictions import read_predictions, to_probabilities
 from exam.readers.multiple_choice.features import TARGETS
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def _check_apart(split: Split, known: Known, path: Path) -> None:
 def _known(path: Path) -> Known:
     found = read_predictions(path)
     exists = np.isfinite(found.logits)
-    rows = zip(found.ids, probabilities(found.logits), exists, found.labels, strict=True)
+    rows = zip(found.ids, to_probabilities(found.logits), exists, found.labels, strict=True)
     return {key: (own[real].tolist(), label) for key, own, real, label in rows}
 
 

@@ -22,9 +22,15 @@ from exam.core.stage import Stage, log_reused
 from exam.core.trainer import CHECKPOINTS, REPORT, RESULTS
 from exam.data.questions import questions_digest
 from exam.data.schema import in_order
-from exam.evaluation.predictions import predictions_of, read_predictions, write_predictions
-from exam.evaluation.results import System, baselines, of_logits, results, table
-from exam.metrics import Floats, ranking
+from exam.evaluation.predictions import make_predictions, read_predictions, write_predictions
+from exam.evaluation.results import (
+    ScoredSystem,
+    build_results,
+    format_table,
+    score_baselines,
+    score_logits,
+)
+from exam.metrics import Floats, rank_options
 from exam.pipelines.infer import answers_key, asked_questions, restored
 from exam.pipelines.preflight import check_saved_reader
 from exam.readers.base import loaded
@@ -126,7 +132,7 @@ def stressed(stress: Stress) -> None:
                 if not is_sealed(path):  # of an interrupted run
                     given = _given(condition, contexts, asked, top_k, stress.seed, rarity)
                     logits = answer(asked, given).logits
-                    predictions = predictions_of(asked, logits, config.name, condition.name)
+                    predictions = make_predictions(asked, logits, config.name, condition.name)
                     with sealed(path) as temporary:
                         write_predictions(temporary, [predictions])
                 found[condition.name] = asked, read_predictions(path).logits
@@ -135,7 +141,7 @@ def stressed(stress: Stress) -> None:
     log_reused([*retrieval.stages, contexts, stage])
     shown = read_json(stage.folder / RESULTS)
     flips = f"another first choice with options in another order: {shown['flip_rate']:.1%}"
-    say(f"{table(shown)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+    say(f"{format_table(shown)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
 
 
 def _write(
@@ -204,7 +210,7 @@ def _results(
 ) -> dict[str, Any]:
     """Every condition's MAP@3 beside the baselines, and against the questions as given."""
     questions, logits = found[AS_GIVEN]
-    systems = [of_logits(name, own, asked["label"]) for name, (asked, own) in found.items()]
+    systems = [score_logits(name, own, asked["label"]) for name, (asked, own) in found.items()]
     lengths = [[len(option) for option in options] for options in questions["options"]]
     wrong = np.array(
         [
@@ -214,18 +220,21 @@ def _results(
     )
     given = systems[0]
     rows = [
-        *baselines(questions, read_support(contexts, questions["id"])),
+        *score_baselines(questions, read_support(contexts, questions["id"])),
         *systems,
-        System(LONGEST_WRONG, given.scores[wrong]),
+        ScoredSystem(LONGEST_WRONG, given.scores[wrong]),
     ]
-    shown = results(rows, [(other, given) for other in systems[1:]], stages)
+    shown = build_results(rows, [(other, given) for other in systems[1:]], stages)
     return {**shown, "flip_rate": _flips(questions, logits, *found[PERMUTED])}
 
 
 def _flips(questions: Dataset, logits: Floats, permuted: Dataset, others: Floats) -> float:
     """The share of questions whose first choice is another text."""
     chosen = [
-        [options[best] for options, best in zip(asked["options"], ranking(own)[:, 0], strict=True)]
+        [
+            options[best]
+            for options, best in zip(asked["options"], rank_options(own)[:, 0], strict=True)
+        ]
         for asked, own in ((questions, logits), (permuted, others))
     ]
     return float(np.mean([a != b for a, b in zip(*chosen, strict=True)]))

@@ -6,7 +6,7 @@ from typing import Any
 
 from exam.core.files import digest, read_json, write_json
 from exam.core.trainer import REPORT, RESULTS
-from exam.evaluation.results import table
+from exam.evaluation.results import format_table
 from exam.report import charts
 from exam.report.charts import Chart, write_png
 from exam.report.page import Page, write_page
@@ -39,20 +39,20 @@ def compare_jobs(jobs: list[Job]) -> str:
     facts = [("jobs", str(len(rows))), ("changing", ", ".join(changing) or "nothing")]
     write_page(folder / REPORT, Page(f"sweep {folder.name}", facts, found, made, own=None))
     files = (RESULTS, "map_at_3.png", REPORT)
-    return "\n".join([table(found), *(str(folder / name) for name in files)])
+    return "\n".join([format_table(found), *(str(folder / name) for name in files)])
 
 
 def _charts(rows: list[dict[str, Any]], changing: list[str]) -> list[Chart]:
     """MAP@3 of every job, and over the value that changes, where it is one number."""
     places, label = _places(rows, changing)
-    made = [charts.systems(rows)]
+    made = [charts.score_chart(rows)]
     if label is not None:
         points = [
             {"at": place, "value": row["map_at_3"], "ci": row["ci"]}
             for place, row in sorted(zip(places, rows, strict=True), key=lambda pair: pair[0])
         ]
         lines = {"MAP@3": points}
-        made.append(charts.over(f"Over {label}", "", label, "MAP@3", lines, log=False))
+        made.append(charts.line_chart(f"Over {label}", "", label, "MAP@3", lines, log=False))
     return made
 
 

@@ -23,16 +23,16 @@ from exam.data.questions import questions_digest
 from exam.data.splits import Split, fold_of, read_split
 from exam.evaluation.predictions import read_predictions
 from exam.evaluation.results import (
-    BLIND,
+    NON_READING,
     PREDICTIONS,
     Run,
-    System,
+    ScoredSystem,
+    build_results,
+    format_table,
     log_scores,
-    report,
-    results,
-    score,
-    table,
+    print_report,
     write_answers,
+    write_scores,
 )
 from exam.generation.generate import QUESTIONS, generated
 from exam.metrics import Floats
@@ -136,17 +136,19 @@ def _train_run(config: Train, prepared: Prepared) -> Run:
             output = fitted(config, stage.folder, split, pool)(split.valid, valid)
             if leads:
                 write_answers(stage, config, split.valid, valid, output.logits)
-                score(stage, split.valid, valid, prepared.stages)
+                write_scores(stage, split.valid, valid, prepared.stages)
                 write_run(stage, config, split.valid, valid, output.tokens)
                 write_card(stage, config)
                 stage.finish(list_run_files(stage.folder), questions=len(split.train))
         if leads:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
-    run = report(stage, split.valid, valid, prepared.stages)
+    run = print_report(stage, split.valid, valid, prepared.stages)
     if leads and config.hub.push:
         push(stage.folder, config)
     trained = stage.folder / TRAINING  # a reader without one chose no checkpoint
-    return replace(run, chosen_by=read_json(trained).get("best") if trained.is_file() else None)
+    return replace(
+        run, selection_score=read_json(trained).get("best") if trained.is_file() else None
+    )
 
 
 def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, Any]:
@@ -216,11 +218,11 @@ def _cross_validate(config: Train, prepared: Prepared) -> Run:
         if not stage.reused and distributed.rank() == 0:
             joined = _join_folds(questions, rows, logits)
             write_answers(stage, config, questions, contexts, joined)
-            score(stage, questions, contexts, [*prepared.stages, *stages])
+            write_scores(stage, questions, contexts, [*prepared.stages, *stages])
             write_run(stage, config, questions, contexts)
             stage.finish([PREDICTIONS, RESULTS, REPORT], questions=len(questions))
-    run = report(stage, questions, contexts, [*prepared.stages, *stages])
-    return replace(run, chosen_by=float(run.systems[-1].scores.mean()))
+    run = print_report(stage, questions, contexts, [*prepared.stages, *stages])
+    return replace(run, selection_score=float(run.systems[-1].scores.mean()))
 
 
 def _join_folds(questions: Dataset, rows: list[Any], logits: list[Floats]) -> Floats:
@@ -236,15 +238,15 @@ def _average_seeds(config: Train, runs: list[Run]) -> Run:
     """Report all runs and their mean; its interval is over questions, not seeds."""
     systems = [run.systems[-1] for run in runs]
     scores = np.array([system.scores for system in systems])
-    mean = System(f"mean of {len(runs)} seeds", scores.mean(axis=0))
+    mean = ScoredSystem(f"mean of {len(runs)} seeds", scores.mean(axis=0))
     values = scores.mean(axis=1)
     *baselines, _ = runs[0].systems
     outputs, key = Path(config.outputs), {"runs": [run.stage.hash for run in runs]}
     with shared_stage(outputs, "seeds", config.name, key, config.resume) as stage:
         if not stage.reused and distributed.rank() == 0:
             stages = {s.folder: s for run in runs for s in run.stages}
-            pairs = [(mean, row) for row in baselines[BLIND:]]
-            figures = results([*baselines, *systems, mean], pairs, list(stages.values()))
+            pairs = [(mean, row) for row in baselines[NON_READING:]]
+            figures = build_results([*baselines, *systems, mean], pairs, list(stages.values()))
             figures["seeds"] = {
                 "seeds": config.seed,
                 "map_at_3": values.tolist(),
@@ -257,7 +259,7 @@ def _average_seeds(config: Train, runs: list[Run]) -> Run:
     figures = read_json(stage.folder / RESULTS)
     seeds = figures["seeds"]
     line = f"MAP@3 over seeds: {seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
-    say(f"{table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
-    selection = [run.chosen_by for run in runs if run.chosen_by is not None]
+    say(f"{format_table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+    selection = [run.selection_score for run in runs if run.selection_score is not None]
     mean_selection = float(np.mean(selection)) if selection else None
     return Run(stage, [*runs[0].stages, stage], [*baselines, *systems, mean], mean_selection)

@@ -18,7 +18,7 @@ from exam.core.files import write_json
 from exam.core.stage import Stage
 from exam.core.trainer import CHECKPOINTS, TRAINING
 from exam.data.splits import Split
-from exam.metrics import Floats, K, average_precision, figures, ranking
+from exam.metrics import Floats, K, average_precision, rank_options, summarize
 from exam.readers.causal_lm.load import inspect_decoder, load_causal, random_decoder
 from exam.readers.causal_lm.reader import LetterReader
 from exam.readers.causal_lm.scoring import option_scores
@@ -149,8 +149,8 @@ def _fit_lexical(config: Train, folder: Path, split: Split, pool: Stage) -> Answ
     features, labels = lexical_features(questions, pool, top_k, budget), questions["label"]
     logits = cross_fit(questions, features)
     if logits is not None:
-        scores = average_precision(ranking(logits), np.array(labels), K)
-        estimate = figures(scores)
+        scores = average_precision(rank_options(logits), np.array(labels), K)
+        estimate = summarize(scores)
         log.info(
             "train: cross-fitted MAP@3 %.3f [%.3f, %.3f] (n = %d)",
             estimate["value"],

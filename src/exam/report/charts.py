@@ -20,7 +20,7 @@ Chart = dict[str, Any]  # title, note, spec
 Point = dict[str, Any]
 
 
-def systems(rows: list[dict[str, Any]]) -> Chart:
+def score_chart(rows: list[dict[str, Any]]) -> Chart:
     """Every row's MAP@3 with its interval."""
     data = [
         {"system": row["system"], "map": row["map_at_3"], "low": row["ci"][0], "high": row["ci"][1]}
@@ -34,7 +34,7 @@ def systems(rows: list[dict[str, Any]]) -> Chart:
     return _chart("Beside the baselines", "", bars + dots, height=24 * len(rows) + 20)
 
 
-def learning(history: list[dict[str, Any]]) -> Chart | None:
+def learning_chart(history: list[dict[str, Any]]) -> Chart | None:
     """The training loss over steps, and MAP@3 on the fold that chooses the checkpoint."""
     losses = [{"step": e["step"], "value": e["loss"]} for e in history if "loss" in e]
     scores = [
@@ -63,14 +63,14 @@ def learning(history: list[dict[str, Any]]) -> Chart | None:
     return _chart("Learning curve", f"{note} Dashed: MAP@3 where checkpoints are chosen.", both)
 
 
-def calibration(bins: list[dict[str, Any]], error: float) -> Chart:
+def calibration_chart(bins: list[dict[str, Any]], error: float) -> Chart:
     """How often the first choice is right, over the probability it was given."""
     data = [_interval(b["accuracy"], x=b["probability"], n=b["n"]) for b in bins]
     note = f"{ON_THE_DIAGONAL} Mean gap (ECE): {error:.3f}."
     return _chart("Calibration", note, _diagonal() + _points(data, "x:Q"))
 
 
-def calibrations(found: dict[str, dict[str, Any]]) -> Chart:
+def calibration_charts(found: dict[str, dict[str, Any]]) -> Chart:
     """The same of several readers (`reliability`, `ece`), a colour for each."""
     data = [
         _interval(
@@ -91,13 +91,13 @@ def _diagonal() -> Any:
     )
 
 
-def by_place(title: str, note: str, label: str, points: list[Point]) -> Chart:
+def bar_by_group(title: str, note: str, label: str, points: list[Point]) -> Chart:
     """A share with its interval for each of several named groups (`group`, `value`, `ci`, `n`)."""
     data = [_interval(p, x=f"{p['group']}", n=p["n"]) for p in points]
     return _chart(title, note, _points(data, alt.X("x:N", sort=None, title=label)))
 
 
-def over(
+def line_chart(
     title: str, note: str, label: str, unit: str, lines: dict[str, list[Point]], *, log: bool
 ) -> Chart:
     """Means over a number (`at`, `value`, `ci`), a line for each name."""
@@ -115,7 +115,7 @@ def over(
     return _chart(title, note, band + line)
 
 
-def over_depth(found: dict[str, Any]) -> list[Chart]:
+def depth_charts(found: dict[str, Any]) -> list[Chart]:
     """Recall and reader-free MAP@3 over the number of passages, a line for each contexts."""
     made = []
     for metric, name, note, unit in (
@@ -128,7 +128,7 @@ def over_depth(found: dict[str, Any]) -> list[Chart]:
             if own[metric]
         }
         if lines:
-            made.append(over(name, note, "passages", unit, lines, log=True))
+            made.append(line_chart(name, note, "passages", unit, lines, log=True))
     return made
 
 

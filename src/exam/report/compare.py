@@ -11,21 +11,27 @@ import numpy as np
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import digest, write_json
 from exam.core.stage import Stage, finished
-from exam.evaluation.calibration import questions_needed, statistics
-from exam.evaluation.predictions import Predictions, aligned
+from exam.evaluation.calibration import count_questions_needed, summarize_predictions
+from exam.evaluation.predictions import Predictions, align
 from exam.evaluation.results import (
-    BLIND,
+    NON_READING,
     Evaluation,
     Run,
-    answers,
-    blind,
-    of_logits,
-    results,
-    table,
+    build_results,
+    format_table,
+    load_answers,
+    non_reading_baselines,
+    score_logits,
 )
-from exam.evaluation.retrieval import MAP, comparison, curves, format_retrieval_table, ranked
+from exam.evaluation.retrieval import (
+    MAP,
+    compare_contexts,
+    format_retrieval_table,
+    rank_contexts,
+    trace_depth,
+)
 from exam.report import charts
-from exam.report.charts import calibrations, write_png
+from exam.report.charts import calibration_charts, write_png
 from exam.report.page import Page, write_page
 
 
@@ -36,8 +42,8 @@ def compare_folders(folders: list[Path], fit_on: list[Path], target: Path | None
         ExamError: the folders do not hold what can be compared.
     """
     if fit_on or (folders[0] / "contexts.parquet").is_file():
-        return compare_contexts(folders, fit_on, target)
-    return compare(folders, target or _default_target(folders))
+        return compare_context_folders(folders, fit_on, target)
+    return compare_runs(folders, target or _default_target(folders))
 
 
 def _default_target(folders: list[Path]) -> Path:
@@ -59,7 +65,7 @@ def evaluate_runs(runs: Sequence[Run]) -> Evaluation:
         ExamError: the runs answered different questions, or the answers are not known.
     """
     folders = [run.folder for run in runs]
-    predictions = aligned([answers(folder) for folder in folders], [str(f) for f in folders])
+    predictions = align([load_answers(folder) for folder in folders], [str(f) for f in folders])
     labels = predictions[0].known
     if labels is None:
         raise ExamError(
@@ -67,14 +73,14 @@ def evaluate_runs(runs: Sequence[Run]) -> Evaluation:
             "Give a run of questions with answers."
         )
     named = zip(_names(folders), predictions, strict=True)
-    first, *others = (of_logits(name, p.logits, labels) for name, p in named)
+    first, *others = (score_logits(name, p.logits, labels) for name, p in named)
     options = np.isfinite(predictions[0].logits).sum(axis=1)
-    rows = runs[0].systems[:-1] or blind(options, labels)
-    pairs = [(first, other) for other in (*others, *rows[BLIND:])]
+    rows = runs[0].systems[:-1] or non_reading_baselines(options, labels)
+    pairs = [(first, other) for other in (*others, *rows[NON_READING:])]
     return Evaluation([*rows, first, *others], pairs, predictions)
 
 
-def compare(folders: list[Path], target: Path) -> str:
+def compare_runs(folders: list[Path], target: Path) -> str:
     """Compare the first run with each of the others, and return the printed table.
 
     Raises:
@@ -82,15 +88,15 @@ def compare(folders: list[Path], target: Path) -> str:
     """
     stages = [finished(folder) for folder in folders]
     evaluation = evaluate_runs([Run(stage, [], []) for stage in stages])
-    figures = results(evaluation.systems, evaluation.pairs, stages)
-    readers = zip(evaluation.systems[BLIND:], evaluation.predictions, strict=True)
-    figures["statistics"] = {system.name: statistics(p) for system, p in readers}
+    figures = build_results(evaluation.systems, evaluation.pairs, stages)
+    readers = zip(evaluation.systems[NON_READING:], evaluation.predictions, strict=True)
+    figures["statistics"] = {system.name: summarize_predictions(p) for system, p in readers}
     for pair, (first, other) in zip(figures["paired"], evaluation.pairs, strict=True):
-        pair["questions_needed"] = questions_needed(first.scores, other.scores)
+        pair["questions_needed"] = count_questions_needed(first.scores, other.scores)
     write_json(target, figures)
-    write_png([calibrations(figures["statistics"])], target.with_suffix(".png"))
-    write_compared(target.with_suffix(".html"), figures, evaluation.predictions)
-    lines = [table(figures)]
+    write_png([calibration_charts(figures["statistics"])], target.with_suffix(".png"))
+    write_run_comparison(target.with_suffix(".html"), figures, evaluation.predictions)
+    lines = [format_table(figures)]
     for name, figure in figures["statistics"].items():
         low, high = figure["accuracy"]["ci"]
         accuracy = f"accuracy {figure['accuracy']['value']:.3f} [{low:.3f}, {high:.3f}]"
@@ -98,7 +104,7 @@ def compare(folders: list[Path], target: Path) -> str:
     return "\n".join([*lines, str(target), str(target.with_suffix(".html"))])
 
 
-def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | None) -> str:
+def compare_context_folders(folders: list[Path], fit_on: list[Path], target: Path | None) -> str:
     """The first contexts against each of the others, by recall, support and reader-free MAP@3.
 
     Raises:
@@ -111,14 +117,14 @@ def compare_contexts(folders: list[Path], fit_on: list[Path], target: Path | Non
         )
     stages, fits = ([finished(folder) for folder in group] for group in (folders, fit_on))
     _check_contexts(stages, fits)
-    systems = [ranked(stage, fit) for stage, fit in zip_longest(stages, fits)]
-    figures = comparison(systems)
+    systems = [rank_contexts(stage, fit) for stage, fit in zip_longest(stages, fits)]
+    figures = compare_contexts(systems)
     if target is not None:
-        figures["curves"] = curves(systems)
+        figures["curves"] = trace_depth(systems)
         write_json(target, figures)
-        if drawn := charts.over_depth(figures["curves"]):
+        if drawn := charts.depth_charts(figures["curves"]):
             write_png(drawn, target.with_suffix(".png"))
-        write_contexts(target.with_suffix(".html"), figures, "comparison of contexts")
+        write_retrieval_report(target.with_suffix(".html"), figures, "comparison of contexts")
     return format_retrieval_table(figures)
 
 
@@ -146,20 +152,20 @@ def _check_contexts(stages: list[Stage], fits: list[Stage]) -> None:
         )
 
 
-def write_compared(path: Path, figures: dict[str, Any], found: list[Predictions]) -> None:
+def write_run_comparison(path: Path, figures: dict[str, Any], found: list[Predictions]) -> None:
     """Runs beside each other: scores, calibration, accuracy by letter."""
-    made = [charts.systems(figures["rows"])]
+    made = [charts.score_chart(figures["rows"])]
     for name, own in figures["statistics"].items():
-        made.append(charts.calibration(own["reliability"], own["ece"]) | {"title": name})
+        made.append(charts.calibration_chart(own["reliability"], own["ece"]) | {"title": name})
     facts = [("runs", str(len(found))), ("questions", str(len(found[0].ids)))]
-    write_page(path, Page("comparison of runs", facts, figures, made, own=BLIND))
+    write_page(path, Page("comparison of runs", facts, figures, made, own=NON_READING))
 
 
-def write_contexts(path: Path, figures: dict[str, Any], title: str) -> None:
+def write_retrieval_report(path: Path, figures: dict[str, Any], title: str) -> None:
     """Contexts, alone or beside each other: recall and reader-free MAP@3 over depth."""
     scored = [row for row in figures["rows"] if MAP in row]
-    made = [charts.systems(scored)] if scored else []
-    made += charts.over_depth(figures.get("curves", {}))
+    made = [charts.score_chart(scored)] if scored else []
+    made += charts.depth_charts(figures.get("curves", {}))
     results = {**figures, "rows": scored, "paired": []}
     facts = [("contexts", str(len(figures["rows"])))]
     write_page(path, Page(title, facts, results, made, own=0))

@@ -22,7 +22,7 @@ class Page:
     facts: list[tuple[str, str]]  # name and value, in a line each
     results: dict[str, Any]  # as in results.json: rows, paired, seconds, peak_mib, reused
     charts: list[Chart] = field(default_factory=list)
-    questions: list[dict[str, Any]] = field(default_factory=list)  # see `run.browsed`
+    questions: list[dict[str, Any]] = field(default_factory=list)  # see `run.question_rows`
     common: list[str] = field(default_factory=list)  # words that are not marked in passages
     own: int | None = -1  # which row the page is about; None where it is about all
 

@@ -11,11 +11,11 @@ from exam.config import Train
 from exam.core.files import read_json
 from exam.core.stage import Stage
 from exam.core.trainer import REPORT, RESULTS, STATE, TRAINING
-from exam.evaluation.calibration import statistics
-from exam.evaluation.predictions import Predictions, probabilities
-from exam.evaluation.results import answers
-from exam.evaluation.retrieval import CURVES_UP_TO, Ranked, curves
-from exam.metrics import figures, ranking
+from exam.evaluation.calibration import summarize_predictions
+from exam.evaluation.predictions import Predictions, to_probabilities
+from exam.evaluation.results import load_answers
+from exam.evaluation.retrieval import CURVES_UP_TO, RankedContexts, trace_depth
+from exam.metrics import rank_options, summarize
 from exam.readers.multiple_choice.features import TokenCounts
 from exam.report import charts
 from exam.report.charts import Chart, Point
@@ -36,7 +36,7 @@ def write_run(
     tokens: TokenCounts | None = None,
 ) -> None:
     """Write `report.html` beside the run's results."""
-    found = answers(stage.folder)
+    found = load_answers(stage.folder)
     read = read_contexts(contexts, config.context.passages(training=False))
     support = read_support(contexts, questions["id"])
     results = read_json(stage.folder / RESULTS) if (stage.folder / RESULTS).is_file() else {}
@@ -46,7 +46,7 @@ def write_run(
         facts=_facts(stage.folder, config, contexts) + (tokens.facts() if tokens else []),
         results=results,
         charts=_charts(stage, config, questions, contexts, found, results) if known else [],
-        questions=browsed(questions, found, read, support),
+        questions=question_rows(questions, found, read, support),
         common=_common(contexts) if config.retriever.kind.searches else [],
     )
     write_page(stage.folder / REPORT, page)
@@ -59,7 +59,7 @@ def _common(contexts: Stage) -> list[str]:
 
 def write_results(path: Path, title: str, results: dict[str, Any], own: int = -1) -> None:
     """A page of results alone, the row of number `own` on top: of several seeds or readers."""
-    page = Page(title, [], results, [charts.systems(results["rows"])], own=own)
+    page = Page(title, [], results, [charts.score_chart(results["rows"])], own=own)
     write_page(path, page)
 
 
@@ -88,20 +88,20 @@ def _charts(
     found: Predictions,
     results: dict[str, Any],
 ) -> list[Chart]:
-    own = statistics(found)
-    right = (ranking(found.logits)[:, 0] == np.array(found.known)).astype(np.float64)
+    own = summarize_predictions(found)
+    right = (rank_options(found.logits)[:, 0] == np.array(found.known)).astype(np.float64)
     made = [
-        charts.systems(results["rows"]),
+        charts.score_chart(results["rows"]),
         _learning(stage.folder),
         *_depths(contexts, questions),
-        charts.calibration(own["reliability"], own["ece"]),
-        charts.by_place(
+        charts.calibration_chart(own["reliability"], own["ece"]),
+        charts.bar_by_group(
             "By the right option's letter",
             "How often the first choice is right.",
             "right option",
             [{"group": k, **v} for k, v in own["by_right_option"].items() if v],
         ),
-        charts.by_place(
+        charts.bar_by_group(
             "By length", "Words of prompt and options.", "words", _by_length(questions, right)
         ),
         _by_support(questions, contexts, config, right),
@@ -112,15 +112,15 @@ def _charts(
 def _learning(folder: Path) -> Chart | None:
     if not (folder / STATE).is_file():
         return None
-    return charts.learning(read_json(folder / STATE)["log_history"])
+    return charts.learning_chart(read_json(folder / STATE)["log_history"])
 
 
 def _depths(contexts: Stage, questions: Dataset) -> list[Chart]:
     """Recall of the own article, and MAP@3 of the lexical reader, over the number of passages."""
-    system = Ranked(contexts, among=questions)
+    system = RankedContexts(contexts, among=questions)
     if len(questions) > CURVES_UP_TO or not system.deepest:
         return []
-    return charts.over_depth(curves([system]))
+    return charts.depth_charts(trace_depth([system]))
 
 
 def _by_length(questions: Dataset, right: Any) -> list[Point]:
@@ -158,7 +158,7 @@ def _by_support(questions: Dataset, contexts: Stage, config: Train, right: Any) 
     points += _point("none", right[first == 0])
     depth = config.context.passages(training=False)
     note = f"Rank of the first passage with the right option's words; {depth} were read."
-    return charts.by_place("By the supporting passage", note, "rank", points)
+    return charts.bar_by_group("By the supporting passage", note, "rank", points)
 
 
 def _supports(question: dict[str, Any], passage: dict[str, Any], idf: dict[str, float]) -> bool:
@@ -166,17 +166,17 @@ def _supports(question: dict[str, Any], passage: dict[str, Any], idf: dict[str, 
 
 
 def _point(group: str, values: Any) -> list[Point]:
-    return [{"group": group, **figures(values)}] if len(values) else []
+    return [{"group": group, **summarize(values)}] if len(values) else []
 
 
-def browsed(
+def question_rows(
     questions: Dataset,
     found: Predictions,
     contexts: Contexts,
     support: list[list[float]] | None,
 ) -> list[dict[str, Any]]:
     """Every question as the page's browser takes it."""
-    chances, first = probabilities(found.logits), ranking(found.logits)[:, 0]
+    chances, first = to_probabilities(found.logits), rank_options(found.logits)[:, 0]
     rows = []
     for place, question in enumerate(questions.to_list()):
         number, label = len(question["options"]), question["label"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from exam.core.files import SEAL, atomic, is_sealed, sealed
 from exam.core.logging import log_progress, progress
-from exam.metrics import figures
+from exam.metrics import summarize
 from exam.retrieval.recipes import TRAINED_ON, IndexSpec, faiss_module
 from exam.retrieval.vectors import LISTS, VECTORS, Rows, VectorIndex, Vectors, exact_search
 
@@ -178,7 +178,7 @@ def _measure(blocks: Blocks, index: VectorIndex) -> dict[str, Any]:
                 for a, b, row in zip(exact, approximate, numbers, strict=True)
             ]
         )
-        recall[f"recall_at_{k}"] = figure = figures(shares)
+        recall[f"recall_at_{k}"] = figure = summarize(shares)
         log.info("index: recall@%d %.3f against exact search", k, figure["value"])
     return recall
 

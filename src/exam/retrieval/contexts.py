@@ -16,7 +16,7 @@ from exam.core.files import atomic, digest, read_object, write_json
 from exam.core.stage import Stage, finished, siblings
 from exam.data.schema import FEATURES
 from exam.data.tables import parquet_of
-from exam.metrics import Estimate, figures
+from exam.metrics import Estimate, summarize
 from exam.retrieval.evaluation import Contexts, option_support, question_scores, words
 from exam.retrieval.idf import Rarity
 
@@ -210,4 +210,4 @@ def evaluate(stage: Stage, questions: Dataset, rarity: Rarity | None) -> dict[st
     by_question = dict(zip(questions["id"], support, strict=bool(contexts)))
     write_json(stage.folder / SUPPORT, by_question)
     scores = question_scores(questions, contexts, support) if contexts else {}
-    return {name: figures(values) for name, values in scores.items()}
+    return {name: summarize(values) for name, values in scores.items()}
