@@ -120,7 +120,3 @@ def test_importing_is_quick_and_imports_nothing_heavy():
         for _ in range(3)
     ]
     assert min(float(one.stdout) for one in runs) < 0.2  # seconds
-
-
-def test_the_package_is_typed():
-    assert (ROOT / "src" / "exam" / "py.typed").is_file()

@@ -1,6 +1,7 @@
-"""The examples run in small form; the notebooks are committed without outputs."""
+"""The README's Python runs as written, the examples run in small form."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,17 @@ def test_a_notebook_is_small_and_holds_no_outputs(path):
         assert cell.metadata.keys() <= {"tags"}
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(tmp_path):
+    blocks = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert len(blocks) == 1
+    output = run_python(tmp_path, "-c", blocks[0])
+    assert re.search(r"^demo-minilm-two_stage-\w+ +252 +0\.\d{3}", output, re.MULTILINE)
+    assert re.search(r"^(a fungal partner|fire|a host tree) \[0\.", output, re.MULTILINE)
 
 
 @pytest.mark.slow

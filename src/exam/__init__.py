@@ -12,8 +12,8 @@ Example:
     answer = exam.load(run).answer("Where do orchid seeds sprout?", ["in soil", "in the sea"])
     ```
 
-The functions log to the logger `exam` and set up no handler. Show the log with
-`logging.basicConfig()` and `logging.getLogger("exam").setLevel("INFO")`.
+The functions print the tables of the commands. They log to the logger `exam` and set up no handler:
+show the log with `logging.basicConfig()` and `logging.getLogger("exam").setLevel("INFO")`.
 """
 
 import signal
@@ -101,8 +101,8 @@ def evaluate(
 ) -> "Evaluation":
     """Score runs on the same questions, with 95 % intervals and beside baselines.
 
-    Without overrides, score the predictions that the runs hold. With overrides, answer the
-    questions that they name first, as `exam infer` does.
+    Without overrides, score the predictions that the runs hold. With overrides, first
+    answer the questions that they name, as `exam infer` does.
 
     Args:
         runs: a run or several: results of `exam.train`, or folders with predictions.
@@ -192,7 +192,7 @@ def _run(command: str, config: "Command") -> Any:
 def _answer(
     run: str | PathLike[str], overrides: tuple[str, ...], outputs: str | PathLike[str] | None
 ) -> "Run":
-    """Return a run's answers: those that it holds or, with overrides, those to other questions."""
+    """Answer the questions that overrides name; without overrides, return the run as a `Run`."""
     from pathlib import Path
 
     from exam.config.compose import compose_infer

@@ -1,5 +1,6 @@
 """Settings that cannot work: the message names the setting, what it must be and the remedy."""
 
+import re
 from dataclasses import fields, is_dataclass
 from typing import get_args, get_type_hints
 
@@ -107,6 +108,19 @@ def test_every_item_of_a_list_is_within_range_and_a_member_is_named():
         composed("infer", "ckpt=[a,b]", "cascade.share=half")
     with pytest.raises(ExamError, match=r"^retriever\.members\.bm25\.depth must be at least 1"):
         composed("train", "retriever=hybrid", "retriever.members.bm25.depth=0")
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("adversary.adv_lr=0.1", "tuning.awp_lr"),
+        ("trainer=awp", "trainer=published/awp"),
+        ("data.fold=all", "data.cross_validate=true"),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(override, name):
+    with pytest.raises(ExamError, match=rf"renamed to {re.escape(name)}\.\nWrite"):
+        composed("train", override)
 
 
 def groups(schema):

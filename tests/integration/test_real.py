@@ -58,3 +58,4 @@ def test_wheel_carries_its_configuration_and_commands(tmp_path):
     )
     assert "model: bert_base, deberta_base" in done.stdout
     assert (tmp_path / "installed" / "exam" / "data" / "demo" / "questions.csv").is_file()
+    assert (tmp_path / "installed" / "exam" / "py.typed").is_file()

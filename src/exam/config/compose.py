@@ -14,6 +14,7 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from exam.config import ROOTS
+from exam.config.renamed import check_renamed
 from exam.config.training_args import TrainerFields
 from exam.config.validate import validate
 from exam.core.errors import ExamError, spell_command
@@ -154,6 +155,7 @@ def check_groups(verb: str, overrides: Sequence[str]) -> None:
     given = [override.partition("=")[0].lstrip("+~") for override in overrides]
     optional = {field.name for field in fields(ROOTS[verb]) if field.default is None}
     for key, override in zip(given, overrides, strict=True):
+        check_renamed(override)
         group, dot, _ = key.partition(".")
         if not group:
             raise ExamError(f"{override[:50]!r} names no value.\nWrite <group>.<key>=<value>.")

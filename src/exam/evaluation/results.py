@@ -42,7 +42,12 @@ NON_READING = 2  # rows that nothing is compared with: random and constant order
 
 @dataclass(frozen=True)
 class ScoredSystem:
-    """A named row: each question's average precision at 3."""
+    """A named row of a table.
+
+    Attributes:
+        name: The name of a run or baseline.
+        scores: Each question's average precision at 3, from 0 to 1; shape `(questions,)`.
+    """
 
     name: str
     scores: Floats
@@ -55,15 +60,21 @@ class ScoredSystem:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Runs on the same questions, beside the baselines; printed as the table of a command."""
+    """Runs scored on the same questions, beside baselines; `print` shows a table.
 
-    systems: list[ScoredSystem]  # baselines first, then the runs in their order
-    pairs: list[tuple[ScoredSystem, ScoredSystem]]  # the first run, and what it is compared with
-    predictions: list[Predictions]  # of the runs, in the first one's order of questions
+    Attributes:
+        systems: Baselines first, then the runs in their order.
+        pairs: The first run with each system that it is compared with.
+        predictions: One for each run, all in the first one's order of questions.
+    """
+
+    systems: list[ScoredSystem]
+    pairs: list[tuple[ScoredSystem, ScoredSystem]]
+    predictions: list[Predictions]
 
     @property
     def differences(self) -> dict[tuple[str, str], Estimate]:
-        """The mean paired difference of each pair, by the names of its two systems."""
+        """Mean paired differences of MAP@3, by the names of the two systems."""
         return {(a.name, b.name): estimate(a.scores - b.scores) for a, b in self.pairs}
 
     def __str__(self) -> str:
@@ -166,14 +177,20 @@ PREDICTIONS = "predictions.parquet"
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its stage, the stages below it, and the scores; also a path (its folder)."""
+    """A finished run of a command; as a path, it is its folder.
+
+    Attributes:
+        stage: The run's folder, its key, and what it cost.
+        stages: All stages that it depends on, and its own.
+        systems: Baselines first, the reader last; empty where answers are unknown.
+        selection_score: The score of the questions that chose the checkpoint, never of those
+            reported.
+    """
 
     stage: Stage
     stages: list[Stage]
-    systems: list[ScoredSystem]  # baselines first, the reader last; empty where answers are unknown
-    selection_score: float | None = (
-        None  # MAP@3 on what choices may rest on, never on what is reported
-    )
+    systems: list[ScoredSystem]
+    selection_score: float | None = None
 
     @property
     def folder(self) -> Path:

@@ -15,11 +15,17 @@ from exam.core.security import go_offline
 
 @dataclass(frozen=True)
 class Answer:
-    """What a reader makes of one question."""
+    """The answer to one question.
+
+    Attributes:
+        options: The question's options.
+        probabilities: A probability for each option; they sum to 1.
+        passages: The passages that the reader read, best first: rank, title, text, score and more.
+    """
 
     options: list[str]
-    probabilities: list[float]  # of the options, in their order
-    passages: list[dict[str, Any]]  # what was read, best first: rank, title, text, score …
+    probabilities: list[float]
+    passages: list[dict[str, Any]]
 
     @property
     def best(self) -> str:
