@@ -122,6 +122,7 @@ class Bench:
         """MAP@3 on the reported questions after one epoch, over several seeds."""
         import numpy as np
 
+        from exam.config import DEFAULT_K
         from exam.metrics import average_precision, rank_options, summarize
 
         sides: dict[str, dict[str, Any]] = {
@@ -135,7 +136,7 @@ class Bench:
                 settings |= {"seed": seed, "logits": True, "questions": self.arguments.questions}
                 done = self.job("run", **settings)
                 order = rank_options(np.array(done["logits"]))
-                scores[side].append(average_precision(order, np.array(done["labels"])))
+                scores[side].append(average_precision(order, np.array(done["labels"]), DEFAULT_K))
         mean = {side: np.mean(found, axis=0) for side, found in scores.items()}
         return {
             "seeds": list(self.arguments.seeds),

@@ -65,6 +65,13 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {  # of the commands without a
             "help": "contexts of other questions, one for each of those compared and in their "
             "order, to fit the lexical reader on; by default it is cross-fitted on those compared",
         },
+        "--k": {
+            "type": int,
+            "choices": range(1, 27),
+            "metavar": "K",
+            "help": "score by MAP@K, or by accuracy (1); by default as the runs were, contexts by "
+            "the default of metric.k",
+        },
         "--json": {
             "type": Path,
             "metavar": "FILE",
@@ -168,7 +175,7 @@ def _run_parsed(command: str, options: argparse.Namespace) -> int:
     if command == "compare":
         from exam.report.compare import compare_folders
 
-        say(compare_folders(options.FOLDER, options.fit_on, options.json))
+        say(compare_folders(options.FOLDER, options.fit_on, options.json, options.k))
     elif command == "ask":
         from exam.pipelines.ask import answer_typed_questions
 
@@ -206,7 +213,7 @@ class Jobs:
         Keep the failure of a single job: Hydra would log one that is raised here.
 
         Returns:
-            The MAP@3 that a sweeper is to maximise: of the fold that chooses the checkpoint, or of
+            The metric that a sweeper maximises: of the fold that chooses the checkpoint, or of
             all folds.
         """
         from hydra.core.hydra_config import HydraConfig

@@ -1,5 +1,6 @@
 """Ranking metrics and their uncertainty. Knows nothing of the rest of the project."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,23 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-K = 3
 RESAMPLES = 10_000
 FEW = 100  # values: counting them is faster than drawing every question
+
+
+def metric_name(k: int) -> str:
+    """Return the name of MAP@k in files and logs: `map_at_<k>`, and `accuracy` for k = 1."""
+    return "accuracy" if k == 1 else f"map_at_{k}"
+
+
+def metric_title(name: str) -> str:
+    """Return the title of a metric in tables, such as `MAP@3` for `map_at_3`."""
+    return name.replace("map_at_", "MAP@")
+
+
+def find_metric(names: Iterable[str]) -> str | None:
+    """Return the name of MAP@k among the columns of a result; None if no column has one."""
+    return next((name for name in names if name == "accuracy" or name.startswith("map_at_")), None)
 
 
 def rank_options(logits: Floats) -> Ints:
@@ -30,7 +45,7 @@ def count_ties(logits: Floats) -> int:
     return int(equal.any(axis=1).sum())
 
 
-def average_precision(order: Ints, labels: Ints, k: int = 3) -> Floats:
+def average_precision(order: Ints, labels: Ints, k: int) -> Floats:
     """Each question's 1 / rank of the right option within the first `k`, else 0.
 
     With one right option this is its average precision at k; the mean is MAP@k as the
@@ -41,12 +56,12 @@ def average_precision(order: Ints, labels: Ints, k: int = 3) -> Floats:
     return scores
 
 
-def map_at_k(logits: Floats, labels: Ints, k: int = 3) -> float:
+def map_at_k(logits: Floats, labels: Ints, k: int) -> float:
     """Mean average precision at k."""
     return float(average_precision(rank_options(logits), labels, k).mean())
 
 
-def random_average_precision(options: Ints, k: int = 3) -> Floats:
+def random_average_precision(options: Ints, k: int) -> Floats:
     """Expected average precision at k of a random order, for questions with that many options."""
     harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, k + 1))])
     expected: Floats = harmonic[np.minimum(options, k)] / options

@@ -76,20 +76,29 @@ def noisy(labels, rate, seed):
 def test_fitted_weights_prefer_the_reader_that_knows_more():
     labels = np.random.default_rng(0).integers(0, 5, 300)
     good, bad = noisy(labels, 0.7, 1), noisy(labels, 0.0, 2)
-    found = fit_weights([bad, good], labels, seed=0)
+    found = fit_weights([bad, good], labels, 3, seed=0)
     assert sum(found.weights) == pytest.approx(1)
     assert found.weights[1] > 0.7
-    alone = map_at_k(good, labels)
+    alone = map_at_k(good, labels, 3)
     assert found.optimistic.mean() >= alone - 1e-9
     assert found.nested.mean() <= found.optimistic.mean()
     assert found.nested.mean() > alone - 0.03
     assert found.nested.shape == (300,)
 
 
+def test_fitted_weights_follow_k():
+    """The first member ranks every right option second: worthless for accuracy, not for MAP@2."""
+    labels = np.zeros(40, dtype=np.int64)
+    second = np.tile([1.0, 2.0, 0.0], (40, 1))
+    never = np.tile([0.0, 1.0, 2.0], (40, 1))
+    assert fit_weights([second, never], labels, 1, seed=0).optimistic.mean() == 0
+    assert fit_weights([second, never], labels, 2, seed=0).optimistic.mean() == 0.5
+
+
 def test_equal_weights_where_nothing_is_gained():
     labels = np.array([0, 1, 2, 3, 4] * 4)
     same = noisy(labels, 1.0, 3)
-    assert fit_weights([same, same], labels, seed=0).weights == [0.5, 0.5]
+    assert fit_weights([same, same], labels, 3, seed=0).weights == [0.5, 0.5]
 
 
 def test_how_many_weights_questions_carry():
@@ -120,9 +129,9 @@ def test_a_further_reader_may_have_fewer_options():
 def test_the_curve_begins_with_one_reader_and_ends_with_the_other():
     labels = np.random.default_rng(0).integers(0, 5, 60)
     cheap, dear = noisy(labels, 0.3, 1), noisy(labels, 0.9, 2)
-    found = cascade_curve(cheap, dear, labels, (0.1, 2.0))
-    assert found[0]["map_at_3"] == pytest.approx(map_at_k(cheap, labels))
-    assert found[-1]["map_at_3"] == pytest.approx(map_at_k(dear, labels))
+    found = cascade_curve(cheap, dear, labels, (0.1, 2.0), 3)
+    assert found[0]["map_at_3"] == pytest.approx(map_at_k(cheap, labels, 3))
+    assert found[-1]["map_at_3"] == pytest.approx(map_at_k(dear, labels, 3))
     assert [found[0]["seconds_a_question"], found[-1]["seconds_a_question"]] == [0.1, 2.1]
     assert [point["share"] for point in found] == pytest.approx(np.linspace(0, 1, 21).tolist())
 
@@ -133,7 +142,7 @@ def test_the_curve_begins_with_one_reader_and_ends_with_the_other():
 def test_statistics_worked_out_by_hand():
     chances = [[0.72, 0.18, 0.1], [0.62, 0.28, 0.1], [0.1, 0.15, 0.75], [0.35, 0.33, 0.32]]
     found = summarize_predictions(
-        Predictions(list("wxyz"), LOG(np.array(chances)), [0, 1, 2, 2], "r", "c")
+        Predictions(list("wxyz"), LOG(np.array(chances)), [0, 1, 2, 2], "r", "c"), 3
     )
     assert found["n"] == 4
     assert found["accuracy"]["value"] == 0.5

@@ -608,7 +608,7 @@ def test_submissions_give_every_id_back(tmp_path):
     path = tmp_path / "s.csv"
 
     def one(ids):
-        write_submission(path, ids, np.tile([0.0, 2.0, 1.0], (len(ids), 1)))
+        write_submission(path, ids, np.tile([0.0, 2.0, 1.0], (len(ids), 1)), 3)
         with path.open(encoding="utf-8", newline="") as file:
             _, *rows = csv.reader(file)
         assert rows == [[key, "B C A"] for key in ids]

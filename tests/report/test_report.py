@@ -67,7 +67,7 @@ CHARTS = [
         log=True,
     ),
     charts.learning_chart(
-        [{"step": 1, "loss": 1.5}, {"step": 2, "loss": 1.0}, {"step": 2, "eval_map_at_3": 0.5}]
+        [{"step": 1, "loss": 1.5}, {"step": 2, "loss": 1.0}, {"step": 2, "eval_map_at_3": 0.5}], 3
     ),
     charts.bar_by_group(
         "By letter", "", "letter", [{"group": HOSTILE, "n": 3, "value": 0.5, "ci": [0.2, 0.8]}]
@@ -101,7 +101,7 @@ def test_only_the_pages_own_scripts_may_run(written):
 
 
 def test_the_learning_curves_scores_have_the_whole_range():
-    one = charts.learning_chart([{"step": 2, "loss": 1.0}, {"step": 2, "eval_map_at_3": 0.5}])
+    one = charts.learning_chart([{"step": 2, "loss": 1.0}, {"step": 2, "eval_map_at_3": 0.5}], 3)
     (axis,) = re.findall(r'"domain": \[[^]]*\]', json.dumps(one))
     assert axis == '"domain": [0, 1]'
 

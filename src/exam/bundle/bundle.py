@@ -24,8 +24,9 @@ from exam.core.logging import say
 from exam.core.stage import Stage
 from exam.data.kaggle import INPUT
 from exam.data.schema import LETTERS
+from exam.evaluation.results import choose_k
 from exam.evaluation.submission import validate_submission
-from exam.pipelines.ensemble_infer import check_readers
+from exam.pipelines.ensemble_infer import ONE_METRIC, check_readers
 from exam.pipelines.infer import answer, asked_questions, restored
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def make_bundle(bundle: Bundle) -> None:
     folders = [Path(name) for name in names(bundle.ckpt)]
     runs = [restored(replace(bundle, ckpt=str(folder))) for folder in folders]
     configs = [config for _, config in runs]
+    choose_k(None, {str(run.folder): config.metric.k for run, config in runs}, ONE_METRIC)
     stages = [
         stage
         for folder, config in zip(folders, configs, strict=True)
@@ -106,7 +108,10 @@ def _overrides(bundle: Bundle) -> list[str]:
         values = plain(bundle.ensemble)
         merging = {name: values[name] for name in ("of", "weights", "points")}
         overrides += [f"ensemble={bundle.ensemble.name}", *_format("ensemble", merging, {})]
-    return overrides + _format("cascade", plain(bundle.cascade), {})
+    groups = {"cascade": bundle.cascade, "metric": bundle.metric}
+    return overrides + [
+        v for name, group in groups.items() for v in _format(name, plain(group), {})
+    ]
 
 
 def _format(group: str, values: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
@@ -130,6 +135,7 @@ def _sample(bundle: Bundle, folder: Path, config: Train, questions: int) -> Infe
     return Infer(
         ckpt=str(folder),
         data=replace(config.data, limit=questions),
+        metric=bundle.metric,
         run=bundle.run,
         outputs=bundle.outputs,
         log_level=bundle.log_level,
@@ -211,5 +217,7 @@ def _rehearse(target: Target, contents: Contents, lines: list[str], config: Trai
         seconds = dry_run(notebook, target, submission)
     questions = asked_questions(config)
     options = [len(texts) for texts in questions["options"]]
-    validate_submission(submission, questions["id"], options, config.data.options or LETTERS)
+    validate_submission(
+        submission, questions["id"], options, config.metric.k, config.data.options or LETTERS
+    )
     say(f"rehearsed without a network: {len(questions)} questions in {seconds:.0f} s\n{submission}")

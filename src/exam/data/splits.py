@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 SHOWN = 10  # ids in a log line
 NEAR = 0.9  # cosine of questions that nearly repeat each other
 BLOCK = 2000  # questions compared with all at a time
-WORTH_SEEING = 0.005  # of MAP@3
+WORTH_SEEING = 0.005
 SPREAD = 0.37  # of a question's paired difference, which two readers of this project had (n = 300)
 
 
@@ -207,7 +207,7 @@ def _log_parts(train: Dataset, valid: Dataset) -> None:
         log.debug("questions: %d %s · right options %s", len(part), name, spread)
     if len(valid) < count_questions_for(WORTH_SEEING, SPREAD):
         log.info(
-            "With %d validation questions, differences under %.3f MAP@3 are noise; to see %.3f "
+            "With %d validation questions, differences under %.3f are noise; to see %.3f "
             "takes about %d.",
             len(valid),
             1.96 * SPREAD / sqrt(len(valid)),

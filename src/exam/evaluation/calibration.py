@@ -1,4 +1,4 @@
-"""What one reader's predictions say beyond MAP@3: accuracy by place, calibration, resolution."""
+"""Figures of a reader beyond its score: accuracy by letter, calibration, questions needed."""
 
 from typing import Any
 
@@ -6,13 +6,20 @@ import numpy as np
 
 from exam.data.schema import LETTERS
 from exam.evaluation.predictions import Predictions, to_probabilities
-from exam.metrics import Floats, average_precision, count_questions_for, rank_options, summarize
+from exam.metrics import (
+    Floats,
+    average_precision,
+    count_questions_for,
+    metric_name,
+    rank_options,
+    summarize,
+)
 
 BINS = 10
-GAINS = (0.005, 0.01, 0.02, 0.05)  # of MAP@3
+GAINS = (0.005, 0.01, 0.02, 0.05)  # of the metric
 
 
-def summarize_predictions(found: Predictions) -> dict[str, Any]:
+def summarize_predictions(found: Predictions, k: int) -> dict[str, Any]:
     """Figures of answered predictions, every mean with n and its 95 % interval.
 
     `by_right_option` tells how often the right option was first when it was A, B, …,
@@ -27,7 +34,7 @@ def summarize_predictions(found: Predictions) -> dict[str, Any]:
     place = np.argsort(order, axis=1)[np.arange(len(labels)), labels]
     return {
         "n": len(labels),
-        **{f"map_at_{k}": _mean(average_precision(order, labels, k)) for k in (3, 5)},
+        **{metric_name(n): _mean(average_precision(order, labels, n)) for n in (k, 5)},
         "accuracy": _mean(right),
         "by_right_option": {LETTERS[o]: _mean(right[labels == o]) for o in options},
         "by_chosen_option": {LETTERS[o]: _mean(right[order[:, 0] == o]) for o in options},
@@ -57,6 +64,6 @@ def _calibration(chance: Floats, right: Any) -> dict[str, Any]:
 
 
 def count_questions_needed(a: Floats, b: Floats) -> dict[str, int]:
-    """How many questions a gain of MAP@3 takes to show, by the spread of a paired difference."""
+    """Return the questions that each gain of the metric takes to show, from the paired spread."""
     spread = float(np.std(a - b, ddof=1))
     return {f"{gain:g}": count_questions_for(gain, spread) for gain in GAINS}

@@ -1,6 +1,7 @@
-"""Result tables: systems with intervals, paired differences, baselines; printed and as JSON."""
+"""Score systems beside baselines, compare them in pairs, and print and save the results."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.config import Ensemble, EnsembleKind, Train
+from exam.config import DEFAULT_K, Ensemble, EnsembleKind, Train
+from exam.core.errors import ExamError
 from exam.core.files import read_json, write_json
 from exam.core.logging import say
 from exam.core.stage import Stage
@@ -24,15 +26,20 @@ from exam.metrics import (
     Estimate,
     Floats,
     Ints,
-    K,
     average_precision,
     estimate,
+    find_metric,
+    metric_name,
+    metric_title,
     random_average_precision,
     rank_options,
     summarize,
 )
 from exam.retrieval.contexts import read_support
 
+log = logging.getLogger(__name__)
+
+PREDICTIONS = "predictions.parquet"
 RANDOM = "random order (expected)"
 CONSTANT = "constant order (A, B, C)"
 LONGEST = "longest option first"
@@ -46,15 +53,17 @@ class ScoredSystem:
 
     Attributes:
         name: The name of a run or baseline.
-        scores: Each question's average precision at 3, from 0 to 1; shape `(questions,)`.
+        scores: Each question's average precision at k, from 0 to 1; shape `(questions,)`.
+        k: The ranks that score; 1 is accuracy.
     """
 
     name: str
     scores: Floats
+    k: int
 
     @property
     def estimate(self) -> Estimate:
-        """MAP@3 with its 95 % interval over questions."""
+        """MAP@k with its 95 % interval over questions."""
         return estimate(self.scores)
 
 
@@ -74,105 +83,11 @@ class Evaluation:
 
     @property
     def differences(self) -> dict[tuple[str, str], Estimate]:
-        """Mean paired differences of MAP@3, by the names of the two systems."""
+        """Mean paired differences of MAP@k, by the names of the two systems."""
         return {(a.name, b.name): estimate(a.scores - b.scores) for a, b in self.pairs}
 
     def __str__(self) -> str:
         return format_table(build_results(self.systems, self.pairs, []))
-
-
-def score_logits(name: str, logits: Floats, labels: list[int]) -> ScoredSystem:
-    """A reader's row."""
-    return ScoredSystem(name, average_precision(rank_options(logits), np.array(labels), K))
-
-
-def non_reading_baselines(options: Ints, labels: list[int]) -> list[ScoredSystem]:
-    """What answers without reading: random order and constant order, of so many options each."""
-    constant = np.where(np.arange(options.max()) < options[:, None], 0.0, -np.inf)
-    return [
-        ScoredSystem(RANDOM, random_average_precision(options, K)),
-        score_logits(CONSTANT, constant, labels),
-    ]
-
-
-def score_baselines(questions: Dataset, support: list[list[float]] | None) -> list[ScoredSystem]:
-    """Random and constant order, longest option first, and by words that the passages support.
-
-    The last row only where there are passages.
-    """
-    labels = list(questions["label"])
-    lengths = [[float(len(o)) for o in q] for q in questions["options"]]
-    found = [
-        *non_reading_baselines(np.array([len(q) for q in lengths]), labels),
-        score_logits(LONGEST, pad_scores(lengths), labels),
-    ]
-    if support is not None:
-        found.append(score_logits(LEXICAL, pad_scores(support), labels))
-    return found
-
-
-def pad_scores(values: list[list[float]]) -> Floats:
-    """Lists of one value per option as an array, `-inf` where a question has fewer."""
-    array = np.full((len(values), max(map(len, values))), -np.inf)
-    for row, value in zip(array, values, strict=True):
-        row[: len(value)] = value
-    return array
-
-
-def pair_systems(a: ScoredSystem, b: ScoredSystem) -> dict[str, Any]:
-    """The mean of a - b on the same questions, with its interval."""
-    own = summarize(a.scores - b.scores)
-    return {
-        "a": a.name, "b": b.name, "n": own["n"], "difference": own["value"], "ci": own["ci"],
-    }  # fmt: skip
-
-
-def build_results(
-    systems: list[ScoredSystem], pairs: list[tuple[ScoredSystem, ScoredSystem]], stages: list[Stage]
-) -> dict[str, Any]:
-    """The content of results.json."""
-    return {
-        "rows": [_row(system) for system in systems],
-        "paired": [pair_systems(a, b) for a, b in pairs],
-        "seconds": {_label(s): round(s.seconds, 1) for s in stages},
-        "peak_mib": {_label(s): round(s.peak_mib) for s in stages},
-        "reused": [_label(s) for s in stages if s.reused],
-    }
-
-
-def _row(system: ScoredSystem) -> dict[str, Any]:
-    own = summarize(system.scores)
-    return {"system": system.name, "n": own["n"], "map_at_3": own["value"], "ci": own["ci"]}
-
-
-def _label(stage: Stage) -> str:
-    return f"{stage.kind}/{stage.folder.name}"
-
-
-def format_table(found: dict[str, Any]) -> str:
-    """The results as plain text: `rows`, and the differences of `paired`."""
-    width = max(len(row["system"]) for row in found["rows"])
-    lines = [f"{'system':<{width}}     n   MAP@3   95 % interval"]
-    for row in found["rows"]:
-        low, high = row["ci"]
-        lines.append(
-            f"{row['system']:<{width}} {row['n']:>5}    {row['map_at_3']:.3f}   "
-            f"[{low:.3f}, {high:.3f}]"
-        )
-    return "\n".join([*lines, *map(format_pair, found["paired"])])
-
-
-def format_pair(pair: dict[str, Any]) -> str:
-    """A paired difference as plain text."""
-    low, high = pair["ci"]
-    verdict = "" if low > 0 or high < 0 else " (within noise)"
-    interval = f"{pair['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-    return f"{pair['a']} − {pair['b']}: {interval}{verdict}"
-
-
-log = logging.getLogger(__name__)
-
-PREDICTIONS = "predictions.parquet"
 
 
 @dataclass(frozen=True)
@@ -183,8 +98,7 @@ class Run:
         stage: The run's folder, its key, and what it cost.
         stages: All stages that it depends on, and its own.
         systems: Baselines first, the reader last; empty where answers are unknown.
-        selection_score: The score of the questions that chose the checkpoint, never of those
-            reported.
+        selection_score: MAP@k of the questions that chose the checkpoint, never of those reported.
     """
 
     stage: Stage
@@ -204,51 +118,194 @@ class Run:
         return str(self.folder)
 
 
+# The metric of a run.
+
+
+def metric_key(k: int) -> dict[str, int]:
+    """Return the part of a stage's key that keeps `k`; the default changes no older key."""
+    return {} if k == DEFAULT_K else {"k": k}
+
+
+def read_k(stage: Stage) -> int:
+    """Return the k that a stage remembers."""
+    k: int = stage.key.get("k", DEFAULT_K)
+    return k
+
+
+def choose_k(k: int | None, remembered: Mapping[str, int], option: str) -> int:
+    """Return `k`, or the k that all runs remember; `remembered` maps a run's name to its k.
+
+    Without either, return the default.
+
+    Raises:
+        ExamError: the runs differ, and `k` is None; the message names the `option` that decides.
+    """
+    if k is not None or not remembered:
+        return k or DEFAULT_K
+    (first, k), *others = remembered.items()
+    for name, other in others:
+        if other != k:
+            titles = [metric_title(metric_name(n)) for n in (k, other)]
+            raise ExamError(
+                f"{first} is scored by {titles[0]}, and {name} by {titles[1]}.\n"
+                f"Choose one metric for all of them: {option}"
+            )
+    return k
+
+
+def check_k(k: int, options: int) -> None:
+    """Refuse a k above `options`, the greatest number of options of a question.
+
+    Raises:
+        ExamError: no question has that many options.
+    """
+    if k > options:
+        raise ExamError(
+            f"metric.k={k}, but no question has more than {options} options.\n"
+            f"Set metric.k to {options} or less; metric.k=1 is accuracy."
+        )
+
+
+# Scores.
+
+
+def score_logits(name: str, logits: Floats, labels: list[int], k: int) -> ScoredSystem:
+    """Score logits `(questions, options)` by MAP@k."""
+    return ScoredSystem(name, average_precision(rank_options(logits), np.array(labels), k), k)
+
+
+def non_reading_baselines(options: Ints, labels: list[int], k: int) -> list[ScoredSystem]:
+    """Score random and constant order; `options` is each question's number of options."""
+    constant = np.where(np.arange(options.max()) < options[:, None], 0.0, -np.inf)
+    return [
+        ScoredSystem(RANDOM, random_average_precision(options, k), k),
+        score_logits(CONSTANT, constant, labels, k),
+    ]
+
+
+def score_baselines(
+    questions: Dataset, support: list[list[float]] | None, k: int
+) -> list[ScoredSystem]:
+    """Score random and constant order, longest option first and, with `support`, word overlap."""
+    labels = list(questions["label"])
+    lengths = [[float(len(option)) for option in options] for options in questions["options"]]
+    systems = [
+        *non_reading_baselines(np.array([len(options) for options in lengths]), labels, k),
+        score_logits(LONGEST, pad_scores(lengths), labels, k),
+    ]
+    if support is not None:
+        systems.append(score_logits(LEXICAL, pad_scores(support), labels, k))
+    return systems
+
+
+def pad_scores(values: list[list[float]]) -> Floats:
+    """Return lists of one value per option as an array, `-inf` for options that do not exist."""
+    array = np.full((len(values), max(map(len, values))), -np.inf)
+    for row, value in zip(array, values, strict=True):
+        row[: len(value)] = value
+    return array
+
+
+def pair_systems(a: ScoredSystem, b: ScoredSystem) -> dict[str, Any]:
+    """Return the mean of a - b on the same questions, with its interval."""
+    summary = summarize(a.scores - b.scores)
+    difference = {"difference": summary["value"], "ci": summary["ci"]}
+    return {"a": a.name, "b": b.name, "n": summary["n"], **difference}
+
+
+def build_results(
+    systems: list[ScoredSystem], pairs: list[tuple[ScoredSystem, ScoredSystem]], stages: list[Stage]
+) -> dict[str, Any]:
+    """Return the content of results.json."""
+    return {
+        "rows": [_row(system) for system in systems],
+        "paired": [pair_systems(a, b) for a, b in pairs],
+        "seconds": {_label(s): round(s.seconds, 1) for s in stages},
+        "peak_mib": {_label(s): round(s.peak_mib) for s in stages},
+        "reused": [_label(s) for s in stages if s.reused],
+    }
+
+
+def _row(system: ScoredSystem) -> dict[str, Any]:
+    summary = summarize(system.scores)
+    score = {metric_name(system.k): summary["value"], "ci": summary["ci"]}
+    return {"system": system.name, "n": summary["n"], **score}
+
+
+def _label(stage: Stage) -> str:
+    return f"{stage.kind}/{stage.folder.name}"
+
+
+def format_table(results: dict[str, Any]) -> str:
+    """Return `rows` and `paired` of results as plain text."""
+    rows = results["rows"]
+    metric = str(find_metric(rows[0]))
+    title = metric_title(metric)
+    width, column = max(len(row["system"]) for row in rows), max(len(title), 5)
+    lines = [f"{'system':<{width}}     n   {title:<{column}}   95 % interval"]
+    for row in rows:
+        low, high = row["ci"]
+        score = f"{row[metric]:<{column}.3f}   [{low:.3f}, {high:.3f}]"
+        lines.append(f"{row['system']:<{width}} {row['n']:>5}    {score}")
+    return "\n".join([*lines, *map(format_pair, results["paired"])])
+
+
+def format_pair(pair: dict[str, Any]) -> str:
+    """Return a paired difference as plain text."""
+    low, high = pair["ci"]
+    verdict = "" if low > 0 or high < 0 else " (within noise)"
+    interval = f"{pair['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{pair['a']} − {pair['b']}: {interval}{verdict}"
+
+
+# The folder of a run.
+
+
 def write_answers(
     stage: Stage, config: Train, questions: Dataset, contexts: Stage, logits: Floats
 ) -> None:
     """Write predictions.parquet; logits of shape `(questions, options)`."""
-    found = make_predictions(questions, logits, config.name, contexts.folder.name)
-    write_predictions(stage.folder / PREDICTIONS, [found])
+    predictions = make_predictions(questions, logits, config.name, contexts.folder.name)
+    write_predictions(stage.folder / PREDICTIONS, [predictions])
 
 
 def load_answers(folder: Path) -> Predictions:
-    """What a run answers: its predictions, or their mean probability over orders of the options."""
-    found = read_all_predictions(folder / PREDICTIONS)
-    mean = combine([one.logits for one in found], Ensemble("mean", EnsembleKind.mean))
-    return replace(found[0], logits=mean) if len(found) > 1 else found[0]
+    """Return a run's predictions, averaged over option rotations."""
+    predictions = read_all_predictions(folder / PREDICTIONS)
+    mean = combine([p.logits for p in predictions], Ensemble("mean", EnsembleKind.mean))
+    return replace(predictions[0], logits=mean) if len(predictions) > 1 else predictions[0]
 
 
 def score_systems(stage: Stage, questions: Dataset, contexts: Stage) -> list[ScoredSystem]:
     """Score the baselines and, last, the reader whose predictions the stage holds."""
-    reader = score_logits(stage.folder.name, load_answers(stage.folder).logits, questions["label"])
-    return [*score_baselines(questions, read_support(contexts, questions["id"])), reader]
+    logits, labels, k = load_answers(stage.folder).logits, questions["label"], read_k(stage)
+    baselines = score_baselines(questions, read_support(contexts, questions["id"]), k)
+    return [*baselines, score_logits(stage.folder.name, logits, labels, k)]
 
 
 def write_scores(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> None:
     """Write results.json: the reader beside the baselines, paired with those that read."""
-    *rows, reader = score_systems(stage, questions, contexts)
+    *baselines, reader = score_systems(stage, questions, contexts)
     stage.measure()
-    found = build_results(
-        [*rows, reader], [(reader, row) for row in rows[NON_READING:]], [*stages, stage]
-    )
-    write_json(stage.folder / RESULTS, found)
+    pairs = [(reader, row) for row in baselines[NON_READING:]]
+    results = build_results([*baselines, reader], pairs, [*stages, stage])
+    write_json(stage.folder / RESULTS, results)
 
 
 def print_report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> Run:
-    """Print the saved results."""
-    places = [stage.folder / name for name in (RESULTS, REPORT)]
-    say("\n".join([format_table(read_json(places[0])), *map(str, places)]))
+    """Print the saved results, and return the run."""
+    paths = [stage.folder / name for name in (RESULTS, REPORT)]
+    say("\n".join([format_table(read_json(paths[0])), *map(str, paths)]))
     return Run(stage, [*stages, stage], score_systems(stage, questions, contexts))
 
 
 def log_scores(stage: Stage, name: str) -> None:
-    """Log how well contexts were found; for debugging, with intervals."""
+    """Log the scores of contexts; at the level debug, with intervals."""
     scores = stage.facts["scores"]
     if scores:
-        values = " · ".join(f"{metric} {figure['value']:.3f}" for metric, figure in scores.items())
+        values = " · ".join(f"{metric} {score['value']:.3f}" for metric, score in scores.items())
         log.info("%s contexts: %s", name, values)
-    for metric, figure in scores.items():
-        low, high = figure["ci"]
-        value = f"{figure['value']:.3f} [{low:.3f}, {high:.3f}]"
-        log.debug("%s: %s %s (n = %d)", name, metric, value, figure["n"])
+    for metric, score in scores.items():
+        low, high = score["ci"]
+        value = f"{score['value']:.3f} [{low:.3f}, {high:.3f}]"
+        log.debug("%s: %s %s (n = %d)", name, metric, value, score["n"])

@@ -8,8 +8,9 @@ import numpy as np
 
 from exam.config import Bundle, Infer, plain
 from exam.evaluation.ensemble import cascade_curve, merge_logits, select_uncertain
-from exam.evaluation.results import Run
-from exam.pipelines.infer import answer
+from exam.evaluation.results import Run, metric_key
+from exam.metrics import Floats
+from exam.pipelines.infer import Answered, answer
 from exam.pipelines.members import Member, aligned_members, member_of
 from exam.pipelines.outcome import Outcome, finish
 
@@ -21,7 +22,7 @@ def cascades(infer: Infer | Bundle) -> bool:
     return infer.cascade.share is not None or infer.cascade.threshold is not None
 
 
-def cascaded(infer: Infer, variants: list[Infer]) -> Run:
+def cascaded(infer: Infer, variants: list[Infer], k: int) -> Run:
     """The first reader answers all questions, each further one those least sure so far."""
     first = answer(variants[0])
     member = member_of(first)
@@ -35,12 +36,10 @@ def cascaded(infer: Infer, variants: list[Infer]) -> Run:
         further = member_of(answer(variant, rows))
         logits = merge_logits(logits, rows, further.found.logits)
         members.append(replace(further, found=replace(member.found, logits=logits)))
-    key = {"members": [m.hash for m in members], "cascade": plain(infer.cascade)}
-    outcome = Outcome("cascade", members, logits, key, explained={"asked_further": asked})
-    return finish(infer, outcome, first)
+    return _finish(infer, members, logits, k, {"asked_further": asked}, first)
 
 
-def cascaded_before(infer: Infer, members: list[Member]) -> Run:
+def cascaded_before(infer: Infer, members: list[Member], k: int) -> Run:
     """The same of what every reader has already answered, and what other shares would give."""
     members = aligned_members(members)
     logits, asked = members[0].found.logits, []
@@ -51,10 +50,24 @@ def cascaded_before(infer: Infer, members: list[Member]) -> Run:
     explained: dict[str, Any] = {"asked_further": asked}
     labels = members[0].found.known
     if labels is not None:
-        cheap, dear = members[:2]
-        costs = cheap.seconds, dear.seconds
+        cheap, expensive = members[:2]
+        costs = cheap.seconds, expensive.seconds
         explained["curve"] = cascade_curve(
-            cheap.found.logits, dear.found.logits, np.array(labels), costs
+            cheap.found.logits, expensive.found.logits, np.array(labels), costs, k
         )
-    key = {"members": [m.hash for m in members], "cascade": plain(infer.cascade)}
-    return finish(infer, Outcome("cascade", members, logits, key, explained=explained), None)
+    return _finish(infer, members, logits, k, explained, None)
+
+
+def _finish(
+    infer: Infer,
+    members: list[Member],
+    logits: Floats,
+    k: int,
+    explained: dict[str, Any],
+    asked: Answered | None,
+) -> Run:
+    """Write and score the cascade's answers."""
+    hashes = [member.hash for member in members]
+    key = {"members": hashes, "cascade": plain(infer.cascade), **metric_key(k)}
+    outcome = Outcome("cascade", members, logits, key, k, explained=explained)
+    return finish(infer, outcome, asked)

@@ -24,8 +24,8 @@ def run_demo() -> None:
     open_book = train_reader(config)
     closed_book = train_reader(composed("train", *OVERRIDES, "retriever=none"))
     *baselines, reader = open_book.systems
-    without = ScoredSystem(CLOSED, closed_book.systems[-1].scores)
-    within = ScoredSystem(OPEN, reader.scores)
+    without = ScoredSystem(CLOSED, closed_book.systems[-1].scores, reader.k)
+    within = ScoredSystem(OPEN, reader.scores, reader.k)
     stages = {s.folder: s for s in (*closed_book.stages, *open_book.stages)}  # in order of work
     figures = build_results(
         [*baselines, without, within],

@@ -9,7 +9,7 @@ from exam.config import Ensemble, EnsembleKind, Infer, names, plain
 from exam.core.errors import ExamError
 from exam.evaluation.ensemble import FittedWeights, combine, fit_weights, has_enough_questions
 from exam.evaluation.predictions import Predictions
-from exam.evaluation.results import Run, ScoredSystem, build_results, score_logits
+from exam.evaluation.results import Run, ScoredSystem, build_results, metric_key, score_logits
 from exam.metrics import Floats
 from exam.pipelines.infer import Answered
 from exam.pipelines.members import Member, aligned_members, numbered_names, saved
@@ -18,26 +18,26 @@ from exam.pipelines.outcome import Outcome, finish
 log = logging.getLogger(__name__)
 
 
-def together(infer: Infer, members: list[Member], asked: Answered | None = None) -> Run:
+def together(infer: Infer, members: list[Member], k: int, asked: Answered | None = None) -> Run:
     """The members' answers made into one, scored beside them where answers are known."""
     ensemble: Any = infer.ensemble
     members = aligned_members(members)
     logits = [m.found.logits for m in members]
-    key = {"members": [m.hash for m in members], "ensemble": plain(ensemble)}
+    key = {"members": [m.hash for m in members], "ensemble": plain(ensemble), **metric_key(k)}
     weights, fitted = ensemble.weights, None
     if ensemble.kind is EnsembleKind.fitted:
         held_out = saved(names(ensemble.fit_on))
         key["fit_on"] = [m.hash for m in held_out]
-        weights, fitted = _fitted(ensemble, members, held_out)
+        weights, fitted = _fitted(ensemble, members, held_out, k)
     mean = combine(logits, Ensemble("mean", EnsembleKind.mean))
     found = combine(logits, ensemble, weights)
-    return finish(infer, Outcome(ensemble.name, members, found, key, mean, fitted), asked)
+    return finish(infer, Outcome(ensemble.name, members, found, key, k, mean, fitted), asked)
 
 
 def _fitted(
-    ensemble: Ensemble, members: list[Member], held_out: list[Member]
+    ensemble: Ensemble, members: list[Member], held_out: list[Member], k: int
 ) -> tuple[list[float], dict[str, Any]]:
-    """Weights that raise MAP@3 most on held-out questions, and what that choice is worth.
+    """Weights that raise MAP@k most on held-out questions, and what that choice is worth.
 
     Raises:
         ExamError: the held-out predictions have no answers, or are of the questions that are asked.
@@ -59,27 +59,27 @@ def _fitted(
             len(members),
             len(known),
         )
-    chosen = fit_weights(logits, known, ensemble.seed)
+    chosen = fit_weights(logits, known, k, ensemble.seed)
     readers = numbered_names(members)
     weights = dict(zip(readers, chosen.weights, strict=True))
-    worth = _worth(readers, logits, labels, chosen)
+    worth = _worth(readers, logits, labels, chosen, k)
     return chosen.weights, {"fitted": {"weights": weights, **worth}}
 
 
 def _worth(
-    readers: list[str], logits: list[Floats], labels: list[int], chosen: FittedWeights
+    readers: list[str], logits: list[Floats], labels: list[int], chosen: FittedWeights, k: int
 ) -> dict[str, Any]:
     """A table of the held-out questions: each reader, equal weights, the chosen ones."""
     each = [
-        score_logits(name, values, labels) for name, values in zip(readers, logits, strict=True)
+        score_logits(name, values, labels, k) for name, values in zip(readers, logits, strict=True)
     ]
     best = max(each, key=lambda system: float(system.scores.mean()))
     equal = combine(logits, Ensemble("mean", EnsembleKind.mean))
-    nested = ScoredSystem("fitted, weights from other folds (honest)", chosen.nested)
+    nested = ScoredSystem("fitted, weights from other folds (honest)", chosen.nested, k)
     rows = [
         *each,
-        score_logits("mean (equal weights)", equal, labels),
-        ScoredSystem("fitted, weights from the same questions (optimistic)", chosen.optimistic),
+        score_logits("mean (equal weights)", equal, labels, k),
+        ScoredSystem("fitted, weights from the same questions (optimistic)", chosen.optimistic, k),
         nested,
     ]
     found = build_results(rows, [(nested, best), (nested, rows[-3])], [])

@@ -7,18 +7,20 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from exam.config import Bundle, EnsembleKind, Infer, names
+from exam.config import DEFAULT_K, Bundle, EnsembleKind, Infer, names
 from exam.config.compose import GROUPS, composed, with_prefix
 from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError, spell_command
 from exam.core.logging import say
 from exam.core.trainer import RESULTS
-from exam.evaluation.results import Run, print_report
+from exam.evaluation.results import Run, check_k, choose_k, print_report
 from exam.pipelines.cascade import cascaded, cascaded_before, cascades
 from exam.pipelines.ensemble import together
 from exam.pipelines.infer import SUBMISSION, answer, restored
 from exam.pipelines.members import member_of, saved
 from exam.pipelines.preflight import check_saved_reader
+
+ONE_METRIC = f"metric.k={DEFAULT_K}, or metric.k=1 for accuracy."
 
 
 def answered(infer: Infer) -> Run:
@@ -26,8 +28,11 @@ def answered(infer: Infer) -> Run:
     if infer.predictions is not None:
         members = saved(names(infer.predictions))
         check_readers(infer, len(members))
+        remembered = {m.source: m.k for m in members if m.k is not None}
+        k = choose_k(infer.metric.k, remembered, ONE_METRIC)
+        check_k(k, max(m.found.logits.shape[1] for m in members))
         made = cascaded_before if infer.ensemble is None else together
-        return made(infer, members)
+        return made(infer, members, k)
     variants = [
         _with(replace(infer, ckpt=ckpt), overrides)
         for ckpt in names(infer.ckpt)
@@ -36,13 +41,16 @@ def answered(infer: Infer) -> Run:
     if len(variants) == 1 and infer.ensemble is None and not cascades(infer):
         return _single(variants[0])
     check_readers(infer, len(variants))
+    remembered = {}
     for variant in variants:  # all of them, before the first answers
         trained, config = restored(variant)
         check_saved_reader(config, trained.folder / MODEL)
+        remembered[str(trained.folder)] = config.metric.k
+    k = choose_k(None, remembered, ONE_METRIC)
     if cascades(infer):
-        return cascaded(infer, variants)
+        return cascaded(infer, variants, k)
     each = [answer(variant) for variant in variants]
-    return together(infer, [member_of(one) for one in each], each[0])
+    return together(infer, [member_of(one) for one in each], k, each[0])
 
 
 def check_readers(infer: Infer | Bundle, readers: int) -> None:

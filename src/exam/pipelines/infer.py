@@ -40,7 +40,7 @@ from exam.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
-from exam.evaluation.results import PREDICTIONS, load_answers, write_scores
+from exam.evaluation.results import PREDICTIONS, check_k, load_answers, metric_key, write_scores
 from exam.evaluation.submission import write_submission
 from exam.pipelines.preflight import check_saved_reader, prepare
 from exam.readers.base import Answer, loaded, saved_model
@@ -115,6 +115,7 @@ def asked_questions(config: Train) -> Dataset:
     questions = read(asked, asked.test or asked.valid)
     if not len(questions):
         raise ExamError(f"data={asked.name} names no questions.\nGive a file: data.test=<file>")
+    check_k(config.metric.k, max(map(len, questions["options"])))
     return questions
 
 
@@ -130,6 +131,7 @@ def answers_key(
         "context": plain(config.context),
         "model": {**plain(config.model), **_as_it_was(trained, config)},
         "trainer": reader_values(config),
+        **metric_key(config.metric.k),
     }
 
 
@@ -185,7 +187,7 @@ def answer(infer: Infer, rows: Any = None) -> Answered:
             predictions, tokens = zip(*rotated, strict=True)
         if not stage.reused and distributed.rank() == 0:
             write_predictions(stage.folder / PREDICTIONS, list(predictions))
-            submit(stage, load_answers(stage.folder), letters)
+            submit(stage, load_answers(stage.folder), config.metric.k, letters)
             if None not in questions["label"]:
                 write_scores(stage, questions, contexts, before)
             write_run(stage, config, questions, contexts, tokens[-1])
@@ -243,6 +245,6 @@ def letters_of(data: Data) -> str:
     return data.options or LETTERS
 
 
-def submit(stage: Stage, found: Predictions, letters: str) -> None:
+def submit(stage: Stage, found: Predictions, k: int, letters: str) -> None:
     """Write submission.csv beside the answers."""
-    write_submission(stage.folder / SUBMISSION, found.ids, found.logits, letters)
+    write_submission(stage.folder / SUBMISSION, found.ids, found.logits, k, letters)

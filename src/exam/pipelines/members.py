@@ -6,7 +6,7 @@ from pathlib import Path
 from exam.core.files import file_digest
 from exam.core.stage import Stage, finished
 from exam.evaluation.predictions import Predictions, align, read_all_predictions
-from exam.evaluation.results import PREDICTIONS, load_answers
+from exam.evaluation.results import PREDICTIONS, load_answers, read_k
 from exam.pipelines.infer import Answered
 
 
@@ -20,6 +20,7 @@ class Member:
     hash: str
     seconds: float = 0.0  # a question
     stages: tuple[Stage, ...] = ()
+    k: int | None = None  # of MAP@k, as the run remembers it; None for a file
 
 
 def member_of(done: Answered) -> Member:
@@ -39,7 +40,8 @@ def saved(given: list[str]) -> list[Member]:
         for found in read_all_predictions(path):
             cost = stage.seconds / len(found.ids) if stage and stage.kind == "infer" else 0.0
             key = f"{file_digest(path)} {found.name}"
-            members.append(Member(found.name, found, str(path), key, cost))
+            k = read_k(stage) if stage else None
+            members.append(Member(found.name, found, str(path), key, cost, k=k))
     return members
 
 

@@ -25,7 +25,7 @@ from exam.evaluation.results import (
     score_baselines,
     score_logits,
 )
-from exam.metrics import Floats
+from exam.metrics import Floats, metric_name, metric_title
 from exam.pipelines.infer import SUBMISSION, Answered, letters_of, submit
 from exam.pipelines.members import Member, numbered_names
 from exam.report.charts import Chart, line_chart, write_png
@@ -43,6 +43,7 @@ class Outcome:
     members: list[Member]
     logits: Floats
     key: dict[str, Any]
+    k: int  # of MAP@k
     beside: Floats | None = None  # what it is compared with besides the best member: their mean
     explained: dict[str, Any] | None = None  # how weights were fitted, or a cascade's curve
 
@@ -67,14 +68,16 @@ def finish(infer: Infer, outcome: Outcome, asked: Answered | None) -> Run:
         if not stage.reused and distributed.rank() == 0:
             write_predictions(stage.folder / PREDICTIONS, [outcome.predictions])
             letters = letters_of(asked.config.data) if asked else LETTERS
-            submit(stage, outcome.predictions, letters)
+            submit(stage, outcome.predictions, outcome.k, letters)
             stage.measure()
             if systems:
                 scored = _results(outcome, systems, [*before, stage])
                 write_json(stage.folder / RESULTS, scored)
                 write_results(stage.folder / REPORT, stage.folder.name, scored)
             if outcome.explained and "curve" in outcome.explained:
-                write_png(_cascade_charts(outcome.explained["curve"]), stage.folder / CURVE)
+                write_png(
+                    _cascade_charts(outcome.explained["curve"], outcome.k), stage.folder / CURVE
+                )
             stage.finish(list_run_files(stage.folder), questions=len(outcome.logits))
     say(str(stage.folder / SUBMISSION))
     if systems:
@@ -83,12 +86,13 @@ def finish(infer: Infer, outcome: Outcome, asked: Answered | None) -> Run:
     return Run(stage, [*before, stage], systems)
 
 
-def _cascade_charts(found: list[dict[str, Any]]) -> list[Chart]:
-    """MAP@3 over the share of questions asked further, and what a question costs, where known."""
-    score = [{"at": p["share"], "value": p["map_at_3"], "ci": p["ci"]} for p in found]
+def _cascade_charts(found: list[dict[str, Any]], k: int) -> list[Chart]:
+    """MAP@k over the share of questions asked further, and what a question costs, where known."""
+    score = [{"at": p["share"], "value": p[metric_name(k)], "ci": p["ci"]} for p in found]
     seconds = [(p["share"], p["seconds_a_question"]) for p in found]
     cost = [{"at": share, "value": value, "ci": [value, value]} for share, value in seconds]
-    made = {"MAP@3": score, "seconds a question": cost if any(s for _, s in seconds) else []}
+    title = metric_title(metric_name(k))
+    made = {title: score, "seconds a question": cost if any(s for _, s in seconds) else []}
     label = "share of questions asked further"
     return [
         line_chart(unit, "", label, unit, {unit: p}, log=False) for unit, p in made.items() if p
@@ -97,19 +101,21 @@ def _cascade_charts(found: list[dict[str, Any]]) -> list[Chart]:
 
 def _systems(outcome: Outcome, asked: Answered | None) -> list[ScoredSystem]:
     """Baselines, members, their mean, and last what they make together; none without answers."""
-    labels = outcome.members[0].found.known
+    labels, k = outcome.members[0].found.known, outcome.k
     if labels is None:
         return []
     if asked is None:
         options = np.isfinite(outcome.logits).sum(axis=1)
-        rows = non_reading_baselines(options, labels)
+        rows = non_reading_baselines(options, labels, k)
     else:
-        rows = score_baselines(asked.questions, read_support(asked.contexts, asked.questions["id"]))
+        rows = score_baselines(
+            asked.questions, read_support(asked.contexts, asked.questions["id"]), k
+        )
     for name, member in zip(numbered_names(outcome.members), outcome.members, strict=True):
-        rows.append(score_logits(name, member.found.logits, labels))
+        rows.append(score_logits(name, member.found.logits, labels, k))
     if outcome.beside is not None:
-        rows.append(score_logits("mean of probabilities", outcome.beside, labels))
-    return [*rows, score_logits(outcome.name, outcome.logits, labels)]
+        rows.append(score_logits("mean of probabilities", outcome.beside, labels, k))
+    return [*rows, score_logits(outcome.name, outcome.logits, labels, k)]
 
 
 def _results(outcome: Outcome, systems: list[ScoredSystem], stages: list[Stage]) -> dict[str, Any]:

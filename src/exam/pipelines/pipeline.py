@@ -22,7 +22,7 @@ from exam.core.stage import Stage, log_reused
 from exam.core.trainer import REPORT, RESULTS
 from exam.data.questions import read
 from exam.data.splits import read_split
-from exam.evaluation.results import Run, log_scores
+from exam.evaluation.results import Run, check_k, log_scores, metric_key
 from exam.evaluation.retrieval import (
     CURVES_UP_TO,
     compare_contexts,
@@ -64,6 +64,8 @@ def run_retrieve(config: Retrieve) -> dict[str, ContextSet]:
     contexts, stages = {}, {}
     for name, entries in wanted.items():
         questions = read(data, entries, written.folder / QUESTIONS if written else None)
+        if config.evaluate:
+            check_k(config.metric.k, max(map(len, questions["options"])))
         stage = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
         log_scores(stage, name)
         contexts[name] = stage
@@ -81,12 +83,13 @@ def _evaluate(stage: Stage, fitted_on: Stage | None, config: Retrieve) -> None:
         "contexts": stage.hash,
         "fitted_on": None if fitted_on is None else fitted_on.hash,
         "features": list(FEATURES),
+        **metric_key(config.metric.k),
     }
     outputs, name = Path(config.outputs), stage.folder.name
     with open_stage(outputs, "evaluation", name, key, config.resume.value) as evaluation:
         path = evaluation.folder / RESULTS
         if not evaluation.reused:
-            system = rank_contexts(stage, fitted_on)
+            system = rank_contexts(stage, config.metric.k, fitted_on)
             figures = compare_contexts([system])
             if len(system.questions) <= CURVES_UP_TO:
                 figures["curves"] = trace_depth([system])

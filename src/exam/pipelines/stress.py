@@ -136,7 +136,7 @@ def stressed(stress: Stress) -> None:
                     with sealed(path) as temporary:
                         write_predictions(temporary, [predictions])
                 found[condition.name] = asked, read_predictions(path).logits
-            _write(stage, found, contexts, retrieval.stages)
+            _write(stage, found, contexts, retrieval.stages, config.metric.k)
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     log_reused([*retrieval.stages, contexts, stage])
     shown = read_json(stage.folder / RESULTS)
@@ -149,10 +149,11 @@ def _write(
     found: dict[str, tuple[Dataset, Floats]],
     contexts: Stage,
     earlier: list[Stage],
+    k: int,
 ) -> None:
     """Results, the page that shows them, and the manifest."""
     stage.measure()
-    write_json(stage.folder / RESULTS, _results(found, contexts, [*earlier, stage]))
+    write_json(stage.folder / RESULTS, _results(found, contexts, [*earlier, stage], k))
     shown = read_json(stage.folder / RESULTS)
     as_given = [row["system"] for row in shown["rows"]].index(AS_GIVEN)
     write_results(stage.folder / REPORT, stage.folder.name, shown, as_given)
@@ -206,11 +207,11 @@ def _given(
 
 
 def _results(
-    found: dict[str, tuple[Dataset, Floats]], contexts: Stage, stages: list[Stage]
+    found: dict[str, tuple[Dataset, Floats]], contexts: Stage, stages: list[Stage], k: int
 ) -> dict[str, Any]:
-    """Every condition's MAP@3 beside the baselines, and against the questions as given."""
+    """Every condition's MAP@k beside the baselines, and against the questions as given."""
     questions, logits = found[AS_GIVEN]
-    systems = [score_logits(name, own, asked["label"]) for name, (asked, own) in found.items()]
+    systems = [score_logits(name, own, asked["label"], k) for name, (asked, own) in found.items()]
     lengths = [[len(option) for option in options] for options in questions["options"]]
     wrong = np.array(
         [
@@ -220,9 +221,9 @@ def _results(
     )
     given = systems[0]
     rows = [
-        *score_baselines(questions, read_support(contexts, questions["id"])),
+        *score_baselines(questions, read_support(contexts, questions["id"]), k),
         *systems,
-        ScoredSystem(LONGEST_WRONG, given.scores[wrong]),
+        ScoredSystem(LONGEST_WRONG, given.scores[wrong], k),
     ]
     shown = build_results(rows, [(other, given) for other in systems[1:]], stages)
     return {**shown, "flip_rate": _flips(questions, logits, *found[PERMUTED])}

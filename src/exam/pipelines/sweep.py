@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exam.config import DEFAULT_K
+from exam.core.errors import ExamError, spell_command
 from exam.core.files import digest, read_json, write_json
 from exam.core.trainer import REPORT, RESULTS
 from exam.evaluation.results import format_table
+from exam.metrics import find_metric, metric_title
 from exam.report import charts
 from exam.report.charts import Chart, write_png
 from exam.report.page import Page, write_page
@@ -21,7 +24,7 @@ class Job:
 
 
 def compare_jobs(jobs: list[Job]) -> str:
-    """Write `results.json` and `map_at_3.png` of the jobs, and return the table.
+    """Write `results.json` and a plot of the jobs, and return the table.
 
     A plot over the one value that changes where it is a number, else one point for each job.
     """
@@ -31,28 +34,38 @@ def compare_jobs(jobs: list[Job]) -> str:
         reader = read_json(job.results)["rows"][-1]
         name = " ".join(f"{key}={job.values[key]}" for key in changing) or reader["system"]
         rows.append({**reader, "system": name, "results": str(job.results), "values": job.values})
+    metrics = {str(find_metric(row)) for row in rows}
+    if len(metrics) > 1:
+        raise ExamError(
+            f"The jobs are scored by {' and '.join(sorted(map(metric_title, metrics)))}.\n"
+            f"Compare their runs by one: {spell_command('compare')} RUN_A RUN_B --k {DEFAULT_K}"
+        )
+    (metric,) = metrics
+    plot = f"{metric}.png"
     folder = jobs[0].results.parents[2] / "sweeps" / digest([job.values for job in jobs])[:8]
     found = {"rows": rows, "paired": []}
     write_json(folder / RESULTS, found)
-    made = _charts(rows, changing)
-    write_png(made[-1:], folder / "map_at_3.png")
+    made = _charts(rows, changing, metric)
+    write_png(made[-1:], folder / plot)
     facts = [("jobs", str(len(rows))), ("changing", ", ".join(changing) or "nothing")]
     write_page(folder / REPORT, Page(f"sweep {folder.name}", facts, found, made, own=None))
-    files = (RESULTS, "map_at_3.png", REPORT)
+    files = (RESULTS, plot, REPORT)
     return "\n".join([format_table(found), *(str(folder / name) for name in files)])
 
 
-def _charts(rows: list[dict[str, Any]], changing: list[str]) -> list[Chart]:
-    """MAP@3 of every job, and over the value that changes, where it is one number."""
+def _charts(rows: list[dict[str, Any]], changing: list[str], metric: str) -> list[Chart]:
+    """The metric of every job, and over the value that changes, where it is one number."""
     places, label = _places(rows, changing)
     made = [charts.score_chart(rows)]
     if label is not None:
         points = [
-            {"at": place, "value": row["map_at_3"], "ci": row["ci"]}
+            {"at": place, "value": row[metric], "ci": row["ci"]}
             for place, row in sorted(zip(places, rows, strict=True), key=lambda pair: pair[0])
         ]
-        lines = {"MAP@3": points}
-        made.append(charts.line_chart(f"Over {label}", "", label, "MAP@3", lines, log=False))
+        title = metric_title(metric)
+        made.append(
+            charts.line_chart(f"Over {label}", "", label, title, {title: points}, log=False)
+        )
     return made
 
 

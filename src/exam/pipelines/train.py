@@ -28,14 +28,16 @@ from exam.evaluation.results import (
     Run,
     ScoredSystem,
     build_results,
+    check_k,
     format_table,
     log_scores,
+    metric_key,
     print_report,
     write_answers,
     write_scores,
 )
 from exam.generation.generate import QUESTIONS, generated
-from exam.metrics import Floats
+from exam.metrics import Floats, metric_name, metric_title
 from exam.pipelines.preflight import ReaderLimits, check_reader
 from exam.pipelines.room import check_room
 from exam.pipelines.soft_labels import with_soft_labels
@@ -79,11 +81,11 @@ def _prepare(config: Train, limits: ReaderLimits | None) -> Prepared:
     retrieval, data = Retrieval.of(config), config.data
     if distributed.world_size() > 1:
         if not data.uses_generated_questions:
-            _read_questions(data, None, limits)  # refused before the indexes are built
+            _read_questions(config, None, limits)  # refused before the indexes are built
         retrieval.build(generates=data.uses_generated_questions)
     with distributed.leader_first():
         written = generated(data, retrieval, config.generator)
-        split = _read_questions(data, written, limits)
+        split = _read_questions(config, written, limits)
         fold = fold_of(split.train, data.folds, data.split_seed) if data.cross_validate else None
         if distributed.rank() == 0 and not _has_earlier_run(config):
             check_room(config)
@@ -93,15 +95,15 @@ def _prepare(config: Train, limits: ReaderLimits | None) -> Prepared:
     return Prepared(split, fold, pool, valid, [stage for stage in stages if stage is not None])
 
 
-def _read_questions(data: Data, written: Stage | None, limits: ReaderLimits | None) -> Split:
+def _read_questions(config: Train, written: Stage | None, limits: ReaderLimits | None) -> Split:
     """Read the questions, with those that the stage `written` generated.
 
     Raises:
         ExamError: a file or row is invalid, or a question is too long for the reader.
     """
-    split = with_soft_labels(
-        read_split(data, written.folder / QUESTIONS if written else None), data
-    )
+    split = read_split(config.data, written.folder / QUESTIONS if written else None)
+    split = with_soft_labels(split, config.data)
+    check_k(config.metric.k, max(map(len, split.valid["options"])))
     if limits is not None:
         limits.check(split.pool)
         limits.check(split.valid)
@@ -164,6 +166,7 @@ def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[s
         "tuning": plain(config.tuning),
         "trainer": reader_values(config),
         "seed": config.seed,
+        **metric_key(config.metric.k),
         **_processes(config),
     }
 
@@ -212,7 +215,11 @@ def _cross_validate(config: Train, prepared: Prepared) -> Run:
         stages.append(run.stage)
         rows.append(inside)
         logits.append(read_predictions(run.stage.folder / PREDICTIONS).logits)
-    key = {"runs": [stage.hash for stage in stages], "questions": questions_digest(questions)}
+    key = {
+        "runs": [stage.hash for stage in stages],
+        "questions": questions_digest(questions),
+        **metric_key(config.metric.k),
+    }
     outputs = Path(config.outputs)
     with shared_stage(outputs, "folds", config.name, key, config.resume) as stage:
         if not stage.reused and distributed.rank() == 0:
@@ -238,7 +245,7 @@ def _average_seeds(config: Train, runs: list[Run]) -> Run:
     """Report all runs and their mean; its interval is over questions, not seeds."""
     systems = [run.systems[-1] for run in runs]
     scores = np.array([system.scores for system in systems])
-    mean = ScoredSystem(f"mean of {len(runs)} seeds", scores.mean(axis=0))
+    mean = ScoredSystem(f"mean of {len(runs)} seeds", scores.mean(axis=0), config.metric.k)
     values = scores.mean(axis=1)
     *baselines, _ = runs[0].systems
     outputs, key = Path(config.outputs), {"runs": [run.stage.hash for run in runs]}
@@ -249,7 +256,7 @@ def _average_seeds(config: Train, runs: list[Run]) -> Run:
             figures = build_results([*baselines, *systems, mean], pairs, list(stages.values()))
             figures["seeds"] = {
                 "seeds": config.seed,
-                "map_at_3": values.tolist(),
+                metric_name(config.metric.k): values.tolist(),
                 "mean": float(values.mean()),
                 "sd": float(values.std(ddof=1)),
             }
@@ -258,7 +265,8 @@ def _average_seeds(config: Train, runs: list[Run]) -> Run:
             stage.finish([RESULTS, REPORT], seeds=len(runs))
     figures = read_json(stage.folder / RESULTS)
     seeds = figures["seeds"]
-    line = f"MAP@3 over seeds: {seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
+    title = metric_title(metric_name(config.metric.k))
+    line = f"{title} over seeds: {seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
     say(f"{format_table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
     selection = [run.selection_score for run in runs if run.selection_score is not None]
     mean_selection = float(np.mean(selection)) if selection else None

@@ -83,7 +83,10 @@ def _report(config: Train, retrieval: Retrieval, split: Split, stage: Stage) -> 
     name = f"{config.data.name}-valid"
     rankings = _rankings(config, retrieval, stage)
     figures = compare_contexts(
-        [rank_contexts(ranking.contexts(split.valid, name)) for ranking in rankings]
+        [
+            rank_contexts(ranking.contexts(split.valid, name), config.metric.k)
+            for ranking in rankings
+        ]
     )
     write_json(stage.folder / RESULTS, {**figures, "dev": read_json(stage.folder / DEV)})
     say(f"{format_retrieval_table(figures)}\n{stage.folder / RESULTS}")

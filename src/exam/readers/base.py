@@ -18,7 +18,14 @@ from exam.core.files import write_json
 from exam.core.stage import Stage
 from exam.core.trainer import CHECKPOINTS, TRAINING
 from exam.data.splits import Split
-from exam.metrics import Floats, K, average_precision, rank_options, summarize
+from exam.metrics import (
+    Floats,
+    average_precision,
+    metric_name,
+    metric_title,
+    rank_options,
+    summarize,
+)
 from exam.readers.causal_lm.load import inspect_decoder, load_causal, random_decoder
 from exam.readers.causal_lm.reader import LetterReader
 from exam.readers.causal_lm.scoring import option_scores
@@ -105,7 +112,9 @@ def _fit(config: Train, folder: Path, split: Split, pool: Stage) -> Answer:
     """Train, and save model, tokenizer and trainer state."""
     values = trainer_values(config.trainer)
     work, layout = folder / CHECKPOINTS, config.context.layout
-    reader = _kind(config).load(config.model, values, work, config.seed, _texts(split), layout)
+    reader = _kind(config).load(
+        config.model, values, work, config.seed, _texts(split), layout, config.metric.k
+    )
     shuffled = shuffle_options(split.train, config.seed)
     asked = shuffled.select_columns(list(split.dev.column_names))  # without soft labels
     features = {
@@ -149,10 +158,11 @@ def _fit_lexical(config: Train, folder: Path, split: Split, pool: Stage) -> Answ
     features, labels = lexical_features(questions, pool, top_k, budget), questions["label"]
     logits = cross_fit(questions, features)
     if logits is not None:
-        scores = average_precision(rank_options(logits), np.array(labels), K)
+        scores = average_precision(rank_options(logits), np.array(labels), config.metric.k)
         estimate = summarize(scores)
         log.info(
-            "train: cross-fitted MAP@3 %.3f [%.3f, %.3f] (n = %d)",
+            "train: cross-fitted %s %.3f [%.3f, %.3f] (n = %d)",
+            metric_title(metric_name(config.metric.k)),
             estimate["value"],
             *estimate["ci"],
             estimate["n"],

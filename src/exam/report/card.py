@@ -10,6 +10,7 @@ from exam.core.logging import say
 from exam.core.stage import Stage
 from exam.core.trainer import RESULTS
 from exam.core.version import __version__
+from exam.metrics import metric_name, metric_title
 
 CARD = "README.md"
 NOT_PUSHED = ("checkpoints/*", "*.lock", "verified.json")
@@ -30,12 +31,13 @@ def write_card(stage: Stage, config: Train) -> None:
     rows, base = results["rows"], config.model.name_or_path
     own = rows[-1]
     searches = config.retriever.kind.searches
-    metric = EvalResult(
+    metric = metric_name(config.metric.k)
+    score = EvalResult(
         task_type="multiple-choice",
         dataset_type=config.data.name,
         dataset_name=config.data.name,
-        metric_type="map_at_3",
-        metric_value=round(own["map_at_3"], 4),
+        metric_type=metric,
+        metric_value=round(own[metric], 4),
     )
     data = ModelCardData(
         language="en",
@@ -43,7 +45,7 @@ def write_card(stage: Stage, config: Train) -> None:
         base_model=base if base and not Path(base).exists() else None,
         model_name=config.name,
         tags=["multiple-choice", "open-book" if searches else "closed-book"],
-        eval_results=[metric],
+        eval_results=[score],
     )
     text = _template().render(
         card_data=data.to_yaml(),
@@ -54,6 +56,8 @@ def write_card(stage: Stage, config: Train) -> None:
         retriever=config.retriever.name,
         data=config.data.name,
         n=own["n"],
+        metric=metric,
+        metric_title=metric_title(metric),
         rows=rows,
         paired=results["paired"],
         facts=_facts(config),

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 
 from exam.core.files import atomic
-from exam.evaluation.retrieval import MAP
+from exam.metrics import find_metric, metric_name, metric_title
 
 HEIGHT = 220  # in a page
 PNG_WIDTH, PNG_HEIGHT = 480, 320
@@ -21,25 +21,27 @@ Point = dict[str, Any]
 
 
 def score_chart(rows: list[dict[str, Any]]) -> Chart:
-    """Every row's MAP@3 with its interval."""
+    """Draw every row's score with its interval."""
+    metric = str(find_metric(rows[0]))
     data = [
-        {"system": row["system"], "map": row["map_at_3"], "low": row["ci"][0], "high": row["ci"][1]}
+        {"system": row["system"], "map": row[metric], "low": row["ci"][0], "high": row["ci"][1]}
         for row in rows
     ]
+    title = f"{metric_title(metric)}, 95 % interval"
     base = alt.Chart(_values(data)).encode(y=alt.Y("system:N", sort=None, title=None))
-    bars = base.mark_rule(color=CURRENT).encode(x=_x("low", "MAP@3, 95 % interval"), x2="high:Q")
+    bars = base.mark_rule(color=CURRENT).encode(x=_x("low", title), x2="high:Q")
     dots = base.mark_point(filled=True, size=70, color=FIRST).encode(
         x="map:Q", tooltip=["system:N", _rounded("map"), _rounded("low"), _rounded("high")]
     )
     return _chart("Beside the baselines", "", bars + dots, height=24 * len(rows) + 20)
 
 
-def learning_chart(history: list[dict[str, Any]]) -> Chart | None:
-    """The training loss over steps, and MAP@3 on the fold that chooses the checkpoint."""
+def learning_chart(history: list[dict[str, Any]], k: int) -> Chart | None:
+    """Draw the training loss over steps, and MAP@k on the fold that chooses the checkpoint."""
+    metric = metric_name(k)
+    title, key = metric_title(metric), f"eval_{metric}"
     losses = [{"step": e["step"], "value": e["loss"]} for e in history if "loss" in e]
-    scores = [
-        {"step": e["step"], "value": e["eval_map_at_3"]} for e in history if "eval_map_at_3" in e
-    ]
+    scores = [{"step": e["step"], "value": e[key]} for e in history if key in e]
     if not losses:
         return None
     x = alt.X("step:Q", title="step")
@@ -54,13 +56,14 @@ def learning_chart(history: list[dict[str, Any]]) -> Chart | None:
     score = (
         alt.Chart(_values(scores))
         .mark_line(point=True, color=SECOND, strokeDash=[4, 2])
-        # One checkpoint alone would have an axis of one rounded tick: the whole range is shown.
+        # For a single checkpoint, a fitted axis would have one rounded tick: show the whole range.
         .encode(
-            x=x, y=alt.Y("value:Q", title="MAP@3, checkpoint fold", scale=alt.Scale(domain=[0, 1]))
+            x=x,
+            y=alt.Y("value:Q", title=f"{title}, checkpoint fold", scale=alt.Scale(domain=[0, 1])),
         )
     )
     both = alt.layer(loss, score).resolve_scale(y="independent")
-    return _chart("Learning curve", f"{note} Dashed: MAP@3 where checkpoints are chosen.", both)
+    return _chart("Learning curve", f"{note} Dashed: {title} where checkpoints are chosen.", both)
 
 
 def calibration_chart(bins: list[dict[str, Any]], error: float) -> Chart:
@@ -115,21 +118,24 @@ def line_chart(
     return _chart(title, note, band + line)
 
 
-def depth_charts(found: dict[str, Any]) -> list[Chart]:
-    """Recall and reader-free MAP@3 over the number of passages, a line for each contexts."""
-    made = []
-    for metric, name, note, unit in (
-        ("recall", "Recall over depth", "Whether the question's own article is there.", "recall"),
-        (MAP, "Reader-free MAP@3 over depth", "By the words that options share.", "MAP@3"),
-    ):
+def depth_charts(curves: dict[str, Any]) -> list[Chart]:
+    """Draw recall and reader-free MAP@k over the number of passages, a line for each contexts."""
+    charts = []
+    for metric in dict.fromkeys(metric for curve in curves.values() for metric in curve):
         lines = {
-            system: [{"at": p["depth"], **p} for p in own[metric]]
-            for system, own in found.items()
-            if own[metric]
+            system: [{"at": point["depth"], **point} for point in curve[metric]]
+            for system, curve in curves.items()
+            if curve[metric]
         }
+        if metric == "recall":
+            title, unit = "Recall over depth", "recall"
+            note = "Whether the question's own article is there."
+        else:
+            unit = metric_title(metric)
+            title, note = f"Reader-free {unit} over depth", "By the words that options share."
         if lines:
-            made.append(line_chart(name, note, "passages", unit, lines, log=True))
-    return made
+            charts.append(line_chart(title, note, "passages", unit, lines, log=True))
+    return charts
 
 
 def _named(number: int) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from exam.config import DEFAULT_K
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import digest, write_json
 from exam.core.stage import Stage, finished
@@ -18,38 +19,48 @@ from exam.evaluation.results import (
     Evaluation,
     Run,
     build_results,
+    check_k,
+    choose_k,
     format_table,
     load_answers,
     non_reading_baselines,
+    read_k,
     score_logits,
 )
 from exam.evaluation.retrieval import (
-    MAP,
     compare_contexts,
     format_retrieval_table,
     rank_contexts,
     trace_depth,
 )
+from exam.metrics import find_metric
 from exam.report import charts
 from exam.report.charts import calibration_charts, write_png
 from exam.report.page import Page, write_page
 
 
-def compare_folders(folders: list[Path], fit_on: list[Path], target: Path | None) -> str:
+def compare_folders(
+    folders: list[Path], fit_on: list[Path], target: Path | None, k: int | None = None
+) -> str:
     """Compare runs, or contexts, and return the printed table.
 
     Raises:
         ExamError: the folders do not hold what can be compared.
     """
     if fit_on or (folders[0] / "contexts.parquet").is_file():
-        return compare_context_folders(folders, fit_on, target)
-    return compare_runs(folders, target or _default_target(folders))
+        return compare_context_folders(folders, fit_on, target, k or DEFAULT_K)
+    return compare_runs(folders, target or _default_target(folders, k), k)
 
 
-def _default_target(folders: list[Path]) -> Path:
+def _default_target(folders: list[Path], k: int | None) -> Path:
     """Return the file that keeps a comparison of these runs."""
     paths = [folder.resolve() for folder in folders]
-    return paths[0].parents[1] / "compare" / digest([p.name for p in paths])[:8] / "results.json"
+    return (
+        paths[0].parents[1]
+        / "compare"
+        / digest([*(p.name for p in paths), *([k] if k else [])])[:8]
+        / "results.json"
+    )
 
 
 def _names(folders: list[Path]) -> list[str]:
@@ -58,13 +69,18 @@ def _names(folders: list[Path]) -> list[str]:
     return [folder.name if counts[folder.name] == 1 else str(folder) for folder in folders]
 
 
-def evaluate_runs(runs: Sequence[Run]) -> Evaluation:
+def evaluate_runs(runs: Sequence[Run], k: int | None = None) -> Evaluation:
     """Score runs on the same questions, and pair the first with the others and with baselines.
 
+    They are scored by MAP@k, by default with the k that all of them remember.
+
     Raises:
-        ExamError: the runs answered different questions, or the answers are not known.
+        ExamError: the runs answered different questions or remember different k, or the answers
+            are not known.
     """
     folders = [run.folder for run in runs]
+    remembered = {str(run.folder): read_k(run.stage) for run in runs}
+    k = choose_k(k, remembered, f"k={DEFAULT_K} (exam compare: --k {DEFAULT_K})")
     predictions = align([load_answers(folder) for folder in folders], [str(f) for f in folders])
     labels = predictions[0].known
     if labels is None:
@@ -73,24 +89,28 @@ def evaluate_runs(runs: Sequence[Run]) -> Evaluation:
             "Give a run of questions with answers."
         )
     named = zip(_names(folders), predictions, strict=True)
-    first, *others = (score_logits(name, p.logits, labels) for name, p in named)
+    first, *others = (score_logits(name, p.logits, labels, k) for name, p in named)
     options = np.isfinite(predictions[0].logits).sum(axis=1)
-    rows = runs[0].systems[:-1] or non_reading_baselines(options, labels)
+    check_k(k, options.max())
+    rows = [system for system in runs[0].systems[:-1] if system.k == k]
+    rows = rows or non_reading_baselines(options, labels, k)
     pairs = [(first, other) for other in (*others, *rows[NON_READING:])]
     return Evaluation([*rows, first, *others], pairs, predictions)
 
 
-def compare_runs(folders: list[Path], target: Path) -> str:
+def compare_runs(folders: list[Path], target: Path, k: int | None = None) -> str:
     """Compare the first run with each of the others, and return the printed table.
 
     Raises:
         ExamError: the runs answered different questions, or the answers are not known.
     """
     stages = [finished(folder) for folder in folders]
-    evaluation = evaluate_runs([Run(stage, [], []) for stage in stages])
+    evaluation = evaluate_runs([Run(stage, [], []) for stage in stages], k)
     figures = build_results(evaluation.systems, evaluation.pairs, stages)
     readers = zip(evaluation.systems[NON_READING:], evaluation.predictions, strict=True)
-    figures["statistics"] = {system.name: summarize_predictions(p) for system, p in readers}
+    figures["statistics"] = {
+        system.name: summarize_predictions(p, system.k) for system, p in readers
+    }
     for pair, (first, other) in zip(figures["paired"], evaluation.pairs, strict=True):
         pair["questions_needed"] = count_questions_needed(first.scores, other.scores)
     write_json(target, figures)
@@ -104,8 +124,10 @@ def compare_runs(folders: list[Path], target: Path) -> str:
     return "\n".join([*lines, str(target), str(target.with_suffix(".html"))])
 
 
-def compare_context_folders(folders: list[Path], fit_on: list[Path], target: Path | None) -> str:
-    """The first contexts against each of the others, by recall, support and reader-free MAP@3.
+def compare_context_folders(
+    folders: list[Path], fit_on: list[Path], target: Path | None, k: int
+) -> str:
+    """The first contexts against each of the others, by recall, support and reader-free MAP@k.
 
     Raises:
         ExamError: a folder holds no contexts, or those of other questions.
@@ -117,7 +139,7 @@ def compare_context_folders(folders: list[Path], fit_on: list[Path], target: Pat
         )
     stages, fits = ([finished(folder) for folder in group] for group in (folders, fit_on))
     _check_contexts(stages, fits)
-    systems = [rank_contexts(stage, fit) for stage, fit in zip_longest(stages, fits)]
+    systems = [rank_contexts(stage, k, fit) for stage, fit in zip_longest(stages, fits)]
     figures = compare_contexts(systems)
     if target is not None:
         figures["curves"] = trace_depth(systems)
@@ -162,8 +184,8 @@ def write_run_comparison(path: Path, figures: dict[str, Any], found: list[Predic
 
 
 def write_retrieval_report(path: Path, figures: dict[str, Any], title: str) -> None:
-    """Contexts, alone or beside each other: recall and reader-free MAP@3 over depth."""
-    scored = [row for row in figures["rows"] if MAP in row]
+    """Contexts, alone or beside each other: recall and reader-free MAP@k over depth."""
+    scored = [row for row in figures["rows"] if find_metric(row)]
     made = [charts.score_chart(scored)] if scored else []
     made += charts.depth_charts(figures.get("curves", {}))
     results = {**figures, "rows": scored, "paired": []}

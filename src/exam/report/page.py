@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exam.core.files import atomic
+from exam.metrics import find_metric, metric_title
 from exam.report.charts import Chart
 
 
@@ -35,6 +36,7 @@ def write_page(path: Path, page: Page) -> None:
     """
     scripts = [*([_charts_script()] if page.charts else []), _text("report.js")]
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    metric = next(map(str, filter(None, map(find_metric, page.results.get("rows", [])))), "")
     html = _template().render(
         page=page,
         scripts=scripts,
@@ -47,6 +49,8 @@ def write_page(path: Path, page: Page) -> None:
         questions=_packed({"questions": page.questions, "common": page.common}),
         costs=_costs(page.results),
         own=_own(page),
+        metric=metric,
+        metric_title=metric_title(metric),
     )
     with atomic(path) as temporary:
         temporary.write_text(html, encoding="utf-8")

@@ -88,12 +88,12 @@ def _charts(
     found: Predictions,
     results: dict[str, Any],
 ) -> list[Chart]:
-    own = summarize_predictions(found)
+    own = summarize_predictions(found, config.metric.k)
     right = (rank_options(found.logits)[:, 0] == np.array(found.known)).astype(np.float64)
     made = [
         charts.score_chart(results["rows"]),
-        _learning(stage.folder),
-        *_depths(contexts, questions),
+        _learning(stage.folder, config.metric.k),
+        *_depths(contexts, questions, config.metric.k),
         charts.calibration_chart(own["reliability"], own["ece"]),
         charts.bar_by_group(
             "By the right option's letter",
@@ -109,15 +109,15 @@ def _charts(
     return [chart for chart in made if chart is not None]
 
 
-def _learning(folder: Path) -> Chart | None:
+def _learning(folder: Path, k: int) -> Chart | None:
     if not (folder / STATE).is_file():
         return None
-    return charts.learning_chart(read_json(folder / STATE)["log_history"])
+    return charts.learning_chart(read_json(folder / STATE)["log_history"], k)
 
 
-def _depths(contexts: Stage, questions: Dataset) -> list[Chart]:
-    """Recall of the own article, and MAP@3 of the lexical reader, over the number of passages."""
-    system = RankedContexts(contexts, among=questions)
+def _depths(contexts: Stage, questions: Dataset, k: int) -> list[Chart]:
+    """Recall of the own article, and MAP@k of the lexical reader, over the number of passages."""
+    system = RankedContexts(contexts, k, among=questions)
     if len(questions) > CURVES_UP_TO or not system.deepest:
         return []
     return charts.depth_charts(trace_depth([system]))

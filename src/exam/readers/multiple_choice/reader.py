@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from exam.config import Context, Layout, Model, Packing, Tuning
+from exam.config import DEFAULT_K, Context, Layout, Model, Packing, Tuning
 from exam.core import distributed
 from exam.core.checkpoints import resolve_checkpoint
 from exam.core.errors import ExamError
@@ -32,7 +33,7 @@ from exam.readers.trainer import (
     ReaderTrainer,
     ReaderTrainingArguments,
     build_reader_arguments,
-    compute_map_at_3,
+    compute_metric,
     refuse_nan,
 )
 from exam.readers.tuning import (
@@ -67,12 +68,13 @@ class Reader:
         seed: int,
         texts: Iterable[str] = (),
         layout: Layout = Layout.context_first,
+        k: int = DEFAULT_K,
     ) -> "Reader":
         """Load the reader of a configuration; its Trainer saves below `folder`.
 
-        `texts` train the tokenizer of a random model.
+        `texts` train the tokenizer of a random model. MAP@k chooses the checkpoint.
         """
-        arguments = build_reader_arguments(trainer, folder, seed, config)
+        arguments = build_reader_arguments(trainer, folder, seed, config, k)
         return cls(*cls.load_model(config, seed, texts), arguments, config, layout)
 
     load_model = staticmethod(load_reader)
@@ -143,7 +145,7 @@ class Reader:
             return load_features(name, questions, contexts, self.tokenizer, reading)
 
     def trainer(self, train: Dataset | None, dev: Dataset | None, options: int) -> ReaderTrainer:
-        """Build the Trainer, with MAP@3 as its metric."""
+        """Build the Trainer, with MAP@k as its metric."""
         collator = self.collator(options)
         trainer = ReaderTrainer(
             model=self.model,
@@ -151,7 +153,7 @@ class Reader:
             train_dataset=None if train is None else count_tokens(train, collator),
             eval_dataset=None if dev is None else count_tokens(dev, collator),
             data_collator=collator,
-            compute_metrics=compute_map_at_3,
+            compute_metrics=partial(compute_metric, k=self.arguments.metric_k),
             processing_class=self.tokenizer,
         )
         add_callbacks(trainer)
