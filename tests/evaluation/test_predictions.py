@@ -67,11 +67,11 @@ WRONG = {
     "a duplicate row": (lambda rows: [*rows, rows[4]], "question 'q2' has two rows for option B"),
     "NaN": (
         lambda rows: rows[3].update(logit=float("nan")),
-        "question 'q2' has a logit that is no number at option A",
+        "question 'q2' has an infinite logit or NaN at option A",
     ),
     "an infinite logit": (
         lambda rows: rows[0].update(logit=float("inf")),
-        "question 'q1' has a logit that is no number at option A",
+        "question 'q1' has an infinite logit or NaN at option A",
     ),
     "two answers": (lambda rows: rows[1].update(label=0), "question 'q1' has two answers"),
     "an answer beyond the options": (
