@@ -154,9 +154,9 @@ def machine(device: str) -> dict[str, Any]:
     """Return the GPU and the versions of the packages."""
     import torch
 
-    from exam.core.logging import environment
+    from exam.core.environment import describe_environment
 
-    facts: dict[str, Any] = {"device": device, **environment()}
+    facts: dict[str, Any] = {"device": device, **describe_environment()}
     if device == "cuda":
         properties: Any = torch.cuda.get_device_properties(0)
         facts |= {

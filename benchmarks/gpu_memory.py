@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForMultipleChoice
 from exam.config import trainer_values
 from exam.config.compose import composed
 from exam.core.estimates import step_mib
-from exam.core.logging import quiet_libraries, say
+from exam.core.logging import print_result, quiet_libraries
 from exam.readers.multiple_choice.heads import make_decoder_class
 from exam.readers.tuning import apply_tuning, layers_of
 
@@ -117,12 +117,12 @@ def is_linear(module: object) -> bool:
 def main() -> None:
     """Print the table."""
     quiet_libraries()
-    say("| GPU | `exam train …` | parameters, trained | computed GB |\n|---|---|---|---|")
+    print_result("| GPU | `exam train …` | parameters, trained | computed GB |\n|---|---|---|---|")
     for model, overrides in WAYS:
         found = need(model, overrides)
         parameters = f"{found.parameters / 1e6:,.0f} M, {found.trained / 1e6:,.0f} M"
         command = f"`model={model} {overrides}`"
-        say(f"| {found.gpu} GB | {command} | {parameters} | {found.gigabytes:.1f} |")
+        print_result(f"| {found.gpu} GB | {command} | {parameters} | {found.gigabytes:.1f} |")
 
 
 if __name__ == "__main__":

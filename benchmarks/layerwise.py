@@ -52,7 +52,7 @@ def checkpoint(work: Path, *, small: bool) -> Path:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from exam.core.packages import packaged_folder
+    from exam.core.packages import find_packaged_folder
 
     folder = work / ("small" if small else "llama")
     if not (folder / "config.json").is_file():
@@ -62,7 +62,7 @@ def checkpoint(work: Path, *, small: bool) -> Path:
         model = LlamaForCausalLM(LlamaConfig(**shape))
         torch.set_default_dtype(torch.float32)
         AutoTokenizer.from_pretrained(
-            packaged_folder("sentence-transformers/all-MiniLM-L6-v2")
+            find_packaged_folder("sentence-transformers/all-MiniLM-L6-v2")
         ).save_pretrained(folder)
         model.save_pretrained(folder, max_shard_size="100MB")
     return folder
@@ -72,8 +72,8 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Answer the questions in one way."""
     import numpy as np
 
-    from exam.config import Execution, Model, ReaderKind, Scoring
-    from exam.core.logging import keep_freed_memory
+    from exam.config import Model, ReaderKind, Scoring, WeightsLocation
+    from exam.core.environment import tune_malloc
     from exam.readers.causal_lm.load import load_causal
     from exam.readers.causal_lm.scoring import option_scores
 
@@ -85,12 +85,12 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
         kind=ReaderKind.causal_lm,
         name_or_path=str(checkpoint(arguments.work, small=arguments.small)),
         scoring=Scoring.yes_no,
-        chat=False,
-        execution=Execution(way),
+        use_chat_template=False,
+        weights_location=WeightsLocation(way),
         max_length=4096,
-        memory_gib=BUDGET_GIB,
+        max_memory_gib=BUDGET_GIB,
     )
-    keep_freed_memory()
+    tune_malloc()
     gc.collect()
     before = resident_mib()
 

@@ -7,7 +7,7 @@ DATA (or EXAM_DATA) holds `exam/{train,valid,test}.csv` and `wikipedia/*.parquet
 
 - `notebook`: the published kernels' steps, plainly written;
 - `exact`: this project with the same numbers (float32, 384 tokens, every sentence encoded);
-- `recommended`: this project's `retriever=two_stage_fast` as it is configured.
+- `recommended`: this project's `retriever=two_stage_prefiltered` as it is configured.
 
 Given to each, and not timed: its index of article leads, the imports, the loaded encoder.
 """
@@ -29,15 +29,16 @@ from side_by_side import command_line, median, parsed
 
 def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> dict[str, Any]:
     """Recall and answer support of passages, each over the questions where it is known."""
-    from exam.data.questions import read
+    from exam.data.questions import read_questions
     from exam.metrics import summarize
-    from exam.retrieval.evaluation import option_support, question_scores, words
+    from exam.retrieval.evaluation import option_support, question_scores
+    from exam.retrieval.idf import split_words
 
     config = configured("exact", data, work / "exact", limit)
-    questions = read(config.data, config.data.test)
+    questions = read_questions(config.data, config.data.test)
     retrieval = retrieval_of(config)
-    wanted = {w for q in questions for option in q["options"] for w in words(option)}
-    idf = retrieval.rarity.of(wanted)
+    wanted = {w for q in questions for option in q["options"] for w in split_words(option)}
+    idf = retrieval.document_frequencies.idf(wanted)
     contexts = {
         key: [{**p, "rank": rank} for rank, p in enumerate(own, 1)]
         for key, own in zip(questions["id"], passages, strict=True)

@@ -16,9 +16,9 @@ def notebook_encoder() -> Any:
     """MiniLM as the notebooks load it, after a first call."""
     from sentence_transformers import SentenceTransformer
 
-    from exam.core.packages import packaged_folder
+    from exam.core.packages import find_packaged_folder
 
-    model = SentenceTransformer(str(packaged_folder(MODEL)), model_kwargs={"dtype": "float32"})
+    model = SentenceTransformer(str(find_packaged_folder(MODEL)), model_kwargs={"dtype": "float32"})
     model.max_seq_length = 384
     model.encode(["first use"], normalize_embeddings=True)
     return model
@@ -34,7 +34,7 @@ def notebook_index(data: Path, work: Path) -> dict[str, Any]:
     import faiss
     import pyarrow.parquet as pq
 
-    from exam.data.articles import Article, title_and_first_sentence
+    from exam.data.corpus import Article, title_and_first_sentence
 
     rows = pq.read_table(data / "wikipedia" / "wiki_2023_index.parquet").to_pylist()
     articles: dict[str, dict[str, Article]] = {}

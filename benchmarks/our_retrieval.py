@@ -9,7 +9,7 @@ from side_by_side import measured
 
 SETTINGS = {
     "exact": ["retriever=two_stage", "encoder.max_length=384", "encoder.dtype=float32"],
-    "recommended": ["retriever=two_stage_fast"],
+    "recommended": ["retriever=two_stage_prefiltered"],
 }
 
 
@@ -36,7 +36,7 @@ def retrieval_of(config: Any) -> Any:
     """The configured retrieval, its encoder loaded and used once."""
     from exam.retrieval.retriever import Retrieval
 
-    found = Retrieval.of(config)
+    found = Retrieval.from_config(config)
     found.sentence_encoder.encode(["first use"])
     return found
 
@@ -51,7 +51,7 @@ def ours(name: str, data: Path, work: Path, limit: int | None, change: bool) -> 
     """One run: seconds, of which encoding, memory, and the passages of each question."""
     from datasets import Dataset
 
-    from exam.data.questions import read
+    from exam.data.questions import read_questions
     from exam.data.schema import FEATURES
     from exam.retrieval.contexts import read_contexts
 
@@ -70,7 +70,7 @@ def ours(name: str, data: Path, work: Path, limit: int | None, change: bool) -> 
     encoder.encode = timed
 
     def run() -> Any:
-        questions = read(config.data, config.data.test)
+        questions = read_questions(config.data, config.data.test)
         if change:
             rows = questions.to_list()
             rows[0]["prompt"] += " Answer with care."

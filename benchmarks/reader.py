@@ -168,13 +168,13 @@ def worker(job: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from exam.core.logging import keep_freed_memory
+    from exam.core.environment import tune_malloc
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(arguments.threads)
     if job["kind"] == "run":
         if job["side"] == "ours":
-            keep_freed_memory()  # as every command of the project begins
+            tune_malloc()  # as every command of the project begins
         return run(job, arguments.data, arguments.work)
     if job["kind"] == "peak":
         return peak(job, arguments.work)

@@ -96,9 +96,9 @@ def peak(job: dict[str, Any], work: Path) -> dict[str, Any]:
     from torch.nn.functional import linear
     from transformers import AutoModel
 
-    from exam.core.logging import keep_freed_memory
+    from exam.core.environment import tune_malloc
 
-    keep_freed_memory()
+    tune_malloc()
     model = AutoModel.from_pretrained(checkpoint(job["model"], work))
     shapes = [
         tuple(module.weight.shape)

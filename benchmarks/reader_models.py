@@ -36,14 +36,14 @@ def checkpoint(model: str, work: Path) -> str:
     import torch
     from transformers import MODEL_MAPPING, AutoConfig, AutoTokenizer
 
-    from exam.core.packages import packaged_folder
+    from exam.core.packages import find_packaged_folder
 
     if model == "minilm":
-        return str(packaged_folder(MINILM))
+        return str(find_packaged_folder(MINILM))
     folder = work / model
     if not (folder / "config.json").is_file():
         torch.manual_seed(0)
-        AutoTokenizer.from_pretrained(packaged_folder(MINILM)).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(find_packaged_folder(MINILM)).save_pretrained(folder)
         config = AutoConfig.for_model(**SHAPES[model])
         architecture: Any = MODEL_MAPPING[type(config)]
         architecture(config).save_pretrained(folder)

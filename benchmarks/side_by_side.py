@@ -37,7 +37,7 @@ def resident_mib() -> float:
 
 def measured(work: Callable[[], Any], before: float | None = None) -> tuple[Any, dict[str, float]]:
     """What `work` returns, its seconds, and its peak memory above `before` MiB, or above now's."""
-    from exam.core.logging import peak_memory_mib, reset_peak_memory
+    from exam.core.environment import peak_memory_mib, reset_peak_memory
 
     before = resident_mib() if before is None else before
     reset_peak_memory()
@@ -60,7 +60,7 @@ def questions_and_contexts(
 ) -> tuple[Any, Any]:
     """The first questions of a file, or all, and their `top_k` best BM25 passages."""
     from exam.config.compose import composed
-    from exam.data.questions import read
+    from exam.data.questions import read_questions
     from exam.retrieval.contexts import read_contexts
     from exam.retrieval.retriever import Retrieval
 
@@ -74,6 +74,6 @@ def questions_and_contexts(
         f"data.limit={limit or 'null'}",
         f"outputs={work}",
     )
-    questions = read(config.data, f"{part}.csv")
-    found = Retrieval.of(config).contexts(questions, f"bench-{part}")
+    questions = read_questions(config.data, f"{part}.csv")
+    found = Retrieval.from_config(config).contexts(questions, f"bench-{part}")
     return questions, read_contexts(found, top_k)

@@ -26,12 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from exam.config import Corpus, CorpusReader, Index, Recipe
+from exam.config import Corpus, CorpusFormat, Index, IndexType
+from exam.core.environment import peak_memory_mib, reset_peak_memory
 from exam.core.files import write_json
-from exam.core.logging import peak_memory_mib, reset_peak_memory, say, start_logging
+from exam.core.logging import print_result, setup_logging
 from exam.metrics import estimate
 from exam.retrieval.building import build_vectors, cleanup_partial_build
-from exam.retrieval.recipes import IndexSpec, choose_index_spec, faiss_module
+from exam.retrieval.recipes import IndexSpec, choose_index_spec, import_faiss
 from exam.retrieval.vectors import VectorIndex, Vectors, exact_search
 
 WIKIPEDIA = 6_286_775
@@ -50,17 +51,17 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, default=WIKIPEDIA)
     parser.add_argument("--sentences", type=int, default=20_000)
     parser.add_argument("--centres", type=Path, help="vectors at hand (.npy), not to be encoded")
-    parser.add_argument("--probe", type=int, default=Index.probe)
-    parser.add_argument("--refine", type=int, default=Index.refine)
+    parser.add_argument("--probe", type=int, default=Index.nprobe)
+    parser.add_argument("--refine", type=int, default=Index.refine_k)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--part", choices=["encode", "build", "search", "exact"])
     parser.add_argument("--real", action="store_true", help="the real vectors alone")
     given = parser.parse_args()
     if given.small:
         given.vectors = min(given.vectors, 20_000)
-    start_logging("info")
+    setup_logging("info")
     if given.part:
-        say(json.dumps(globals()[f"part_{given.part}"](given)))
+        print_result(json.dumps(globals()[f"part_{given.part}"](given)))
     else:
         run(given)
 
@@ -76,7 +77,7 @@ def run(given: argparse.Namespace) -> None:
     figures["ratios"] = figures["synthetic"]["ratios"]
     figures["targets"] = TARGETS
     write_json(given.out, figures)
-    say(json.dumps(figures["ratios"], indent=2))
+    print_result(json.dumps(figures["ratios"], indent=2))
 
 
 def _process(given: argparse.Namespace, part: str, *flags: str) -> dict[str, Any]:
@@ -132,13 +133,12 @@ def _random() -> tuple[Vectors, Vectors]:
 def _encoded(given: argparse.Namespace) -> tuple[Vectors, Vectors]:
     """A sample of the corpus's distinct sentences, and of all prompts, by the default encoder."""
     from exam.config.compose import composed
-    from exam.data.articles import iter_articles
-    from exam.data.corpus import corpus_files
+    from exam.data.corpus import corpus_files, iter_articles
     from exam.data.sentences import sentence_offsets
     from exam.retrieval.encoder import SentenceEncoder
 
     data = Path(given.data)
-    corpus = Corpus(name="w", reader=CorpusReader.wikipedia, dir=str(data / "wikipedia"))
+    corpus = Corpus(name="w", format=CorpusFormat.wikipedia, dir=str(data / "wikipedia"))
     prompts = []
     for name in ("train", "valid", "test"):
         with (data / "exam" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
@@ -186,7 +186,7 @@ def part_build(given: argparse.Namespace) -> dict[str, Any]:
     """Build the index of the stream."""
     centres = np.load(given.work / "centres.npy", mmap_mode="r", allow_pickle=False)
     rows = len(centres) if given.real else given.vectors
-    index = Index(recipe=Recipe.low_ram, probe=given.probe, refine=given.refine)
+    index = Index(type=IndexType.low_memory, nprobe=given.probe, refine_k=given.refine)
     plan = choose_index_spec(index, rows, centres.shape[1])
     folder = _folder(given)
     started = time.perf_counter()
@@ -210,7 +210,7 @@ def part_search(given: argparse.Namespace) -> dict[str, Any]:
     plan = IndexSpec(**json.loads((folder / "facts.json").read_text(encoding="utf-8"))["plan"])
     index = VectorIndex(folder, plan)
     queries = np.load(given.work / "queries.npy", allow_pickle=False)
-    faiss_module()
+    import_faiss()
     before = peak_memory_mib()
     seconds, cpu = [], []
     rows = np.empty((0, K), np.int64)

@@ -1,48 +1,22 @@
-"""Small real things: questions, a corpus, an encoder and a command line that runs on them."""
+"""Fixtures that several test files share."""
 
-import csv
-import json
 import logging
-import multiprocessing
 import os
-import runpy
 import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
-from exam.core.logging import quiet_libraries
+from helpers import ANIMALS, PLACES, ROOT, make_articles
 
 if TYPE_CHECKING:  # a GPU machine without them collects the tests, and says what it lacks
-    from datasets import Dataset
     from hub.bench import Bench
-
-    from exam.config import Corpus
 
 # A shell that starts tests in the background leaves Ctrl-C ignored, here and in what is started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("EXAM_DATA", ROOT.parent / "shared" / "data"))
-
-ANIMALS = ["otter", "heron", "badger", "newt", "falcon", "mole", "trout", "beetle", "lynx", "toad"]
-PLACES = [
-    "river",
-    "marsh",
-    "forest",
-    "pond",
-    "cliff",
-    "meadow",
-    "stream",
-    "log",
-    "mountain",
-    "well",
-]
 
 
 @pytest.fixture(autouse=True)
@@ -60,96 +34,6 @@ def shared() -> Path:
     if not (SHARED / "exam" / "train.csv").is_file():
         pytest.skip("the real data are not on this machine (set EXAM_DATA to their folder)")
     return SHARED
-
-
-def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def kaggle_rows(n: int, start: int = 0) -> list[dict[str, str]]:
-    """Questions whose answer stands in the article of their animal."""
-    rows = []
-    for i in range(start, start + n):
-        animal, right = ANIMALS[i % 10], i % 5
-        places = [PLACES[(i + 2 * j + 1) % 10] for j in range(5)]
-        places[right] = PLACES[i % 10]
-        rows.append(
-            {
-                "id": str(i),
-                "prompt": f"Question {i}: where does the {animal} number {i // 10} live?",
-                **dict(zip("ABCDE", places, strict=True)),
-                "answer": "ABCDE"[right],
-            }
-        )
-    return rows
-
-
-def make_questions(folder: Path) -> Path:
-    """A folder with train.csv (40), valid.csv (10) and test.csv (6, no answers)."""
-    folder.mkdir()
-    write_csv(folder / "train.csv", kaggle_rows(40))
-    write_csv(folder / "valid.csv", kaggle_rows(10, start=40))
-    test = [{k: v for k, v in row.items() if k != "answer"} for row in kaggle_rows(6, start=50)]
-    write_csv(folder / "test.csv", test)
-    return folder
-
-
-def make_articles(path: Path) -> Path:
-    """A JSONL corpus of ten articles."""
-    with path.open("w", encoding="utf-8") as file:
-        for i, (animal, place) in enumerate(zip(ANIMALS, PLACES, strict=True)):
-            text = f"The {animal} is an animal. It lives in the {place}. It is number {i}."
-            file.write(json.dumps({"id": f"a{i}", "title": animal.title(), "text": text}) + "\n")
-    return path
-
-
-def make_place(folder: Path) -> Path:
-    """A folder with `questions` and `articles.jsonl`, made where there is none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    make_questions(folder / "questions")
-    make_articles(folder / "articles.jsonl")
-    return folder
-
-
-def setting(folder: Path, *more: str) -> list[str]:
-    """Overrides that name what `make_place` made, and `outputs` beside it."""
-    return [
-        "data=kaggle",
-        f"data.dir={folder / 'questions'}",
-        "data.folds=4",
-        "corpus=jsonl",
-        f"corpus.dir={folder}",
-        "corpus.files=articles.jsonl",
-        f"outputs={folder / 'outputs'}",
-        *more,
-    ]
-
-
-def tiny(folder: Path, *more: str) -> list[str]:
-    """The setting of a run that takes seconds: BM25, and a tiny reader's one epoch."""
-    reader = ["retriever=bm25", "model=tiny", "trainer.num_train_epochs=1"]
-    return setting(folder, *reader, *more)
-
-
-def jsonl_corpus(path: Path) -> "Corpus":
-    """The corpus of one JSONL file."""
-    from exam.config import Corpus, CorpusReader
-
-    return Corpus(name="c", reader=CorpusReader.jsonl, dir=str(path.parent), files=path.name)
-
-
-def read_csv(path: Path, rows: list[dict[str, str]]) -> "Dataset":
-    """Questions written in Kaggle's form, and read again."""
-    from exam.config import Data
-    from exam.data.questions import read
-
-    write_csv(path, rows)
-    columns = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}
-    return read(Data(name=path.stem, dir=str(path.parent), columns=columns), path.name)
 
 
 @pytest.fixture
@@ -192,66 +76,3 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Bench"]:
 
     with bench_in(tmp_path_factory.mktemp("bench")) as bench:
         yield bench
-
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["exam.pipelines.pipeline"])
-
-
-def exam(
-    command: str, *arguments: str, cwd: Path = ROOT, processes: int = 1
-) -> subprocess.CompletedProcess[str]:
-    """Run a command as a person would, in one process or in several under torchrun."""
-    if processes > 1:
-        return torchrun(["-m", "exam", command, *arguments], cwd, processes)
-    return fork(["exam", command, *arguments], cwd)
-
-
-def run_script(
-    script: Path, *arguments: str, cwd: Path, processes: int = 1
-) -> subprocess.CompletedProcess[str]:
-    """Run a script in its own process, or in several under torchrun."""
-    if processes > 1:
-        return torchrun([str(script), *arguments], cwd, processes)
-    return fork([str(script), *arguments], cwd)
-
-
-def torchrun(words: list[str], cwd: Path, processes: int) -> subprocess.CompletedProcess[str]:
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.run(
-        [sys.executable, "-m", *launcher, *words],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def fork(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Fork a command from a process that has imported what all commands do.
-
-    Importing takes longer than the work of most tests.
-    """
-    quiet_libraries()  # before their import
-    with tempfile.TemporaryDirectory() as folder:
-        process = FORKS.Process(target=become, args=(words, str(cwd), folder))
-        process.start()
-        process.join()
-        stdout, stderr = ((Path(folder) / name).read_text() for name in ("stdout", "stderr"))
-    return subprocess.CompletedProcess(words, process.exitcode or 0, stdout, stderr)
-
-
-def become(words: list[str], cwd: str, folder: str) -> None:
-    """Become `exam COMMAND …` or a script, with standard output and error in files of `folder`."""
-    for stream, name in ((sys.stdout, "stdout"), (sys.stderr, "stderr")):
-        file = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT)
-        os.dup2(file, stream.fileno())
-    os.chdir(cwd)
-    sys.argv = list(words)
-    if words[0] == "exam":
-        from exam.cli import main
-
-        sys.exit(main())
-    sys.path.insert(0, str(Path(words[0]).parent))
-    runpy.run_path(words[0], run_name="__main__")

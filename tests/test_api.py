@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT, kaggle_rows, make_place, setting, write_csv
+from helpers import ROOT, kaggle_rows, make_place, setting, write_csv
 
 import exam
 from exam.core.files import read_json

@@ -7,7 +7,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ANIMALS, PLACES, ROOT, kaggle_rows, run_script, write_csv
+from helpers import ANIMALS, PLACES, ROOT, kaggle_rows, run_script, write_csv
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 import yaml
-from conftest import ROOT
+from helpers import ROOT
 
 from exam.pipelines.doctor import TESTED
 

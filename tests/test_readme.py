@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ANIMALS, PLACES, ROOT, kaggle_rows, write_csv
+from helpers import ANIMALS, PLACES, ROOT, kaggle_rows, write_csv
 
 from exam import cli
 from exam.config import ROOTS
 from exam.config.compose import composed, conf_dir, known_keys, with_prefix
-from exam.pipelines import pipeline
+from exam.pipelines.train import run_train
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
@@ -191,7 +191,7 @@ def add_data(command, arguments, name):
 def test_commands_run(folder):
     tiny = [*DATA, *CORPUS, "model=tiny", "data.folds=4"]
     runs = [
-        pipeline.run_train(composed("train", *tiny, f"retriever={name}")).stage.folder
+        run_train(composed("train", *tiny, f"retriever={name}")).stage.folder
         for name in ("two_stage", "none")
     ]
     ran = []
@@ -201,9 +201,11 @@ def test_commands_run(folder):
         name, arguments = split(command)
         arguments = [word for old in arguments for word in fill_in(old, runs)]
         if name in ROOTS:
-            words = ["n=3" if word == "n=1000" else word for word in arguments]
+            words = [
+                "num_questions=3" if word == "num_questions=1000" else word for word in arguments
+            ]
             config = compose(name, add_data(command, words, name))
-            getattr(pipeline, f"run_{name}")(config)
+            cli.run_pipeline(name, config)
         else:
             assert cli.main([name, *arguments]) == 0
         ran.append(command)

@@ -61,7 +61,7 @@ def train(*overrides: str, config: "Train | None" = None) -> "Run":
 
     Example:
         ```python
-        run = exam.train("data=csv", "data.train=mine.csv", "data.valid_share=0.2")
+        run = exam.train("data=csv", "data.train=mine.csv", "data.valid_fraction=0.2")
         ```
     """
     run: Run = _run("train", _compose("train", overrides, config))
@@ -177,17 +177,18 @@ def _compose(command: str, overrides: tuple[str, ...], config: "Command | None")
 def _run(command: str, config: "Command") -> Any:
     """Run a command's body in this process."""
     from exam.cli import run_pipeline
-    from exam.core.exit import explained
-    from exam.core.logging import keep_freed_memory, quiet_libraries
-    from exam.core.security import go_offline
-    from exam.data.files import check_places
+    from exam.core.environment import tune_malloc
+    from exam.core.exit import translate_os_errors
+    from exam.core.logging import quiet_libraries
+    from exam.core.security import enable_offline_mode
+    from exam.data.files import check_paths
 
     if config.offline:
-        go_offline()
+        enable_offline_mode()
     quiet_libraries()
-    keep_freed_memory()
-    with explained():
-        check_places(config)
+    tune_malloc()
+    with translate_os_errors():
+        check_paths(config)
         return run_pipeline(command, config)
 
 
@@ -198,10 +199,10 @@ def _answer(
     from pathlib import Path
 
     from exam.config.compose import compose_infer
-    from exam.core.stage import finished
+    from exam.core.artifacts import load_stage
     from exam.evaluation.results import Run
 
     if overrides:
         answered: Run = _run("infer", compose_infer(run, outputs, *overrides))
         return answered
-    return run if isinstance(run, Run) else Run(finished(Path(run)), [], [])
+    return run if isinstance(run, Run) else Run(load_stage(Path(run)), [], [])

@@ -14,14 +14,16 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exam.core import distributed
+from exam.core.environment import setup_process
 from exam.core.errors import ExamError, spell_command
-from exam.core.exit import CONTINUES, ended, explained, leave
-from exam.core.logging import complain, say, start
+from exam.core.exit import CONTINUES, exit_if_distributed, run_command, translate_os_errors
+from exam.core.logging import print_error, print_result
 from exam.core.version import __version__
 
 if TYPE_CHECKING:
@@ -110,17 +112,17 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     command, rest = (words[0], words[1:]) if words else ("--help", [])
     if "--version" in words:
-        say(f"exam {__version__}")
+        print_result(f"exam {__version__}")
         return 0
     if command in COMMANDS:
         return _run_command(command, rest)
     if command in ("-h", "--help"):
         lines = [f"  {name:<9} {purpose}" for name, purpose in COMMANDS.items()]
-        say(HELP.format(commands="\n".join(lines)))
+        print_result(HELP.format(commands="\n".join(lines)))
         return 0 if words else 2
     if command in COMPLETION:
-        return leave(ended(partial(_complete, words)))
-    complain(_explain_command(command))
+        return exit_if_distributed(run_command(partial(_complete, words)))
+    print_error(_explain_command(command))
     return 2
 
 
@@ -129,13 +131,13 @@ def _run_command(command: str, arguments: list[str]) -> int:
         command, arguments = UNPACK, arguments[1:]
     if command in ARGUMENTS:
         body = partial(_run_parsed, command, _parse(command, arguments))
-        return ended(body, INTERRUPTED.get(command, CONTINUES))
+        return run_command(body, INTERRUPTED.get(command, CONTINUES))
     if {"-h", "--help"} & set(arguments):
         from exam.config.compose import help_text
 
-        say(help_text(command, COMMANDS[command]))
+        print_result(help_text(command, COMMANDS[command]))
         return 0
-    return leave(ended(partial(_run_jobs, command, arguments)))
+    return exit_if_distributed(run_command(partial(_run_jobs, command, arguments)))
 
 
 def _explain_command(command: str) -> str:
@@ -156,7 +158,7 @@ def _complete(arguments: list[str]) -> int:
         return _run_jobs(command, arguments)
     if any(argument.startswith("query=") for argument in arguments):
         typed = [*line.split(), "", ""][1]
-        say("\n".join(name for name in COMMANDS if name.startswith(typed)))
+        print_result("\n".join(name for name in COMMANDS if name.startswith(typed)))
         return 0
     return _run_jobs("train", arguments)
 
@@ -175,11 +177,11 @@ def _run_parsed(command: str, options: argparse.Namespace) -> int:
     if command == "compare":
         from exam.report.compare import compare_folders
 
-        say(compare_folders(options.FOLDER, options.fit_on, options.json, options.k))
+        print_result(compare_folders(options.FOLDER, options.fit_on, options.json, options.k))
     elif command == "ask":
         from exam.pipelines.ask import answer_typed_questions
 
-        start("warning")
+        setup_process("warning")
         answer_typed_questions(options.RUN, options.OVERRIDE, options.outputs)
     elif command == "doctor":
         from exam.pipelines.doctor import examine
@@ -188,7 +190,7 @@ def _run_parsed(command: str, options: argparse.Namespace) -> int:
     elif command == "demo":
         from exam.pipelines.demo import run_demo
 
-        start("info")
+        setup_process("info")
         run_demo()
     else:
         from exam.bundle.contents import unpack
@@ -253,7 +255,7 @@ class Jobs:
     def refuse(self, message: str) -> None:
         """Print why a job ended."""
         self.refused = True
-        complain(message)
+        print_error(message)
 
 
 def _run_jobs(command: str, arguments: list[str]) -> int:
@@ -287,7 +289,7 @@ def _run_jobs(command: str, arguments: list[str]) -> int:
         if len(jobs.finished) > 1 and distributed.rank() == 0:
             from exam.pipelines.sweep import compare_jobs
 
-            say(compare_jobs(jobs.finished))
+            print_result(compare_jobs(jobs.finished))
     except (HydraException, OmegaConfBaseException) as error:
         jobs.refuse(explain(error, command))
     return 2 if jobs.refused else 0
@@ -308,22 +310,22 @@ def _run_application(application: Callable[[], Any], command: str, arguments: li
     except ValueError as error:  # of Hydra: `Jobs` keeps those of jobs
         raise ExamError(str(error)) from None
     if prints:
-        say(mark_required(text.getvalue(), command))
+        print_result(mark_required(text.getvalue(), command))
 
 
 def _run_body(composed: "DictConfig", command: str, arguments: list[str], *, multirun: bool) -> Any:
     """Run a command's body on its configuration, here or in several processes."""
     from exam.config.compose import typed
-    from exam.core.security import go_offline
-    from exam.data.files import check_places
+    from exam.core.security import enable_offline_mode
+    from exam.data.files import check_paths
     from exam.pipelines.launch import start_processes
 
     config = typed(composed)
     if config.offline:
-        go_offline()
-    start(config.log_level)
-    with explained():
-        check_places(config)
+        enable_offline_mode()
+    setup_process(config.log_level)
+    with translate_os_errors():
+        check_paths(config)
         if start_processes(config, command, arguments, multirun=multirun):
             return None
         return run_pipeline(command, config)
@@ -331,16 +333,11 @@ def _run_body(composed: "DictConfig", command: str, arguments: list[str], *, mul
 
 def run_pipeline(command: str, config: "Command") -> Any:
     """Pin the hub ids of a configuration, and run the command's body in this process."""
-    from exam.config import Bundle, Generate, Retrieving
+    from exam.config import Generate, Retrieving
     from exam.pipelines.revisions import pin_revisions
 
     if isinstance(config, Retrieving | Generate):
         config = pin_revisions(config)
-    if isinstance(config, Bundle):
-        from exam.bundle.bundle import make_bundle
-
-        make_bundle(config)
-        return None
-    from exam.pipelines import pipeline
-
-    return getattr(pipeline, f"run_{command}")(config)
+    package = "bundle" if command == "bundle" else "pipelines"
+    module = import_module(f"exam.{package}.{command}")
+    return getattr(module, f"run_{command}")(config)

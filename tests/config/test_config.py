@@ -10,12 +10,12 @@ from enum import EnumType
 from typing import Any
 
 import pytest
-from conftest import ROOT, exam
+from helpers import ROOT, exam
 from omegaconf import OmegaConf
 
 from exam import __version__
 from exam.cli import COMMANDS, main
-from exam.config import ROOTS, Context, Passages, Retriever
+from exam.config import ROOTS, Chunking, Context, Retriever
 from exam.config.compose import SWEEPS, check_groups, composed, conf_dir, known_keys, with_prefix
 from exam.config.training_args import TrainerFields, trainer_choices
 from exam.core.errors import PROGRAM, spell_command
@@ -25,9 +25,9 @@ MISTAKES = {
         "modle is not a value of exam train.\n"
         "Did you mean model? All of them are listed by: exam train --cfg job\n"
     ),
-    "context.topk=3": (
-        "context.topk is not a value of exam train.\n"
-        "Did you mean context.top_k? All of them are listed by: exam train --cfg job\n"
+    "context.num_passage=3": (
+        "context.num_passage is not a value of exam train.\n"
+        "Did you mean context.num_passages? All of them are listed by: exam train --cfg job\n"
     ),
     "trainer.learning_rat=1": (
         "trainer.learning_rat is not a value of exam train.\n"
@@ -39,17 +39,17 @@ MISTAKES = {
     ),
     "retriever=two_stages": (
         "retriever=two_stages is no option of retriever.\n"
-        "Did you mean retriever=two_stage? There are: bm25, given, hybrid, none, "
-        "passages, tfidf, two_stage, two_stage_fast. "
+        "Did you mean retriever=two_stage? There are: bm25, hybrid, none, passages, "
+        "provided, tfidf, two_stage, two_stage_prefiltered. "
         "For your own values choose one and set retriever.<key>=<value>.\n"
     ),
     "trainer.num_train_epochs=abc": (
         "trainer.num_train_epochs: Value 'abc' of type 'str' could not be converted to Float\n"
         "See its type and default with: exam train --cfg job\n"
     ),
-    "context.top_k=21": (
-        "context.top_k=21 exceeds retriever.depth=20.\n"
-        "Set retriever.depth=21, or a smaller context.top_k.\n"
+    "context.num_passages=21": (
+        "context.num_passages=21 exceeds retriever.top_k=20.\n"
+        "Set retriever.top_k=21, or a smaller context.num_passages.\n"
     ),
 }
 
@@ -85,10 +85,10 @@ def test_missing_checkpoint_asks_for_generated():
             "Choose the option too, data=<option> data.test=<value>.\n",
         ),
         (
-            "context.top_k=8",
-            "context.top_k is given, and no context.\n"
-            "Choose the option too, context=<option> context.top_k=<value>, or change the run's: "
-            "run.context.top_k=<value>.\n",
+            "context.num_passages=8",
+            "context.num_passages is given, and no context.\n"
+            "Choose the option too, context=<option> context.num_passages=<value>, or change the "
+            "run's: run.context.num_passages=<value>.\n",
         ),
     ],
 )
@@ -231,7 +231,7 @@ def test_without_its_environment_a_command_says_how_to_enter_it(verb):
 @pytest.mark.parametrize(
     ("verb", "override"),
     [
-        ("train", "context.top_k=99"),
+        ("train", "context.num_passages=99"),
         ("train", "data.train=nowhere.csv"),
         ("infer", "ckpt=nowhere"),
     ],
@@ -293,18 +293,18 @@ def test_any_training_argument_is_overridden_without_plus():
 GROUPS = [
     (path.parts[0], path.with_suffix("").relative_to(path.parts[0]).as_posix())
     for path in sorted(p.relative_to(conf_dir()) for p in conf_dir().glob("*/**/*.yaml"))
-    if path.parts[0] != "cli"
+    if path.parts[0] != "hydra"
 ]
 
 
 @pytest.mark.parametrize(("group", "option"), GROUPS)
 def test_every_option_of_every_group_fits_the_schema(group, option):
-    closed = ["context.top_k=0"] if group == "retriever" else []
+    closed = ["context.num_passages=0"] if group == "retriever" else []
     needed = ["data.hub=owner/name"] if (group, option) == ("data", "hub") else []
     if group == "ensemble":  # of what has been trained
         needed = ["ckpt=[a,b]", *(["ensemble.fit_on=[c,d]"] if option == "fitted" else [])]
     if (group, option) == ("model", "published/platypus2_70b"):  # answers as it is
-        needed = ["trainer=no_training"]
+        needed = ["trainer=zero_shot"]
     verb = "infer" if group == "ensemble" else "train"
     config = composed(verb, f"{group}={option}", *closed, *needed)
     assert hasattr(config, group) or group in ("experiment", "debug")  # these set others
@@ -313,7 +313,7 @@ def test_every_option_of_every_group_fits_the_schema(group, option):
 @pytest.mark.parametrize(
     ("schema", "option"),
     [
-        (Passages, "passages/default"),
+        (Chunking, "chunking/default"),
         (Context, "context/default"),
         (Retriever, "retriever/two_stage"),
         (Retriever, "retriever/bm25"),
@@ -325,12 +325,12 @@ def test_options_that_spell_the_defaults_out_hold_them(schema, option):
     laid_over = OmegaConf.merge(default, OmegaConf.load(conf_dir() / f"{option}.yaml"))
     found, expected = map(OmegaConf.to_container, (laid_over, default))
     differing = {key for key in expected if found[key] != expected[key]}
-    assert differing <= {"name", "kind", "depth"}
+    assert differing <= {"name", "kind", "top_k"}
 
 
 def test_known_keys_cover_nested_groups():
     keys = known_keys(ROOTS["train"])
-    assert {"data.columns", "trainer.learning_rate", "seed", "corpus.also"} <= set(keys)
+    assert {"data.columns", "trainer.learning_rate", "seed", "corpus.extra_corpora"} <= set(keys)
 
 
 def test_defaults_are_those_that_need_no_hub():

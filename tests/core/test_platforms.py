@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
-from exam.core import logging as exam_logging
+from exam.core import environment
 from exam.pipelines import doctor
 
 WINDOWS = "exam runs on Linux and macOS; on Windows, run it in WSL (wsl --install).\n"
@@ -56,10 +56,10 @@ def mac(monkeypatch):
 
 
 def test_a_mac_measures_its_peak_memory_in_bytes(mac):
-    exam_logging.reset_peak_memory()
-    exam_logging.keep_freed_memory()
+    environment.reset_peak_memory()
+    environment.tune_malloc()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert exam_logging.peak_memory_mib() == pytest.approx(peak / 2**20)
+    assert environment.peak_memory_mib() == pytest.approx(peak / 2**20)
 
 
 def test_the_doctor_does_without_what_a_system_does_not_tell(mac, monkeypatch):

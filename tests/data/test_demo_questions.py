@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from exam.data.questions import DEMO, read_own_form
+from exam.data.questions import DEMO, read_exam_csv
 from exam.data.tables import read_rows
 from exam.evaluation.results import LONGEST, score_baselines
 
@@ -18,7 +18,7 @@ def test_at_least_200_questions_with_their_articles_and_sentences():
 
 
 def test_options_have_similar_lengths_and_the_longest_is_no_hint():
-    questions = read_own_form(DEMO)
+    questions = read_exam_csv(DEMO)
     for question in questions:
         lengths = [len(o) for o in question["options"]]
         assert max(lengths) <= 1.5 * min(lengths)

@@ -7,7 +7,7 @@ from exam.config import Cascade, Ensemble, EnsembleKind, Scale
 from exam.evaluation.calibration import count_questions_needed, summarize_predictions
 from exam.evaluation.ensemble import (
     cascade_curve,
-    combine,
+    combine_logits,
     fit_weights,
     has_enough_questions,
     merge_logits,
@@ -30,36 +30,38 @@ B = LOG(np.array([[0.10, 0.50, 0.40]]))
 
 
 def test_mean_of_probabilities_and_of_logits():
-    mean = combine([A, B], of(EnsembleKind.mean))
+    mean = combine_logits([A, B], of(EnsembleKind.mean))
     assert to_probabilities(mean) == pytest.approx(np.array([[0.50, 0.28, 0.22]]))
-    logits = combine([A, B], of(EnsembleKind.mean, of=Scale.logit))
+    logits = combine_logits([A, B], of(EnsembleKind.mean, space=Scale.logit))
     assert logits == pytest.approx((A + B) / 2)
-    weighted = combine([A, B], of(EnsembleKind.mean), [1, 3])
+    weighted = combine_logits([A, B], of(EnsembleKind.mean), [1, 3])
     assert to_probabilities(weighted) == pytest.approx(np.array([[0.30, 0.39, 0.31]]))
 
 
 def test_rank_is_the_mean_place():
-    assert combine([A, B], of(EnsembleKind.rank)) == pytest.approx(-np.array([[1.0, 0.5, 1.5]]))
+    assert combine_logits([A, B], of(EnsembleKind.rank)) == pytest.approx(
+        -np.array([[1.0, 0.5, 1.5]])
+    )
 
 
 def test_votes_give_three_two_and_one_points_and_weights_multiply_them():
-    votes = combine([A, B], of(EnsembleKind.vote))
+    votes = combine_logits([A, B], of(EnsembleKind.vote))
     assert votes == pytest.approx(np.array([[3 + 1, 2 + 3, 1 + 2]]), abs=1e-6)
-    weighted = combine([A, B], of(EnsembleKind.vote), [3, 1])
+    weighted = combine_logits([A, B], of(EnsembleKind.vote), [3, 1])
     assert weighted == pytest.approx(np.array([[9 + 1, 6 + 3, 3 + 2]]), abs=1e-6)
-    winner = combine([A, B], of(EnsembleKind.vote, points=[1, 0, 0]))
+    winner = combine_logits([A, B], of(EnsembleKind.vote, vote_points=[1, 0, 0]))
     assert rank_options(winner).tolist() == [[0, 1, 2]]  # a tie of votes: A is the more probable
 
 
 def test_the_maximum_over_contexts_is_of_probabilities():
-    found = combine([A, B + 5], of(EnsembleKind.max_over_contexts))
+    found = combine_logits([A, B + 5], of(EnsembleKind.max_over_contexts))
     assert np.exp(found) == pytest.approx(np.array([[0.90, 0.50, 0.40]]))
 
 
 @pytest.mark.parametrize("kind", [k for k in EnsembleKind if k is not EnsembleKind.fitted])
 def test_options_that_a_question_lacks_stay_away(kind):
     short = np.array([[0.3, 0.1, -np.inf], [1.0, 2.0, 3.0]])
-    found = combine([short, short + 1], of(kind))
+    found = combine_logits([short, short + 1], of(kind))
     assert np.isneginf(found).tolist() == [[False, False, True], [False, False, False]]
     assert rank_options(found).tolist() == [[0, 1, 2], [2, 1, 0]]
 
@@ -111,9 +113,9 @@ def test_how_many_weights_questions_carry():
 
 def test_the_least_sure_are_asked_further():
     sure = LOG(np.array([[0.9, 0.1], [0.55, 0.45], [0.3, 0.7], [0.52, 0.48]]))
-    assert select_uncertain(sure, Cascade(share=0.5), 1).tolist() == [1, 3]
+    assert select_uncertain(sure, Cascade(escalate_fraction=0.5), 1).tolist() == [1, 3]
     assert select_uncertain(sure, Cascade(threshold=0.75), 1).tolist() == [1, 2, 3]
-    assert select_uncertain(sure, Cascade(share=[0.75, 0.25]), 2).tolist() == [3]
+    assert select_uncertain(sure, Cascade(escalate_fraction=[0.75, 0.25]), 2).tolist() == [3]
     assert select_share(np.zeros(4), 0.5).tolist() == [0, 1]
     changed = merge_logits(sure, np.array([1, 3]), np.zeros((2, 2)))
     assert changed.tolist() == [sure[0].tolist(), [0, 0], sure[2].tolist(), [0, 0]]

@@ -15,22 +15,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import jsonl_corpus, make_articles, make_place, tiny
+from helpers import jsonl_corpus, make_articles, make_place, tiny
 
 from exam.bundle.contents import Contents, check
-from exam.config import Checkpoint, Dtype, Encoder, Index, Recipe
+from exam.config import Checkpoint, Dtype, Encoder, Index, IndexType
 from exam.config.compose import composed
-from exam.core import manifest as manifest_module
-from exam.core.artifacts import open_stage
+from exam.core import artifacts
+from exam.core.artifacts import MANIFEST, load_stage, open_stage, stages_differing_only_in
 from exam.core.checkpoints import MODEL, checkpoint_fingerprint
 from exam.core.errors import ExamError
-from exam.core.files import is_sealed, sealed, write_json
-from exam.core.manifest import MANIFEST
-from exam.core.stage import finished, siblings
-from exam.core.trainer import ChecksumCallback, last_complete_checkpoint
+from exam.core.files import CHECKSUMS, checksum_matches, write_json, write_with_checksum
+from exam.core.trainer import ManifestCallback, last_complete_checkpoint
 from exam.data.corpus import corpus_files, corpus_key
 from exam.evaluation.predictions import Predictions, read_all_predictions, write_predictions
-from exam.generation.journal import Journal
+from exam.generation.llm import ReplyCache
 from exam.pipelines import passage_gain
 from exam.pipelines.train import train_reader
 from exam.readers.causal_lm.states import States
@@ -98,13 +96,13 @@ def test_every_file_of_every_stage_is_refused_by_name(outputs):
     for manifest in outputs.glob(f"*/*/{MANIFEST}"):
         folder = manifest.parent
         kinds.add(folder.parent.name)
-        for name in [*finished(folder).files, MANIFEST]:
+        for name in [*load_stage(folder).files, MANIFEST]:
             for damage in damages(folder / name):
-                said = refusal(lambda folder=folder: finished(folder))
+                said = refusal(lambda folder=folder: load_stage(folder))
                 assert said is not None, damage
                 assert said.startswith(str(folder / name)), (damage, said)
                 assert said.endswith(f"Delete the folder {folder} and run the command again.")
-        finished(folder)
+        load_stage(folder)
     assert kinds >= {"passages", "bm25", "words", "contexts", "features", "train"}
 
 
@@ -115,7 +113,7 @@ def test_a_damaged_manifest_does_not_stop_other_stages(tmp_path, caplog):
     for damage in damages(stage.folder / MANIFEST):
         caplog.clear()
         with open_stage(tmp_path, "k", "n", {"a": 3}) as other:
-            assert siblings(other, "a")[0] != stage.folder, damage
+            assert stages_differing_only_in(other, "a")[0] != stage.folder, damage
         assert f"not reused: {stage.folder / MANIFEST}" in caplog.text
         shutil.rmtree(other.folder)
 
@@ -129,11 +127,11 @@ def test_a_manifest_vouches_for_every_value_in_it(tmp_path, written, changed):
         (stage.folder / "f").write_text("x")
         stage.finish(["f"], questions=12)
     path = stage.folder / MANIFEST
-    assert finished(stage.folder).facts == {"questions": 12}
+    assert load_stage(stage.folder).metadata == {"questions": 12}
     text = path.read_text()
     assert text.count(written) == 1
     path.write_text(text.replace(written, changed))
-    assert refusal(lambda: finished(stage.folder)) == (
+    assert refusal(lambda: load_stage(stage.folder)) == (
         f"{path} is not the file that was written, or one of an earlier version.\n"
         f"Delete the folder {stage.folder} and run the command again."
     )
@@ -157,18 +155,18 @@ def test_a_damaged_key_is_named_where_it_asks_for_generated(tmp_path):
 
 
 def test_a_damaged_note_of_large_files_is_left_out_and_vouches_for_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest_module, "LARGE", 100)
+    monkeypatch.setattr(artifacts, "LARGE", 100)
     with open_stage(tmp_path, "k", "n", {}) as stage:
         (stage.folder / "large").write_bytes(bytes(range(256)) * 4)
         stage.finish(["large"])
     (stage.folder / "verified.json").write_text("5")
-    assert finished(stage.folder).reused
+    assert load_stage(stage.folder).reused
     for _ in damages(stage.folder / "verified.json"):
-        finished(stage.folder)
+        load_stage(stage.folder)
         noted = (stage.folder / "verified.json").read_bytes()
         for damage in damages(stage.folder / "large"):
             (stage.folder / "verified.json").write_bytes(noted)
-            assert refusal(lambda: finished(stage.folder)) is not None, damage
+            assert refusal(lambda: load_stage(stage.folder)) is not None, damage
 
 
 @pytest.mark.slow
@@ -193,18 +191,15 @@ def test_other_bytes_of_a_corpus_are_another_corpus(tmp_path):
 # What an interrupted stage goes on with.
 
 
-def test_sealed_files_are_made_again(tmp_path, caplog):
-    with sealed(tmp_path / "part") as temporary:
+def test_damaged_partial_results_are_written_again(tmp_path, caplog):
+    with write_with_checksum(tmp_path / "part") as temporary:
         temporary.write_bytes(bytes(range(256)))
     for file in files_of(tmp_path):
-        whole = (tmp_path / "part").read_bytes()
         for damage in damages(file):
             caplog.clear()
-            assert not is_sealed(tmp_path / "part"), damage
+            assert not checksum_matches(tmp_path / "part"), damage
             assert f"{tmp_path / 'part'} is not the file that was written" in caplog.text
-            assert not (tmp_path / "part").exists()
-            (tmp_path / "part").write_bytes(whole)
-    assert is_sealed(tmp_path / "part")
+    assert checksum_matches(tmp_path / "part")
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +209,7 @@ def sentences(encoder):
 
 def test_an_interrupted_index_goes_on_from_whole_shards_alone(tmp_path, sentences, monkeypatch):
     corpus = jsonl_corpus(make_articles(tmp_path / "articles.jsonl"))
-    recipe = Index(recipe=Recipe.exact, shard_size=4)
+    recipe = Index(type=IndexType.exact, shard_size=4)
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -229,9 +224,9 @@ def test_an_interrupted_index_goes_on_from_whole_shards_alone(tmp_path, sentence
     for name in [path.name for path in files_of(cut) if path.name.startswith("shard-")]:
         for damage in damages(cut / name):
             found = build_index(corpus, sentences, recipe, tmp_path / "cut").stage
-            expected = finished(whole.folder).files
-            assert finished(found.folder).files == expected, damage
-            assert not list(found.folder.glob(".*.sha256"))
+            expected = load_stage(whole.folder).files
+            assert load_stage(found.folder).files == expected, damage
+            assert not (found.folder / CHECKSUMS).exists()
             shutil.rmtree(tmp_path / "cut")
             shutil.copytree(tmp_path / "kept", tmp_path / "cut")
 
@@ -241,7 +236,7 @@ def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, 
     monkeypatch.setattr(building, "PART_BYTES", 4 * 8 * 100)
     vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    plan = choose_index_spec(Index(recipe=Recipe.low_ram), *vectors.shape)
+    plan = choose_index_spec(Index(type=IndexType.low_memory), *vectors.shape)
     folder = tmp_path / "built"
     folder.mkdir()
 
@@ -250,7 +245,7 @@ def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, 
         return [(folder / name).read_bytes() for name in ("vectors.npy", "index.faiss")]
 
     whole = build()
-    names = [path.name for path in files_of(folder) if path.suffix != ".sha256"]
+    names = [path.name for path in files_of(folder) if path.name != CHECKSUMS]
     assert len(names) == 2 + 1 + 2
     for name in names:
         for damage in damages(folder / name):
@@ -300,7 +295,7 @@ def test_a_damaged_checkpoint_is_removed_and_the_one_before_taken(tmp_path, capl
         state = {"best_global_step": None, "global_step": step}
         write_json(folder / "trainer_state.json", state)
         arguments = SimpleNamespace(should_save=True, output_dir=str(tmp_path / "whole"))
-        ChecksumCallback().on_save(arguments, SimpleNamespace(global_step=step), None)
+        ManifestCallback().on_save(arguments, SimpleNamespace(global_step=step), None)
     place = tmp_path / "place"
     for name in [path.name for path in files_of(tmp_path / "whole" / "checkpoint-2")]:
         shutil.copytree(tmp_path / "whole", place)
@@ -338,14 +333,14 @@ def test_damaged_states_are_not_gone_on_with(tmp_path):
 
 
 def test_damaged_replies_are_left_out_and_counted(tmp_path, caplog):
-    journal = Journal(tmp_path / "replies.jsonl")
+    journal = ReplyCache(tmp_path / "replies.jsonl")
     for number in range(5):
         asked = {"question": f"What is {number}?", "options": ["å", "b"], "answer": 1}
         row = {"asked": str(number), "article": f"a{number}", "questions": [asked]}
         journal.add({**row, "refused": [], "read": 1, "written": 2})
     for damage in damages(journal.path):
         caplog.clear()
-        found = Journal.read(journal.path).rows
+        found = ReplyCache.read(journal.path).rows
         assert all(journal.rows.get(key) == row for key, row in found.items()), damage
         whole_lines = journal.path.read_bytes().count(b"\n") == len(found)
         assert len(found) == 5 or whole_lines or "broken, and left out" in caplog.text, damage

@@ -17,13 +17,12 @@ from random import Random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_place
-from harness import DECODER, GIVEN, TINY, copied, die_at, run, start
-from test_writer import Endpoint, question_about
+from fakes import Endpoint, question_about
+from helpers import make_place
+from processes import DECODER, GIVEN, TINY, copied, die_at, run, start
 
 from exam.bundle.contents import check
-from exam.core.manifest import MANIFEST
-from exam.core.stage import finished
+from exam.core.artifacts import MANIFEST, load_stage
 
 KILLS = int(os.environ.get("EXAM_KILLS", "0"))
 OF_RUNS = {  # what differs between two runs of the same
@@ -44,8 +43,8 @@ class Case:
     before: list["Case"] = field(default_factory=list)
 
 
-RETRIEVE = Case("retrieve", [*GIVEN, "index=low_ram", "evaluate=false"])
-TRAIN = Case("train", [*GIVEN, *TINY, "index=low_ram"], [RETRIEVE])
+RETRIEVE = Case("retrieve", [*GIVEN, "index=low_memory", "evaluate=false"])
+TRAIN = Case("train", [*GIVEN, *TINY, "index=low_memory"], [RETRIEVE])
 INFER = Case("infer", ["ckpt={run}", "data=kaggle_test", *GIVEN[1:2], "outputs=outputs"], [TRAIN])
 SAVED = "{run}/predictions.parquet"
 ENSEMBLE = Case(
@@ -54,16 +53,16 @@ ENSEMBLE = Case(
 LAYERWISE = Case("train", [*GIVEN, *DECODER])
 ORDERS = Case(
     "infer",
-    ["ckpt={run}", "data=kaggle_test", *GIVEN[1:2], "outputs=outputs", "rotations=3"],
+    ["ckpt={run}", "data=kaggle_test", *GIVEN[1:2], "outputs=outputs", "option_rotations=3"],
     [LAYERWISE],
 )
 GENERATE = Case(
     "generate",
     [
         *["corpus=jsonl", "corpus.dir=.", "corpus.files=articles.jsonl", "outputs=outputs"],
-        *["generator=llm", "n=4", "generator.writer.model=small"],
-        *["generator.writer.base_url={url}", "generator.writer.parallel=1"],
-        "generator.writer.min_sentences=1",
+        *["generator=llm", "num_questions=4", "generator.llm.model=small"],
+        *["generator.llm.base_url={url}", "generator.llm.concurrency=1"],
+        "generator.llm.min_sentences=1",
     ],
 )
 BUNDLE = Case(
@@ -173,7 +172,7 @@ def done(place: Path) -> dict[Path, bytes]:
     """The manifests there are, each of a stage that is whole."""
     found = {path: path.read_bytes() for path in place.glob(f"outputs/*/*/{MANIFEST}")}
     for path in found:
-        finished(path.parent)
+        load_stage(path.parent)
     if (place / "bundle").exists():
         check(place / "bundle")
     return found
@@ -253,8 +252,8 @@ def test_orders_of_the_options_that_were_answered_are_kept(places, tmp_path):
     log = run(place, ORDERS.verb, *given).log
     again = [line[9:] for line in log.splitlines() if "answered already" in line]
     assert again == [
-        "infer: options given are answered already",
-        "infer: options rotated by 1 are answered already",
+        "infer: reusing predictions with options given",
+        "infer: reusing predictions with options rotated by 1",
     ]
     assert contents(place) == contents(after)
 

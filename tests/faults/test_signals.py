@@ -6,12 +6,12 @@ import signal
 import time
 
 import pytest
-from conftest import make_place
-from harness import GIVEN, TINY, copied, run, start
-from test_writer import Endpoint, question_about
+from fakes import Endpoint, question_about
+from helpers import make_place
+from processes import GIVEN, TINY, copied, run, start
 
 from exam.core.errors import ExamError
-from exam.core.exit import PATIENCE, ended, explained
+from exam.core.exit import GRACE_SECONDS, run_command, translate_os_errors
 
 SAID = {
     signal.SIGINT: (130, "Interrupted. The same command continues from what is finished."),
@@ -44,7 +44,7 @@ def test_a_command_says_how_it_ended(capsys, number):
         return 0
 
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
-    assert (ended(body), capsys.readouterr().err.strip()) == SAID[number]
+    assert (run_command(body), capsys.readouterr().err.strip()) == SAID[number]
     assert before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
     assert signal.alarm(0) == 0  # none is left to go off later
 
@@ -57,19 +57,19 @@ def test_an_interruption_that_a_library_swallowed_is_one(capsys, number):
         except KeyboardInterrupt:
             return 0
 
-    assert (ended(body), capsys.readouterr().err.strip()) == SAID[number]
+    assert (run_command(body), capsys.readouterr().err.strip()) == SAID[number]
 
 
 def test_a_signal_that_was_ignored_before_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
     try:
-        assert ended(lambda: signal.raise_signal(signal.SIGINT) or 7) == 7
+        assert run_command(lambda: signal.raise_signal(signal.SIGINT) or 7) == 7
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def test_what_an_interruption_left_unwritten_is_no_full_disk(capsys):
-    @explained()
+    @translate_os_errors()
     def write():
         try:
             signal.raise_signal(signal.SIGTERM)
@@ -85,7 +85,7 @@ def test_what_an_interruption_left_unwritten_is_no_full_disk(capsys):
             raised.append(type(error))
         return 0
 
-    assert (ended(body), capsys.readouterr().err.strip()) == SAID[signal.SIGTERM]
+    assert (run_command(body), capsys.readouterr().err.strip()) == SAID[signal.SIGTERM]
     assert raised == [OSError]
 
 
@@ -93,7 +93,7 @@ def test_a_mistake_is_one_message_and_two(capsys):
     def body():
         raise ExamError("a is not b.\nGive b.")
 
-    assert (ended(body), capsys.readouterr().err) == (2, "a is not b.\nGive b.\n")
+    assert (run_command(body), capsys.readouterr().err) == (2, "a is not b.\nGive b.\n")
 
 
 def test_an_interruption_that_a_library_made_an_error_of_is_one(capsys):
@@ -103,7 +103,7 @@ def test_an_interruption_that_a_library_made_an_error_of_is_one(capsys):
         except KeyboardInterrupt:
             raise RuntimeError("computation interrupted") from None
 
-    assert (ended(body), capsys.readouterr().err.strip()) == SAID[signal.SIGTERM]
+    assert (run_command(body), capsys.readouterr().err.strip()) == SAID[signal.SIGTERM]
 
 
 def test_an_error_keeps_its_traceback():
@@ -111,7 +111,7 @@ def test_an_error_keeps_its_traceback():
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        ended(body)
+        run_command(body)
 
 
 @pytest.mark.slow
@@ -141,14 +141,14 @@ def test_a_reply_that_never_comes_is_not_waited_for(tmp_path):
         return "no"
 
     given = ["corpus=jsonl", "corpus.dir=.", "corpus.files=articles.jsonl", "outputs=outputs"]
-    given += ["generator=llm", "n=4", "generator.writer.parallel=1"]
-    given += [f"generator.writer.base_url={endpoint.url}", "generator.writer.model=small"]
+    given += ["generator=llm", "num_questions=4", "generator.llm.concurrency=1"]
+    given += [f"generator.llm.base_url={endpoint.url}", "generator.llm.model=small"]
     command = start(place, "generate", *given)
     while len(endpoint.asked) < 3:
         time.sleep(0.05)
     code, seconds, said = end(command, signal.SIGTERM)
     assert (code, said) == SAID[signal.SIGTERM]
-    assert seconds < PATIENCE + 1
+    assert seconds < GRACE_SECONDS + 1
     (journal,) = place.glob("outputs/replies/*/replies.jsonl")
     assert len([json.loads(line) for line in journal.read_text().splitlines()]) == 2
 

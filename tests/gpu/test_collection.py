@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 # Not in the list of wheels that CONTRIBUTING.md gives for a GPU machine, or optional there.
 ABSENT = ["altair", "bitsandbytes", "blingfire", "bm25s", "faiss", "gguf", "hypothesis", "openai"]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from accelerators import DEVICES, FORMATS, on_gpu, trainer_on
-from test_llm import CHAT, FAMILIES, PASSAGES, SMALL, WORDS, model_of, prompter_of, questions
+from tiny_decoders import CHAT, FAMILIES, PASSAGES, SMALL, WORDS, model_of, prompter_of, questions
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from exam.config import Dtype, Execution, Model, ReaderKind, Scoring, Tuning
+from exam.config import Dtype, Model, ReaderKind, Scoring, Tuning, WeightsLocation
 from exam.readers.causal_lm import load
 from exam.readers.causal_lm.layerwise import Layerwise
 from exam.readers.causal_lm.load import load_causal, load_whole
@@ -86,15 +86,15 @@ FROM_FILES = [("cpu", Dtype.float32), *(on_gpu("cuda", Dtype(d)) for d in ("bflo
 @pytest.mark.parametrize(("device", "dtype"), FROM_FILES)
 def test_layer_by_layer_from_files_scores_as_in_memory(tmp_path, folder, device, dtype):
     scores = {}
-    for execution in (Execution.memory, Execution.layerwise):
+    for execution in (WeightsLocation.memory, WeightsLocation.layerwise):
         config = decoder(folder, dtype=dtype, execution=execution)
         runner, prompter, _ = load_causal(config, tmp_path)
         assert runner.device.type == device or torch.cuda.is_available()
         scores[execution] = option_scores(runner, prompter, asked_of(prompter), 2)
-    assert agree(scores[Execution.layerwise], scores[Execution.memory], 1e-2)
+    assert agree(scores[WeightsLocation.layerwise], scores[WeightsLocation.memory], 1e-2)
     whole, _ = load_whole(decoder(folder, dtype=Dtype.float32), Dtype.float32)
     exact = option_scores(InMemory(whole, CPU), prompter, asked_of(prompter), 2)
-    assert agree(scores[Execution.memory], exact, 0.1)
+    assert agree(scores[WeightsLocation.memory], exact, 0.1)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -105,7 +105,7 @@ def test_what_a_gpu_does_not_hold_is_offloaded(tmp_path, folder, device, monkeyp
     # accelerate keeps room for a layer on a GPU, which is a third of this model
     memory = {0: 3 * size // 4, "cpu": size // 4} if device == "cuda" else {"cpu": size // 3}
     monkeypatch.setattr(load, "_devices", lambda _: memory)
-    runner, prompter, _ = load_causal(replace(config, execution=Execution.offload), tmp_path)
+    runner, prompter, _ = load_causal(replace(config, execution=WeightsLocation.offload), tmp_path)
     places = set(map(str, runner.model.hf_device_map.values()))
     assert "disk" in places
     assert (places & {"0", "cuda:0"} != set()) == (device == "cuda")
@@ -115,7 +115,7 @@ def test_what_a_gpu_does_not_hold_is_offloaded(tmp_path, folder, device, monkeyp
 
 
 def decoder(folder, **values):
-    values = {"scoring": Scoring.yes_no, "max_length": 200, "memory_gib": 1.0, **values}
+    values = {"scoring": Scoring.yes_no, "max_length": 200, "max_memory_gib": 1.0, **values}
     return Model(name="m", kind=ReaderKind.causal_lm, name_or_path=str(folder), **values)
 
 

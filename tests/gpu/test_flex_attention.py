@@ -5,9 +5,8 @@ import sys
 import pytest
 import torch
 from accelerators import DEVICES, FORMATS, NEAR, distance
-from conftest import ROOT, kaggle_rows
-from test_packing import packed_heads, reader_of, rows_of
-from test_reader import as_questions
+from helpers import ROOT, kaggle_rows
+from tiny_encoders import as_questions, packed_heads, reader_of, rows_of
 
 from exam.readers.multiple_choice import attention
 from exam.readers.multiple_choice.attention import Distances, sdpa_attention

@@ -5,9 +5,8 @@ import copy
 import pytest
 import torch
 from accelerators import DEVICES, FORMATS, NEAR, distance
-from conftest import kaggle_rows
-from test_packing import FAMILIES, packed_heads, reader_of, rows_of
-from test_reader import TINY, as_questions
+from helpers import kaggle_rows
+from tiny_encoders import FAMILIES, TINY, as_questions, packed_heads, reader_of, rows_of
 from transformers import AutoConfig, AutoModel
 
 from exam.config import Packing

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from accelerators import DEVICES, on_gpu
-from conftest import ANIMALS, PLACES
+from helpers import ANIMALS, PLACES
 
 from exam.config import Dtype, Encoder, Reranker
-from exam.core.precision import dtype_here
+from exam.core.precision import resolve_dtype
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.recipes import faiss_module
+from exam.retrieval.recipes import import_faiss
 from exam.retrieval.reranker import PairScorer
 from exam.retrieval.vectors import exact_search
 
@@ -24,7 +24,9 @@ NEAR = {Dtype.float32: 1e-4, Dtype.bfloat16: 5e-2, Dtype.float16: 1e-2}
 @pytest.mark.parametrize(("device", "dtype"), PLACED)
 def test_vectors_are_near_those_of_the_cpu(encoder, device, dtype):
     there, here = (
-        SentenceEncoder(Encoder(name="t", name_or_path=str(encoder), dtype=d, batch_tokens=512))
+        SentenceEncoder(
+            Encoder(name="t", name_or_path=str(encoder), dtype=d, max_tokens_per_batch=512)
+        )
         for d in (dtype, Dtype.float32)
     )
     here.model.to("cpu")
@@ -71,13 +73,13 @@ def test_pairs_score_nearly_as_on_the_cpu(cross_encoder, device, dtype):
 def test_auto_is_bfloat16_on_a_gpu_that_computes_in_it(device):
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         pytest.skip("this GPU does not compute in bfloat16")
-    assert dtype_here(Dtype.auto, "encoder.dtype") is Dtype.bfloat16
+    assert resolve_dtype(Dtype.auto, "encoder.dtype") is Dtype.bfloat16
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_exact_search_is_brute_force(device):
     pytest.importorskip("faiss")
-    if device == "cuda" and faiss_module().get_num_gpus() == 0:
+    if device == "cuda" and import_faiss().get_num_gpus() == 0:
         pytest.skip("this faiss is built without GPUs (faiss-cpu)")
     random = np.random.default_rng(0)
     vectors = random.standard_normal((5000, 64), dtype=np.float32)

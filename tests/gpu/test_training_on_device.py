@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 from accelerators import DEVICES, FORMATS, NEAR, needs_gpus, on_gpu, trainer_on
-from conftest import exam, kaggle_rows, make_place, tiny
-from test_packing import FAMILIES, model_of
-from test_reader import as_questions, features_of, texts
+from helpers import exam, kaggle_rows, make_place, tiny
+from tiny_encoders import FAMILIES, as_questions, features_of, model_of, texts
 
 from exam.config import Model, Packing, Tuning
 from exam.core.trainer import last_complete_checkpoint

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from conftest import make_place, setting
+from helpers import make_place, setting
 
 from exam.core.security import LIBRARIES_OFFLINE, OFFLINE
 from hub.commands import Commands

@@ -16,8 +16,10 @@ from typing import Self
 ROOT = Path(__file__).parents[2]
 IMPORTS = (
     *(
-        "exam.pipelines.pipeline",
-        "exam.pipelines.train",
+        *(
+            f"exam.pipelines.{name}"
+            for name in ("train", "infer", "retrieve", "generate", "stress")
+        ),
         "exam.readers.base",
         "exam.readers.causal_lm",
         "exam.cli",
@@ -72,7 +74,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what an import prints is no answer
     quiet_libraries()  # before their import
-    from conftest import become
+    from helpers import become
 
     for name in IMPORTS:
         import_module(name)

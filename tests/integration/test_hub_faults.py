@@ -20,7 +20,7 @@ SOURCE = "microsoft/deberta-v3-xsmall"
 NEEDED = {"config.json", "tokenizer_config.json", "spm.model", "pytorch_model.bin"}
 SHORT = [
     *["model=deberta_xsmall", "retriever=none", "data.limit=4", "data.fold=null"],
-    *["model.max_length=64", "trainer=no_training", "trainer.use_cpu=true"],
+    *["model.max_length=64", "trainer=zero_shot", "trainer.use_cpu=true"],
 ]
 numbers = count()
 

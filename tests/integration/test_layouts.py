@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from helpers import ROOT
 from hub import bidirectional, configs, sentences
 from hub.layouts import MODELS, deberta_folder, files_of_model
 from hub.question_sets import DATA_SETS, files_of_data_set

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from hub.bench import Bench, contexts, logits, stage
 from hub.layouts import deberta_folder
 from hub.weights import safetensors_of, state_in
@@ -21,7 +21,7 @@ SHORT = [
     *["trainer.eval_strategy=no", "trainer.save_strategy=no"],
     *["trainer.load_best_model_at_end=false"],
 ]
-ANSWERS = [*SHORT[:4], "trainer=no_training", "trainer.use_cpu=true"]
+ANSWERS = [*SHORT[:4], "trainer=zero_shot", "trainer.use_cpu=true"]
 SETTINGS = {"config.json", "tokenizer_config.json"}
 BERT = SETTINGS | {"vocab.txt", "tokenizer.json", "special_tokens_map.json", "model.safetensors"}
 DEBERTA = SETTINGS | {"spm.model", "pytorch_model.bin"}

@@ -8,7 +8,7 @@ import sys
 import zipfile
 
 import pytest
-from conftest import ROOT, exam
+from helpers import ROOT, exam
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ def test_real_data_through_the_whole_path(shared, tmp_path):
     done = exam("train", "data=kaggle", *small, *place)
     assert done.returncode == 0, done.stderr
     (contexts,) = tmp_path.glob("contexts/kaggle-valid-two_stage-*/manifest.json")
-    scores = json.loads(contexts.read_text())["facts"]["scores"]
+    scores = json.loads(contexts.read_text())["metadata"]["scores"]
     assert scores["recall_at_5"]["value"] >= 0.85
     assert scores["supported"]["n"] == 60
 

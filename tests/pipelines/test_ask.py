@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, make_place, tiny
+from helpers import ROOT, make_place, tiny
 
 from exam import load
 from exam.cli import main
@@ -58,7 +58,7 @@ def moved(run, tmp_path):
 def test_a_run_whose_articles_lie_elsewhere_is_told_where(run, moved):
     with pytest.raises(ExamError, match=r"holds no jsonl corpus \(articles\.jsonl\)"):
         load(run).answer("Where does the otter number 0 live?", OPTIONS)
-    again = load(run, f"run.corpus.dir={moved}", "run.context.top_k=1")
+    again = load(run, f"run.corpus.dir={moved}", "run.context.num_passages=1")
     found = again.answer("Where does the otter number 0 live?", OPTIONS)
     assert [p["title"] for p in found.passages] == ["Otter"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, exam, make_place, run_script, tiny
+from helpers import ROOT, exam, make_place, run_script, tiny
 
 from exam.config import Infer
 from exam.config.compose import composed
@@ -136,7 +136,7 @@ def test_launch_is_auto_single_or_a_number(launch):
             Workload(True, True, "task=encoder"),
         ),
         (
-            ["model=qwen_7b", "retriever=none", "trainer=no_training", "data.train=train.csv"],
+            ["model=qwen_7b", "retriever=none", "trainer=zero_shot", "data.train=train.csv"],
             Workload(True, False, "model=qwen_7b without training"),
         ),
     ],

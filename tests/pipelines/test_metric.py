@@ -4,13 +4,15 @@ import csv
 import json
 
 import pytest
-from conftest import kaggle_rows, make_place, tiny, write_csv
+from helpers import kaggle_rows, make_place, tiny, write_csv
 
 from exam import evaluate
 from exam.config.compose import composed
 from exam.config.saved import load_run
 from exam.core.errors import ExamError
-from exam.pipelines.pipeline import run_infer, run_retrieve, run_stress
+from exam.pipelines.infer import run_infer
+from exam.pipelines.retrieve import run_retrieve
+from exam.pipelines.stress import run_stress
 from exam.pipelines.sweep import Job, compare_jobs
 from exam.pipelines.train import train_reader
 from exam.report.compare import compare_folders
@@ -121,7 +123,7 @@ def test_runs_that_remember_different_k_need_one_for_all(place, tmp_path):
     assert scores[place.accuracy.name] == results(place.accuracy)["rows"][-1]["accuracy"]
 
 
-@pytest.mark.parametrize("combination", ["ensemble=mean", "cascade.share=0.5"])
+@pytest.mark.parametrize("combination", ["ensemble=mean", "cascade.escalate_fraction=0.5"])
 def test_readers_that_remember_different_k_answer_together_by_one(place, combination):
     readers = f"ckpt=[{place.accuracy},{place.map_at_3}]"
     with pytest.raises(ExamError, match=r"metric\.k=3, or metric\.k=1 for accuracy"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import exam, kaggle_rows, make_place, setting, write_csv
+from helpers import exam, kaggle_rows, make_place, setting, write_csv
 from hub.layouts import MODELS, deberta_folder, files_of_model, write
 from safetensors.torch import load_file, save_file
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import kaggle_rows, make_questions, write_csv
 from datasets import concatenate_datasets
-from test_reader import as_questions, features_of, reader_in
+from helpers import kaggle_rows, make_questions, write_csv
+from tiny_encoders import as_questions, features_of, reader_in
 
 from exam.config import Data
 from exam.core.errors import ExamError
@@ -85,7 +85,8 @@ def test_an_id_of_two_questions_is_refused(tmp_path):
     with pytest.raises(ExamError) as caught:
         softened(as_questions(kaggle_rows(1)), path, 0.5, extra)
     assert str(caught.value) == (
-        f"{path} answers question '0', and data.train and data.extra both have one of that id.\n"
+        f"{path} answers question '0', and data.train and data.extra_train both have one of that "
+        "id.\n"
         "Give the questions of one file other ids, and predict them again."
     )
 
@@ -96,7 +97,7 @@ def test_an_id_of_two_questions_is_refused_whatever_the_folds(tmp_path, fold):
     write_csv(tmp_path / "q" / "extra.csv", [{**kaggle_rows(1, start=70)[0], "id": "7"}])
     data = Data(name="d", dir=str(tmp_path / "q"), train="train.csv", valid="valid.csv")
     path = written(tmp_path / "p.parquet", ["7"], [[0.2] * 5])
-    data = replace(data, extra="extra.csv", folds=4, fold=fold, soft_labels=path)
+    data = replace(data, extra_train="extra.csv", folds=4, fold=fold, soft_labels=path)
     with pytest.raises(ExamError, match="answers question '7', and data"):
         with_soft_labels(read_split(data, None), data)
 

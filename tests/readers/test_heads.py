@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import PLACES, kaggle_rows
 from datasets import Dataset
-from test_packing import FAMILIES
-from test_reader import CPU, as_questions, contexts_of, texts
+from helpers import PLACES, kaggle_rows
+from tiny_encoders import CPU, FAMILIES, as_questions, contexts_of, texts
 from transformers import LongformerForMultipleChoice
 
 from exam.config import Layout, Loss, Model, Order, Packing, Tuning
@@ -21,7 +20,7 @@ from exam.readers.multiple_choice.model import tiny_tokenizer
 from exam.readers.multiple_choice.reader import Reader, predict, train
 from exam.readers.trainer import binary_loss
 from exam.retrieval.contexts import FILE as CONTEXTS
-from exam.retrieval.contexts import RARITY, SCHEMA, write_contexts
+from exam.retrieval.contexts import IDF, SCHEMA, write_contexts
 
 READING = Reading(top_k=2, max_length=48, longest=512, order=Order.best_first, evidence=True)
 
@@ -142,8 +141,8 @@ def stage_of(outputs, asked):
             for question in asked
         ]
         write_contexts(stage, iter(rows))
-        write_json(stage.folder / RARITY, dict.fromkeys(PLACES, 2.0) | {"animal": 1.0})
-        stage.finish([CONTEXTS, RARITY])
+        write_json(stage.folder / IDF, dict.fromkeys(PLACES, 2.0) | {"animal": 1.0})
+        stage.finish([CONTEXTS, IDF])
     return stage
 
 
@@ -172,8 +171,8 @@ def test_measures_are_literal_and_standardised_over_the_options(tmp_path):
             {**empty, "rank": 2, "score": 1.0, "text": "pond"},
         ]
         write_contexts(stage, iter([passages]))
-        write_json(stage.folder / RARITY, dict.fromkeys(PLACES, 2.0) | {"animal": 1.0})
-        stage.finish([CONTEXTS, RARITY])
+        write_json(stage.folder / IDF, dict.fromkeys(PLACES, 2.0) | {"animal": 1.0})
+        stage.finish([CONTEXTS, IDF])
     found = overlap_features(asked, stage, 2, 48)
     assert found.shape == (1, 5, len(OVERLAP_FEATURES))
     own = {name: found[0, :, OVERLAP_FEATURES.index(name)] for name in OVERLAP_FEATURES}
@@ -183,7 +182,7 @@ def test_measures_are_literal_and_standardised_over_the_options(tmp_path):
 
     assert own["trigrams"] == standardised([6.0, 0, 0, 0, 0])
     assert own["scored"] == standardised([0.75, 0.25, 0, 0, 0])
-    # Squared rarity: each of river, log, marsh and pond 4, animal 1; x has none.
+    # Squared idf: each of river, log, marsh and pond 4, animal 1; x has none.
     one = 1 / np.sqrt(13)
     assert own["similarity"] == standardised([1.0, 2 / np.sqrt(5), one, one, one])
     assert own["centrality"][:2].tolist() == pytest.approx(own["centrality"][[1, 0]].tolist())
@@ -193,12 +192,12 @@ def test_a_question_measures_the_same_alone_and_among_others(tmp_path, asked):
     text = "The otter lives in the river. A log is in the marsh, and a well in the meadow."
     found = []
     for some in (asked, asked.select([0])):
-        rarity = {place: 2.0 for place in PLACES if any(place in q["options"] for q in some)}
+        idf = {place: 2.0 for place in PLACES if any(place in q["options"] for q in some)}
         with open_stage(tmp_path, "contexts", "c", {"n": len(some)}) as stage:
             row = {**dict.fromkeys(SCHEMA.names), "rank": 1, "score": 1.0, "text": text}
             write_contexts(stage, ([{**row, "question_id": key}] for key in some["id"]))
-            write_json(stage.folder / RARITY, rarity)
-            stage.finish([CONTEXTS, RARITY])
+            write_json(stage.folder / IDF, idf)
+            stage.finish([CONTEXTS, IDF])
         found.append(overlap_features(some, stage, 1, 48)[0])
     assert np.array_equal(*found)
 

@@ -7,8 +7,18 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from conftest import kaggle_rows
-from test_reader import CPU, TINY, as_questions, contexts_of, texts
+from helpers import kaggle_rows
+from tiny_encoders import (
+    CPU,
+    FAMILIES,
+    TINY,
+    as_questions,
+    contexts_of,
+    packed_heads,
+    reader_of,
+    rows_of,
+    texts,
+)
 from transformers import AutoConfig, AutoModel
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
@@ -23,55 +33,13 @@ from exam.readers.multiple_choice.attention import (
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator, PackedCollator
 from exam.readers.multiple_choice.features import SpecialTokens, build_features
 from exam.readers.multiple_choice.model import tiny_tokenizer
-from exam.readers.multiple_choice.packing import attention_mask_for
 from exam.readers.multiple_choice.reader import Reader, predict, train
 from exam.readers.trainer import TokenBatches
-
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "initializer_range": 0.5,
-}
-FAMILIES = {
-    "bert": {"model_type": "bert", **SMALL},
-    "roberta": {"model_type": "roberta", **SMALL, "pad_token_id": 0, "type_vocab_size": 2},
-    "mpnet": {"model_type": "mpnet", **SMALL},
-    "modernbert": {
-        "model_type": "modernbert",
-        **{k: SMALL[k] for k in list(SMALL)[:4]},
-        "initializer_range": 0.5,
-        "local_attention": 16,
-        "pad_token_id": 0,
-        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
-    },
-    "deberta": {**TINY, "initializer_range": 0.5},
-}
 
 
 @pytest.fixture(scope="module")
 def asked():
     return as_questions(kaggle_rows(8))
-
-
-def model_of(family, packing=Packing.options, **values):
-    return Model(name="t", config=copy.deepcopy(FAMILIES[family]), packing=packing, **values)
-
-
-def reader_of(
-    tmp_path, asked, family="bert", packing=Packing.options, seed=0, model=None, **values
-):
-    config = model_of(family, packing, **(model or {}))
-    return Reader.load(config, {**CPU, **values}, tmp_path / "c", seed, texts(asked))
-
-
-def rows_of(reader, asked, max_length=60):
-    long = ("It lives in the river. The log is a place.", "It is a log in the river. " * 3)
-    features, _ = build_features(asked, contexts_of(asked, long), reader.tokenizer, max_length, 512)
-    return features.to_list()
 
 
 def logits_of(reader, rows):
@@ -273,24 +241,6 @@ def test_disentangled_attention_is_the_library_own(changed):
     for (name, a), b in zip(theirs.named_parameters(), ours.parameters(), strict=True):
         if a.grad is not None:
             torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=2e-3, msg=name)
-
-
-def packed_heads(tmp_path, asked, dtype):
-    """Random queries, keys, values and relative positions of packed questions of many lengths."""
-    reader = reader_of(tmp_path, asked)
-    rows = rows_of(reader, asked)[:3]
-    rows[1]["context"] = []
-    rows[2]["options"] = rows[2]["options"][:2]
-    batch = PackedCollator(reader.tokenizer, 5)(rows)
-    allowed = attention_mask_for(batch["attention_mask"], batch["option_tokens"])[:, None]
-    torch.manual_seed(0)
-    size = (3, 2, allowed.shape[-1], 8)
-    inputs = [torch.randn(size, dtype=dtype) for _ in range(3)]
-    inputs += [torch.randn(2, 8, 9, dtype=dtype) for _ in range(2)]
-    places = batch["position_ids"]
-    index = (places[:, :, None] - places[:, None]).clamp(-4, 4) + 4
-    real = batch["attention_mask"][..., None, None]
-    return [x.requires_grad_() for x in inputs], index, allowed, real
 
 
 @pytest.mark.parametrize("related", [False, True])

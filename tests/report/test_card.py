@@ -9,7 +9,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import ROOT, make_place, tiny
+from helpers import ROOT, make_place, tiny
 from huggingface_hub import ModelCard
 
 from exam.config.compose import composed

@@ -7,14 +7,13 @@ import signal
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import exam, jsonl_corpus, make_place, run_script, setting
+from helpers import exam, jsonl_corpus, make_place, run_script, setting
 
-from exam.config import Encoder, Index, Passages, Recipe
-from exam.core import manifest as manifest_module
-from exam.core.artifacts import open_stage
+from exam.config import Chunking, Encoder, Index, IndexType
+from exam.core import artifacts
+from exam.core.artifacts import load_stage, open_stage
 from exam.core.errors import ExamError
 from exam.core.files import digest, read_json, write_json
-from exam.core.stage import finished
 from exam.retrieval.chunking import build_passages
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index, build_passage_index
@@ -30,21 +29,21 @@ def sentences(encoder):
     return SentenceEncoder(Encoder(name="tiny", name_or_path=str(encoder)))
 
 
-@pytest.mark.parametrize("recipe", [Recipe.exact, Recipe.low_ram, Recipe.auto])
+@pytest.mark.parametrize("recipe", [IndexType.exact, IndexType.low_memory, IndexType.auto])
 def test_every_recipe_finds_an_article_by_its_own_words(corpus, sentences, tmp_path, recipe):
-    index = build_index(corpus, sentences, Index(recipe=recipe, shard_size=4), tmp_path / "o")
+    index = build_index(corpus, sentences, Index(type=recipe, shard_size=4), tmp_path / "o")
     queries = sentences.passages([f"{a}. The {a.lower()} is an animal" for a in ["Heron", "Lynx"]])
     rows = index.search(queries, 3)
     assert index.table.take(rows[:, 0])["title"].to_pylist() == ["Heron", "Lynx"]
-    assert index.near(1, 3) == [r for r in index.search(queries[:1], 4)[0] if r != 1][:3]
-    assert index.stage.facts["articles"] == 10
+    assert index.find_neighbors(1, 3) == [r for r in index.search(queries[:1], 4)[0] if r != 1][:3]
+    assert index.stage.metadata["articles"] == 10
 
 
 def test_passage_vectors_follow_the_rows_of_the_table(corpus, sentences, tmp_path):
-    table = build_passages(corpus, Passages(words=12, overlap=0), tmp_path / "o")
+    table = build_passages(corpus, Chunking(chunk_words=12, overlap_sentences=0), tmp_path / "o")
     index = build_passage_index(table, sentences, Index(shard_size=4), tmp_path / "o")
     texts = [text for block in table.texts() for text in block]
-    assert len(texts) == index.stage.facts["passages"] == len(table) > 10
+    assert len(texts) == index.stage.metadata["passages"] == len(table) > 10
     vectors = index.vectors.vectors_at(range(len(texts)))
     np.testing.assert_allclose(vectors, sentences.passages(texts), atol=1e-6)
     assert index.search(vectors[7:8], 1)[1].tolist() == [[texts.index(texts[7])]]
@@ -52,7 +51,7 @@ def test_passage_vectors_follow_the_rows_of_the_table(corpus, sentences, tmp_pat
 
 @pytest.mark.parametrize("name", ["vectors.npy", "index.faiss"])
 def test_a_damaged_index_is_refused_by_name(corpus, sentences, tmp_path, name):
-    index = Index(recipe=Recipe.low_ram)
+    index = Index(type=IndexType.low_memory)
     folder = build_index(corpus, sentences, index, tmp_path / "o").stage.folder
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -65,19 +64,19 @@ def test_a_damaged_index_is_refused_by_name(corpus, sentences, tmp_path, name):
 
 
 def test_a_large_file_is_hashed_once_while_it_stands_still(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest_module, "LARGE", 1000)
+    monkeypatch.setattr(artifacts, "LARGE", 1000)
     with open_stage(tmp_path, "index", "x", {}) as stage:
         (stage.folder / "large").write_bytes(b"x" * 1000)
         (stage.folder / "small").write_bytes(b"x" * 999)
         stage.finish(["large", "small"])
     hashed = []
-    real = manifest_module.file_digest
-    monkeypatch.setattr(manifest_module, "file_digest", lambda p: hashed.append(p.name) or real(p))
-    finished(stage.folder)
+    real = artifacts.file_digest
+    monkeypatch.setattr(artifacts, "file_digest", lambda p: hashed.append(p.name) or real(p))
+    load_stage(stage.folder)
     assert hashed == ["small"]
     os.utime(stage.folder / "large")
-    finished(stage.folder)
-    finished(stage.folder)
+    load_stage(stage.folder)
+    load_stage(stage.folder)
     assert hashed == ["small", "large", "small", "small"]
 
 
@@ -85,7 +84,7 @@ def test_a_large_file_is_hashed_once_while_it_stands_still(tmp_path, monkeypatch
     ("change", "named"),
     [
         (("encoder", "max_length", 64), "encoder.max_length (64 → 256)"),
-        (("index", "recipe", "low_ram"), "index.recipe (low_ram → exact)"),
+        (("index", "type", "low_memory"), "index.type (low_memory → exact)"),
         (("corpus", None, []), "corpus ("),
     ],
 )
@@ -109,8 +108,8 @@ def test_a_manifest_of_another_request_is_refused_by_name(
 
 def test_recipes_have_folders_of_their_own(corpus, sentences, tmp_path):
     keys = [
-        build_index(corpus, sentences, Index(recipe=recipe), tmp_path / "o").stage.hash
-        for recipe in Recipe
+        build_index(corpus, sentences, Index(type=recipe), tmp_path / "o").stage.hash
+        for recipe in IndexType
     ]
     assert len(set(keys)) == 3
 
@@ -129,7 +128,7 @@ SentenceEncoder.encode = lambda self, texts: encoded.append(len(texts)) or real(
 articles, encoder, outputs = map(Path, sys.argv[1:])
 corpus = Corpus(name="a", reader=CorpusReader.jsonl, dir=str(articles.parent), files=articles.name)
 sentences = SentenceEncoder(Encoder(name="tiny", name_or_path=str(encoder)))
-index = build_index(corpus, sentences, Index(recipe=Recipe.low_ram, shard_size=2), outputs)
+index = build_index(corpus, sentences, Index(recipe=Recipe.low_memory, shard_size=2), outputs)
 table = build_passages(corpus, Passages(words=12, overlap=0), outputs)
 build_passage_index(table, sentences, Index(shard_size=3), outputs)
 assert len(index) == 10

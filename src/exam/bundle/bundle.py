@@ -19,15 +19,15 @@ from exam.bundle.notebook import commands, write_notebook
 from exam.bundle.rehearsal import check_dry_run, dry_run
 from exam.bundle.wheels import Target, add_wheels, read_target
 from exam.config import Bundle, Cascade, Data, EnsembleKind, Infer, Train, names, plain
+from exam.core.artifacts import Stage
 from exam.core.errors import ExamError, spell_command
-from exam.core.logging import say
-from exam.core.stage import Stage
-from exam.data.kaggle import INPUT
+from exam.core.logging import print_result
+from exam.data.files import INPUT
 from exam.data.schema import LETTERS
 from exam.evaluation.results import choose_k
 from exam.evaluation.submission import validate_submission
-from exam.pipelines.ensemble_infer import ONE_METRIC, check_readers
-from exam.pipelines.infer import answer, asked_questions, restored
+from exam.pipelines.ensemble import ONE_METRIC, check_readers
+from exam.pipelines.infer import answer, read_test_questions, restore_run
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +36,11 @@ MEASURED = ("contexts", "infer")  # kinds of stages
 TRUST = {"trust_remote_code": True}  # the one override of a run that a notebook repeats
 
 
-def make_bundle(bundle: Bundle) -> None:
+def run_bundle(bundle: Bundle) -> None:
     """Collect all files, write the notebook, estimate its time, and rehearse it if configured."""
     target = _check(bundle)
     folders = [Path(name) for name in names(bundle.ckpt)]
-    runs = [restored(replace(bundle, ckpt=str(folder))) for folder in folders]
+    runs = [restore_run(replace(bundle, ckpt=str(folder))) for folder in folders]
     configs = [config for _, config in runs]
     choose_k(None, {str(run.folder): config.metric.k for run, config in runs}, ONE_METRIC)
     stages = [
@@ -59,11 +59,11 @@ def make_bundle(bundle: Bundle) -> None:
     contents.folder = Path(bundle.out)
     files, size = len(listing["files"]), listing["bytes"] / 2**20
     log.info("bundle: %d files · %d wheels · %.1f MiB", files, len(wheels), size)
-    say(_estimate(bundle, contents, dict(zip(folders, configs, strict=True))))
+    print_result(_estimate(bundle, contents, dict(zip(folders, configs, strict=True))))
     if bundle.rehearse:
         local = with_local_data([*overrides, *contents.overrides], configs[0].data)
         _rehearse(target, contents, commands(local, extra), configs[0])
-    say(f"{contents.folder / NOTEBOOK}\n{contents.folder / CONTENTS}")
+    print_result(f"{contents.folder / NOTEBOOK}\n{contents.folder / CONTENTS}")
 
 
 def _check(bundle: Bundle) -> Target:
@@ -106,12 +106,10 @@ def _overrides(bundle: Bundle) -> list[str]:
     overrides += [f"run.{group}.trust_remote_code=true" for group in bundle.run]
     if bundle.ensemble is not None:
         values = plain(bundle.ensemble)
-        merging = {name: values[name] for name in ("of", "weights", "points")}
+        merging = {name: values[name] for name in ("space", "weights", "vote_points")}
         overrides += [f"ensemble={bundle.ensemble.name}", *_format("ensemble", merging, {})]
-    groups = {"cascade": bundle.cascade, "metric": bundle.metric}
-    return overrides + [
-        v for name, group in groups.items() for v in _format(name, plain(group), {})
-    ]
+    overrides += _format("metric", plain(bundle.metric), {})
+    return overrides + _format("cascade", plain(bundle.cascade), {})
 
 
 def _format(group: str, values: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
@@ -177,7 +175,7 @@ def format_estimate(readers: list[dict[str, float]], questions: int, hours: floa
 
 def _estimate(bundle: Bundle, contents: Contents, runs: dict[Path, Train]) -> str:
     """Answer two samples with the unpacked bundle, and return the estimate of the full time."""
-    share = bundle.cascade.share
+    share = bundle.cascade.escalate_fraction
     later = share if isinstance(share, list) else [share] * (len(runs) - 1)
     shares = [1.0] * len(runs) if share is None else [1.0, *later]
     few, many = (_measure(bundle, contents, runs, size) for size in SAMPLES)
@@ -202,7 +200,7 @@ def _measure(
 def extra_packages(configs: list[Train]) -> list[str]:
     """Return the packages of this project's extras that the runs need."""
     needed = {
-        "gguf": any(config.model.gguf is not None for config in configs),
+        "gguf": any(config.model.gguf_file is not None for config in configs),
         "bitsandbytes": any(config.model.load_in_4bit for config in configs),
     }
     return [name for name, is_needed in needed.items() if is_needed]
@@ -215,9 +213,11 @@ def _rehearse(target: Target, contents: Contents, lines: list[str], config: Trai
         notebook = Path(name) / NOTEBOOK
         write_notebook(notebook, lines, str(contents.folder.resolve()), target.python)
         seconds = dry_run(notebook, target, submission)
-    questions = asked_questions(config)
+    questions = read_test_questions(config)
     options = [len(texts) for texts in questions["options"]]
     validate_submission(
         submission, questions["id"], options, config.metric.k, config.data.options or LETTERS
     )
-    say(f"rehearsed without a network: {len(questions)} questions in {seconds:.0f} s\n{submission}")
+    print_result(
+        f"rehearsed without a network: {len(questions)} questions in {seconds:.0f} s\n{submission}"
+    )

@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from exam.bundle.notebook import OTHER_PYTHON
-from exam.config import Bundle, Checkpoint, CorpusReader, CorpusSource, Train, plain
+from exam.config import Bundle, Checkpoint, CorpusFormat, CorpusSource, Train, plain
+from exam.core.artifacts import Stage, find_fault, read_manifest, write_manifest
 from exam.core.checkpoints import CONFIG, MODEL, hub_repository, loaded_files, resolve_checkpoint
 from exam.core.errors import ExamError
-from exam.core.files import file_digest, read_signed, write_signed
 from exam.core.hub import Repository, resolve_commit
-from exam.core.manifest import fingerprint
-from exam.core.packages import PACKAGED, packaged_folder
-from exam.core.security import leads_out
-from exam.core.stage import Stage
+from exam.core.packages import PACKAGED, find_packaged_folder
 from exam.core.trainer import CHECKPOINTS
-from exam.data.corpus import demo_articles, files_of
+from exam.data.corpus import fetch_demo_articles, list_files
 from exam.readers.tuning import adapters_base
 
 log = logging.getLogger(__name__)
@@ -55,22 +52,22 @@ class Contents:
         Raises:
             ExamError: it is larger than the limit.
         """
-        files: dict[str, dict[str, Any]] = {
-            str(path.relative_to(self.folder)): fingerprint(path)
-            for path in sorted(self.folder.rglob("*"))
+        sizes = {
+            str(path.relative_to(self.folder)): path.stat().st_size
+            for path in self.folder.rglob("*")
             if path.is_file() and path.name != CONTENTS
         }
-        size = sum(file["bytes"] for file in files.values())
+        size = sum(sizes.values())
         if size > limit_gib * 2**30:
-            largest = max(files, key=lambda name: int(files[name]["bytes"]))
+            largest = max(sizes, key=lambda name: sizes[name])
             raise ExamError(
                 f"The bundle has {size / 2**30:.1f} GiB; limit_gib={limit_gib:g} allows no more.\n"
                 f"The largest file is {largest}. Attach the corpus separately "
-                "(with_corpus=false), or choose a smaller index (index=low_ram)."
+                "(with_corpus=false), or choose a smaller index (index=low_memory)."
             )
-        listing = {"python": python, "bytes": size, "files": files, "overrides": self.overrides}
-        write_signed(self.folder / CONTENTS, listing)
-        return listing
+        return write_manifest(
+            self.folder / CONTENTS, sizes, python=python, bytes=size, overrides=self.overrides
+        )
 
 
 @contextmanager
@@ -95,22 +92,13 @@ def check(bundle: Path) -> None:
     remedy = "Upload the bundle again, or make it again."
     if not (bundle / CONTENTS).is_file():
         raise ExamError(f"{bundle / CONTENTS} is missing.\n{remedy}")
-    contents = read_signed(bundle / CONTENTS)
-    files = contents.get("files")
-    if not isinstance(files, dict) or not all(isinstance(file, dict) for file in files.values()):
-        raise ExamError(f"{bundle / CONTENTS} does not list a bundle's files.\n{remedy}")
+    contents = read_manifest(bundle / CONTENTS, {"python": str})
     running = "{}.{}".format(*sys.version_info)
-    if contents.get("python") != running:
-        raise ExamError(OTHER_PYTHON.format(running=running, python=contents.get("python")))
-    for name, expected in files.items():
-        path = bundle / name
-        if leads_out(name):
-            raise ExamError(f"{bundle / CONTENTS}: {name!r} lies outside of the bundle.\n{remedy}")
-        if name != NOTEBOOK and not (
-            path.is_file() and file_digest(path) == expected.get("sha256")
-        ):
-            state = "is not the file that was bundled" if path.is_file() else "is missing"
-            raise ExamError(f"{path} {state}.\n{remedy}")
+    if contents["python"] != running:
+        raise ExamError(OTHER_PYTHON.format(running=running, python=contents["python"]))
+    contents["files"].pop(NOTEBOOK, None)  # people edit it
+    if fault := find_fault(bundle, contents["files"]):
+        raise ExamError(f"{fault}.\n{remedy}")
 
 
 def unpack(bundle: Path, outputs: Path) -> None:
@@ -197,25 +185,25 @@ def _retrieval(config: Train) -> Any:
 
 def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
     """Copy the articles' files, each part of a corpus to a separate folder."""
-    parts: list[CorpusSource] = [config.corpus, *config.corpus.also]
-    if any(part.reader is CorpusReader.demo for part in parts):
-        stage = demo_articles(Path(config.outputs)).parent
+    parts: list[CorpusSource] = [config.corpus, *config.corpus.extra_corpora]
+    if any(part.format is CorpusFormat.demo for part in parts):
+        stage = fetch_demo_articles(Path(config.outputs)).parent
         contents.add(stage, f"outputs/corpus/{stage.name}")
-    if config.corpus.reader is CorpusReader.demo:
+    if config.corpus.format is CorpusFormat.demo:
         return
     if not bundle.with_corpus:
         log.info("bundle: without the corpus; attach it, and set run.corpus.dir=<folder>")
         return
     for number, part in enumerate(parts):
-        for file in files_of(part, Path(config.outputs)):
+        for file in list_files(part, Path(config.outputs)):
             contents.add(file.path, f"corpus/{number}/{file.path.name}")
     contents.overrides.append("run.corpus.dir={bundle}/corpus/0")
     other_parts = [
         {**plain(part), "dir": f"{{bundle}}/corpus/{number}"}
-        for number, part in enumerate(config.corpus.also, 1)
+        for number, part in enumerate(config.corpus.extra_corpora, 1)
     ]
     if other_parts:
-        contents.overrides.append(f"run.corpus.also={json.dumps(other_parts)}")
+        contents.overrides.append(f"run.corpus.extra_corpora={json.dumps(other_parts)}")
 
 
 def _add_weights(contents: Contents, checkpoint: Checkpoint) -> None:
@@ -223,7 +211,7 @@ def _add_weights(contents: Contents, checkpoint: Checkpoint) -> None:
 
     A hub checkpoint is laid out as in the hub's own cache, so that its id finds it on the target.
     """
-    if checkpoint.revision is None and packaged_folder(checkpoint.name) is not None:
+    if checkpoint.revision is None and find_packaged_folder(checkpoint.name) is not None:
         return
     repository = hub_repository(checkpoint)
     folder = resolve_checkpoint(checkpoint)

@@ -5,7 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
-from exam.core.files import atomic
+from exam.core.files import write_atomically
 
 OTHER_PYTHON = (
     "This is Python {running}, and the bundle's wheels are for Python {python}. "
@@ -59,7 +59,7 @@ def write_notebook(path: Path, lines: list[str], folder: str, python: str) -> No
         "nbformat": 4,
         "nbformat_minor": 5,
     }
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(notebook, indent=1) + "\n", encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ from yaml import (
 from exam.config import ReaderKind, Restore, Task, Train
 from exam.config.compose import GROUPS, typed
 from exam.core.errors import ExamError
-from exam.core.files import atomic
+from exam.core.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 CONFIG = "config.yaml"
 TRAINED = (
     *("model.kind", "model.name_or_path", "model.architecture", "model.config"),
-    *("model.evidence", "model.others"),
+    *("model.overlap_features", "model.cross_option_bias"),
 )
 CODE = ("model", "encoder", "reranker")  # whose checkpoints may bring code of their own
 NAMED = {"model": "name_or_path", "encoder": "name_or_path", "reranker": "ckpt"}
@@ -37,7 +37,7 @@ USES = {"reranker": "reranker.ckpt", "encoder": "encoder.name_or_path"}
 
 def save_run(config: Train, path: Path) -> None:
     """Write a run's configuration: what `exam infer` restores."""
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         OmegaConf.save(OmegaConf.structured(config), temporary)
 
 
@@ -140,7 +140,7 @@ def _check_code(path: Path, saved: Any, own: Restore) -> None:
                 f"{path} wants its checkpoint's own code to be run "
                 f"({group}.trust_remote_code=true).\nWhere you have read it, and trust it, say "
                 f"so: run.{group}.trust_remote_code=true\n"
-                f"Beside pairs.reader, set {group}.trust_remote_code=true."
+                f"Beside training_pairs.reader, set {group}.trust_remote_code=true."
             )
 
 

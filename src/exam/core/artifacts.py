@@ -1,30 +1,107 @@
-"""Stages' folders, which later stages rely on: named by content, locked, finished, reused.
+"""Stage folders, named by content: locked, verified by a manifest, and reused.
 
-A stage's folder is named by a hash of everything that determines its content. Its manifest is
-written last, so a folder without one is unfinished, and a folder whose files no longer match
-their manifest is refused.
+A hash of everything that determines a stage's content names its folder. The manifest lists the
+size and hash of each file and is written last, so a folder without one is unfinished. A folder
+whose files differ from their manifest is refused.
 """
 
 import logging
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from exam.core import distributed
+from exam.core.environment import peak_memory_mib, reset_peak_memory
 from exam.core.errors import ExamError
-from exam.core.files import digest, lock, read_object, write_json
-from exam.core.logging import peak_memory_mib, reset_peak_memory
-from exam.core.manifest import MANIFEST, cache_miss_reason, differences
-from exam.core.stage import Stage, finished
+from exam.core.files import (
+    CHECKSUMS,
+    corrupt_file_error,
+    digest,
+    file_digest,
+    lock,
+    read_checksummed_json,
+    read_json,
+    read_object,
+    write_checksummed_json,
+    write_json,
+)
+from exam.core.security import check_folder, escapes_directory
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # raised when the meaning of any artefact changes
+FORMAT = 4  # raise it when the meaning of any artifact changes
 KEY = "key.json"
-NAME = re.compile(r"[^/\\\0]{1,200}")  # of a folder
-_OPEN: list["Stage"] = []  # those being worked on: a peak is one since a stage was opened
+MANIFEST = "manifest.json"
+VERIFIED = "verified.json"
+FOLDER_NAME = re.compile(r"[^/\\\0]{1,200}")
+HASH = re.compile(r"[0-9a-f]{64}")
+LARGE = 64 << 20  # bytes from which a file is hashed again only when its time stamps change
+STAGE_FIELDS: dict[str, Any] = {
+    "key": dict,
+    "metadata": dict,
+    "seconds": (int, float),
+    "peak_mib": (int, float),
+}
+_open_stages: list["Stage"] = []  # peak memory is measured since the last one was opened
+
+
+@dataclass
+class Stage:
+    """The folder of one stage.
+
+    `metadata` holds counts and metrics. `seconds` and `peak_mib` are those of the run that did the
+    work, also when the stage is reused.
+    """
+
+    kind: str
+    folder: Path
+    key: dict[str, Any]
+    reused: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_mib: float = 0.0
+    files: dict[str, Any] = field(default_factory=dict)
+    _started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def hash(self) -> str:
+        """The hash of the key, for the keys of later stages."""
+        return digest(self.key)
+
+    def measure(self) -> None:
+        """Record the time and peak memory so far."""
+        self.seconds = time.perf_counter() - self._started
+        self.peak_mib = max(self.peak_mib, peak_memory_mib())
+
+    def finish(self, files: list[str], **metadata: Any) -> None:
+        """Write the manifest of `files` (names within the folder), which completes the stage."""
+        self.metadata = metadata
+        self.measure()
+        write_manifest(
+            self.folder / MANIFEST,
+            files,
+            key=self.key,
+            metadata=metadata,
+            seconds=round(self.seconds, 2),
+            peak_mib=round(self.peak_mib, 1),
+        )
+        _record_verified(self.folder, files)
+        (self.folder / CHECKSUMS).unlink(missing_ok=True)
+
+    def summary(self, reason: str) -> str:
+        """Return the log line of a finished stage: its counts, its time and why it was done."""
+        counts = [
+            f"{value:,} {name}"
+            for name, value in self.metadata.items()
+            if isinstance(value, int) and "_" not in name
+        ]
+        return f"{self.kind} done: {' · '.join([*counts, f'{self.seconds:.1f} s', reason])}"
 
 
 @contextmanager
@@ -36,32 +113,33 @@ def open_stage(
     resume: str = "auto",
     log_level: int = logging.INFO,
 ) -> Iterator[Stage]:
-    """Open `outputs/<kind>/<name>-<hash8>`, reused when it is whole, else to be (re)done.
+    """Open `outputs/<kind>/<name>-<hash8>`, and reuse it if it is finished.
 
-    With `resume="never"` a new numbered folder is made, whatever exists; with a folder's name that
-    one is opened. A lock keeps two runs of one configuration apart; it ends with its process, and
-    its file goes once the stage is whole. `log_level` is that of the line about a finished stage.
+    `resume="never"` makes a new numbered folder; a folder's path opens that folder. A lock keeps
+    out other processes with the same key. It ends with its process, and its file is removed when
+    the stage is finished. `log_level` is that of the line about a finished stage.
 
     Raises:
-        ExamError: the named folder is no stage's, or one of another key.
+        ExamError: `name` cannot name a folder; the folder that `resume` names is not a stage's, or
+            has another key.
     """
-    if not NAME.fullmatch(name):
+    if not FOLDER_NAME.fullmatch(name):
         raise ExamError(
-            f"{name[:50]!r} is to name a folder of {outputs / kind}, and cannot.\n"
-            "Name data, corpus, encoder and retriever without slashes, and shortly."
+            f"{name[:50]!r} cannot name a folder of {outputs / kind}.\n"
+            "Give data, corpus, encoder and retriever short names without slashes."
         )
     key = {"format": FORMAT, **key}
-    folder = _folder(outputs / kind / f"{name}-{digest(key)[:8]}", key, resume)
+    folder = _make_folder(outputs / kind / f"{name}-{digest(key)[:8]}", key, resume)
     if (folder / MANIFEST).is_file():
-        yield finished(folder, key)
+        yield load_stage(folder, key)
         return
     with lock(folder) as lock_file:
         try:
             if (folder / MANIFEST).is_file():
-                yield finished(folder, key)
+                yield load_stage(folder, key)
             else:
                 stage = Stage(kind, folder, key)
-                with _working_on(stage, name, log_level):
+                with _measure(stage, name, log_level):
                     yield stage
         finally:
             if (folder / MANIFEST).is_file():
@@ -70,31 +148,27 @@ def open_stage(
 
 
 @contextmanager
-def _working_on(stage: Stage, name: str, log_level: int) -> Iterator[None]:
-    """Measure a stage while it is worked on, and log why it is and what it comes to."""
-    for outer in _OPEN:
+def _measure(stage: Stage, name: str, log_level: int) -> Iterator[None]:
+    """Measure an unfinished stage; log why it is done and, once finished, its summary."""
+    for outer in _open_stages:
         outer.peak_mib = max(outer.peak_mib, peak_memory_mib())
     reset_peak_memory()
-    reason = _begin(stage, name)
+    reason = _start_or_continue(stage, name)
     log.debug("%s: %s · %s", stage.kind, stage.folder, reason)
-    _OPEN.append(stage)
+    _open_stages.append(stage)
     try:
         yield
     finally:
-        _OPEN[:] = [other for other in _OPEN if other is not stage]
+        _open_stages[:] = [other for other in _open_stages if other is not stage]
     if (stage.folder / MANIFEST).is_file():
-        log.log(log_level, "%s", stage.line(reason))
+        log.log(log_level, "%s", stage.summary(reason))
 
 
-def _begin(stage: Stage, name: str) -> str:
-    """Write the stage's key, and clear away what no process will finish.
-
-    Returns:
-        Why the stage is (re)done.
-    """
+def _start_or_continue(stage: Stage, name: str) -> str:
+    """Write the stage's key, delete partial files of killed processes, return why it is done."""
     folder, key = stage.folder, stage.key
     is_continued = (folder / KEY).is_file()
-    for part in folder.rglob(".*.part"):  # of a process that was killed
+    for part in folder.rglob(".*.part"):
         part.unlink()
     write_json(folder / KEY, key)
     return "continued" if is_continued else cache_miss_reason(folder.parent, name, key)
@@ -104,29 +178,29 @@ def _begin(stage: Stage, name: str) -> str:
 def shared_stage(
     outputs: Path, kind: str, name: str, key: dict[str, Any], resume: str = "auto"
 ) -> Iterator[Stage]:
-    """A stage that all processes work on together; rank 0 alone opens, writes and finishes it."""
+    """Open a stage for all processes; only rank 0 locks and finishes it."""
     if distributed.rank() > 0:
-        folder, reused = distributed.told(None)
-        yield finished(folder) if reused else Stage(kind, folder, key)
+        folder, reused = distributed.broadcast_from_rank0(None)
+        yield load_stage(folder) if reused else Stage(kind, folder, key)
     else:
         with open_stage(outputs, kind, name, key, resume) as stage:
-            distributed.told((stage.folder, stage.reused))
+            distributed.broadcast_from_rank0((stage.folder, stage.reused))
             yield stage
-    distributed.wait()
+    distributed.barrier()
 
 
-def _folder(base: Path, key: dict[str, Any], resume: str) -> Path:
-    """The folder to work in, made where it is not there."""
+def _make_folder(base: Path, key: dict[str, Any], resume: str) -> Path:
+    """Return the folder to work in; create it unless `resume` names one."""
     base.parent.mkdir(parents=True, exist_ok=True)
     if resume not in ("auto", "never"):
-        return _named(Path(resume), key)
-    folder = _numbered(base) if resume == "never" else base
+        return _check_resumed(Path(resume), key)
+    folder = _make_numbered(base) if resume == "never" else base
     folder.mkdir(exist_ok=True)
     return folder
 
 
-def _named(folder: Path, key: dict[str, Any]) -> Path:
-    """A folder that is to be gone on with, if it is one of this key."""
+def _check_resumed(folder: Path, key: dict[str, Any]) -> Path:
+    """Return the folder that `resume` names; refuse one of another key."""
     if not (folder / KEY).is_file():
         state = f"has no {KEY}" if folder.is_dir() else "does not exist"
         raise ExamError(f"resume={folder} {state}.\nGive a run folder, or resume=auto.")
@@ -139,8 +213,8 @@ def _named(folder: Path, key: dict[str, Any]) -> Path:
     return folder
 
 
-def _numbered(base: Path) -> Path:
-    """The first of base, base-2, base-3 … that this process is the one to make."""
+def _make_numbered(base: Path) -> Path:
+    """Create and return the first of base, base-2, base-3 … that does not exist."""
     for number in range(1, 10_000):
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
         try:
@@ -149,3 +223,193 @@ def _numbered(base: Path) -> Path:
             continue
         return folder
     raise ExamError(f"{base} has 10,000 numbered copies.\nDelete some of them.")
+
+
+def load_stage(folder: Path, key: dict[str, Any] | None = None) -> Stage:
+    """Return a finished stage after verifying its files, and its key if `key` is given.
+
+    Raises:
+        ExamError: the folder is unfinished, has another key, or its files are not those written.
+    """
+    check_finished(folder)
+    manifest = read_manifest(folder / MANIFEST, STAGE_FIELDS)
+    _check_stage(folder, manifest, key)
+    check_folder(folder)
+    log.debug("%s reused: %s", folder.parent.name, folder)
+    return Stage(
+        folder.parent.name,
+        folder,
+        manifest["key"],
+        reused=True,
+        metadata=manifest["metadata"],
+        seconds=manifest["seconds"],
+        peak_mib=manifest["peak_mib"],
+        files=manifest["files"],
+    )
+
+
+def check_finished(folder: Path) -> None:
+    """Refuse a folder without a manifest, which is written last."""
+    if not (folder / MANIFEST).is_file():
+        state = "is unfinished" if folder.is_dir() else "does not exist"
+        raise ExamError(
+            f"{folder} {state}: it has no {MANIFEST}.\n"
+            "Give a finished run folder, or run the command that makes it again."
+        )
+
+
+def _check_stage(folder: Path, manifest: dict[str, Any], key: dict[str, Any] | None) -> None:
+    """Refuse a finished folder with another key, or with missing or changed files."""
+    if key is not None and manifest["key"] != key:
+        keys = ", ".join(differences(manifest["key"], key))
+        raise ExamError(
+            f"{folder} holds another configuration's result ({keys}).\n"
+            "Delete that folder and run the command again."
+        )
+    stamps = _read_verified(folder)
+    files = {
+        name: expected
+        for name, expected in manifest["files"].items()
+        if name not in stamps or _time_stamp(folder / name) != stamps[name]
+    }
+    if fault := find_fault(folder, files):
+        raise ExamError(f"{fault}.\nDelete the folder {folder} and run the command again.")
+    _record_verified(folder, manifest["files"])
+
+
+def write_manifest(path: Path, files: Iterable[str], **content: Any) -> dict[str, Any]:
+    """Write and return `content` with the size and hash of `files`, named relative to `path`.
+
+    The manifest holds its own checksum.
+    """
+    listed = {
+        name: {
+            "bytes": (path.parent / name).stat().st_size,
+            "sha256": file_digest(path.parent / name),
+        }
+        for name in sorted(files)
+    }
+    manifest = {**content, "files": listed}
+    write_checksummed_json(path, manifest)
+    return manifest
+
+
+def read_manifest(path: Path, fields: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read what `write_manifest` wrote; `fields` are the required entries with their types.
+
+    Raises:
+        ExamError: the file is not the one that was written, or names files outside of its folder.
+    """
+    manifest = read_checksummed_json(path)
+    for name, kind in {"files": dict, **(fields or {})}.items():
+        if not isinstance(manifest.get(name), kind):
+            raise corrupt_file_error(path, f"{name} is a {type(manifest.get(name)).__name__}")
+    if outside := [name for name in manifest["files"] if escapes_directory(name)]:
+        raise corrupt_file_error(path, f"{outside[0]!r} leads out of its folder")
+    return manifest
+
+
+def find_fault(folder: Path, files: dict[str, Any]) -> str | None:
+    """Describe the first file that is missing or differs from its manifest; None without any."""
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if {"bytes": path.stat().st_size, "sha256": file_digest(path)} != expected:
+            return f"{path} is not the file that was written"
+    return None
+
+
+def is_intact(path: Path, required: str | None = None) -> bool:
+    """Tell whether a manifest is valid, lists the file `required`, and matches its files."""
+    try:
+        files = read_manifest(path)["files"]
+    except (FileNotFoundError, NotADirectoryError, ExamError):
+        return False
+    return (required is None or required in files) and find_fault(path.parent, files) is None
+
+
+def _time_stamp(path: Path) -> list[int] | None:
+    """Return values that change whenever a file is written, copied or replaced."""
+    if not path.is_file():
+        return None
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+
+
+def _record_verified(folder: Path, files: Iterable[str]) -> None:
+    """Record the time stamps of large files that were hashed: hashing 10 GB takes 30 s.
+
+    A copied folder is hashed again; a read-only one, at each use.
+    """
+    large = {n: _time_stamp(folder / n) for n in files if (folder / n).stat().st_size >= LARGE}
+    if large != _read_verified(folder) and os.access(folder, os.W_OK):
+        write_json(folder / VERIFIED, large)
+
+
+def _read_verified(folder: Path) -> dict[str, list[int]]:
+    """Return the time stamps of verified files; none if the record is damaged."""
+    with suppress(ExamError):
+        stamps = read_json(folder / VERIFIED) if (folder / VERIFIED).is_file() else {}
+        return stamps if isinstance(stamps, dict) else {}
+    return {}
+
+
+def _readable_manifests(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield folders with their manifests, the newest first; skip damaged ones with a warning."""
+    for path in sorted(paths, key=lambda path: -path.stat().st_mtime):
+        try:
+            yield path.parent, read_manifest(path, STAGE_FIELDS)
+        except ExamError as error:
+            log.warning("not reused: %s", str(error).splitlines()[0])
+
+
+def stages_differing_only_in(stage: Stage, entry: str) -> list[Path]:
+    """Return finished folders whose keys differ only in one entry, the newest first."""
+    masked_key = {**stage.key, entry: None}
+    manifests = _readable_manifests(stage.folder.parent.glob(f"*/{MANIFEST}"))
+    return [folder for folder, other in manifests if {**other["key"], entry: None} == masked_key]
+
+
+def cache_miss_reason(root: Path, name: str, key: dict[str, Any]) -> str:
+    """Return why a stage is done: the entries that differ from the most similar finished key."""
+    differing = []
+    for folder, manifest in _readable_manifests(root.glob(f"{name}-*/{MANIFEST}")):
+        keys = differences(manifest["key"], key)
+        if keys:
+            differing.append((len(keys), folder.name, keys, manifest["seconds"]))
+    if not differing:
+        return "new"
+    *_, keys, seconds = min(differing)
+    return f"changed: {', '.join(keys[:4])} · {seconds:.1f} s before"
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Return the dotted names at which two JSON values differ, with short values but no hashes."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            name
+            for key in sorted(old.keys() | new.keys())
+            for name in differences(old.get(key), new.get(key), f"{prefix}{key}.")
+        ]
+    if old == new:
+        return []
+    if HASH.fullmatch(str(old)) and HASH.fullmatch(str(new)):
+        return [prefix[:-1]]
+    return [f"{prefix[:-1]} ({_shorten(old)} → {_shorten(new)})"]
+
+
+def _shorten(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:8]}…"
+
+
+def log_reused(stages: Iterable[Stage]) -> None:
+    """Log the kinds of all reused stages in one line, without those that this process did."""
+    by_folder: dict[Path, list[Stage]] = {}
+    for stage in stages:
+        by_folder.setdefault(stage.folder, []).append(stage)
+    reused = [same[0].kind for same in by_folder.values() if all(stage.reused for stage in same)]
+    if reused:
+        kinds = [kind if n == 1 else f"{n} {kind}" for kind, n in Counter(reused).items()]
+        log.info("Reused: %s", ", ".join(kinds))

@@ -1,4 +1,4 @@
-"""Find a checkpoint (in a package, a folder or on the hub) and return a folder of safetensors."""
+"""Find a checkpoint in a package, a folder or on the hub, and check what was loaded from it."""
 
 import json
 import logging
@@ -11,6 +11,7 @@ from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from exam.core.artifacts import MANIFEST, load_stage
 from exam.core.conversion import convert_folder, is_pickle
 from exam.core.errors import ExamError
 from exam.core.files import file_digest
@@ -23,11 +24,9 @@ from exam.core.hub import (
     record_commit,
     resolve_commit,
 )
-from exam.core.logging import draws_bars
-from exam.core.manifest import MANIFEST
-from exam.core.packages import FETCHED, fetched_folder, packaged_folder
-from exam.core.security import leads_out
-from exam.core.stage import finished
+from exam.core.logging import show_progress
+from exam.core.packages import FETCHED, fetch_folder, find_packaged_folder
+from exam.core.security import escapes_directory
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +44,7 @@ OTHER_INDEXES = ("*.msgpack.index.json", "*.h5.index.json")
 SAFE = re.compile(r"((?:adapter_)?model)(?:-\d+-of-\d+)?\.safetensors")
 LEVELS, MOST_FILES = ("*", "*/*", "*/*/*", "*/*/*/*"), 5000
 MOST_NAMED = 6  # files that a message names
+POOLERS = ("pooler", "head")  # between the layers and the score, in some architectures
 HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 
 
@@ -101,8 +101,8 @@ def fetch_checkpoint(checkpoint: Checkpoint) -> Path:
     name = checkpoint.name
     if checkpoint.revision is None:
         if name in FETCHED:
-            return fetched_folder(name)
-        if (folder := packaged_folder(name)) is not None:
+            return fetch_folder(name)
+        if (folder := find_packaged_folder(name)) is not None:
             return folder
     repository = hub_repository(checkpoint)
     if repository is not None:
@@ -153,7 +153,7 @@ def hub_repository(checkpoint: Checkpoint) -> Repository | None:
                 f"{name} is a folder.\nLeave {checkpoint.group}.revision out."
             )
         return None
-    if checkpoint.revision is None and (name in FETCHED or packaged_folder(name) is not None):
+    if checkpoint.revision is None and (name in FETCHED or find_packaged_folder(name) is not None):
         return None
     if not HUB_ID.fullmatch(name):
         parent = next((p for p in Path(name).parents if p.is_dir()), Path())
@@ -174,7 +174,7 @@ def module_folders(folder: Path) -> set[str]:
         paths = {str(module.get("path", "")) for module in modules}
     except (ValueError, AttributeError, TypeError):
         return set()  # sentence-transformers reports what it cannot read
-    return {path for path in paths if path and not leads_out(path)}
+    return {path for path in paths if path and not escapes_directory(path)}
 
 
 def select_files(names: Iterable[str], checkpoint: Checkpoint, modules: set[str]) -> list[str]:
@@ -227,7 +227,7 @@ def _select_complete(checkpoint: Checkpoint, names: list[str], modules: set[str]
     if checkpoint.gguf_file is not None and quantized:
         raise ExamError(
             f"{key}={name} has no file {checkpoint.gguf_file}; it holds {_listed(quantized)}.\n"
-            f"Name one of them: {checkpoint.group}.gguf=<file>"
+            f"Name one of them: {checkpoint.group}.gguf_file=<file>"
         )
     described = {CONFIG, "adapter_config.json", MODULES} & set(needed)
     weights = [n for n in needed if SAFE.fullmatch(PurePosixPath(n).name) or is_pickle(n)]
@@ -284,7 +284,7 @@ def checkpoint_fingerprint(checkpoint: Checkpoint | None) -> Any:
     if not folder.is_dir():
         return checkpoint.name
     if folder.name == MODEL and (folder.parent / MANIFEST).is_file():
-        finished(folder.parent)
+        load_stage(folder.parent)
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): file_digest(p) for p in files}
 
@@ -307,7 +307,7 @@ def translate_load_errors(checkpoint: Checkpoint) -> Iterator[None]:
     """
     from transformers.utils.logging import disable_progress_bar
 
-    if not draws_bars():
+    if not show_progress():
         disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
@@ -335,3 +335,61 @@ def _remedy(checkpoint: Checkpoint, error: Exception) -> str:
     if isinstance(error, ImportError) or "pip install" in text:
         return f"Install the package that it names, or choose {other}"
     return f"Download or copy its files again, or choose {other}"
+
+
+def check_new_weights(
+    checkpoint: Checkpoint, model: Any, info: dict[str, Any], *, of_head: bool
+) -> list[str]:
+    """Return the modules that a checkpoint lacks, or has in another size: they start at random.
+
+    With `of_head`, a head and a pooler may be missing.
+
+    Raises:
+        ExamError: another module is missing.
+    """
+    new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    inside = "" if model.base_model is model else f"{model.base_model_prefix}."
+    heads = {name for name in new if of_head and _is_of_head(name, inside)}
+    if lacking := sorted(new - heads):
+        raise ExamError(
+            f"{checkpoint.key}={checkpoint.name}: {len(lacking)} weights of the "
+            f"{model.config.model_type} model are missing or of another size, first {lacking[0]}.\n"
+            "config.json and weights are of different checkpoints, or a file is incomplete. Copy "
+            f"all files again, or choose another checkpoint: {checkpoint.key}=<hub id or folder>"
+        )
+    return sorted({name.rpartition(".")[0] for name in heads})
+
+
+def _is_of_head(name: str, inside: str) -> bool:
+    """Tell whether a weight belongs to a pooler, or lies outside the network named `inside`."""
+    return not name.startswith(inside) or name.removeprefix(inside).split(".")[0] in POOLERS
+
+
+def count_embeddings(model: Any) -> int | None:
+    """Return the number of a model's token embeddings; None where it has none of a known kind."""
+    try:
+        embeddings = model.get_input_embeddings()
+    except NotImplementedError:  # of characters, as CANINE's
+        return None
+    return getattr(embeddings, "num_embeddings", None)
+
+
+def max_input_tokens(model: Any, max_length: int, key: str = "model.max_length") -> int:
+    """Return how many tokens a model reads: at least 4096 where positions have no limit.
+
+    Raises:
+        ExamError: `max_length`, set by `key`, is more than the model's position embeddings.
+    """
+    from torch import nn
+
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+            limit = module.num_embeddings - reserved
+            if max_length > limit:
+                raise ExamError(
+                    f"{key}={max_length} is more than the {limit} tokens this model "
+                    f"reads.\nSet {key}={limit}, or choose another model."
+                )
+            return limit
+    return max(max_length, 4096)

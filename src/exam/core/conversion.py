@@ -16,20 +16,20 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from exam.core.artifacts import MANIFEST, is_intact, write_manifest
 from exam.core.errors import ExamError
 from exam.core.estimates import check_fits, free_disk
-from exam.core.files import digest, file_digest, read_object, read_signed, write_json, write_signed
+from exam.core.files import digest, file_digest, read_object, write_json
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of converted folders; raise it when their content changes
+FORMAT = 3  # of converted folders; raise it when their content changes
 PICKLE = re.compile(r"(?:pytorch|adapter)_model(?:-(\d+)-of-(\d+))?\.bin")
 # The cause in torch's message, between its advice on how to read the file all the same.
 UNPICKLER = re.compile(
     r"(?:WeightsUnpickler error: |Trying to load )(.*?)(?:\.? Please|\.? Check|$)"
 )
 PICKLE_INDEX = ".bin.index.json"
-CONVERTED = "converted.json"  # written last: the digest of each file
 INDEX = "model.safetensors.index.json"
 
 
@@ -58,12 +58,12 @@ def _convert(folder: Path, stamps: tuple[tuple[str, int, int, int], ...]) -> Pat
     names = [name for name, *_ in stamps]
     digests = {name: file_digest(folder / name) for name in names}
     target = user_cache_path("exam") / "converted" / digest({"format": FORMAT, **digests})[:16]
-    if _is_intact(target):
+    if is_intact(target / MANIFEST):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_suffix(".lock")):
-            if not _is_intact(target):
+            if not is_intact(target / MANIFEST):
                 if target.is_dir():
                     log.warning("%s is damaged and is written again", target)
                     shutil.rmtree(target)
@@ -94,15 +94,6 @@ def _check_space(folder: Path, names: list[str], cache: Path) -> None:
     )
 
 
-def _is_intact(target: Path) -> bool:
-    """Tell whether a converted folder holds the files that were written."""
-    try:
-        files = read_signed(target / CONVERTED)["files"]
-        return all(file_digest(target / name) == sha256 for name, sha256 in files.items())
-    except (FileNotFoundError, NotADirectoryError, ExamError):
-        return False
-
-
 def _current_files(folder: Path, names: list[str]) -> list[str]:
     """Return `names` without pickled shards that the index does not list, and without the index.
 
@@ -120,22 +111,22 @@ def _current_shards(folder: Path, pickles: list[str], parent: str) -> list[str]:
     index = folder / parent / f"pytorch_model{PICKLE_INDEX}"
     if index.is_file():
         listed = read_object(index, "weight_map")["weight_map"]
-        wanted = {str(name) for name in listed.values()} if isinstance(listed, dict) else set()
+        expected = {str(name) for name in listed.values()} if isinstance(listed, dict) else set()
     elif "pytorch_model.bin" in shards:
-        wanted = {"pytorch_model.bin"}
+        expected = {"pytorch_model.bin"}
     else:
         totals = {match[2] for name in shards if (match := PICKLE.fullmatch(name))}
         total = int(max((t for t in totals if t), default="0"))
-        wanted = {n for n in shards if f"-of-{total:05d}" in n} if total else set(shards)
-        if len(totals) > 1 or (total and len(wanted) != total):
-            wanted = {f"pytorch_model{PICKLE_INDEX}"}
-    if missing := sorted(wanted - shards.keys()):
+        expected = {n for n in shards if f"-of-{total:05d}" in n} if total else set(shards)
+        if len(totals) > 1 or (total and len(expected) != total):
+            expected = {f"pytorch_model{PICKLE_INDEX}"}
+    if missing := sorted(expected - shards.keys()):
         raise ExamError(
             f"{folder / parent} holds {', '.join(sorted(shards))}; {missing[0]} is missing.\n"
             "Copy all files of one upload of the checkpoint."
         )
     adapters = {name for name in shards if name.startswith("adapter")}
-    return [shards[name] for name in sorted(wanted | adapters)]
+    return [shards[name] for name in sorted(expected | adapters)]
 
 
 def _write(folder: Path, names: list[str], target: Path) -> None:
@@ -149,8 +140,7 @@ def _write(folder: Path, names: list[str], target: Path) -> None:
     for parent in {path.parent for path in target.rglob("*-of-*.safetensors")}:
         _write_index(parent)
     files = [path for path in target.rglob("*") if path.is_file()]
-    written = {str(path.relative_to(target)): file_digest(path) for path in sorted(files)}
-    write_signed(target / CONVERTED, {"files": written})
+    write_manifest(target / MANIFEST, [str(path.relative_to(target)) for path in files])
 
 
 def safe_name(name: str) -> str:

@@ -1,6 +1,6 @@
-"""How a command ends: done, refused, out of room or interrupted; with one message and a code.
+"""The end of a command: one message and an exit code for errors, full disks and interruptions.
 
-Whatever is written is written whole or not at all, so that a command may end anywhere.
+All files are written atomically, so a command may end anywhere.
 """
 
 import errno
@@ -16,68 +16,67 @@ from typing import Any, NoReturn
 
 from exam.core import distributed
 from exam.core.errors import ExamError, ExitError
-from exam.core.logging import complain
+from exam.core.logging import print_error
 
 CONTINUES = "The same command continues from what is finished."
-NAMES = {signal.SIGINT: "Interrupted.", signal.SIGTERM: "Terminated."}
-PATIENCE = 4  # seconds to unwind in
-ROOM = "Make room there, and run the same command again: it continues from what is finished."
-ELSEWHERE = "Change its permissions, or give a folder that can be written to: outputs=<folder>"
-WAYS = {
-    errno.ENOSPC: ROOM,
-    errno.EDQUOT: ROOM,
+SIGNAL_MESSAGES = {signal.SIGINT: "Interrupted.", signal.SIGTERM: "Terminated."}
+GRACE_SECONDS = 4  # to unwind after a signal
+FREE_SPACE = "Make room there, and run the same command again: it continues from what is finished."
+OTHER_FOLDER = "Change its permissions, or give a folder that can be written to: outputs=<folder>"
+REMEDIES = {
+    errno.ENOSPC: FREE_SPACE,
+    errno.EDQUOT: FREE_SPACE,
     errno.EFBIG: "Raise the limit on the size of files (ulimit -f), and run the same command "
     "again: it continues from what is finished.",
-    errno.EROFS: ELSEWHERE,
-    errno.EACCES: ELSEWHERE,
-    errno.EPERM: ELSEWHERE,
-    errno.ENOTDIR: ELSEWHERE,
+    errno.EROFS: OTHER_FOLDER,
+    errno.EACCES: OTHER_FOLDER,
+    errno.EPERM: OTHER_FOLDER,
+    errno.ENOTDIR: OTHER_FOLDER,
     errno.ENAMETOOLONG: "Give a shorter name.",
 }
-# What NumPy and torch say of a write that failed, without a number.
-UNNUMBERED = re.compile(r"requested and \d+ written|PytorchStreamWriter|inline_container")
-_received: list[int] = []
+# NumPy and torch report a failed write without an error number.
+WRITE_FAILURE = re.compile(r"requested and \d+ written|PytorchStreamWriter|inline_container")
+_signals: list[int] = []
 
 
-def ended(body: Callable[[], int], interrupted: str = CONTINUES) -> int:
-    """Run a command's body.
+def run_command(body: Callable[[], int], interrupted: str = CONTINUES) -> int:
+    """Run a command's body and return its exit code.
 
-    Returns:
-        Its exit code; 2 after a user's mistake and where the system refused a file, of which the
-        message alone is printed; 130 after Ctrl-C and 143 after SIGTERM, with what to do next.
+    The code is 2 after a user's mistake or a refused file, with the message only. It is 130 after
+    Ctrl-C and 143 after SIGTERM, with `interrupted` as the next step.
     """
-    _received.clear()
-    before = {number: signal.getsignal(number) for number in (*NAMES, signal.SIGALRM)}
+    _signals.clear()
+    before = {number: signal.getsignal(number) for number in (*SIGNAL_MESSAGES, signal.SIGALRM)}
     # Ranks above 0 write nothing, and end at once.
     end = _interrupt if distributed.rank() == 0 else signal.SIG_DFL
-    for number in NAMES:
+    for number in SIGNAL_MESSAGES:
         if before[number] is not signal.SIG_IGN:
             signal.signal(number, end)
     try:
-        with explained():
+        with translate_os_errors():
             code = body()
     except BaseException as error:
-        if _received or isinstance(error, KeyboardInterrupt):
-            # A library may have made another error of the interruption.
-            return _say_interrupted(interrupted)
+        if _signals or isinstance(error, KeyboardInterrupt):
+            # A library may have turned the interruption into another error.
+            return _print_interrupted(interrupted)
         if isinstance(error, ExamError):
-            complain(str(error))
+            print_error(str(error))
             return 2
         if isinstance(error, ExitError):
             return error.code
         raise
     else:
-        return _say_interrupted(interrupted) if _received else code
+        return _print_interrupted(interrupted) if _signals else code
     finally:
         signal.alarm(0)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def leave(code: int) -> int:
-    """Return a command's exit code, or exit at once where other processes still run.
+def exit_if_distributed(code: int) -> int:
+    """Return a command's exit code; after an error, exit at once if other processes still run.
 
-    Torch's exit handlers may wait for them.
+    Torch's exit handlers may wait for those processes.
     """
     if code and distributed.world_size() > 1:
         sys.stdout.flush()
@@ -87,31 +86,31 @@ def leave(code: int) -> int:
 
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:
-    """Unwind; what does not end meanwhile (a reply that is waited for) is left as if killed."""
-    _received.append(number)
-    signal.signal(signal.SIGALRM, _at_once)
-    signal.alarm(PATIENCE)
+    """Unwind the stack; exit at once after GRACE_SECONDS, as on a request that does not return."""
+    _signals.append(number)
+    signal.signal(signal.SIGALRM, _force_exit)
+    signal.alarm(GRACE_SECONDS)
     raise KeyboardInterrupt
 
 
-def _at_once(*_: Any) -> NoReturn:
-    code = _say_interrupted(CONTINUES)
+def _force_exit(*_: Any) -> NoReturn:
+    code = _print_interrupted(CONTINUES)
     sys.stderr.flush()
     os._exit(code)
 
 
-def _say_interrupted(then: str) -> int:
-    number = _received[0] if _received else signal.SIGINT
-    complain(f"{NAMES[signal.Signals(number)]} {then}".strip())
+def _print_interrupted(then: str) -> int:
+    number = _signals[0] if _signals else signal.SIGINT
+    print_error(f"{SIGNAL_MESSAGES[signal.Signals(number)]} {then}".strip())
     return 128 + number
 
 
 @contextmanager
-def explained(place: Path | None = None) -> Iterator[None]:
-    """Turn what the system refused to write or to open into one message.
+def translate_os_errors(folder: Path | None = None) -> Iterator[None]:
+    """Turn a file that the system refuses to write or open into one message.
 
-    `place` is named where the error names no file. The libraries' writers each raise an error of
-    their own.
+    The libraries' writers raise errors of different types. The message names `folder` if the error
+    names no file.
 
     Raises:
         ExamError: a full disk, a read-only folder, a missing permission, a limit on files.
@@ -121,25 +120,26 @@ def explained(place: Path | None = None) -> Iterator[None]:
     except ExamError:
         raise
     except Exception as error:
-        code = None if _received else _refusal(error)
+        code = None if _signals else _error_number(error)
         if code is None:
             raise
         path = getattr(error, "filename", None)
-        where = f" below {place}" if place else ""
-        said = f"A file{where} could not be written: {str(error).splitlines()[0]}"
+        where = f" below {folder}" if folder else ""
+        text = f"A file{where} could not be written: {str(error).splitlines()[0]}"
         raise ExamError(
-            f"{f'{path}: {os.strerror(code)}.' if path else said}\n{WAYS[code]}"
+            f"{f'{path}: {os.strerror(code)}.' if path else text}\n{REMEDIES[code]}"
         ) from error
 
 
-def _refusal(error: BaseException) -> int | None:
-    """The system's number of what an error tells of; None where it is of another kind."""
-    if isinstance(error, OSError) and error.errno in WAYS:
+def _error_number(error: BaseException) -> int | None:
+    """Return the system's number of an error with a remedy; None for other errors."""
+    if isinstance(error, OSError) and error.errno in REMEDIES:
         return error.errno
     text = str(error)
-    for code, way in WAYS.items():
-        if f"(os error {code})" in text or (way == ROOM and os.strerror(code) in text):
+    for code, remedy in REMEDIES.items():
+        is_full = remedy == FREE_SPACE and os.strerror(code) in text
+        if f"(os error {code})" in text or is_full:
             return code
-    if UNNUMBERED.search(text):
+    if WRITE_FAILURE.search(text):
         return errno.ENOSPC
-    return None if error.__cause__ is None else _refusal(error.__cause__)
+    return None if error.__cause__ is None else _error_number(error.__cause__)

@@ -1,4 +1,4 @@
-"""Hashes of values and files; files written whole or not at all; a folder for one process."""
+"""Hashes, atomic writes, checksums, JSON files, and locks."""
 
 import hashlib
 import json
@@ -14,26 +14,26 @@ from exam.core.errors import ExamError
 
 log = logging.getLogger(__name__)
 
-SEAL = ".{}.sha256"  # beside a file that an interrupted stage goes on with
+CHECKSUMS = ".checksums"  # of the partial results in a folder, one per line
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a JSON value, independent of the order of its keys."""
+    """Return the SHA-256 of a JSON value; the order of its keys does not matter."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it into place when the block ends well.
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
 
-    What the system refuses on the way carries the name of `path`.
+    An `OSError` about the temporary path names `path` instead.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -51,56 +51,63 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def sealed(path: Path) -> Iterator[Path]:
-    """`atomic` for what an interrupted stage goes on with: its hash is noted beside it."""
-    with atomic(path) as temporary:
+def write_with_checksum(path: Path) -> Iterator[Path]:
+    """Write a partial result atomically, and append its checksum to the folder's list.
+
+    An interrupted stage reuses it after `checksum_matches`. Several processes may append.
+    """
+    with write_atomically(path) as temporary:
         yield temporary
-        _seal(path).write_text(file_digest(temporary))
+        with path.with_name(CHECKSUMS).open("ab") as file:
+            file.write(_checksum_line(path.name, temporary))
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether a file is there as `sealed` left it; any other is removed, and the log says so."""
+def checksum_matches(path: Path) -> bool:
+    """Tell whether a partial result exists as it was written; warn if it has changed."""
     if not path.is_file():
         return False
-    seal = _seal(path)
-    if seal.is_file() and seal.read_bytes() == file_digest(path).encode():
+    checksums = path.with_name(CHECKSUMS)
+    if checksums.is_file() and _checksum_line(path.name, path) in checksums.read_bytes():
         return True
-    log.warning("%s is not the file that was written: it is made again", path)
-    path.unlink()
+    log.warning("%s is not the file that was written; writing it again", path)
     return False
 
 
-def _seal(path: Path) -> Path:
-    return path.with_name(SEAL.format(path.name))
+def _checksum_line(name: str, path: Path) -> bytes:
+    """Return a line of CHECKSUMS; it starts on a new line even after an incomplete one."""
+    return f"\n{file_digest(path)} {name}\n".encode()
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON value atomically."""
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that this project wrote."""
+    """Read a JSON file that this project wrote.
+
+    Raises:
+        ExamError: it is not valid JSON, or holds an infinite number.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         value = json.loads(text, parse_float=_finite, parse_constant=_finite)
-        json.dumps(value, ensure_ascii=False).encode()  # no halves of surrogate pairs
+        json.dumps(value, ensure_ascii=False).encode()  # refuse lone surrogates
     except (ValueError, RecursionError) as error:
-        raise not_as_written(path, str(error)) from None
+        raise corrupt_file_error(path, str(error)) from None
     return value
 
 
 def _finite(text: str) -> float:
-    """A number of a file; none that is written here is infinite or NaN."""
     if not isfinite(value := float(text)):
         raise ValueError(f"it holds {text}")
     return value
 
 
-def not_as_written(path: Path, reason: str) -> ExamError:
-    """The error for a JSON file whose content is not what was written."""
+def corrupt_file_error(path: Path, reason: str) -> ExamError:
+    """Return the error for a JSON file whose content is not what was written."""
     return ExamError(
         f"{path} is not the JSON file that was written ({reason}).\n"
         f"Delete the folder {path.parent} and run the command again."
@@ -108,50 +115,54 @@ def not_as_written(path: Path, reason: str) -> ExamError:
 
 
 def read_object(path: Path, *keys: str) -> dict[str, Any]:
-    """Read a JSON object that this project wrote; it has at least these keys."""
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise not_as_written(path, f"a {type(found).__name__}")
-    lacking = [key for key in keys if key not in found]
+    """Read a JSON object that this project wrote.
+
+    Raises:
+        ExamError: it is not an object, or lacks one of `keys`.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise corrupt_file_error(path, f"a {type(value).__name__}")
+    lacking = [key for key in keys if key not in value]
     if lacking:
-        raise not_as_written(path, f"it has no {lacking[0]!r}")
-    return found
+        raise corrupt_file_error(path, f"it has no {lacking[0]!r}")
+    return value
 
 
-def write_signed(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object that vouches for itself."""
+def write_checksummed_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object together with its checksum."""
     value = json.loads(json.dumps(value))  # as it will be read
     write_json(path, {**value, "sha256": digest(value)})
 
 
-def read_signed(path: Path) -> dict[str, Any]:
-    """Read what `write_signed` wrote.
+def read_checksummed_json(path: Path) -> dict[str, Any]:
+    """Read what `write_checksummed_json` wrote.
 
     Raises:
-        ExamError: it is not that.
+        ExamError: the checksum does not match.
     """
-    found: Any = read_json(path)
-    if not isinstance(found, dict) or found.pop("sha256", None) != digest(found):
+    value: Any = read_json(path)
+    if not isinstance(value, dict) or value.pop("sha256", None) != digest(value):
         raise ExamError(
             f"{path} is not the file that was written, or one of an earlier version.\n"
             f"Delete the folder {path.parent} and run the command again."
         )
-    return found
+    return value
 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[Path]:
-    """Keep other processes out of a folder; yield the lock's file, which lies beside it."""
+    """Keep other processes out of a folder; yield the path of the lock file beside it."""
     from filelock import FileLock, Timeout
 
     path = folder.with_name(f".{folder.name}.lock")
-    file = FileLock(path)
+    file_lock = FileLock(path)
     try:
-        file.acquire(timeout=0)
+        file_lock.acquire(timeout=0)
     except Timeout:
         log.info("Waiting for another process that works on %s", folder)
-        file.acquire()
+        file_lock.acquire()
     try:
         yield path
     finally:
-        file.release()
+        file_lock.release()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from exam.core.errors import ExamError
 from exam.core.estimates import check_fits, free_disk
-from exam.core.files import atomic
+from exam.core.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def record_commit(repository: Repository, commit: str) -> None:
     path = _reference(repository)
     if repository.revision == commit or _recorded_commit(repository) == commit:
         return
-    with suppress(OSError), atomic(path) as temporary:  # the cache may be read-only
+    with suppress(OSError), write_atomically(path) as temporary:  # the cache may be read-only
         temporary.write_text(commit)
 
 

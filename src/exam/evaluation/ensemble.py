@@ -20,7 +20,7 @@ SHARES = np.linspace(0, 1, 21)
 # Ensembles.
 
 
-def combine(
+def combine_logits(
     members: list[Floats], ensemble: Ensemble, weights: list[float] | None = None
 ) -> Floats:
     """Combine each member's logits `(questions, options)` into scores of that shape.
@@ -36,15 +36,15 @@ def combine(
     if ensemble.kind is EnsembleKind.rank:
         scores = -(share * _ranks(logits)).sum(axis=0)
     elif ensemble.kind is EnsembleKind.vote:
-        points = np.array([*(ensemble.points or POINTS), *[0.0] * logits.shape[2]])
+        points = np.array([*(ensemble.vote_points or POINTS), *[0.0] * logits.shape[2]])
         votes = (weight[:, None, None] * points[_ranks(logits)]).sum(axis=0)
         # Equal votes go to the more probable option, not to the first.
         scores = votes + TINY * _mean(logits, share, Scale.probability)
     elif ensemble.kind is EnsembleKind.max_over_contexts:
         scores = np.log(np.maximum(_probabilities(logits).max(axis=0), TINY))
     else:
-        mean = _mean(logits, share, ensemble.of)
-        scores = mean if ensemble.of is Scale.logit else np.log(np.maximum(mean, TINY))
+        mean = _mean(logits, share, ensemble.space)
+        scores = mean if ensemble.space is Scale.logit else np.log(np.maximum(mean, TINY))
     combined: Floats = np.where(missing, -np.inf, scores)
     return combined
 
@@ -142,7 +142,9 @@ def select_uncertain(logits: Floats, cascade: Cascade, stage: int) -> Ints:
     lacking = uncertainty(logits)
     if cascade.threshold is not None:
         return np.flatnonzero(1 - lacking < cascade.threshold)
-    share = cascade.share[stage - 1] if isinstance(cascade.share, list) else cascade.share
+    share = cascade.escalate_fraction
+    if isinstance(share, list):
+        share = share[stage - 1]
     return select_share(lacking, share)
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from exam.core.errors import ExamError
-from exam.core.files import atomic
+from exam.core.files import write_atomically
 from exam.data.schema import LETTERS
 from exam.metrics import Floats
 
@@ -99,7 +99,7 @@ def write_predictions(path: Path, predictions: Iterable[Predictions]) -> None:
         )
         for option in np.flatnonzero(logit > -np.inf).tolist()
     ]
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         pq.write_table(
             pa.Table.from_pylist(rows, schema=SCHEMA), temporary, write_page_checksum=True
         )

@@ -10,12 +10,12 @@ import numpy as np
 from datasets import Dataset
 
 from exam.config import DEFAULT_K, Ensemble, EnsembleKind, Train
+from exam.core.artifacts import Stage
 from exam.core.errors import ExamError
 from exam.core.files import read_json, write_json
-from exam.core.logging import say
-from exam.core.stage import Stage
+from exam.core.logging import print_result
 from exam.core.trainer import REPORT, RESULTS
-from exam.evaluation.ensemble import combine
+from exam.evaluation.ensemble import combine_logits
 from exam.evaluation.predictions import (
     Predictions,
     make_predictions,
@@ -272,7 +272,7 @@ def write_answers(
 def load_answers(folder: Path) -> Predictions:
     """Return a run's predictions, averaged over option rotations."""
     predictions = read_all_predictions(folder / PREDICTIONS)
-    mean = combine([p.logits for p in predictions], Ensemble("mean", EnsembleKind.mean))
+    mean = combine_logits([p.logits for p in predictions], Ensemble("mean", EnsembleKind.mean))
     return replace(predictions[0], logits=mean) if len(predictions) > 1 else predictions[0]
 
 
@@ -295,13 +295,13 @@ def write_scores(stage: Stage, questions: Dataset, contexts: Stage, stages: list
 def print_report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> Run:
     """Print the saved results, and return the run."""
     paths = [stage.folder / name for name in (RESULTS, REPORT)]
-    say("\n".join([format_table(read_json(paths[0])), *map(str, paths)]))
+    print_result("\n".join([format_table(read_json(paths[0])), *map(str, paths)]))
     return Run(stage, [*stages, stage], score_systems(stage, questions, contexts))
 
 
 def log_scores(stage: Stage, name: str) -> None:
     """Log the scores of contexts; at the level debug, with intervals."""
-    scores = stage.facts["scores"]
+    scores = stage.metadata["scores"]
     if scores:
         values = " · ".join(f"{metric} {score['value']:.3f}" for metric, score in scores.items())
         log.info("%s contexts: %s", name, values)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.core.stage import Stage
+from exam.core.artifacts import Stage
 from exam.evaluation.results import ScoredSystem, format_pair, pair_systems
 from exam.metrics import (
     Floats,
@@ -23,8 +23,9 @@ from exam.metrics import (
     summarize,
 )
 from exam.readers.lexical import build_features, cross_fit, fit
-from exam.retrieval.contexts import read_contexts, read_questions, read_rarity, read_support
-from exam.retrieval.evaluation import DEPTHS, WORD_BUDGET, Contexts, article_ranks, question_scores
+from exam.retrieval.contexts import read_contexts, read_idf, read_questions, read_support
+from exam.retrieval.evaluation import DEPTHS, Contexts, article_ranks, question_scores
+from exam.retrieval.idf import WORD_BUDGET
 
 CURVES_UP_TO = 2000  # questions: beyond, fitting the lexical reader at every depth takes long
 METRICS = (*(f"recall_at_{k}" for k in DEPTHS), "mrr", "supported")
@@ -86,7 +87,7 @@ class RankedContexts:
     def features(self, top_k: int | None, budget: int | None) -> Floats:
         """Return lexical features of the answered questions."""
         contexts = {key: passages[:top_k] for key, passages in self.contexts.items()}
-        return build_features(self.answered, contexts, read_rarity(self.stage), budget)
+        return build_features(self.answered, contexts, read_idf(self.stage), budget)
 
     def precision(self, top_k: int | None, budget: int | None) -> Floats | None:
         """Return each answered question's average precision; None if no reader can be fitted."""

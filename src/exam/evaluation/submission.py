@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from exam.core.errors import ExamError
-from exam.core.files import atomic
+from exam.core.files import write_atomically
 from exam.data.schema import LETTERS
 from exam.data.tables import write_csv
 from exam.metrics import Floats, rank_options
@@ -20,7 +20,7 @@ def write_submission(
         [letters[option] for option in best if logit[option] > -np.inf][:k]
         for best, logit in zip(rank_options(logits), logits, strict=True)
     ]
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         rows = [[key, " ".join(best)] for key, best in zip(ids, chosen, strict=True)]
         write_csv(temporary, ["id", "prediction"], rows)
         options = np.isfinite(logits).sum(axis=1).tolist()

@@ -6,13 +6,12 @@ from pathlib import Path
 from datasets import concatenate_datasets
 
 from exam.config import Data, Generator, GeneratorKind, names, plain
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
-from exam.core.files import atomic
-from exam.core.logging import watched
-from exam.core.stage import Stage
+from exam.core.files import write_atomically
+from exam.core.logging import track
 from exam.data.corpus import corpus_files, corpus_key
-from exam.data.questions import DEMO, no_questions, questions_digest, read_own_form, read_qrels
+from exam.data.questions import DEMO, empty_questions, questions_digest, read_exam_csv, read_qrels
 from exam.data.schema import LETTERS
 from exam.data.sentences import splitter
 from exam.data.tables import read_rows, write_csv
@@ -24,7 +23,7 @@ log = logging.getLogger(__name__)
 QUESTIONS = "questions.csv"
 
 
-def generated(data: Data, retrieval: Retrieval, generator: Generator) -> Stage | None:
+def generate_if_used(data: Data, retrieval: Retrieval, generator: Generator) -> Stage | None:
     """The generated questions, where the data name them."""
     return generate(retrieval, generator) if data.uses_generated_questions else None
 
@@ -33,7 +32,7 @@ def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -
     """Write `questions.csv`: Kaggle's columns and `article`.
 
     Raises:
-        ExamError: fewer than `generator.n` questions could be made.
+        ExamError: fewer than `generator.num_questions` questions could be made.
     """
     by_llm = generator.kind is GeneratorKind.llm
     return (_by_llm if by_llm else _by_rules)(retrieval, generator, resume)
@@ -43,14 +42,14 @@ def _by_rules(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
     left_out = _left_out(generator)
     key = {
         "index": retrieval.article_index.stage.hash,
-        "generator": {k: v for k, v in plain(generator).items() if k not in ("kind", "writer")},
+        "generator": {k: v for k, v in plain(generator).items() if k not in ("kind", "llm")},
         "left_out": sorted(left_out),
     }
     label = f"{generator.name}-{retrieval.corpus.name}"
     with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
         if not stage.reused:
             asked = questions(retrieval.article_index, generator, left_out)
-            made = list(watched(asked, "questions", generator.n))
+            made = list(track(asked, "questions", generator.num_questions))
             _check(made, generator)
             _write(stage.folder / QUESTIONS, made)
             longest = sum(map(_longest_is_right, made))
@@ -63,13 +62,13 @@ def _by_llm(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
 
     files = corpus_files(retrieval.corpus, retrieval.outputs)
     places = _excluded(generator)
-    known = concatenate_datasets([no_questions(), *map(read_own_form, places)])
+    known = concatenate_datasets([empty_questions(), *map(read_exam_csv, places)])
     left_out = set().union(*map(_articles, places))
     settings = plain(generator)
     key = {
         "corpus": corpus_key(files),
-        "generator": {k: settings[k] for k in ("kind", "n", "options", "seed")},
-        "writer": llm.writer_key(generator.writer),
+        "generator": {k: settings[k] for k in ("kind", "num_questions", "options", "seed")},
+        "writer": llm.llm_key(generator.llm),
         "exams": questions_digest(known),
         "left_out": sorted(left_out),
         **splitter().key,
@@ -78,10 +77,12 @@ def _by_llm(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
     with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
         if not stage.reused:
             made, facts = llm.questions(files, generator, left_out, known, retrieval.outputs)
-            if len(made) < generator.n:
+            if len(made) < generator.num_questions:
                 raise ExamError(
-                    f"{len(made)} questions were written; generator.n={generator.n} are asked "
-                    f"for.\nSet generator.n={max(1, len(made))}, more generator.writer.attempts, "
+                    f"{len(made)} questions were written; "
+                    f"generator.num_questions={generator.num_questions} are asked "
+                    f"for.\nSet generator.num_questions={max(1, len(made))}, more "
+                    "generator.llm.attempts, "
                     "or a larger corpus; what is written is kept, and not paid for again."
                 )
             _write(stage.folder / QUESTIONS, made)
@@ -131,11 +132,12 @@ def _longest_is_right(question: dict[str, str]) -> bool:
 
 def _check(questions: list[dict[str, str]], generator: Generator) -> None:
     """Refuse a set that is too small or that gives its answers away by their length."""
-    if len(questions) < generator.n:
+    if len(questions) < generator.num_questions:
         raise ExamError(
-            f"The corpus states facts for {len(questions)} questions; generator.n={generator.n} "
-            f"are asked for.\nSet generator.n={max(1, len(questions))}, a larger "
-            "generator.neighbours, or a larger corpus."
+            f"The corpus states facts for {len(questions)} questions; "
+            f"generator.num_questions={generator.num_questions} "
+            f"are asked for.\nSet generator.num_questions={max(1, len(questions))}, a larger "
+            "generator.num_neighbors, or a larger corpus."
         )
     longest = sum(map(_longest_is_right, questions))
     chance = len(questions) / generator.options
@@ -148,5 +150,5 @@ def _check(questions: list[dict[str, str]], generator: Generator) -> None:
 
 def _write(path: Path, questions: list[dict[str, str]]) -> None:
     header = list(questions[0])
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         write_csv(temporary, header, [[row[name] for name in header] for row in questions])

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from exam.core.errors import ExamError
-from exam.core.logging import complain, say
-from exam.core.security import go_offline
+from exam.core.logging import print_error, print_result
+from exam.core.security import enable_offline_mode
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,16 @@ class LoadedRun:
 
         infer = compose_infer(run, outputs, *overrides)
         if infer.offline:
-            go_offline()
+            enable_offline_mode()
         from exam.core.checkpoints import MODEL
-        from exam.pipelines.infer import restored
+        from exam.pipelines.infer import restore_run
         from exam.readers.base import loaded
         from exam.retrieval.retriever import Retrieval
 
-        _, self.config = restored(infer, reads_questions=False)
+        _, self.config = restore_run(infer, reads_questions=False)
         self._work = TemporaryDirectory()
         self._stages = Path(self._work.name) / "stages"  # of one question, then removed
-        self.retrieval = replace(Retrieval.of(self.config), contexts_outputs=self._stages)
+        self.retrieval = replace(Retrieval.from_config(self.config), contexts_outputs=self._stages)
         self._answer = loaded(
             self.config, Path(infer.ckpt) / MODEL, Path(self._work.name), merge=False
         )
@@ -107,9 +107,9 @@ def answer_typed_questions(run: str, overrides: Sequence[str], outputs: str | No
     while prompt := _read_line("Question (empty to end): "):
         options = list(iter(lambda: _read_line("Option (empty when there are no more): "), ""))
         try:
-            say(format_answer(reader.answer(prompt, options)))
+            print_result(format_answer(reader.answer(prompt, options)))
         except ExamError as error:
-            complain(str(error))
+            print_error(str(error))
 
 
 def _read_line(prompt: str) -> str:

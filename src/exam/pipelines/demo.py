@@ -6,7 +6,7 @@ both answer the same 252 hand-written questions.
 
 from pathlib import Path
 
-from exam.core.logging import say
+from exam.core.logging import print_result
 
 OVERRIDES = ("trainer.num_train_epochs=1",)
 CLOSED, OPEN = "closed book (MiniLM)", "open book (MiniLM)"
@@ -40,4 +40,6 @@ def run_demo() -> None:
     )
     files = [run.stage.folder / PREDICTIONS for run in (open_book, closed_book)]
     report = open_book.stage.folder / REPORT
-    say("\n".join(["", format_table(figures), "", times, "", *map(str, [path, *files, report])]))
+    print_result(
+        "\n".join(["", format_table(figures), "", times, "", *map(str, [path, *files, report])])
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from exam.core.devices import check_devices, compute_device, count_gpus
 from exam.core.errors import ExamError
-from exam.core.logging import say
+from exam.core.logging import print_result
 from exam.data.sentences import splitter
 
 TESTED = ((3, 11), (3, 13))  # the first and the last Python that the workflow runs the tests on
@@ -29,11 +29,11 @@ HUB = "HF_HUB_OFFLINE"
 def examine(*, deeply: bool = False) -> bool:
     """Print a report; tell whether nothing that is needed is missing or unusable."""
     missing, lines = packages()
-    say("\n".join([*machine(), "", *lines, "", *optional()]))
+    print_result("\n".join([*machine(), "", *lines, "", *optional()]))
     if not deeply or missing:
         return not missing
     lines, unusable = gpus()
-    say("\n".join(["", *lines, *deep(on_cpu=bool(unusable)), *unusable]))
+    print_result("\n".join(["", *lines, *deep(on_cpu=bool(unusable)), *unusable]))
     return not unusable
 
 
@@ -118,9 +118,9 @@ def deep(*, on_cpu: bool = False) -> list[str]:
             torch.accelerator.synchronize()
         rate = 5 * 2 * 1024**3 / (time.perf_counter() - start) / 1e9
         lines.append(f"{str(dtype).removeprefix('torch.'):<11} {rate:,.0f} GFLOP/s")
-    from exam.core.packages import packaged_folder
+    from exam.core.packages import find_packaged_folder
 
-    folder = packaged_folder("sentence-transformers/all-MiniLM-L6-v2")
+    folder = find_packaged_folder("sentence-transformers/all-MiniLM-L6-v2")
     lines.append(f"minilm      {'weights verified' if folder else 'not installed'}")
     return lines
 

@@ -1,14 +1,18 @@
-"""One run's reader answers questions that it was not trained on."""
+"""`exam infer`: answer questions with one run, with several, or from saved predictions."""
 
 import logging
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from omegaconf import OmegaConf
 
 from exam.config import (
     Data,
@@ -19,20 +23,22 @@ from exam.config import (
     Source,
     Train,
     is_trained,
+    names,
     plain,
     reader_values,
 )
+from exam.config.compose import GROUPS, composed, with_prefix
 from exam.config.saved import CONFIG, load_run
 from exam.core import distributed
-from exam.core.artifacts import shared_stage
+from exam.core.artifacts import Stage, load_stage, log_reused, shared_stage
 from exam.core.checkpoints import MODEL, checkpoint_fingerprint
+from exam.core.environment import describe_environment
 from exam.core.errors import ExamError, spell_command
-from exam.core.files import is_sealed, read_object, sealed
-from exam.core.logging import environment
-from exam.core.stage import Stage, finished
-from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, list_run_files
-from exam.data.questions import questions_digest, read
-from exam.data.schema import LETTERS, in_order
+from exam.core.files import checksum_matches, read_object, write_with_checksum
+from exam.core.logging import print_result
+from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, RESULTS, list_run_files
+from exam.data.questions import questions_digest, read_questions
+from exam.data.schema import LETTERS, permute_options
 from exam.evaluation.predictions import (
     ORIGINAL_ORDER,
     Predictions,
@@ -40,9 +46,30 @@ from exam.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
-from exam.evaluation.results import PREDICTIONS, check_k, load_answers, metric_key, write_scores
+from exam.evaluation.results import (
+    PREDICTIONS,
+    Run,
+    check_k,
+    choose_k,
+    load_answers,
+    metric_key,
+    print_report,
+    write_scores,
+)
 from exam.evaluation.submission import write_submission
-from exam.pipelines.preflight import check_saved_reader, prepare
+from exam.pipelines.ensemble import (
+    ONE_METRIC,
+    SUBMISSION,
+    ReaderOutput,
+    check_readers,
+    combine,
+    is_cascade,
+    load_predictions,
+    replay_cascade,
+    run_cascade,
+)
+from exam.pipelines.preflight import check_models, check_saved_reader
+from exam.pipelines.revisions import pin_revisions
 from exam.readers.base import Answer, loaded, saved_model
 from exam.readers.multiple_choice.features import TokenCounts
 from exam.report.run import write_run
@@ -50,35 +77,133 @@ from exam.retrieval.retriever import Retrieval
 
 log = logging.getLogger(__name__)
 
-SUBMISSION = "submission.csv"
+
+@dataclass(frozen=True)
+class Answers:
+    """A finished stage with one reader's answers, and the stages that it used."""
+
+    stage: Stage
+    questions: Dataset
+    contexts: Stage
+    inputs: list[Stage]
+    config: Train
+    opened: list[Stage]  # every stage of retrieval, also those that only other stages read
 
 
-def restored(own: Restore, *, reads_questions: bool = True) -> tuple[Stage, Train]:
-    """A finished run of a reader, and its configuration with a command's overrides.
+def run_infer(infer: Infer) -> Run:
+    """Answer questions with one run, or combine several runs, variants or predictions."""
+    run = _run_predictions(infer) if infer.predictions is not None else _run_readers(infer)
+    log_reused(run.stages)
+    return run
 
-    The encoder and reranker are checked; with `reads_questions`, a hub data set is pinned, too.
+
+def _run_predictions(infer: Infer) -> Run:
+    outputs = load_predictions(names(infer.predictions))
+    check_readers(infer, len(outputs))
+    remembered = {output.source: output.k for output in outputs if output.k is not None}
+    k = choose_k(infer.metric.k, remembered, ONE_METRIC)
+    check_k(k, max(output.logits.shape[1] for output in outputs))
+    run = replay_cascade if infer.ensemble is None else combine
+    return run(infer, outputs, k)
+
+
+def _run_readers(infer: Infer) -> Run:
+    variants = [
+        _override(replace(infer, ckpt=ckpt), overrides)
+        for ckpt in names(infer.ckpt)
+        for overrides in infer.variants or [""]
+    ]
+    if len(variants) == 1 and infer.ensemble is None and not is_cascade(infer):
+        return _run_single(variants[0])
+    check_readers(infer, len(variants))
+    remembered = {}
+    for variant in variants:  # check all before the first answers
+        run, config = restore_run(variant)
+        check_saved_reader(config, run.folder / MODEL)
+        remembered[str(run.folder)] = config.metric.k
+    k = choose_k(None, remembered, ONE_METRIC)
+    if is_cascade(infer):
+        return run_cascade(infer, [partial(_output, variant) for variant in variants], k)
+    return combine(infer, [_output(variant, None) for variant in variants], k)
+
+
+def _run_single(infer: Infer) -> Run:
+    answered = answer(infer)
+    print_result(str(answered.stage.folder / SUBMISSION))
+    if (answered.stage.folder / RESULTS).is_file():
+        return print_report(answered.stage, answered.questions, answered.contexts, answered.inputs)
+    return Run(answered.stage, [*answered.inputs, answered.stage], [])
+
+
+def _output(infer: Infer, rows: Any) -> ReaderOutput:
+    """Answer the questions, or some rows of them, for an ensemble or a cascade."""
+    answered = answer(infer, rows)
+    stage, questions = answered.stage, answered.questions
+    return ReaderOutput(
+        load_answers(stage.folder),
+        str(stage.folder),
+        stage.hash,
+        stage.seconds / len(questions),
+        (*answered.inputs, stage),
+        questions,
+        answered.contexts,
+        option_letters(answered.config.data),
+        answered.config.metric.k,
+    )
+
+
+def _override(infer: Infer, overrides: str) -> Infer:
+    """Return the command with a variant's overrides, given as on the command line."""
+    if not overrides:
+        return infer
+    try:
+        words = shlex.split(overrides)
+    except ValueError as error:
+        raise ExamError(
+            f"variants={overrides!r} cannot be read: {error}.\n"
+            "Write each value as on the command line, and close its quotes."
+        ) from None
+    keys = [re.split("[=.@]", word.lstrip("+~"), maxsplit=1)[0] for word in words]
+    if unknown := [key for key in keys if key not in (*GROUPS, "run")]:
+        raise ExamError(
+            f"variants={overrides!r} sets {unknown[0]}, which holds for the whole command.\n"
+            f"Each value changes {', '.join(GROUPS)} or run.<key>; set the rest beside variants."
+        )
+    variant: Infer = composed("infer", f"ckpt={infer.ckpt}", *map(with_prefix, words))
+    groups: dict[str, Any] = {
+        name: getattr(variant, name) or getattr(infer, name) for name in GROUPS
+    }
+    run: Any = OmegaConf.to_container(OmegaConf.merge(infer.run, variant.run))
+    return replace(infer, **groups, run=run, variants=[])
+
+
+def restore_run(command: Restore, *, reads_questions: bool = True) -> tuple[Stage, Train]:
+    """Return the finished run that a command names, and its configuration with the overrides.
+
+    Check the encoder and the reranker. With `reads_questions`, also pin a hub data set.
 
     Raises:
-        ExamError: `ckpt` is no such folder, or an override is not one of its values.
+        ExamError: `ckpt` is not the folder of a run, or an override is not one of its settings.
     """
-    folder = Path(own.ckpt)
-    trained = finished(folder)
-    if CONFIG not in trained.files:
-        raise ExamError(f"{folder} is no run of exam train.\nGive a folder of outputs/train.")
-    config = _pinned(load_run(folder / CONFIG, own), folder / MODEL, reads_questions)
+    folder = Path(command.ckpt)
+    run = load_stage(folder)
+    if CONFIG not in run.files:
+        raise ExamError(f"{folder} is not a run of exam train.\nSet a folder of outputs/train.")
+    config = _pin(load_run(folder / CONFIG, command), folder / MODEL, reads_questions)
     _warn_of_versions(folder)
-    return trained, config
+    return run, config
 
 
-def _pinned(run: Train, saved: Path, reads_questions: bool) -> Train:
-    """Pin and check what a restored run loads: the reader that it saved, and no training questions.
+def _pin(run: Train, saved: Path, reads_questions: bool) -> Train:
+    """Pin and check the models that a restored run loads; skip its training questions.
 
-    The checkpoint that a saved reader started from may be gone.
+    The saved reader replaces the checkpoint that it started from, which may be gone.
     """
     model = saved_model(run, saved)
     source = run.data.source if reads_questions else Source.files
-    data = replace(run.data, train=None, extra=None, source=source)
-    pinned = prepare(replace(run, model=model, data=data))
+    data = replace(run.data, train=None, extra_train=None, source=source)
+    pinned = pin_revisions(replace(run, model=model, data=data))
+    check_models(pinned)
     return replace(
         run,
         model=pinned.model if model is run.model else run.model,
@@ -89,115 +214,104 @@ def _pinned(run: Train, saved: Path, reads_questions: bool) -> Train:
 
 
 def _warn_of_versions(folder: Path) -> None:
-    """Name each package that may prepare the questions otherwise than at training."""
-    then, now = read_object(folder / ENVIRONMENT), environment()
+    """Warn of each package whose version differs from training: it may change the inputs."""
+    then, now = read_object(folder / ENVIRONMENT), describe_environment()
     for name in sorted(then.keys() & now.keys()):
         if then[name] != now[name] and name != "machine":
-            log.warning("infer: %s is %s, the run was made with %s", name, now[name], then[name])
+            log.warning("infer: %s is %s; training used %s", name, now[name], then[name])
 
 
-@dataclass(frozen=True)
-class Answered:
-    """A finished stage of one reader's answers, and the stages it rests on."""
-
-    stage: Stage
-    questions: Dataset
-    contexts: Stage
-    before: list[Stage]
-    config: Train
-    opened: list[Stage]  # every stage of retrieval, also those that only others read
-
-
-def asked_questions(config: Train) -> Dataset:
-    """The questions that are to be answered: the test set, or the reported ones."""
-    # The submission speaks of the options as the file has them.
-    asked = replace(config.data, shuffle_options=False)
-    questions = read(asked, asked.test or asked.valid)
+def read_test_questions(config: Train) -> Dataset:
+    """Read the test questions, or else the validation questions."""
+    data = replace(config.data, shuffle_options=False)  # submissions follow the file's order
+    questions = read_questions(data, data.test or data.valid)
     if not len(questions):
-        raise ExamError(f"data={asked.name} names no questions.\nGive a file: data.test=<file>")
+        raise ExamError(f"data={data.name} has no questions.\nGive a file: data.test=<file>")
     check_k(config.metric.k, max(map(len, questions["options"])))
     return questions
 
 
-def answers_key(
-    trained: Stage, config: Train, questions: Dataset, contexts: Stage
-) -> dict[str, Any]:
-    """What determines a run's answers to questions."""
+def answers_key(run: Stage, config: Train, questions: Dataset, contexts: Stage) -> dict[str, Any]:
+    """Return everything that determines a run's answers."""
     return {
-        "run": trained.hash,
-        "weights": trained.files,
+        "run": run.hash,
+        "weights": run.files,
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
         "context": plain(config.context),
-        "model": {**plain(config.model), **_as_it_was(trained, config)},
+        "model": {**plain(config.model), **_checkpoint_key(run, config)},
         "trainer": reader_values(config),
         **metric_key(config.metric.k),
     }
 
 
-def _as_it_was(trained: Stage, config: Train) -> dict[str, Any]:
-    """What identifies a checkpoint that the run itself does not hold, as it answers untrained.
+def _checkpoint_key(run: Stage, config: Train) -> dict[str, Any]:
+    """Identify the checkpoint of an untrained language model, which its run does not hold.
 
     Raises:
-        ExamError: it is another one than the run's.
+        ExamError: the checkpoint differs from the run's.
     """
-    model, before = config.model, trained.key.get("model", {})
+    model, before = config.model, run.key.get("model", {})
     if model.kind is not ReaderKind.causal_lm or is_trained(config.trainer):
         return {}
-    found = checkpoint_fingerprint(model.checkpoint)
-    moved = model.name_or_path != before.get("name_or_path")
-    if not moved and found != before.get("checkpoint"):
+    fingerprint = checkpoint_fingerprint(model.checkpoint)
+    has_moved = model.name_or_path != before.get("name_or_path")
+    if not has_moved and fingerprint != before.get("checkpoint"):
         raise ExamError(
-            f"{model.name_or_path} is missing or has changed since {trained.folder.name} "
+            f"{model.name_or_path} is missing or has changed since {run.folder.name} "
             "answered with it.\nPut the same files there again, or run "
             f"{spell_command('train')} again."
         )
-    return {"checkpoint": found}
+    return {"checkpoint": fingerprint}
 
 
-def answer(infer: Infer, rows: Any = None) -> Answered:
-    """One run's answers to the questions, or to some rows of them; reused where they are there."""
+def answer(infer: Infer, rows: Any = None) -> Answers:
+    """Answer the questions, or some rows of them, with one run; reuse a finished stage."""
     folder = Path(infer.ckpt)
-    trained, config = restored(infer)
+    run, config = restore_run(infer)
     limits = check_saved_reader(config, folder / MODEL)
-    retrieval = Retrieval.of(config)
-    questions = asked_questions(config)
+    retrieval = Retrieval.from_config(config)
+    questions = read_test_questions(config)
     if rows is not None:
         questions = questions.select(rows)
     if limits is not None:
         limits.check(questions)
     if distributed.world_size() > 1:
         retrieval.build(generates=False)
-    with distributed.leader_first():
+    with distributed.main_process_first():
         contexts = retrieval.contexts(questions, f"{config.data.name}-test")
-    before = [*retrieval.stages, contexts]
-    letters = letters_of(config.data)
+    inputs = [*retrieval.stages, contexts]
+    letters = option_letters(config.data)
     key = {
-        **answers_key(trained, config, questions, contexts),
-        "merge": infer.merge,
-        "rotations": infer.rotations,
+        **answers_key(run, config, questions, contexts),
+        "merge": infer.merge_adapters,
+        "rotations": infer.option_rotations,
         **({} if LETTERS.startswith(letters) else {"letters": letters}),
     }
     outputs, name = Path(infer.outputs), f"{config.data.name}-{folder.name}"
     with shared_stage(outputs, "infer", name, key, infer.resume.value) as stage:
         if not stage.reused:
-            reader = loaded(config, folder / MODEL, stage.folder, merge=infer.merge)
+            reader = loaded(config, folder / MODEL, stage.folder, merge=infer.merge_adapters)
             work = stage.folder / CHECKPOINTS
-            rotated = _rotated(reader, questions, contexts, infer.rotations, config, work)
+            rotated = _predict_rotated(
+                reader, questions, contexts, infer.option_rotations, config, work
+            )
             predictions, tokens = zip(*rotated, strict=True)
         if not stage.reused and distributed.rank() == 0:
             write_predictions(stage.folder / PREDICTIONS, list(predictions))
-            submit(stage, load_answers(stage.folder), config.metric.k, letters)
+            final = load_answers(stage.folder)
+            path, k = stage.folder / SUBMISSION, config.metric.k
+            write_submission(path, final.ids, final.logits, k, letters)
             if None not in questions["label"]:
-                write_scores(stage, questions, contexts, before)
+                write_scores(stage, questions, contexts, inputs)
             write_run(stage, config, questions, contexts, tokens[-1])
             stage.finish(list_run_files(stage.folder), questions=len(questions))
         if distributed.rank() == 0:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
-    return Answered(stage, questions, contexts, before, config, retrieval.opened)
+    return Answers(stage, questions, contexts, inputs, config, retrieval.opened_stages)
 
 
-def _rotated(
+def _predict_rotated(
     reader: Answer,
     questions: Dataset,
     contexts: Stage,
@@ -205,46 +319,42 @@ def _rotated(
     config: Train,
     work: Path,
 ) -> Iterator[tuple[Predictions, TokenCounts | None]]:
-    """Yield predictions and token counts for each rotation of the options, from 0 places up.
+    """Yield predictions and token counts for each rotation of the options, from 0 on.
 
-    Predictions that an interrupted run kept in `work` are read, without counts.
+    Read the predictions that an interrupted run left in `work`; they have no token counts.
     """
     model = config.model
     by_letter = model.kind is ReaderKind.causal_lm and model.scoring is Scoring.letters
     if rotations > 1 and not by_letter:
-        log.warning("infer: this reader scores options alike in any order: rotations=1 is enough")
-    for turn in range(rotations):
+        log.warning("infer: this reader ignores the order of options: option_rotations=1 is enough")
+    for shift in range(rotations):
         order, path = (
-            f"rotated by {turn}" if turn else ORIGINAL_ORDER,
-            work / f"order-{turn}.parquet",
+            f"rotated by {shift}" if shift else ORIGINAL_ORDER,
+            work / f"order-{shift}.parquet",
         )
-        if distributed.told(is_sealed(path) if distributed.rank() == 0 else None):
-            log.info("infer: options %s are answered already", order)
+        is_done = checksum_matches(path) if distributed.rank() == 0 else None
+        if distributed.broadcast_from_rank0(is_done):
+            log.info("infer: reusing predictions with options %s", order)
             yield read_predictions(path), None
             continue
-        output = reader(questions.map(_turned, fn_kwargs={"by": turn}), contexts)
+        output = reader(questions.map(_rotate, fn_kwargs={"by": shift}), contexts)
         for row, options in zip(output.logits, questions["options"], strict=True):
-            row[: len(options)] = np.roll(row[: len(options)], turn)
+            row[: len(options)] = np.roll(row[: len(options)], shift)
         predictions = make_predictions(
             questions, output.logits, config.name, contexts.folder.name, order
         )
         if distributed.rank() == 0:
-            with sealed(path) as temporary:
+            with write_with_checksum(path) as temporary:
                 write_predictions(temporary, [predictions])
         yield predictions, output.tokens
 
 
-def _turned(question: dict[str, Any], by: int) -> dict[str, Any]:
-    """A question whose options begin `by` places further on."""
+def _rotate(question: dict[str, Any], by: int) -> dict[str, Any]:
+    """Rotate a question's options, so that option `by` comes first."""
     number = len(question["options"])
-    return in_order(question, [(place + by) % number for place in range(number)])
+    return permute_options(question, [(position + by) % number for position in range(number)])
 
 
-def letters_of(data: Data) -> str:
-    """What a submission calls the options, in their order."""
+def option_letters(data: Data) -> str:
+    """Return the options' labels in a submission, in order."""
     return data.options or LETTERS
-
-
-def submit(stage: Stage, found: Predictions, k: int, letters: str) -> None:
-    """Write submission.csv beside the answers."""
-    write_submission(stage.folder / SUBMISSION, found.ids, found.logits, k, letters)

@@ -21,8 +21,8 @@ from exam.config import Command
 from exam.core import distributed
 from exam.core.devices import check_devices, count_gpus
 from exam.core.errors import PROGRAM, ExamError, ExitError
-from exam.core.exit import CONTINUES, PATIENCE
-from exam.core.logging import complain
+from exam.core.exit import CONTINUES, GRACE_SECONDS
+from exam.core.logging import print_error
 from exam.pipelines.workload import RETRIEVE, Workload, workload_of
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def _run(verb: str, arguments: list[str], number: int) -> None:
                 max_restarts=0,
                 logs_specs=DefaultLogsSpecs(log_dir=folder),
                 signals_to_handle=",".join(heard),
-                shutdown_timeout=PATIENCE + 1,
+                shutdown_timeout=GRACE_SECONDS + 1,
             ),
             sys.executable,
         )
@@ -157,7 +157,7 @@ def _report(folder: Path, codes: dict[int, int]) -> int:
     """
     reports = {rank: path for rank in codes if (path := folder / str(rank)).is_file()}
     times = {rank: path.stat().st_mtime for rank, path in reports.items()}
-    waited = bool(times) and time.time() - min(times.values()) > PATIENCE
+    waited = bool(times) and time.time() - min(times.values()) > GRACE_SECONDS
     crashes = [rank for rank, code in codes.items() if -code in CRASHES and not waited]
     mistakes = [rank for rank in times if codes[rank] == MISTAKE]
     if crashes and not mistakes:
@@ -165,7 +165,7 @@ def _report(folder: Path, codes: dict[int, int]) -> int:
     causes = mistakes or [rank for rank in times if codes[rank] != TERMINATED] or [*times]
     if causes:
         rank = min(causes, key=lambda rank: times[rank])
-        complain(reports[rank].read_text(encoding="utf-8").rstrip())
+        print_error(reports[rank].read_text(encoding="utf-8").rstrip())
         return max(codes[rank], 1)
     rank, code = max(codes.items(), key=lambda item: item[1])
     return _report_signal(rank, -code) if code < 0 else code  # the interpreter has said why
@@ -174,7 +174,7 @@ def _report(folder: Path, codes: dict[int, int]) -> int:
 def _report_signal(rank: int, number: int) -> int:
     often = ": often no memory is left" if number == signal.SIGKILL else ""
     name = signal.Signals(number).name
-    complain(f"Process {rank} was ended by {name}{often}. {CONTINUES}")
+    print_error(f"Process {rank} was ended by {name}{often}. {CONTINUES}")
     return 128 + number
 
 

@@ -1,6 +1,7 @@
 """Measure how much each passage, read singly, raises a reader's probability of the right option.
 
-With `pairs.positives=reader` the passages that raise it most train a reranker or an encoder.
+With `training_pairs.positives=reader` the passages that raise it most train a reranker or an
+encoder.
 """
 
 import logging
@@ -16,14 +17,12 @@ from scipy.special import log_softmax
 
 from exam.config import ReaderKind, Restore, Train, answering_values, reader_values
 from exam.config.saved import CODE
-from exam.core.artifacts import open_stage
-from exam.core.checkpoints import MODEL
+from exam.core.artifacts import Stage, open_stage
+from exam.core.checkpoints import MODEL, max_input_tokens
 from exam.core.errors import ExamError
-from exam.core.files import atomic, is_sealed, sealed
-from exam.core.loading import longest_input
-from exam.core.stage import Stage
+from exam.core.files import checksum_matches, write_atomically, write_with_checksum
 from exam.data.questions import questions_digest
-from exam.pipelines.infer import restored
+from exam.pipelines.infer import restore_run
 from exam.pipelines.preflight import check_saved_reader
 from exam.readers.multiple_choice.features import build_features
 from exam.readers.multiple_choice.reader import Reader, predict
@@ -47,26 +46,31 @@ SCHEMA = pa.schema(
 
 
 def restore_reader(config: Train) -> tuple[Stage, Train]:
-    """Return the run that `pairs.reader` names, and its configuration.
+    """Return the run that `training_pairs.reader` names, and its configuration.
 
     Raises:
         ExamError: the run cannot be restored, or its reader cannot read passages singly.
     """
     trusted = [group for group in CODE if getattr(config, group).trust_remote_code]
     restore = Restore(
-        ckpt=config.pairs.reader,
+        ckpt=config.training_pairs.reader,
         outputs=config.outputs,
         log_level=config.log_level,
         offline=config.offline,
         run={group: {"trust_remote_code": True} for group in trusted},
     )
-    run, settings = restored(restore, reads_questions=False)
+    run, settings = restore_run(restore, reads_questions=False)
     model, saved = settings.model, run.folder / MODEL
-    if model.kind is not ReaderKind.transformer or model.evidence:
-        state = "model.evidence=true" if model.evidence else f"model.kind={model.kind.value}"
+    if model.kind is not ReaderKind.transformer or model.overlap_features:
+        state = (
+            "model.overlap_features=true"
+            if model.overlap_features
+            else f"model.kind={model.kind.value}"
+        )
         raise ExamError(
-            f"pairs.reader={run.folder} has {state}; pairs.positives=reader needs a transformer "
-            "that can read each passage singly.\nGive a run of one: pairs.reader=<folder>"
+            f"training_pairs.reader={run.folder} has {state}; training_pairs.positives=reader "
+            "needs a transformer "
+            "that can read each passage singly.\nGive a run of one: training_pairs.reader=<folder>"
         )
     check_saved_reader(settings, saved)
     return run, replace(settings, model=model.at(saved))
@@ -100,7 +104,7 @@ def measure_gains(
                 for shard in [questions.skip(start).take(QUESTIONS_PER_SHARD)]
             ]
             table = pa.concat_tables(shards)
-            with atomic(stage.folder / FILE) as temporary:
+            with write_atomically(stage.folder / FILE) as temporary:
                 pq.write_table(table, temporary)
             stage.finish([FILE], questions=len(questions), passages=len(table))
         for path in stage.folder.glob("gains-*.parquet"):
@@ -110,9 +114,9 @@ def measure_gains(
 
 def _measure(path: Path, questions: Dataset, contexts: Contexts, reader: Reader) -> pa.Table:
     """Return the gains of a shard of questions, from its file if that exists."""
-    if not is_sealed(path):
+    if not checksum_matches(path):
         rows = _gains(questions, contexts, reader)
-        with sealed(path) as temporary:
+        with write_with_checksum(path) as temporary:
             pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
         log.info("gains: %s · %d passages", path.name, len(rows))
     return pq.read_table(path)
@@ -128,7 +132,7 @@ def _gains(questions: Dataset, contexts: Contexts, reader: Reader) -> list[dict[
             copies.append({**question, "id": key})
             passage_of[key] = [] if passage is None else [passage]
     length = reader.length(training=True)
-    limit = longest_input(reader.model, length)
+    limit = max_input_tokens(reader.model, length)
     repeated = Dataset.from_list(copies, features=questions.features)
     features, _ = build_features(repeated, passage_of, reader.tokenizer, length, limit)
     scores = log_softmax(predict(reader, features), axis=1)

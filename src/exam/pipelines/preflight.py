@@ -2,23 +2,19 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from exam.config import Generate, Model, ReaderKind, Retrieving, Task, Train
-from exam.core.loading import longest_input
-from exam.generation.clients import check_writer
-from exam.pipelines.revisions import pin_revisions
+from exam.core.checkpoints import max_input_tokens
+from exam.generation.clients import check_llm
 from exam.pipelines.room import check_room
 from exam.pipelines.workload import uses_encoder, uses_writer
 from exam.readers.base import inspect, saved_model
 from exam.readers.multiple_choice.features import check_lengths
 from exam.retrieval.encoder import inspect_encoder
 from exam.retrieval.reranker import inspect_reranker
-
-Command = TypeVar("Command", bound=Retrieving | Generate)
 
 
 @dataclass(frozen=True)
@@ -37,21 +33,19 @@ class ReaderLimits:
         check_lengths(questions, self.tokenizer, self.longest)
 
 
-def prepare(config: Command) -> Command:
-    """Pin a configuration's hub ids to commits, and check its encoder, reranker and writer.
+def check_models(config: Retrieving | Generate) -> None:
+    """Check the encoder, the reranker and the language model that a command loads.
 
     Raises:
-        ExamError: a checkpoint or data set cannot be loaded as configured.
+        ExamError: a checkpoint cannot be loaded as configured.
     """
-    pinned = pin_revisions(config)
-    if uses_encoder(pinned):
-        inspect_encoder(pinned.encoder)
-    if isinstance(pinned, Retrieving) and pinned.reranker.ckpt is not None:
-        trains = isinstance(pinned, Train) and pinned.task is Task.reranker
-        inspect_reranker(pinned.reranker, trained=not trains)
-    if uses_writer(pinned):
-        check_writer(pinned.generator.writer)
-    return pinned
+    if uses_encoder(config):
+        inspect_encoder(config.encoder)
+    if isinstance(config, Retrieving) and config.reranker.ckpt is not None:
+        trains = isinstance(config, Train) and config.task is Task.reranker
+        inspect_reranker(config.reranker, trained=not trains)
+    if uses_writer(config):
+        check_llm(config.generator.llm)
 
 
 def check_reader(model: Model) -> ReaderLimits | None:
@@ -64,7 +58,7 @@ def check_reader(model: Model) -> ReaderLimits | None:
         return None
     network, tokenizer = inspect(model)
     length = max(model.length(training=training) for training in (True, False))
-    longest = longest_input(network, length)
+    longest = max_input_tokens(network, length)
     return ReaderLimits(tokenizer, longest) if model.kind is ReaderKind.transformer else None
 
 

@@ -9,14 +9,15 @@ import torch
 from exam.config import (
     SHARDING,
     Dtype,
-    Execution,
     Model,
     ReaderKind,
     Train,
+    WeightsLocation,
     is_trained,
     trainer_values,
 )
 from exam.core import distributed
+from exam.core.artifacts import MANIFEST
 from exam.core.estimates import (
     FP32,
     check_disk,
@@ -25,8 +26,7 @@ from exam.core.estimates import (
     free_memory,
     training_bytes,
 )
-from exam.core.manifest import MANIFEST
-from exam.core.precision import half_here
+from exam.core.precision import default_half_dtype
 from exam.core.trainer import CHECKPOINTS
 from exam.readers.base import inspect
 from exam.readers.tuning import count_parameters, with_tuning
@@ -34,7 +34,7 @@ from exam.readers.tuning import count_parameters, with_tuning
 FOUR_BITS = 0.5  # bytes of a weight, at least
 TRAINING_REMEDY = "Choose trainer=low_memory, tuning=lora, or a smaller model."
 DECODER_REMEDY = (
-    "Set model.load_in_4bit=true or model.execution=layerwise, or choose a smaller model."
+    "Set model.load_in_4bit=true or model.weights_location=layerwise, or choose a smaller model."
 )
 READER_REMEDY = "Choose a smaller model, or a device with more memory."
 
@@ -51,9 +51,9 @@ def check_room(config: Train, *, answers: bool = False) -> None:
     """
     model = config.model
     learns = is_trained(config.trainer) and not answers
-    if not model.kind.is_neural or model.execution is not Execution.memory:
+    if not model.kind.is_neural or model.weights_location is not WeightsLocation.memory:
         return
-    if model.name_or_path is None or model.gguf or model.trust_remote_code:
+    if model.name_or_path is None or model.gguf_file or model.trust_remote_code:
         return
     network, _ = inspect(model)
     if learns:
@@ -97,7 +97,7 @@ def weight_bytes(model: Model, *, untrained: bool) -> float:
         return FOUR_BITS
     dtype = model.dtype
     if dtype is Dtype.auto:
-        dtype = half_here() if untrained else Dtype.float32
+        dtype = default_half_dtype() if untrained else Dtype.float32
     return FP32 if dtype is Dtype.float32 else FP32 / 2
 
 

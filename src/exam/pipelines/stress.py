@@ -13,15 +13,14 @@ from datasets import Dataset
 
 from exam.config import Stress
 from exam.core import distributed
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, log_reused, open_stage
 from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError
-from exam.core.files import is_sealed, read_json, sealed, write_json
-from exam.core.logging import say
-from exam.core.stage import Stage, log_reused
+from exam.core.files import checksum_matches, read_json, write_json, write_with_checksum
+from exam.core.logging import print_result
 from exam.core.trainer import CHECKPOINTS, REPORT, RESULTS
 from exam.data.questions import questions_digest
-from exam.data.schema import in_order
+from exam.data.schema import permute_options
 from exam.evaluation.predictions import make_predictions, read_predictions, write_predictions
 from exam.evaluation.results import (
     ScoredSystem,
@@ -31,7 +30,7 @@ from exam.evaluation.results import (
     score_logits,
 )
 from exam.metrics import Floats, rank_options
-from exam.pipelines.infer import answers_key, asked_questions, restored
+from exam.pipelines.infer import answers_key, read_test_questions, restore_run
 from exam.pipelines.preflight import check_saved_reader
 from exam.readers.base import loaded
 from exam.report.run import write_results
@@ -44,7 +43,7 @@ from exam.retrieval.contexts import (
     write_contexts,
 )
 from exam.retrieval.evaluation import Contexts
-from exam.retrieval.idf import Rarity
+from exam.retrieval.idf import DocumentFrequencies
 from exam.retrieval.retriever import Retrieval
 
 NONE = "None of the above"
@@ -75,7 +74,7 @@ def _reversed(contexts: Contexts, *_: Any) -> Contexts:
 
 def _permuted(question: Question, random: Random) -> Question:
     number = len(question["options"])
-    return in_order(question, random.sample(range(number), number))
+    return permute_options(question, random.sample(range(number), number))
 
 
 def _with_none(*, right: bool) -> Callable[[Question, Random], Question]:
@@ -102,18 +101,18 @@ CONDITIONS = (
 )
 
 
-def stressed(stress: Stress) -> None:
+def run_stress(stress: Stress) -> None:
     """Ask a run's reader the same questions under every condition; a table of what changes."""
-    distributed.check_single("exam stress")
-    trained, config = restored(stress)
+    distributed.require_single_process("exam stress")
+    trained, config = restore_run(stress)
     check_saved_reader(config, trained.folder / MODEL)
-    questions = asked_questions(config)
+    questions = read_test_questions(config)
     if None in questions["label"]:
         raise ExamError(
             f"data={config.data.name} has questions without an answer.\n"
             "Give answered ones: data.test=<file>, or data=<name>"
         )
-    retrieval = Retrieval.of(config)
+    retrieval = Retrieval.from_config(config)
     contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     key = {
         **answers_key(trained, config, questions, contexts),
@@ -122,18 +121,18 @@ def stressed(stress: Stress) -> None:
     }
     outputs, name = Path(stress.outputs), f"{config.data.name}-{trained.folder.name}"
     top_k = config.context.passages(training=False)
-    rarity = retrieval.rarity if config.retriever.kind.searches else None
+    frequencies = retrieval.document_frequencies if config.retriever.kind.searches else None
     with open_stage(outputs, "stress", name, key, stress.resume.value) as stage:
         if not stage.reused:
             answer = loaded(config, trained.folder / MODEL, stage.folder, merge=False)
             found = {}
             for condition, path in _files(stage):
                 asked = _asked(condition, questions, stress.seed)
-                if not is_sealed(path):  # of an interrupted run
-                    given = _given(condition, contexts, asked, top_k, stress.seed, rarity)
+                if not checksum_matches(path):  # of an interrupted run
+                    given = _given(condition, contexts, asked, top_k, stress.seed, frequencies)
                     logits = answer(asked, given).logits
                     predictions = make_predictions(asked, logits, config.name, condition.name)
-                    with sealed(path) as temporary:
+                    with write_with_checksum(path) as temporary:
                         write_predictions(temporary, [predictions])
                 found[condition.name] = asked, read_predictions(path).logits
             _write(stage, found, contexts, retrieval.stages, config.metric.k)
@@ -141,7 +140,9 @@ def stressed(stress: Stress) -> None:
     log_reused([*retrieval.stages, contexts, stage])
     shown = read_json(stage.folder / RESULTS)
     flips = f"another first choice with options in another order: {shown['flip_rate']:.1%}"
-    say(f"{format_table(shown)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+    print_result(
+        f"{format_table(shown)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}"
+    )
 
 
 def _write(
@@ -183,7 +184,7 @@ def _given(
     questions: Dataset,
     top_k: int,
     seed: int,
-    rarity: Rarity | None,
+    frequencies: DocumentFrequencies | None,
 ) -> Stage:
     """The passages under a condition, as a stage of their own."""
     if condition.contexts is None and condition.question is None:
@@ -201,7 +202,7 @@ def _given(
                 for key, passages in found.items()
             )
             write_contexts(stage, ranked)
-            evaluate(stage, questions, rarity)
+            evaluate(stage, questions, frequencies)
             stage.finish([FILE, *EVALUATED], questions=len(questions))
     return stage
 

@@ -1,4 +1,4 @@
-"""Runs followed by Weights & Biases."""
+"""Track runs with Weights & Biases."""
 
 import os
 from collections.abc import Iterator
@@ -12,35 +12,35 @@ from exam.core.trainer import open_wandb_run
 
 
 @contextmanager
-def tracked(config: Train) -> Iterator[None]:
-    """A W&B run around what is inside, where one is wanted; it ends however that ends.
+def track_run(config: Train) -> Iterator[None]:
+    """Open a W&B run for the block, if `tracker` names a mode; close it also after a failure.
 
     Raises:
-        ExamError: there is no account, or the service is out of reach.
+        ExamError: there is no account, or the service cannot be reached.
     """
-    own = config.tracker
-    if own.mode is None or distributed.rank() > 0:
+    tracker = config.tracker
+    if tracker.mode is None or distributed.rank() > 0:
         yield
         return
     import wandb
 
-    mode: Any = os.environ.get("WANDB_MODE", own.mode.value)  # as everywhere with W&B
+    mode: Any = os.environ.get("WANDB_MODE", tracker.mode.value)  # W&B's variable comes first
     try:
         wandb.init(
-            project=own.project,
-            entity=own.entity,
+            project=tracker.project,
+            entity=tracker.entity,
             name=config.name,
             mode=mode,
             dir=config.outputs,
             config={**plain(config), "trainer": trainer_values(config.trainer)},
-            settings=wandb.Settings(  # neither addresses of remotes nor code leave this machine
+            settings=wandb.Settings(  # no code, no addresses of git remotes
                 console="off", init_timeout=60, disable_git=True, disable_code=True
             ),
         )
     except wandb.Error as error:
         reason = str(error).splitlines()[0]
         raise ExamError(
-            f"tracker={own.name}: {reason}\n"
+            f"tracker={tracker.name}: {reason}\n"
             "Log in once with `wandb login`, or choose tracker=wandb_offline or tracker=none."
         ) from None
     failed = True
@@ -51,7 +51,7 @@ def tracked(config: Train) -> Iterator[None]:
         wandb.finish(exit_code=int(failed))
 
 
-def conclude(figures: dict[str, Any]) -> None:
-    """Give the W&B run that is open, if one is, its final figures."""
+def log_summary(figures: dict[str, Any]) -> None:
+    """Add final figures to the open W&B run, if there is one."""
     if (run := open_wandb_run()) is not None:
         run.summary.update(figures)

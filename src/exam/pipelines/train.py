@@ -1,4 +1,4 @@
-"""`exam train` of a reader: once, or once for every fold, and with one seed or several."""
+"""`exam train`: train a reader, once or for every fold and seed, or a reranker or an encoder."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from exam.config import Data, Train, is_trained, plain, reader_values
+from exam.config import Data, Task, Train, is_trained, plain, reader_values
 from exam.config.saved import CONFIG, save_run
 from exam.core import distributed
-from exam.core.artifacts import shared_stage
+from exam.core.artifacts import MANIFEST, Stage, log_reused, shared_stage
 from exam.core.checkpoints import checkpoint_fingerprint
+from exam.core.environment import describe_environment
 from exam.core.files import read_json, write_json
-from exam.core.logging import environment, say
-from exam.core.manifest import MANIFEST
-from exam.core.stage import Stage, log_reused
+from exam.core.logging import print_result
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, list_run_files
 from exam.data.questions import questions_digest
-from exam.data.splits import Split, fold_of, read_split
+from exam.data.splits import Split, assign_folds, read_split
 from exam.evaluation.predictions import read_predictions
 from exam.evaluation.results import (
     NON_READING,
@@ -36,11 +35,12 @@ from exam.evaluation.results import (
     write_answers,
     write_scores,
 )
-from exam.generation.generate import QUESTIONS, generated
+from exam.generation.generate import QUESTIONS, generate_if_used
 from exam.metrics import Floats, metric_name, metric_title
-from exam.pipelines.preflight import ReaderLimits, check_reader
+from exam.pipelines.preflight import ReaderLimits, check_models, check_reader
 from exam.pipelines.room import check_room
 from exam.pipelines.soft_labels import with_soft_labels
+from exam.pipelines.tracking import log_summary, track_run
 from exam.readers.base import fitted
 from exam.readers.lexical import OVERLAP_FEATURES
 from exam.report.card import push, write_card
@@ -57,6 +57,27 @@ class Prepared:
     pool_contexts: Stage  # of every training question
     valid_contexts: Stage  # of those that are reported on
     stages: list[Stage]
+
+
+def run_train(config: Train) -> Run:
+    """Train a reader, a reranker or an encoder; only a reader's run has systems."""
+    check_models(config)
+    with track_run(config):
+        if config.task is not Task.reader:
+            return _train_retrieval(config)
+        run = train_reader(config)
+        figures = read_json(run.stage.folder / RESULTS)["rows"][-1]
+        log_summary({**figures, "selection_score": run.selection_score})
+        return run
+
+
+def _train_retrieval(config: Train) -> Run:
+    from exam.pipelines.train_retrieval import train_retrieval
+
+    retrieval = Retrieval.from_config(config)
+    generation = generate_if_used(config.data, retrieval, config.generator)
+    split = read_split(config.data, generation.folder / QUESTIONS if generation else None)
+    return train_retrieval(config, retrieval, split)
 
 
 def train_reader(config: Train) -> Run:
@@ -78,15 +99,17 @@ def train_reader(config: Train) -> Run:
 
 
 def _prepare(config: Train, limits: ReaderLimits | None) -> Prepared:
-    retrieval, data = Retrieval.of(config), config.data
+    retrieval, data = Retrieval.from_config(config), config.data
     if distributed.world_size() > 1:
         if not data.uses_generated_questions:
             _read_questions(config, None, limits)  # refused before the indexes are built
         retrieval.build(generates=data.uses_generated_questions)
-    with distributed.leader_first():
-        written = generated(data, retrieval, config.generator)
+    with distributed.main_process_first():
+        written = generate_if_used(data, retrieval, config.generator)
         split = _read_questions(config, written, limits)
-        fold = fold_of(split.train, data.folds, data.split_seed) if data.cross_validate else None
+        fold = (
+            assign_folds(split.train, data.folds, data.split_seed) if data.cross_validate else None
+        )
         if distributed.rank() == 0 and not _has_earlier_run(config):
             check_room(config)
         pool, valid = _retrieve_contexts(retrieval, split, data)
@@ -105,14 +128,14 @@ def _read_questions(config: Train, written: Stage | None, limits: ReaderLimits |
     split = with_soft_labels(split, config.data)
     check_k(config.metric.k, max(map(len, split.valid["options"])))
     if limits is not None:
-        limits.check(split.pool)
+        limits.check(split.all_train)
         limits.check(split.valid)
     return split
 
 
 def _retrieve_contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[Stage, Stage]:
     """Retrieve the passages of every training question, and of the reported questions."""
-    pool = retrieval.contexts(split.pool, f"{data.name}-train")
+    pool = retrieval.contexts(split.all_train, f"{data.name}-train")
     if data.valid is None or data.cross_validate:
         return pool, pool
     return pool, retrieval.contexts(split.valid, f"{data.name}-valid")
@@ -134,7 +157,7 @@ def _train_run(config: Train, prepared: Prepared) -> Run:
             if leads:
                 check_room(config)
                 save_run(config, stage.folder / CONFIG)
-                write_json(stage.folder / ENVIRONMENT, environment())
+                write_json(stage.folder / ENVIRONMENT, describe_environment())
             output = fitted(config, stage.folder, split, pool)(split.valid, valid)
             if leads:
                 write_answers(stage, config, split.valid, valid, output.logits)
@@ -147,16 +170,14 @@ def _train_run(config: Train, prepared: Prepared) -> Run:
     run = print_report(stage, split.valid, valid, prepared.stages)
     if leads and config.hub.push:
         push(stage.folder, config)
-    trained = stage.folder / TRAINING  # a reader without one chose no checkpoint
-    return replace(
-        run, selection_score=read_json(trained).get("best") if trained.is_file() else None
-    )
+    path = stage.folder / TRAINING  # only of a reader that chose a checkpoint
+    return replace(run, selection_score=read_json(path).get("best") if path.is_file() else None)
 
 
 def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, Any]:
     """Return everything that determines a trained run."""
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
-    evidence = {"evidence": list(OVERLAP_FEATURES)} if config.model.evidence else {}
+    evidence = {"overlap_features": list(OVERLAP_FEATURES)} if config.model.overlap_features else {}
     checkpoint = checkpoint_fingerprint(config.model.checkpoint)
     return {
         "questions": {name: questions_digest(part) for name, part in parts.items()},
@@ -200,7 +221,7 @@ def _iterate_folds(config: Train, split: Split, fold: Any) -> Iterator[tuple[Tra
                 load_best_model_at_end=False,
             ),
         )
-        yield part, Split(split.pool, train, none, questions.select(inside), none), inside
+        yield part, Split(split.all_train, train, none, questions.select(inside), none), inside
 
 
 def _cross_validate(config: Train, prepared: Prepared) -> Run:
@@ -267,7 +288,9 @@ def _average_seeds(config: Train, runs: list[Run]) -> Run:
     seeds = figures["seeds"]
     title = metric_title(metric_name(config.metric.k))
     line = f"{title} over seeds: {seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
-    say(f"{format_table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+    print_result(
+        f"{format_table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}"
+    )
     selection = [run.selection_score for run in runs if run.selection_score is not None]
     mean_selection = float(np.mean(selection)) if selection else None
     return Run(stage, [*runs[0].stages, stage], [*baselines, *systems, mean], mean_selection)

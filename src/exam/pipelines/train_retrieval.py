@@ -5,21 +5,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exam.config import READER, Pairs, Reranker, Task, Train, plain, trainer_values
+from exam.config import READER, Reranker, Task, Train, TrainingPairs, plain, trainer_values
 from exam.config.saved import CONFIG, save_run
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, log_reused, open_stage
 from exam.core.checkpoints import checkpoint_fingerprint
+from exam.core.environment import describe_environment
 from exam.core.files import file_digest, read_json, write_json
-from exam.core.logging import environment, say
-from exam.core.precision import with_formats
-from exam.core.stage import Stage, log_reused
+from exam.core.logging import print_result
+from exam.core.precision import choose_formats
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, RESULTS, list_run_files
 from exam.data.questions import questions_digest
 from exam.data.splits import Split
 from exam.evaluation.results import Run
 from exam.evaluation.retrieval import compare_contexts, format_retrieval_table, rank_contexts
 from exam.pipelines.passage_gain import measure_gains, restore_reader
-from exam.retrieval.contexts import read_contexts, read_rarity
+from exam.retrieval.contexts import read_contexts, read_idf
 from exam.retrieval.reranker import has_head
 from exam.retrieval.retriever import Retrieval
 from exam.retrieval.training import tune
@@ -34,22 +34,22 @@ def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Run:
     results.json in the run folder.
 
     Raises:
-        ExamError: `pairs.reader` cannot be used, or no training pair is left.
+        ExamError: `training_pairs.reader` cannot be used, or no training pair is left.
     """
-    outputs, by_reader = Path(config.outputs), config.pairs.positives == READER
+    outputs, by_reader = Path(config.outputs), config.training_pairs.positives == READER
     reader = restore_reader(config) if by_reader else None
-    pool = retrieval.first_contexts(split.pool, f"{config.data.name}-train")
-    pairs = config.pairs
+    pool = retrieval.first_contexts(split.all_train, f"{config.data.name}-train")
+    pairs = config.training_pairs
     if reader is not None:
-        gains = measure_gains(*reader, split.train, pool, pairs.last, outputs)
+        gains = measure_gains(*reader, split.train, pool, pairs.max_rank, outputs)
         pairs = replace(pairs, positives=str(gains), reader=None)
     key = _key(config, pairs, split, pool)
     with open_stage(outputs, "train", config.name, key, config.resume) as stage:
         if not stage.reused:
             save_run(config, stage.folder / CONFIG)
-            write_json(stage.folder / ENVIRONMENT, environment())
-            mining = replace(config, pairs=pairs)
-            figures = tune(mining, split, read_contexts(pool), read_rarity(pool), stage.folder)
+            write_json(stage.folder / ENVIRONMENT, describe_environment())
+            mining = replace(config, training_pairs=pairs)
+            figures = tune(mining, split, read_contexts(pool), read_idf(pool), stage.folder)
             write_json(stage.folder / DEV, figures)
             stage.finish(list_run_files(stage.folder), questions=len(split.train))
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
@@ -59,7 +59,7 @@ def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Run:
     return Run(stage, stages, [])
 
 
-def _key(config: Train, pairs: Pairs, split: Split, pool: Stage) -> dict[str, Any]:
+def _key(config: Train, pairs: TrainingPairs, split: Split, pool: Stage) -> dict[str, Any]:
     """Return everything that determines the trained weights."""
     parts = {"train": split.train, "dev": split.dev}
     trained = config.reranker if config.task is Task.reranker else config.encoder
@@ -73,7 +73,7 @@ def _key(config: Train, pairs: Pairs, split: Split, pool: Stage) -> dict[str, An
             **plain(trained),
             "checkpoint": checkpoint_fingerprint(trained.checkpoint),
         },
-        "trainer": with_formats(trainer_values(config.trainer), choose=False),
+        "trainer": choose_formats(trainer_values(config.trainer), choose=False),
         "seed": config.seed,
     }
 
@@ -89,7 +89,7 @@ def _report(config: Train, retrieval: Retrieval, split: Split, stage: Stage) -> 
         ]
     )
     write_json(stage.folder / RESULTS, {**figures, "dev": read_json(stage.folder / DEV)})
-    say(f"{format_retrieval_table(figures)}\n{stage.folder / RESULTS}")
+    print_result(f"{format_retrieval_table(figures)}\n{stage.folder / RESULTS}")
 
 
 def _rankings(config: Train, retrieval: Retrieval, stage: Stage) -> list[Retrieval]:

@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from exam.config import Model, ReaderKind, Train, answering_values, is_trained, trainer_values
 from exam.core import distributed
+from exam.core.artifacts import Stage
 from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError
 from exam.core.files import write_json
-from exam.core.stage import Stage
 from exam.core.trainer import CHECKPOINTS, TRAINING
 from exam.data.splits import Split
 from exam.metrics import (
@@ -92,7 +92,8 @@ def loaded(config: Train, saved: Path, work: Path, *, merge: bool) -> Answer:
     """
     if merge and not (saved / ADAPTER).is_file():
         raise ExamError(
-            f"merge=true, but {saved.parent} has no adapters: it is no run of tuning=lora.\n"
+            f"merge_adapters=true, but {saved.parent} has no adapters: it is no run of "
+            "tuning=lora.\n"
             "Leave merge out; the run's model is whole."
         )
     if config.model.kind is ReaderKind.lexical:

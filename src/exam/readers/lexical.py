@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
+from exam.core.artifacts import Stage
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import read_json, write_json
-from exam.core.logging import watched
-from exam.core.stage import Stage
-from exam.data.splits import fold_of, related
+from exam.core.logging import track
+from exam.data.splits import assign_folds, group_near_duplicates
 from exam.metrics import Floats, Ints
-from exam.retrieval.contexts import read_contexts, read_rarity
-from exam.retrieval.evaluation import Contexts, within_budget, words
+from exam.retrieval.contexts import read_contexts, read_idf
+from exam.retrieval.evaluation import Contexts
+from exam.retrieval.idf import split_words, take_words
 
 WINDOW = 30  # words: about one long sentence
 FOLDS = 5
@@ -61,21 +62,26 @@ def build_features(
     """
     options = max(map(len, questions["options"]), default=0)
     features = np.full((len(questions), options, len(FEATURES)), np.nan)
-    rows = watched(questions.to_list(), "word overlap", len(questions), "questions")
+    rows = track(questions.to_list(), "word overlap", len(questions), "questions")
     for row, question in zip(features, rows, strict=True):
         ranked = contexts.get(question["id"], [])
         passages = (
-            [words(p["text"]) for p in ranked] if budget is None else within_budget(ranked, budget)
+            [split_words(p["text"]) for p in ranked]
+            if budget is None
+            else take_words(ranked, budget)
         )
         row[: len(question["options"])] = option_features(
-            words(question["prompt"]), [words(o) for o in question["options"]], passages, idf
+            split_words(question["prompt"]),
+            [split_words(o) for o in question["options"]],
+            passages,
+            idf,
         )
     return features
 
 
 def lexical_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
     """Build features with the `top_k` best passages of a contexts stage."""
-    return build_features(questions, read_contexts(stage, top_k), read_rarity(stage), budget)
+    return build_features(questions, read_contexts(stage, top_k), read_idf(stage), budget)
 
 
 def option_features(
@@ -159,10 +165,10 @@ def cross_fit(questions: Dataset, features: Floats) -> Floats | None:
 
     Near-duplicates stay in one fold. Returns None for too few questions.
     """
-    folds = min(FOLDS, len(set(related(questions).tolist())) if len(questions) else 0)
+    folds = min(FOLDS, len(set(group_near_duplicates(questions).tolist())) if len(questions) else 0)
     if folds < 2:
         return None
-    fold, labels = fold_of(questions, folds, 0), np.array(questions["label"])
+    fold, labels = assign_folds(questions, folds, 0), np.array(questions["label"])
     logits = np.empty(features.shape[:2])
     for number in range(folds):
         inside = fold == number
@@ -210,17 +216,17 @@ def overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) 
     Each is standardised over its question's options: 0 where they are equal, NaN for missing
     options. The `top_k` best passages are read up to `budget` words.
     """
-    contexts, idf = read_contexts(stage, top_k), read_rarity(stage)
+    contexts, idf = read_contexts(stage, top_k), read_idf(stage)
     lexical = build_features(questions, contexts, idf, budget)
     features = np.full((*lexical.shape[:2], len(PASSAGE_FEATURES)), np.nan)
-    rows = watched(questions.to_list(), "evidence", len(questions), "questions")
+    rows = track(questions.to_list(), "evidence", len(questions), "questions")
     for row, question in zip(features, rows, strict=True):
         ranked = contexts.get(question["id"], [])
-        passages = within_budget(ranked, budget)
-        options = [words(option) for option in question["options"]]
+        passages = take_words(ranked, budget)
+        options = [split_words(option) for option in question["options"]]
         scores = [passage["score"] for passage in ranked[: len(passages)]]
         row[: len(options)] = _passage_features(
-            words(question["prompt"]), options, passages, scores, idf
+            split_words(question["prompt"]), options, passages, scores, idf
         )
     return _standardise(np.concatenate([lexical, features], axis=2))
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from exam.config import Model
 from exam.core.errors import ExamError
-from exam.core.precision import Dtype, dtype_here, half_here
+from exam.core.precision import Dtype, default_half_dtype, resolve_dtype
 
 
-def weights_in(config: Model, otherwise: Dtype) -> dict[str, Any]:
+def dtype_kwargs(config: Model, otherwise: Dtype) -> dict[str, Any]:
     """What `from_pretrained` takes for a model's number format; `otherwise` is what `auto` means.
 
     Raises:
@@ -15,7 +15,7 @@ def weights_in(config: Model, otherwise: Dtype) -> dict[str, Any]:
     """
     import torch
 
-    dtype = otherwise if config.dtype is Dtype.auto else dtype_here(config.dtype, "model.dtype")
+    dtype = otherwise if config.dtype is Dtype.auto else resolve_dtype(config.dtype, "model.dtype")
     found = {"dtype": getattr(torch, dtype.value)}
     if not config.load_in_4bit:
         return found
@@ -30,7 +30,7 @@ def weights_in(config: Model, otherwise: Dtype) -> dict[str, Any]:
             "choose a smaller model."
         )
     four_bit: Any = BitsAndBytesConfig
-    half = half_here() if dtype is Dtype.float32 else dtype  # fp32 products would be slow
+    half = default_half_dtype() if dtype is Dtype.float32 else dtype  # fp32 products would be slow
     return {
         **found,
         "device_map": {"": PartialState().device},

@@ -11,10 +11,9 @@ from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import get_model_param_count
 
 from exam.config import Checkpoint, Tuning, names
-from exam.core.checkpoints import checkpoint_fingerprint
+from exam.core.checkpoints import POOLERS, checkpoint_fingerprint
 from exam.core.errors import ExamError
 from exam.core.files import read_object, write_json
-from exam.core.loading import POOLERS
 
 log = logging.getLogger(__name__)
 
@@ -117,8 +116,8 @@ def _add_adapters(
         lora_dropout=tuning.lora_dropout,
         target_modules=chosen,
         modules_to_save=_heads(model),
-        use_rslora=tuning.rslora,
-        use_dora=tuning.dora,
+        use_rslora=tuning.use_rslora,
+        use_dora=tuning.use_dora,
     )
     wrapped: Any = get_peft_model(model, config)
     wrapped.peft_config["default"].base_model_name_or_path = base  # not its folder on this machine

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from exam.config import CorpusReader, Train, trainer_values
+from exam.config import CorpusFormat, Train, trainer_values
+from exam.core.artifacts import Stage
 from exam.core.errors import ExamError
-from exam.core.files import atomic, read_json
-from exam.core.logging import say
-from exam.core.stage import Stage
+from exam.core.files import read_json, write_atomically
+from exam.core.logging import print_result
 from exam.core.trainer import RESULTS
 from exam.core.version import __version__
 from exam.metrics import metric_name, metric_title
@@ -16,10 +16,10 @@ CARD = "README.md"
 NOT_PUSHED = ("checkpoints/*", "*.lock", "verified.json")
 OWN = "Passages: as the corpus's own; this project does not know it."
 LICENCES = {
-    CorpusReader.demo: "Passages: lead sections of English Wikipedia, CC BY-SA 4.0.",
-    CorpusReader.wikipedia: "Passages: English Wikipedia, CC BY-SA 4.0.",
-    CorpusReader.jsonl: OWN,
-    CorpusReader.text: OWN,
+    CorpusFormat.demo: "Passages: lead sections of English Wikipedia, CC BY-SA 4.0.",
+    CorpusFormat.wikipedia: "Passages: English Wikipedia, CC BY-SA 4.0.",
+    CorpusFormat.jsonl: OWN,
+    CorpusFormat.text: OWN,
 }
 
 
@@ -63,7 +63,7 @@ def write_card(stage: Stage, config: Train) -> None:
         facts=_facts(config),
         licences=_licences(config),
     )
-    with atomic(stage.folder / CARD) as temporary:
+    with write_atomically(stage.folder / CARD) as temporary:
         ModelCard(text).save(temporary)
 
 
@@ -96,8 +96,8 @@ def _facts(config: Train) -> list[tuple[str, Any]]:
 def _licences(config: Train) -> list[str]:
     found = ["Weights: those of the checkpoint they were trained from."]
     if config.retriever.kind.searches:
-        parts = [config.corpus, *config.corpus.also]
-        found += dict.fromkeys(LICENCES[part.reader] for part in parts)
+        parts = [config.corpus, *config.corpus.extra_corpora]
+        found += dict.fromkeys(LICENCES[part.format] for part in parts)
     return found
 
 
@@ -132,4 +132,4 @@ def push(folder: Path, config: Train) -> None:
             f"{hub.repo} is there already, and public; nothing was pushed.\n"
             "Set hub.private=false to push to it, or give another hub.repo=<owner>/<name>"
         )
-    say(str(found.commit_url))
+    print_result(str(found.commit_url))

@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from exam.core.files import atomic
+from exam.core.files import write_atomically
 from exam.metrics import find_metric, metric_name, metric_title
 
 HEIGHT = 220  # in a page
@@ -205,7 +205,7 @@ def write_png(charts: list[Chart], path: Path) -> None:
         "hconcat": [_panel(chart) for chart in charts],
     }
     text = json.dumps(whole).replace(f'"{CURRENT}"', f'"{INK}"')
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_bytes(vl_convert.vegalite_to_png(text, ppi=150, allowed_base_urls=[]))
 
 

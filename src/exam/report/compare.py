@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from exam.config import DEFAULT_K
+from exam.core.artifacts import Stage, load_stage
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import digest, write_json
-from exam.core.stage import Stage, finished
 from exam.evaluation.calibration import count_questions_needed, summarize_predictions
 from exam.evaluation.predictions import Predictions, align
 from exam.evaluation.results import (
@@ -104,7 +104,7 @@ def compare_runs(folders: list[Path], target: Path, k: int | None = None) -> str
     Raises:
         ExamError: the runs answered different questions, or the answers are not known.
     """
-    stages = [finished(folder) for folder in folders]
+    stages = [load_stage(folder) for folder in folders]
     evaluation = evaluate_runs([Run(stage, [], []) for stage in stages], k)
     figures = build_results(evaluation.systems, evaluation.pairs, stages)
     readers = zip(evaluation.systems[NON_READING:], evaluation.predictions, strict=True)
@@ -137,7 +137,7 @@ def compare_context_folders(
             f"--fit-on names {len(fit_on)} folders for {len(folders)} that are compared.\n"
             "Give one for each, in their order."
         )
-    stages, fits = ([finished(folder) for folder in group] for group in (folders, fit_on))
+    stages, fits = ([load_stage(folder) for folder in group] for group in (folders, fit_on))
     _check_contexts(stages, fits)
     systems = [rank_contexts(stage, k, fit) for stage, fit in zip_longest(stages, fits)]
     figures = compare_contexts(systems)

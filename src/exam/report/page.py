@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from exam.core.files import atomic
+from exam.core.files import write_atomically
 from exam.metrics import find_metric, metric_title
 from exam.report.charts import Chart
 
@@ -52,7 +52,7 @@ def write_page(path: Path, page: Page) -> None:
         metric=metric,
         metric_title=metric_title(metric),
     )
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
 
 

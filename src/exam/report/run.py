@@ -8,8 +8,8 @@ import numpy as np
 from datasets import Dataset
 
 from exam.config import Train
+from exam.core.artifacts import Stage
 from exam.core.files import read_json
-from exam.core.stage import Stage
 from exam.core.trainer import REPORT, RESULTS, STATE, TRAINING
 from exam.evaluation.calibration import summarize_predictions
 from exam.evaluation.predictions import Predictions, to_probabilities
@@ -20,8 +20,9 @@ from exam.readers.multiple_choice.features import TokenCounts
 from exam.report import charts
 from exam.report.charts import Chart, Point
 from exam.report.page import Page, write_page
-from exam.retrieval.contexts import read_contexts, read_rarity, read_support
-from exam.retrieval.evaluation import SUPPORTED, Contexts, passage_support, words
+from exam.retrieval.contexts import read_contexts, read_idf, read_support
+from exam.retrieval.evaluation import SUPPORT_THRESHOLD, Contexts, passage_support
+from exam.retrieval.idf import split_words
 
 COMMON = 2.0  # inverse document frequency of words that more than one text in eight has
 GROUPS = 4  # of questions by length
@@ -54,7 +55,7 @@ def write_run(
 
 def _common(contexts: Stage) -> list[str]:
     """Words that say little, by the corpus."""
-    return [word for word, idf in read_rarity(contexts).items() if idf < COMMON]
+    return [word for word, idf in read_idf(contexts).items() if idf < COMMON]
 
 
 def write_results(path: Path, title: str, results: dict[str, Any], own: int = -1) -> None:
@@ -125,7 +126,10 @@ def _depths(contexts: Stage, questions: Dataset, k: int) -> list[Chart]:
 
 def _by_length(questions: Dataset, right: Any) -> list[Point]:
     lengths = np.array(
-        [sum(len(words(t)) for t in (q["prompt"], *q["options"])) for q in questions.to_list()]
+        [
+            sum(len(split_words(t)) for t in (q["prompt"], *q["options"]))
+            for q in questions.to_list()
+        ]
     )
     ends = np.unique(np.quantile(lengths, np.linspace(0, 1, GROUPS + 1)).astype(int))
     points = []
@@ -140,7 +144,7 @@ def _by_support(questions: Dataset, contexts: Stage, config: Train, right: Any) 
     read = read_contexts(contexts)
     if not read:
         return None
-    idf = read_rarity(contexts)
+    idf = read_idf(contexts)
     first = np.array(
         [
             next(
@@ -162,7 +166,7 @@ def _by_support(questions: Dataset, contexts: Stage, config: Train, right: Any) 
 
 
 def _supports(question: dict[str, Any], passage: dict[str, Any], idf: dict[str, float]) -> bool:
-    return passage_support(question, passage, idf) > SUPPORTED
+    return passage_support(question, passage, idf) > SUPPORT_THRESHOLD
 
 
 def _point(group: str, values: Any) -> list[Point]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from exam.core.files import SEAL, atomic, is_sealed, sealed
-from exam.core.logging import log_progress, progress
+from exam.core.files import checksum_matches, write_atomically, write_with_checksum
+from exam.core.logging import log_progress, progress_bar
 from exam.metrics import summarize
-from exam.retrieval.recipes import TRAINED_ON, IndexSpec, faiss_module
+from exam.retrieval.recipes import TRAINED_ON, IndexSpec, import_faiss
 from exam.retrieval.vectors import LISTS, VECTORS, Rows, VectorIndex, Vectors, exact_search
 
 log = logging.getLogger(__name__)
@@ -34,12 +34,12 @@ def build_vectors(
         interrupted build stay until `cleanup_partial_build`.
     """
     if spec.recipe == "exact":
-        with atomic(folder / VECTORS) as temporary, temporary.open("wb") as file:
+        with write_atomically(folder / VECTORS) as temporary, temporary.open("wb") as file:
             _write_header(file, spec, "<f4")
             for block in _track(blocks(), spec, "stored"):
                 file.write(np.ascontiguousarray(block).data)
         return [VECTORS], {"plan": asdict(spec)}
-    if not is_sealed(folder / TRAINED):
+    if not checksum_matches(folder / TRAINED):
         cleanup_partial_build(folder)  # they are of other lists
         _train(blocks, folder / TRAINED, spec)
     parts = _add(blocks, folder, spec)
@@ -51,13 +51,13 @@ def build_vectors(
 def cleanup_partial_build(folder: Path) -> None:
     """Remove the files that an interrupted build continues with, once the build is recorded."""
     for pattern in (PARTS.format("*"), TRAINED):
-        for path in (*folder.glob(pattern), *folder.glob(SEAL.format(pattern))):
+        for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 
 
 def _track(blocks: Iterator[Vectors], spec: IndexSpec, what: str) -> Iterator[Vectors]:
     """Yield the blocks, with a progress bar."""
-    with progress(what, spec.vectors, "vectors") as bar:
+    with progress_bar(what, spec.vectors, "vectors") as bar:
         for block in blocks:
             yield block
             bar.update(len(block))
@@ -87,7 +87,7 @@ def _sample(blocks: Blocks, spec: IndexSpec, count: int, seed: int) -> tuple[Vec
 
 def _train(blocks: Blocks, path: Path, spec: IndexSpec) -> None:
     """Learn rotation and cells on a sample; k-means runs on all GPUs."""
-    faiss = faiss_module()
+    faiss = import_faiss()
     d = spec.dimension
     index = faiss.index_factory(d, f"RR{d},IVF{spec.lists},RaBitQ", faiss.METRIC_INNER_PRODUCT)
     cells = faiss.extract_index_ivf(index)
@@ -100,7 +100,7 @@ def _train(blocks: Blocks, path: Path, spec: IndexSpec) -> None:
     sample, _ = _sample(blocks, spec, TRAINED_ON * spec.lists, seed=0)
     index.train(sample)
     cells.clustering_index = None
-    with sealed(path) as temporary:
+    with write_with_checksum(path) as temporary:
         faiss.write_index(index, str(temporary))
     log.debug("index: trained %s lists on %s vectors", f"{spec.lists:,}", f"{len(sample):,}")
 
@@ -110,7 +110,7 @@ def _add(blocks: Blocks, folder: Path, spec: IndexSpec) -> list[Path]:
 
     The vectors are written again: they have no checksum before the build is complete.
     """
-    faiss = faiss_module()
+    faiss = import_faiss()
     size = max(1, PART_BYTES // (4 * spec.dimension))
     path = folder / VECTORS
     parts = []
@@ -123,11 +123,11 @@ def _add(blocks: Blocks, folder: Path, spec: IndexSpec) -> list[Path]:
             first = number * size
             file.seek(begin + 2 * first * spec.dimension)
             file.write(block.astype(np.float16).data)
-            if is_sealed(part):
+            if checksum_matches(part):
                 continue
             index = faiss.read_index(str(folder / TRAINED))
             index.add_with_ids(block, np.arange(first, first + len(block)))
-            with sealed(part) as temporary:
+            with write_with_checksum(part) as temporary:
                 faiss.write_index(index, str(temporary))
             done = first + len(block)
             log_progress(log, "index: added %d of %d vectors", done, spec.vectors)
@@ -153,14 +153,14 @@ def _regroup(blocks: Iterator[Vectors], size: int) -> Iterator[Vectors]:
 
 def _merge(parts: list[Path], folder: Path) -> None:
     """Join the lists of the parts into one file; memory holds their codes, not the vectors."""
-    faiss = faiss_module()
+    faiss = import_faiss()
     index = faiss.read_index(str(folder / TRAINED))
     cells = faiss.extract_index_ivf(index)
     for path in parts:
         part = faiss.read_index(str(path))
         cells.merge_from(faiss.extract_index_ivf(part), 0)
     index.ntotal = cells.ntotal
-    with atomic(folder / LISTS) as temporary:
+    with write_atomically(folder / LISTS) as temporary:
         faiss.write_index(index, str(temporary))
 
 

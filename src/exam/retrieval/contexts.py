@@ -11,22 +11,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from exam.core.artifacts import Stage, load_stage, stages_differing_only_in
 from exam.core.errors import ExamError
-from exam.core.files import atomic, digest, read_object, write_json
-from exam.core.stage import Stage, finished, siblings
+from exam.core.files import digest, read_object, write_atomically, write_json
 from exam.data.schema import FEATURES
-from exam.data.tables import parquet_of
+from exam.data.tables import translate_parquet_errors
 from exam.metrics import Estimate, summarize
-from exam.retrieval.evaluation import Contexts, option_support, question_scores, words
-from exam.retrieval.idf import Rarity
+from exam.retrieval.evaluation import Contexts, option_support, question_scores
+from exam.retrieval.idf import DocumentFrequencies, split_words
 
 log = logging.getLogger(__name__)
 
 FILE = "contexts.parquet"
 QUESTIONS = "questions.parquet"
 SUPPORT = "support.json"
-RARITY = "rarity.json"
-EVALUATED = (QUESTIONS, SUPPORT, RARITY)
+IDF = "idf.json"
+EVALUATED = (QUESTIONS, SUPPORT, IDF)
 ROWS_AT_ONCE = 20_000
 NEEDED = ("question_id", "rank", "text")  # in every row
 SCHEMA = pa.schema(
@@ -62,13 +62,13 @@ class ContextSet:
             ExamError: the file is broken or of another form.
         """
         path = self.folder / FILE
-        with parquet_of(path):
+        with translate_parquet_errors(path):
             return Dataset(pq.read_table(path, schema=SCHEMA))
 
     @property
     def scores(self) -> dict[str, Estimate]:
         """Recall and support with 95 % intervals, where articles or answers are known."""
-        scores = self.stage.facts["scores"]
+        scores = self.stage.metadata["scores"]
         return {k: Estimate(v["n"], v["value"], *v["ci"]) for k, v in scores.items()}
 
 
@@ -94,11 +94,11 @@ def context_rows(
 def cached_contexts(stage: Stage, questions: Dataset) -> Contexts:
     """Return the passages of questions that stages with the same key have ranked already."""
     cached: Contexts = {}
-    for folder in siblings(stage, apart_from="questions"):
+    for folder in stages_differing_only_in(stage, entry="questions"):
         if len(cached) == len(questions):
             break
         try:
-            other = finished(folder)
+            other = load_stage(folder)
         except ExamError as error:
             log.warning("contexts: not reused: %s", str(error).splitlines()[0])
             continue
@@ -135,7 +135,7 @@ def fill_missing(
 def write_contexts(stage: Stage, ranked: Iterator[list[dict[str, Any]]]) -> None:
     """Write ranked passages, a block of rows at a time."""
     with (
-        atomic(stage.folder / FILE) as temporary,
+        write_atomically(stage.folder / FILE) as temporary,
         pq.ParquetWriter(temporary, SCHEMA) as writer,
     ):
         rows = chain.from_iterable(ranked)
@@ -151,7 +151,7 @@ def read_contexts(stage: Stage, top_k: int | None = None) -> Contexts:
     """
     path = stage.folder / FILE
     filters = None if top_k is None else [("rank", "<=", top_k)]
-    with parquet_of(path):
+    with translate_parquet_errors(path):
         table = pq.read_table(path, schema=SCHEMA, filters=filters)
         rows = table.to_pylist()
     if empty := [name for name in NEEDED if table[name].null_count]:
@@ -179,32 +179,40 @@ def read_support(stage: Stage, ids: list[str]) -> list[list[float]] | None:
     return [support[key] for key in ids]
 
 
-def read_rarity(stage: Stage) -> dict[str, float]:
+def read_idf(stage: Stage) -> dict[str, float]:
     """Return the inverse document frequency in the corpus of every word of the questions."""
-    idf: dict[str, float] = read_object(stage.folder / RARITY)
+    idf: dict[str, float] = read_object(stage.folder / IDF)
     return idf
 
 
 def read_questions(stage: Stage) -> Dataset:
     """Return the questions of the contexts."""
     path = stage.folder / QUESTIONS
-    with parquet_of(path):
+    with translate_parquet_errors(path):
         table = pq.read_table(path, schema=FEATURES.arrow_schema)
         return Dataset.from_dict(table.to_pydict(), features=FEATURES)
 
 
-def evaluate(stage: Stage, questions: Dataset, rarity: Rarity | None) -> dict[str, Any]:
+def evaluate(
+    stage: Stage, questions: Dataset, frequencies: DocumentFrequencies | None
+) -> dict[str, Any]:
     """Write the files that evaluation reads (EVALUATED); return the scores.
 
     Words weigh by inverse document frequency in the corpus, or equally without one. Scores need
     known answers or articles.
     """
     rows = questions.to_list()
-    vocabulary = {w for q in rows for text in [q["prompt"], *q["options"]] for w in words(text)}
-    idf = dict.fromkeys(sorted(vocabulary), 1.0) if rarity is None else rarity.of(vocabulary)
-    with atomic(stage.folder / QUESTIONS) as temporary:
+    vocabulary = {
+        w for q in rows for text in [q["prompt"], *q["options"]] for w in split_words(text)
+    }
+    idf = (
+        dict.fromkeys(sorted(vocabulary), 1.0)
+        if frequencies is None
+        else frequencies.idf(vocabulary)
+    )
+    with write_atomically(stage.folder / QUESTIONS) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
-    write_json(stage.folder / RARITY, idf)
+    write_json(stage.folder / IDF, idf)
     contexts = read_contexts(stage)
     support = option_support(questions, contexts, idf) if contexts else []
     by_question = dict(zip(questions["id"], support, strict=bool(contexts)))

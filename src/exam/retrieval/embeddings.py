@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from exam.core.artifacts import FORMAT, KEY
 from exam.core.errors import ExamError
-from exam.core.files import atomic, digest, write_json
+from exam.core.files import digest, write_atomically, write_json
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.vectors import Vectors
 
@@ -86,7 +86,10 @@ class Embeddings:
         }
         path = self.folder / f"{_name(keys)}.arrow"
         table = pa.table(columns, metadata={SUM: sha256(vectors.data).hexdigest()})
-        with atomic(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+        with (
+            write_atomically(path) as temporary,
+            pa.ipc.new_file(str(temporary), table.schema) as writer,
+        ):
             writer.write_table(table)
         self._include([path])
 

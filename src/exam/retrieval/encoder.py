@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from exam.config import Checkpoint, Dtype, Encoder
 from exam.core.checkpoints import (
+    check_new_weights,
     checkpoint_fingerprint,
+    count_embeddings,
     dropout_fields,
+    max_input_tokens,
     resolve_checkpoint,
     translate_load_errors,
 )
-from exam.core.loading import check_new_weights, embedding_rows, longest_input
-from exam.core.logging import progress
-from exam.core.precision import dtype_here
+from exam.core.logging import progress_bar
+from exam.core.precision import resolve_dtype
 from exam.retrieval.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class SentenceEncoder:
     @cached_property
     def dtype(self) -> Dtype:
         """The number format of weights and activations on this machine."""
-        return dtype_here(self.config.dtype, "encoder.dtype")
+        return resolve_dtype(self.config.dtype, "encoder.dtype")
 
     @cached_property
     def model(self) -> "SentenceTransformer":
@@ -76,8 +78,8 @@ class SentenceEncoder:
         vectors = np.zeros((len(distinct), self.model.get_embedding_dimension() or 0), np.float32)
         multiple = width_multiple(self.config.max_length)
         lengths = -(-self._lengths(distinct) // multiple) * multiple
-        with progress("encoded", len(distinct), "texts") as bar:
-            for batch in batches(lengths, self.config.batch_tokens):
+        with progress_bar("encoded", len(distinct), "texts") as bar:
+            for batch in batches(lengths, self.config.max_tokens_per_batch):
                 vectors[batch] = self.model.encode(
                     [distinct[i] for i in batch],
                     batch_size=len(batch),
@@ -105,7 +107,7 @@ def inspect_encoder(config: Encoder) -> None:
     Raises:
         ExamError: its files cannot be read, or do not agree, or it reads fewer tokens.
     """
-    dtype_here(config.dtype, "encoder.dtype")
+    resolve_dtype(config.dtype, "encoder.dtype")
     model = _load(config, {"device_map": "meta"})
     inspect_network(config.checkpoint, model, config.max_length, of_head=True)
 
@@ -141,13 +143,13 @@ def inspect_network(checkpoint: Checkpoint, model: Any, max_length: int, *, of_h
     folder = resolve_checkpoint(checkpoint)
     root = next((p for p in folder.glob("0_*") if (p / "config.json").is_file()), folder)
     check_complete(model.tokenizer, root)
-    check_vocabulary(model.tokenizer, embedding_rows(network))
+    check_vocabulary(model.tokenizer, count_embeddings(network))
     with translate_load_errors(checkpoint):
         _, info = type(network).from_pretrained(
             root, config=network.config, device_map="meta", output_loading_info=True
         )
     check_new_weights(checkpoint, network, info, of_head=of_head)
-    longest_input(network, max_length, f"{checkpoint.group}.max_length")
+    max_input_tokens(network, max_length, f"{checkpoint.group}.max_length")
 
 
 def width_multiple(max_length: int) -> int:

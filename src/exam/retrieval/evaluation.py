@@ -5,38 +5,18 @@ occur in the question's best passages (up to 450 words). Words of the prompt do 
 question is *supported* if the support of its right option is above .6.
 """
 
-import re
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from exam.core.logging import watched
+from exam.core.logging import track
 from exam.metrics import Floats, recall_at_k
+from exam.retrieval.idf import split_words, take_words
 
-WORD_BUDGET = 450
-SUPPORTED = 0.6
+SUPPORT_THRESHOLD = 0.6
 DEPTHS = (1, 3, 5, 10, 20, 50)
 Contexts = dict[str, list[dict[str, Any]]]
-
-
-def words(text: str) -> list[str]:
-    """Split a text into lower-cased alphanumeric tokens."""
-    return re.findall(r"[^\W_]+", text.lower())
-
-
-def within_budget(passages: Iterable[dict[str, Any]], budget: int = WORD_BUDGET) -> list[list[str]]:
-    """Return the words of the best passages that fit the budget; of the first in any case."""
-    taken: list[list[str]] = []
-    left = budget
-    for passage in passages:
-        more = words(passage["text"])
-        if taken and len(more) > left:
-            break
-        taken.append(more[:left])
-        left -= len(more)
-    return taken
 
 
 def option_support(
@@ -44,15 +24,15 @@ def option_support(
 ) -> list[list[float]]:
     """Return the support of every option; 1 for an option whose words all occur in the prompt."""
     result = []
-    for question in watched(questions.to_list(), "support", len(questions), "questions"):
-        passages = set().union(*within_budget(contexts.get(question["id"], [])))
-        prompt = set(words(question["prompt"]))
+    for question in track(questions.to_list(), "support", len(questions), "questions"):
+        passages = set().union(*take_words(contexts.get(question["id"], [])))
+        prompt = set(split_words(question["prompt"]))
         result.append([_support(option, prompt, passages, idf) for option in question["options"]])
     return result
 
 
 def _support(option: str, prompt: set[str], passages: set[str], idf: dict[str, float]) -> float:
-    new = [w for w in dict.fromkeys(words(option)) if w not in prompt]
+    new = [w for w in dict.fromkeys(split_words(option)) if w not in prompt]
     total = sum(idf[w] for w in new)
     return sum(idf[w] for w in new if w in passages) / total if total > 0 else 1.0
 
@@ -62,7 +42,9 @@ def passage_support(
 ) -> float:
     """Return the support of the right option by one passage."""
     right = question["options"][question["label"]]
-    return _support(right, set(words(question["prompt"])), set(words(passage["text"])), idf)
+    return _support(
+        right, set(split_words(question["prompt"])), set(split_words(passage["text"])), idf
+    )
 
 
 def question_scores(
@@ -81,7 +63,7 @@ def question_scores(
     labels = questions["label"][:]
     right = [s[label] for label, s in zip(labels, support, strict=True) if label is not None]
     if right:
-        scores["supported"] = (np.array(right) > SUPPORTED).astype(np.float64)
+        scores["supported"] = (np.array(right) > SUPPORT_THRESHOLD).astype(np.float64)
     return scores
 
 

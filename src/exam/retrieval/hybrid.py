@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exam.config import Fusion
-from exam.retrieval.evaluation import words
+from exam.retrieval.idf import split_words
 
 DUPLICATE = 0.8  # Jaccard index of two passages' words from which they are near duplicates
 Row = dict[str, Any]
@@ -45,7 +45,7 @@ def fuse(
         for row, share in zip(ranking, shares[number], strict=True)
     ]
     for _, number, row, share in sorted(entries, key=lambda entry: entry[:2]):
-        row_words = set(words(row["text"]))
+        row_words = set(split_words(row["text"]))
         candidate = next((c for c in candidates if c.is_duplicate(row["text"], row_words)), None)
         if candidate is None:
             candidate = Candidate(row, row_words, {})

@@ -1,69 +1,90 @@
-"""Count in how many articles of a corpus each word occurs: document frequencies."""
+"""Words, and their document frequencies: in how many articles of a corpus each one occurs."""
 
 import logging
+import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from exam.core.artifacts import open_stage
-from exam.core.files import atomic
-from exam.core.logging import watched
-from exam.core.stage import Stage
-from exam.data.articles import CorpusFile, iter_articles
-from exam.retrieval.evaluation import words
+from exam.core.artifacts import Stage, open_stage
+from exam.core.files import write_atomically
+from exam.core.logging import track
+from exam.data.corpus import CorpusFile, iter_articles
 
 FILE = "words.parquet"
-SAMPLE = 200_000  # articles counted at most, evenly spread
+SAMPLE = 200_000  # articles to count at most, evenly spaced
 SCHEMA = pa.schema(
     {
         "word": pa.string(),  # in lower case
         "articles": pa.int64(),  # number of articles that contain it
     }
 )
+WORD_BUDGET = 450
+
+
+def split_words(text: str) -> list[str]:
+    """Split a text into lower-cased alphanumeric tokens."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def take_words(passages: Iterable[dict[str, Any]], budget: int = WORD_BUDGET) -> list[list[str]]:
+    """Return the words of the best passages that fit the budget, and always some of the first."""
+    taken: list[list[str]] = []
+    left = budget
+    for passage in passages:
+        words = split_words(passage["text"])
+        if taken and len(words) > left:
+            break
+        taken.append(words[:left])
+        left -= len(words)
+    return taken
 
 
 @dataclass(frozen=True)
-class Rarity:
-    """How many articles of a corpus hold each of its words."""
+class DocumentFrequencies:
+    """The number of articles of a corpus that contain each word."""
 
     stage: Stage
 
-    def of(self, vocabulary: set[str]) -> dict[str, float]:
+    def idf(self, vocabulary: set[str]) -> dict[str, float]:
         """Return the inverse document frequency, log(N / (1 + df)), of each word."""
         is_known = pc.field("word").isin(sorted(vocabulary))
         columns = pq.read_table(self.stage.folder / FILE, filters=is_known).to_pydict()
         frequency = dict(zip(columns["word"], columns["articles"], strict=True))
-        n = self.stage.facts["articles"]
+        n = self.stage.metadata["articles"]
         return {
             word: float(np.log(n / (1 + frequency.get(word, 0)))) for word in sorted(vocabulary)
         }
 
 
-def build_rarity(searched: Stage, files: list[CorpusFile], name: str, outputs: Path) -> Rarity:
+def build_document_frequencies(
+    source: Stage, files: list[CorpusFile], name: str, outputs: Path
+) -> DocumentFrequencies:
     """Count the words of every article, or of an even sample of 200,000.
 
-    `searched` is the index or passage table of the corpus that the files hold.
+    `source` is the index or passage table of the corpus that the files hold.
     """
-    key = {"corpus": searched.key["corpus"], "sample": SAMPLE}
+    key = {"corpus": source.key["corpus"], "sample": SAMPLE}
     with open_stage(outputs, "words", name, key, log_level=logging.DEBUG) as stage:
         if not stage.reused:
+            total = source.metadata["articles"]
             stream = chain.from_iterable(map(iter_articles, files))
+            articles = track(stream, "words", total, "articles")
+            step = -(-total // SAMPLE)
             frequency: Counter[str] = Counter()
-            articles = 0
-            total = searched.facts["articles"]
-            seen = watched(stream, "words", total, "articles")
-            for article in islice(seen, 0, None, -(-total // SAMPLE)):
-                frequency.update(set(words(f"{article.title} {article.text}")))
-                articles += 1
+            for article in islice(articles, 0, None, step):
+                frequency.update(set(split_words(f"{article.title} {article.text}")))
             columns = {"word": list(frequency), "articles": list(frequency.values())}
             table = pa.table(columns, schema=SCHEMA)
-            with atomic(stage.folder / FILE) as temporary:
+            with write_atomically(stage.folder / FILE) as temporary:
                 pq.write_table(table, temporary)
-            stage.finish([FILE], articles=articles, words=len(table))
-    return Rarity(stage)
+            stage.finish([FILE], articles=-(-total // step), words=len(table))
+    return DocumentFrequencies(stage)

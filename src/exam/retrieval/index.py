@@ -18,22 +18,22 @@ import pyarrow.parquet as pq
 
 from exam.config import Corpus, Index
 from exam.core import distributed
-from exam.core.artifacts import shared_stage
+from exam.core.artifacts import Stage, load_stage, shared_stage
 from exam.core.errors import ExamError
 from exam.core.estimates import FP32, check_disk
-from exam.core.files import atomic, is_sealed, sealed
-from exam.core.logging import log_progress, progress
-from exam.core.stage import Stage, finished
-from exam.data.articles import (
+from exam.core.files import checksum_matches, write_atomically, write_with_checksum
+from exam.core.logging import log_progress, progress_bar
+from exam.data.corpus import (
     Article,
     CorpusFile,
     check_unique_ids,
+    corpus_files,
+    corpus_key,
     count_articles,
     get_articles,
     iter_articles,
     title_and_first_sentence,
 )
-from exam.data.corpus import corpus_files, corpus_key
 from exam.data.sentences import splitter
 from exam.retrieval.building import build_vectors, cleanup_partial_build
 from exam.retrieval.chunking import PassageTable
@@ -77,12 +77,12 @@ class ArticleIndex:
         """Return the rows of the `k` nearest articles, shape `(queries, k)`, best first."""
         return self.vectors.search(queries, k)[1]
 
-    def near(self, row: int, k: int) -> list[int]:
+    def find_neighbors(self, row: int, k: int) -> list[int]:
         """Return the rows of the `k` articles nearest to another, best first."""
         vector = self.vectors.vectors_at(np.array([row]))
         return [int(r) for r in self.search(vector, k + 1)[0] if r != row][:k]
 
-    def fetch(self, rows: list[int]) -> Iterator[tuple[int, Article]]:
+    def get_articles(self, rows: list[int]) -> Iterator[tuple[int, Article]]:
         """Yield the articles at ascending rows, read one corpus file at a time."""
         chosen = self.table.take(pa.array(rows, pa.int64()))
         by_file: dict[int, dict[int, str]] = {}
@@ -111,7 +111,7 @@ class PassageIndex:
 
 def open_vectors(stage: Stage) -> VectorIndex:
     """Open the vectors of a finished index."""
-    return VectorIndex(stage.folder, IndexSpec(**stage.facts["plan"]))
+    return VectorIndex(stage.folder, IndexSpec(**stage.metadata["plan"]))
 
 
 def build_index(
@@ -171,7 +171,7 @@ def _build(
             if source.total is not None and distributed.rank() == 0:
                 _check_room(stage.folder, source.total, encoder, index)
             number = _encode_shards(stage.folder, source, index.shard_size, encoder)
-            distributed.wait()
+            distributed.barrier()
         if distributed.rank() == 0:
             if not stage.reused:
                 files, facts = _assemble(stage.folder, index, number)
@@ -179,7 +179,7 @@ def _build(
             for shard in stage.folder.glob("shard-*.parquet"):
                 shard.unlink(missing_ok=True)
             cleanup_partial_build(stage.folder)
-    return stage if distributed.rank() == 0 else finished(stage.folder)
+    return stage if distributed.rank() == 0 else load_stage(stage.folder)
 
 
 def _shard_path(folder: Path, size: int, number: int) -> Path:
@@ -190,16 +190,18 @@ def _shard_path(folder: Path, size: int, number: int) -> Path:
 def _encode_shards(folder: Path, source: Source, size: int, encoder: SentenceEncoder) -> int:
     """Encode the missing shards of this process; return the number of all shards."""
     number = 0
-    with progress("index", source.total, "texts") as bar:
+    with progress_bar("index", source.total, "texts") as bar:
         while rows := list(islice(source.stream, size)):
             path = _shard_path(folder, size, number)
             number += 1
-            if number % distributed.world_size() == distributed.rank() and not is_sealed(path):
+            if number % distributed.world_size() == distributed.rank() and not checksum_matches(
+                path
+            ):
                 table, texts = source.to_shard(rows)
                 vectors = encoder.passages(texts)
                 column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
                 table = table.append_column("vector", column)
-                with sealed(path) as temporary:
+                with write_with_checksum(path) as temporary:
                     pq.write_table(table, temporary, compression="none", use_dictionary=False)
                 done = (number - 1) * size + len(texts)
                 log_progress(log, "index: encoded %d texts", done)
@@ -249,6 +251,6 @@ def _assemble(folder: Path, index: Index, number: int) -> tuple[list[str], dict[
 
 def _write_articles(shards: list[Path], path: Path) -> None:
     """Write the rows of the shards without their vectors."""
-    with atomic(path) as temporary, pq.ParquetWriter(temporary, ARTICLE) as writer:
+    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, ARTICLE) as writer:
         for shard in shards:
             writer.write_table(pq.read_table(shard, columns=ARTICLE.names))

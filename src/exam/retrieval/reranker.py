@@ -18,9 +18,9 @@ from exam.core.checkpoints import (
     translate_load_errors,
 )
 from exam.core.errors import ExamError, spell_command
-from exam.core.files import digest, is_sealed, sealed
-from exam.core.logging import draws_bars, log_progress
-from exam.core.precision import dtype_here
+from exam.core.files import checksum_matches, digest, write_with_checksum
+from exam.core.logging import log_progress, show_progress
+from exam.core.precision import resolve_dtype
 from exam.metrics import Floats
 from exam.retrieval.chunking import passage_text
 from exam.retrieval.encoder import inspect_network, width_multiple
@@ -46,7 +46,7 @@ class PairScorer:
     @cached_property
     def dtype(self) -> Dtype:
         """The number format of weights and activations on this machine."""
-        return dtype_here(self.config.dtype, "reranker.dtype")
+        return resolve_dtype(self.config.dtype, "reranker.dtype")
 
     @cached_property
     def model(self) -> "CrossEncoder":
@@ -59,7 +59,7 @@ class PairScorer:
         config = self.config
         return {
             "checkpoint": checkpoint_fingerprint(config.checkpoint),
-            "depth": config.depth,
+            "depth": config.top_k,
             "max_length": config.max_length,
             "query": config.query.value,
             "weight": config.weight,
@@ -74,7 +74,7 @@ class PairScorer:
             list(pairs),
             batch_size=self.config.batch_size,
             activation_fn=Identity(),
-            show_progress_bar=draws_bars(),
+            show_progress_bar=show_progress(),
             processing_kwargs={
                 "text": {"pad_to_multiple_of": width_multiple(self.config.max_length)}
             },
@@ -112,7 +112,7 @@ def inspect_reranker(config: Reranker, *, trained: bool = True) -> None:
             "Give a cross-encoder, or train one from it: "
             f"{spell_command('train')} task=reranker reranker.ckpt={config.ckpt}"
         )
-    dtype_here(config.dtype, "reranker.dtype")
+    resolve_dtype(config.dtype, "reranker.dtype")
     model = _cross_encoder(config, {"device_map": "meta"})
     inspect_network(checkpoint, model, config.max_length, of_head=not trained)
 
@@ -163,7 +163,7 @@ def rerank(
     """
     config = scorer.config
     inputs = [
-        (query_texts(question, config.query), contexts.get(question["id"], [])[: config.depth])
+        (query_texts(question, config.query), contexts.get(question["id"], [])[: config.top_k])
         for question in questions.to_list()
     ]
     pairs = dict.fromkeys(
@@ -203,9 +203,9 @@ def _score(pairs: list[Pair], scorer: PairScorer, work: Path) -> Floats:
     for start in range(0, len(pairs), PAIRS_PER_SHARD):
         shard = pairs[start : start + PAIRS_PER_SHARD]
         path = work / f"scores-{digest(shard)[:16]}.npy"
-        if not is_sealed(path):
+        if not checksum_matches(path):
             scores = scorer.scores(shard)
-            with sealed(path) as temporary, temporary.open("wb") as file:
+            with write_with_checksum(path) as temporary, temporary.open("wb") as file:
                 np.save(file, scores, allow_pickle=False)
             cut = count_cut(shard, scorer.model, scorer.config.max_length)
             log_progress(

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 from datasets import Dataset
 
 from exam.config import (
+    Chunking,
     Corpus,
     Encoder,
     Index,
-    Passages,
     Reranker,
     RetrieverKind,
     Retrieving,
@@ -25,10 +25,9 @@ from exam.config import (
     plain,
 )
 from exam.config import Retriever as RetrieverConfig
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
-from exam.core.logging import watched
-from exam.core.stage import Stage
+from exam.core.logging import track
 from exam.data.questions import questions_digest
 from exam.retrieval.chunking import PassageTable, build_passages
 from exam.retrieval.contexts import (
@@ -44,7 +43,7 @@ from exam.retrieval.contexts import (
 from exam.retrieval.embeddings import Embeddings
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.hybrid import fuse
-from exam.retrieval.idf import Rarity, build_rarity
+from exam.retrieval.idf import DocumentFrequencies, build_document_frequencies
 from exam.retrieval.index import ArticleIndex, PassageIndex, build_index, build_passage_index
 from exam.retrieval.queries import Parts, join_parts, merge_hits, query_parts
 from exam.retrieval.reranker import PairScorer, rerank
@@ -67,7 +66,7 @@ class Retrieval:
 
     corpus: Corpus
     encoder: Encoder
-    passages: Passages
+    passages: Chunking
     retriever: RetrieverConfig
     index: Index
     outputs: Path
@@ -76,12 +75,12 @@ class Retrieval:
     used: list[Stage] = field(default_factory=list, init=False)  # BM25 indexes and contexts
 
     @classmethod
-    def of(cls, config: Retrieving) -> "Retrieval":
+    def from_config(cls, config: Retrieving) -> "Retrieval":
         """Return the retrieval of a command's configuration."""
         return cls(
             config.corpus,
             config.encoder,
-            config.passages,
+            config.chunking,
             config.retriever,
             config.index,
             Path(config.outputs),
@@ -121,10 +120,12 @@ class Retrieval:
         )
 
     @cached_property
-    def rarity(self) -> Rarity:
+    def document_frequencies(self) -> DocumentFrequencies:
         """The document frequencies of the corpus's words, counted if missing."""
         opened = self.article_index if "article_index" in vars(self) else self.passage_table
-        return build_rarity(opened.stage, opened.files, self.corpus.name, self.outputs)
+        return build_document_frequencies(
+            opened.stage, opened.files, self.corpus.name, self.outputs
+        )
 
     def build(self, *, generates: bool) -> None:
         """Build the indexes of the retriever and, if it `generates`, of the question generator.
@@ -138,11 +139,11 @@ class Retrieval:
     @property
     def stages(self) -> list[Stage]:
         """The stages of the indexes opened so far."""
-        opened = ("article_index", "passage_table", "passage_index", "rarity")
+        opened = ("article_index", "passage_table", "passage_index", "document_frequencies")
         return [getattr(self, name).stage for name in opened if name in vars(self)]
 
     @property
-    def opened(self) -> list[Stage]:
+    def opened_stages(self) -> list[Stage]:
         """`stages`, BM25 indexes, and every stage of contexts, those of a hybrid's members too."""
         return [*self.stages, *self.used]
 
@@ -168,7 +169,7 @@ class Retrieval:
         with open_stage(outputs, "contexts", label, key, resume) as stage:
             self.used.append(stage)
             # Opened for reused contexts too: a bundle carries every opened stage.
-            rarity = self.rarity if retriever.searches else None
+            frequencies = self.document_frequencies if retriever.searches else None
             if not stage.reused:
                 reuses = retriever.searches and resume != "never"
                 ranked = fill_missing(
@@ -176,8 +177,8 @@ class Retrieval:
                     cached_contexts(stage, questions) if reuses else {},
                     lambda missing: retriever.rank(missing, inputs, stage.folder),
                 )
-                write_contexts(stage, watched(ranked, "ranked", len(questions), "questions"))
-                scores = evaluate(stage, questions, rarity)
+                write_contexts(stage, track(ranked, "ranked", len(questions), "questions"))
+                scores = evaluate(stage, questions, frequencies)
                 stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
             for shard in stage.folder.glob("scores-*.npy"):
                 shard.unlink(missing_ok=True)
@@ -246,7 +247,7 @@ class _Provided(_NoRetriever):
         lacking = questions["context"][:].count(None)
         if lacking == len(questions):
             raise ExamError(
-                "retriever=given reads the context of each question, but none has one.\n"
+                "retriever=provided reads the context of each question, but none has one.\n"
                 "Map its column with data.columns.context=<name>, or choose another retriever."
             )
         if lacking:
@@ -282,7 +283,7 @@ class _PassageRetriever(Retriever):
         raise NotImplementedError
 
     def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
-        rows, depth = questions.to_list(), self.config.depth
+        rows, depth = questions.to_list(), self.config.top_k
         queries = [query_parts(question, self.config.query) for question in rows]
         hits = self.search(list(chain.from_iterable(queries)), SPARE * depth)
         for question, parts in zip(rows, queries, strict=True):
@@ -349,7 +350,7 @@ class _Hybrid(Retriever):
         weights = [config.weights.get(member, 1.0) for member in config.members]
         for key in questions["id"]:
             rankings = [ranking.get(key, []) for ranking in contexts]
-            yield fuse(rankings, weights, config.fusion, config.rrf_k, config.depth)
+            yield fuse(rankings, weights, config.fusion, config.rrf_k, config.top_k)
 
 
 class _Reranked(Retriever):
@@ -372,7 +373,7 @@ class _Reranked(Retriever):
 
 RETRIEVERS: dict[RetrieverKind, type[Retriever]] = {
     RetrieverKind.none: _NoRetriever,
-    RetrieverKind.given: _Provided,
+    RetrieverKind.provided: _Provided,
     RetrieverKind.two_stage: _TwoStage,
     RetrieverKind.bm25: _BM25,
     RetrieverKind.tfidf: _TfIdf,

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exam.config import Search
-from exam.core.artifacts import open_stage
-from exam.core.stage import Stage
+from exam.core.artifacts import Stage, open_stage
 from exam.retrieval.chunking import PassageTable
 from exam.retrieval.queries import Parts
 

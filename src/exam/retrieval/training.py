@@ -66,14 +66,14 @@ class RankingEvaluator(BaseEvaluator):
         self,
         questions: Dataset,
         contexts: Contexts,
-        rarity: dict[str, float],
+        idf: dict[str, float],
         query: Query,
         weight: float,
         scorer: Scorer,
     ) -> None:
         """Store the inputs of every evaluation; `scorer` holds the model in training."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.questions, self.contexts, self.rarity = questions, contexts, rarity
+        self.questions, self.contexts, self.idf = questions, contexts, idf
         self.query, self.weight, self.scorer = query, weight, scorer
 
     def __call__(self, model: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -95,7 +95,7 @@ class RankingEvaluator(BaseEvaluator):
             key: reorder(self.contexts.get(key, []), new, weight)
             for key, new in zip(self.questions["id"], scores, strict=True)
         }
-        support = option_support(self.questions, ranked, self.rarity)
+        support = option_support(self.questions, ranked, self.idf)
         scored = question_scores(self.questions, ranked, support)
         right = [s[label] for s, label in zip(support, self.questions["label"], strict=True)]
         figures = {METRIC: float(np.mean(right))}
@@ -106,7 +106,7 @@ class RankingEvaluator(BaseEvaluator):
 
 
 def tune(
-    config: Train, split: Split, contexts: Contexts, rarity: dict[str, float], folder: Path
+    config: Train, split: Split, contexts: Contexts, idf: dict[str, float], folder: Path
 ) -> dict[str, Any]:
     """Train the reranker or the encoder, and save it below `folder`.
 
@@ -114,13 +114,15 @@ def tune(
     """
     set_seed(config.seed)  # a new head starts from random weights
     query = config.reranker.query if config.task is Task.reranker else config.retriever.query
-    examples = mine_pairs(split.train, contexts, rarity, config.pairs, query, config.seed)
-    depth = config.reranker.depth if config.task is Task.reranker else config.pairs.last
+    examples = mine_pairs(split.train, contexts, idf, config.training_pairs, query, config.seed)
+    depth = (
+        config.reranker.top_k if config.task is Task.reranker else config.training_pairs.max_rank
+    )
     best = {key: passages[:depth] for key, passages in contexts.items()}
     prepare = _reranker if config.task is Task.reranker else _encoder
     model, scorer, build_trainer = prepare(config, examples, folder)
     weight = config.reranker.weight if config.task is Task.reranker else 1.0
-    evaluator = RankingEvaluator(split.dev, best, rarity, query, weight, scorer)
+    evaluator = RankingEvaluator(split.dev, best, idf, query, weight, scorer)
     trainer = build_trainer(evaluator if len(split.dev) else None)
     add_callbacks(trainer)
     figures = fit(trainer)
@@ -144,7 +146,7 @@ def _reranker(config: Train, examples: list[Example], folder: Path) -> Tuned:
     """Prepare the training of the cross-encoder."""
     scorer = PairScorer(replace(config.reranker, dtype=Dtype.float32))
     model = scorer.model
-    lists = config.pairs.loss is PairLoss.lambda_loss
+    lists = config.training_pairs.loss is PairLoss.lambda_loss
     loss = LambdaLoss(model) if lists else BinaryCrossEntropyLoss(model)
     arguments = build_training_arguments(
         RerankerArguments,
@@ -184,7 +186,7 @@ def _encoder(config: Train, examples: list[Example], folder: Path) -> Tuned:
         return SentenceTransformerTrainer(
             model=model,
             args=arguments,
-            train_dataset=_triplets(examples, settings, config.pairs.negatives),
+            train_dataset=_triplets(examples, settings, config.training_pairs.num_negatives),
             loss=MultipleNegativesRankingLoss(model),
             evaluator=evaluator,
         )

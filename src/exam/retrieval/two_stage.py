@@ -17,9 +17,9 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from exam.config import Query, Search
-from exam.core.files import digest, is_sealed, sealed
+from exam.core.files import checksum_matches, digest, write_with_checksum
 from exam.core.logging import log_progress
-from exam.data.articles import Article
+from exam.data.corpus import Article
 from exam.data.sentences import sentence_offsets
 from exam.retrieval.contexts import context_rows
 from exam.retrieval.embeddings import (
@@ -31,7 +31,7 @@ from exam.retrieval.embeddings import (
     key_column,
     keys_of,
 )
-from exam.retrieval.evaluation import words
+from exam.retrieval.idf import split_words
 from exam.retrieval.index import ArticleIndex
 from exam.retrieval.queries import query_texts
 from exam.retrieval.vectors import Rows, Vectors
@@ -73,7 +73,7 @@ def two_stage(
             _sentences_of(article_rows, articles),
             keys,
             sentences,
-            search.encode_at_most,
+            search.prefilter_k,
         )
         for question, articles in zip(questions.to_list(), nearest, strict=True)
     ]
@@ -82,7 +82,7 @@ def two_stage(
     queries = _queries(questions, search.query, embeddings)
     for start in range(0, len(questions), QUESTIONS_AT_ONCE):
         block = range(start, min(start + QUESTIONS_AT_ONCE, len(questions)))
-        ranked = [_rank(candidates[i], queries[i], keys, embeddings, search.depth) for i in block]
+        ranked = [_rank(candidates[i], queries[i], keys, embeddings, search.top_k) for i in block]
         yield from _passages(questions["id"][block.start : block.stop], ranked, sentences, index)
     for path in work.glob(SENTENCES.format("*")):
         path.unlink()
@@ -120,9 +120,12 @@ def _split(
     """
     path = work / SENTENCES.format(digest(articles.tolist())[:16])
     prefix = embeddings.encoder.config.passage_prefix
-    if not is_sealed(path):
-        stream = index.fetch(articles.tolist())
-        with sealed(path) as temporary, pa.ipc.new_file(str(temporary), SENTENCE) as writer:
+    if not checksum_matches(path):
+        stream = index.get_articles(articles.tolist())
+        with (
+            write_with_checksum(path) as temporary,
+            pa.ipc.new_file(str(temporary), SENTENCE) as writer,
+        ):
             while block := list(islice(stream, ARTICLES_AT_ONCE)):
                 writer.write(_sentences(block, search.min_sentence_chars, prefix))
     with pa.memory_map(str(path)) as source:
@@ -162,8 +165,10 @@ def prefilter(
     rows = rows[_first_positions(keys[rows])]  # equal texts once
     if k is None or len(rows) <= k:
         return rows, np.empty(0, np.int64), np.empty(0, np.float32)
-    terms = {word for text in (question["prompt"], *question["options"]) for word in words(text)}
-    tokens = [words(text) for text in sentences["text"].take(rows).to_pylist()]
+    terms = {
+        word for text in (question["prompt"], *question["options"]) for word in split_words(text)
+    }
+    tokens = [split_words(text) for text in sentences["text"].take(rows).to_pylist()]
     shared = [terms.intersection(sentence) for sentence in tokens]
     frequency = Counter(chain.from_iterable(shared))
     weight = {word: float(np.log((1 + len(rows)) / n)) for word, n in frequency.items()}

@@ -1,6 +1,6 @@
 """Search vectors with faiss: exactly, in blocks, or by quantized inverted lists on disk.
 
-`exact` stores float32 vectors in one memory-mapped file. `low_ram` stores one bit a dimension
+`exact` stores float32 vectors in one memory-mapped file. `low_memory` stores one bit a dimension
 (RaBitQ, Gao and Long 2024, on residuals of k-means cells, after a random rotation) in lists that
 are mapped from disk, and half-precision vectors, of which a search reads only the candidates
 that it ranks again.
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exam.core.errors import ExamError, spell_command
-from exam.retrieval.recipes import IndexSpec, faiss_module
+from exam.retrieval.recipes import IndexSpec, import_faiss
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -80,12 +80,12 @@ class VectorIndex:
     @cached_property
     def _lists(self) -> Any:
         """The faiss index, its lists mapped."""
-        faiss = faiss_module()
+        faiss = import_faiss()
         return faiss.read_index(str(self.folder / LISTS), faiss.IO_FLAG_MMAP)
 
     def _candidates(self, queries: Vectors, k: int) -> Rows:
         """Return the rows of the nearest codes, at least `k` a query."""
-        faiss = faiss_module()
+        faiss = import_faiss()
         count = min(max(self.spec.refine, k), self.spec.vectors)
         for probe in (self.spec.probe, self.spec.lists):  # all, where some lists hold too few
             inner = faiss.IVFRaBitQSearchParameters(nprobe=probe)
@@ -111,7 +111,7 @@ class VectorIndex:
 
 def exact_search(queries: Vectors, blocks: Iterable[Vectors], k: int) -> tuple[Vectors, Rows]:
     """Return scores and rows of the `k` nearest vectors of a stream, searched on all GPUs."""
-    inner_product = faiss_module().METRIC_INNER_PRODUCT
+    inner_product = import_faiss().METRIC_INNER_PRODUCT
     from faiss.contrib.exhaustive_search import knn_ground_truth
 
     scores, rows = knn_ground_truth(queries, blocks, k, inner_product, shard=True)

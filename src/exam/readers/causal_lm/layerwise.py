@@ -17,8 +17,8 @@ from torch import nn
 
 from exam.core.errors import ExamError
 from exam.core.files import read_object
-from exam.core.logging import progress
-from exam.core.security import leads_out
+from exam.core.logging import progress_bar
+from exam.core.security import escapes_directory
 from exam.readers.causal_lm.scoring import Batch, Hidden, Tensor, hidden_states, logits_of
 from exam.readers.causal_lm.states import States
 
@@ -50,8 +50,9 @@ class Layerwise:
 
         if getattr(config, "quantization_config", None) is not None:
             raise ExamError(
-                "The checkpoint is quantized, and model.execution=layerwise reads weights as they "
-                "are.\nChoose model.execution=memory, or a checkpoint that is not."
+                "The checkpoint is quantized, and model.weights_location=layerwise reads weights "
+                "as they "
+                "are.\nChoose model.weights_location=memory, or a checkpoint that is not."
             )
         factory: Any = AutoModelForCausalLM
         with init_empty_weights(include_buffers=False):
@@ -60,7 +61,7 @@ class Layerwise:
         if not all(hasattr(base, name) for name in ("embed_tokens", "layers", "norm")):
             raise ExamError(
                 f"A {config.model_type} model does not name its layers as this execution needs "
-                "(embed_tokens, layers, norm).\nChoose model.execution=offload."
+                "(embed_tokens, layers, norm).\nChoose model.weights_location=offload."
             )
         self.base, self.dtype, self.device = base, dtype, device
         self._check_family(config)
@@ -78,7 +79,7 @@ class Layerwise:
         if not torch.equal(found, states):
             raise ExamError(
                 f"A {config.model_type} model changes the embeddings outside of its layers, which "
-                "this execution does not follow.\nChoose model.execution=offload."
+                "this execution does not follow.\nChoose model.weights_location=offload."
             )
 
     # Weights.
@@ -121,7 +122,7 @@ class Layerwise:
         if missing:
             raise ExamError(
                 f"The checkpoint has no tensor {missing[0]}: it names its weights otherwise than "
-                "the library does.\nChoose model.execution=offload."
+                "the library does.\nChoose model.weights_location=offload."
             )
         return wanted
 
@@ -157,7 +158,7 @@ class Layerwise:
                 return [reader.submit(self._read, layer, held[place % 2]) for layer in own]
 
             waiting = ahead(first)
-            with progress("layers", len(layers), "layers") as bar:
+            with progress_bar("layers", len(layers), "layers") as bar:
                 bar.update(first)
                 for place in range(first, len(layers)):
                     weights = waiting.pop().result()
@@ -255,7 +256,7 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     if (folder / INDEX).is_file():
         found = read_object(folder / INDEX, "weight_map")["weight_map"]
         for file in found.values() if isinstance(found, dict) else [found]:
-            named = isinstance(file, str) and not leads_out(file)
+            named = isinstance(file, str) and not escapes_directory(file)
             if not named or Path(file).suffix != ".safetensors" or not (folder / file).is_file():
                 raise ExamError(f"{folder / INDEX} names {file!r}, which is no file beside it.")
         return {name: folder / file for name, file in found.items()}

@@ -15,12 +15,16 @@ from transformers import (
     set_seed,
 )
 
-from exam.config import Dtype, Execution, Model
-from exam.core.checkpoints import resolve_checkpoint, translate_load_errors
+from exam.config import Dtype, Model, WeightsLocation
+from exam.core.checkpoints import (
+    check_new_weights,
+    count_embeddings,
+    resolve_checkpoint,
+    translate_load_errors,
+)
 from exam.core.devices import compute_device
 from exam.core.errors import ExamError
-from exam.core.loading import check_new_weights, embedding_rows
-from exam.core.precision import half_here
+from exam.core.precision import default_half_dtype
 from exam.core.tokenization import check_vocabulary, load_tokenizer
 from exam.data.schema import LETTERS
 from exam.readers.causal_lm.layerwise import Layerwise
@@ -28,7 +32,7 @@ from exam.readers.causal_lm.prompts import TEMPLATES, Prompter
 from exam.readers.causal_lm.scoring import InMemory, Runner
 from exam.readers.multiple_choice.heads import set_padding
 from exam.readers.multiple_choice.model import small_architecture, tiny_tokenizer
-from exam.readers.quantization import weights_in
+from exam.readers.quantization import dtype_kwargs
 
 DECODERS = ("ForCausalLM", "GPT2LMHeadModel")
 
@@ -40,7 +44,7 @@ def inspect_decoder(config: Model) -> tuple[Any, PreTrainedTokenizerBase]:
         ExamError: the checkpoint cannot be loaded, or is not a decoder, or its files do not agree.
     """
     folder = resolve_checkpoint(config.required_checkpoint)
-    weights_in(config, half_here())
+    dtype_kwargs(config, default_half_dtype())
     architecture, tokenizer = _architecture(config, folder), _tokenizer(config, folder)
     set_padding(tokenizer, architecture)
     if _form(config, folder):  # the library reads a GGUF only as a whole
@@ -49,7 +53,7 @@ def inspect_decoder(config: Model) -> tuple[Any, PreTrainedTokenizerBase]:
             model = factory.from_config(architecture)
     else:
         model = _weights(config, folder, architecture, {"device_map": "meta"})
-    check_vocabulary(tokenizer, embedding_rows(model))
+    check_vocabulary(tokenizer, count_embeddings(model))
     return model, tokenizer
 
 
@@ -72,7 +76,7 @@ def load_whole(config: Model, otherwise: Dtype) -> tuple[Any, PreTrainedTokenize
     folder = resolve_checkpoint(config.required_checkpoint)
     architecture, tokenizer = _architecture(config, folder), _tokenizer(config, folder)
     set_padding(tokenizer, architecture)
-    return _weights(config, folder, architecture, weights_in(config, otherwise)), tokenizer
+    return _weights(config, folder, architecture, dtype_kwargs(config, otherwise)), tokenizer
 
 
 def random_decoder(
@@ -101,9 +105,9 @@ def window(config: Model, architecture: Any, *, training: bool) -> int:
 
 def _form(config: Model, folder: Path) -> dict[str, Any]:
     """The GGUF file of a checkpoint that is one; a run that was trained from it has none."""
-    if config.gguf is None or not (folder / config.gguf).is_file():
+    if config.gguf_file is None or not (folder / config.gguf_file).is_file():
         return {}
-    return {"gguf_file": config.gguf}
+    return {"gguf_file": config.gguf_file}
 
 
 def _tokenizer(config: Model, folder: Path) -> PreTrainedTokenizerBase:
@@ -136,14 +140,14 @@ def _no_decoder(what: str, architecture: Any) -> ExamError:
 
 
 def _runner(config: Model, folder: Path, architecture: Any, work: Path) -> Runner:
-    weights = weights_in(config, half_here())
+    weights = dtype_kwargs(config, default_half_dtype())
     device = compute_device()
-    memory = round(config.memory_gib * 2**30)
-    if config.execution is Execution.layerwise:
+    memory = round(config.max_memory_gib * 2**30)
+    if config.weights_location is WeightsLocation.layerwise:
         own = weights["dtype"], device, work / "states", memory
         with translate_load_errors(config.required_checkpoint):
             return Layerwise(folder, architecture, *own)
-    if config.execution is Execution.offload:
+    if config.weights_location is WeightsLocation.offload:
         weights |= {
             "device_map": "auto",
             "offload_folder": str(work / "offload"),

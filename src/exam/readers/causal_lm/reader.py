@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import MultipleChoiceModelOutput
 
 from exam.config import Context, Dtype, Model
+from exam.core.artifacts import Stage
 from exam.core.checkpoints import resolve_checkpoint
-from exam.core.stage import Stage
 from exam.data.schema import LETTERS
 from exam.readers.causal_lm.load import load_whole, random_decoder, window
 from exam.readers.causal_lm.prompts import Prompter

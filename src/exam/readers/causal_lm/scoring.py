@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy, linear
 
 from exam.config import Scoring
-from exam.core.logging import progress
+from exam.core.logging import progress_bar
 from exam.data.schema import LETTERS
 from exam.metrics import Floats
 from exam.readers.causal_lm.prompts import Asked, Prompter
@@ -147,7 +147,7 @@ def option_scores(
     found = np.full((len(asked), max(one.options for one in asked)), -np.inf)
     words = {Scoring.letters: LETTERS[: found.shape[1]], Scoring.yes_no: ("yes", "no")}
     tokens = prompter.single(words.get(prompter.scoring, ()))
-    with progress("scored", len(asked), "questions") as bar:
+    with progress_bar("scored", len(asked), "questions") as bar:
         for batch, hidden in zip(batches, runner.run(batches), strict=True):
             bar.update(len(batch.rows))
             options = asked[batch.rows[0]].options

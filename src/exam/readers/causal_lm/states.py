@@ -3,13 +3,12 @@
 import logging
 import time
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
 from safetensors.torch import load_file, save
 
 from exam.core.errors import ExamError
-from exam.core.files import atomic, digest, file_digest, read_json, write_json
+from exam.core.files import checksum_matches, digest, read_object, write_json, write_with_checksum
 from exam.readers.causal_lm.scoring import Batch, Tensor
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,6 @@ class States:
             [dtype, *([b.rows, b.prefix.tolist(), b.endings.tolist()] for b in batches)]
         )
         folder.mkdir(parents=True, exist_ok=True)
-        self.digests: dict[str, str] = {}  # of the files that were written
         self.layer = self._noted()
         if self.layer is not None:
             log.info("layers: going on behind layer %d", self.layer)
@@ -50,12 +48,12 @@ class States:
         if not (self.folder / STATE).is_file():
             return None
         try:
-            noted = read_json(self.folder / STATE)
-            layer, files = int(noted["layer"]), noted["files"]
+            noted = read_object(self.folder / STATE, "key", "layer")
+            layer = int(noted["layer"])
             paths = [self._path(number, layer) for number in range(self.number)]
-            if noted["key"] == self.key and all(files[p.name] == file_digest(p) for p in paths):
+            if noted["key"] == self.key and all(map(checksum_matches, paths)):
                 return layer
-        except (ExamError, LookupError, TypeError, ValueError, OSError):
+        except (ExamError, TypeError, ValueError):
             pass
         log.warning("layers: %s holds no whole states of these questions", self.folder)
         return None
@@ -82,15 +80,12 @@ class States:
             for number, states in self.held.items():
                 self._save(number, layer, states)
             self.time = time.monotonic()
-        files = {n: d for n, d in self.digests.items() if n.startswith(f"states-{layer:03d}-")}
-        write_json(self.folder / STATE, {"key": self.key, "layer": layer, "files": files})
-        self.digests = files
+        write_json(self.folder / STATE, {"key": self.key, "layer": layer})
         for path in self.folder.glob("states-*.safetensors"):
             if not path.name.startswith(f"states-{layer:03d}-"):
                 path.unlink()
 
     def _save(self, number: int, layer: int, states: dict[str, Tensor]) -> None:
         data = save({name: value.contiguous() for name, value in states.items()})
-        with atomic(self._path(number, layer)) as temporary:
+        with write_with_checksum(self._path(number, layer)) as temporary:
             temporary.write_bytes(data)
-        self.digests[self._path(number, layer).name] = sha256(data).hexdigest()

@@ -14,13 +14,12 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from exam.config import Order, plain
-from exam.core.artifacts import open_stage
+from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
-from exam.core.files import atomic
-from exam.core.stage import Stage
+from exam.core.files import write_atomically
 from exam.core.tokenization import prefix_space, token_ids, tokenizer_digest, unknown_id
 from exam.data.questions import questions_digest
-from exam.data.schema import in_order
+from exam.data.schema import permute_options
 from exam.readers.lexical import OVERLAP_FEATURES, overlap_features
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
@@ -323,10 +322,10 @@ def load_features(
                     for row, options in zip(measured, questions["options"], strict=True)
                 ]
                 features = features.add_column("evidence", rows, feature=EVIDENCE["evidence"])
-            with atomic(path) as temporary:
+            with write_atomically(path) as temporary:
                 features.to_parquet(temporary)
             stage.finish([FILE], questions=len(features), **asdict(stats))
-    tokens = TokenCounts(**stage.facts["tokens"])
+    tokens = TokenCounts(**stage.metadata["tokens"])
     tokens.warn("features")
     kind = Features({**FEATURES, **EVIDENCE}) if reading.evidence else FEATURES
     return Dataset.from_dict(pq.read_table(path).to_pydict(), features=kind), tokens
@@ -342,7 +341,7 @@ def shuffle_options(questions: Dataset, seed: int) -> Dataset:
     def permuted(question: dict[str, Any]) -> dict[str, Any]:
         order = list(range(len(question["options"])))
         Random(f"{seed}:{question['id']}").shuffle(order)
-        changed = in_order(question, order)
+        changed = permute_options(question, order)
         if TARGETS in question:
             changed[TARGETS] = [question[TARGETS][i] for i in order]
         return changed

@@ -22,12 +22,13 @@ from transformers import (
 
 from exam.config import FLASH, Dtype, Model, Packing
 from exam.core.checkpoints import (
+    check_new_weights,
+    count_embeddings,
     dropout_fields,
     resolve_checkpoint,
     translate_load_errors,
 )
 from exam.core.errors import ExamError
-from exam.core.loading import check_new_weights, embedding_rows
 from exam.core.tokenization import check_vocabulary, load_tokenizer
 from exam.readers.lexical import OVERLAP_FEATURES
 from exam.readers.multiple_choice.attention import load_flash_attention, use_disentangled_attention
@@ -39,7 +40,7 @@ from exam.readers.multiple_choice.heads import (
     with_extra_scores,
 )
 from exam.readers.multiple_choice.packing import compute_dtype, make_packed_class
-from exam.readers.quantization import weights_in
+from exam.readers.quantization import dtype_kwargs
 from exam.readers.tuning import adapters_base, with_adapters
 
 log = logging.getLogger(__name__)
@@ -75,9 +76,9 @@ def inspect_reader(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     Raises:
         ExamError: the checkpoint does not load as configured, or its files contradict each other.
     """
-    weights_in(config, Dtype.float32)
+    dtype_kwargs(config, Dtype.float32)
     model, tokenizer, *_ = _load(config, device_map="meta")
-    check_vocabulary(tokenizer, embedding_rows(model))
+    check_vocabulary(tokenizer, count_embeddings(model))
     _head(model)
     return model, tokenizer
 
@@ -98,7 +99,7 @@ def load_reader(
         model = _select_class(config, random)(random)
         _prepare(model, tokenizer, config)
         return model, tokenizer
-    model, tokenizer, adapters, new = _load(config, **weights_in(config, Dtype.float32))
+    model, tokenizer, adapters, new = _load(config, **dtype_kwargs(config, Dtype.float32))
     if new:
         log.debug("reader: newly initialised: %s (not in the checkpoint)", ", ".join(new))
     _prepare(model, tokenizer, config)
@@ -164,8 +165,8 @@ def _select_class(config: Model, architecture: PreTrainedConfig) -> Any:
     """
     if config.attn_implementation == FLASH:
         load_flash_attention(architecture)
-    architecture.measures = len(OVERLAP_FEATURES) if config.evidence else 0
-    architecture.others = config.others
+    architecture.measures = len(OVERLAP_FEATURES) if config.overlap_features else 0
+    architecture.others = config.cross_option_bias
     plain: Any = MODEL_FOR_MULTIPLE_CHOICE_MAPPING.get(type(architecture), None)
     plain = plain or make_decoder_class(architecture)
     if plain is None and not config.trust_remote_code:
@@ -182,10 +183,10 @@ def _select_class(config: Model, architecture: PreTrainedConfig) -> Any:
             f"{config.name_or_path} was trained with model.packing={trained}: it lacks the pooler "
             f"that model.packing=none needs.\nSet model.packing={trained}."
         )
-    if plain is None and (config.evidence or config.others):
+    if plain is None and (config.overlap_features or config.cross_option_bias):
         raise ExamError(
-            "model.evidence and model.others need an architecture of transformers, and "
-            f"{architecture.model_type} is remote code.\nLeave them out."
+            "model.overlap_features and model.cross_option_bias need an architecture of "
+            f"transformers, and {architecture.model_type} is remote code.\nLeave them out."
         )
     return AutoModelForMultipleChoice if plain is None else with_extra_scores(plain, architecture)
 

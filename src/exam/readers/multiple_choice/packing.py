@@ -19,8 +19,8 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_p
 from transformers.models.mpnet.modeling_mpnet import MPNetLayer
 
 from exam.config import Packing
+from exam.core.checkpoints import POOLERS
 from exam.core.errors import ExamError
-from exam.core.loading import POOLERS
 from exam.readers.multiple_choice.attention import NAME
 from exam.readers.multiple_choice.heads import make_subclass
 

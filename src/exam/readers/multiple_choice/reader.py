@@ -17,11 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from exam.config import DEFAULT_K, Context, Layout, Model, Packing, Tuning
 from exam.core import distributed
-from exam.core.checkpoints import resolve_checkpoint
+from exam.core.artifacts import Stage
+from exam.core.checkpoints import max_input_tokens, resolve_checkpoint
 from exam.core.errors import ExamError
 from exam.core.estimates import step_mib
-from exam.core.loading import longest_input
-from exam.core.stage import Stage
 from exam.core.trainer import add_callbacks, fit
 from exam.metrics import Floats, count_ties
 from exam.readers.lexical import OVERLAP_FEATURES
@@ -82,7 +81,7 @@ class Reader:
     def prepare_for_training(self, features: Dataset, tuning: Tuning) -> "Reader":
         """Return the reader with the weights that `tuning` trains on `features`."""
         _check_sharding(self, tuning)
-        if self.config.evidence:
+        if self.config.overlap_features:
             _start_evidence(self.model, features)
         model = apply_tuning(self.model, tuning, self.config.name_or_path)
         if self.arguments.bf16 or self.arguments.fp16:
@@ -137,11 +136,11 @@ class Reader:
         reading = Reading(
             top_k=context.passages(training=training),
             max_length=max_length,
-            longest=longest_input(self.model, max_length),
+            longest=max_input_tokens(self.model, max_length),
             order=context.order,
-            evidence=self.config.evidence,
+            evidence=self.config.overlap_features,
         )
-        with distributed.leader_first():
+        with distributed.main_process_first():
             return load_features(name, questions, contexts, self.tokenizer, reading)
 
     def trainer(self, train: Dataset | None, dev: Dataset | None, options: int) -> ReaderTrainer:

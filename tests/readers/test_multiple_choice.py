@@ -1,0 +1,433 @@
+"""Features, collator, model, training: literal tensors and invariants."""
+
+import copy
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from helpers import kaggle_rows
+from tiny_encoders import CPU, TINY, as_questions, contexts_of, features_of, reader_in, texts
+
+from exam.config import Model, Order, Packing
+from exam.core.artifacts import MANIFEST, open_stage, write_manifest
+from exam.core.checkpoints import max_input_tokens
+from exam.core.errors import ExamError
+from exam.core.files import read_json, write_json
+from exam.core.tokenization import token_ids
+from exam.core.trainer import last_complete_checkpoint
+from exam.data.schema import FEATURES
+from exam.metrics import map_at_k
+from exam.readers.multiple_choice.collator import MultipleChoiceCollator
+from exam.readers.multiple_choice.features import (
+    Reading,
+    SpecialTokens,
+    build_features,
+    load_features,
+    shuffle_options,
+)
+from exam.readers.multiple_choice.model import inspect_reader, load_reader, tiny_tokenizer
+from exam.readers.multiple_choice.reader import Reader, predict, train
+from exam.readers.trainer import option_loss
+from exam.retrieval.contexts import FILE as CONTEXTS
+from exam.retrieval.contexts import SCHEMA, write_contexts
+
+
+@pytest.fixture(scope="module")
+def asked() -> Dataset:
+    return as_questions(kaggle_rows(24))
+
+
+CHOOSING = {
+    "num_train_epochs": 3,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "load_best_model_at_end": True,
+}
+
+
+# Features.
+
+
+def test_context_comes_first_and_only_it_is_cut(asked):
+    tokenizer = tiny_tokenizer(texts(asked))
+    passages = ["It lives in the river.", "The log is a place.", "It is number 1."]
+    first = [token_ids(tokenizer, [p])[0] for p in passages]
+    needed = max(
+        len(token_ids(tokenizer, [q["prompt"]])[0])
+        + max(map(len, token_ids(tokenizer, q["options"])))
+        for q in asked.select([0])
+    ) + tokenizer.num_special_tokens_to_add(pair=True)
+    room = len(first[0]) + 2
+    rows, stats = build_features(
+        asked.select([0]), contexts_of(asked, passages), tokenizer, needed + room, 512
+    )
+    assert rows[0]["context"] == first[0] + first[1][:2]
+    assert rows[0]["prompt"] == token_ids(tokenizer, [asked[0]["prompt"]])[0]
+    assert rows[0]["options"] == token_ids(tokenizer, asked[0]["options"])
+    left = len(first[1]) - 2 + len(first[2])
+    assert (stats.cut.questions, stats.cut.passages, stats.cut.tokens) == (1, 1, left)
+
+
+def test_question_longer_than_the_budget_loses_its_context_not_its_options(asked):
+    tokenizer = tiny_tokenizer(texts(asked))
+    rows, _ = build_features(asked, contexts_of(asked), tokenizer, max_length=5, longest=512)
+    assert rows[0]["context"] == []
+    assert rows[0]["options"] == token_ids(tokenizer, asked[0]["options"])
+
+
+def test_question_longer_than_the_model_is_refused(asked):
+    tokenizer = tiny_tokenizer(texts(asked))
+    with pytest.raises(ExamError) as caught:
+        build_features(asked, {}, tokenizer, max_length=8, longest=8)
+    assert str(caught.value).endswith(
+        "tokens, the model reads 8.\nOptions are never truncated: shorten the question, or choose "
+        "a model with more positions (model=deberta_base)."
+    )
+
+
+def test_special_tokens_in_a_text_stay_text(asked):
+    tokenizer = tiny_tokenizer(texts(asked))
+    forged = token_ids(tokenizer, ["the [SEP] river [CLS]"])[0]
+    assert not {tokenizer.sep_token_id, tokenizer.cls_token_id} & set(forged)
+
+
+def test_shuffled_options_keep_the_right_text_and_balance_the_letters():
+    asked = as_questions([{**r, "A": f"right {r['id']}", "answer": "A"} for r in kaggle_rows(100)])
+    shuffled = shuffle_options(asked, seed=1)
+    for before, after in zip(asked, shuffled, strict=True):
+        assert sorted(before["options"]) == sorted(after["options"])
+        assert after["options"][after["label"]] == f"right {after['id']}"
+    assert min(np.bincount(shuffled["label"], minlength=5)) >= 10
+    assert shuffle_options(asked, seed=1)["label"][:] == shuffled["label"][:]
+    assert shuffle_options(asked, seed=2)["label"][:] != shuffled["label"][:]
+
+
+# Collator.
+
+
+@pytest.fixture
+def small():
+    tokenizer = tiny_tokenizer(["a b c d e f g"])
+    ids = {c: tokenizer.convert_tokens_to_ids(c) for c in "abcdefg"}
+    return tokenizer, ids
+
+
+def test_collator_lays_out_literal_tensors(small):
+    tokenizer, i = small
+    row = {"context": [i["a"], i["b"]], "prompt": [i["c"]], "options": [[i["d"]], [i["e"], i["f"]]]}
+    before = copy.deepcopy(row)
+    batch = MultipleChoiceCollator(tokenizer, options=2)([{**row, "labels": 1}])
+    cls, sep, pad = 2, 3, 0
+    assert batch["input_ids"].tolist() == [
+        [
+            [cls, i["a"], i["b"], sep, i["c"], i["d"], sep, pad],
+            [cls, i["a"], i["b"], sep, i["c"], i["e"], i["f"], sep],
+        ]
+    ]
+    assert batch["attention_mask"].tolist() == [[[1] * 7 + [0], [1] * 8]]
+    assert batch["token_type_ids"].tolist() == [
+        [[0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 1, 1, 1, 1]]
+    ]
+    assert batch["labels"].tolist() == [1]
+    assert batch["option_mask"].tolist() == [[True, True]]
+    assert row == before
+
+
+def test_collator_without_labels_and_without_context(small):
+    tokenizer, i = small
+    row = {"context": [], "prompt": [i["c"]], "options": [[i["d"]], [i["e"]]], "labels": None}
+    batch = MultipleChoiceCollator(tokenizer, options=2)([row])
+    assert "labels" not in batch
+    assert batch["input_ids"].tolist() == [[[2, i["c"], i["d"], 3], [2, i["c"], i["e"], 3]]]
+
+
+def test_collator_pads_missing_options(small):
+    tokenizer, i = small
+    rows = [
+        {"context": [], "prompt": [i["c"]], "options": [[i["d"]], [i["e"]], [i["f"]]]},
+        {"context": [], "prompt": [i["c"]], "options": [[i["d"]], [i["e"]]]},
+    ]
+    batch = MultipleChoiceCollator(tokenizer, options=3)(rows)
+    assert batch["input_ids"].shape == (2, 3, 4)
+    assert batch["option_mask"].tolist() == [[True, True, True], [True, True, False]]
+
+
+def test_template_equals_the_tokenizer_own_pair(small):
+    tokenizer, i = small
+    built = SpecialTokens.of(tokenizer, pair=True).build([i["a"]], [i["b"], i["c"]])
+    assert built == dict(tokenizer("a", "b c", return_token_type_ids=True))
+
+
+# Model and loss.
+
+
+def test_loss_ignores_options_that_do_not_exist():
+    logits = torch.tensor([[1.0, 2.0, -torch.inf]])
+    two = torch.nn.functional.cross_entropy(logits[:, :2], torch.tensor([1]), label_smoothing=0.3)
+    assert option_loss(logits, torch.tensor([[0.0, 1.0, 0.0]]), 0.3).item() == pytest.approx(
+        two.item()
+    )
+
+
+def test_head_stays_fp32_under_autocast(tmp_path, asked):
+    reader = reader_in(tmp_path, asked)
+    batch = MultipleChoiceCollator(reader.tokenizer, 5)(features_of(reader, asked).to_list()[:2])
+    batch.pop("option_mask"), batch.pop("labels")
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert reader.model(**batch).logits.dtype == torch.float32
+
+
+def test_position_limits():
+    bert = {
+        "model_type": "bert",
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    model, _ = load_reader(Model(name="b", config={**bert, "intermediate_size": 16}), 0, ["a"])
+    assert max_input_tokens(model, 256) == 512
+    with pytest.raises(ExamError) as caught:
+        max_input_tokens(model, 600)
+    assert str(caught.value) == (
+        "model.max_length=600 is more than the 512 tokens this model reads.\n"
+        "Set model.max_length=512, or choose another model."
+    )
+    roberta = {**bert, "model_type": "roberta", "intermediate_size": 16, "pad_token_id": 1}
+    model, _ = load_reader(
+        Model(name="r", config={**roberta, "max_position_embeddings": 514}), 0, ["a"]
+    )
+    assert max_input_tokens(model, 512) == 512
+
+
+# Training.
+
+
+def test_training_moves_every_parameter(tmp_path, asked):
+    reader = reader_in(tmp_path, asked, num_train_epochs=1)
+    before = {n: p.detach().clone() for n, p in reader.model.named_parameters()}
+    features = features_of(reader, asked)
+    train(reader, features, features.select([]))
+    still = [n for n, p in reader.model.named_parameters() if torch.equal(before[n], p)]
+    assert still == []
+
+
+def first_step(tmp_path, asked, batch, accumulation):
+    """Loss and gradient norm that the Trainer logs for the first optimiser step."""
+    reader = reader_in(
+        tmp_path,
+        asked,
+        max_steps=1,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+    )
+    features = features_of(reader, asked)
+    trainer = reader.trainer(features, None, 5)
+    trainer.train()
+    log = trainer.state.log_history[0]
+    return log["loss"], log["grad_norm"]
+
+
+def test_accumulation_equals_a_larger_batch(tmp_path, asked):
+    whole = first_step(tmp_path / "a", asked, 8, 1)
+    parts = first_step(tmp_path / "b", asked, 1, 8)
+    assert whole == pytest.approx(parts, rel=1e-4)
+    assert whole[0] == pytest.approx(np.log(5), abs=0.05)  # not eight times that
+
+
+def test_predict_equals_evaluate_and_a_reloaded_model(tmp_path, asked):
+    reader = reader_in(tmp_path, asked, num_train_epochs=1, per_device_eval_batch_size=5)
+    features = features_of(reader, asked)
+    train(reader, features, features.select([]))
+    logits = predict(reader, features)
+    evaluated = reader.trainer(None, features, 5).evaluate()
+    assert evaluated["eval_map_at_3"] == map_at_k(logits, np.array(asked["label"]), 3)
+    reader.model.save_pretrained(tmp_path / "m")
+    reader.tokenizer.save_pretrained(tmp_path / "m")
+    saved = replace(reader.config, name_or_path=str(tmp_path / "m"))
+    again = Reader.load(saved, {**CPU, "per_device_eval_batch_size": 5}, tmp_path, seed=9)
+    weights = again.model.state_dict()
+    assert all(torch.equal(weights[name], own) for name, own in reader.model.state_dict().items())
+    # The last bit of a matrix product depends on where its weights lie in memory.
+    assert predict(again, features_of(again, asked)) == pytest.approx(logits, rel=0, abs=1e-8)
+
+
+def test_partly_answered_questions_are_predicted(tmp_path, asked):
+    reader = reader_in(tmp_path, asked, per_device_eval_batch_size=4)
+    rows = [{**q, "label": None if i > 7 else q["label"]} for i, q in enumerate(asked)]
+    part = predict(reader, features_of(reader, Dataset.from_list(rows, features=FEATURES)))
+    assert np.array_equal(part, predict(reader, features_of(reader, asked)))
+
+
+def test_a_diverged_reader_is_refused(tmp_path, asked):
+    reader = reader_in(tmp_path, asked)
+    with torch.no_grad():
+        reader.model.classifier.weight.fill_(torch.nan)
+    message = (
+        "The reader gave NaN for 24 of 24 questions.\n"
+        "Train again with a lower trainer.learning_rate, or without fp16."
+    )
+    with pytest.raises(ExamError) as caught:
+        predict(reader, features_of(reader, asked))
+    assert str(caught.value) == message
+
+
+def test_a_checkpoint_without_its_best_one_is_not_resumed(tmp_path, asked):
+    reader = reader_in(tmp_path, asked, **CHOOSING)
+    features = features_of(reader, asked)
+    train(reader, features.select(range(16)), features.select(range(16, 24)))
+    folder = tmp_path / "c"
+    newest = last_complete_checkpoint(folder)
+    state = read_json(newest / "trainer_state.json")
+    state["best_global_step"] = 1
+    write_json(newest / "trainer_state.json", state)
+    mark_whole(newest)
+    assert last_complete_checkpoint(folder) != newest
+
+
+def mark_whole(checkpoint):
+    files = [p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST]
+    write_manifest(checkpoint / MANIFEST, [str(p.relative_to(checkpoint)) for p in files])
+
+
+def test_training_does_not_go_on_in_another_number_of_processes(tmp_path, asked):
+    reader = reader_in(tmp_path, asked, max_steps=2, save_strategy="steps", save_steps=1)
+    features = features_of(reader, asked)
+    train(reader, features, features.select([]))
+    newest = tmp_path / "c" / "checkpoint-2"
+    for number in range(2):  # as two processes name them
+        shutil.copy(newest / "rng_state.pth", newest / f"rng_state_{number}.pth")
+    (newest / "rng_state.pth").unlink()
+    mark_whole(newest)
+    with pytest.raises(ExamError) as caught:
+        train(reader, features, features.select([]))
+    assert f"{newest} was written by 2 processes with batches of 8, and" in str(caught.value)
+    assert "1 process with batches of 8" in str(caught.value)
+    assert "resume=never" in str(caught.value)
+
+
+def test_predict_needs_no_labels_and_masks_missing_options(tmp_path, asked):
+    reader = reader_in(tmp_path, asked)
+    rows = [{**q, "label": None} for q in asked.select(range(3))]
+    rows[1]["options"] = rows[1]["options"][:3]
+    features = features_of(reader, Dataset.from_list(rows, features=FEATURES))
+    logits = predict(reader, features)
+    assert np.isinf(logits).tolist() == [[False] * 5, [False] * 3 + [True] * 2, [False] * 5]
+    whole = predict(reader, features_of(reader, asked.select(range(3))))
+    assert logits[1, :3] == pytest.approx(whole[1, :3], abs=1e-5)
+
+
+class Stop(Exception):
+    """Stands for a process that is killed."""
+
+
+def losses(trainer_state):
+    return [(h["step"], h["loss"]) for h in trainer_state if "loss" in h]
+
+
+def eight_steps(folder, asked):
+    """Training that saves every third step; its predictions and its state."""
+    dropout = {**TINY, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    steps = {
+        "max_steps": 8,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "per_device_train_batch_size": 4,
+    }
+    reader = reader_in(folder, asked, config=dropout, **steps)
+    features = features_of(reader, asked)
+    train(reader, features, features.select([]))
+    return predict(reader, features), read_json(folder / "trainer_state.json")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, asked):
+    return eight_steps(tmp_path_factory.mktemp("whole"), asked)
+
+
+@pytest.mark.parametrize("cut", ["between checkpoints", "within a checkpoint"])
+def test_resumed_training_equals_uninterrupted(tmp_path, asked, uninterrupted, cut, monkeypatch):
+    from transformers import Trainer
+
+    whole, state = uninterrupted
+    name = "training_step" if cut == "between checkpoints" else "_save_optimizer_and_scheduler"
+    real, calls = getattr(Trainer, name), []
+    limit = 5 if cut == "between checkpoints" else 2
+
+    def dying(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == limit:
+            raise Stop
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, name, dying)
+    with pytest.raises(Stop):
+        eight_steps(tmp_path / "cut", asked)
+    monkeypatch.setattr(Trainer, name, real)
+    assert last_complete_checkpoint(tmp_path / "cut" / "c").name == "checkpoint-3"
+    resumed, resumed_state = eight_steps(tmp_path / "cut", asked)
+    assert resumed_state["global_step"] == state["global_step"] == 8
+    assert losses(resumed_state["log_history"]) == losses(state["log_history"])
+    assert np.array_equal(resumed, whole)
+
+
+def test_best_checkpoint_is_chosen_on_the_dev_fold(tmp_path, asked):
+    reader = reader_in(tmp_path, asked, **CHOOSING)
+    features = features_of(reader, asked)
+    _, figures = train(reader, features.select(range(16)), features.select(range(16, 24)))
+    found = map_at_k(
+        predict(reader, features.select(range(16, 24))), np.array(asked["label"][16:24]), 3
+    )
+    assert figures["best"] == pytest.approx(found)
+
+
+# Features kept.
+
+
+def contexts_stage(outputs, asked, text):
+    with open_stage(outputs, "contexts", "c", {"text": text}) as stage:
+        if not stage.reused:
+            rows = [
+                [{**dict.fromkeys(SCHEMA.names), "question_id": key, "rank": 1, "text": text}]
+                for key in asked["id"]
+            ]
+            write_contexts(stage, iter(rows))
+            stage.finish([CONTEXTS])
+    return stage
+
+
+def test_features_are_kept_until_something_they_stand_on_changes(tmp_path, asked):
+    tokenizer = tiny_tokenizer(texts(asked))
+    stage = contexts_stage(tmp_path, asked, "It lives in the river.")
+
+    def features(contexts=stage, tokenizer=tokenizer, questions=asked, max_length=48):
+        reading = Reading(1, max_length, 512, Order.best_first)
+        found, _ = load_features("f", questions, contexts, tokenizer, reading)
+        folders = sorted(p.name for p in (tmp_path / "features").iterdir() if p.is_dir())
+        return found.to_list(), len(folders)
+
+    built, folders = features()
+    direct = build_features(
+        asked, contexts_of(asked, ["It lives in the river."]), tokenizer, 48, 512
+    )
+    assert built == direct[0].to_list()
+    assert folders == 1
+    assert features() == (built, 1)
+    other = contexts_stage(tmp_path, asked, "The log is a place.")
+    assert features(contexts=other)[1] == 2
+    assert features(tokenizer=tiny_tokenizer(texts(asked)[:9]))[1] == 3
+    assert features(questions=shuffle_options(asked, seed=3))[1] == 4
+    assert features(max_length=20)[1] == 5
+    assert features() == (built, 5)
+
+
+@pytest.mark.parametrize("packing", [Packing.none, Packing.options])
+def test_an_architecture_that_reads_no_options_is_refused_before_any_work(tmp_path, packing):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ExamError) as caught:
+        inspect_reader(Model(name="t", name_or_path=str(tmp_path), packing=packing))
+    assert f"{tmp_path} is a t5 model" in str(caught.value)
+    assert str(caught.value).endswith("such as model=deberta_base.")

@@ -1,0 +1,386 @@
+"""What of a reader is trained, how fast, and against what."""
+
+import resource
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import kaggle_rows
+from tiny_encoders import CPU, FAMILIES, as_questions, features_of, model_of, texts
+from torch import nn
+from transformers import AutoConfig, AutoModel, TrainerCallback, TrainingArguments
+
+from exam.config import Model, Packing, Tuning
+from exam.core.errors import ExamError
+from exam.core.estimates import step_mib
+from exam.core.trainer import fit, last_complete_checkpoint
+from exam.readers.multiple_choice.reader import Reader, predict, train
+from exam.readers.trainer import perturb_weights
+from exam.readers.tuning import count_parameters, layers_of, merge_adapters
+
+LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)
+AWP = Tuning(name="awp", awp_lr=0.1, awp_eps=None, awp_start_epoch=0.0)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return as_questions(kaggle_rows(12))
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory, asked):
+    """Folders of random models by family, as a checkpoint to start from."""
+
+    def folder(family, packing=Packing.options):
+        place = tmp_path_factory.getbasetemp() / f"base-{family}-{packing.value}"
+        if not place.is_dir():
+            made = Reader.load(model_of(family, packing), CPU, place / "c", 0, texts(asked))
+            made.save(place)
+        return str(place)
+
+    return folder
+
+
+def reader_of(tmp_path, asked, base, packing=Packing.options, **values):
+    config = Model(name="t", name_or_path=base, packing=packing)
+    return Reader.load(config, {**CPU, "max_steps": 2, **values}, tmp_path / "c", 0, texts(asked))
+
+
+def trained(reader, asked, tuning):
+    features = features_of(reader, asked)
+    reader = reader.prepare_for_training(features, tuning)
+    train(reader, features, features.select([]))
+    return reader, features
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+# Freezing.
+
+
+@pytest.mark.parametrize("family", ["bert", slow("modernbert"), "deberta", slow("mpnet")])
+def test_what_is_frozen_stays_and_the_rest_moves(tmp_path, asked, bases, family):
+    reader = reader_of(tmp_path, asked, bases(family))
+    before = weights(reader.model)
+    trained(reader, asked, Tuning(name="f", freeze_embeddings=True, freeze_layers=1))
+    still = {n for n, p in reader.model.named_parameters() if torch.equal(before[n], p)}
+    frozen = {n for n in before if ".embeddings." in n or ".layer.0." in n or ".layers.0." in n}
+    assert still - {"classifier.bias"} == frozen
+
+
+def test_a_share_of_the_layers_is_counted_and_said(tmp_path, asked, bases, caplog):
+    reader = reader_of(tmp_path, asked, bases("bert"))
+    with caplog.at_level("DEBUG"):
+        reader = reader.prepare_for_training(features_of(reader, asked), Tuning(freeze_layers=0.67))
+    layers = reader.model.base_model.encoder.layer
+    assert [all(p.requires_grad for p in layer.parameters()) for layer in layers] == [0, 0, 1]
+    found = count_parameters(reader.model)
+    per_layer = sum(p.numel() for p in layers[0].parameters())
+    assert found["all"] - found["trained"] == 2 * per_layer
+    said = f"train: {found['trained']:,} of {found['all']:,} parameters ({found['share']:.1%})"
+    assert said in caplog.messages
+
+
+def test_more_layers_than_there_are_cannot_be_frozen(tmp_path, asked, bases):
+    reader = reader_of(tmp_path, asked, bases("bert"))
+    with pytest.raises(ExamError) as caught:
+        reader.prepare_for_training(features_of(reader, asked), Tuning(freeze_layers=4))
+    assert str(caught.value) == (
+        "tuning.freeze_layers=4, but the model has 3 layers.\nSet at most 3, or a share below 1."
+    )
+
+
+# Learning rates.
+
+
+def test_layers_and_head_learn_at_their_own_rates(tmp_path, asked, bases):
+    reader = reader_of(tmp_path, asked, bases("deberta"), learning_rate=0.01)
+    tuning = Tuning(layer_decay=0.5, head_learning_rate=0.1)
+    features = features_of(reader, asked)
+    trainer = reader.prepare_for_training(features, tuning).trainer(features, None, 5)
+    optimizer = trainer.create_optimizer()
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    named = {name: rates[id(p)] for name, p in reader.model.named_parameters()}
+    assert len(named) == len(rates)
+    parts = {"encoder.layer.1.": 0.01, "encoder.layer.0.": 0.005, "classifier": 0.1}
+    parts |= {"embeddings": 0.0025, "encoder.LayerNorm": 0.0025}
+    for name, rate in named.items():
+        assert {r for part, r in parts.items() if part in name} == {rate}, name
+    decays = {g["weight_decay"] for g in optimizer.param_groups if g["lr"] == 0.01}
+    assert len(decays) == 1  # without weight decay both groups have the same
+
+
+# Adapters.
+
+
+@pytest.mark.parametrize(
+    ("family", "packing"),
+    [
+        ("bert", Packing.options),
+        ("deberta", Packing.none),
+        *(slow(f, Packing.options) for f in FAMILIES if f != "bert"),
+        slow("bert", Packing.none),
+    ],
+)
+def test_adapters_reload_and_merge_to_the_same_logits(tmp_path, asked, bases, family, packing):
+    base = bases(family, packing)
+    reader = reader_of(tmp_path, asked, base, packing, activation_checkpointing=True)
+    before = weights(reader.model)
+    reader, features = trained(reader, asked, LORA)
+    logits = predict(reader, features)
+    reader.save(tmp_path / "run" / "model")
+    saved = {p.name for p in (tmp_path / "run" / "model").iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "base.json"} <= saved
+    assert "model.safetensors" not in saved
+
+    again = reader_of(tmp_path / "again", asked, str(tmp_path / "run"), packing)
+    assert np.array_equal(predict(again, features), logits)
+    whole = replace(again, model=merge_adapters(again.model))
+    assert predict(whole, features) == pytest.approx(logits, abs=1e-4)
+    heads = [n for n in before if n.startswith(("classifier", "pooler", "head")) or ".pooler." in n]
+    after = weights(whole.model)
+    assert heads
+    assert any(not torch.equal(before[n], after[n]) for n in heads)
+
+
+def test_adapters_train_alone_and_count_themselves(tmp_path, asked, bases):
+    reader = reader_of(tmp_path, asked, bases("bert"))
+    before = weights(reader.model)
+    reader, _ = trained(reader, asked, replace(LORA, freeze_layers=2, lora_targets=["query"]))
+    learning = [n for n, p in reader.model.named_parameters() if p.requires_grad]
+    assert {n.split("bert.encoder.")[-1] for n in learning if "lora" in n} == {
+        "layer.2.attention.self.query.lora_A.default.weight",
+        "layer.2.attention.self.query.lora_B.default.weight",
+    }
+    size = 2 * 4 * 32 + 33  # two matrices of rank 4, and the head
+    assert count_parameters(reader.model)["trained"] == size
+    whole = weights(merge_adapters(reader.model))
+    moved = {n for n, p in whole.items() if not torch.equal(before[n], p)}
+    assert moved - {"classifier.bias"} == {
+        "bert.encoder.layer.2.attention.self.query.weight",
+        "classifier.weight",
+    }
+
+
+def test_adapters_of_a_random_model_are_saved_merged(tmp_path, asked):
+    reader = Reader.load(model_of("bert"), {**CPU, "max_steps": 2}, tmp_path / "c", 0, texts(asked))
+    reader, features = trained(reader, asked, LORA)
+    reader.save(tmp_path / "m")
+    again = reader_of(tmp_path, asked, str(tmp_path / "m"))
+    assert predict(again, features) == pytest.approx(predict(reader, features), abs=1e-4)
+
+
+def test_a_run_with_adapters_is_trained_further(tmp_path, asked, bases):
+    first, features = trained(reader_of(tmp_path, asked, bases("bert")), asked, LORA)
+    first.save(tmp_path / "run" / "model")
+    again = reader_of(tmp_path / "a", asked, str(tmp_path / "run"), learning_rate=0.0)
+    again, _ = trained(again, asked, LORA)
+    assert predict(again, features) == pytest.approx(predict(first, features), abs=1e-4)
+
+
+def test_adapters_of_another_base_are_refused(tmp_path, asked, bases):
+    base = tmp_path / "base"
+    Reader.load(model_of("bert"), CPU, tmp_path / "c", 0, texts(asked)).save(base)
+    trained(reader_of(tmp_path, asked, str(base)), asked, LORA)[0].save(tmp_path / "run" / "model")
+    Reader.load(model_of("bert"), CPU, tmp_path / "c", 1, texts(asked)).save(base)
+    with pytest.raises(ExamError) as caught:
+        reader_of(tmp_path, asked, str(tmp_path / "run"))
+    assert str(caught.value) == (
+        f"{tmp_path / 'run' / 'model'} holds adapters of {base}, which is missing or has changed "
+        "since.\nPut the same files there again, or train again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("targets", "named"), [(["query", "q_proj"], "q_proj"), (["nothing"], "nothing")]
+)
+def test_targets_that_match_nothing_are_named(tmp_path, asked, bases, targets, named):
+    reader = reader_of(tmp_path, asked, bases("bert"))
+    with pytest.raises(ExamError) as caught:
+        reader.prepare_for_training(features_of(reader, asked), replace(LORA, lora_targets=targets))
+    assert str(caught.value) == (
+        f"tuning.lora_targets={named} matches no module of the layers.\n"
+        "Choose from: dense, key, query, value."
+    )
+
+
+@pytest.mark.slow
+def test_accumulated_batches_are_the_whole_batch(tmp_path, asked, bases):
+    losses = []
+    for batch, steps in ((8, 1), (1, 8)):
+        reader = reader_of(
+            tmp_path / str(batch),
+            asked.select(range(8)),
+            bases("bert"),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=steps,
+            max_steps=3,
+        )
+        features = features_of(reader, asked.select(range(8)))
+        reader = reader.prepare_for_training(features, LORA)
+        trainer = reader.trainer(features, None, 5)
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+# Adversarial weight perturbation.
+
+
+def linear():
+    module = nn.Linear(3, 2)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[1.0, -2.0, 3.0], [0.0, 1.0, 1.0]]))
+    module(torch.ones(1, 3)).sum().backward()  # the gradient is one everywhere
+    return module
+
+
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_the_shift_has_its_length_whatever_the_gradients_scale(scale):
+    module = linear()
+    module.weight.grad *= scale
+    before = module.weight.detach().clone()
+    with perturb_weights(module, awp_lr=0.1, awp_eps=None):
+        shift = module.weight.detach() - before
+    assert shift.norm().item() == pytest.approx(0.1 * before.norm().item(), rel=1e-4)
+    assert (shift / shift[0, 0]).flatten().tolist() == pytest.approx([1.0] * 6)
+    assert torch.equal(module.weight, before)
+
+
+def test_no_value_moves_by_more_than_its_share():
+    module = linear()
+    before = module.weight.detach().clone()
+    with perturb_weights(module, awp_lr=10.0, awp_eps=0.01):
+        shift = (module.weight.detach() - before).flatten().tolist()
+    assert shift == pytest.approx([0.01, 0.02, 0.03, 0.0, 0.01, 0.01], rel=1e-4)
+
+
+def test_weights_are_restored_when_the_step_raises():
+    module = linear()
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    def step():
+        with perturb_weights(module, 0.1, None):
+            assert not torch.equal(module.weight, before["weight"])
+            assert torch.equal(module.bias, before["bias"])  # biases are left alone
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        step()
+    assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
+
+
+@pytest.mark.parametrize("tuning", [Tuning(), slow(LORA)], ids=["full", "lora"])
+def test_weight_perturbation_adds_its_gradient_from_its_epoch_on(tmp_path, asked, bases, tuning):
+    found = {}
+    awp = replace(tuning, awp_lr=0.1, awp_eps=None, awp_start_epoch=0.0)
+    for name, setting in {
+        "none": tuning,
+        "later": replace(awp, awp_start_epoch=99.0),
+        "now": awp,
+    }.items():
+        reader = reader_of(tmp_path / name, asked, bases("bert"))
+        reader, features = trained(reader, asked, setting)
+        found[name] = predict(reader, features)
+    assert np.array_equal(found["none"], found["later"])
+    assert not np.allclose(found["none"], found["now"], atol=1e-5)
+
+
+def test_weight_perturbation_changes_no_weight_that_is_not_trained(tmp_path, asked, bases):
+    reader = reader_of(tmp_path, asked, bases("bert"))
+    before = weights(reader.model)
+    trained(reader, asked, replace(AWP, freeze_layers=2))
+    layers = [n for n in before if ".layer.0." in n or ".layer.1." in n]
+    after = weights(reader.model)
+    assert layers
+    assert all(torch.equal(before[n], after[n]) for n in layers)
+
+
+@pytest.mark.parametrize(("sharded", "named"), [("deepspeed", "DeepSpeed"), ("fsdp", "FSDP")])
+def test_weight_perturbation_needs_whole_weights(tmp_path, asked, bases, sharded, named):
+    reader = reader_of(tmp_path, asked, bases("bert"))
+    arguments = SimpleNamespace(**{"deepspeed": None, "fsdp": None, sharded: "settings"})
+    with pytest.raises(ExamError) as caught:
+        replace(reader, arguments=arguments).prepare_for_training(features_of(reader, asked), AWP)
+    assert f"tuning.awp_lr shifts each weight by its gradient, and {named} splits" in str(
+        caught.value
+    )
+    assert "Set tuning.awp_lr=null" in str(caught.value)
+
+
+# A full disk.
+
+
+def test_a_full_disk_leaves_the_last_whole_checkpoint_usable(tmp_path, asked, bases):
+    whole, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+
+    class Fill(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+    reader = reader_of(tmp_path, asked, bases("bert"), **settings)
+    features = features_of(reader, asked)
+    trainer = reader.trainer(features, None, 5)
+    trainer.add_callback(Fill())
+    try:
+        with pytest.raises(ExamError) as caught:
+            fit(trainer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (whole, resource.RLIM_INFINITY))
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"A file below {tmp_path / 'c'} could not be written: ")
+    assert second.endswith("and run the same command again: it continues from what is finished.")
+    kept = last_complete_checkpoint(tmp_path / "c")
+    assert kept is not None
+    assert kept.name == "checkpoint-2"
+    again = reader_of(tmp_path, asked, bases("bert"), **settings)
+    _, resumed = train(again, features, features.select([]))
+    straight = reader_of(tmp_path / "other", asked, bases("bert"), **settings)
+    train(straight, features, features.select([]))
+    assert resumed["steps"] == 6
+    assert "train_loss" not in resumed  # it would be that of the last steps alone
+    assert np.array_equal(predict(again, features), predict(straight, features))
+
+
+# Memory.
+
+
+def test_memory_is_estimated_from_weights_and_tokens():
+    model = nn.Linear(1024, 1024, bias=False)  # 4 MiB
+    model.config = SimpleNamespace(num_hidden_layers=4, hidden_size=64, num_attention_heads=2)
+    adam = TrainingArguments(optim="adamw_torch", use_cpu=True).optim  # not a plain string
+    args = {"optim": adam, "bf16": True, "fp16": False, "gradient_checkpointing": False}
+    kept = 4096 * (34 * 64 + 5 * 2 * 128)  # bytes a layer keeps of 4,096 tokens
+
+    def mib(**changed):
+        return step_mib(model, SimpleNamespace(**{**args, **changed}), 4096, 128)
+
+    whole = {"weights": 4, "gradients": 4, "optimizer": 8, "activations": round(4 * kept / 2**20)}
+    assert mib() == whole
+    assert mib(optim="adamw_bnb_8bit") == {**whole, "optimizer": 2}
+    assert mib(bf16=False)["activations"] == round(8 * kept / 2**20)
+    once = kept + 2 * 4096 * 64 * 4  # a layer's at a time, and what enters each
+    assert mib(gradient_checkpointing=True)["activations"] == round(once / 2**20)
+    model.weight.requires_grad_(False)
+    assert mib() == {**whole, "gradients": 0, "optimizer": 0}
+
+
+def test_layers_under_another_name_are_refused():
+    with torch.device("meta"):
+        model = AutoModel.from_config(AutoConfig.for_model("albert"))
+    with pytest.raises(ExamError) as caught:
+        layers_of(model)
+    assert str(caught.value) == (
+        "tuning reads the layers of a model one by one, and a albert model has none under a known "
+        "name.\nChoose tuning=full without tuning.layer_decay."
+    )
