@@ -113,7 +113,7 @@ def decoders(size: str, device: str, work: Path) -> list[Case]:
     number, shared = QUESTIONS[size]
     ways: dict[str, dict[str, Any]] = {
         "in memory": {},
-        "layer by layer": {"execution": WeightsLocation.layerwise},
+        "layer by layer": {"weights_location": WeightsLocation.layerwise},
         "in 4 bits": {"load_in_4bit": True},
     }
     return [

@@ -145,8 +145,8 @@ def test_members_of_other_questions_options_or_answers_are_refused():
         "Question 'q2' has 2 options in a and 3 in b.\nGive predictions of the same questions.": (
             replace(OURS, logits=np.zeros((3, 3)))
         ),
-        "The right option of question 'q1' is C in a and B in b.\nThe options stand in another "
-        "order, or the answers differ: predict both from one file of questions.": (
+        "The right option of question 'q1' is C in a and B in b.\nThe order of the options "
+        "or the answers differ: predict both from one file of questions.": (
             replace(OURS, labels=[1, 0, None])
         ),
     }
