@@ -125,7 +125,7 @@ def compare_runs(folders: list[Path], target: Path, k: int | None = None) -> str
 
 
 def compare_context_folders(
-    folders: list[Path], fit_on: list[Path], target: Path | None, k: int
+    folders: list[Path], fit_on: list[Path], target: Path | None, k: int = DEFAULT_K
 ) -> str:
     """The first contexts against each of the others, by recall, support and reader-free MAP@k.
 
@@ -140,6 +140,7 @@ def compare_context_folders(
     stages, fits = ([load_stage(folder) for folder in group] for group in (folders, fit_on))
     _check_contexts(stages, fits)
     systems = [rank_contexts(stage, k, fit) for stage, fit in zip_longest(stages, fits)]
+    check_k(k, max(map(len, systems[0].questions["options"])))
     figures = compare_contexts(systems)
     if target is not None:
         figures["curves"] = trace_depth(systems)
