@@ -84,23 +84,17 @@ def test_without_other_questions_the_reader_is_cross_fitted(retrieved, tmp_path)
 @pytest.mark.parametrize(
     ("compared", "fit_on", "message"),
     [
-        (["valid-bm25", "train-bm25"], [],
-         "{valid-bm25} and {train-bm25} hold contexts of different questions.\n"
-         "Compare contexts of the same data."),
-        (["valid-bm25"], ["valid-tfidf"],
-         "{valid-tfidf} holds the questions that are compared.\n"
-         "Fit on others, or leave out --fit-on: the reader is then cross-fitted."),
-        (["valid-bm25", "valid-tfidf"], ["train-bm25"],
-         "--fit-on names 1 folders for 2 that are compared.\nGive one for each, in their order."),
+        (["valid-bm25", "train-bm25"], [], "{valid-bm25} and {train-bm25} .* different questions"),
+        (["valid-bm25"], ["valid-tfidf"], "{valid-tfidf} .*\n.* leave out --fit-on"),
+        (["valid-bm25", "valid-tfidf"], ["train-bm25"], "--fit-on names 1 folders for 2"),
     ],
-)  # fmt: skip
+)
 def test_contexts_that_do_not_compare_are_refused(retrieved, compared, fit_on, message):
     names = {n: contexts(retrieved, n) for n in ("valid-bm25", "valid-tfidf", "train-bm25")}
-    with pytest.raises(ExamError) as caught:
-        compare_context_folders([names[n] for n in compared], [names[n] for n in fit_on], None)
     for name, folder in names.items():
-        message = message.replace(f"{{{name}}}", str(folder))
-    assert str(caught.value) == message
+        message = message.replace(f"{{{name}}}", re.escape(str(folder)))
+    with pytest.raises(ExamError, match=message):
+        compare_context_folders([names[n] for n in compared], [names[n] for n in fit_on], None)
 
 
 def test_lexical_reader_trains_and_answers_like_any_other(place):

@@ -112,7 +112,7 @@ def test_charts_are_drawn_side_by_side_without_a_display(tmp_path):
     found = {name: {"reliability": bins, "ece": 0.1} for name in (HOSTILE, "b")}
     over = charts.line_chart("Recall", "", "passages", "recall", lines, log=True)
     sizes = []
-    for number, made in enumerate(([over], [over, charts.calibration_charts(found)], CHARTS[:1])):
+    for number, made in enumerate(([over], [over, charts.compare_calibration(found)], CHARTS[:1])):
         path = tmp_path / f"{number}.png"
         write_png(made, path)
         drawn = path.read_bytes()

@@ -48,7 +48,9 @@ def compare_jobs(jobs: list[Job]) -> str:
     made = _charts(rows, changing, metric)
     write_png(made[-1:], folder / plot)
     facts = [("jobs", str(len(rows))), ("changing", ", ".join(changing) or "nothing")]
-    write_page(folder / REPORT, Page(f"sweep {folder.name}", facts, found, made, own=None))
+    write_page(
+        folder / REPORT, Page(f"sweep {folder.name}", facts, found, made, highlight_row=None)
+    )
     files = (RESULTS, plot, REPORT)
     return "\n".join([format_table(found), *(str(folder / name) for name in files)])
 

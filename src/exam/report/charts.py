@@ -1,4 +1,4 @@
-"""Charts as Vega-Lite specifications; text and axes take the page's own colour."""
+"""Charts as Vega-Lite specifications, drawn in a page or as PNG files."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from exam.metrics import find_metric, metric_name, metric_title
 
 HEIGHT = 220  # in a page
 PNG_WIDTH, PNG_HEIGHT = 480, 320
-FIRST, SECOND = "#3b82c4", "#d9822b"  # told apart in both modes, and by the colour-blind
+FIRST, SECOND = "#3b82c4", "#d9822b"  # distinct in both modes, and for the colour-blind
 COLOURS = [FIRST, SECOND, "#4c9f70", "#a05195", "#b8a123", "#6c757d", "#c44e52", "#2a9d9d"]
 CURRENT = "currentColor"
 INK = "#333333"  # replaces the page's colour in a PNG
@@ -67,22 +67,22 @@ def learning_chart(history: list[dict[str, Any]], k: int) -> Chart | None:
 
 
 def calibration_chart(bins: list[dict[str, Any]], error: float) -> Chart:
-    """How often the first choice is right, over the probability it was given."""
+    """Draw the accuracy of the first choice over its probability."""
     data = [_interval(b["accuracy"], x=b["probability"], n=b["n"]) for b in bins]
     note = f"{ON_THE_DIAGONAL} Mean gap (ECE): {error:.3f}."
     return _chart("Calibration", note, _diagonal() + _points(data, "x:Q"))
 
 
-def calibration_charts(found: dict[str, dict[str, Any]]) -> Chart:
-    """The same of several readers (`reliability`, `ece`), a colour for each."""
+def compare_calibration(readers: dict[str, dict[str, Any]]) -> Chart:
+    """Draw the calibration of several readers (`reliability`, `ece`), a colour for each."""
     data = [
         _interval(
-            b["accuracy"], x=b["probability"], n=b["n"], name=f"{name} (ECE {own['ece']:.3f})"
+            b["accuracy"], x=b["probability"], n=b["n"], name=f"{name} (ECE {reader['ece']:.3f})"
         )
-        for name, own in found.items()
-        for b in own["reliability"]
+        for name, reader in readers.items()
+        for b in reader["reliability"]
     ]
-    points = _points(data, "x:Q", color=_named(len(found)))
+    points = _points(data, "x:Q", color=_named(len(readers)))
     return _chart("Calibration", ON_THE_DIAGONAL, _diagonal() + points)
 
 
@@ -95,7 +95,7 @@ def _diagonal() -> Any:
 
 
 def bar_by_group(title: str, note: str, label: str, points: list[Point]) -> Chart:
-    """A share with its interval for each of several named groups (`group`, `value`, `ci`, `n`)."""
+    """Draw a share with its interval for each group (`group`, `value`, `ci`, `n`)."""
     data = [_interval(p, x=f"{p['group']}", n=p["n"]) for p in points]
     return _chart(title, note, _points(data, alt.X("x:N", sort=None, title=label)))
 
@@ -103,8 +103,8 @@ def bar_by_group(title: str, note: str, label: str, points: list[Point]) -> Char
 def line_chart(
     title: str, note: str, label: str, unit: str, lines: dict[str, list[Point]], *, log: bool
 ) -> Chart:
-    """Means over a number (`at`, `value`, `ci`), a line for each name."""
-    data = [_interval(p, x=p["at"], name=name) for name, own in lines.items() for p in own]
+    """Draw means over a number (`at`, `value`, `ci`), a line for each name."""
+    data = [_interval(p, x=p["at"], name=name) for name, line in lines.items() for p in line]
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale()
     base = alt.Chart(_values(data)).encode(
         x=alt.X("x:Q", title=label, scale=scale),
@@ -139,7 +139,7 @@ def depth_charts(curves: dict[str, Any]) -> list[Chart]:
 
 
 def _named(number: int) -> Any:
-    """A colour for each name; the legend only where there are several."""
+    """Encode names as colours, with a legend if there are several."""
     legend = alt.Legend(orient="bottom", columns=1, labelLimit=440) if number > 1 else None
     scale = alt.Scale(range=COLOURS)
     return alt.Color("name:N", title=None, sort=None, scale=scale, legend=legend)
@@ -154,8 +154,8 @@ def _points(data: list[Point], x: Any, **more: Any) -> Any:
     return bars + dots
 
 
-def _interval(found: dict[str, Any], **more: Any) -> Point:
-    return {"value": found["value"], "low": found["ci"][0], "high": found["ci"][1], **more}
+def _interval(mean: dict[str, Any], **more: Any) -> Point:
+    return {"value": mean["value"], "low": mean["ci"][0], "high": mean["ci"][1], **more}
 
 
 def _rounded(name: str) -> Any:
@@ -172,7 +172,7 @@ def _values(rows: list[Point]) -> Any:
 
 
 def _chart(title: str, note: str, chart: Any, height: int = HEIGHT) -> Chart:
-    """A specification that is as wide as its place, with an axis' colours from the page."""
+    """Return a specification as wide as its container, in the colours of the page."""
     axis = {
         "labelColor": CURRENT,
         "titleColor": CURRENT,
@@ -183,14 +183,14 @@ def _chart(title: str, note: str, chart: Any, height: int = HEIGHT) -> Chart:
         "labelLimit": 170,
     }
     legend = {"labelColor": CURRENT, "titleColor": CURRENT}
-    shown = (
+    styled = (
         chart.properties(width="container", height=height, background="transparent")
         .configure_view(strokeOpacity=0)
         .configure_axis(**axis)
         .configure_axisX(labelAngle=0)
         .configure_legend(**legend)
     )
-    return {"title": title, "note": note, "spec": shown.to_dict()}
+    return {"title": title, "note": note, "spec": styled.to_dict()}
 
 
 def write_png(charts: list[Chart], path: Path) -> None:
@@ -198,20 +198,20 @@ def write_png(charts: list[Chart], path: Path) -> None:
     import vl_convert
 
     first = charts[0]["spec"]
-    whole = {
+    row = {
         "$schema": first["$schema"],
         "background": "white",
         "config": first["config"],
         "hconcat": [_panel(chart) for chart in charts],
     }
-    text = json.dumps(whole).replace(f'"{CURRENT}"', f'"{INK}"')
+    text = json.dumps(row).replace(f'"{CURRENT}"', f'"{INK}"')
     with write_atomically(path) as temporary:
         temporary.write_bytes(vl_convert.vegalite_to_png(text, ppi=150, allowed_base_urls=[]))
 
 
 def _panel(chart: Chart) -> Chart:
-    """A chart's own part of a specification, in a size of its own."""
-    apart = ("$schema", "background", "config", "width", "height")
-    own = {name: value for name, value in chart["spec"].items() if name not in apart}
+    """Return one chart of a row, without the settings that the row has for all."""
+    shared = ("$schema", "background", "config", "width", "height")
+    spec = {name: value for name, value in chart["spec"].items() if name not in shared}
     title = {"text": chart["title"], "subtitle": chart["note"], "anchor": "start"}
-    return {"title": title, "width": PNG_WIDTH, "height": PNG_HEIGHT, **own}
+    return {"title": title, "width": PNG_WIDTH, "height": PNG_HEIGHT, **spec}

@@ -1,4 +1,4 @@
-"""`exam compare A B …`: runs, or contexts, of the same questions, paired."""
+"""`exam compare A B …`: compare runs, or contexts, in pairs on the same questions."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from exam.evaluation.retrieval import (
 )
 from exam.metrics import find_metric
 from exam.report import charts
-from exam.report.charts import calibration_charts, write_png
+from exam.report.charts import compare_calibration, write_png
 from exam.report.page import Page, write_page
 
 
@@ -45,7 +45,7 @@ def compare_folders(
     """Compare runs, or contexts, and return the printed table.
 
     Raises:
-        ExamError: the folders do not hold what can be compared.
+        ExamError: a folder is unfinished, or the folders hold different questions.
     """
     if fit_on or (folders[0] / "contexts.parquet").is_file():
         return compare_context_folders(folders, fit_on, target, k or DEFAULT_K)
@@ -85,8 +85,8 @@ def evaluate_runs(runs: Sequence[Run], k: int | None = None) -> Evaluation:
     labels = predictions[0].known
     if labels is None:
         raise ExamError(
-            f"{folders[0]} answered questions whose answers are not known.\n"
-            "Give a run of questions with answers."
+            f"{folders[0]} answers questions whose right options are unknown.\n"
+            "Give a run of answered questions."
         )
     named = zip(_names(folders), predictions, strict=True)
     first, *others = (score_logits(name, p.logits, labels, k) for name, p in named)
@@ -114,7 +114,7 @@ def compare_runs(folders: list[Path], target: Path, k: int | None = None) -> str
     for pair, (first, other) in zip(figures["paired"], evaluation.pairs, strict=True):
         pair["questions_needed"] = count_questions_needed(first.scores, other.scores)
     write_json(target, figures)
-    write_png([calibration_charts(figures["statistics"])], target.with_suffix(".png"))
+    write_png([compare_calibration(figures["statistics"])], target.with_suffix(".png"))
     write_run_comparison(target.with_suffix(".html"), figures, evaluation.predictions)
     lines = [format_table(figures)]
     for name, figure in figures["statistics"].items():
@@ -127,14 +127,14 @@ def compare_runs(folders: list[Path], target: Path, k: int | None = None) -> str
 def compare_context_folders(
     folders: list[Path], fit_on: list[Path], target: Path | None, k: int = DEFAULT_K
 ) -> str:
-    """The first contexts against each of the others, by recall, support and reader-free MAP@k.
+    """Compare the first contexts with each other by recall, support and reader-free MAP@k.
 
     Raises:
-        ExamError: a folder holds no contexts, or those of other questions.
+        ExamError: a folder holds no contexts, or contexts of different questions.
     """
     if fit_on and len(fit_on) != len(folders):
         raise ExamError(
-            f"--fit-on names {len(fit_on)} folders for {len(folders)} that are compared.\n"
+            f"--fit-on names {len(fit_on)} folders for {len(folders)} contexts.\n"
             "Give one for each, in their order."
         )
     stages, fits = ([load_stage(folder) for folder in group] for group in (folders, fit_on))
@@ -152,7 +152,7 @@ def compare_context_folders(
 
 
 def _check_contexts(stages: list[Stage], fits: list[Stage]) -> None:
-    """Refuse folders that hold no contexts, or those of questions that do not go together."""
+    """Refuse folders without contexts, or with contexts of different questions."""
     for stage in [*stages, *fits]:
         if "questions.parquet" not in stage.files:
             raise ExamError(
@@ -170,25 +170,27 @@ def _check_contexts(stages: list[Stage], fits: list[Stage]) -> None:
             )
     if fits and fits[0].key["questions"] == stages[0].key["questions"]:
         raise ExamError(
-            f"{fits[0].folder} holds the questions that are compared.\n"
-            "Fit on others, or leave out --fit-on: the reader is then cross-fitted."
+            f"{fits[0].folder} holds the questions that you compare.\n"
+            "Fit on other questions, or leave out --fit-on to cross-fit the reader."
         )
 
 
-def write_run_comparison(path: Path, figures: dict[str, Any], found: list[Predictions]) -> None:
-    """Runs beside each other: scores, calibration, accuracy by letter."""
-    made = [charts.score_chart(figures["rows"])]
-    for name, own in figures["statistics"].items():
-        made.append(charts.calibration_chart(own["reliability"], own["ece"]) | {"title": name})
-    facts = [("runs", str(len(found))), ("questions", str(len(found[0].ids)))]
-    write_page(path, Page("comparison of runs", facts, figures, made, own=NON_READING))
+def write_run_comparison(
+    path: Path, figures: dict[str, Any], predictions: list[Predictions]
+) -> None:
+    """Write a page with the scores and the calibration of several runs."""
+    drawn = [charts.score_chart(figures["rows"])]
+    for name, run in figures["statistics"].items():
+        drawn.append(charts.calibration_chart(run["reliability"], run["ece"]) | {"title": name})
+    facts = [("runs", str(len(predictions))), ("questions", str(len(predictions[0].ids)))]
+    write_page(path, Page("comparison of runs", facts, figures, drawn, highlight_row=NON_READING))
 
 
 def write_retrieval_report(path: Path, figures: dict[str, Any], title: str) -> None:
-    """Contexts, alone or beside each other: recall and reader-free MAP@k over depth."""
+    """Write a page with recall and reader-free MAP@k over depth, of contexts or several."""
     scored = [row for row in figures["rows"] if find_metric(row)]
-    made = [charts.score_chart(scored)] if scored else []
-    made += charts.depth_charts(figures.get("curves", {}))
+    drawn = [charts.score_chart(scored)] if scored else []
+    drawn += charts.depth_charts(figures.get("curves", {}))
     results = {**figures, "rows": scored, "paired": []}
     facts = [("contexts", str(len(figures["rows"])))]
-    write_page(path, Page(title, facts, results, made, own=0))
+    write_page(path, Page(title, facts, results, drawn, highlight_row=0))
