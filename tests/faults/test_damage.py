@@ -27,7 +27,7 @@ from exam.core.errors import ExamError
 from exam.core.files import CHECKSUMS, checksum_matches, write_json, write_with_checksum
 from exam.core.trainer import ManifestCallback, last_complete_checkpoint
 from exam.data.corpus import corpus_files, corpus_key
-from exam.evaluation.predictions import Predictions, read_all, write_predictions
+from exam.evaluation.predictions import Predictions, read_all_predictions, write_predictions
 from exam.generation.llm import ReplyCache
 from exam.pipelines import passage_gain
 from exam.pipelines.train import train_reader
@@ -353,11 +353,11 @@ def test_damaged_predictions_are_refused_by_name(tmp_path):
     predictions = Predictions([f"q{n}" for n in range(40)], logits, [1] * 40, "reader", "contexts")
     path = tmp_path / "p.parquet"
     write_predictions(path, [predictions])
-    (expected,) = read_all(path)
+    (expected,) = read_all_predictions(path)
     for damage in damages(path):
 
         def use():
-            (actual,) = read_all(path)
+            (actual,) = read_all_predictions(path)
             assert np.array_equal(actual.logits, expected.logits)
             assert (actual.ids, actual.labels, actual.name) == (
                 expected.ids, expected.labels, expected.name,

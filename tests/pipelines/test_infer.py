@@ -17,13 +17,18 @@ from exam.config import Ensemble, EnsembleKind
 from exam.config.compose import composed, with_prefix
 from exam.core.artifacts import MANIFEST, read_manifest, write_manifest
 from exam.core.errors import ExamError
-from exam.evaluation.ensemble import combined
-from exam.evaluation.predictions import probabilities, read_all, read_predictions, write_predictions
+from exam.evaluation.ensemble import combine_logits
+from exam.evaluation.predictions import (
+    read_all_predictions,
+    read_predictions,
+    to_probabilities,
+    write_predictions,
+)
 from exam.pipelines.infer import run_infer
 from exam.pipelines.passage_gain import measure_gains, restore_reader
 from exam.pipelines.stress import run_stress
 from exam.pipelines.train import train_reader
-from exam.report.compare import compare
+from exam.report.compare import compare_runs
 from exam.retrieval.contexts import read_questions
 
 
@@ -68,7 +73,7 @@ def test_readers_answer_together_and_are_scored_beside_each_other(place, capsys)
     ]
     found = predictions(run)
     assert found.ids == [str(i) for i in range(60, 68)]
-    expected = combined([m.logits for m in members], Ensemble("mean", EnsembleKind.mean))
+    expected = combine_logits([m.logits for m in members], Ensemble("mean", EnsembleKind.mean))
     assert found.logits == pytest.approx(expected)
     results = json.loads((run.stage.folder / "results.json").read_text())
     assert [row["system"] for row in results["rows"]] == [
@@ -134,14 +139,14 @@ def test_a_reader_reads_in_several_ways(place):
     for (way,) in ways:
         own = place.infer(f"ckpt={place.open}", place.known, with_prefix(way))
         each.append(predictions(run_infer(own)))
-    expected = np.max([probabilities(one.logits) for one in each], axis=0)
+    expected = np.max([to_probabilities(one.logits) for one in each], axis=0)
     assert np.exp(predictions(run).logits) == pytest.approx(expected)
     assert len({one.logits.tobytes() for one in each}) == 3
 
 
 def test_orders_of_options_are_averaged_and_put_back(place):
     run = run_infer(place.infer(f"ckpt={place.open}", "option_rotations=5", place.known))
-    found = read_all(run.stage.folder / "predictions.parquet")
+    found = read_all_predictions(run.stage.folder / "predictions.parquet")
     assert [one.order for one in found] == ["given", *(f"rotated by {i}" for i in range(1, 5))]
     for one in found[1:]:  # this reader scores every option by itself
         assert one.logits == pytest.approx(found[0].logits, abs=1e-4)
@@ -166,7 +171,7 @@ def test_only_the_least_sure_are_asked_further(place):
         predictions(run_infer(place.infer(f"ckpt={one}", place.known)))
         for one in (place.open, place.closed)
     )
-    doubt = 1 - probabilities(cheap.logits).max(axis=1)
+    doubt = 1 - to_probabilities(cheap.logits).max(axis=1)
     further = np.argsort(-doubt, kind="stable")[:4]
     expected = cheap.logits.copy()
     expected[further] = dear.logits[further]
@@ -217,7 +222,7 @@ def test_runs_of_one_name_in_two_places_are_told_apart(place, tmp_path):
     write_predictions(other / "predictions.parquet", [wrong])
     manifest = read_manifest(run / MANIFEST)
     write_manifest(other / MANIFEST, **{**manifest, "files": ["predictions.parquet"]})
-    compare([run, other], tmp_path / "compared.json")
+    compare_runs([run, other], tmp_path / "compared.json")
     found = json.loads((tmp_path / "compared.json").read_text())
     accuracy = {name: own["accuracy"]["value"] for name, own in found["statistics"].items()}
     first, last = (
