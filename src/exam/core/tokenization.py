@@ -141,7 +141,7 @@ def load_tokenizer(
     if (folder / DEBERTA_MODEL).is_file():
         return _load_deberta(folder, options)
     if published.is_file() and _model_type(folder) == DEBERTA:
-        return _as_deberta(_load(PreTrainedTokenizerFast, folder, options))
+        return _add_deberta_tokens(_load(PreTrainedTokenizerFast, folder, options))
     _check_merges(folder)
     tokenizer = _load(AutoTokenizer, folder, options)
     check_complete(tokenizer, folder)
@@ -275,7 +275,7 @@ def _model_type(folder: Path) -> Any:
     return read_object(path).get("model_type") if path.is_file() else None
 
 
-def _as_deberta(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def _add_deberta_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """Add the inputs and special tokens of DeBERTa's class, which its tokenizer.json lacks."""
     tokenizer.model_input_names = DebertaV2Tokenizer.model_input_names
     for name, token in SPECIAL_TOKENS.items():
@@ -295,7 +295,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list
     if not texts:
         return []
     ids: list[list[int]] = []
-    with _all_processors(), progress_bar("tokenised", len(texts), "texts") as bar:
+    with _use_all_processors(), progress_bar("tokenised", len(texts), "texts") as bar:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             block = texts[start : start + TEXTS_AT_ONCE]
             ids += _block_ids(tokenizer, block)
@@ -317,7 +317,7 @@ def _block_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[lis
 
 
 @contextmanager
-def _all_processors() -> Iterator[None]:
+def _use_all_processors() -> Iterator[None]:
     """Let tokenizers use all processors; afterwards one, so that processes can be forked safely."""
     before = os.environ.get(PARALLEL)
     os.environ[PARALLEL] = "true"
