@@ -3,12 +3,11 @@
 import os
 import platform
 import resource
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import python
 
 from exam.core import environment
 from exam.pipelines import doctor
@@ -28,14 +27,7 @@ COMMANDS = [
 @pytest.mark.parametrize("lacking", LACKING)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_windows_gets_one_line(lacking, command):
-    done = subprocess.run(
-        [sys.executable, "-c", f"{LACKING[lacking]}\n{command}"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python("-c", f"{LACKING[lacking]}\n{command}")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", WINDOWS)
 
 
@@ -62,11 +54,11 @@ def test_a_mac_measures_its_peak_memory_in_bytes(mac):
     assert environment.peak_memory_mib() == pytest.approx(peak / 2**20)
 
 
-def test_the_doctor_does_without_what_a_system_does_not_tell(mac, monkeypatch):
+def test_the_doctor_copes_with_unknown_figures(mac, monkeypatch):
     def sysconf(name):
         raise ValueError("unrecognized configuration name")
 
     monkeypatch.setattr(os, "sysconf", sysconf)
-    lines = doctor.machine()
-    assert "memory      unknown: this system does not tell" in lines
+    lines = doctor.describe_machine()
+    assert "memory      unknown" in lines
     assert "gpu         no NVIDIA driver" in lines

@@ -157,10 +157,10 @@ class Local:
         from transformers import set_seed
 
         from exam.core.precision import default_half_dtype
-        from exam.readers.causal_lm.load import load_whole
+        from exam.readers.causal_lm.load import load_causal_lm
 
         set_seed(seed)
-        model, tokenizer = load_whole(_local_model(llm), default_half_dtype())
+        model, tokenizer = load_causal_lm(_local_model(llm), default_half_dtype())
         self.tokenizer: Any = tokenizer
         self.device = compute_device()
         self.model, self.llm = model.to(self.device).eval(), llm
@@ -170,10 +170,10 @@ class Local:
         import torch
 
         from exam.core.tokenization import token_ids
-        from exam.readers.causal_lm.prompts import chat
+        from exam.readers.causal_lm.prompts import apply_chat_template
 
         system, user = (message["content"] for message in messages)
-        template = chat(
+        template = apply_chat_template(
             self.tokenizer,
             [{"role": "system", "content": system}, {"role": "user", "content": PLACEHOLDER}],
         )
