@@ -1,7 +1,8 @@
 """The stage that writes generated questions, by rules or by a language model."""
 
 import logging
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 QUESTIONS = "questions.csv"
 Rows = list[dict[str, str]]
+Write = Callable[[], tuple[Rows, dict[str, Any]]]
 
 
 def generate_if_used(data: Data, retrieval: Retrieval, generator: Generator) -> Stage | None:
@@ -35,13 +37,24 @@ def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -
     """Write `questions.csv`: Kaggle's columns and `article`.
 
     Raises:
-        ExamError: fewer than `generator.num_questions` questions can be written.
+        ExamError: too few questions can be written, or their lengths give the answers away.
     """
     by_llm = generator.kind is GeneratorKind.llm
-    return (_generate_by_llm if by_llm else _generate_by_rules)(retrieval, generator, resume)
+    key, write = (_prepare_llm if by_llm else _prepare_rules)(retrieval, generator)
+    label = f"{generator.name}-{retrieval.corpus.name}"
+    with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
+        if not stage.reused:
+            rows, counts = write()
+            longest = _check(rows, generator)
+            header = list(rows[0])
+            with write_atomically(stage.folder / QUESTIONS) as temporary:
+                write_csv(temporary, header, [[row[name] for name in header] for row in rows])
+            stage.finish([QUESTIONS], questions=len(rows), longest_option_correct=longest, **counts)
+    return stage
 
 
-def _generate_by_rules(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
+def _prepare_rules(retrieval: Retrieval, generator: Generator) -> tuple[dict[str, Any], Write]:
+    """Return the stage's key and a function that writes the questions by rules."""
     excluded: set[str] = set()
     for path in _excluded_files(generator):
         articles = _articles(path)
@@ -56,25 +69,16 @@ def _generate_by_rules(retrieval: Retrieval, generator: Generator, resume: str) 
         "generator": {k: v for k, v in plain(generator).items() if k not in ("kind", "llm")},
         "left_out": sorted(excluded),
     }
-    with _open(retrieval, generator, key, resume) as stage:
-        if not stage.reused:
-            drafts = rules.generate_questions(retrieval.article_index, generator, excluded)
-            rows = list(track(drafts, "questions", generator.num_questions))
-            if len(rows) < generator.num_questions:
-                raise _too_few(
-                    rows, generator, "a larger generator.num_neighbors, or a larger corpus"
-                )
-            longest, chance = _count_longest_correct(rows), len(rows) / generator.options
-            if longest > chance + 3 * chance**0.5:
-                raise ExamError(
-                    f"The longest option is right in {longest} of {len(rows)} questions, which "
-                    f"gives answers away: {chance:.0f} are expected.\nSet another generator.seed."
-                )
-            _finish(stage, rows)
-    return stage
+
+    def write() -> tuple[Rows, dict[str, Any]]:
+        questions = rules.generate_questions(retrieval.article_index, generator, excluded)
+        return list(track(questions, "questions", generator.num_questions)), {}
+
+    return key, write
 
 
-def _generate_by_llm(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
+def _prepare_llm(retrieval: Retrieval, generator: Generator) -> tuple[dict[str, Any], Write]:
+    """Return the stage's key and a function that has a language model write the questions."""
     from exam.generation import llm
 
     files = corpus_files(retrieval.corpus, retrieval.outputs)
@@ -90,48 +94,38 @@ def _generate_by_llm(retrieval: Retrieval, generator: Generator, resume: str) ->
         "left_out": sorted(excluded),
         **splitter().key,
     }
-    with _open(retrieval, generator, key, resume) as stage:
-        if not stage.reused:
-            rows, counts = llm.generate_questions(
-                files, generator, excluded, exams, retrieval.outputs
-            )
-            if len(rows) < generator.num_questions:
-                raise _too_few(
-                    rows,
-                    generator,
-                    "more generator.llm.attempts, or a larger corpus; paid replies are kept",
-                )
-            log.info(
-                "generate: the longest option is right in %.0f %% of %d, by chance in %.0f %%",
-                100 * _count_longest_correct(rows) / len(rows),
-                len(rows),
-                100 / generator.options,
-            )
-            _finish(stage, rows, **counts)
-    return stage
+    outputs = retrieval.outputs
+    return key, partial(llm.generate_questions, files, generator, excluded, exams, outputs)
 
 
-def _open(
-    retrieval: Retrieval, generator: Generator, key: dict[str, Any], resume: str
-) -> AbstractContextManager[Stage]:
-    label = f"{generator.name}-{retrieval.corpus.name}"
-    return open_stage(retrieval.outputs, "generate", label, key, resume)
-
-
-def _finish(stage: Stage, rows: Rows, **counts: Any) -> None:
-    header = list(rows[0])
-    with write_atomically(stage.folder / QUESTIONS) as temporary:
-        write_csv(temporary, header, [[row[name] for name in header] for row in rows])
-    longest = _count_longest_correct(rows)
-    stage.finish([QUESTIONS], questions=len(rows), longest_option_correct=longest, **counts)
-
-
-def _too_few(rows: Rows, generator: Generator, alternatives: str) -> ExamError:
-    return ExamError(
-        f"The corpus gives {len(rows)} questions, and generator.num_questions is "
-        f"{generator.num_questions}.\n"
-        f"Set generator.num_questions={max(1, len(rows))}, {alternatives}."
+def _check(rows: Rows, generator: Generator) -> int:
+    """Refuse too few questions, and rules that give answers away; count longest right options."""
+    by_llm = generator.kind is GeneratorKind.llm
+    if len(rows) < generator.num_questions:
+        setting = "generator.llm.attempts" if by_llm else "generator.num_neighbors"
+        raise ExamError(
+            f"The corpus gives {len(rows)} questions, and generator.num_questions is "
+            f"{generator.num_questions}.\nSet generator.num_questions={max(1, len(rows))}, more "
+            f"{setting}, or a larger corpus{'; replies so far are kept' if by_llm else ''}."
+        )
+    longest = sum(
+        max((c for c in LETTERS if c in row), key=lambda c: len(row[c])) == row["answer"]
+        for row in rows
     )
+    chance = len(rows) / generator.options
+    if by_llm:
+        log.info(
+            "generate: the longest option is right in %d of %d, by chance in %.0f",
+            longest,
+            len(rows),
+            chance,
+        )
+    elif longest > chance + 3 * chance**0.5:
+        raise ExamError(
+            f"The longest option is right in {longest} of {len(rows)} questions, which gives "
+            f"answers away: {chance:.0f} are expected.\nSet another generator.seed."
+        )
+    return longest
 
 
 def _excluded_files(generator: Generator) -> list[Path]:
@@ -142,11 +136,3 @@ def _articles(path: Path) -> set[str]:
     """Return the ids or titles of the articles of a file's questions, if it names them."""
     column = {row["article"] for row in read_rows(path) if row.get("article")}
     return column | set(read_qrels(path.with_name(f"{path.stem}_qrels.csv")).values())
-
-
-def _count_longest_correct(rows: Rows) -> int:
-    """Count the questions whose longest option is correct."""
-    return sum(
-        max((c for c in LETTERS if c in row), key=lambda c: len(row[c])) == row["answer"]
-        for row in rows
-    )

@@ -7,7 +7,7 @@ sentence of the corpus gives at most one question.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from random import Random
 from typing import TypeVar
 
@@ -136,10 +136,11 @@ def generate_questions(
     random.shuffle(order)
     labels = [i % generator.options for i in range(generator.num_questions)]
     random.shuffle(labels)
-    number, used, cache = 0, set[str](), FactsCache(index)
+    number, used, cache = 0, set[str](), dict[int, Facts]()
     for turn in count():
         before = number
-        for i, (facts, near) in enumerate(cache.iter_facts(order, generator.num_neighbors)):
+        pages = _iter_facts(index, order, generator.num_neighbors, cache)
+        for i, (facts, near) in enumerate(pages):
             if number == generator.num_questions:
                 return
             if {facts.id, facts.title} & excluded:
@@ -168,32 +169,20 @@ def generate_questions(
             return
 
 
-class FactsCache:
-    """The facts of articles and of their nearest neighbours, read in blocks."""
-
-    def __init__(self, index: ArticleIndex) -> None:
-        """Start with an empty cache."""
-        self.index = index
-        self.facts: dict[int, Facts] = {}
-
-    def iter_facts(
-        self, order: list[int], num_neighbors: int
-    ) -> Iterator[tuple[Facts, list[Facts]]]:
-        """Yield each article's facts and those of its neighbours, nearest first."""
-        for start in range(0, len(order), BLOCK):
-            block = order[start : start + BLOCK]
-            k = num_neighbors + SKIPPED
-            near = {row: self.index.find_neighbors(row, k)[SKIPPED:] for row in block}
-            self._read({*block, *(neighbor for rows in near.values() for neighbor in rows)})
-            for row in block:
-                yield self.facts[row], [self.facts[neighbor] for neighbor in near[row]]
-
-    def _read(self, rows: set[int]) -> None:
-        if len(self.facts) > CACHE_SIZE:
-            self.facts.clear()
-        missing = sorted(rows - self.facts.keys())
-        articles = self.index.get_articles(missing)
-        self.facts |= {row: extract_facts(article) for row, article in articles}
+def _iter_facts(
+    index: ArticleIndex, order: list[int], num_neighbors: int, cache: dict[int, Facts]
+) -> Iterator[tuple[Facts, list[Facts]]]:
+    """Yield each article's facts and those of its neighbours, nearest first."""
+    for start in range(0, len(order), BLOCK):
+        block = order[start : start + BLOCK]
+        near = {row: index.find_neighbors(row, num_neighbors + SKIPPED)[SKIPPED:] for row in block}
+        if len(cache) > CACHE_SIZE:
+            cache.clear()
+        missing = {*block, *chain.from_iterable(near.values())} - cache.keys()
+        articles = index.get_articles(sorted(missing))
+        cache |= {row: extract_facts(article) for row, article in articles}
+        for row in block:
+            yield cache[row], [cache[neighbor] for neighbor in near[row]]
 
 
 def _draft_statements(facts: Facts, near: list[Facts], random: Random) -> Iterator[Draft]:
