@@ -29,7 +29,7 @@ from exam.pipelines.preflight import check_saved_reader
 from exam.readers.base import load_reader
 from exam.report.run import write_results
 from exam.retrieval.contexts import (
-    EVALUATED,
+    EVALUATION_FILES,
     FILE,
     evaluate,
     read_contexts,
@@ -196,7 +196,7 @@ def _change_contexts(
             )
             write_contexts(stage, ranked)
             evaluate(stage, questions, frequencies)
-            stage.finish([FILE, *EVALUATED], questions=len(questions))
+            stage.finish([FILE, *EVALUATION_FILES], questions=len(questions))
     return stage
 
 
