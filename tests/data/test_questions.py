@@ -404,7 +404,7 @@ def test_splits_without_enough_questions_are_refused(tmp_path):
         read_split(data(tmp_path, train="q.csv", valid_fraction=0.9), None)
 
 
-def test_split_is_a_partition_and_depends_on_the_seed_alone(tmp_path):
+def test_a_split_is_a_deterministic_partition(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(40))
     config = data(tmp_path, train="q.csv", valid_fraction=0.2, folds=5)
     split = read_split(config, None)

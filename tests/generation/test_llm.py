@@ -143,9 +143,9 @@ def test_questions_are_written_counted_and_their_options_shuffled(corpus, monkey
 def test_replies_are_kept_when_the_endpoint_fails(corpus, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     broken = Endpoint(lambda title, time: question_about(title) if len(broken.asked) < 3 else 403)
-    one = "generator.llm.concurrency=1"
+    serial = "generator.llm.concurrency=1"
     with pytest.raises(ExamError) as caught:
-        run_generate(settings(corpus, broken, one))
+        run_generate(settings(corpus, broken, serial))
     observed, remedy = str(caught.value).splitlines()
     assert "generator.llm.model=small: HTTP 403" in observed
     assert "Bearer … is not welcome" in observed
@@ -155,7 +155,7 @@ def test_replies_are_kept_when_the_endpoint_fails(corpus, monkeypatch):
         file.write('{"article": "cut sho')
     broken.replies = lambda title, time: question_about(title)
     first = broken.asked[:2]
-    run_generate(settings(corpus, broken, one))
+    run_generate(settings(corpus, broken, serial))
     assert len(read_results(corpus)[0]) == 4
     assert [broken.asked.count(title) for title in first] == [1, 1]
 

@@ -195,7 +195,7 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(retrieval, tmp_path
     assert (other.folder / "questions.csv").read_bytes() != bytes_of[0]
 
 
-def test_excluded_articles_are_left_alone(retrieval, tmp_path):
+def test_excluded_articles_give_no_questions(retrieval, tmp_path):
     first = read_rows(
         generate(retrieval, Generator(name="rules", num_questions=20, num_neighbors=60))
     )
