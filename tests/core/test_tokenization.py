@@ -396,10 +396,8 @@ def test_a_missing_sentencepiece_is_one_message(deberta, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(ExamError) as caught:
         load_tokenizer(deberta)
-    assert str(caught.value) == (
-        f"{deberta} has its tokenizer in spm.model, and sentencepiece, which reads it, is not "
-        "installed.\nInstall it: pip install sentencepiece"
-    )
+    assert "spm.model" in str(caught.value)
+    assert str(caught.value).endswith("pip install sentencepiece")
 
 
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n"])
