@@ -1,7 +1,6 @@
 """A bundle holds what answering needs, says how large it is, and works without a network."""
 
 import json
-import subprocess
 import sys
 import tomllib
 from functools import partial
@@ -9,7 +8,7 @@ from importlib.metadata import distributions, version
 from zipfile import ZipFile
 
 import pytest
-from helpers import ROOT, exam, make_place, make_questions, tiny
+from helpers import ROOT, exam, make_place, make_questions, python, tiny
 
 from exam.bundle.bundle import estimate_seconds, format_estimate, run_bundle
 from exam.bundle.contents import Contents, atomic_directory, check, link_stages, unpack
@@ -414,17 +413,9 @@ def test_a_bundle_answers_without_a_network(alone, tmp_path, encoder):
     pins = [f"{name}=={version}" for name, version in packages.items() if name not in left_out]
     image.write_text("\n".join([f"Python {sys.version}", *pins]))
     out = tmp_path / "bundle"
-    command = [sys.executable, "-m", "exam", "bundle", f"ckpt=[{closed},{run}]", *given[:2]]
-    command += [
-        f"outputs={tmp_path / 'outputs'}",
-        "data.test=test.csv",
-        "cascade.escalate_fraction=0.5",
-        f"out={out}",
-        f"image={image}",
-        "rehearse=true",
-        "questions=4000",
-    ]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = ["bundle", f"ckpt=[{closed},{run}]", *given[:2], f"outputs={tmp_path / 'outputs'}"]
+    command += ["data.test=test.csv", "cascade.escalate_fraction=0.5", f"out={out}"]
+    made = python("-m", "exam", *command, f"constraints={image}", "rehearse=true", "questions=4000")
     assert made.returncode == 0, made.stderr
     wheels = [path.name.split("-")[0] for path in (out / "wheels").glob("*.whl")]
     assert sorted(wheels) == ["blingfire", "openbook_exam"]

@@ -384,33 +384,23 @@ def test_the_digest_covers_the_normaliser(model, tokenizer, tmp_path):
 
 def test_splitting_by_punctuation_is_refused(model, tmp_path):
     folder = write_folder(tmp_path, model, tokenizer_config={"split_by_punct": True})
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"split_by_punct=true.*\n.*model=deberta_base"):
         load_tokenizer(folder)
-    assert str(caught.value) == (
-        f"{folder / 'spm.model'}: tokenizer_config.json sets split_by_punct=true, which is not "
-        "supported.\nChoose a checkpoint without it, such as model=deberta_base."
-    )
 
 
 def test_a_missing_sentencepiece_is_one_message(deberta, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"spm\.model.*\n.*pip install sentencepiece"):
         load_tokenizer(deberta)
-    assert str(caught.value) == (
-        f"{deberta} has its tokenizer in spm.model, and sentencepiece, which reads it, is not "
-        "installed.\nInstall it: pip install sentencepiece"
-    )
 
 
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n"])
 def test_a_file_that_is_no_sentencepiece_model_is_one_message(tmp_path, content):
     folder = write_folder(tmp_path, content)
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(
+        ExamError, match=r"spm\.model is not a sentencepiece model.*\nCopy it again"
+    ):
         load_tokenizer(folder)
-    assert str(caught.value) == (
-        f"{folder / 'spm.model'} is not a sentencepiece model, or is damaged.\n"
-        "Copy it again from the checkpoint."
-    )
 
 
 def test_ids_without_an_embedding_are_refused(tokenizer):

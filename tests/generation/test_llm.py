@@ -109,7 +109,7 @@ def written(corpus):
     (path,) = corpus.glob("outputs/generate/llm-*/questions.csv")
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file)), json.loads((path.parent / "manifest.json").read_text())[
-            "facts"
+            "metadata"
         ]
 
 
@@ -149,14 +149,10 @@ def test_what_is_written_is_kept_when_the_endpoint_fails(corpus, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     broken = Endpoint(lambda title, time: question_about(title) if len(broken.asked) < 3 else 403)
     one = "generator.llm.concurrency=1"
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(
+        ExamError, match=r"generator\.llm\.model=small: HTTP 403.* Bearer … .*\n.*OPENAI_API_KEY"
+    ):
         run_generate(settings(corpus, broken, one))
-    assert str(caught.value) == (
-        "The endpoint refused generator.llm.model=small: HTTP 403, Error code: 403 - "
-        "Bearer … is not welcome\n"
-        "What is written is kept: correct the model, the key (OPENAI_API_KEY), your quota or "
-        "generator.llm.json_schema, and run again."
-    )
     (journal,) = corpus.glob("outputs/replies/*/replies.jsonl")
     with journal.open("a") as file:
         file.write('{"article": "cut sho')
@@ -214,13 +210,10 @@ def test_repetitions_and_leaks_are_left_out(corpus):
 
 def test_too_few_questions_are_refused_and_kept(corpus):
     endpoint = Endpoint(lambda title, time: question_about(title) if title == "Animal 5" else "no")
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(
+        ExamError, match=r"generator\.num_questions=4 .*\n.*generator\.num_questions=1"
+    ):
         run_generate(settings(corpus, endpoint))
-    assert str(caught.value) == (
-        "1 questions were written; generator.num_questions=4 are asked for.\n"
-        "Set generator.num_questions=1, more generator.llm.attempts, or a larger corpus; what is "
-        "written is kept, and not paid for again."
-    )
     endpoint.replies = lambda title, time: question_about(title) if time > 3 else "no"
     run_generate(settings(corpus, endpoint, "generator.llm.attempts=4"))
     assert len(written(corpus)[0]) == 4
@@ -409,10 +402,5 @@ def test_nothing_on_the_way_to_a_real_server_stops_the_writer(corpus, server):
 
 def test_an_address_that_is_no_endpoint_is_named(corpus):
     between = Between("", ["broken JSON"] * 40)
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"127\.0\.0\.1 .*\n.*generator\.llm\.base_url=http"):
         run_generate(settings(corpus, between, "num_questions=12"))
-    assert str(caught.value) == (
-        "The last 10 replies of 127.0.0.1 are no chat completions.\n"
-        "What is written is kept: give the address of the API, such as "
-        "generator.llm.base_url=http://localhost:8000/v1, and run again."
-    )

@@ -211,14 +211,10 @@ def test_excluded_articles_are_left_alone(retrieval, tmp_path):
 
 def test_exclusion_that_excludes_nothing_is_refused(retrieval, tmp_path):
     (tmp_path / "exam.csv").write_text("id,prompt,A,B\n1,p,x,y\n")
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"generator\.exclude=.*\n.*exam_qrels\.csv"):
         generate(
             retrieval, Generator(name="r", num_questions=5, exclude=str(tmp_path / "exam.csv"))
         )
-    assert str(caught.value) == (
-        f"generator.exclude={tmp_path}/exam.csv names no articles.\nIt needs a column `article`, "
-        "or exam_qrels.csv (question,article) beside it."
-    )
 
 
 def test_too_small_a_corpus_is_refused(retrieval):

@@ -56,24 +56,17 @@ def test_unlabelled_extra_questions_learn_from_probabilities_alone(tmp_path):
     found = softened(as_questions(kaggle_rows(2, start=4)), path, 0.5, extra).extra
     assert found[TARGETS][0] == pytest.approx([0.2, 0.4, 0.1, 0.1, 0.2])
     lacking = as_questions([{**rows[0], "id": "extra:7"}])
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"^Question \'extra:7\' "):
         softened(as_questions(kaggle_rows(2)), path, 0.5, lacking)
-    assert str(caught.value) == (
-        f"Question 'extra:7' has no answer, and {path} has none either.\n"
-        "Predict it too, or leave it out."
-    )
 
 
 def test_predictions_of_other_questions_are_refused(tmp_path):
     asked = as_questions(kaggle_rows(2))
     path = written(tmp_path / "p.parquet", ["x"], [[0.2] * 5])
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(
+        ExamError, match=r"data\.soft_labels=.*\n.*exam infer ckpt=<run> data\.test=<file>"
+    ):
         softened(asked, path)
-    assert str(caught.value) == (
-        f"data.soft_labels={path} answers none of the training questions "
-        "(it has 'x' …, they have '0' …).\n"
-        "Predict the same files: exam infer ckpt=<run> data.test=<file>"
-    )
     path = written(tmp_path / "p.parquet", ["0"], [[0.25] * 4])
     with pytest.raises(ExamError, match=r"Question '0' has 5 options, and 4 in .*p.parquet"):
         softened(asked, path)
@@ -82,13 +75,8 @@ def test_predictions_of_other_questions_are_refused(tmp_path):
 def test_an_id_of_two_questions_is_refused(tmp_path):
     extra = as_questions([{**kaggle_rows(1)[0], "id": "extra:0"}])
     path = written(tmp_path / "p.parquet", ["0"], [[0.2] * 5])
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"question \'0\'.*data\.train and data\.extra_train"):
         softened(as_questions(kaggle_rows(1)), path, 0.5, extra)
-    assert str(caught.value) == (
-        f"{path} answers question '0', and data.train and data.extra_train both have one of that "
-        "id.\n"
-        "Give the questions of one file other ids, and predict them again."
-    )
 
 
 @pytest.mark.parametrize("fold", [0, None, "all"])

@@ -88,12 +88,8 @@ def test_layer_by_layer_equals_the_whole_model(tokenizer, tmp_path, family, scor
 def test_a_family_that_changes_embeddings_between_layers_is_refused(tokenizer, tmp_path):
     own = GraniteConfig(vocab_size=len(tokenizer), **SMALL, embedding_multiplier=12.0)
     AutoModelForCausalLM.from_config(own).save_pretrained(tmp_path / "m")
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"granite.*\n.*model\.weights_location=offload"):
         Layerwise(tmp_path / "m", own, torch.float32, CPU, tmp_path / "w", 0)
-    assert str(caught.value) == (
-        "A granite model changes the embeddings outside of its layers, which this execution does "
-        "not follow.\nChoose model.weights_location=offload."
-    )
 
 
 def test_an_interrupted_run_goes_on_at_the_last_whole_layer(tokenizer, tmp_path, caplog):
@@ -172,12 +168,8 @@ def test_what_a_question_says_never_becomes_a_special_token(tokenizer):
 
 def test_what_a_model_lacks_is_refused(tokenizer, tmp_path):
     plain = tiny_tokenizer([WORDS])
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"no chat template\.\n.*model\.use_chat_template=false"):
         prompter_of(plain, Scoring.letters, use_chat_template=True)
-    assert str(caught.value) == (
-        " has no chat template.\n"
-        "Ask it as plain text, model.use_chat_template=false, or choose an instruction-tuned model."
-    )
     prompter = prompter_of(tiny_tokenizer(["otter"]), Scoring.yes_no, use_chat_template=False)
     with pytest.raises(ExamError, match="The model has no token of its own for 'yes'"):
         prompter.single(("yes", "no"))

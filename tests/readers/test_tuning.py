@@ -91,11 +91,8 @@ def test_a_share_of_the_layers_is_counted_and_said(tmp_path, asked, bases, caplo
 
 def test_more_layers_than_there_are_cannot_be_frozen(tmp_path, asked, bases):
     reader = reader_of(tmp_path, asked, bases("bert"))
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"^tuning\.freeze_layers=4, .* 3 layers\.\n.* 3, or "):
         reader.prepare_for_training(features_of(reader, asked), Tuning(freeze_layers=4))
-    assert str(caught.value) == (
-        "tuning.freeze_layers=4, but the model has 3 layers.\nSet at most 3, or a share below 1."
-    )
 
 
 # Learning rates.
@@ -191,12 +188,8 @@ def test_adapters_of_another_base_are_refused(tmp_path, asked, bases):
     Reader.load(model_of("bert"), CPU, tmp_path / "c", 0, texts(asked)).save(base)
     trained(reader_of(tmp_path, asked, str(base)), asked, LORA)[0].save(tmp_path / "run" / "model")
     Reader.load(model_of("bert"), CPU, tmp_path / "c", 1, texts(asked)).save(base)
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=rf"adapters of {base}, .*\n.*train again"):
         reader_of(tmp_path, asked, str(tmp_path / "run"))
-    assert str(caught.value) == (
-        f"{tmp_path / 'run' / 'model'} holds adapters of {base}, which is missing or has changed "
-        "since.\nPut the same files there again, or train again."
-    )
 
 
 @pytest.mark.parametrize(
@@ -204,12 +197,10 @@ def test_adapters_of_another_base_are_refused(tmp_path, asked, bases):
 )
 def test_targets_that_match_nothing_are_named(tmp_path, asked, bases, targets, named):
     reader = reader_of(tmp_path, asked, bases("bert"))
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(
+        ExamError, match=rf"^tuning\.lora_targets={named} .*\n.*: dense, key, query, value\."
+    ):
         reader.prepare_for_training(features_of(reader, asked), replace(LORA, lora_targets=targets))
-    assert str(caught.value) == (
-        f"tuning.lora_targets={named} matches no module of the layers.\n"
-        "Choose from: dense, key, query, value."
-    )
 
 
 @pytest.mark.slow
@@ -378,9 +369,5 @@ def test_memory_is_estimated_from_weights_and_tokens():
 def test_layers_under_another_name_are_refused():
     with torch.device("meta"):
         model = AutoModel.from_config(AutoConfig.for_model("albert"))
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"albert .*\n.*tuning=full without tuning\.layer_decay"):
         layers_of(model)
-    assert str(caught.value) == (
-        "tuning reads the layers of a model one by one, and a albert model has none under a known "
-        "name.\nChoose tuning=full without tuning.layer_decay."
-    )

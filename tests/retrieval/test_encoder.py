@@ -167,12 +167,8 @@ def test_vectors_under_other_keys_are_refused_by_name(tiny, tmp_path):
     data = shard.read_bytes()
     assert one + other in data
     shard.write_bytes(data.replace(one + other, other + one))
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=rf"^{shard} is not .*\nDelete that file"):
         Embeddings(tiny, tmp_path).queries(["the otter"])
-    assert str(caught.value) == (
-        f"{shard} is not a whole shard of embeddings: its keys are not those that were written\n"
-        "Delete that file: its texts are encoded again."
-    )
 
 
 ENCODE_FOREVER = """

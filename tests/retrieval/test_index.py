@@ -55,12 +55,10 @@ def test_a_damaged_index_is_refused_by_name(corpus, sentences, tmp_path, name):
     folder = build_index(corpus, sentences, index, tmp_path / "o").stage.folder
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(
+        ExamError, match=rf"^{folder / name} is not .*\nDelete the folder {folder} "
+    ):
         build_index(corpus, sentences, index, tmp_path / "o")
-    assert str(caught.value) == (
-        f"{folder / name} is not the file that was written.\n"
-        f"Delete the folder {folder} and run the command again."
-    )
 
 
 def test_a_large_file_is_hashed_once_while_it_stands_still(tmp_path, monkeypatch):

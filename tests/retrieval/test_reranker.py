@@ -234,12 +234,10 @@ def test_several_scores_a_pair_are_refused(cross_encoder, tmp_path):
     )
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(cross_encoder).save_pretrained(tmp_path)
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(
+        ExamError, match=rf"^reranker\.ckpt={tmp_path} gives 3 scores .*\n.*cross-encoder/ms-marco"
+    ):
         _ = PairScorer(Reranker(ckpt=str(tmp_path))).model
-    assert str(caught.value) == (
-        f"reranker.ckpt={tmp_path} gives 3 scores a passage; a reranker gives one.\n"
-        "Choose another checkpoint, such as cross-encoder/ms-marco-MiniLM-L6-v2."
-    )
 
 
 @pytest.mark.slow

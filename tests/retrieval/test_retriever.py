@@ -199,12 +199,8 @@ def test_broken_artefact_is_refused_by_name(retrieval, asked):
     stage = retrieval.contexts(asked, "q")
     path = stage.folder / "contexts.parquet"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=rf"^{path} is not .*\nDelete the folder {stage.folder} "):
         retrieval.contexts(asked, "q")
-    assert str(caught.value) == (
-        f"{path} is not the file that was written.\n"
-        f"Delete the folder {stage.folder} and run the command again."
-    )
 
 
 class Cut(Exception):
@@ -381,12 +377,8 @@ def test_articles_of_several_queries_by_their_best_ranks(retrieval, asked):
 def test_articles_without_an_id_of_their_own_are_refused(retrieval, asked, articles, id_, state):
     with articles.open("a") as file:
         file.write(f'{{"id": {id_}, "title": "Twin", "text": "It lives."}}\n')
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=rf"article 11 has {state}\.\n.*corpus\.columns\.id=<name>"):
         retrieval.contexts(asked, "q")
-    assert str(caught.value) == (
-        f"{articles}: article 11 has {state}.\nGive every article an id of its own; map the "
-        "column with corpus.columns.id=<name>."
-    )
 
 
 def test_an_encoder_changed_in_its_folder_is_another_encoder(retrieval, asked, encoder, tmp_path):

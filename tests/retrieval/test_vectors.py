@@ -87,12 +87,8 @@ def test_one_vector_and_more_asked_than_there_are(tmp_path, recipe):
 
 def test_queries_of_another_dimension_are_refused(tmp_path):
     index, _, _ = built(tmp_path / "i", unit(10, 16, 0), IndexType.exact)
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r" 16-d vectors, .* 24-d queries\.\n.*exam retrieve"):
         index.search(unit(2, 24, 0), 1)
-    assert str(caught.value) == (
-        f"{tmp_path / 'i'} holds 16-d vectors, but the encoder gives 24-d queries.\n"
-        "Choose the encoder it was built with, or build another index with exam retrieve."
-    )
 
 
 def test_auto_takes_what_fits_the_budget():
