@@ -28,8 +28,8 @@ from exam.core.estimates import (
 )
 from exam.core.precision import default_half_dtype
 from exam.core.trainer import CHECKPOINTS
-from exam.readers.base import inspect
-from exam.readers.tuning import count_parameters, with_tuning
+from exam.readers.base import inspect_checkpoint
+from exam.readers.tuning import apply_tuning, count_parameters
 
 FOUR_BITS = 0.5  # bytes of a weight, at least
 TRAINING_REMEDY = "Choose trainer=low_memory, tuning=lora, or a smaller model."
@@ -55,9 +55,9 @@ def check_room(config: Train, *, answers: bool = False) -> None:
         return
     if model.name_or_path is None or model.gguf_file or model.trust_remote_code:
         return
-    network, _ = inspect(model)
+    network, _ = inspect_checkpoint(model)
     if learns:
-        network = with_tuning(network, config.tuning, None)
+        network = apply_tuning(network, config.tuning, None)
     number = count_parameters(network)
     parameters, trained = number["all"], number["trained"] if learns else 0
     values = trainer_values(config.trainer)
