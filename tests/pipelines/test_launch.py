@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, exam, make_place, run_script, tiny
+from helpers import ROOT, exam, make_place, run_exam, run_script, tiny
 
 from exam.config import Infer
 from exam.config.compose import composed
@@ -235,8 +235,7 @@ def test_two_processes_answer_as_one_does_with_any_character(place, tmp_path):
     logits = []
     for launch in ("single", "2"):
         outputs = tmp_path / f"out $$ {launch}"
-        done = exam("infer", *asked, f"launch={launch}", f"outputs='{outputs}'", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        run_exam("infer", *asked, f"launch={launch}", f"outputs='{outputs}'", cwd=tmp_path)
         (saved,) = outputs.glob("infer/*/predictions.parquet")
         logits.append(read_predictions(saved).logits)
     assert logits[0] == pytest.approx(logits[1], abs=1e-5)

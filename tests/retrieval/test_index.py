@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import exam, jsonl_corpus, make_place, run_script, setting
+from helpers import jsonl_corpus, make_place, run_exam, run_script, setting
 
 from exam.config import Chunking, Encoder, Index, IndexType
 from exam.core import artifacts
@@ -167,8 +167,7 @@ def test_retrieve_under_torchrun_gives_the_contexts_of_one_process(encoder, tmp_
     tables = []
     for name, processes in (("one", 1), ("two", 2)):
         outputs = tmp_path / name
-        done = exam("retrieve", *values, f"outputs={outputs}", processes=processes)
-        assert done.returncode == 0, done.stderr
+        run_exam("retrieve", *values, f"outputs={outputs}", processes=processes)
         paths = sorted(outputs.glob("contexts/*/contexts.parquet"))
         tables.append([(p.parent.name, pq.read_table(p)) for p in paths])
     assert len(tables[0]) == 3

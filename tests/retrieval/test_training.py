@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
-from helpers import exam, make_place, setting, write_csv
+from helpers import exam, make_place, run_exam, setting, write_csv
 from torch import nn
 from transformers import set_seed
 
@@ -263,12 +263,11 @@ def place(tmp_path_factory, encoder):
 def test_reranker_from_training_to_answers(place, encoder):
     root, overrides = place
     first = ["retriever=bm25", "retriever.top_k=6", "chunking.chunk_words=8"]
-    trained = exam(
+    trained = run_exam(
         "train", "task=reranker", f"reranker.ckpt={encoder}", "reranker.top_k=6",
         "training_pairs.max_rank=6",
         *first, *overrides,
     )  # fmt: skip
-    assert trained.returncode == 0, trained.stderr
     (run,) = (root / "outputs" / "train").glob("kaggle-cross_encoder-bm25-*")
     found = json.loads((run / "results.json").read_text())
     after, before = [row["system"] for row in found["rows"]]
@@ -278,14 +277,12 @@ def test_reranker_from_training_to_answers(place, encoder):
     assert set(found["dev"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
     assert trained.stdout.endswith(f"{run / 'results.json'}\n")
 
-    read = exam(
+    run_exam(
         "train", "model=tiny", "reranker=cross_encoder", f"reranker.ckpt={run}",
         "reranker.top_k=6", *first, *overrides,
     )  # fmt: skip
-    assert read.returncode == 0, read.stderr
     (reader,) = (root / "outputs" / "train").glob("kaggle-tiny-bm25-*")
-    answered = exam("infer", f"ckpt={reader}", f"outputs={root / 'outputs'}")
-    assert answered.returncode == 0, answered.stderr
+    run_exam("infer", f"ckpt={reader}", f"outputs={root / 'outputs'}")
     assert list((root / "outputs" / "contexts").glob("kaggle-test-bm25-cross_encoder-*"))
 
     wrong = exam("infer", f"ckpt={run}", f"outputs={root / 'outputs'}")
@@ -295,14 +292,13 @@ def test_reranker_from_training_to_answers(place, encoder):
         "Use it to retrieve (reranker.ckpt=<folder>), and give the run of a reader here.\n"
     )
 
-    again = exam(
+    run_exam(
         "train", "task=reranker", f"reranker.ckpt={run}", "reranker.top_k=6",
         "training_pairs=binary",
         "training_pairs.positives=reader", f"training_pairs.reader={reader}",
         "training_pairs.max_rank=3", "training_pairs.max_support=1",
         *first, *overrides,
     )  # fmt: skip
-    assert again.returncode == 0, again.stderr
     (path,) = (root / "outputs" / "gains").glob("*/gains.parquet")
     rows = pq.read_table(path).to_pylist()
     assert len(rows) == 28 * 3  # the questions outside of the dev fold
@@ -317,19 +313,17 @@ def test_reranker_from_training_to_answers(place, encoder):
 @pytest.mark.slow
 def test_encoder_from_training_to_retrieval(place):
     root, overrides = place
-    done = exam(
+    run_exam(
         "train",
         "task=encoder",
         "training_pairs.max_rank=6",
         "training_pairs.max_support=1",
         *overrides,
     )
-    assert done.returncode == 0, done.stderr
     (run,) = (root / "outputs" / "train").glob("kaggle-encoder-minilm-two_stage-*")
     assert len(json.loads((run / "results.json").read_text())["rows"]) == 2
     kept = [o for o in overrides if not o.startswith(("encoder.", "trainer.", "data.folds"))]
-    found = exam("retrieve", f"encoder.name_or_path={run}", "evaluate=false", *kept)
-    assert found.returncode == 0, found.stderr
+    found = run_exam("retrieve", f"encoder.name_or_path={run}", "evaluate=false", *kept)
     # Ranked by the same weights during the report.
     assert re.search(r"Reused: .*contexts", found.stderr)
     shutil.rmtree(run)
