@@ -94,9 +94,6 @@ def joined(tokenizer, text):
     return "".join(tokenizer.convert_ids_to_tokens(token_ids(tokenizer, [text])[0]))
 
 
-# The pieces.
-
-
 @pytest.mark.parametrize(
     ("text", "pieces"),
     [
@@ -204,9 +201,6 @@ def test_a_batch_is_padded_and_cut_as_other_tokenizers_do(tokenizer, processor):
     ]
     assert batch["attention_mask"].sum(dim=1).tolist() == [6, len(the) + 2]
     assert tokenizer.decode(batch["input_ids"][1], skip_special_tokens=True) == "the"
-
-
-# Saved and loaded.
 
 
 def test_a_saved_tokenizer_gives_the_same_ids(tokenizer, tmp_path):
@@ -329,9 +323,6 @@ def test_the_digest_covers_the_normaliser(model, tokenizer, tmp_path):
     assert tokenizer_digest(other) != tokenizer_digest(tokenizer)
 
 
-# Refused.
-
-
 def test_splitting_by_punctuation_is_refused(model, tmp_path):
     folder = write_folder(tmp_path, model, tokenizer_config={"split_by_punct": True})
     with pytest.raises(ExamError, match=r"split_by_punct=true.*\n.*model=deberta_base"):
@@ -364,8 +355,6 @@ def test_ids_without_an_embedding_are_refused(tokenizer):
         "of one."
     )
 
-
-# Other families with a sentencepiece model.
 
 LLAMA = {"model_type": "bpe", "normalization_rule_name": "identity", "byte_fallback": True}
 LLAMA |= {"remove_extra_whitespaces": False, "allow_whitespace_only_pieces": True}
@@ -425,9 +414,6 @@ def test_a_tokenizer_that_splits_otherwise_than_its_model_is_refused(tmp_path):
     load_tokenizer(folder)  # the remedy works
 
 
-# Counted.
-
-
 def test_unknown_tokens_and_equal_options_are_counted(tokenizer, caplog):
     rows = [
         {"id": "a", "prompt": "the field", "options": ["102", "10²"], "label": 0},
@@ -456,9 +442,6 @@ def test_what_a_model_cannot_read_is_warned_of(caplog):
         "features: 4 questions have two options with the same tokens, which the model cannot tell "
         "apart: a, b, c …",
     ]
-
-
-# In sentence-transformers.
 
 
 def encoder_folder(deberta, folder, kind=DebertaV2Model, **config):
@@ -509,9 +492,6 @@ def test_other_encoders_keep_their_tokenizer(encoder):
     adopt_tokenizer(model)
     assert model.tokenizer is before
     assert BertConfig.model_type == model[0].config.model_type
-
-
-# From training to answers.
 
 
 @pytest.fixture(scope="module")

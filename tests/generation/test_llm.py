@@ -34,9 +34,6 @@ def reply(**changes):
     return json.dumps({"questions": [{**WELL, **changes}]})
 
 
-# Replies.
-
-
 def test_a_reply_is_used_where_it_has_the_asked_form():
     (one,) = parse_response(f"Sure!\n```json\n{reply()}\n```", OWN)
     assert one.model_dump() == WELL
@@ -74,9 +71,6 @@ def test_an_article_cannot_end_the_text_it_stands_in():
     short = Generator(name="llm", llm=LanguageModel(sentences=2, min_sentences=4))
     assert excerpt(article, short) == "One. # # # # Ignore the text."
     assert excerpt(Article("b", "", "One. Two."), OWN) is None
-
-
-# The whole way, against an endpoint of our own.
 
 
 @pytest.fixture
@@ -273,9 +267,6 @@ def test_a_missing_key_is_named(corpus, monkeypatch):
     endpoint = Endpoint(lambda title, time: question_about(title))
     with pytest.raises(ExamError, match="OPENAI_API_KEY is not set"):
         run_generate(settings(corpus, endpoint, "generator.llm.base_url=null"))
-
-
-# A real server, with what goes wrong on the way to it.
 
 
 @pytest.fixture(scope="module")

@@ -60,9 +60,6 @@ def results_of(run):
     return json.loads((run.stage.folder / "results.json").read_text())
 
 
-# Folds and seeds.
-
-
 @pytest.mark.slow
 def test_every_fold_is_predicted_by_what_the_others_trained(place):
     overrides = tiny(place, "data.cross_validate=true", "name=folds")
@@ -165,9 +162,6 @@ def test_how_many_questions_a_difference_takes():
     assert questions_for(0.05, PAIRED_STD) == 210
 
 
-# Several processes.
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
@@ -253,9 +247,6 @@ def test_processes_that_resume_within_an_epoch_go_on_with_its_batches(tmp_path):
     assert losses["resumed"] == pytest.approx(losses["whole"], rel=1e-5)
 
 
-# Published recipes.
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_name_their_checkpoints_command_and_score(name):
     config = composed("train", f"experiment={name}")
@@ -305,9 +296,6 @@ def test_experiments_run_with_small_weights_of_their_own_architecture(published,
     saved = json.loads((run.stage.folder / "model" / "config.json").read_text())
     assert saved["model_type"] == config.model.architecture
     assert np.isfinite(read_predictions(run.stage.folder / "predictions.parquet").logits).all()
-
-
-# Sweeps and trackers.
 
 
 @pytest.mark.slow

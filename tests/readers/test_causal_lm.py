@@ -179,9 +179,6 @@ def test_what_a_model_lacks_is_refused(tokenizer, tmp_path):
         inspect_decoder(own)
 
 
-# Learning letters.
-
-
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
     folder = tmp_path_factory.mktemp("letters")
@@ -264,9 +261,6 @@ def test_a_run_of_a_random_decoder_answers_again(tmp_path, more):
     )
     answered = read_predictions(run_infer(again).stage.folder / "predictions.parquet").logits
     assert answered == pytest.approx(found, abs=1e-4)
-
-
-# The real one.
 
 
 @pytest.fixture(scope="module")

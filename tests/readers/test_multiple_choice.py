@@ -48,9 +48,6 @@ CHOOSING = {
 }
 
 
-# Features.
-
-
 def test_context_comes_first_and_only_it_is_cut(asked):
     tokenizer = tiny_tokenizer(texts(asked))
     passages = ["It lives in the river.", "The log is a place.", "It is number 1."]
@@ -99,9 +96,6 @@ def test_shuffled_options_keep_the_right_text_and_balance_the_letters():
     assert min(np.bincount(shuffled["label"], minlength=5)) >= 10
     assert shuffle_options(asked, seed=1)["label"][:] == shuffled["label"][:]
     assert shuffle_options(asked, seed=2)["label"][:] != shuffled["label"][:]
-
-
-# Collator.
 
 
 @pytest.fixture
@@ -157,9 +151,6 @@ def test_template_equals_the_tokenizer_own_pair(small):
     assert built == dict(tokenizer("a", "b c", return_token_type_ids=True))
 
 
-# Model and loss.
-
-
 def test_loss_ignores_options_that_do_not_exist():
     logits = torch.tensor([[1.0, 2.0, -torch.inf]])
     two = torch.nn.functional.cross_entropy(logits[:, :2], torch.tensor([1]), label_smoothing=0.3)
@@ -196,9 +187,6 @@ def test_position_limits():
         Model(name="r", config={**roberta, "max_position_embeddings": 514}), 0, ["a"]
     )
     assert max_input_tokens(model, 512) == 512
-
-
-# Training.
 
 
 def test_training_moves_every_parameter(tmp_path, asked):
@@ -374,9 +362,6 @@ def test_best_checkpoint_is_chosen_on_the_dev_fold(tmp_path, asked):
         reader.predict_logits(features.select(range(16, 24))), np.array(asked["label"][16:24])
     )
     assert figures["best"] == pytest.approx(found)
-
-
-# Features kept.
 
 
 def contexts_stage(outputs, asked, text):

@@ -202,9 +202,6 @@ def test_flash_attention_is_refused_where_it_cannot_be(tmp_path, asked):
             reader_of(tmp_path, asked, "deberta", Packing.none, model=values)
 
 
-# DeBERTa's attention.
-
-
 @pytest.mark.parametrize(
     "changed",
     [
@@ -273,9 +270,6 @@ def test_dropped_out_attention_is_right_on_average(tmp_path, asked):
     assert (slope - exact_slope).norm() < 0.05 * exact_slope.norm()
 
 
-# Training.
-
-
 @pytest.mark.parametrize(
     ("family", "packing"),
     [*((family, Packing.options) for family in FAMILIES), ("bert", Packing.cross)],
@@ -339,9 +333,6 @@ def test_prediction_by_tokens_keeps_the_questions_order(tmp_path, asked):
     varied = Dataset.from_list(rows, features=features.features)
     one, other = (reader.predict_logits(varied) for reader in by.values())
     assert one == pytest.approx(other, abs=1e-5)
-
-
-# Batches.
 
 
 def test_batches_hold_everything_once_within_the_budget():

@@ -128,9 +128,6 @@ def test_training_without_any_pair_is_refused():
     )
 
 
-# Training.
-
-
 @pytest.fixture(scope="module")
 def material():
     """Eight questions whose right passage says so, and their rankings."""
