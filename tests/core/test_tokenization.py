@@ -504,7 +504,7 @@ def test_a_reader_trains_is_saved_and_answers_with_the_same_ids(root, deberta, t
     folder = encoder_folder(deberta, tmp_path / "reader")
     setup = tiny(root, "model=deberta_small", f"model.name_or_path={folder}", "data.limit=20")
     trained = run_exam("train", *setup, "model.max_length=64", "model.config=null")
-    assert "unknown tokens " in trained.stderr
+    assert re.search(r"tokens in \w+ are unknown", trained.stderr)
     (run,) = (root / "outputs" / "train").glob("kaggle-deberta_small-bm25-????????")
     assert (run / "model" / "spm.model").read_bytes() == (folder / "spm.model").read_bytes()
     assert not (run / "model" / "tokenizer.json").exists()

