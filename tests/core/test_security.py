@@ -740,9 +740,9 @@ def test_cells_that_python_has_no_value_for_are_refused(tmp_path):
         ({"id": ""}, "row 1 has no id"),
         ({"id": ["1"]}, "row 1: id is a list"),
         ({"prompt": b"x"}, "row 1: prompt is a bytes"),
-        ({"options": 5}, "not a list of texts"),
-        ({"options": b"ab"}, "not a list of texts"),
-        ({"options": [["a"], "b"]}, "not a list of texts"),
+        ({"options": 5}, "options are not a list of texts"),
+        ({"options": b"ab"}, "options are not a list of texts"),
+        ({"options": [["a"], "b"]}, "options are not a list of texts"),
         ({"options": {"text": ["a", "b"], "label": ["A"]}}, "2 options have the labels A"),
         ({"options": {"text": ["a", "b"], "label": ["A", "A"]}}, "2 options have the labels A, A"),
         ({"options": ["a", float("nan")]}, "option B is empty"),
@@ -845,14 +845,14 @@ def test_gains_that_are_no_numbers_are_refused(tmp_path, gain):
 
 def test_an_endpoint_that_counts_in_words_counts_nothing(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    endpoint = Endpoint(Generator(llm=LanguageModel(base_url="http://127.0.0.1:1/v1")).llm)
+    endpoint = Endpoint(LanguageModel(base_url="http://127.0.0.1:1/v1"))
     message = SimpleNamespace(message=SimpleNamespace(content="{}"))
     usage = SimpleNamespace(prompt_tokens="many", completion_tokens=[3])
     response = SimpleNamespace(choices=[message], usage=usage)
     create = SimpleNamespace(create=lambda **_: response)
     endpoint.client = SimpleNamespace(chat=SimpleNamespace(completions=create))
-    assert endpoint.reply([]) == endpoint.reply([])
-    assert (endpoint.reply([]).read, endpoint.reply([]).written) == (0, 0)
+    reply = endpoint.reply([])
+    assert (reply.tokens_read, reply.tokens_written) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -390,11 +390,13 @@ def test_splits_without_enough_questions_are_refused(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(8))
     with pytest.raises(ExamError, match=r"data\.folds=10\.\nSet data\.folds=8 or less"):
         assign_folds(read_questions(data(tmp_path), "q.csv"), 10, 0)
-    with pytest.raises(ExamError, match=r"^data\.valid_fraction=0\.9 of 8 .*\nSet a smaller share"):
+    with pytest.raises(
+        ExamError, match=r"^data\.valid_fraction=0\.9 of 8 .*\nSet a smaller fraction"
+    ):
         read_split(data(tmp_path, train="q.csv", valid_fraction=0.9), None)
 
 
-def test_split_is_a_partition_and_depends_on_the_seed_alone(tmp_path):
+def test_a_split_is_a_deterministic_partition(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(40))
     config = data(tmp_path, train="q.csv", valid_fraction=0.2, folds=5)
     split = read_split(config, None)
