@@ -13,7 +13,12 @@ from transformers import LongformerForMultipleChoice
 from exam.config import Layout, Loss, Model, Order, Packing, Tuning
 from exam.core.artifacts import open_stage
 from exam.core.files import write_json
-from exam.readers.lexical import OVERLAP_FEATURES, compute_logits, fit_weights, overlap_features
+from exam.readers.lexical import (
+    OVERLAP_FEATURES,
+    compute_logits,
+    compute_overlap_features,
+    fit_weights,
+)
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator, PackedCollator
 from exam.readers.multiple_choice.features import EncodingSettings, build_features, load_features
 from exam.readers.multiple_choice.model import tiny_tokenizer
@@ -179,7 +184,7 @@ def test_measures_are_literal_and_standardised_over_the_options(tmp_path):
         write_contexts(stage, iter([passages]))
         write_json(stage.folder / IDF, dict.fromkeys(PLACES, 2.0) | {"animal": 1.0})
         stage.finish([CONTEXTS, IDF])
-    found = overlap_features(asked, stage, 2, 48)
+    found = compute_overlap_features(asked, stage, 2, 48)
     assert found.shape == (1, 5, len(OVERLAP_FEATURES))
     own = {name: found[0, :, OVERLAP_FEATURES.index(name)] for name in OVERLAP_FEATURES}
 
@@ -204,7 +209,7 @@ def test_a_question_measures_the_same_alone_and_among_others(tmp_path, asked):
             write_contexts(stage, ([{**row, "question_id": key}] for key in some["id"]))
             write_json(stage.folder / IDF, idf)
             stage.finish([CONTEXTS, IDF])
-        found.append(overlap_features(some, stage, 1, 48)[0])
+        found.append(compute_overlap_features(some, stage, 1, 48)[0])
     assert np.array_equal(*found)
 
 

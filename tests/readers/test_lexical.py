@@ -15,10 +15,10 @@ from exam.readers.lexical import (
     FEATURES,
     compute_features,
     compute_logits,
+    compute_option_features,
     cross_fit,
     fit_weights,
     load_weights,
-    option_features,
     save_weights,
 )
 
@@ -26,7 +26,7 @@ IDF = {"is": 1.0, "cat": 2.0, "red": 1.0, "mat": 3.0, "a": 0.5, "blue": 2.0, "th
 
 
 def test_features_by_hand():
-    rows = option_features(
+    rows = compute_option_features(
         ["where", "is", "the", "cat"],
         [["the", "red", "mat"], ["a", "cat"], ["blue", "mat"]],
         [["a", "red", "mat", "is", "here"]],
@@ -49,12 +49,12 @@ def test_a_window_is_about_one_sentence():
     """Words 40 apart never stand in one window; words of two passages neither."""
     far = ["cat", *["x"] * 40, "mat"]
     for passages in ([far], [["cat"], ["mat"]]):
-        (row, _) = option_features(["cat"], [["mat"], ["red"]], passages, IDF)
+        (row, _) = compute_option_features(["cat"], [["mat"], ["red"]], passages, IDF)
         assert row[:2] == [0.0, 1.0]
 
 
 def test_without_passages_only_the_options_speak():
-    (row, _) = option_features(["cat"], [["mat"], ["red"]], [], IDF)
+    (row, _) = compute_option_features(["cat"], [["mat"], ["red"]], [], IDF)
     assert dict(zip(FEATURES, row, strict=True)) == pytest.approx(
         {"window": 0, "coverage": 0, "bigrams": 0, "missing": 1, "missing_own": 3,
          "words": 1, "characters": log(4), "prompt": 0, "centrality": 0}
@@ -67,8 +67,8 @@ texts = st.lists(st.sampled_from(sorted(IDF)), max_size=8)
 @given(texts, st.lists(texts, min_size=2, max_size=5), st.lists(texts, max_size=4), st.randoms())
 def test_permuted_options_permute_features(prompt, options, passages, random):
     order = random.sample(range(len(options)), len(options))
-    rows = option_features(prompt, options, passages, IDF)
-    again = option_features(prompt, [options[i] for i in order], passages, IDF)
+    rows = compute_option_features(prompt, options, passages, IDF)
+    again = compute_option_features(prompt, [options[i] for i in order], passages, IDF)
     assert again == [rows[i] for i in order]
 
 

@@ -176,12 +176,8 @@ def test_packed_collator_lays_out_literal_tensors():
 
 def test_architectures_that_cannot_be_packed_are_refused(tmp_path, asked):
     config = Model(name="x", config={"model_type": "xlnet", "d_model": 16}, packing=Packing.options)
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"xlnet model\.\nSet model\.packing=none"):
         MultipleChoiceReader.build(config, CPU, tmp_path, 0, texts(asked))
-    assert str(caught.value) == (
-        "model.packing=options reads bert, roberta, xlm-roberta, mpnet, modernbert, deberta-v2, "
-        "and this is a xlnet model.\nSet model.packing=none."
-    )
 
 
 def test_a_packed_checkpoint_is_not_read_otherwise(tmp_path, asked):
