@@ -6,8 +6,9 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from exam.config import ROOTS
+from exam.config import ROOTS, Restore
 from exam.config.compose import composed
+from exam.config.saved import load_run
 from exam.config.training_args import TrainerFields
 from exam.config.values import describe_range, setting
 from exam.core.errors import ExamError
@@ -144,6 +145,13 @@ def test_every_item_of_a_list_is_within_range_and_a_member_is_named():
 def test_an_old_name_is_refused_with_the_new_one(override, name):
     with pytest.raises(ExamError, match=rf"renamed to {re.escape(name)}\.\nWrite"):
         composed("train", override)
+
+
+def test_a_run_with_an_old_name_has_to_be_trained_again(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("retriever:\n  depth: 20\n")
+    with pytest.raises(ExamError, match=r"retriever\.depth, which was renamed to retriever\.top_k"):
+        load_run(path, Restore(ckpt="run"))
 
 
 def groups(schema):

@@ -2,13 +2,12 @@
 
 import logging
 import os
-import subprocess
 import sys
 import unicodedata
 from importlib import import_module
 
 import pytest
-from helpers import ROOT, exam, jsonl_corpus, make_articles, make_place, setting
+from helpers import ROOT, exam, jsonl_corpus, make_articles, make_place, python, setting
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,13 +122,7 @@ def test_retrieval_runs_with_the_fall_back(tmp_path, encoder):
     given = setting(folder, "retriever=two_stage", f"encoder.name_or_path={encoder}")
     preferred = exam("retrieve", *given)
     path = os.pathsep.join([str(tmp_path), str(ROOT / "src")])
-    fallen_back = subprocess.run(
-        [sys.executable, str(ROOT / "retrieve.py"), *given],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    fallen_back = python(str(ROOT / "retrieve.py"), *given, PYTHONPATH=path)
     assert (preferred.returncode, fallen_back.returncode) == (0, 0), fallen_back.stderr
     assert preferred.stderr.count("sentences: ") == 0
     assert fallen_back.stderr.count(f"; using {FALL_BACK} ") == 1

@@ -123,7 +123,7 @@ def decoder(folder, **values):
 # Learning letters.
 
 
-def letters(reader, tokenizer):
+def letters(tokenizer):
     asked = asked_of(prompter := prompter_of(tokenizer, Scoring.letters))
     tokens = prompter.single_token_ids("ABC")
     from datasets import Dataset
@@ -136,21 +136,25 @@ def letters(reader, tokenizer):
     return Dataset.from_dict(columns, features=FEATURES)
 
 
+def learn_and_read_again(folder, tokenizer, config, values, tuning, near):
+    reader = LetterReader.build(config, values, folder / "c", 0)
+    features = letters(tokenizer)
+    reader = reader.prepare_for_training(features, tuning)
+    reader.train(features, features.select([]))
+    logits = reader.predict_logits(features)
+    assert logits.argmax(axis=1).tolist() == [1, 2, 0]
+    reader.save(folder / "run" / "model")
+    saved = replace(config, name_or_path=str(folder / "run" / "model"))
+    again = LetterReader.build(saved, values, folder / "again", 0)
+    assert agree(again.predict_logits(features), logits, near)
+
+
 @pytest.mark.parametrize(("device", "dtype"), PLACES)
 @pytest.mark.parametrize("tuning", [Tuning(), LORA], ids=["full", "lora"])
 def test_letters_are_learned_and_read_again(tokenizer, tmp_path, folder, device, dtype, tuning):
     values = trainer_on(device, dtype, max_steps=80, learning_rate=3e-3)
     config = decoder(folder, scoring=Scoring.letters)
-    reader = LetterReader.build(config, values, tmp_path / "c", 0)
-    features = letters(reader, tokenizer)
-    reader = reader.prepare_for_training(features, tuning)
-    reader.train(features, features.select([]))
-    logits = reader.predict_logits(features)
-    assert logits.argmax(axis=1).tolist() == [1, 2, 0]
-    reader.save(tmp_path / "run" / "model")
-    saved = replace(config, name_or_path=str(tmp_path / "run" / "model"))
-    again = LetterReader.build(saved, values, tmp_path / "again", 0)
-    assert agree(again.predict_logits(features), logits, 1e-2)
+    learn_and_read_again(tmp_path, tokenizer, config, values, tuning, 1e-2)
 
 
 # In 4 bits.
@@ -177,13 +181,4 @@ def test_adapters_learn_on_4_bits(tokenizer, tmp_path, folder, device):
     config = decoder(folder, scoring=Scoring.letters, load_in_4bit=True)
     values = trainer_on(device, "bf16", max_steps=80, learning_rate=3e-3)
     values |= {"activation_checkpointing": True}
-    reader = LetterReader.build(config, values, tmp_path / "c", 0)
-    features = letters(reader, tokenizer)
-    reader = reader.prepare_for_training(features, LORA)
-    reader.train(features, features.select([]))
-    logits = reader.predict_logits(features)
-    assert logits.argmax(axis=1).tolist() == [1, 2, 0]
-    reader.save(tmp_path / "run" / "model")
-    saved = replace(config, name_or_path=str(tmp_path / "run" / "model"))
-    again = LetterReader.build(saved, values, tmp_path / "again", 0)
-    assert agree(again.predict_logits(features), logits, 5e-2)
+    learn_and_read_again(tmp_path, tokenizer, config, values, LORA, 5e-2)

@@ -31,9 +31,9 @@ def asked():
 def base(tmp_path_factory, asked):
     """A random decoder's folder."""
     folder = tmp_path_factory.mktemp("decoder")
-    MultipleChoiceReader.build(replace(OWN, others=False), CPU, folder / "c", 0, texts(asked)).save(
-        folder
-    )
+    MultipleChoiceReader.build(
+        replace(OWN, cross_option_bias=False), CPU, folder / "c", 0, texts(asked)
+    ).save(folder)
     return folder
 
 
@@ -42,7 +42,7 @@ def reader_of(tmp_path, model, **values):
 
 
 def test_options_have_the_scores_that_the_library_gives_each_sequence(tmp_path, asked, base):
-    reader = reader_of(tmp_path, replace(OWN, others=False, name_or_path=str(base)))
+    reader = reader_of(tmp_path, replace(OWN, cross_option_bias=False, name_or_path=str(base)))
     logits = reader.predict_logits(features_of(reader, asked))
     plain = LlamaForSequenceClassification.from_pretrained(base).eval()
     rows = features_of(reader, asked).to_list()
@@ -73,7 +73,7 @@ def test_a_decoder_is_trained_saved_and_read_again(tmp_path, asked, base, tuning
 
 
 def test_a_decoder_without_a_padding_token_pads_with_its_end(tmp_path, asked, base):
-    reader = reader_of(tmp_path, replace(OWN, others=False, name_or_path=str(base)))
+    reader = reader_of(tmp_path, replace(OWN, cross_option_bias=False, name_or_path=str(base)))
     whole = reader.predict_logits(features_of(reader, asked))
     reader.tokenizer.save_pretrained(base / "none")
     reader.model.save_pretrained(base / "none")
@@ -82,7 +82,9 @@ def test_a_decoder_without_a_padding_token_pads_with_its_end(tmp_path, asked, ba
         (base / "none" / name).write_text(
             text.replace('"pad_token"', '"eos_token"').replace('"pad_token_id": 0', '"x": 0')
         )
-    again = reader_of(tmp_path, replace(OWN, others=False, name_or_path=str(base / "none")))
+    again = reader_of(
+        tmp_path, replace(OWN, cross_option_bias=False, name_or_path=str(base / "none"))
+    )
     assert again.model.config.pad_token_id == again.tokenizer.eos_token_id
     assert again.predict_logits(features_of(again, asked)) == pytest.approx(whole, abs=1e-5)
 

@@ -92,7 +92,7 @@ def _separate_valid(data: Data, train: Dataset, generated: Path | None) -> tuple
         return _hold_out(train, data.valid_fraction, data.split_seed)
     raise ExamError(
         f"data={data.name} names no questions to report the result on.\n"
-        "Give a file, data.valid=<file>, or hold out a share: data.valid_fraction=0.2"
+        "Give a file, data.valid=<file>, or hold out a fraction: data.valid_fraction=0.2"
     )
 
 
@@ -104,8 +104,8 @@ def _hold_out(questions: Dataset, share: float, seed: int) -> tuple[Dataset, Dat
     count = len(set(groups.tolist()))
     if ceil(share * count) >= count:
         raise ExamError(
-            f"data.valid_fraction={share} of {len(questions)} questions, {count} when "
-            "near-duplicates count once, leaves none to train on.\n"
+            f"data.valid_fraction={share} of {len(questions)} questions, {count} without "
+            "near-duplicates, leaves none to train on.\n"
             "Set a smaller share, bring more questions, or give a file: data.valid=<file>"
         )
     splitter = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
