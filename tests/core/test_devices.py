@@ -32,7 +32,7 @@ from exam.core.errors import ExamError
 from exam.core.estimates import checkpoint_bytes, training_bytes
 from exam.core.precision import choose_formats, log_replaced_formats
 from exam.pipelines.launch import start_processes
-from exam.pipelines.room import check_room, checkpoints_at_once
+from exam.pipelines.preflight import check_room, count_kept_checkpoints
 from exam.readers.multiple_choice.model import tiny_tokenizer
 from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.readers.quantization import dtype_kwargs
@@ -436,7 +436,7 @@ def test_what_training_and_checkpoints_take():
     ],
 )
 def test_how_many_checkpoints_lie_side_by_side(values, number):
-    assert checkpoints_at_once(values) == number
+    assert count_kept_checkpoints(values) == number
 
 
 @pytest.fixture(scope="module")

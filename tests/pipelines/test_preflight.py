@@ -18,8 +18,7 @@ from exam.core.conversion import convert_file
 from exam.core.errors import ExamError
 from exam.core.tokenization import load_tokenizer
 from exam.pipelines.preflight import check_reader
-from exam.pipelines.revisions import pin_revisions
-from exam.pipelines.workload import uses_encoder
+from exam.pipelines.revisions import pin_revisions, uses_encoder
 from exam.readers.multiple_choice.model import load_model
 from exam.retrieval.encoder import inspect_encoder
 from exam.retrieval.reranker import inspect_reranker
@@ -128,7 +127,7 @@ def test_an_encoder_is_checked_like_a_reader(encoder, tmp_path):
 
 
 def test_an_encoder_is_no_reranker(encoder):
-    with pytest.raises(ExamError, match="has no head that scores a passage"):
+    with pytest.raises(ExamError, match="has no head that scores passages"):
         inspect_reranker(Reranker(ckpt=str(encoder)))
     inspect_reranker(Reranker(ckpt=str(encoder)), trained=False)
 
