@@ -73,7 +73,7 @@ from exam.generation.clients import Endpoint
 from exam.pipelines.infer import _warn_of_versions
 from exam.pipelines.tracking import track_run
 from exam.readers.causal_lm.layerwise import _map_tensors
-from exam.readers.causal_lm.load import _runner, load_runner
+from exam.readers.causal_lm.load import _build_runner, load_runner
 from exam.readers.multiple_choice.model import load_model
 from exam.retrieval.contexts import SCHEMA as CONTEXTS
 from exam.retrieval.contexts import read_contexts, read_support
@@ -442,7 +442,7 @@ def test_broken_weights_read_layer_by_layer_are_one_message(tmp_path):
         name_or_path=str(tmp_path),
     )
     with pytest.raises(ExamError, match=rf"The reader {tmp_path} cannot be loaded: "):
-        _runner(config, tmp_path, LLAMA, tmp_path / "work")
+        _build_runner(config, tmp_path, LLAMA, tmp_path / "work")
 
 
 def test_a_pickle_of_a_language_model_or_a_reranker_runs_nothing(tmp_path, mark):
