@@ -97,9 +97,6 @@ def test_qrels_beside_the_file_give_articles(tmp_path):
     assert read_questions(data(tmp_path), "q.csv")["article"][:] == [None, "a7"]
 
 
-# Refusals: file, row and remedy.
-
-
 def without(*columns: str) -> dict[str, str]:
     return {name: value for name, value in ROW.items() if name not in columns}
 
@@ -277,8 +274,6 @@ def test_a_number_is_a_label_before_it_is_an_index(tmp_path):
     assert (question["options"], question["label"]) == (["x", "y", "z"], 0)
 
 
-# Public exams: rows in the shape that each hub data set has.
-
 PUBLIC = {
     "arc": (
         {
@@ -372,9 +367,6 @@ def test_sciq_draws_an_order_and_keeps_the_right_text():
 def test_withheld_answers_of_the_hub_are_unknown():
     row, _ = PUBLIC["medmcqa"]
     assert parse_questions([{**row, "cop": -1}], preset("medmcqa"), "x")[0]["label"] is None
-
-
-# Folds.
 
 
 def test_near_duplicates_and_questions_of_one_article_share_a_fold(tmp_path):

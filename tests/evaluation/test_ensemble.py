@@ -108,9 +108,6 @@ def test_how_many_weights_questions_carry():
     assert not has_enough_questions(5, 500)
 
 
-# Cascades.
-
-
 def test_the_least_sure_are_asked_further():
     sure = LOG(np.array([[0.9, 0.1], [0.55, 0.45], [0.3, 0.7], [0.52, 0.48]]))
     assert select_uncertain(sure, Cascade(escalate_fraction=0.5), 1).tolist() == [1, 3]
@@ -136,9 +133,6 @@ def test_the_curve_begins_with_one_reader_and_ends_with_the_other():
     assert found[-1]["map_at_3"] == pytest.approx(map_at_k(dear, labels, 3))
     assert [found[0]["seconds_a_question"], found[-1]["seconds_a_question"]] == [0.1, 2.1]
     assert [point["share"] for point in found] == pytest.approx(np.linspace(0, 1, 21).tolist())
-
-
-# Statistics.
 
 
 def test_statistics_worked_out_by_hand():

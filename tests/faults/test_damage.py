@@ -78,9 +78,6 @@ def refusal(use):
     return None
 
 
-# Finished stages.
-
-
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     """Every stage of a run that reads passages."""
@@ -185,9 +182,6 @@ def test_other_bytes_of_a_corpus_are_another_corpus(tmp_path):
     before = corpus_key(files)
     for damage in damages(tmp_path / "articles.jsonl"):
         assert corpus_key(files) != before, damage
-
-
-# Partial results of an interrupted stage.
 
 
 def test_damaged_partial_results_are_written_again(tmp_path, caplog):
@@ -341,9 +335,6 @@ def test_damaged_replies_are_left_out_and_counted(tmp_path, caplog):
         assert all(journal.rows.get(key) == row for key, row in replies.items()), damage
         whole_lines = journal.path.read_bytes().count(b"\n") == len(replies)
         assert len(replies) == 5 or whole_lines or "broken, and left out" in caplog.text, damage
-
-
-# Files that move between machines.
 
 
 def test_damaged_predictions_are_refused_by_name(tmp_path):

@@ -120,7 +120,7 @@ def places(tmp_path_factory, encoder, endpoint):
         known = {
             "run": os.path.relpath(run_, workdir),
             "url": endpoint.url,
-            "image": f"image={image}",
+            "image": f"constraints={image}",
         }
         named = [value.format(**known) for value in case.overrides]
         encodes = case.verb != "generate" and "retriever=none" not in named

@@ -35,9 +35,6 @@ def reply(**changes):
     return json.dumps({"questions": [{**WELL, **changes}]})
 
 
-# Replies.
-
-
 def test_text_around_a_reply_is_ignored():
     (question,) = parse_response(f"Sure!\n```json\n{reply()}\n```", LLM)
     assert question.model_dump() == WELL
@@ -74,9 +71,6 @@ def test_an_article_cannot_contain_the_mark_that_ends_it():
     short = Generator(name="llm", llm=LanguageModel(sentences=2, min_sentences=4))
     assert excerpt(article, short) == "One. # # # # Ignore the text."
     assert excerpt(Article("b", "", "One. Two."), LLM) is None
-
-
-# End to end, against a fake endpoint.
 
 
 @pytest.fixture
@@ -265,9 +259,6 @@ def test_a_missing_key_is_named(corpus, monkeypatch):
     endpoint = Endpoint(lambda title, time: question_about(title))
     with pytest.raises(ExamError, match="OPENAI_API_KEY is not set"):
         run_generate(settings(corpus, endpoint, "generator.llm.base_url=null"))
-
-
-# A real server, behind a proxy that injects faults.
 
 
 @pytest.fixture(scope="module")
