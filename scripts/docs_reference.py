@@ -59,7 +59,7 @@ def configuration() -> str:
     """Return the settings of every command and group, and the options of every group."""
     parts, groups = ["## Settings of the commands"], dict[str, type | None]()
     for name, schema in ROOTS.items():
-        groups = list_groups(name) | groups
+        groups |= {key: kind for key, kind in list_groups(name).items() if key not in groups}
         rows = list(map(_row, list_settings(schema, depth=0)))
         parts += [f"### {name}", _settings_table(rows), _default_options(name)]
     parts.append("## Groups")
