@@ -87,10 +87,8 @@ def test_layer_by_layer_equals_the_whole_model(tokenizer, tmp_path, family, scor
 def test_a_family_that_scales_embeddings_is_refused(tokenizer, tmp_path):
     config = GraniteConfig(vocab_size=len(tokenizer), **SMALL, embedding_multiplier=12.0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "m")
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"granite.*\n.*model\.weights_location=offload"):
         Layerwise(tmp_path / "m", config, torch.float32, CPU, tmp_path / "w", 0)
-    assert "A granite model changes the embeddings outside of its layers" in str(caught.value)
-    assert "Set model.weights_location=offload." in str(caught.value)
 
 
 def test_an_interrupted_run_resumes_at_the_last_complete_layer(tokenizer, tmp_path, caplog):
@@ -170,9 +168,8 @@ def test_a_question_never_becomes_a_special_token(tokenizer):
 
 def test_a_missing_template_token_or_head_is_refused(tokenizer, tmp_path):
     plain = tiny_tokenizer([WORDS])
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"no chat template\.\n.*model\.use_chat_template=false"):
         prompter_of(plain, Scoring.letters, use_chat_template=True)
-    assert "Set model.use_chat_template=false" in str(caught.value)
     prompter = prompter_of(tiny_tokenizer(["otter"]), Scoring.yes_no, use_chat_template=False)
     with pytest.raises(ExamError, match="The model has no single token for 'yes'"):
         prompter.single_token_ids(("yes", "no"))
@@ -184,9 +181,6 @@ def test_a_missing_template_token_or_head_is_refused(tokenizer, tmp_path):
         ExamError, match=r"is not a decoder \(BertModel\), and model.kind=causal_lm"
     ):
         inspect_decoder(model)
-
-
-# Learning letters.
 
 
 @pytest.fixture(scope="module")
@@ -271,9 +265,6 @@ def test_a_run_of_a_random_decoder_reloads(tmp_path, more):
     )
     answered = read_predictions(run_infer(again).stage.folder / "predictions.parquet").logits
     assert answered == pytest.approx(scores, abs=1e-4)
-
-
-# The real one.
 
 
 @pytest.fixture(scope="module")

@@ -43,9 +43,6 @@ def small():
     return tokenizer, {c: tokenizer.convert_tokens_to_ids(c) for c in "abcdefg"}
 
 
-# Layout and order.
-
-
 def test_the_question_comes_first_and_its_context_fills_the_rest(small):
     tokenizer, i = small
     a, b, c, d, e = (i[x] for x in "abcde")
@@ -111,9 +108,6 @@ def test_the_best_passage_can_stand_next_to_the_question(small):
     assert best_last[0]["context"] == [i["g"], i["e"], i["f"], i["a"], i["b"]]
 
 
-# Losses.
-
-
 def test_binary_loss_is_the_mean_of_each_option():
     logits = torch.tensor([[1.0, -2.0, -torch.inf], [0.0, 3.0, 1.0]])
     targets = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -128,9 +122,6 @@ def test_binary_loss_is_the_mean_of_each_option():
         second = (entropy(0.0, no) + entropy(3.0, yes) + entropy(1.0, no)) / 3
         expected = (first + second) / 2
         assert binary_loss(logits, targets, share).item() == pytest.approx(expected, rel=1e-5)
-
-
-# What joins the score.
 
 
 def stage_of(outputs, questions):

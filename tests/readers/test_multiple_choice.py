@@ -48,9 +48,6 @@ CHOOSING = {
 }
 
 
-# Features.
-
-
 def test_only_the_context_is_truncated(questions):
     tokenizer = tiny_tokenizer(texts(questions))
     passages = ["It lives in the river.", "The log is a place.", "It is number 1."]
@@ -103,9 +100,6 @@ def test_shuffled_options_keep_the_right_text_and_balance_the_letters():
     assert min(np.bincount(shuffled["label"], minlength=5)) >= 10
     assert shuffle_options(questions, seed=1)["label"][:] == shuffled["label"][:]
     assert shuffle_options(questions, seed=2)["label"][:] != shuffled["label"][:]
-
-
-# Collator.
 
 
 @pytest.fixture
@@ -161,9 +155,6 @@ def test_special_tokens_equal_the_tokenizer(small):
     assert built == dict(tokenizer("a", "b c", return_token_type_ids=True))
 
 
-# Model and loss.
-
-
 def test_loss_ignores_options_that_do_not_exist():
     logits = torch.tensor([[1.0, 2.0, -torch.inf]])
     two = torch.nn.functional.cross_entropy(logits[:, :2], torch.tensor([1]), label_smoothing=0.3)
@@ -204,9 +195,6 @@ def test_position_limits():
     assert max_input_tokens(model, 512) == 512
 
 
-# Training.
-
-
 def test_training_moves_every_parameter(tmp_path, questions):
     reader = reader_in(tmp_path, questions, num_train_epochs=1)
     before = {n: p.detach().clone() for n, p in reader.model.named_parameters()}
@@ -245,7 +233,7 @@ def test_predict_equals_evaluate_and_a_reloaded_model(tmp_path, questions):
     reader.train(features, features.select([]))
     logits = reader.predict_logits(features)
     evaluated = reader.build_trainer(None, features, 5).evaluate()
-    assert evaluated["eval_map_at_3"] == map_at_k(logits, np.array(questions["label"]))
+    assert evaluated["eval_map_at_3"] == map_at_k(logits, np.array(questions["label"]), 3)
     reader.model.save_pretrained(tmp_path / "m")
     reader.tokenizer.save_pretrained(tmp_path / "m")
     saved = replace(reader.config, name_or_path=str(tmp_path / "m"))
@@ -383,12 +371,11 @@ def test_best_checkpoint_is_chosen_on_the_dev_fold(tmp_path, questions):
     features = features_of(reader, questions)
     _, figures = reader.train(features.select(range(16)), features.select(range(16, 24)))
     score = map_at_k(
-        reader.predict_logits(features.select(range(16, 24))), np.array(questions["label"][16:24])
+        reader.predict_logits(features.select(range(16, 24))),
+        np.array(questions["label"][16:24]),
+        3,
     )
     assert figures["best"] == pytest.approx(score)
-
-
-# Features kept.
 
 
 def contexts_stage(outputs, questions, text):

@@ -200,9 +200,6 @@ def test_flash_attention_is_refused_for_other_models(tmp_path, questions):
             reader_of(tmp_path, questions, "deberta", Packing.none, model=values)
 
 
-# DeBERTa's attention.
-
-
 @pytest.mark.parametrize(
     "changed",
     [
@@ -273,9 +270,6 @@ def test_attention_with_dropout_is_right_on_average(tmp_path, questions):
     assert (slope - exact_slope).norm() < 0.05 * exact_slope.norm()
 
 
-# Training.
-
-
 @pytest.mark.parametrize(
     ("family", "packing"),
     [*((family, Packing.options) for family in FAMILIES), ("bert", Packing.cross)],
@@ -341,9 +335,6 @@ def test_prediction_by_tokens_keeps_the_order(tmp_path, questions):
     varied = Dataset.from_list(rows, features=features.features)
     one, other = (reader.predict_logits(varied) for reader in by.values())
     assert one == pytest.approx(other, abs=1e-5)
-
-
-# Batches.
 
 
 def test_batches_hold_each_row_once_within_the_budget():

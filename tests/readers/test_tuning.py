@@ -67,9 +67,6 @@ def weights(model):
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-# Freezing.
-
-
 @pytest.mark.parametrize("family", ["bert", slow("modernbert"), "deberta", slow("mpnet")])
 def test_only_weights_that_are_not_frozen_move(tmp_path, questions, bases, family):
     reader = reader_of(tmp_path, questions, bases(family))
@@ -104,9 +101,6 @@ def test_more_layers_than_there_are_cannot_be_frozen(tmp_path, questions, bases)
     )
 
 
-# Learning rates.
-
-
 def test_layers_and_head_learn_at_separate_rates(tmp_path, questions, bases):
     reader = reader_of(tmp_path, questions, bases("deberta"), learning_rate=0.01)
     tuning = Tuning(layer_decay=0.5, head_learning_rate=0.1)
@@ -122,9 +116,6 @@ def test_layers_and_head_learn_at_separate_rates(tmp_path, questions, bases):
         assert {r for part, r in parts.items() if part in name} == {rate}, name
     decays = {g["weight_decay"] for g in optimizer.param_groups if g["lr"] == 0.01}
     assert len(decays) == 1  # without weight decay both groups have the same
-
-
-# Adapters.
 
 
 @pytest.mark.parametrize(
@@ -248,9 +239,6 @@ def test_accumulated_batches_are_the_whole_batch(tmp_path, questions, bases):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-# Adversarial weight perturbation.
-
-
 def linear():
     module = nn.Linear(3, 2)
     with torch.no_grad():
@@ -336,9 +324,6 @@ def test_weight_perturbation_needs_whole_weights(tmp_path, questions, bases, sha
     assert "Set tuning.awp_lr=null" in str(caught.value)
 
 
-# A full disk.
-
-
 def test_a_full_disk_leaves_the_last_whole_checkpoint_usable(tmp_path, questions, bases):
     whole, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
@@ -370,9 +355,6 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint_usable(tmp_path, questions
     assert resumed["steps"] == 6
     assert "train_loss" not in resumed  # it would be that of the last steps alone
     assert np.array_equal(again.predict_logits(features), straight.predict_logits(features))
-
-
-# Memory.
 
 
 def test_memory_is_estimated_from_weights_and_tokens():
