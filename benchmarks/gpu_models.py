@@ -13,7 +13,7 @@ import torch
 from gpu_cases import Case, Facts, UnavailableError, Work, moved
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
-from exam.config import Dtype, Encoder, Execution, Model, ReaderKind, Scoring
+from exam.config import Dtype, Encoder, Model, ReaderKind, Scoring, WeightsLocation
 from exam.readers.causal_lm.load import load_causal
 from exam.readers.causal_lm.prompts import Asked
 from exam.readers.causal_lm.scoring import option_scores
@@ -60,7 +60,7 @@ def encoding(size: str, device: str, work: Path) -> list[Case]:
             len(texts),
             "sentences",
         )
-        for tokens in (Encoder.batch_tokens, 1 << 16)
+        for tokens in (Encoder.max_tokens_per_batch, 1 << 16)
     ]
 
 
@@ -98,7 +98,7 @@ def encoded(
     """Encode all sentences."""
     folder = str(encoder_folder(work, size))
     encoder = SentenceEncoder(
-        Encoder(name="bench", name_or_path=folder, dtype=dtype, batch_tokens=tokens)
+        Encoder(name="bench", name_or_path=folder, dtype=dtype, max_tokens_per_batch=tokens)
     )
 
     def run() -> None:
@@ -113,7 +113,7 @@ def decoders(size: str, device: str, work: Path) -> list[Case]:
     number, shared = QUESTIONS[size]
     ways: dict[str, dict[str, Any]] = {
         "in memory": {},
-        "layer by layer": {"execution": Execution.layerwise},
+        "layer by layer": {"weights_location": WeightsLocation.layerwise},
         "in 4 bits": {"load_in_4bit": True},
     }
     return [
@@ -157,7 +157,7 @@ def answered(
         kind=ReaderKind.causal_lm,
         name_or_path=str(folder),
         scoring=Scoring.yes_no,
-        chat=False,
+        use_chat_template=False,
         max_length=4096,
         **values,
     )

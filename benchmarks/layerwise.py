@@ -72,7 +72,7 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Answer the questions in one way."""
     import numpy as np
 
-    from exam.config import Execution, Model, ReaderKind, Scoring
+    from exam.config import Model, ReaderKind, Scoring, WeightsLocation
     from exam.core.environment import tune_malloc
     from exam.readers.causal_lm.load import load_causal
     from exam.readers.causal_lm.scoring import option_scores
@@ -85,10 +85,10 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
         kind=ReaderKind.causal_lm,
         name_or_path=str(checkpoint(arguments.work, small=arguments.small)),
         scoring=Scoring.yes_no,
-        chat=False,
-        execution=Execution(way),
+        use_chat_template=False,
+        weights_location=WeightsLocation(way),
         max_length=4096,
-        memory_gib=BUDGET_GIB,
+        max_memory_gib=BUDGET_GIB,
     )
     tune_malloc()
     gc.collect()

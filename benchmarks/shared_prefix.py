@@ -29,7 +29,7 @@ def prepared(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
         "model=smollm2",
         "model.dtype=float32",
         "model.scoring=yes_no",
-        "trainer=no_training",
+        "trainer=zero_shot",
     ).model
     questions, contexts = questions_and_contexts(
         arguments.data, arguments.work, "valid", TOP_K, arguments.questions

@@ -9,7 +9,7 @@ from accelerators import DEVICES, FORMATS, on_gpu, trainer_on
 from tiny_decoders import CHAT, FAMILIES, PASSAGES, SMALL, WORDS, model_of, prompter_of, questions
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from exam.config import Dtype, Execution, Model, ReaderKind, Scoring, Tuning
+from exam.config import Dtype, Model, ReaderKind, Scoring, Tuning, WeightsLocation
 from exam.readers.causal_lm import load
 from exam.readers.causal_lm.layerwise import Layerwise
 from exam.readers.causal_lm.load import load_causal, load_whole
@@ -86,15 +86,15 @@ FROM_FILES = [("cpu", Dtype.float32), *(on_gpu("cuda", Dtype(d)) for d in ("bflo
 @pytest.mark.parametrize(("device", "dtype"), FROM_FILES)
 def test_layer_by_layer_from_files_scores_as_in_memory(tmp_path, folder, device, dtype):
     scores = {}
-    for execution in (Execution.memory, Execution.layerwise):
-        config = decoder(folder, dtype=dtype, execution=execution)
+    for execution in (WeightsLocation.memory, WeightsLocation.layerwise):
+        config = decoder(folder, dtype=dtype, weights_location=execution)
         runner, prompter, _ = load_causal(config, tmp_path)
         assert runner.device.type == device or torch.cuda.is_available()
         scores[execution] = option_scores(runner, prompter, asked_of(prompter), 2)
-    assert agree(scores[Execution.layerwise], scores[Execution.memory], 1e-2)
+    assert agree(scores[WeightsLocation.layerwise], scores[WeightsLocation.memory], 1e-2)
     whole, _ = load_whole(decoder(folder, dtype=Dtype.float32), Dtype.float32)
     exact = option_scores(InMemory(whole, CPU), prompter, asked_of(prompter), 2)
-    assert agree(scores[Execution.memory], exact, 0.1)
+    assert agree(scores[WeightsLocation.memory], exact, 0.1)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -105,7 +105,9 @@ def test_what_a_gpu_does_not_hold_is_offloaded(tmp_path, folder, device, monkeyp
     # accelerate keeps room for a layer on a GPU, which is a third of this model
     memory = {0: 3 * size // 4, "cpu": size // 4} if device == "cuda" else {"cpu": size // 3}
     monkeypatch.setattr(load, "_devices", lambda _: memory)
-    runner, prompter, _ = load_causal(replace(config, execution=Execution.offload), tmp_path)
+    runner, prompter, _ = load_causal(
+        replace(config, weights_location=WeightsLocation.offload), tmp_path
+    )
     places = set(map(str, runner.model.hf_device_map.values()))
     assert "disk" in places
     assert (places & {"0", "cuda:0"} != set()) == (device == "cuda")
@@ -115,14 +117,14 @@ def test_what_a_gpu_does_not_hold_is_offloaded(tmp_path, folder, device, monkeyp
 
 
 def decoder(folder, **values):
-    values = {"scoring": Scoring.yes_no, "max_length": 200, "memory_gib": 1.0, **values}
+    values = {"scoring": Scoring.yes_no, "max_length": 200, "max_memory_gib": 1.0, **values}
     return Model(name="m", kind=ReaderKind.causal_lm, name_or_path=str(folder), **values)
 
 
 # Learning letters.
 
 
-def letters(reader, tokenizer):
+def letters(tokenizer):
     asked = asked_of(prompter := prompter_of(tokenizer, Scoring.letters))
     tokens = prompter.single("ABC")
     from datasets import Dataset
@@ -135,21 +137,25 @@ def letters(reader, tokenizer):
     return Dataset.from_dict(columns, features=FEATURES)
 
 
+def learn_and_read_again(folder, tokenizer, config, values, tuning, near):
+    reader = LetterReader.load(config, values, folder / "c", 0)
+    features = letters(tokenizer)
+    reader = reader.prepare_for_training(features, tuning)
+    train(reader, features, features.select([]))
+    logits = predict(reader, features)
+    assert logits.argmax(axis=1).tolist() == [1, 2, 0]
+    reader.save(folder / "run" / "model")
+    saved = replace(config, name_or_path=str(folder / "run" / "model"))
+    again = LetterReader.load(saved, values, folder / "again", 0)
+    assert agree(predict(again, features), logits, near)
+
+
 @pytest.mark.parametrize(("device", "dtype"), PLACES)
 @pytest.mark.parametrize("tuning", [Tuning(), LORA], ids=["full", "lora"])
 def test_letters_are_learned_and_read_again(tokenizer, tmp_path, folder, device, dtype, tuning):
     values = trainer_on(device, dtype, max_steps=80, learning_rate=3e-3)
     config = decoder(folder, scoring=Scoring.letters)
-    reader = LetterReader.load(config, values, tmp_path / "c", 0)
-    features = letters(reader, tokenizer)
-    reader = reader.prepare_for_training(features, tuning)
-    train(reader, features, features.select([]))
-    logits = predict(reader, features)
-    assert logits.argmax(axis=1).tolist() == [1, 2, 0]
-    reader.save(tmp_path / "run" / "model")
-    saved = replace(config, name_or_path=str(tmp_path / "run" / "model"))
-    again = LetterReader.load(saved, values, tmp_path / "again", 0)
-    assert agree(predict(again, features), logits, 1e-2)
+    learn_and_read_again(tmp_path, tokenizer, config, values, tuning, 1e-2)
 
 
 # In 4 bits.
@@ -176,13 +182,4 @@ def test_adapters_learn_on_4_bits(tokenizer, tmp_path, folder, device):
     config = decoder(folder, scoring=Scoring.letters, load_in_4bit=True)
     values = trainer_on(device, "bf16", max_steps=80, learning_rate=3e-3)
     values |= {"activation_checkpointing": True}
-    reader = LetterReader.load(config, values, tmp_path / "c", 0)
-    features = letters(reader, tokenizer)
-    reader = reader.prepare_for_training(features, LORA)
-    train(reader, features, features.select([]))
-    logits = predict(reader, features)
-    assert logits.argmax(axis=1).tolist() == [1, 2, 0]
-    reader.save(tmp_path / "run" / "model")
-    saved = replace(config, name_or_path=str(tmp_path / "run" / "model"))
-    again = LetterReader.load(saved, values, tmp_path / "again", 0)
-    assert agree(predict(again, features), logits, 5e-2)
+    learn_and_read_again(tmp_path, tokenizer, config, values, LORA, 5e-2)

@@ -87,7 +87,7 @@ def test_duplicate_ids_are_refused_with_any_folds(tmp_path, fold):
     write_csv(tmp_path / "q" / "extra.csv", [{**kaggle_rows(1, start=70)[0], "id": "7"}])
     data = Data(name="d", dir=str(tmp_path / "q"), train="train.csv", valid="valid.csv")
     path = write_soft_labels(tmp_path / "p.parquet", ["7"], [[0.2] * 5])
-    data = replace(data, extra="extra.csv", folds=4, fold=fold, soft_labels=path)
+    data = replace(data, extra_train="extra.csv", folds=4, fold=fold, soft_labels=path)
     with pytest.raises(ExamError, match="answers question '7'; data"):
         add_soft_labels(read_split(data, None), data)
 

@@ -155,7 +155,7 @@ def features_of(reader, asked, stage):
 
 
 def joined(tmp_path, asked, packing=Packing.options, family="bert", **values):
-    model = {"evidence": True, **values}
+    model = {"overlap_features": True, **values}
     config = Model(name="t", config=dict(FAMILIES[family]), packing=packing, **model)
     return Reader.load(config, {**CPU, "max_steps": 2}, tmp_path / "c", 0, texts(asked))
 
@@ -224,7 +224,7 @@ def test_evidence_starts_as_a_conditional_logit_and_joins_the_score(tmp_path, as
 )
 def test_what_joins_is_trained_saved_and_read_again(tmp_path, asked, packing, family, tuning):
     stage = stage_of(tmp_path, asked)
-    values = {"loss": Loss.binary, "others": True}
+    values = {"loss": Loss.binary, "cross_option_bias": True}
     base = joined(tmp_path, asked, packing, family, **values)
     base.save(tmp_path / "base")
     model = replace(base.config, config=None, name_or_path=str(tmp_path / "base"))
@@ -254,7 +254,9 @@ def test_trained_evidence_is_not_started_again(tmp_path, asked):
 
 
 def test_the_others_are_the_mean_of_those_that_exist(tmp_path, asked):
-    reader = joined(tmp_path, asked, evidence=False, loss=Loss.binary, others=True)
+    reader = joined(
+        tmp_path, asked, overlap_features=False, loss=Loss.binary, cross_option_bias=True
+    )
     rows = build_features(asked, contexts_of(asked), reader.tokenizer, 48, 512)[0].to_list()[:1]
     rows[0]["options"] = rows[0]["options"][:3]
     batch = reader.collator(5)(rows)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, run_script, streamed, unit
 
-from exam.config import Index, Recipe
+from exam.config import Index, IndexType
 from exam.core.errors import ExamError
 from exam.retrieval import vectors as vectors_module
 from exam.retrieval.building import build_vectors, cleanup_partial_build
@@ -18,7 +18,7 @@ from exam.retrieval.vectors import VectorIndex
 
 def built(folder, vectors, recipe, **values):
     folder.mkdir(exist_ok=True)
-    plan = choose_index_spec(Index(recipe=recipe, **values), *vectors.shape)
+    plan = choose_index_spec(Index(type=recipe, **values), *vectors.shape)
     files, facts = build_vectors(streamed(vectors), folder, plan)
     cleanup_partial_build(folder)
     return VectorIndex(folder, plan), files, facts
@@ -31,7 +31,7 @@ def brute_force(queries, vectors, k):
 def test_exact_search_equals_brute_force_over_several_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(vectors_module, "BLOCK_BYTES", 4 * 24 * 128)  # 128 vectors
     vectors, queries = unit(1000, 24, 0), unit(30, 24, 1)
-    index, files, facts = built(tmp_path / "i", vectors, Recipe.exact)
+    index, files, facts = built(tmp_path / "i", vectors, IndexType.exact)
     scores, rows = index.search(queries, 7)
     assert (rows == brute_force(queries, vectors, 7)).all()
     np.testing.assert_allclose(scores, np.take_along_axis(queries @ vectors.T, rows, 1), atol=1e-6)
@@ -43,7 +43,9 @@ def test_exact_search_equals_brute_force_over_several_blocks(tmp_path, monkeypat
 
 def test_low_ram_finds_nearly_what_brute_force_finds(tmp_path):
     vectors, queries = unit(6000, 32, 0), unit(100, 32, 1)
-    index, files, facts = built(tmp_path / "i", vectors, Recipe.low_ram, probe=32, refine=100)
+    index, files, facts = built(
+        tmp_path / "i", vectors, IndexType.low_memory, nprobe=32, refine_k=100
+    )
     scores, rows = index.search(queries, 3)
     exact = brute_force(queries, vectors, 3)
     shared = [len(set(a) & set(b)) / 3 for a, b in zip(rows, exact, strict=True)]
@@ -61,19 +63,19 @@ def test_low_ram_finds_nearly_what_brute_force_finds(tmp_path):
 def test_measured_recall_is_that_of_the_index_not_of_the_search_method(tmp_path):
     """One list read and four candidates: the measurement must see the loss."""
     vectors = unit(6000, 32, 0)
-    _, _, facts = built(tmp_path / "i", vectors, Recipe.low_ram, probe=1, refine=4)
+    _, _, facts = built(tmp_path / "i", vectors, IndexType.low_memory, nprobe=1, refine_k=4)
     assert 0.05 < facts["recall"]["recall_at_3"]["value"] < 0.8
 
 
 def test_lists_that_hold_too_few_are_all_read(tmp_path):
     vectors, queries = unit(300, 16, 0), unit(5, 16, 1)
-    index, _, _ = built(tmp_path / "i", vectors, Recipe.low_ram, probe=1, refine=1)
+    index, _, _ = built(tmp_path / "i", vectors, IndexType.low_memory, nprobe=1, refine_k=1)
     assert index.spec.lists == 4
     _, rows = index.search(queries, 290)
     assert all(len(set(row)) == 290 and row.min() >= 0 for row in rows)
 
 
-@pytest.mark.parametrize("recipe", [Recipe.exact, Recipe.low_ram])
+@pytest.mark.parametrize("recipe", [IndexType.exact, IndexType.low_memory])
 def test_one_vector_and_more_asked_than_there_are(tmp_path, recipe):
     vectors = unit(1, 16, 0)
     index, _, _ = built(tmp_path / "i", vectors, recipe)
@@ -84,7 +86,7 @@ def test_one_vector_and_more_asked_than_there_are(tmp_path, recipe):
 
 
 def test_queries_of_another_dimension_are_refused(tmp_path):
-    index, _, _ = built(tmp_path / "i", unit(10, 16, 0), Recipe.exact)
+    index, _, _ = built(tmp_path / "i", unit(10, 16, 0), IndexType.exact)
     with pytest.raises(ExamError) as caught:
         index.search(unit(2, 24, 0), 1)
     assert str(caught.value) == (
@@ -94,31 +96,31 @@ def test_queries_of_another_dimension_are_refused(tmp_path):
 
 
 def test_auto_takes_what_fits_the_budget():
-    auto = Index(recipe=Recipe.auto, memory_gib=4.0)
+    auto = Index(type=IndexType.auto, max_memory_gib=4.0)
     assert choose_index_spec(auto, 1_000_000, 384).recipe == "exact"  # 1.43 GiB
     plan = choose_index_spec(auto, 6_286_775, 384)
-    assert (plan.recipe, plan.lists, plan.probe, plan.refine) == ("low_ram", 4096, 256, 200)
+    assert (plan.recipe, plan.lists, plan.probe, plan.refine) == ("low_memory", 4096, 256, 200)
     assert plan.memory == 6_286_775 * 64 + 4 * 384 * (4096 + 384)
     assert plan.disk == plan.memory + 2 * 384 * 6_286_775
-    assert choose_index_spec(replace(auto, memory_gib=10.0), 6_286_775, 384).recipe == "exact"
+    assert choose_index_spec(replace(auto, max_memory_gib=10.0), 6_286_775, 384).recipe == "exact"
 
 
 def test_auto_says_what_it_predicts(caplog):
     with caplog.at_level("DEBUG", logger="exam"):
-        choose_index_spec(Index(recipe=Recipe.auto, memory_gib=0.001), 100_000, 64)
+        choose_index_spec(Index(type=IndexType.auto, max_memory_gib=0.001), 100_000, 64)
     assert caplog.messages == [
-        "index: even low_ram exceeds index.memory_gib=0.001",
-        "index: low_ram: 100,000 × 64 · 512 lists, 256 read, 200 ranked again · "
+        "index: even low_memory exceeds index.max_memory_gib=0.001",
+        "index: low_memory: 100,000 × 64 · 512 lists, 256 read, 200 ranked again · "
         "predicted 2,547,456 bytes in memory, 15,347,456 on disk",
     ]
 
 
 def test_auto_prefers_exact_where_a_gpu_is(monkeypatch):
     monkeypatch.setattr(vectors_module.import_faiss(), "get_num_gpus", lambda: 1)
-    auto = Index(recipe=Recipe.auto, memory_gib=0.001)
+    auto = Index(type=IndexType.auto, max_memory_gib=0.001)
     assert choose_index_spec(auto, 100_000, 64).recipe == "exact"
     assert index_key(auto)["gpu"] is True
-    assert index_key(Index()) == {"recipe": "exact"}
+    assert index_key(Index()) == {"type": "exact"}
 
 
 BUILD = """
@@ -139,7 +141,7 @@ def killed(blocks, plan, what):
         yield block
 module._track = killed
 vectors = unit(4500, 32, 0)
-plan = choose_index_spec(Index(recipe=Recipe.low_ram), *vectors.shape)
+plan = choose_index_spec(Index(recipe=Recipe.low_memory), *vectors.shape)
 module.build_vectors(streamed(vectors), folder, plan)
 module.cleanup_partial_build(folder)
 """

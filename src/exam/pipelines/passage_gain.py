@@ -1,6 +1,7 @@
 """Measure how much each passage raises a reader's probability of the right option.
 
-With `pairs.positives=reader`, the passages with the largest gains train a reranker or an encoder.
+With `training_pairs.positives=reader`, the passages with the largest gains train a reranker or an
+encoder.
 """
 
 import logging
@@ -45,14 +46,14 @@ SCHEMA = pa.schema(
 
 
 def restore_reader(config: Train) -> tuple[Stage, Train]:
-    """Return the run that `pairs.reader` names, and its configuration.
+    """Return the run that `training_pairs.reader` names, and its configuration.
 
     Raises:
         ExamError: the run cannot be restored, or its reader cannot read one passage at a time.
     """
     trusted = [group for group in CODE if getattr(config, group).trust_remote_code]
     restore = Restore(
-        ckpt=config.pairs.reader,
+        ckpt=config.training_pairs.reader,
         outputs=config.outputs,
         log_level=config.log_level,
         offline=config.offline,
@@ -60,11 +61,16 @@ def restore_reader(config: Train) -> tuple[Stage, Train]:
     )
     run, settings = restore_run(restore, reads_questions=False)
     model, saved = settings.model, run.folder / MODEL
-    if model.kind is not ReaderKind.transformer or model.evidence:
-        state = "model.evidence=true" if model.evidence else f"model.kind={model.kind.value}"
+    if model.kind is not ReaderKind.transformer or model.overlap_features:
+        state = (
+            "model.overlap_features=true"
+            if model.overlap_features
+            else f"model.kind={model.kind.value}"
+        )
         raise ExamError(
-            f"pairs.reader={run.folder} has {state}; pairs.positives=reader needs a transformer "
-            "that reads one passage at a time.\nSet a run of such a reader: pairs.reader=<folder>"
+            f"training_pairs.reader={run.folder} has {state}; training_pairs.positives=reader "
+            "needs a transformer that reads one passage at a time.\n"
+            "Set a run of such a reader: training_pairs.reader=<folder>"
         )
     check_saved_reader(settings, saved)
     return run, replace(settings, model=model.at(saved))

@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from exam.config import (
     SHARDING,
     Dtype,
-    Execution,
     Generate,
     Model,
     ReaderKind,
     Retrieving,
     Task,
     Train,
+    WeightsLocation,
     is_trained,
     trainer_values,
 )
@@ -46,7 +46,7 @@ from exam.retrieval.reranker import inspect_reranker
 FOUR_BITS = 0.5  # bytes of a weight, at least
 TRAINING_REMEDY = "Choose trainer=low_memory, tuning=lora, or a smaller model."
 DECODER_REMEDY = (
-    "Set model.load_in_4bit=true or model.execution=layerwise, or choose a smaller model."
+    "Set model.load_in_4bit=true or model.weights_location=layerwise, or choose a smaller model."
 )
 READER_REMEDY = "Choose a smaller model, or a device with more memory."
 
@@ -79,7 +79,7 @@ def check_models(config: Retrieving | Generate) -> None:
         trains = isinstance(config, Train) and config.task is Task.reranker
         inspect_reranker(config.reranker, trained=not trains)
     if uses_writer(config):
-        check_llm(config.generator.writer)
+        check_llm(config.generator.llm)
 
 
 def check_reader(model: Model) -> ReaderLimits | None:
@@ -121,9 +121,9 @@ def check_room(config: Train, *, answers: bool = False) -> None:
     """
     model = config.model
     learns = is_trained(config.trainer) and not answers
-    if not model.kind.is_neural or model.execution is not Execution.memory:
+    if not model.kind.is_neural or model.weights_location is not WeightsLocation.memory:
         return
-    if model.name_or_path is None or model.gguf or model.trust_remote_code:
+    if model.name_or_path is None or model.gguf_file or model.trust_remote_code:
         return
     network, _ = inspect(model)
     if learns:

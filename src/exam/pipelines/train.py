@@ -39,7 +39,7 @@ from exam.retrieval.retriever import Retrieval
 
 log = logging.getLogger(__name__)
 
-EXTRA_PREFIX = "extra:"  # of the ids of `data.extra`
+EXTRA_PREFIX = "extra:"  # of the ids of `data.extra_train`
 SoftLabels = dict[str, tuple[list[float], int | None]]  # by id: probabilities and label
 
 
@@ -178,7 +178,7 @@ def _train_run(config: Train, inputs: Inputs) -> Run:
 def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, Any]:
     """Return everything that determines a trained run."""
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
-    evidence = {"evidence": list(OVERLAP_FEATURES)} if config.model.evidence else {}
+    evidence = {"overlap_features": list(OVERLAP_FEATURES)} if config.model.overlap_features else {}
     checkpoint = checkpoint_fingerprint(config.model.checkpoint)
     return {
         "questions": {name: questions_digest(part) for name, part in parts.items()},
@@ -325,7 +325,7 @@ def _check_unique(split: Split, soft_labels: SoftLabels, path: Path) -> None:
     for key in split.train["id"]:
         if key in soft_labels and f"{EXTRA_PREFIX}{key}" in ids:
             raise ExamError(
-                f"{path} answers question {key!r}; data.train and data.extra both have a question "
+                f"{path} answers question {key!r}; data.train and data.extra_train both have one "
                 "with that id.\nRename the ids of one file, and predict its questions again."
             )
 

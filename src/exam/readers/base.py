@@ -85,7 +85,8 @@ def loaded(config: Train, saved: Path, work: Path, *, merge: bool) -> Answer:
     """
     if merge and not (saved / ADAPTER).is_file():
         raise ExamError(
-            f"merge=true, but {saved.parent} has no adapters: it is no run of tuning=lora.\n"
+            f"merge_adapters=true, but {saved.parent} has no adapters: it is no run of "
+            "tuning=lora.\n"
             "Leave merge out; the run's model is whole."
         )
     if config.model.kind is ReaderKind.lexical:

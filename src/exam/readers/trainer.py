@@ -79,7 +79,7 @@ def build_reader_arguments(
         use_cpu=values.get("use_cpu", not torch.accelerator.is_available()),
         loss=model.loss,
         batch_by=model.batch_by,
-        cross_option_bias=model.others,
+        cross_option_bias=model.cross_option_bias,
     )
 
 

@@ -116,8 +116,8 @@ def _add_adapters(
         lora_dropout=tuning.lora_dropout,
         target_modules=chosen,
         modules_to_save=_heads(model),
-        use_rslora=tuning.rslora,
-        use_dora=tuning.dora,
+        use_rslora=tuning.use_rslora,
+        use_dora=tuning.use_dora,
     )
     wrapped: Any = get_peft_model(model, config)
     wrapped.peft_config["default"].base_model_name_or_path = base  # not its folder on this machine

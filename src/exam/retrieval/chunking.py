@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from exam.config import Corpus, Passages
+from exam.config import Chunking, Corpus
 from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
 from exam.core.files import write_atomically
@@ -67,7 +67,7 @@ def passage_text(passage: dict[str, Any]) -> str:
     return f"{title}. {text}" if title else text
 
 
-def build_passages(corpus: Corpus, passages: Passages, outputs: Path) -> PassageTable:
+def build_passages(corpus: Corpus, passages: Chunking, outputs: Path) -> PassageTable:
     """Cut a corpus into passages, one file's articles after another.
 
     Raises:
@@ -82,14 +82,14 @@ def build_passages(corpus: Corpus, passages: Passages, outputs: Path) -> Passage
                 raise ExamError(
                     f"corpus={corpus.name} holds no text.\n"
                     "Give articles with corpus.dir= and corpus.files=, or a smaller "
-                    "passages.min_sentence_chars."
+                    "chunking.min_sentence_chars."
                 )
             stage.finish([FILE], articles=articles, passages=count)
     with pa.memory_map(str(stage.folder / FILE)) as source:
         return PassageTable(stage, files, pa.ipc.open_file(source).read_all())
 
 
-def _write(path: Path, files: list[CorpusFile], passages: Passages) -> tuple[int, int]:
+def _write(path: Path, files: list[CorpusFile], passages: Chunking) -> tuple[int, int]:
     """Write the passages of every article; return the numbers of articles and passages."""
     articles = count = 0
     articles_of = (
@@ -119,25 +119,26 @@ def _write(path: Path, files: list[CorpusFile], passages: Passages) -> tuple[int
     return articles, count
 
 
-def chunk(text: str, passages: Passages) -> list[tuple[int, int]]:
-    """Return start and end of each passage: whole sentences of up to `passages.words` words.
+def chunk(text: str, passages: Chunking) -> list[tuple[int, int]]:
+    """Return start and end of each passage: whole sentences of up to `chunking.chunk_words` words.
 
-    A passage repeats the last `passages.overlap` sentences of the one before, if they leave room
+    A passage repeats the last `chunking.overlap_sentences` sentences of the one before, if they
+    leave room
     for the next. A sentence longer than a passage (lists often pass for one) is cut between words.
     """
     pieces = [
         piece
         for start, end in sentence_offsets(text, passages.min_sentence_chars)
-        for piece in _pieces(text, start, end, passages.words)
+        for piece in _pieces(text, start, end, passages.chunk_words)
     ]
     spans: list[tuple[int, int]] = []
     fresh = 0  # the first piece that is in no passage yet
     while fresh < len(pieces):
-        first = max(0, fresh - passages.overlap)
-        while sum(words for _, _, words in pieces[first : fresh + 1]) > passages.words:
+        first = max(0, fresh - passages.overlap_sentences)
+        while sum(words for _, _, words in pieces[first : fresh + 1]) > passages.chunk_words:
             first += 1
         last, words = first, 0
-        while last < len(pieces) and words + pieces[last][2] <= passages.words:
+        while last < len(pieces) and words + pieces[last][2] <= passages.chunk_words:
             words += pieces[last][2]
             last += 1
         spans.append((pieces[first][0], pieces[last - 1][1]))

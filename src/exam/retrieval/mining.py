@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from exam.config import Pairs, Query, Target
+from exam.config import Query, Target, TrainingPairs
 from exam.core.errors import ExamError
 from exam.data.tables import read_rows
 from exam.retrieval.chunking import passage_text
@@ -36,13 +36,14 @@ def mine_pairs(
     questions: Dataset,
     contexts: Contexts,
     idf: dict[str, float],
-    pairs: Pairs,
+    pairs: TrainingPairs,
     query: Query,
     seed: int,
 ) -> list[Example]:
     """Return each question's positives and hard negatives: other passages of high rank.
 
-    Positives come from the file `pairs.positives` or, without one, are the passages that best
+    Positives come from the file `training_pairs.positives` or, without one, are the passages that
+    best
     support the right option. With binary targets these must be of the question's article, or must
     support the option if no article is known. Questions without both kinds are left out.
 
@@ -52,7 +53,7 @@ def mine_pairs(
     listed = None if pairs.positives is None else read_positives(Path(pairs.positives))
     examples: list[Example] = []
     for question in questions.to_list():
-        candidates = contexts.get(question["id"], [])[pairs.first - 1 : pairs.last]
+        candidates = contexts.get(question["id"], [])[pairs.min_rank - 1 : pairs.max_rank]
         support = [passage_support(question, c, idf) for c in candidates]
         if listed is None:
             positives = _best_supporting(question, candidates, support, pairs)
@@ -70,15 +71,16 @@ def mine_pairs(
     if not examples:
         raise ExamError(
             f"None of {len(questions)} training questions has both a positive and a negative "
-            f"passage among ranks {pairs.first} to {pairs.last}.\n"
-            "Rank deeper (retriever.depth, pairs.last), give pairs.positives=<file>, or allow "
-            f"better negatives: pairs.max_support above {pairs.max_support}."
+            f"passage among ranks {pairs.min_rank} to {pairs.max_rank}.\n"
+            "Rank deeper (retriever.top_k, training_pairs.max_rank), give "
+            "training_pairs.positives=<file>, or allow "
+            f"better negatives: training_pairs.max_support above {pairs.max_support}."
         )
     return examples
 
 
 def _best_supporting(
-    question: Row, candidates: list[Row], support: list[float], pairs: Pairs
+    question: Row, candidates: list[Row], support: list[float], pairs: TrainingPairs
 ) -> list[Row]:
     """Return the passages that best support the right option, best first."""
 
@@ -90,17 +92,17 @@ def _best_supporting(
         return bool(candidates[i]["article_id"] == question["article"])
 
     order = sorted(filter(is_positive, range(len(candidates))), key=lambda i: -support[i])
-    return [candidates[i] for i in order[: pairs.per_question]]
+    return [candidates[i] for i in order[: pairs.num_positives]]
 
 
-def _look_up(rows: list[Row], candidates: list[Row], pairs: Pairs) -> list[Row]:
+def _look_up(rows: list[Row], candidates: list[Row], pairs: TrainingPairs) -> list[Row]:
     """Return the positives of a file: candidates by `passage_id`, or else the file's texts."""
     ranked = {row["passage_id"]: row for row in candidates}
     passages = [
         ranked.get(row.get("passage_id") or "") or {"passage_id": None, "title": "", **row}
         for row in rows
     ]
-    return [passage for passage in passages if passage.get("text")][: pairs.per_question]
+    return [passage for passage in passages if passage.get("text")][: pairs.num_positives]
 
 
 def _draw_negatives(
@@ -108,7 +110,7 @@ def _draw_negatives(
     candidates: list[Row],
     support: list[float],
     positives: list[Row],
-    pairs: Pairs,
+    pairs: TrainingPairs,
     seed: int,
 ) -> list[Row]:
     """Draw passages that are not positives, by the seed.
@@ -127,7 +129,7 @@ def _draw_negatives(
         )
     ]
     draw = Random(f"{seed}:{question['id']}")
-    return draw.sample(rest, min(pairs.negatives, len(rest)))
+    return draw.sample(rest, min(pairs.num_negatives, len(rest)))
 
 
 def _read_gain(value: Any, number: int, path: Path) -> float:
@@ -143,8 +145,8 @@ def read_positives(path: Path) -> dict[str, list[Row]]:
     """Read each question's positives, best first.
 
     The file has `question_id` and `passage_id` or `text`. Where it has `gain` (as with
-    `pairs.positives=reader`), passages without a positive gain are left out, and the rest are
-    sorted by it.
+    `training_pairs.positives=reader`), passages without a positive gain are left out, and the rest
+    are sorted by it.
 
     Raises:
         ExamError: it cannot be read, or lacks those columns.
@@ -154,7 +156,8 @@ def read_positives(path: Path) -> dict[str, list[Row]]:
     if "question_id" not in columns or not {"passage_id", "text"} & set(columns):
         raise ExamError(
             f"{path} has columns {', '.join(columns) or 'none'}; question_id and passage_id or "
-            "text are required.\nAdd them, or set pairs.positives=reader pairs.reader=<run folder>"
+            "text are required.\nAdd them, or set training_pairs.positives=reader "
+            "training_pairs.reader=<run folder>"
         )
     if "gain" in columns:
         gains = [_read_gain(row["gain"], number, path) for number, row in enumerate(rows, 1)]

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from exam.config import Index, Recipe
+from exam.config import Index, IndexType
 
 log = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class IndexSpec:
-    """How an index stores its vectors; `lists`, `probe` and `refine` belong to `low_ram`."""
+    """How an index stores its vectors; `lists`, `probe` and `refine` belong to `low_memory`."""
 
     recipe: str
     vectors: int
@@ -54,37 +54,41 @@ def import_faiss() -> Any:
 
 def index_key(index: Index) -> dict[str, Any]:
     """Return the settings, and for `auto` the hardware, that determine the index."""
-    key: dict[str, Any] = {"recipe": index.recipe.value}
-    if index.recipe is not Recipe.exact:
-        key |= {"probe": index.probe, "refine": index.refine}
-    if index.recipe is Recipe.auto:
-        key |= {"memory_gib": index.memory_gib, "gpu": import_faiss().get_num_gpus() > 0}
+    key: dict[str, Any] = {"type": index.type.value}
+    if index.type is not IndexType.exact:
+        key |= {"nprobe": index.nprobe, "refine_k": index.refine_k}
+    if index.type is IndexType.auto:
+        key |= {"max_memory_gib": index.max_memory_gib, "gpu": import_faiss().get_num_gpus() > 0}
     return key
 
 
 def choose_index_spec(index: Index, vectors: int, dimension: int) -> IndexSpec:
     """Choose how to store some number of vectors.
 
-    `auto` is exact if the vectors fit `index.memory_gib`, or on a GPU, which searches blocks
+    `auto` is exact if the vectors fit `index.max_memory_gib`, or on a GPU, which searches blocks
     faster than a CPU searches lists.
     """
     exact = IndexSpec("exact", vectors, dimension)
     lists = 1 << int(math.log2(max(1, min(2 * math.sqrt(vectors), vectors / TRAINED_ON))))
-    low_ram = IndexSpec("low_ram", vectors, dimension, lists, min(index.probe, lists), index.refine)
-    chosen = low_ram if index.recipe is Recipe.low_ram else exact
-    if index.recipe is Recipe.auto:
-        budget = index.memory_gib * GIB
+    low_memory = IndexSpec(
+        "low_memory", vectors, dimension, lists, min(index.nprobe, lists), index.refine_k
+    )
+    chosen = low_memory if index.type is IndexType.low_memory else exact
+    if index.type is IndexType.auto:
+        budget = index.max_memory_gib * GIB
         fits = exact.memory <= budget or import_faiss().get_num_gpus() > 0
-        chosen = exact if fits else low_ram
-        if not fits and low_ram.memory > budget:
-            log.warning("index: even low_ram exceeds index.memory_gib=%g", index.memory_gib)
+        chosen = exact if fits else low_memory
+        if not fits and low_memory.memory > budget:
+            log.warning(
+                "index: even low_memory exceeds index.max_memory_gib=%g", index.max_memory_gib
+            )
     log.debug("index: %s", describe(chosen))
     return chosen
 
 
 def index_bytes(index: Index, vectors: int, dimension: int) -> int:
     """Return the fewest bytes that an index takes on disk."""
-    width = 4 if index.recipe is Recipe.exact else 2
+    width = 4 if index.type is IndexType.exact else 2
     return width * vectors * dimension
 
 

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 from datasets import Dataset
 
 from exam.config import (
+    Chunking,
     Corpus,
     Encoder,
     Index,
-    Passages,
     Reranker,
     RetrieverKind,
     Retrieving,
@@ -66,7 +66,7 @@ class Retrieval:
 
     corpus: Corpus
     encoder: Encoder
-    passages: Passages
+    passages: Chunking
     retriever: RetrieverConfig
     index: Index
     outputs: Path
@@ -80,7 +80,7 @@ class Retrieval:
         return cls(
             config.corpus,
             config.encoder,
-            config.passages,
+            config.chunking,
             config.retriever,
             config.index,
             Path(config.outputs),
@@ -247,7 +247,7 @@ class _Provided(_NoRetriever):
         lacking = questions["context"][:].count(None)
         if lacking == len(questions):
             raise ExamError(
-                "retriever=given reads the context of each question, but none has one.\n"
+                "retriever=provided reads the context of each question, but none has one.\n"
                 "Map its column with data.columns.context=<name>, or choose another retriever."
             )
         if lacking:
@@ -283,7 +283,7 @@ class _PassageRetriever(Retriever):
         raise NotImplementedError
 
     def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
-        rows, depth = questions.to_list(), self.config.depth
+        rows, depth = questions.to_list(), self.config.top_k
         queries = [query_parts(question, self.config.query) for question in rows]
         hits = self.search(list(chain.from_iterable(queries)), SPARE * depth)
         for question, parts in zip(rows, queries, strict=True):
@@ -350,7 +350,7 @@ class _Hybrid(Retriever):
         weights = [config.weights.get(member, 1.0) for member in config.members]
         for key in questions["id"]:
             rankings = [ranking.get(key, []) for ranking in contexts]
-            yield fuse(rankings, weights, config.fusion, config.rrf_k, config.depth)
+            yield fuse(rankings, weights, config.fusion, config.rrf_k, config.top_k)
 
 
 class _Reranked(Retriever):
@@ -373,7 +373,7 @@ class _Reranked(Retriever):
 
 RETRIEVERS: dict[RetrieverKind, type[Retriever]] = {
     RetrieverKind.none: _NoRetriever,
-    RetrieverKind.given: _Provided,
+    RetrieverKind.provided: _Provided,
     RetrieverKind.two_stage: _TwoStage,
     RetrieverKind.bm25: _BM25,
     RetrieverKind.tfidf: _TfIdf,

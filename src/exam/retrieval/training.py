@@ -114,8 +114,10 @@ def tune(
     """
     set_seed(config.seed)  # a new head starts from random weights
     query = config.reranker.query if config.task is Task.reranker else config.retriever.query
-    examples = mine_pairs(split.train, contexts, idf, config.pairs, query, config.seed)
-    depth = config.reranker.depth if config.task is Task.reranker else config.pairs.last
+    examples = mine_pairs(split.train, contexts, idf, config.training_pairs, query, config.seed)
+    depth = (
+        config.reranker.top_k if config.task is Task.reranker else config.training_pairs.max_rank
+    )
     best = {key: passages[:depth] for key, passages in contexts.items()}
     prepare = _reranker if config.task is Task.reranker else _encoder
     model, scorer, build_trainer = prepare(config, examples, folder)
@@ -144,7 +146,7 @@ def _reranker(config: Train, examples: list[Example], folder: Path) -> Tuned:
     """Prepare the training of the cross-encoder."""
     scorer = PairScorer(replace(config.reranker, dtype=Dtype.float32))
     model = scorer.model
-    lists = config.pairs.loss is PairLoss.lambda_loss
+    lists = config.training_pairs.loss is PairLoss.lambda_loss
     loss = LambdaLoss(model) if lists else BinaryCrossEntropyLoss(model)
     arguments = build_training_arguments(
         RerankerArguments,
@@ -184,7 +186,7 @@ def _encoder(config: Train, examples: list[Example], folder: Path) -> Tuned:
         return SentenceTransformerTrainer(
             model=model,
             args=arguments,
-            train_dataset=_triplets(examples, settings, config.pairs.negatives),
+            train_dataset=_triplets(examples, settings, config.training_pairs.num_negatives),
             loss=MultipleNegativesRankingLoss(model),
             evaluator=evaluator,
         )

@@ -73,7 +73,7 @@ def two_stage(
             _sentences_of(article_rows, articles),
             keys,
             sentences,
-            search.encode_at_most,
+            search.prefilter_k,
         )
         for question, articles in zip(questions.to_list(), nearest, strict=True)
     ]
@@ -82,7 +82,7 @@ def two_stage(
     queries = _queries(questions, search.query, embeddings)
     for start in range(0, len(questions), QUESTIONS_AT_ONCE):
         block = range(start, min(start + QUESTIONS_AT_ONCE, len(questions)))
-        ranked = [_rank(candidates[i], queries[i], keys, embeddings, search.depth) for i in block]
+        ranked = [_rank(candidates[i], queries[i], keys, embeddings, search.top_k) for i in block]
         yield from _passages(questions["id"][block.start : block.stop], ranked, sentences, index)
     for path in work.glob(SENTENCES.format("*")):
         path.unlink()

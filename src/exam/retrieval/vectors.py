@@ -1,6 +1,6 @@
 """Search vectors with faiss: exactly, in blocks, or by quantized inverted lists on disk.
 
-`exact` stores float32 vectors in one memory-mapped file. `low_ram` stores one bit a dimension
+`exact` stores float32 vectors in one memory-mapped file. `low_memory` stores one bit a dimension
 (RaBitQ, Gao and Long 2024, on residuals of k-means cells, after a random rotation) in lists that
 are mapped from disk, and half-precision vectors, of which a search reads only the candidates
 that it ranks again.

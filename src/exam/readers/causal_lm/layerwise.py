@@ -50,8 +50,9 @@ class Layerwise:
 
         if getattr(config, "quantization_config", None) is not None:
             raise ExamError(
-                "The checkpoint is quantized, and model.execution=layerwise reads weights as they "
-                "are.\nChoose model.execution=memory, or a checkpoint that is not."
+                "The checkpoint is quantized, and model.weights_location=layerwise reads weights "
+                "as they "
+                "are.\nChoose model.weights_location=memory, or a checkpoint that is not."
             )
         factory: Any = AutoModelForCausalLM
         with init_empty_weights(include_buffers=False):
@@ -60,7 +61,7 @@ class Layerwise:
         if not all(hasattr(base, name) for name in ("embed_tokens", "layers", "norm")):
             raise ExamError(
                 f"A {config.model_type} model does not name its layers as this execution needs "
-                "(embed_tokens, layers, norm).\nChoose model.execution=offload."
+                "(embed_tokens, layers, norm).\nChoose model.weights_location=offload."
             )
         self.base, self.dtype, self.device = base, dtype, device
         self._check_family(config)
@@ -78,7 +79,7 @@ class Layerwise:
         if not torch.equal(found, states):
             raise ExamError(
                 f"A {config.model_type} model changes the embeddings outside of its layers, which "
-                "this execution does not follow.\nChoose model.execution=offload."
+                "this execution does not follow.\nChoose model.weights_location=offload."
             )
 
     # Weights.
@@ -121,7 +122,7 @@ class Layerwise:
         if missing:
             raise ExamError(
                 f"The checkpoint has no tensor {missing[0]}: it names its weights otherwise than "
-                "the library does.\nChoose model.execution=offload."
+                "the library does.\nChoose model.weights_location=offload."
             )
         return wanted
 

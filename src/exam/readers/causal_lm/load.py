@@ -15,7 +15,7 @@ from transformers import (
     set_seed,
 )
 
-from exam.config import Dtype, Execution, Model
+from exam.config import Dtype, Model, WeightsLocation
 from exam.core.checkpoints import (
     check_new_weights,
     count_embeddings,
@@ -105,9 +105,9 @@ def window(config: Model, architecture: Any, *, training: bool) -> int:
 
 def _form(config: Model, folder: Path) -> dict[str, Any]:
     """The GGUF file of a checkpoint that is one; a run that was trained from it has none."""
-    if config.gguf is None or not (folder / config.gguf).is_file():
+    if config.gguf_file is None or not (folder / config.gguf_file).is_file():
         return {}
-    return {"gguf_file": config.gguf}
+    return {"gguf_file": config.gguf_file}
 
 
 def _tokenizer(config: Model, folder: Path) -> PreTrainedTokenizerBase:
@@ -142,12 +142,12 @@ def _no_decoder(what: str, architecture: Any) -> ExamError:
 def _runner(config: Model, folder: Path, architecture: Any, work: Path) -> Runner:
     weights = dtype_kwargs(config, default_half_dtype())
     device = compute_device()
-    memory = round(config.memory_gib * 2**30)
-    if config.execution is Execution.layerwise:
+    memory = round(config.max_memory_gib * 2**30)
+    if config.weights_location is WeightsLocation.layerwise:
         own = weights["dtype"], device, work / "states", memory
         with translate_load_errors(config.required_checkpoint):
             return Layerwise(folder, architecture, *own)
-    if config.execution is Execution.offload:
+    if config.weights_location is WeightsLocation.offload:
         weights |= {
             "device_map": "auto",
             "offload_folder": str(work / "offload"),

@@ -58,7 +58,8 @@ def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> 
     if not has_chat(tokenizer):
         raise ExamError(
             f"{tokenizer.name_or_path} has no chat template.\n"
-            "Ask it as plain text, model.chat=false, or choose an instruction-tuned model."
+            "Ask it as plain text, model.use_chat_template=false, or choose an instruction-tuned "
+            "model."
         )
     framed: Any = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True
@@ -98,7 +99,9 @@ class Prompter:
             ExamError: a chat template is asked for that the model does not have.
         """
         template = config.template or TEMPLATES[config.scoring]
-        chats = has_chat(tokenizer) if config.chat is None else config.chat
+        chats = (
+            has_chat(tokenizer) if config.use_chat_template is None else config.use_chat_template
+        )
         if chats:
             framed = chat(tokenizer, [{"role": "user", "content": template}])
             start: list[int] = []

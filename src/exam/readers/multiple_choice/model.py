@@ -165,8 +165,8 @@ def _select_class(config: Model, architecture: PreTrainedConfig) -> Any:
     """
     if config.attn_implementation == FLASH:
         load_flash_attention(architecture)
-    architecture.measures = len(OVERLAP_FEATURES) if config.evidence else 0
-    architecture.others = config.others
+    architecture.measures = len(OVERLAP_FEATURES) if config.overlap_features else 0
+    architecture.others = config.cross_option_bias
     plain: Any = MODEL_FOR_MULTIPLE_CHOICE_MAPPING.get(type(architecture), None)
     plain = plain or make_decoder_class(architecture)
     if plain is None and not config.trust_remote_code:
@@ -183,10 +183,10 @@ def _select_class(config: Model, architecture: PreTrainedConfig) -> Any:
             f"{config.name_or_path} was trained with model.packing={trained}: it lacks the pooler "
             f"that model.packing=none needs.\nSet model.packing={trained}."
         )
-    if plain is None and (config.evidence or config.others):
+    if plain is None and (config.overlap_features or config.cross_option_bias):
         raise ExamError(
-            "model.evidence and model.others need an architecture of transformers, and "
-            f"{architecture.model_type} is remote code.\nLeave them out."
+            "model.overlap_features and model.cross_option_bias need an architecture of "
+            f"transformers, and {architecture.model_type} is remote code.\nLeave them out."
         )
     return AutoModelForMultipleChoice if plain is None else with_extra_scores(plain, architecture)
 

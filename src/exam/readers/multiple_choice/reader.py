@@ -79,7 +79,7 @@ class Reader:
     def prepare_for_training(self, features: Dataset, tuning: Tuning) -> "Reader":
         """Return the reader with the weights that `tuning` trains on `features`."""
         _check_sharding(self, tuning)
-        if self.config.evidence:
+        if self.config.overlap_features:
             _start_evidence(self.model, features)
         model = apply_tuning(self.model, tuning, self.config.name_or_path)
         if self.arguments.bf16 or self.arguments.fp16:
@@ -136,7 +136,7 @@ class Reader:
             max_length=max_length,
             longest=max_input_tokens(self.model, max_length),
             order=context.order,
-            evidence=self.config.evidence,
+            evidence=self.config.overlap_features,
         )
         with distributed.main_process_first():
             return load_features(name, questions, contexts, self.tokenizer, reading)

@@ -1,0 +1,382 @@
+"""Runs over folds, seeds, processes and published recipes, on tiny data."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from fakes import Endpoint, question_about
+from helpers import ROOT, exam, kaggle_rows, make_articles, make_place, run_script, tiny, write_csv
+
+from exam.config.compose import composed, conf_dir
+from exam.data.splits import PAIRED_STD
+from exam.evaluation.predictions import read_predictions
+from exam.metrics import questions_for
+from exam.pipelines.infer import run_infer
+from exam.pipelines.train import train_reader
+
+EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))
+HUB = {
+    "awp": "microsoft/deberta-v3-large",
+    "bert_baseline": "google-bert/bert-base-cased",
+    "deberta_1k_wiki": "microsoft/deberta-v3-large",
+    "deberta_6k": "microsoft/deberta-v3-large",
+    "deepspeed": "microsoft/deberta-v3-large",
+    "how_to_train_open_book": "microsoft/deberta-v3-large",
+    "longformer_270k": "potsawee/longformer-large-4096-answering-race",
+    "open_book_deberta": "microsoft/deberta-v3-large",
+    "platypus2_70b_rag": "garage-bAInd/Platypus2-70B-instruct",
+    "trained_with_context": "microsoft/deberta-v3-large",
+    "wiki_stem_1k": "microsoft/deberta-v3-large",
+}
+FILES = (
+    *("train.csv", "stem_1k_v1.csv", "extra_train_set.csv", "6000_train_examples.csv"),
+    *("15k_gpt3.5-turbo.csv", "5900_examples.csv", "all_12_with_context2.csv"),
+    "train_with_context2.csv",
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with questions and articles; what is retrieved is shared by the tests."""
+    return make_place(tmp_path_factory.mktemp("runs"))
+
+
+def results_of(run):
+    return json.loads((run.stage.folder / "results.json").read_text())
+
+
+# Folds and seeds.
+
+
+@pytest.mark.slow
+def test_every_fold_is_predicted_by_what_the_others_trained(place):
+    overrides = tiny(place, "data.cross_validate=true", "name=folds")
+    run = train_reader(composed("train", *overrides))
+    found = read_predictions(run.stage.folder / "predictions.parquet")
+    assert sorted(found.ids, key=int) == [str(i) for i in range(40)]
+    folders = sorted((place / "outputs" / "train").glob("folds-fold*"))
+    assert len(folders) == 4
+    own = [read_predictions(folder / "predictions.parquet") for folder in folders]
+    assert sum(len(part.ids) for part in own) == 40
+    place_of = {key: i for i, key in enumerate(found.ids)}
+    for part in own:
+        assert np.array_equal(part.logits, found.logits[[place_of[key] for key in part.ids]])
+    assert results_of(run)["rows"][-1]["n"] == 40
+    assert run.selection_score == pytest.approx(results_of(run)["rows"][-1]["map_at_3"])
+    again = train_reader(composed("train", *overrides))
+    assert again.stage.reused
+    asked = run_infer(
+        composed(
+            "infer",
+            f"ckpt={folders[0]}",
+            "data=kaggle_test",
+            f"data.dir={place / 'questions'}",
+            f"outputs={place / 'outputs'}",
+        )
+    )
+    assert (asked.stage.folder / "submission.csv").is_file()
+
+
+@pytest.mark.slow
+def test_several_seeds_give_their_mean_and_spread(place):
+    run = train_reader(composed("train", *tiny(place, "seed=[1,2,3]", "name=seeds")))
+    found = results_of(run)
+    each = [row["map_at_3"] for row in found["rows"][-4:-1]]
+    assert found["seeds"] == {
+        "seeds": [1, 2, 3],
+        "map_at_3": pytest.approx(each),
+        "mean": pytest.approx(np.mean(each)),
+        "sd": pytest.approx(np.std(each, ddof=1)),
+    }
+    assert found["rows"][-1]["system"] == "mean of 3 seeds"
+    assert found["rows"][-1]["map_at_3"] == pytest.approx(np.mean(each))
+    assert len(set(each)) > 1
+    states = (place / "outputs" / "train").glob("seeds-*/trainer_state.json")
+    on_its_fold = [json.loads(path.read_text())["best_metric"] for path in states]
+    assert run.selection_score == pytest.approx(np.mean(on_its_fold))  # not what is reported
+
+
+@pytest.mark.slow
+def test_training_reads_fewer_passages_than_inference(place):
+    overrides = tiny(
+        place, "context.train_num_passages=0", "context.eval_num_passages=2", "name=depths"
+    )
+    train_reader(composed("train", *overrides))
+    keys = [json.loads(p.read_text()) for p in (place / "outputs/features").glob("*/key.json")]
+    read = {key["num_passages"] for key in keys}
+    assert {0, 2} <= read
+
+
+@pytest.mark.slow
+def test_a_trained_run_is_trained_further_with_adapters_and_merged(place):
+    first = train_reader(composed("train", *tiny(place, "name=first")))
+    further = [f"model.name_or_path={first.stage.folder}", "tuning=lora", "name=further"]
+    run = train_reader(composed("train", *tiny(place, *further)))
+    assert (run.stage.folder / "model" / "adapter_model.safetensors").is_file()
+    valid = [
+        f"ckpt={run.stage.folder}",
+        "data=kaggle",
+        f"data.dir={place / 'questions'}",
+        "data.test=valid.csv",
+        f"outputs={place / 'outputs'}",
+    ]
+    trained = read_predictions(run.stage.folder / "predictions.parquet").logits
+    for merge in ("false", "true"):
+        answered = run_infer(composed("infer", *valid, f"merge_adapters={merge}"))
+        found = read_predictions(answered.stage.folder / "predictions.parquet").logits
+        assert found == pytest.approx(trained, abs=1e-4)
+        whole = answered.stage.folder / "model" / "model.safetensors"
+        assert whole.is_file() == (merge == "true")
+
+
+@pytest.mark.slow
+def test_what_is_left_of_a_checkpoint_without_training(place):
+    first = train_reader(composed("train", *tiny(place, "name=first")))
+    untrained = [
+        f"model.name_or_path={first.stage.folder}",
+        "trainer=zero_shot",
+        "trainer.num_train_epochs=0",
+        "name=untrained",
+    ]
+    run = train_reader(composed("train", *tiny(place, *untrained)))
+    one, other = (
+        read_predictions(r.stage.folder / "predictions.parquet").logits for r in (first, run)
+    )
+    assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_how_many_questions_a_difference_takes():
+    assert questions_for(0.005, PAIRED_STD) == 21037
+    assert questions_for(0.05, PAIRED_STD) == 210
+
+
+# Several processes.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["model.packing=options"],
+        ["model.packing=options", "tuning=lora", "tuning.awp_lr=0.1", "tuning.awp_start_epoch=0"],
+        ["tuning=frozen", "trainer.activation_checkpointing=true", "model.batch_by=questions"],
+    ],
+    ids=["packed", "lora-awp", "frozen-checkpointed"],
+)
+def test_two_processes_train_what_one_does_with_twice_the_accumulation(place, tmp_path, more):
+    losses, logits = [], []
+    common = [
+        "trainer.logging_steps=1",
+        "trainer.per_device_train_batch_size=4",
+        "trainer.bf16=false",
+        "++trainer.ddp_find_unused_parameters=false",
+        *more,
+    ]
+    base = train_reader(composed("train", *tiny(place, "name=first"), *more[:1])).stage.folder
+    common += [f"model.name_or_path={base}"] if "tuning=lora" in more else []
+    for name, processes, steps in (("one", 1, 2), ("two", 2, 1)):
+        overrides = [*tiny(place), *common, f"trainer.gradient_accumulation_steps={steps}"]
+        overrides += [f"outputs={tmp_path / name}", "name=r", "model.dropout=0"]
+        done = exam("train", *overrides, cwd=tmp_path, processes=processes)
+        assert done.returncode == 0, done.stderr
+        (run,) = (tmp_path / name / "train").glob("r-????????")
+        state = json.loads((run / "trainer_state.json").read_text())
+        losses.append([log["loss"] for log in state["log_history"] if "loss" in log])
+        logits.append(read_predictions(run / "predictions.parquet").logits)
+        assert done.stdout.count("95 % interval") == 1
+        assert done.stderr.count("train done") == 1
+    assert len(losses[0]) > 2
+    tolerance = (
+        1e-2 if "tuning.awp_lr=0.1" in more else 1e-4
+    )  # each process shifts by its own gradient
+    assert losses[0] == pytest.approx(losses[1], rel=tolerance)
+    if "tuning.awp_lr=0.1" not in more:
+        assert logits[0] == pytest.approx(logits[1], abs=1e-3)
+
+
+RESUMED = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from helpers import kaggle_rows
+from tiny_encoders import model_of
+from tiny_encoders import CPU, as_questions, features_of, texts
+from transformers import TrainerCallback
+from exam.core.trainer import fit
+from exam.readers.multiple_choice.reader import Reader
+stop, folder = int(sys.argv[1]), Path.cwd() / "c"
+asked = as_questions(kaggle_rows(24))
+values = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 2}
+values |= {"per_device_train_batch_size": 2, "save_total_limit": 2}
+reader = Reader.load(model_of("bert"), {**CPU, **values}, folder, 0, texts(asked))
+features = features_of(reader, asked)
+trainer = reader.trainer(features, None, 5)
+class Stop(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == stop:
+            sys.exit(0)
+trainer.add_callback(Stop())
+fit(trainer)
+if trainer.args.process_index == 0:
+    trainer.state.save_to_json("done.json")
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_resume_within_an_epoch_go_on_with_its_batches(tmp_path):
+    (tmp_path / "run.py").write_text(RESUMED)
+    losses = {}
+    for name, stops in {"whole": ["-1"], "resumed": ["9", "-1"]}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        for stop in stops:
+            path = [str(ROOT / "tests"), str(ROOT / "src")]
+            done = run_script(tmp_path / "run.py", stop, *path, cwd=folder, processes=2)
+            assert done.returncode == 0, done.stderr
+        history = json.loads((folder / "done.json").read_text())["log_history"]
+        losses[name] = {log["step"]: log["loss"] for log in history if "loss" in log}
+    assert len(losses["whole"]) == 18
+    assert losses["resumed"] == pytest.approx(losses["whole"], rel=1e-5)
+
+
+# Published recipes.
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_name_their_checkpoints_command_and_score(name):
+    config = composed("train", f"experiment={name}")
+    assert config.model.name_or_path == HUB[name]
+    assert config.name == name
+    head = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
+    for part in ("# System ", f" experiment={name}", "# Published: .", "# Known: "):
+        assert part in head
+    assert "Chosen: " in head or name == "how_to_train_open_book"
+
+
+def test_a_group_chosen_on_the_command_line_wins_over_the_experiment():
+    config = composed("train", "experiment=how_to_train_open_book", "trainer=cpu", "model=minilm")
+    assert config.trainer.learning_rate == 1e-4
+    assert config.model.name_or_path == "sentence-transformers/all-MiniLM-L6-v2"
+    assert config.tuning.freeze_layers == 0.75
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Small files under the names of the published data sets."""
+    folder = tmp_path_factory.mktemp("published")
+    for number, name in enumerate(FILES):
+        rows = [
+            {**row, "context": f"It lives in the {row[row['answer']]}."}
+            for row in kaggle_rows(30, start=30 * number)
+        ]
+        write_csv(folder / name, [{k: v for k, v in row.items() if k != "id"} for row in rows])
+    make_articles(folder / "articles.jsonl")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "deepspeed"])
+def test_experiments_run_with_small_weights_of_their_own_architecture(published, encoder, name):
+    overrides = [f"experiment={name}", "debug=smoke", f"data.dir={published}"]
+    overrides += [f"outputs={published / 'outputs'}", f"encoder.name_or_path={encoder}"]
+    if composed("train", *overrides).retriever.kind.searches:
+        overrides += ["corpus=jsonl", f"corpus.dir={published}", "corpus.files=articles.jsonl"]
+    if name == "wiki_stem_1k":
+        endpoint = Endpoint(lambda title, _: question_about(title))
+        overrides += ["corpus=jsonl", f"corpus.dir={published}", "corpus.files=articles.jsonl"]
+        overrides += [f"generator.llm.base_url={endpoint.url}", "generator.num_questions=10"]
+        overrides += ["generator.llm.min_sentences=1"]
+    config = composed("train", *overrides)
+    run = train_reader(config)
+    saved = json.loads((run.stage.folder / "model" / "config.json").read_text())
+    assert saved["model_type"] == config.model.architecture
+    assert np.isfinite(read_predictions(run.stage.folder / "predictions.parquet").logits).all()
+
+
+# Sweeps and trackers.
+
+
+@pytest.mark.slow
+def test_a_multirun_survives_a_failed_job_and_says_which(place, tmp_path):
+    overrides = [*tiny(place), f"outputs={tmp_path}", "tracker=wandb_offline"]
+    done = exam("train", *overrides, "-m", "context.num_passages=0,99,3", cwd=tmp_path)
+    assert done.returncode == 2
+    (failed,) = [line for line in done.stderr.splitlines() if line.startswith("Job ")]
+    assert failed.startswith("Job 1 (")
+    assert "context.num_passages=99): context.num_passages=99 exceeds retriever.top_k" in failed
+    assert done.stderr.count("contexts done") == 2  # train and valid, once for both jobs
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
+    (folder,) = (tmp_path / "sweeps").iterdir()
+    found = json.loads((folder / "results.json").read_text())
+    assert [row["system"] for row in found["rows"]] == [
+        "context.num_passages=0",
+        "context.num_passages=3",
+    ]
+    assert (folder / "map_at_3.png").read_bytes().startswith(b"\x89PNG")
+    assert str(folder / "results.json") in done.stdout
+
+
+@pytest.mark.slow
+def test_optuna_is_given_what_may_be_tuned_on(place, tmp_path):
+    pytest.importorskip(
+        "hydra_plugins.hydra_optuna_sweeper", reason="pip install 'openbook-exam[optuna]'"
+    )
+    overrides = [*tiny(place), f"outputs={tmp_path}", "hydra/sweeper=optuna"]
+    overrides += ["hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=2"]
+    rate = "trainer.learning_rate=tag(log, interval(1e-5, 1e-3))"
+    done = exam("train", *overrides, "hydra.sweeper.n_jobs=1", "-m", rate, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = tmp_path / "outputs" / "multirun" / "optimization_results.yaml"
+    best = yaml.safe_load(found.read_text())["best_value"]
+    states = (tmp_path / "train").glob("*/trainer_state.json")
+    on_its_fold = [json.loads(path.read_text())["best_metric"] for path in states]
+    assert len(on_its_fold) == 2
+    assert best == pytest.approx(max(on_its_fold))
+
+
+@pytest.mark.slow
+def test_sweep_files_give_commands_that_run(place, tmp_path):
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    sweep = yaml.safe_load((ROOT / "sweeps" / "retrieval_depth.yaml").read_text())
+    values = sweep["parameters"]["context.num_passages"]["values"]
+    assert values == [0, 1, 3, 5, 10, 20]
+    arguments = create_sweep_command_args({"args": {"context.num_passages": {"value": values[1]}}})
+    macros = {
+        "${env}": ["/usr/bin/env"],
+        "${program}": [str(ROOT / sweep["program"])],
+        "${args_no_hyphens}": arguments["args_no_hyphens"],
+    }
+    command = [
+        word for part in create_sweep_command(sweep["command"]) for word in macros.get(part, [part])
+    ]
+    assert command[-2:] == ["tracker=wandb", "context.num_passages=1"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "WANDB_MODE": "offline"}
+    more = [*tiny(place), f"outputs={tmp_path}"]
+    done = subprocess.run(
+        [*command, *more],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "sweeps").glob("*.yaml")))
+def test_sweep_files_set_values_that_exist(name):
+    sweep = yaml.safe_load((ROOT / "sweeps" / f"{name}.yaml").read_text())
+    assert sweep["command"][-1] == "${args_no_hyphens}"
+    first = [
+        f"{key}={given['values'][0] if 'values' in given else given['min']}"
+        for key, given in sweep["parameters"].items()
+    ]
+    composed("train", *first)

@@ -1,0 +1,207 @@
+"""Encoding in batches by tokens, its number format, and the store of vectors by content."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from helpers import ROOT
+
+from exam.config import Dtype, Encoder
+from exam.core.errors import ExamError
+from exam.core.precision import resolve_dtype
+from exam.retrieval import embeddings as embeddings_module
+from exam.retrieval.embeddings import Embeddings, fingerprints
+from exam.retrieval.encoder import SentenceEncoder, batches
+
+TEXTS = ["the otter", "the heron lives in the marsh", "it is an animal", "the otter", ""]
+
+
+def settings(folder, **changes):
+    return Encoder(name="tiny", name_or_path=str(folder), dtype=Dtype.float32, **changes)
+
+
+@pytest.fixture
+def tiny(encoder):
+    return SentenceEncoder(settings(encoder, query_prefix="query: "))
+
+
+@pytest.fixture
+def asked_for(monkeypatch):
+    """The texts that an encoder is given, one list a call."""
+    calls = []
+    real = SentenceEncoder.encode
+    monkeypatch.setattr(
+        SentenceEncoder,
+        "encode",
+        lambda self, texts: calls.append(list(texts)) or real(self, texts),
+    )
+    return calls
+
+
+def test_batches_hold_texts_of_like_length_within_the_budget():
+    found = [batch.tolist() for batch in batches(np.array([3, 9, 4, 9, 20]), 18)]
+    assert found == [[4], [1, 3], [2, 0]]
+
+
+def test_batches_of_nothing_and_of_empty_texts():
+    assert list(batches(np.empty(0, np.int64), 8)) == []
+    assert [b.tolist() for b in batches(np.zeros(3, np.int64), 2)] == [[0, 1], [2]]
+
+
+@pytest.mark.parametrize("tokens", [1, 12, 4096])
+def test_vectors_do_not_depend_on_the_batches(encoder, tokens):
+    small = SentenceEncoder(settings(encoder, max_tokens_per_batch=tokens))
+    alone = np.concatenate([small.model.encode([text]) for text in TEXTS])
+    alone /= np.linalg.norm(alone, axis=1, keepdims=True)
+    np.testing.assert_allclose(small.encode(TEXTS), alone, atol=1e-6)
+
+
+@pytest.mark.parametrize(("max_length", "widths"), [(64, {16, 32, 48, 64}), (24, {8, 16, 24})])
+def test_sequences_have_few_widths(encoder, max_length, widths, monkeypatch):
+    few = SentenceEncoder(settings(encoder, max_length=max_length, max_tokens_per_batch=64))
+    seen = set()
+    real = type(few.model[0]).forward
+
+    def spy(self, features, **kwargs):
+        seen.add(features["input_ids"].shape[1])
+        return real(self, features, **kwargs)
+
+    monkeypatch.setattr(type(few.model[0]), "forward", spy)
+    few.encode(["otter " * n for n in range(80)])
+    assert seen == widths
+
+
+def test_long_texts_are_cut_at_the_limit(encoder):
+    short = SentenceEncoder(settings(encoder, max_length=4))
+    first, second = short.encode(["the otter lives in the marsh", "the otter is an animal"])
+    np.testing.assert_allclose(first, second, atol=1e-6)
+
+
+def test_bfloat16_vectors_are_float32_and_of_unit_length(encoder, monkeypatch):
+    monkeypatch.setattr("exam.retrieval.encoder.resolve_dtype", lambda wanted, key: Dtype.bfloat16)
+    half = SentenceEncoder(settings(encoder))
+    found = half.encode(TEXTS)
+    assert str(half.model.dtype) == "torch.bfloat16"
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert half.key["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bfloat16_only_where_it_is_native(native, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: native)
+    assert resolve_dtype(Dtype.auto, "encoder.dtype") is (
+        Dtype.bfloat16 if native else Dtype.float32
+    )
+    assert resolve_dtype(Dtype.float32, "encoder.dtype") is Dtype.float32
+
+
+def test_emulated_bfloat16_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    with pytest.raises(ExamError, match=r"(?s)encoder\.dtype=bfloat16.*Set encoder\.dtype=auto"):
+        resolve_dtype(Dtype.bfloat16, "encoder.dtype")
+
+
+def test_the_store_encodes_a_text_once_and_for_good(tiny, tmp_path, asked_for):
+    store = Embeddings(tiny, tmp_path)
+    first = store.queries(TEXTS)
+    assert asked_for == [["query: " + text for text in [*TEXTS[:3], ""]]]
+    again = Embeddings(tiny, tmp_path).queries(TEXTS[::-1])
+    assert len(asked_for) == 1
+    np.testing.assert_array_equal(again, first[::-1])
+    Embeddings(tiny, tmp_path).queries(["the otter", "the mole"])
+    assert asked_for[1:] == [["query: the mole"]]
+
+
+def test_shards_are_searched_together(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings_module, "TEXTS_PER_SHARD", 2)
+    store = Embeddings(tiny, tmp_path)
+    found = store.queries(TEXTS)
+    assert len(list(store.folder.glob("*.arrow"))) == 2
+    np.testing.assert_allclose(found, tiny.queries(TEXTS), atol=1e-6)
+    reopened = Embeddings(tiny, tmp_path)
+    np.testing.assert_array_equal(reopened.queries(TEXTS), found)
+
+
+def test_another_encoder_has_another_store(encoder, tmp_path):
+    folders = {
+        Embeddings(SentenceEncoder(settings(encoder, max_length=n)), tmp_path).folder
+        for n in (8, 16)
+    }
+    assert len(folders) == 2
+
+
+def test_two_processes_may_encode_the_same(tiny, tmp_path):
+    one, two = Embeddings(tiny, tmp_path), Embeddings(tiny, tmp_path)
+    np.testing.assert_array_equal(one.queries(TEXTS), two.queries(TEXTS))
+    assert len(list(one.folder.glob("*.arrow"))) == 1
+    two.queries(["the mole", *TEXTS])
+    keys = fingerprints(["query: the otter"])
+    np.testing.assert_array_equal(
+        Embeddings(tiny, tmp_path).vectors(keys), one.queries(["the otter"])
+    )
+
+
+def test_a_shard_of_another_form_is_refused_by_name(tiny, tmp_path):
+    store = Embeddings(tiny, tmp_path)
+    store.queries(["the otter"])
+    (shard,) = store.folder.glob("*.arrow")
+    table = pa.table({"key": [b"x"]})
+    with pa.OSFile(str(shard), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(ExamError, match=r"is not a whole shard of embeddings: .*vector"):
+        Embeddings(tiny, tmp_path).queries(["the otter"])
+
+
+def test_vectors_under_other_keys_are_refused_by_name(tiny, tmp_path):
+    store = Embeddings(tiny, tmp_path)
+    store.queries(["the otter", "the heron"])
+    (shard,) = store.folder.glob("*.arrow")
+    one, other = (key.tobytes() for key in fingerprints(["query: the otter", "query: the heron"]))
+    data = shard.read_bytes()
+    assert one + other in data
+    shard.write_bytes(data.replace(one + other, other + one))
+    with pytest.raises(ExamError) as caught:
+        Embeddings(tiny, tmp_path).queries(["the otter"])
+    assert str(caught.value) == (
+        f"{shard} is not a whole shard of embeddings: its keys are not those that were written\n"
+        "Delete that file: its texts are encoded again."
+    )
+
+
+ENCODE_FOREVER = """
+import sys
+from pathlib import Path
+from exam.config import Dtype, Encoder
+from exam.retrieval.embeddings import Embeddings
+from exam.retrieval.encoder import SentenceEncoder
+
+encoder = SentenceEncoder(Encoder(name="tiny", name_or_path=sys.argv[1], dtype=Dtype.float32))
+store = Embeddings(encoder, Path(sys.argv[2]))
+for i in range(10**6):
+    store.queries([f"the otter number {i}", f"the heron number {i}"])
+    print(i, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_whole_shards(encoder, tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", ENCODE_FOREVER, str(encoder), str(tmp_path)],
+        cwd=ROOT / "src",
+        stdout=subprocess.PIPE,
+    ) as process:
+        for _ in range(5):
+            process.stdout.readline()
+        os.kill(process.pid, signal.SIGKILL)
+    store = Embeddings(SentenceEncoder(settings(encoder)), tmp_path)
+    texts = [f"the {animal} number {i}" for i in range(5) for animal in ("otter", "heron")]
+    keys = fingerprints(texts)
+    assert len(store.missing(keys)) == 0
+    np.testing.assert_allclose(store.vectors(keys), store.encoder.encode(texts), atol=1e-6)

@@ -1,0 +1,255 @@
+"""Reranking: against its definition; its artefact, resumption, refusals."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+from helpers import ANIMALS, PLACES, exam, jsonl_corpus, kaggle_rows, make_place, read_csv, setting
+
+from exam.config import Chunking, Dtype, Encoder, Index, Query, Reranker, Retriever, RetrieverKind
+from exam.core.errors import ExamError
+from exam.retrieval import reranker as rerank_module
+from exam.retrieval.contexts import read_contexts
+from exam.retrieval.reranker import PairScorer, count_cut, inspect_reranker, reorder, standardize
+from exam.retrieval.retriever import Retrieval
+
+
+@pytest.fixture(scope="session")
+def cross_encoder(encoder, tmp_path_factory):
+    """The tiny encoder's weights with a random scoring head, saved as a folder."""
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    folder = tmp_path_factory.mktemp("cross_encoder")
+    torch.manual_seed(1)
+    model = CrossEncoder(str(encoder.parent / "plain"), num_labels=1, device="cpu")
+    for weights in model.parameters():  # the library's own, near zero, score all pairs alike
+        if weights.ndim == 2:
+            torch.nn.init.normal_(weights, std=0.3)
+    model.save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+@pytest.fixture
+def retrieval(articles, cross_encoder, tmp_path):
+    return Retrieval(
+        jsonl_corpus(articles),
+        Encoder(name="none", name_or_path="none"),
+        Chunking(chunk_words=8),
+        Retriever(name="bm25", kind=RetrieverKind.bm25, top_k=6),
+        Index(),
+        tmp_path / "outputs",
+        Reranker(
+            name="cross_encoder", ckpt=str(cross_encoder), top_k=5, weight=1.0, dtype=Dtype.float32
+        ),
+    )
+
+
+@pytest.fixture
+def asked(tmp_path):
+    return read_csv(tmp_path / "q.csv", kaggle_rows(7))
+
+
+def brute_force(question, passages, folder, query):
+    """Each pair scored alone by transformers; the best query of each passage; sorted."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    texts = {
+        Query.prompt: [question["prompt"]],
+        Query.prompt_options: [" ".join([question["prompt"], *question["options"]])],
+        Query.per_option: [f"{question['prompt']} {o}" for o in question["options"]],
+    }[query]
+    scores = []
+    for p in passages:
+        rows = [tokenizer(t, f"{p['title']}. {p['text']}", return_tensors="pt") for t in texts]
+        with torch.no_grad():
+            scores.append(max(model(**row).logits.item() for row in rows))
+    order = np.argsort(-np.array(scores), kind="stable")
+    return [passages[i]["passage_id"] for i in order], scores
+
+
+@pytest.mark.parametrize("query", Query)
+def test_reranking_equals_its_definition(retrieval, asked, cross_encoder, query):
+    retrieval.reranker.query = query
+    first = read_contexts(retrieval.first_contexts(asked, "q"))
+    found = read_contexts(retrieval.contexts(asked, "q"))
+    changed = 0
+    for question in asked:
+        best = first[question["id"]][:5]
+        expected, scores = brute_force(question, best, cross_encoder, query)
+        ids = [p["passage_id"] for p in found[question["id"]]]
+        assert ids == expected
+        assert [p["rank"] for p in found[question["id"]]] == [1, 2, 3, 4, 5][: len(best)]
+        np.testing.assert_allclose(
+            [p["score"] for p in found[question["id"]]],
+            sorted(standardize(np.array(scores)), reverse=True),
+            atol=1e-3,
+        )
+        changed += ids != [p["passage_id"] for p in best]
+    assert changed
+
+
+def test_blend_is_a_weighted_sum_of_standardised_scores():
+    passages = [{"passage_id": n, "score": s} for n, s in (("a", 3.0), ("b", 2.0), ("c", 1.0))]
+    scores = np.array([0.0, 1.0, 2.0])
+    spread = np.sqrt(2 / 3)
+
+    def ranking(weight):
+        rows = reorder(passages, scores, weight)
+        assert [row["rank"] for row in rows] == [1, 2, 3]
+        return [(row["passage_id"], round(row["score"], 6)) for row in rows]
+
+    top = round(1 / spread, 6)
+    assert ranking(1.0) == [("c", top), ("b", 0.0), ("a", -top)]
+    assert ranking(0.25) == [("a", round(top / 2, 6)), ("b", 0.0), ("c", round(-top / 2, 6))]
+    assert ranking(0.5) == [("a", 0.0), ("b", 0.0), ("c", 0.0)]  # ties keep the first order
+
+
+def test_scores_without_a_difference_are_zero():
+    assert standardize(np.array([2.0, 2.0])).tolist() == [0.0, 0.0]
+    assert standardize(np.array([])).tolist() == []
+
+
+class Cut(Exception):
+    """Stands for a process that is killed."""
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_interrupted_scoring_continues_and_equals_a_whole_one(
+    retrieval, asked, after, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(rerank_module, "PAIRS_PER_SHARD", 12)
+    retrieval.first_contexts(asked, "q")
+    real, calls = PairScorer.scores, []
+
+    def counted(self, pairs):
+        if len(calls) == after:
+            raise Cut
+        calls.append(list(pairs))
+        return real(self, pairs)
+
+    monkeypatch.setattr(PairScorer, "scores", counted)
+    with pytest.raises(Cut):
+        retrieval.contexts(asked, "q")
+    again = []
+    monkeypatch.setattr(
+        PairScorer, "scores", lambda self, pairs: again.append(list(pairs)) or real(self, pairs)
+    )
+    stage = retrieval.contexts(asked, "q")
+    resumed = pq.read_table(stage.folder / "contexts.parquet")
+    pairs = [pair for shard in [*calls, *again] for pair in shard]
+    assert len(calls) == after
+    assert len(pairs) == len(set(pairs)) == 7 * 5  # no pair is scored twice
+    assert not list(stage.folder.glob("scores-*"))
+    whole = Retrieval(
+        retrieval.corpus, retrieval.encoder, retrieval.passages, retrieval.retriever,
+        retrieval.index, tmp_path / "o2", retrieval.reranker,
+    )  # fmt: skip
+    assert resumed.equals(pq.read_table(whole.contexts(asked, "q").folder / "contexts.parquet"))
+
+
+def test_damaged_scores_are_made_again(cross_encoder, tmp_path):
+    scorer = PairScorer(Reranker(ckpt=str(cross_encoder)))
+    pairs = list(zip(ANIMALS, PLACES, strict=True))
+    scores = rerank_module._score(pairs, scorer, tmp_path)
+    (path,) = tmp_path.glob("scores-*.npy")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert np.array_equal(rerank_module._score(pairs, scorer, tmp_path), scores)
+
+
+def test_only_pairs_of_new_questions_are_scored(retrieval, asked, monkeypatch, tmp_path):
+    rows = asked.to_list()
+    rows[3]["prompt"] = "Where does the lynx live?"
+    changed = Dataset.from_list(rows, features=asked.features)
+    whole = replace(retrieval, outputs=tmp_path / "whole").contexts(changed, "q")
+    retrieval.contexts(asked, "q")
+    scored, real = [], PairScorer.scores
+    monkeypatch.setattr(
+        PairScorer, "scores", lambda self, pairs: scored.extend(pairs) or real(self, pairs)
+    )
+    stage = retrieval.contexts(changed, "q")
+    assert len(scored) == 5
+    assert all(query.startswith("Where does the lynx live?") for query, _ in scored)
+    expected = read_contexts(whole)
+    for key, passages in read_contexts(stage).items():
+        assert [p["passage_id"] for p in passages] == [p["passage_id"] for p in expected[key]]
+
+
+def test_key_names_what_determines_the_order(retrieval, asked, caplog):
+    stage = retrieval.contexts(asked, "q")
+    manifest = json.loads((stage.folder / "manifest.json").read_text())
+    assert set(manifest["key"]) == {"format", "questions", "first", "reranker"}
+    assert set(manifest["key"]["reranker"]) == {
+        "checkpoint", "depth", "max_length", "query", "weight", "dtype",
+    }  # fmt: skip
+    assert "model.safetensors" in manifest["key"]["reranker"]["checkpoint"]
+    assert stage.folder.name.startswith("q-bm25-cross_encoder-")
+    retrieval.reranker.weight = 0.5
+    with caplog.at_level("INFO", logger="exam"):
+        assert retrieval.contexts(asked, "q").folder != stage.folder
+    assert any("reranker.weight (1.0 → 0.5)" in m for m in caplog.messages)
+
+
+def test_what_max_length_cuts_is_counted(cross_encoder):
+    scorer = PairScorer(Reranker(ckpt=str(cross_encoder), max_length=8))
+    pairs = [(ANIMALS[0], PLACES[0]), (" ".join(ANIMALS[:4]), " ".join(PLACES[:5]))]
+    # [CLS] 4 [SEP] 5 [SEP] = 12 tokens, where every word is one
+    assert count_cut(pairs, scorer.model, 8) == (1, 4)
+    assert scorer.scores(pairs).shape == (2,)
+
+
+def test_a_checkpoint_without_a_head_is_refused(encoder):
+    with pytest.raises(ExamError) as caught:
+        inspect_reranker(Reranker(ckpt=str(encoder)))
+    assert str(caught.value) == (
+        f"reranker.ckpt={encoder} has no head that scores a passage.\n"
+        "Give a cross-encoder, or train one from it: "
+        f"exam train task=reranker reranker.ckpt={encoder}"
+    )
+
+
+def test_an_unreachable_checkpoint_is_refused_before_anything_is_retrieved(tmp_path):
+    done = exam(
+        "retrieve", "reranker=cross_encoder", "reranker.ckpt=/no/such", f"outputs={tmp_path}"
+    )
+    assert done.returncode == 2
+    observed, way_out = done.stderr.splitlines()[-2:]
+    assert observed.startswith("reranker.ckpt=/no/such does not exist; / holds ")
+    assert way_out == "Give a folder or a hub id (owner/name): reranker.ckpt=<folder or id>"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_scores_a_pair_are_refused(cross_encoder, tmp_path):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(
+        cross_encoder, num_labels=3, ignore_mismatched_sizes=True
+    )
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(cross_encoder).save_pretrained(tmp_path)
+    with pytest.raises(ExamError) as caught:
+        _ = PairScorer(Reranker(ckpt=str(tmp_path))).model
+    assert str(caught.value) == (
+        f"reranker.ckpt={tmp_path} gives 3 scores a passage; a reranker gives one.\n"
+        "Choose another checkpoint, such as cross-encoder/ms-marco-MiniLM-L6-v2."
+    )
+
+
+@pytest.mark.slow
+def test_retrieve_reranks_from_the_command_line(cross_encoder, tmp_path):
+    done = exam(
+        "retrieve", *setting(make_place(tmp_path), "data.train=null", "data.test=null"),
+        "retriever=bm25", "retriever.top_k=6", "reranker=cross_encoder",
+        f"reranker.ckpt={cross_encoder}", "reranker.top_k=4", "evaluate=false",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "outputs" / "contexts").glob("kaggle-valid-bm25-cross_encoder-*")
+    rows = pq.read_table(folder / "contexts.parquet").to_pylist()
+    assert {row["rank"] for row in rows} == {1, 2, 3, 4}
