@@ -31,7 +31,7 @@ from exam.evaluation.predictions import Predictions, read_all, write_predictions
 from exam.generation.llm import ReplyCache
 from exam.pipelines import passage_gain
 from exam.pipelines.train import train_reader
-from exam.readers.causal_lm.states import States
+from exam.readers.causal_lm.layerwise import States
 from exam.retrieval import building
 from exam.retrieval import index as index_module
 from exam.retrieval.embeddings import Embeddings
@@ -308,18 +308,18 @@ def test_a_damaged_checkpoint_is_removed_and_the_one_before_taken(tmp_path, capl
         shutil.rmtree(workdir)
 
 
-def test_damaged_states_are_not_gone_on_with(tmp_path):
+def test_damaged_states_are_not_resumed_from(tmp_path):
     @dataclass
     class Batch:
         rows: list
         prefix: torch.Tensor
-        endings: torch.Tensor
+        suffixes: torch.Tensor
 
     batches = [Batch([n], torch.tensor([[n]]), torch.tensor([])) for n in range(2)]
     states = States(tmp_path, batches, 0, 1, "float32")
     for number in range(2):
         states.put(number, 3, {"prefix": torch.full((4, 4), float(number))})
-    states.whole(3)
+    states.mark_complete(3)
     for file in files_of(tmp_path):
         for damage in damages(file):
             assert States(tmp_path, batches, 0, 1, "float32").layer in (

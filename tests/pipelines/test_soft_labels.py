@@ -15,7 +15,6 @@ from exam.data.splits import Split, read_split
 from exam.evaluation.predictions import Predictions, write_predictions
 from exam.pipelines.train import add_soft_labels
 from exam.readers.multiple_choice.features import TARGETS, shuffle_options
-from exam.readers.multiple_choice.reader import predict, train
 
 
 def split_of(questions, extra=None):
@@ -101,8 +100,8 @@ def test_a_reader_learns_its_teachers_choices(tmp_path):
     training = soften(questions, path, 1.0).train
     reader = reader_in(tmp_path, questions, num_train_epochs=40)
     features = features_of(reader, questions).add_column(TARGETS, training[TARGETS][:])
-    batch = reader.collator(5)(features.to_list()[:2])
+    batch = reader.build_collator(5)(features.to_list()[:2])
     assert batch["targets"] == pytest.approx(torch.tensor(targets[:2]))
-    train(reader, features, features.select([]))
-    assert (predict(reader, features).argmax(axis=1) == best).mean() > 0.8
+    reader.train(features, features.select([]))
+    assert (reader.predict_logits(features).argmax(axis=1) == best).mean() > 0.8
     assert (best != np.array(questions["label"])).mean() > 0.5

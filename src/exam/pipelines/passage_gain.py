@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from scipy.special import log_softmax
 
-from exam.config import ReaderKind, Restore, Train, answering_values, reader_values
+from exam.config import ReaderKind, Restore, Train, reader_values
 from exam.config.saved import CODE
 from exam.core.artifacts import Stage, open_stage
 from exam.core.checkpoints import MODEL, max_input_tokens
@@ -25,7 +25,7 @@ from exam.data.questions import questions_digest
 from exam.pipelines.infer import restore_run
 from exam.pipelines.preflight import check_saved_reader
 from exam.readers.multiple_choice.features import build_features
-from exam.readers.multiple_choice.reader import Reader, predict
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
 
@@ -94,9 +94,8 @@ def measure_gains(
     }
     with open_stage(outputs, "gains", run.folder.name, key) as stage:
         if not stage.reused:
-            values, layout = answering_values(config.trainer), config.context.layout
             work = stage.folder / "predictions"
-            reader = Reader.load(config.model, values, work, config.seed, layout=layout)
+            reader = MultipleChoiceReader.load(config, run.folder / MODEL, work)
             passages = read_contexts(contexts, depth)
             shards = [
                 _measure(stage.folder / f"gains-{start:06d}.parquet", shard, passages, reader)
@@ -112,7 +111,9 @@ def measure_gains(
     return stage.folder / FILE
 
 
-def _measure(path: Path, questions: Dataset, contexts: Contexts, reader: Reader) -> pa.Table:
+def _measure(
+    path: Path, questions: Dataset, contexts: Contexts, reader: MultipleChoiceReader
+) -> pa.Table:
     """Return the gains of a shard of questions; read its file if it is complete."""
     if not checksum_matches(path):
         rows = _gains(questions, contexts, reader)
@@ -122,7 +123,9 @@ def _measure(path: Path, questions: Dataset, contexts: Contexts, reader: Reader)
     return pq.read_table(path)
 
 
-def _gains(questions: Dataset, contexts: Contexts, reader: Reader) -> list[dict[str, Any]]:
+def _gains(
+    questions: Dataset, contexts: Contexts, reader: MultipleChoiceReader
+) -> list[dict[str, Any]]:
     """Read each question without a passage, then with each of its passages.
 
     Returns:
@@ -135,11 +138,11 @@ def _gains(questions: Dataset, contexts: Contexts, reader: Reader) -> list[dict[
             key = str(len(copies))
             copies.append({**question, "id": key})
             passage_of[key] = [] if passage is None else [passage]
-    length = reader.length(training=True)
+    length = reader.max_length(training=True)
     limit = max_input_tokens(reader.model, length)
     repeated = Dataset.from_list(copies, features=questions.features)
     features, _ = build_features(repeated, passage_of, reader.tokenizer, length, limit)
-    scores = log_softmax(predict(reader, features), axis=1)
+    scores = log_softmax(reader.predict_logits(features), axis=1)
     right = iter(scores[np.arange(len(copies)), repeated["label"]].tolist())
     rows = []
     for question in questions:

@@ -37,9 +37,9 @@ from exam.core.precision import default_half_dtype
 from exam.core.trainer import CHECKPOINTS
 from exam.generation.clients import check_llm
 from exam.pipelines.revisions import uses_encoder, uses_writer
-from exam.readers.base import inspect, saved_model
+from exam.readers.base import inspect_checkpoint, resolve_model
 from exam.readers.multiple_choice.features import check_lengths
-from exam.readers.tuning import count_parameters, with_tuning
+from exam.readers.tuning import apply_tuning, count_parameters
 from exam.retrieval.encoder import inspect_encoder
 from exam.retrieval.reranker import inspect_reranker
 
@@ -90,7 +90,7 @@ def check_reader(model: Model) -> ReaderLimits | None:
     """
     if model.checkpoint is None:
         return None
-    network, tokenizer = inspect(model)
+    network, tokenizer = inspect_checkpoint(model)
     length = max(model.length(training=training) for training in (True, False))
     longest = max_input_tokens(network, length)
     return ReaderLimits(tokenizer, longest) if model.kind is ReaderKind.transformer else None
@@ -104,7 +104,7 @@ def check_saved_reader(config: Train, saved: Path) -> ReaderLimits | None:
     """
     if config.model.kind is ReaderKind.lexical:
         return None
-    model = saved_model(config, saved)
+    model = resolve_model(config, saved)
     limits = check_reader(model)
     check_room(replace(config, model=model), answers=True)
     return limits
@@ -125,9 +125,9 @@ def check_room(config: Train, *, answers: bool = False) -> None:
         return
     if model.name_or_path is None or model.gguf_file or model.trust_remote_code:
         return
-    network, _ = inspect(model)
+    network, _ = inspect_checkpoint(model)
     if learns:
-        network = with_tuning(network, config.tuning, None)
+        network = apply_tuning(network, config.tuning, None)
     counts = count_parameters(network)
     parameters, trained = counts["all"], counts["trained"] if learns else 0
     values = trainer_values(config.trainer)

@@ -26,7 +26,7 @@ from exam.evaluation.results import System, baselines, of_logits, results, table
 from exam.metrics import Floats, ranking
 from exam.pipelines.infer import answers_key, read_test_questions, restore_run
 from exam.pipelines.preflight import check_saved_reader
-from exam.readers.base import loaded
+from exam.readers.base import load_reader
 from exam.report.run import write_results
 from exam.retrieval.contexts import (
     EVALUATED,
@@ -125,7 +125,7 @@ def run_stress(stress: Stress) -> None:
     frequencies = retrieval.document_frequencies if config.retriever.kind.searches else None
     with open_stage(outputs, "stress", name, key, stress.resume.value) as stage:
         if not stage.reused:
-            answer = loaded(config, run.folder / MODEL, stage.folder, merge=False)
+            reader = load_reader(config, run.folder / MODEL, stage.folder)
             answers = {}
             for number, perturbation in enumerate(PERTURBATIONS):
                 path = stage.folder / f"{number}.parquet"
@@ -134,7 +134,7 @@ def run_stress(stress: Stress) -> None:
                     passages = _change_contexts(
                         perturbation, contexts, changed, config, stress.seed, frequencies
                     )
-                    logits = answer(changed, passages).logits
+                    logits, _ = reader.predict(changed, passages)
                     predictions = predictions_of(changed, logits, config.name, perturbation.name)
                     with write_with_checksum(path) as temporary:
                         write_predictions(temporary, [predictions])

@@ -30,7 +30,7 @@ from exam.generation.generate import QUESTIONS, generate_if_used
 from exam.metrics import Floats
 from exam.pipelines.preflight import ReaderLimits, check_models, check_reader, check_room
 from exam.pipelines.tracking import log_summary, track_run
-from exam.readers.base import fitted
+from exam.readers.base import reader_class
 from exam.readers.lexical import OVERLAP_FEATURES
 from exam.readers.multiple_choice.features import TARGETS
 from exam.report.card import push, write_card
@@ -159,11 +159,12 @@ def _train_run(config: Train, inputs: Inputs) -> Run:
                 check_room(config)
                 save_run(config, stage.folder / CONFIG)
                 write_json(stage.folder / ENVIRONMENT, describe_environment())
-            output = fitted(config, stage.folder, split, pool)(split.valid, valid)
+            reader = reader_class(config).fit(config, stage.folder, split, pool)
+            logits, tokens = reader.predict(split.valid, valid)
             if leads:
-                write_answers(stage, config, split.valid, valid, output.logits)
+                write_answers(stage, config, split.valid, valid, logits)
                 score(stage, split.valid, valid, inputs.stages)
-                write_run(stage, config, split.valid, valid, output.tokens)
+                write_run(stage, config, split.valid, valid, tokens)
                 write_card(stage, config)
                 stage.finish(list_run_files(stage.folder), questions=len(split.train))
         if leads:
