@@ -19,8 +19,7 @@ from exam.readers.causal_lm.prompts import Prompt
 from exam.readers.causal_lm.scoring import score_options
 from exam.readers.multiple_choice.model import tiny_tokenizer
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.recipes import import_faiss
-from exam.retrieval.vectors import exact_search
+from exam.retrieval.vectors import exact_search, import_faiss
 
 MINILM = {
     "hidden_size": 384,

@@ -68,7 +68,7 @@ def configuration() -> str:
     parts, groups = ["## Settings of the commands"], dict[str, type]()
     for name, schema in ROOTS.items():
         kinds = {field.name: _group(kind) for field, kind in _typed_fields(schema)}
-        groups |= {key: kind for key, kind in kinds.items() if kind is not None}
+        groups |= {key: kind for key, kind in kinds.items() if kind and key not in groups}
         rows = [row for key, *row in _settings(schema) if key.partition(".")[0] not in groups]
         parts += [f"### {name}", _settings_table(rows), _default_options(name)]
     parts.append("## Groups")
@@ -200,7 +200,9 @@ def _options(group: str) -> str:
     for path in sorted((conf_dir() / group).rglob("*.yaml")):
         text = path.read_text(encoding="utf-8")
         name = path.relative_to(conf_dir() / group).with_suffix("").as_posix()
-        values = "" if group in OVERRIDING else _values(yaml.safe_load(text) or {})
+        settings = yaml.safe_load(text) or {}
+        settings |= settings.pop(group, {})  # an option with `@package _global_`
+        values = "" if group in OVERRIDING else _values(settings)
         rows.append([f"`{group}={name}`", _comment(text), values])
     return _table(["option", "purpose", "sets"], rows)
 

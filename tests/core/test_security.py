@@ -30,7 +30,6 @@ from exam.config import (
     Bundle,
     Corpus,
     CorpusFormat,
-    Dtype,
     Encoder,
     Generator,
     GeneratorKind,
@@ -465,7 +464,7 @@ def test_a_pickle_of_a_language_model_or_a_reranker_runs_nothing(tmp_path, mark)
     with pytest.raises(ExamError, match=r"holds more than tensors"):
         load_runner(config, tmp_path / "work")
     with pytest.raises(ExamError, match=r"holds more than tensors"):
-        load_cross_encoder(Reranker(ckpt=str(tmp_path)), Dtype.float32)
+        load_cross_encoder(Reranker(ckpt=str(tmp_path)), {"dtype": "float32"})
 
 
 def test_a_corpus_index_that_names_files_is_not_followed(tmp_path):
@@ -812,8 +811,8 @@ def test_an_article_whose_text_is_a_list_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rank": [1, 3]}, "question 'q' has rank 3 in place 2"),
-        ({"rank": [2, 1]}, "question 'q' has rank 2 in place 1"),
+        ({"rank": [1, 3]}, "passage 2 of question 'q' has rank 3"),
+        ({"rank": [2, 1]}, "passage 1 of question 'q' has rank 2"),
         ({"text": ["a", None]}, "has empty cells in text"),
         ({"question_id": [None, "q"]}, "has empty cells in question_id"),
     ],

@@ -337,7 +337,7 @@ PUBLIC = {
 def preset(name: str) -> Data:
     schema = OmegaConf.structured(Data)
     return OmegaConf.to_object(
-        OmegaConf.merge(schema, OmegaConf.load(conf_dir() / "data" / f"{name}.yaml"))
+        OmegaConf.merge(schema, OmegaConf.load(conf_dir() / "data" / f"{name}.yaml").data)
     )
 
 

@@ -27,17 +27,16 @@ from exam.core.errors import ExamError
 from exam.core.files import CHECKSUMS, checksum_matches, write_json, write_with_checksum
 from exam.core.trainer import ManifestCallback, last_complete_checkpoint
 from exam.data.corpus import corpus_files, corpus_key
-from exam.evaluation.predictions import Predictions, read_all, write_predictions
+from exam.evaluation.predictions import Predictions, read_all_predictions, write_predictions
 from exam.generation.llm import ReplyCache
 from exam.pipelines import passage_gain
 from exam.pipelines.train import train_reader
 from exam.readers.causal_lm.layerwise import States
-from exam.retrieval import building
 from exam.retrieval import index as index_module
-from exam.retrieval.embeddings import Embeddings
-from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval import vectors as vectors_module
+from exam.retrieval.encoder import Embeddings, SentenceEncoder
 from exam.retrieval.index import build_index
-from exam.retrieval.recipes import choose_index_spec
+from exam.retrieval.vectors import choose_index_spec
 
 CUTS, FLIPS = map(int, os.environ.get("EXAM_DAMAGES", "2,4").split(","))
 TEXTS = ["the otter lives", "the heron", "where does it live", "an animal is an animal"]
@@ -233,7 +232,7 @@ def test_an_interrupted_index_goes_on_from_whole_shards_alone(tmp_path, sentence
 
 @pytest.mark.slow
 def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "PART_BYTES", 4 * 8 * 100)
+    monkeypatch.setattr(vectors_module, "PART_BYTES", 4 * 8 * 100)
     vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     plan = choose_index_spec(Index(type=IndexType.low_memory), *vectors.shape)
@@ -241,7 +240,7 @@ def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, 
     folder.mkdir()
 
     def build():
-        building.build_vectors(lambda: iter([vectors]), folder, plan)
+        vectors_module.build_vectors(lambda: iter([vectors]), folder, plan)
         return [(folder / name).read_bytes() for name in ("vectors.npy", "index.faiss")]
 
     whole = build()
@@ -280,7 +279,7 @@ def test_damaged_embeddings_are_refused_by_name(tmp_path, sentences):
         if message is None:  # Arrow's own padding
             assert "changed at" in damage
             continue
-        assert message.startswith(f"{shard} is not a whole shard of embeddings: "), damage
+        assert message.startswith(f"{shard} is a damaged shard of embeddings: "), damage
         assert message.endswith("\nDelete that file: its texts are encoded again."), damage
     shard.unlink()
     assert np.array_equal(Embeddings(sentences, tmp_path).queries(TEXTS), vectors)
@@ -354,11 +353,11 @@ def test_damaged_predictions_are_refused_by_name(tmp_path):
     predictions = Predictions([f"q{n}" for n in range(40)], logits, [1] * 40, "reader", "contexts")
     path = tmp_path / "p.parquet"
     write_predictions(path, [predictions])
-    (expected,) = read_all(path)
+    (expected,) = read_all_predictions(path)
     for damage in damages(path):
 
         def use():
-            (actual,) = read_all(path)
+            (actual,) = read_all_predictions(path)
             assert np.array_equal(actual.logits, expected.logits)
             assert (actual.ids, actual.labels, actual.name) == (
                 expected.ids, expected.labels, expected.name,

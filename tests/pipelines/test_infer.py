@@ -17,13 +17,18 @@ from exam.config import Ensemble, EnsembleKind
 from exam.config.compose import composed, with_prefix
 from exam.core.artifacts import MANIFEST, read_manifest, write_manifest
 from exam.core.errors import ExamError
-from exam.evaluation.ensemble import combined
-from exam.evaluation.predictions import probabilities, read_all, read_predictions, write_predictions
+from exam.evaluation.ensemble import combine_logits
+from exam.evaluation.predictions import (
+    read_all_predictions,
+    read_predictions,
+    to_probabilities,
+    write_predictions,
+)
 from exam.pipelines.infer import run_infer
 from exam.pipelines.passage_gain import measure_gains, restore_reader
 from exam.pipelines.stress import run_stress
 from exam.pipelines.train import train_reader
-from exam.report.compare import compare
+from exam.report.compare import compare_runs
 from exam.retrieval.contexts import read_questions
 
 
@@ -68,7 +73,7 @@ def test_an_ensemble_is_scored_beside_its_readers(place, capsys):
     ]
     combination = predictions(run)
     assert combination.ids == [str(i) for i in range(60, 68)]
-    expected = combined([m.logits for m in members], Ensemble("mean", EnsembleKind.mean))
+    expected = combine_logits([m.logits for m in members], Ensemble("mean", EnsembleKind.mean))
     assert combination.logits == pytest.approx(expected)
     results = json.loads((run.stage.folder / "results.json").read_text())
     assert [row["system"] for row in results["rows"]] == [
@@ -136,14 +141,14 @@ def test_variants_of_a_reader_combine(place):
     for (override,) in overrides:
         infer = place.infer(f"ckpt={place.open}", place.known, with_prefix(override))
         outputs.append(predictions(run_infer(infer)))
-    expected = np.max([probabilities(output.logits) for output in outputs], axis=0)
+    expected = np.max([to_probabilities(output.logits) for output in outputs], axis=0)
     assert np.exp(predictions(run).logits) == pytest.approx(expected)
     assert len({output.logits.tobytes() for output in outputs}) == 3
 
 
 def test_rotated_predictions_are_rotated_back(place):
     run = run_infer(place.infer(f"ckpt={place.open}", "option_rotations=5", place.known))
-    rotations = read_all(run.stage.folder / "predictions.parquet")
+    rotations = read_all_predictions(run.stage.folder / "predictions.parquet")
     assert [rotated.order for rotated in rotations] == [
         "given",
         *(f"rotated by {i}" for i in range(1, 5)),
@@ -171,7 +176,7 @@ def test_a_cascade_escalates_the_least_certain(place):
         predictions(run_infer(place.infer(f"ckpt={folder}", place.known)))
         for folder in (place.open, place.closed)
     )
-    uncertainty = 1 - probabilities(cheap.logits).max(axis=1)
+    uncertainty = 1 - to_probabilities(cheap.logits).max(axis=1)
     rows = np.argsort(-uncertainty, kind="stable")[:4]
     expected = cheap.logits.copy()
     expected[rows] = expensive.logits[rows]
@@ -222,7 +227,7 @@ def test_namesakes_in_two_folders_are_distinct(place, tmp_path):
     write_predictions(other / "predictions.parquet", [wrong])
     manifest = read_manifest(run / MANIFEST)
     write_manifest(other / MANIFEST, **{**manifest, "files": ["predictions.parquet"]})
-    compare([run, other], tmp_path / "compared.json")
+    compare_runs([run, other], tmp_path / "compared.json")
     results = json.loads((tmp_path / "compared.json").read_text())
     accuracy = {name: values["accuracy"]["value"] for name, values in results["statistics"].items()}
     first, last = (

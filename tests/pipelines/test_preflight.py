@@ -127,7 +127,7 @@ def test_an_encoder_is_checked_like_a_reader(encoder, tmp_path):
 
 
 def test_an_encoder_is_no_reranker(encoder):
-    with pytest.raises(ExamError, match="has no head that scores a passage"):
+    with pytest.raises(ExamError, match="has no head that scores passages"):
         inspect_reranker(Reranker(ckpt=str(encoder)))
     inspect_reranker(Reranker(ckpt=str(encoder)), trained=False)
 

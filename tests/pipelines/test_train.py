@@ -15,7 +15,7 @@ from helpers import ROOT, exam, kaggle_rows, make_articles, make_place, run_scri
 from exam.config.compose import composed, conf_dir
 from exam.data.splits import PAIRED_STD
 from exam.evaluation.predictions import read_predictions
-from exam.metrics import questions_for
+from exam.metrics import count_questions_for
 from exam.pipelines.infer import run_infer
 from exam.pipelines.train import train_reader
 
@@ -153,8 +153,8 @@ def test_what_is_left_of_a_checkpoint_without_training(place):
 
 
 def test_how_many_questions_a_difference_takes():
-    assert questions_for(0.005, PAIRED_STD) == 21037
-    assert questions_for(0.05, PAIRED_STD) == 210
+    assert count_questions_for(0.005, PAIRED_STD) == 21037
+    assert count_questions_for(0.05, PAIRED_STD) == 210
 
 
 # Several processes.

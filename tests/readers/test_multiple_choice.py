@@ -239,7 +239,7 @@ def test_predict_equals_evaluate_and_a_reloaded_model(tmp_path, asked):
     reader.train(features, features.select([]))
     logits = reader.predict_logits(features)
     evaluated = reader.build_trainer(None, features, 5).evaluate()
-    assert evaluated["eval_map_at_3"] == map_at_k(logits, np.array(asked["label"]))
+    assert evaluated["eval_map_at_3"] == map_at_k(logits, np.array(asked["label"]), 3)
     reader.model.save_pretrained(tmp_path / "m")
     reader.tokenizer.save_pretrained(tmp_path / "m")
     saved = replace(reader.config, name_or_path=str(tmp_path / "m"))
@@ -371,7 +371,7 @@ def test_best_checkpoint_is_chosen_on_the_dev_fold(tmp_path, asked):
     features = features_of(reader, asked)
     _, figures = reader.train(features.select(range(16)), features.select(range(16, 24)))
     found = map_at_k(
-        reader.predict_logits(features.select(range(16, 24))), np.array(asked["label"][16:24])
+        reader.predict_logits(features.select(range(16, 24))), np.array(asked["label"][16:24]), 3
     )
     assert figures["best"] == pytest.approx(found)
 

@@ -14,14 +14,14 @@ from exam.config import Data, Source, names
 from exam.core.errors import ExamError
 from exam.data.questions import prefix_ids, read_questions
 from exam.data.schema import LETTERS
-from exam.metrics import questions_for
+from exam.metrics import count_questions_for
 
 log = logging.getLogger(__name__)
 
 MAX_IDS = 10  # of a log line
 MIN_COSINE = 0.9  # of near-duplicates
 BLOCK = 2000  # questions compared with all others at a time
-MIN_DIFFERENCE = 0.005  # of MAP@3
+MIN_DIFFERENCE = 0.005
 PAIRED_STD = (
     0.37  # of a question's paired difference, which two readers of this project had (n = 300)
 )
@@ -214,10 +214,10 @@ def _log_sizes(train: Dataset, valid: Dataset) -> None:
         counts = Counter(label for label in part["label"] if label is not None)
         shares = " ".join(f"{LETTERS[i]} {counts[i] / len(part):.0%}" for i in sorted(counts))
         log.debug("questions: %d %s · right options %s", len(part), name, shares)
-    required = questions_for(MIN_DIFFERENCE, PAIRED_STD)
+    required = count_questions_for(MIN_DIFFERENCE, PAIRED_STD)
     if len(valid) < required:
         log.info(
-            "With %d validation questions, differences under %.3f MAP@3 are noise; to see %.3f "
+            "With %d validation questions, differences under %.3f are noise; to see %.3f "
             "takes about %d.",
             len(valid),
             1.96 * PAIRED_STD / sqrt(len(valid)),

@@ -23,7 +23,15 @@ from exam.core.errors import ExamError, spell_command
 from exam.core.files import read_json, write_json
 from exam.core.logging import track
 from exam.data.splits import Split, assign_folds, group_near_duplicates
-from exam.metrics import Floats, Ints, K, average_precision, figures, ranking
+from exam.metrics import (
+    Floats,
+    Ints,
+    average_precision,
+    metric_name,
+    metric_title,
+    rank_options,
+    summarize,
+)
 from exam.retrieval.contexts import read_contexts, read_idf
 from exam.retrieval.evaluation import Contexts
 from exam.retrieval.idf import split_words, take_words
@@ -253,16 +261,18 @@ class LexicalReader:
 
     @classmethod
     def fit(cls, config: Train, folder: Path, split: Split, pool: Stage) -> Self:
-        """Fit on all training questions, and log the cross-fitted MAP@3."""
+        """Fit on all training questions, and log the cross-fitted MAP@k."""
         questions = concatenate_datasets([split.train, split.dev])
         passages = config.context.passages(training=True), config.model.length(training=True)
         features = _read_features(questions, pool, *passages)
         labels = np.array(questions["label"])
         logits = cross_fit(questions, features)
         if logits is not None:
-            estimate = figures(average_precision(ranking(logits), labels, K))
+            k = config.metric.k
+            estimate = summarize(average_precision(rank_options(logits), labels, k))
             log.info(
-                "train: cross-fitted MAP@3 %.3f [%.3f, %.3f] (n = %d)",
+                "train: cross-fitted %s %.3f [%.3f, %.3f] (n = %d)",
+                metric_title(metric_name(k)),
                 estimate["value"],
                 *estimate["ci"],
                 estimate["n"],

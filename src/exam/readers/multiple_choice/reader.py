@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from exam.config import (
+    DEFAULT_K,
     Context,
     Layout,
     Model,
@@ -47,7 +49,7 @@ from exam.readers.trainer import (
     ReaderTrainer,
     ReaderTrainingArguments,
     build_reader_arguments,
-    compute_map_at_3,
+    compute_metric,
     refuse_nan,
 )
 from exam.readers.tuning import (
@@ -85,12 +87,13 @@ class MultipleChoiceReader:
         seed: int,
         texts: Iterable[str] = (),
         context: Context | None = None,
+        k: int = DEFAULT_K,
     ) -> Self:
         """Load a configured model; its Trainer saves below `folder`.
 
-        `texts` train the tokenizer of a random model.
+        `texts` train the tokenizer of a random model. MAP@k chooses the checkpoint.
         """
-        arguments = build_reader_arguments(trainer, folder, seed, config)
+        arguments = build_reader_arguments(trainer, folder, seed, config, k)
         return cls(*cls.load_model(config, seed, texts), arguments, config, context or Context())
 
     load_model = staticmethod(load_model)
@@ -100,7 +103,9 @@ class MultipleChoiceReader:
         """Train on a split; save the model, its tokenizer and the figures of the training."""
         work, values = folder / CHECKPOINTS, trainer_values(config.trainer)
         texts = question_texts(split.train)
-        reader = cls.build(config.model, values, work, config.seed, texts, config.context)
+        reader = cls.build(
+            config.model, values, work, config.seed, texts, config.context, config.metric.k
+        )
         shuffled = shuffle_options(split.train, config.seed)
         questions = shuffled.select_columns(list(split.dev.column_names))  # without soft labels
         train, _ = reader.encode(f"{config.data.name}-train", questions, pool, training=True)
@@ -230,7 +235,7 @@ class MultipleChoiceReader:
     def build_trainer(
         self, train: Dataset | None, dev: Dataset | None, options: int
     ) -> ReaderTrainer:
-        """Build the Trainer, with MAP@3 as its metric."""
+        """Build the Trainer, with MAP@k as its metric."""
         collator = self.build_collator(options)
         trainer = ReaderTrainer(
             model=self.model,
@@ -238,7 +243,7 @@ class MultipleChoiceReader:
             train_dataset=None if train is None else add_token_counts(train, collator),
             eval_dataset=None if dev is None else add_token_counts(dev, collator),
             data_collator=collator,
-            compute_metrics=compute_map_at_3,
+            compute_metrics=partial(compute_metric, k=self.arguments.metric_k),
             processing_class=self.tokenizer,
         )
         add_callbacks(trainer)
