@@ -14,13 +14,12 @@ from gpu_cases import Case, Facts, UnavailableError, Work, moved
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from exam.config import Dtype, Encoder, Model, ReaderKind, Scoring, WeightsLocation
-from exam.readers.causal_lm.load import load_causal
-from exam.readers.causal_lm.prompts import Asked
-from exam.readers.causal_lm.scoring import option_scores
+from exam.readers.causal_lm.load import load_runner
+from exam.readers.causal_lm.prompts import Prompt
+from exam.readers.causal_lm.scoring import score_options
 from exam.readers.multiple_choice.model import tiny_tokenizer
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.recipes import import_faiss
-from exam.retrieval.vectors import exact_search
+from exam.retrieval.vectors import exact_search, import_faiss
 
 MINILM = {
     "hidden_size": 384,
@@ -164,7 +163,7 @@ def answered(
     random = np.random.default_rng(0)
     most = (SMALL if size == "tiny" else LLAMA)["vocab_size"]
     questions = [
-        Asked(
+        Prompt(
             random.integers(10, most, shared).tolist(),
             [random.integers(10, most, 20).tolist() for _ in range(5)],
             5,
@@ -174,9 +173,9 @@ def answered(
 
     def run() -> Facts:
         start = perf_counter()
-        runner, prompter, _ = load_causal(config, work / "running")
+        runner, prompter, _ = load_runner(config, work / "running")
         loaded = perf_counter() - start
-        scores = option_scores(runner, prompter, questions, 4)
+        scores = score_options(runner, prompter, questions, 4)
         return {"load_seconds": loaded, "mean_score": float(scores.mean())}
 
     yield run

@@ -74,8 +74,8 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
     from exam.config import Model, ReaderKind, Scoring, WeightsLocation
     from exam.core.environment import tune_malloc
-    from exam.readers.causal_lm.load import load_causal
-    from exam.readers.causal_lm.scoring import option_scores
+    from exam.readers.causal_lm.load import load_runner
+    from exam.readers.causal_lm.scoring import score_options
 
     questions, contexts = questions_and_contexts(
         arguments.data, arguments.work, "valid", TOP_K, arguments.questions
@@ -95,9 +95,9 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     before = resident_mib()
 
     def answer() -> Any:
-        runner, prompter, window = load_causal(model, arguments.work / f"work-{way}")
-        asked = prompter.asked(questions, contexts, window)
-        return option_scores(runner, prompter, asked, arguments.batch)
+        runner, prompter, window = load_runner(model, arguments.work / f"work-{way}")
+        asked = prompter.build_prompts(questions, contexts, window)
+        return score_options(runner, prompter, asked, arguments.batch)
 
     scores, figures = measured(answer, before)
     order = np.argsort(-scores, axis=1, kind="stable").tolist()

@@ -31,9 +31,16 @@ from exam.core.environment import peak_memory_mib, reset_peak_memory
 from exam.core.files import write_json
 from exam.core.logging import print_result, setup_logging
 from exam.metrics import estimate
-from exam.retrieval.building import build_vectors, cleanup_partial_build
-from exam.retrieval.recipes import IndexSpec, choose_index_spec, import_faiss
-from exam.retrieval.vectors import VectorIndex, Vectors, exact_search
+from exam.retrieval.vectors import (
+    IndexSpec,
+    VectorIndex,
+    Vectors,
+    build_vectors,
+    choose_index_spec,
+    cleanup_partial_build,
+    exact_search,
+    import_faiss,
+)
 
 WIKIPEDIA = 6_286_775
 BLOCK = 65_536
@@ -186,20 +193,20 @@ def part_build(given: argparse.Namespace) -> dict[str, Any]:
     """Build the index of the stream."""
     centres = np.load(given.work / "centres.npy", mmap_mode="r", allow_pickle=False)
     rows = len(centres) if given.real else given.vectors
-    index = Index(type=IndexType.low_memory, nprobe=given.probe, refine_k=given.refine)
-    plan = choose_index_spec(index, rows, centres.shape[1])
+    index = Index(type=IndexType.low_memory, nprobe=given.nprobe, refine_k=given.refine)
+    spec = choose_index_spec(index, rows, centres.shape[1])
     folder = _folder(given)
     started = time.perf_counter()
-    files, facts = build_vectors(lambda: _blocks(given), folder, plan)
+    files, facts = build_vectors(lambda: _blocks(given), folder, spec)
     cleanup_partial_build(folder)
     write_json(folder / "facts.json", facts)
     return {
         "seconds": round(time.perf_counter() - started, 1),
         "peak_mib": round(peak_memory_mib(), 1),
-        "plan": asdict(plan),
-        "predicted_bytes": {"memory": plan.memory, "disk": plan.disk},
+        "spec": asdict(spec),
+        "predicted_bytes": {"memory": spec.memory, "disk": spec.disk},
         "disk_bytes": sum((folder / name).stat().st_size for name in files),
-        "exact_bytes": 4 * rows * plan.dimension,
+        "exact_bytes": 4 * rows * spec.dimension,
         "recall_of_own_vectors": facts["recall"],
     }
 
@@ -207,8 +214,8 @@ def part_build(given: argparse.Namespace) -> dict[str, Any]:
 def part_search(given: argparse.Namespace) -> dict[str, Any]:
     """Search all queries at once: the first time, then warm (the median of three)."""
     folder = _folder(given)
-    plan = IndexSpec(**json.loads((folder / "facts.json").read_text(encoding="utf-8"))["plan"])
-    index = VectorIndex(folder, plan)
+    spec = IndexSpec(**json.loads((folder / "facts.json").read_text(encoding="utf-8"))["spec"])
+    index = VectorIndex(folder, spec)
     queries = np.load(given.work / "queries.npy", allow_pickle=False)
     import_faiss()
     before = peak_memory_mib()

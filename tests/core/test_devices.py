@@ -32,9 +32,9 @@ from exam.core.errors import ExamError
 from exam.core.estimates import checkpoint_bytes, training_bytes
 from exam.core.precision import choose_formats, log_replaced_formats
 from exam.pipelines.launch import start_processes
-from exam.pipelines.room import check_room, checkpoints_at_once
+from exam.pipelines.preflight import check_room, count_kept_checkpoints
 from exam.readers.multiple_choice.model import tiny_tokenizer
-from exam.readers.multiple_choice.reader import Reader
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.readers.quantization import dtype_kwargs
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index
@@ -280,7 +280,9 @@ def questions():
 def reader_of(tmp_path, questions, family, packing, **values):
     config = model_of(family, packing)
     config.config["initializer_range"] = 0.2
-    return Reader.load(config, {**CPU, **values}, tmp_path / "c", 0, texts(questions))
+    return MultipleChoiceReader.build(
+        config, {**CPU, **values}, tmp_path / "c", 0, texts(questions)
+    )
 
 
 def batch_of(reader, questions):
@@ -289,7 +291,7 @@ def batch_of(reader, questions):
     rows[1]["context"] = []
     rows[2]["options"] = rows[2]["options"][:3]
     rows[2]["labels"] = 1
-    return reader.collator(5)(rows)
+    return reader.build_collator(5)(rows)
 
 
 def fp16():
@@ -328,7 +330,7 @@ def gradients(reader, batch, scaler=None):
 
     With a scaler the loss is computed in fp16.
     """
-    trainer = reader.trainer(None, None, 5)
+    trainer = reader.build_trainer(None, None, 5)
     trainer.current_gradient_accumulation_steps = 1
     trainer.accelerator.scaler = scaler
     if scaler is not None:
@@ -434,7 +436,7 @@ def test_what_training_and_checkpoints_take():
     ],
 )
 def test_how_many_checkpoints_lie_side_by_side(values, number):
-    assert checkpoints_at_once(values) == number
+    assert count_kept_checkpoints(values) == number
 
 
 @pytest.fixture(scope="module")

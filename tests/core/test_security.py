@@ -30,7 +30,6 @@ from exam.config import (
     Bundle,
     Corpus,
     CorpusFormat,
-    Dtype,
     Encoder,
     Generator,
     GeneratorKind,
@@ -73,9 +72,9 @@ from exam.data.tables import read_rows
 from exam.generation.clients import Endpoint
 from exam.pipelines.infer import _warn_of_versions
 from exam.pipelines.tracking import track_run
-from exam.readers.causal_lm.layerwise import _tensor_files
-from exam.readers.causal_lm.load import _runner, load_causal
-from exam.readers.multiple_choice.model import load_reader
+from exam.readers.causal_lm.layerwise import _map_tensors
+from exam.readers.causal_lm.load import _runner, load_runner
+from exam.readers.multiple_choice.model import load_model
 from exam.retrieval.contexts import SCHEMA as CONTEXTS
 from exam.retrieval.contexts import read_contexts, read_support
 from exam.retrieval.encoder import SentenceEncoder
@@ -136,7 +135,7 @@ def test_a_stage_that_holds_a_pickle_is_refused(stage, mark, name):
 
 def tiny_folder(folder):
     """A small reader's checkpoint."""
-    model, tokenizer = load_reader(Model(name="tiny", architecture="bert"), 0, ["a b c"])
+    model, tokenizer = load_model(Model(name="tiny", architecture="bert"), 0, ["a b c"])
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -154,7 +153,7 @@ def test_a_pickle_of_more_than_tensors_is_refused(tmp_path, mark, encoder):
     for path in (reader / "pytorch_model.bin", pickled):
         path.write_bytes(pickle.dumps(Bomb(mark)))
     with pytest.raises(ExamError, match=r"pytorch_model\.bin holds more than tensors"):
-        load_reader(Model(name="tiny", name_or_path=str(reader)), 0)
+        load_model(Model(name="tiny", name_or_path=str(reader)), 0)
     with pytest.raises(ExamError, match=r"2_Dense/pytorch_model\.bin holds more than tensors"):
         _ = SentenceEncoder(Encoder(name="e", name_or_path=str(foreign))).model
 
@@ -172,7 +171,7 @@ def test_a_broken_checkpoint_is_refused_in_one_message(checkpoint, tmp_path, nam
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
     with pytest.raises(ExamError, match=r"The reader .* cannot be loaded: "):
-        load_reader(Model(name="tiny", name_or_path=str(folder)), 0)
+        load_model(Model(name="tiny", name_or_path=str(folder)), 0)
 
 
 def test_no_pickled_arguments_stay_in_a_checkpoint(tmp_path):
@@ -435,10 +434,10 @@ def test_a_checkpoints_index_names_files_beside_it(tmp_path, named):
         path.touch()
     index = folder / "model.safetensors.index.json"
     write_json(index, {"weight_map": {"w": "own.safetensors"}})
-    assert _tensor_files(folder) == {"w": folder / "own.safetensors"}
+    assert _map_tensors(folder) == {"w": folder / "own.safetensors"}
     index.write_text(json.dumps({"weight_map": named}).replace("{outside}", str(outside)))
-    with pytest.raises(ExamError, match="which is no file beside it"):
-        _tensor_files(folder)
+    with pytest.raises(ExamError, match="which is not a safetensors file in its folder"):
+        _map_tensors(folder)
 
 
 LLAMA = LlamaConfig(
@@ -463,9 +462,9 @@ def test_a_pickle_of_a_language_model_or_a_reranker_runs_nothing(tmp_path, mark)
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
     config = Model(name="m", kind=ReaderKind.causal_lm, name_or_path=str(tmp_path))
     with pytest.raises(ExamError, match=r"holds more than tensors"):
-        load_causal(config, tmp_path / "work")
+        load_runner(config, tmp_path / "work")
     with pytest.raises(ExamError, match=r"holds more than tensors"):
-        load_cross_encoder(Reranker(ckpt=str(tmp_path)), Dtype.float32)
+        load_cross_encoder(Reranker(ckpt=str(tmp_path)), {"dtype": "float32"})
 
 
 def test_a_corpus_index_that_names_files_is_not_followed(tmp_path):
@@ -812,8 +811,8 @@ def test_an_article_whose_text_is_a_list_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rank": [1, 3]}, "question 'q' has rank 3 in place 2"),
-        ({"rank": [2, 1]}, "question 'q' has rank 2 in place 1"),
+        ({"rank": [1, 3]}, "passage 2 of question 'q' has rank 3"),
+        ({"rank": [2, 1]}, "passage 1 of question 'q' has rank 2"),
         ({"text": ["a", None]}, "has empty cells in text"),
         ({"question_id": [None, "q"]}, "has empty cells in question_id"),
     ],

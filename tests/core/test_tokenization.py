@@ -550,17 +550,17 @@ def test_a_sentence_encoder_reads_sentencepieces_ids(deberta, processor, tmp_pat
 
 
 def test_a_reranker_reads_sentencepieces_ids(deberta, processor, tmp_path):
-    from exam.config import Dtype, Reranker
-    from exam.retrieval.reranker import count_cut, load_cross_encoder
+    from exam.config import Reranker
+    from exam.retrieval.reranker import count_truncated, load_cross_encoder
 
     folder = encoder_folder(
         deberta, tmp_path / "r", DebertaV2ForSequenceClassification, num_labels=1
     )
-    model = load_cross_encoder(Reranker(ckpt=str(folder), max_length=16), Dtype.float32)
+    model = load_cross_encoder(Reranker(ckpt=str(folder), max_length=16), {"dtype": "float32"})
     assert type(model.tokenizer) is DebertaV2Tokenizer
     assert model.predict([("½", "the ﬁeld")]) == model.predict([("1⁄2", "the field")])
     tokens = len(processor.encode("the field")) * 2 + 3
-    assert count_cut([("the ﬁeld", "the field")], model, tokens - 2) == (1, 2)
+    assert count_truncated([("the ﬁeld", "the field")], model, tokens - 2) == (1, 2)
 
 
 def test_other_encoders_keep_their_tokenizer(encoder):

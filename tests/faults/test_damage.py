@@ -31,13 +31,12 @@ from exam.evaluation.predictions import Predictions, read_all_predictions, write
 from exam.generation.llm import ReplyCache
 from exam.pipelines import passage_gain
 from exam.pipelines.train import train_reader
-from exam.readers.causal_lm.states import States
-from exam.retrieval import building
+from exam.readers.causal_lm.layerwise import States
 from exam.retrieval import index as index_module
-from exam.retrieval.embeddings import Embeddings
-from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval import vectors as vectors_module
+from exam.retrieval.encoder import Embeddings, SentenceEncoder
 from exam.retrieval.index import build_index
-from exam.retrieval.recipes import choose_index_spec
+from exam.retrieval.vectors import choose_index_spec
 
 CUTS, FLIPS = map(int, os.environ.get("EXAM_DAMAGES", "2,4").split(","))
 TEXTS = ["the otter lives", "the heron", "where does it live", "an animal is an animal"]
@@ -233,7 +232,7 @@ def test_an_interrupted_index_goes_on_from_whole_shards_alone(tmp_path, sentence
 
 @pytest.mark.slow
 def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "PART_BYTES", 4 * 8 * 100)
+    monkeypatch.setattr(vectors_module, "PART_BYTES", 4 * 8 * 100)
     vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     plan = choose_index_spec(Index(type=IndexType.low_memory), *vectors.shape)
@@ -241,7 +240,7 @@ def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, 
     folder.mkdir()
 
     def build():
-        building.build_vectors(lambda: iter([vectors]), folder, plan)
+        vectors_module.build_vectors(lambda: iter([vectors]), folder, plan)
         return [(folder / name).read_bytes() for name in ("vectors.npy", "index.faiss")]
 
     whole = build()
@@ -280,7 +279,7 @@ def test_damaged_embeddings_are_refused_by_name(tmp_path, sentences):
         if message is None:  # Arrow's own padding
             assert "changed at" in damage
             continue
-        assert message.startswith(f"{shard} is not a whole shard of embeddings: "), damage
+        assert message.startswith(f"{shard} is a damaged shard of embeddings: "), damage
         assert message.endswith("\nDelete that file: its texts are encoded again."), damage
     shard.unlink()
     assert np.array_equal(Embeddings(sentences, tmp_path).queries(TEXTS), vectors)
@@ -308,18 +307,18 @@ def test_a_damaged_checkpoint_is_removed_and_the_one_before_taken(tmp_path, capl
         shutil.rmtree(workdir)
 
 
-def test_damaged_states_are_not_gone_on_with(tmp_path):
+def test_damaged_states_are_not_resumed_from(tmp_path):
     @dataclass
     class Batch:
         rows: list
         prefix: torch.Tensor
-        endings: torch.Tensor
+        suffixes: torch.Tensor
 
     batches = [Batch([n], torch.tensor([[n]]), torch.tensor([])) for n in range(2)]
     states = States(tmp_path, batches, 0, 1, "float32")
     for number in range(2):
         states.put(number, 3, {"prefix": torch.full((4, 4), float(number))})
-    states.whole(3)
+    states.mark_complete(3)
     for file in files_of(tmp_path):
         for damage in damages(file):
             assert States(tmp_path, batches, 0, 1, "float32").layer in (

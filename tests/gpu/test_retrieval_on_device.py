@@ -9,9 +9,8 @@ from helpers import ANIMALS, PLACES
 from exam.config import Dtype, Encoder, Reranker
 from exam.core.precision import resolve_dtype
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.recipes import import_faiss
 from exam.retrieval.reranker import PairScorer
-from exam.retrieval.vectors import exact_search
+from exam.retrieval.vectors import exact_search, import_faiss
 
 TEXTS = [f"the {animal} lives in the {place}" for animal in ANIMALS for place in PLACES]
 TEXTS += [" ".join(ANIMALS * 9), "", "otter"]

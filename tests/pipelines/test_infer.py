@@ -365,7 +365,7 @@ def test_a_reader_under_stress(place, capsys):
     assert not np.allclose(closed.logits, given.logits)
     longest = [r["n"] for r in results["rows"] if r["system"].endswith("option is wrong")]
     assert 0 < longest[0] < 8
-    assert "another first choice with options in another order: 0.0%" in capsys.readouterr().out
+    assert "first choices that change with the order of options: 0.0%" in capsys.readouterr().out
 
 
 def test_damaged_predictions_of_an_interrupted_stress_test_are_made_again(place, monkeypatch):
@@ -374,7 +374,7 @@ def test_damaged_predictions_of_an_interrupted_stress_test_are_made_again(place,
 
     stress = place.infer(f"ckpt={place.closed}", place.known, verb="stress")
     with monkeypatch.context() as patched:
-        patched.setattr("exam.pipelines.stress._results", interrupted)
+        patched.setattr("exam.pipelines.stress._score", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_stress(stress)
     (path,) = (place.outputs / "stress").glob(f"kaggle-{place.closed.name}-*/1.parquet")

@@ -208,14 +208,14 @@ from tiny_encoders import model_of
 from tiny_encoders import CPU, as_questions, features_of, texts
 from transformers import TrainerCallback
 from exam.core.trainer import fit
-from exam.readers.multiple_choice.reader import Reader
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
 stop, folder = int(sys.argv[1]), Path.cwd() / "c"
 asked = as_questions(kaggle_rows(24))
 values = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 2}
 values |= {"per_device_train_batch_size": 2, "save_total_limit": 2}
-reader = Reader.load(model_of("bert"), {**CPU, **values}, folder, 0, texts(asked))
+reader = MultipleChoiceReader.build(model_of("bert"), {**CPU, **values}, folder, 0, texts(asked))
 features = features_of(reader, asked)
-trainer = reader.trainer(features, None, 5)
+trainer = reader.build_trainer(features, None, 5)
 class Stop(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == stop:

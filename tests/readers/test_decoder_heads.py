@@ -15,7 +15,7 @@ from exam.config import Dtype, Loss, Model, Tuning
 from exam.core.errors import ExamError
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator
 from exam.readers.multiple_choice.features import build_features
-from exam.readers.multiple_choice.reader import Reader, predict, train
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.readers.quantization import dtype_kwargs
 
 LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)
@@ -31,25 +31,25 @@ def asked():
 def base(tmp_path_factory, asked):
     """A random decoder's folder."""
     folder = tmp_path_factory.mktemp("decoder")
-    Reader.load(replace(OWN, cross_option_bias=False), CPU, folder / "c", 0, texts(asked)).save(
-        folder
-    )
+    MultipleChoiceReader.build(
+        replace(OWN, cross_option_bias=False), CPU, folder / "c", 0, texts(asked)
+    ).save(folder)
     return folder
 
 
 def reader_of(tmp_path, model, **values):
-    return Reader.load(model, {**CPU, "max_steps": 3, **values}, tmp_path / "c", 1)
+    return MultipleChoiceReader.build(model, {**CPU, "max_steps": 3, **values}, tmp_path / "c", 1)
 
 
 def test_options_have_the_scores_that_the_library_gives_each_sequence(tmp_path, asked, base):
     reader = reader_of(tmp_path, replace(OWN, cross_option_bias=False, name_or_path=str(base)))
-    logits = predict(reader, features_of(reader, asked))
+    logits = reader.predict_logits(features_of(reader, asked))
     plain = LlamaForSequenceClassification.from_pretrained(base).eval()
     rows = features_of(reader, asked).to_list()
     for row, found in zip(rows, logits, strict=True):
         for option, score in zip(row["options"], found, strict=True):
             question = [*row["prompt"], *option]
-            ids = reader.collator(5).pair.build(row["context"], question)["input_ids"]
+            ids = reader.build_collator(5).pair.build(row["context"], question)["input_ids"]
             with torch.no_grad():
                 expected = plain(torch.tensor([ids])).logits.item()
             assert score == pytest.approx(expected, abs=1e-5)
@@ -60,21 +60,21 @@ def test_a_decoder_is_trained_saved_and_read_again(tmp_path, asked, base, tuning
     model = replace(OWN, name_or_path=str(base))
     reader = reader_of(tmp_path, model, learning_rate=0.01)
     features = features_of(reader, asked)
-    before = predict(reader, features)
+    before = reader.predict_logits(features)
     embeddings = reader.model.get_input_embeddings().weight.detach().clone()
     reader = reader.prepare_for_training(features, tuning)
-    train(reader, features, features.select([]))
-    logits = predict(reader, features)
+    reader.train(features, features.select([]))
+    logits = reader.predict_logits(features)
     assert not np.allclose(before, logits)
     assert torch.equal(reader.model.get_input_embeddings().weight, embeddings)
     reader.save(tmp_path / "run" / "model")
     again = reader_of(tmp_path / "again", replace(model, name_or_path=str(tmp_path / "run")))
-    assert np.array_equal(predict(again, features), logits)
+    assert np.array_equal(again.predict_logits(features), logits)
 
 
 def test_a_decoder_without_a_padding_token_pads_with_its_end(tmp_path, asked, base):
     reader = reader_of(tmp_path, replace(OWN, cross_option_bias=False, name_or_path=str(base)))
-    whole = predict(reader, features_of(reader, asked))
+    whole = reader.predict_logits(features_of(reader, asked))
     reader.tokenizer.save_pretrained(base / "none")
     reader.model.save_pretrained(base / "none")
     for name in ("tokenizer_config.json", "config.json"):
@@ -86,7 +86,7 @@ def test_a_decoder_without_a_padding_token_pads_with_its_end(tmp_path, asked, ba
         tmp_path, replace(OWN, cross_option_bias=False, name_or_path=str(base / "none"))
     )
     assert again.model.config.pad_token_id == again.tokenizer.eos_token_id
-    assert predict(again, features_of(again, asked)) == pytest.approx(whole, abs=1e-5)
+    assert again.predict_logits(features_of(again, asked)) == pytest.approx(whole, abs=1e-5)
 
 
 def test_number_formats_that_need_a_gpu_are_refused_without_one():

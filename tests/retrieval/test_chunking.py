@@ -1,4 +1,4 @@
-"""Windows of sentences: they lose no text, overlap as asked, and never grow past their words."""
+"""Passages: they lose no text, overlap as configured, and never exceed their words."""
 
 import json
 
@@ -19,8 +19,8 @@ def texts(text, **settings):
     return [text[a:b] for a, b in chunk(text, Chunking(**settings))]
 
 
-def test_windows_hold_whole_sentences_and_share_the_last_one():
-    assert texts(TEXT, chunk_words=6, overlap_sentences=1) == [
+def test_passages_hold_whole_sentences_and_share_the_last_one():
+    assert texts(TEXT, words=6, overlap=1) == [
         "One two three. Four five six.",
         "Four five six. Seven eight nine.",
         "Seven eight nine. Ten eleven twelve.",
@@ -32,7 +32,7 @@ def test_windows_hold_whole_sentences_and_share_the_last_one():
     assert texts(TEXT, chunk_words=100, overlap_sentences=1) == [TEXT]
 
 
-def test_a_sentence_longer_than_a_window_is_cut_between_words():
+def test_a_sentence_longer_than_a_passage_is_split_between_words():
     long = "alpha beta gamma delta epsilon zeta eta."
     assert texts(long, chunk_words=3, overlap_sentences=0) == [
         "alpha beta gamma",
@@ -41,10 +41,10 @@ def test_a_sentence_longer_than_a_window_is_cut_between_words():
     ]
 
 
-def test_no_window_repeats_the_one_before():
-    # The shared sentence and the next together pass the limit: the window still moves on.
-    found = texts("a b c d e. f g h i j. k l m n o.", chunk_words=6, overlap_sentences=1)
-    assert len(found) == len(set(found)) == 3
+def test_no_passage_repeats_the_previous_one():
+    # The shared sentence and the next one exceed the limit together: drop the shared one.
+    passages = texts("a b c d e. f g h i j. k l m n o.", words=6, overlap=1)
+    assert len(passages) == len(set(passages)) == 3
 
 
 @given(
@@ -52,16 +52,16 @@ def test_no_window_repeats_the_one_before():
     st.integers(1, 9),
     st.integers(0, 3),
 )
-def test_every_sentence_stands_in_some_window(sentences, words, overlap):
+def test_every_sentence_is_in_a_passage(sentences, words, overlap):
     text = " ".join(sentences)
-    found = chunk(
-        text, Chunking(chunk_words=words, overlap_sentences=overlap, min_sentence_chars=1)
-    )
-    covered = {i for a, b in found for i in range(a, b)}
-    wanted = {i for a, b in sentence_offsets(text, 1) for i in range(a, b) if not text[i].isspace()}
-    assert wanted <= covered
-    assert [a for a, _ in found] == sorted(a for a, _ in found)
-    assert all(len(text[a:b].split()) <= words for a, b in found)
+    spans = chunk(text, Chunking(words=words, overlap=overlap, min_sentence_chars=1))
+    covered = {i for a, b in spans for i in range(a, b)}
+    required = {
+        i for a, b in sentence_offsets(text, 1) for i in range(a, b) if not text[i].isspace()
+    }
+    assert required <= covered
+    assert [a for a, _ in spans] == sorted(a for a, _ in spans)
+    assert all(len(text[a:b].split()) <= words for a, b in spans)
 
 
 def corpus(path, rows):
@@ -69,16 +69,14 @@ def corpus(path, rows):
     return jsonl_corpus(path)
 
 
-def test_table_keeps_where_each_passage_stands(tmp_path):
+def test_the_table_holds_the_range_of_each_passage(tmp_path):
     rows = [
         {"id": "1", "title": "Numbers", "text": TEXT},
         {"id": "2", "title": "Nothing", "text": ""},
         {"id": "3", "title": "", "text": "No title here."},
     ]
-    found = corpus(tmp_path / "a.jsonl", rows)
-    table = build_passages(
-        found, Chunking(chunk_words=6, overlap_sentences=0), tmp_path / "outputs"
-    )
+    source = corpus(tmp_path / "a.jsonl", rows)
+    table = build_passages(source, Chunking(words=6, overlap=0), tmp_path / "outputs")
     assert table.rows([2, 0]) == [
         {"article_id": "3", "title": "", "start": 0, "end": 14, "text": "No title here.",
          "source": "a.jsonl"},
@@ -96,10 +94,8 @@ def test_table_keeps_where_each_passage_stands(tmp_path):
 
 
 def test_a_corpus_without_text_is_refused(tmp_path):
-    found = corpus(tmp_path / "a.jsonl", [{"id": "1", "title": "Nothing", "text": ""}])
+    source = corpus(tmp_path / "a.jsonl", [{"id": "1", "title": "Nothing", "text": ""}])
     with pytest.raises(ExamError) as error:
-        build_passages(found, Chunking(), tmp_path / "outputs")
-    assert str(error.value) == (
-        "corpus=c holds no text.\nGive articles with corpus.dir= and corpus.files=, or a smaller "
-        "chunking.min_sentence_chars."
-    )
+        build_passages(source, Chunking(), tmp_path / "outputs")
+    assert "corpus=c has no text" in str(error.value)
+    assert "corpus.files=" in str(error.value)

@@ -1,4 +1,4 @@
-"""Encoding in batches by tokens, its number format, and the store of vectors by content."""
+"""Encoding: batches by tokens, the number format, and the cache of vectors by content."""
 
 import os
 import signal
@@ -13,9 +13,8 @@ from helpers import ROOT
 from exam.config import Dtype, Encoder
 from exam.core.errors import ExamError
 from exam.core.precision import resolve_dtype
-from exam.retrieval import embeddings as embeddings_module
-from exam.retrieval.embeddings import Embeddings, fingerprints
-from exam.retrieval.encoder import SentenceEncoder, batches
+from exam.retrieval import encoder as encoder_module
+from exam.retrieval.encoder import Embeddings, SentenceEncoder, batch_by_length, fingerprint_texts
 
 TEXTS = ["the otter", "the heron lives in the marsh", "it is an animal", "the otter", ""]
 
@@ -30,8 +29,8 @@ def tiny(encoder):
 
 
 @pytest.fixture
-def asked_for(monkeypatch):
-    """The texts that an encoder is given, one list a call."""
+def encoded(monkeypatch):
+    """The texts of each call of an encoder."""
     calls = []
     real = SentenceEncoder.encode
     monkeypatch.setattr(
@@ -43,21 +42,21 @@ def asked_for(monkeypatch):
 
 
 def test_batches_hold_texts_of_like_length_within_the_budget():
-    found = [batch.tolist() for batch in batches(np.array([3, 9, 4, 9, 20]), 18)]
-    assert found == [[4], [1, 3], [2, 0]]
+    batches = [batch.tolist() for batch in batch_by_length(np.array([3, 9, 4, 9, 20]), 18)]
+    assert batches == [[4], [1, 3], [2, 0]]
 
 
 def test_batches_of_nothing_and_of_empty_texts():
-    assert list(batches(np.empty(0, np.int64), 8)) == []
-    assert [b.tolist() for b in batches(np.zeros(3, np.int64), 2)] == [[0, 1], [2]]
+    assert list(batch_by_length(np.empty(0, np.int64), 8)) == []
+    assert [b.tolist() for b in batch_by_length(np.zeros(3, np.int64), 2)] == [[0, 1], [2]]
 
 
 @pytest.mark.parametrize("tokens", [1, 12, 4096])
 def test_vectors_do_not_depend_on_the_batches(encoder, tokens):
     small = SentenceEncoder(settings(encoder, max_tokens_per_batch=tokens))
-    alone = np.concatenate([small.model.encode([text]) for text in TEXTS])
-    alone /= np.linalg.norm(alone, axis=1, keepdims=True)
-    np.testing.assert_allclose(small.encode(TEXTS), alone, atol=1e-6)
+    unbatched = np.concatenate([small.model.encode([text]) for text in TEXTS])
+    unbatched /= np.linalg.norm(unbatched, axis=1, keepdims=True)
+    np.testing.assert_allclose(small.encode(TEXTS), unbatched, atol=1e-6)
 
 
 @pytest.mark.parametrize(("max_length", "widths"), [(64, {16, 32, 48, 64}), (24, {8, 16, 24})])
@@ -75,19 +74,19 @@ def test_sequences_have_few_widths(encoder, max_length, widths, monkeypatch):
     assert seen == widths
 
 
-def test_long_texts_are_cut_at_the_limit(encoder):
+def test_long_texts_are_truncated(encoder):
     short = SentenceEncoder(settings(encoder, max_length=4))
     first, second = short.encode(["the otter lives in the marsh", "the otter is an animal"])
     np.testing.assert_allclose(first, second, atol=1e-6)
 
 
 def test_bfloat16_vectors_are_float32_and_of_unit_length(encoder, monkeypatch):
-    monkeypatch.setattr("exam.retrieval.encoder.resolve_dtype", lambda wanted, key: Dtype.bfloat16)
+    monkeypatch.setattr("exam.retrieval.encoder.resolve_dtype", lambda dtype, key: Dtype.bfloat16)
     half = SentenceEncoder(settings(encoder))
-    found = half.encode(TEXTS)
+    vectors = half.encode(TEXTS)
     assert str(half.model.dtype) == "torch.bfloat16"
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert half.key["dtype"] == "bfloat16"
 
 
@@ -108,25 +107,25 @@ def test_emulated_bfloat16_is_refused(monkeypatch):
         resolve_dtype(Dtype.bfloat16, "encoder.dtype")
 
 
-def test_the_store_encodes_a_text_once_and_for_good(tiny, tmp_path, asked_for):
+def test_the_cache_encodes_a_text_once(tiny, tmp_path, encoded):
     store = Embeddings(tiny, tmp_path)
     first = store.queries(TEXTS)
-    assert asked_for == [["query: " + text for text in [*TEXTS[:3], ""]]]
+    assert encoded == [["query: " + text for text in [*TEXTS[:3], ""]]]
     again = Embeddings(tiny, tmp_path).queries(TEXTS[::-1])
-    assert len(asked_for) == 1
+    assert len(encoded) == 1
     np.testing.assert_array_equal(again, first[::-1])
     Embeddings(tiny, tmp_path).queries(["the otter", "the mole"])
-    assert asked_for[1:] == [["query: the mole"]]
+    assert encoded[1:] == [["query: the mole"]]
 
 
 def test_shards_are_searched_together(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(embeddings_module, "TEXTS_PER_SHARD", 2)
+    monkeypatch.setattr(encoder_module, "TEXTS_PER_SHARD", 2)
     store = Embeddings(tiny, tmp_path)
-    found = store.queries(TEXTS)
+    vectors = store.queries(TEXTS)
     assert len(list(store.folder.glob("*.arrow"))) == 2
-    np.testing.assert_allclose(found, tiny.queries(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(vectors, tiny.queries(TEXTS), atol=1e-6)
     reopened = Embeddings(tiny, tmp_path)
-    np.testing.assert_array_equal(reopened.queries(TEXTS), found)
+    np.testing.assert_array_equal(reopened.queries(TEXTS), vectors)
 
 
 def test_another_encoder_has_another_store(encoder, tmp_path):
@@ -142,7 +141,7 @@ def test_two_processes_may_encode_the_same(tiny, tmp_path):
     np.testing.assert_array_equal(one.queries(TEXTS), two.queries(TEXTS))
     assert len(list(one.folder.glob("*.arrow"))) == 1
     two.queries(["the mole", *TEXTS])
-    keys = fingerprints(["query: the otter"])
+    keys = fingerprint_texts(["query: the otter"])
     np.testing.assert_array_equal(
         Embeddings(tiny, tmp_path).vectors(keys), one.queries(["the otter"])
     )
@@ -155,7 +154,7 @@ def test_a_shard_of_another_form_is_refused_by_name(tiny, tmp_path):
     table = pa.table({"key": [b"x"]})
     with pa.OSFile(str(shard), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(ExamError, match=r"is not a whole shard of embeddings: .*vector"):
+    with pytest.raises(ExamError, match=r"is a damaged shard of embeddings: .*vector"):
         Embeddings(tiny, tmp_path).queries(["the otter"])
 
 
@@ -163,23 +162,23 @@ def test_vectors_under_other_keys_are_refused_by_name(tiny, tmp_path):
     store = Embeddings(tiny, tmp_path)
     store.queries(["the otter", "the heron"])
     (shard,) = store.folder.glob("*.arrow")
-    one, other = (key.tobytes() for key in fingerprints(["query: the otter", "query: the heron"]))
+    one, other = (
+        key.tobytes() for key in fingerprint_texts(["query: the otter", "query: the heron"])
+    )
     data = shard.read_bytes()
     assert one + other in data
     shard.write_bytes(data.replace(one + other, other + one))
     with pytest.raises(ExamError) as caught:
         Embeddings(tiny, tmp_path).queries(["the otter"])
-    assert str(caught.value) == (
-        f"{shard} is not a whole shard of embeddings: its keys are not those that were written\n"
-        "Delete that file: its texts are encoded again."
-    )
+    assert f"{shard} is a damaged shard of embeddings" in str(caught.value)
+    assert "Delete that file" in str(caught.value)
 
 
 ENCODE_FOREVER = """
 import sys
 from pathlib import Path
 from exam.config import Dtype, Encoder
-from exam.retrieval.embeddings import Embeddings
+from exam.retrieval.encoder import Embeddings
 from exam.retrieval.encoder import SentenceEncoder
 
 encoder = SentenceEncoder(Encoder(name="tiny", name_or_path=sys.argv[1], dtype=Dtype.float32))
@@ -202,6 +201,6 @@ def test_a_killed_process_leaves_whole_shards(encoder, tmp_path):
         os.kill(process.pid, signal.SIGKILL)
     store = Embeddings(SentenceEncoder(settings(encoder)), tmp_path)
     texts = [f"the {animal} number {i}" for i in range(5) for animal in ("otter", "heron")]
-    keys = fingerprints(texts)
+    keys = fingerprint_texts(texts)
     assert len(store.missing(keys)) == 0
     np.testing.assert_allclose(store.vectors(keys), store.encoder.encode(texts), atol=1e-6)

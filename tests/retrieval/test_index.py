@@ -30,12 +30,13 @@ def sentences(encoder):
 
 
 @pytest.mark.parametrize("recipe", [IndexType.exact, IndexType.low_memory, IndexType.auto])
-def test_every_recipe_finds_an_article_by_its_own_words(corpus, sentences, tmp_path, recipe):
+def test_every_recipe_finds_an_article_by_its_words(corpus, sentences, tmp_path, recipe):
     index = build_index(corpus, sentences, Index(type=recipe, shard_size=4), tmp_path / "o")
     queries = sentences.passages([f"{a}. The {a.lower()} is an animal" for a in ["Heron", "Lynx"]])
-    rows = index.search(queries, 3)
+    _, rows = index.search(queries, 3)
     assert index.table.take(rows[:, 0])["title"].to_pylist() == ["Heron", "Lynx"]
-    assert index.find_neighbors(1, 3) == [r for r in index.search(queries[:1], 4)[0] if r != 1][:3]
+    _, (nearest,) = index.search(queries[:1], 4)
+    assert index.find_neighbors(1, 3) == [r for r in nearest if r != 1][:3]
     assert index.stage.metadata["articles"] == 10
 
 
@@ -57,13 +58,11 @@ def test_a_damaged_index_is_refused_by_name(corpus, sentences, tmp_path, name):
     (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ExamError) as caught:
         build_index(corpus, sentences, index, tmp_path / "o")
-    assert str(caught.value) == (
-        f"{folder / name} is not the file that was written.\n"
-        f"Delete the folder {folder} and run the command again."
-    )
+    assert str(folder / name) in str(caught.value)
+    assert f"Delete the folder {folder}" in str(caught.value)
 
 
-def test_a_large_file_is_hashed_once_while_it_stands_still(tmp_path, monkeypatch):
+def test_a_large_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(artifacts, "LARGE", 1000)
     with open_stage(tmp_path, "index", "x", {}) as stage:
         (stage.folder / "large").write_bytes(b"x" * 1000)
@@ -91,7 +90,7 @@ def test_a_large_file_is_hashed_once_while_it_stands_still(tmp_path, monkeypatch
 def test_a_manifest_of_another_request_is_refused_by_name(
     corpus, sentences, tmp_path, change, named
 ):
-    """As a folder copied under a wrong name would be."""
+    """Such as a folder that was copied under a wrong name."""
     folder = build_index(corpus, sentences, Index(), tmp_path / "o").stage.folder
     manifest = read_json(folder / "manifest.json")
     group, key, value = change
@@ -106,7 +105,7 @@ def test_a_manifest_of_another_request_is_refused_by_name(
     assert str(caught.value).startswith(f"{folder} holds another configuration's result ({named}")
 
 
-def test_recipes_have_folders_of_their_own(corpus, sentences, tmp_path):
+def test_each_recipe_has_a_separate_folder(corpus, sentences, tmp_path):
     keys = [
         build_index(corpus, sentences, Index(type=recipe), tmp_path / "o").stage.hash
         for recipe in IndexType
@@ -117,25 +116,25 @@ def test_recipes_have_folders_of_their_own(corpus, sentences, tmp_path):
 RETRIEVE = """
 import json, sys
 from pathlib import Path
-from exam import ranks
-from exam.config import Corpus, CorpusReader, Encoder, Index, Passages, Recipe
+from exam.core import distributed
+from exam.config import Chunking, Corpus, CorpusFormat, Encoder, Index, IndexType
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index, build_passage_index
-from exam.retrieval.passages import build_passages
+from exam.retrieval.chunking import build_passages
 encoded = []
 real = SentenceEncoder.encode
 SentenceEncoder.encode = lambda self, texts: encoded.append(len(texts)) or real(self, texts)
 articles, encoder, outputs = map(Path, sys.argv[1:])
 corpus = Corpus(name="a", reader=CorpusReader.jsonl, dir=str(articles.parent), files=articles.name)
 sentences = SentenceEncoder(Encoder(name="tiny", name_or_path=str(encoder)))
-index = build_index(corpus, sentences, Index(recipe=Recipe.low_memory, shard_size=2), outputs)
+index = build_index(corpus, sentences, Index(type=IndexType.low_memory, shard_size=2), outputs)
 table = build_passages(corpus, Passages(words=12, overlap=0), outputs)
 build_passage_index(table, sentences, Index(shard_size=3), outputs)
 assert len(index) == 10
 import torch.distributed
 joined = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-said = {"rank": ranks.rank(), "world": joined, "encoded": encoded, "passages": len(table)}
-(outputs / f"said-{ranks.rank()}.json").write_text(json.dumps(said))
+said = {"rank": distributed.rank(), "world": joined, "encoded": encoded, "passages": len(table)}
+(outputs / f"said-{distributed.rank()}.json").write_text(json.dumps(said))
 """
 
 
@@ -143,8 +142,8 @@ said = {"rank": ranks.rank(), "world": joined, "encoded": encoded, "passages": l
 def test_two_processes_build_the_index_of_one(articles, encoder, tmp_path):
     (tmp_path / "run.py").write_text(RETRIEVE)
     for name, processes in (("one", 1), ("two", 2)):
-        given = [str(articles), str(encoder), str(tmp_path / name)]
-        done = run_script(tmp_path / "run.py", *given, cwd=tmp_path, processes=processes)
+        arguments = [str(articles), str(encoder), str(tmp_path / name)]
+        done = run_script(tmp_path / "run.py", *arguments, cwd=tmp_path, processes=processes)
         assert done.returncode == 0, done.stderr
     said = [json.loads((tmp_path / "two" / f"said-{i}.json").read_text()) for i in (0, 1)]
     assert [(s["rank"], s["world"]) for s in said] == [(0, 2), (1, 2)]
@@ -191,8 +190,8 @@ def test_a_killed_build_resumes_at_the_last_whole_shard(articles, encoder, tmp_p
 
     def build(source, name):
         (tmp_path / "run.py").write_text(source)
-        given = [str(articles), str(encoder), str(tmp_path / name)]
-        return run_script(tmp_path / "run.py", *given, cwd=tmp_path).returncode
+        arguments = [str(articles), str(encoder), str(tmp_path / name)]
+        return run_script(tmp_path / "run.py", *arguments, cwd=tmp_path).returncode
 
     assert build(cut, "cut") == -signal.SIGKILL
     assert build(RETRIEVE, "cut") == build(RETRIEVE, "whole") == 0

@@ -13,7 +13,13 @@ from exam.config import Chunking, Dtype, Encoder, Index, Query, Reranker, Retrie
 from exam.core.errors import ExamError
 from exam.retrieval import reranker as rerank_module
 from exam.retrieval.contexts import read_contexts
-from exam.retrieval.reranker import PairScorer, count_cut, inspect_reranker, reorder, standardize
+from exam.retrieval.reranker import (
+    PairScorer,
+    count_truncated,
+    inspect_reranker,
+    reorder,
+    standardize,
+)
 from exam.retrieval.retriever import Retrieval
 
 
@@ -26,7 +32,7 @@ def cross_encoder(encoder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cross_encoder")
     torch.manual_seed(1)
     model = CrossEncoder(str(encoder.parent / "plain"), num_labels=1, device="cpu")
-    for weights in model.parameters():  # the library's own, near zero, score all pairs alike
+    for weights in model.parameters():  # the library's own, near zero, score all pairs the same
         if weights.ndim == 2:
             torch.nn.init.normal_(weights, std=0.3)
     model.save_pretrained(str(folder), create_model_card=False)
@@ -49,7 +55,7 @@ def retrieval(articles, cross_encoder, tmp_path):
 
 
 @pytest.fixture
-def asked(tmp_path):
+def questions(tmp_path):
     return read_csv(tmp_path / "q.csv", kaggle_rows(7))
 
 
@@ -75,19 +81,19 @@ def brute_force(question, passages, folder, query):
 
 
 @pytest.mark.parametrize("query", Query)
-def test_reranking_equals_its_definition(retrieval, asked, cross_encoder, query):
+def test_reranking_equals_its_definition(retrieval, questions, cross_encoder, query):
     retrieval.reranker.query = query
-    first = read_contexts(retrieval.first_contexts(asked, "q"))
-    found = read_contexts(retrieval.contexts(asked, "q"))
+    first = read_contexts(retrieval.first_contexts(questions, "q"))
+    reranked = read_contexts(retrieval.contexts(questions, "q"))
     changed = 0
-    for question in asked:
+    for question in questions:
         best = first[question["id"]][:5]
         expected, scores = brute_force(question, best, cross_encoder, query)
-        ids = [p["passage_id"] for p in found[question["id"]]]
+        ids = [p["passage_id"] for p in reranked[question["id"]]]
         assert ids == expected
-        assert [p["rank"] for p in found[question["id"]]] == [1, 2, 3, 4, 5][: len(best)]
+        assert [p["rank"] for p in reranked[question["id"]]] == [1, 2, 3, 4, 5][: len(best)]
         np.testing.assert_allclose(
-            [p["score"] for p in found[question["id"]]],
+            [p["score"] for p in reranked[question["id"]]],
             sorted(standardize(np.array(scores)), reverse=True),
             atol=1e-3,
         )
@@ -122,10 +128,10 @@ class Cut(Exception):
 
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_interrupted_scoring_continues_and_equals_a_whole_one(
-    retrieval, asked, after, monkeypatch, tmp_path
+    retrieval, questions, after, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(rerank_module, "PAIRS_PER_SHARD", 12)
-    retrieval.first_contexts(asked, "q")
+    retrieval.first_contexts(questions, "q")
     real, calls = PairScorer.scores, []
 
     def counted(self, pairs):
@@ -136,12 +142,12 @@ def test_interrupted_scoring_continues_and_equals_a_whole_one(
 
     monkeypatch.setattr(PairScorer, "scores", counted)
     with pytest.raises(Cut):
-        retrieval.contexts(asked, "q")
+        retrieval.contexts(questions, "q")
     again = []
     monkeypatch.setattr(
         PairScorer, "scores", lambda self, pairs: again.append(list(pairs)) or real(self, pairs)
     )
-    stage = retrieval.contexts(asked, "q")
+    stage = retrieval.contexts(questions, "q")
     resumed = pq.read_table(stage.folder / "contexts.parquet")
     pairs = [pair for shard in [*calls, *again] for pair in shard]
     assert len(calls) == after
@@ -151,7 +157,7 @@ def test_interrupted_scoring_continues_and_equals_a_whole_one(
         retrieval.corpus, retrieval.encoder, retrieval.passages, retrieval.retriever,
         retrieval.index, tmp_path / "o2", retrieval.reranker,
     )  # fmt: skip
-    assert resumed.equals(pq.read_table(whole.contexts(asked, "q").folder / "contexts.parquet"))
+    assert resumed.equals(pq.read_table(whole.contexts(questions, "q").folder / "contexts.parquet"))
 
 
 def test_damaged_scores_are_made_again(cross_encoder, tmp_path):
@@ -164,12 +170,12 @@ def test_damaged_scores_are_made_again(cross_encoder, tmp_path):
     assert np.array_equal(rerank_module._score(pairs, scorer, tmp_path), scores)
 
 
-def test_only_pairs_of_new_questions_are_scored(retrieval, asked, monkeypatch, tmp_path):
-    rows = asked.to_list()
+def test_only_pairs_of_new_questions_are_scored(retrieval, questions, monkeypatch, tmp_path):
+    rows = questions.to_list()
     rows[3]["prompt"] = "Where does the lynx live?"
-    changed = Dataset.from_list(rows, features=asked.features)
+    changed = Dataset.from_list(rows, features=questions.features)
     whole = replace(retrieval, outputs=tmp_path / "whole").contexts(changed, "q")
-    retrieval.contexts(asked, "q")
+    retrieval.contexts(questions, "q")
     scored, real = [], PairScorer.scores
     monkeypatch.setattr(
         PairScorer, "scores", lambda self, pairs: scored.extend(pairs) or real(self, pairs)
@@ -182,8 +188,8 @@ def test_only_pairs_of_new_questions_are_scored(retrieval, asked, monkeypatch, t
         assert [p["passage_id"] for p in passages] == [p["passage_id"] for p in expected[key]]
 
 
-def test_key_names_what_determines_the_order(retrieval, asked, caplog):
-    stage = retrieval.contexts(asked, "q")
+def test_key_names_what_determines_the_order(retrieval, questions, caplog):
+    stage = retrieval.contexts(questions, "q")
     manifest = json.loads((stage.folder / "manifest.json").read_text())
     assert set(manifest["key"]) == {"format", "questions", "first", "reranker"}
     assert set(manifest["key"]["reranker"]) == {
@@ -193,26 +199,23 @@ def test_key_names_what_determines_the_order(retrieval, asked, caplog):
     assert stage.folder.name.startswith("q-bm25-cross_encoder-")
     retrieval.reranker.weight = 0.5
     with caplog.at_level("INFO", logger="exam"):
-        assert retrieval.contexts(asked, "q").folder != stage.folder
+        assert retrieval.contexts(questions, "q").folder != stage.folder
     assert any("reranker.weight (1.0 → 0.5)" in m for m in caplog.messages)
 
 
-def test_what_max_length_cuts_is_counted(cross_encoder):
+def test_truncated_pairs_are_counted(cross_encoder):
     scorer = PairScorer(Reranker(ckpt=str(cross_encoder), max_length=8))
     pairs = [(ANIMALS[0], PLACES[0]), (" ".join(ANIMALS[:4]), " ".join(PLACES[:5]))]
     # [CLS] 4 [SEP] 5 [SEP] = 12 tokens, where every word is one
-    assert count_cut(pairs, scorer.model, 8) == (1, 4)
+    assert count_truncated(pairs, scorer.model, 8) == (1, 4)
     assert scorer.scores(pairs).shape == (2,)
 
 
 def test_a_checkpoint_without_a_head_is_refused(encoder):
     with pytest.raises(ExamError) as caught:
         inspect_reranker(Reranker(ckpt=str(encoder)))
-    assert str(caught.value) == (
-        f"reranker.ckpt={encoder} has no head that scores a passage.\n"
-        "Give a cross-encoder, or train one from it: "
-        f"exam train task=reranker reranker.ckpt={encoder}"
-    )
+    assert f"reranker.ckpt={encoder} has no head" in str(caught.value)
+    assert str(caught.value).endswith(f"exam train task=reranker reranker.ckpt={encoder}")
 
 
 def test_an_unreachable_checkpoint_is_refused_before_anything_is_retrieved(tmp_path):
@@ -236,10 +239,8 @@ def test_several_scores_a_pair_are_refused(cross_encoder, tmp_path):
     AutoTokenizer.from_pretrained(cross_encoder).save_pretrained(tmp_path)
     with pytest.raises(ExamError) as caught:
         _ = PairScorer(Reranker(ckpt=str(tmp_path))).model
-    assert str(caught.value) == (
-        f"reranker.ckpt={tmp_path} gives 3 scores a passage; a reranker gives one.\n"
-        "Choose another checkpoint, such as cross-encoder/ms-marco-MiniLM-L6-v2."
-    )
+    assert f"reranker.ckpt={tmp_path} gives 3 scores" in str(caught.value)
+    assert "Choose another checkpoint" in str(caught.value)
 
 
 @pytest.mark.slow

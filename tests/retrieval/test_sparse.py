@@ -51,12 +51,12 @@ def test_bm25_equals_its_formula(table, tmp_path):
     search = Search(name="bm25", kind=RetrieverKind.bm25, k1=1.2, b=0.75)
     queries = ["Do otters eat fish?", "zebra", ""]
     stage = build_bm25(table, search, tmp_path / "outputs")
-    found = list(bm25_search(stage, queries, 10))
+    hits = list(bm25_search(stage, queries, 10))
     expected = np.array(bm25(["otters", "eat", "fish"], 1.2, 0.75))
     order = [i for i in np.argsort(-expected, kind="stable") if expected[i] > 0]
-    assert found[0][0].tolist() == order == [2, 3, 0]
-    np.testing.assert_allclose(found[0][1], expected[order], rtol=1e-5)
-    assert [len(rows) for rows, _ in found[1:]] == [0, 0]  # no word in common: no passage
+    assert hits[0][0].tolist() == order == [2, 3, 0]
+    np.testing.assert_allclose(hits[0][1], expected[order], rtol=1e-5)
+    assert [len(rows) for rows, _ in hits[1:]] == [0, 0]  # no word in common: no passage
     again = list(bm25_search(stage, queries, 2))
     assert again[0][0].tolist() == [2, 3]
 
@@ -82,7 +82,7 @@ def test_tfidf_equals_its_definition_in_blocks(table, monkeypatch):
     assert split[0][0].tolist() == order
 
 
-def test_tfidf_of_stop_words_alone_finds_nothing(table):
+def test_tfidf_of_only_stop_words_finds_nothing(table):
     search = Search(name="tfidf", kind=RetrieverKind.tfidf)
     assert [r.tolist() for r, _ in tfidf_search(table, search, [("the of", "")], 3)] == [[]]
 
@@ -106,21 +106,21 @@ def test_merged_queries_keep_each_rows_best_score():
 
 
 def ranking(*texts, scores=None):
-    given = scores or [1.0 / i for i in range(1, len(texts) + 1)]
+    values = scores or [1.0 / i for i in range(1, len(texts) + 1)]
     return [
         {"rank": i, "score": s, "text": t, "passage_id": t}
-        for i, (t, s) in enumerate(zip(texts, given, strict=True), 1)
+        for i, (t, s) in enumerate(zip(texts, values, strict=True), 1)
     ]
 
 
 def test_reciprocal_rank_fusion_by_hand():
     a = ranking("red fox runs", "blue whale dives", "green newt hides")
     b = ranking("blue whale dives", "grey seal barks")
-    found = fuse([a, b], [1.0, 1.0], Fusion.rrf, 60, 3)
-    assert [row["text"] for row in found] == ["blue whale dives", "red fox runs", "grey seal barks"]
-    assert [row["rank"] for row in found] == [1, 2, 3]
-    assert found[0]["score"] == pytest.approx(1 / 62 + 1 / 61)
-    assert found[1]["score"] == pytest.approx(1 / 61)
+    fused = fuse([a, b], [1.0, 1.0], Fusion.rrf, 60, 3)
+    assert [row["text"] for row in fused] == ["blue whale dives", "red fox runs", "grey seal barks"]
+    assert [row["rank"] for row in fused] == [1, 2, 3]
+    assert fused[0]["score"] == pytest.approx(1 / 62 + 1 / 61)
+    assert fused[1]["score"] == pytest.approx(1 / 61)
     weighted = fuse([a, b], [3.0, 1.0], Fusion.rrf, 60, 1)
     assert weighted[0]["score"] == pytest.approx(3 / 62 + 1 / 61)
 
@@ -128,8 +128,8 @@ def test_reciprocal_rank_fusion_by_hand():
 def test_weighted_fusion_scales_each_ranking():
     a = ranking("red fox runs", "blue whale dives", scores=[10.0, 5.0])
     b = ranking("blue whale dives", "red fox runs", scores=[0.9, 0.1])
-    found = fuse([a, b], [1.0, 2.0], Fusion.weighted, 60, 2)
-    assert [(row["text"], row["score"]) for row in found] == [
+    fused = fuse([a, b], [1.0, 2.0], Fusion.weighted, 60, 2)
+    assert [(row["text"], row["score"]) for row in fused] == [
         ("blue whale dives", 2.0),
         ("red fox runs", 1.0),
     ]
@@ -139,6 +139,6 @@ def test_weighted_fusion_scales_each_ranking():
 def test_near_duplicates_are_one_passage():
     a = ranking("Title one. The otter swims in rivers and eats fish.", "A heron stands.")
     b = ranking("The otter swims in rivers and eats fish.", "a heron stands")
-    found = fuse([a, b], [1.0, 1.0], Fusion.rrf, 60, 9)
-    assert [row["text"] for row in found] == [a[0]["text"], a[1]["text"]]
-    assert found[0]["score"] == pytest.approx(2 / 61)
+    fused = fuse([a, b], [1.0, 1.0], Fusion.rrf, 60, 9)
+    assert [row["text"] for row in fused] == [a[0]["text"], a[1]["text"]]
+    assert fused[0]["score"] == pytest.approx(2 / 61)

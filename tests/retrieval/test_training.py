@@ -1,4 +1,4 @@
-"""Training rerankers and encoders: which pairs, what moves, resumption, the command line."""
+"""Training of rerankers and encoders: pairs, trained weights, resumption, the command."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from helpers import exam, make_place, setting, write_csv
 from torch import nn
 from transformers import set_seed
 
-from exam.config import Dtype, Encoder, PairLoss, Query, Reranker, Target, TrainingPairs
+from exam.config import Encoder, PairLoss, Query, Reranker, Target, TrainingPairs
 from exam.config.compose import composed
 from exam.core.checkpoints import checkpoint_fingerprint
 from exam.core.errors import ExamError
@@ -72,8 +72,8 @@ def mined(**settings):
     return example
 
 
-def test_binary_pairs_hold_the_own_article_against_unsupporting_others():
-    example = mined(target=Target.binary, num_positives=1, num_negatives=9)
+def test_binary_positives_belong_to_the_article_of_the_question():
+    example = mined(target=Target.binary, num_positives=1, negatives=9)
     assert example.query == "Where 0? deep river marsh"
     assert example.passages[0] == "T. the deep river"  # its best by support, not by rank
     assert sorted(example.passages[1:]) == ["T. a marsh", "T. a pond"]  # "a river" supports half
@@ -90,14 +90,8 @@ def test_graded_pairs_carry_the_right_options_support():
     }  # fmt: skip
 
 
-def test_pairs_come_from_the_ranks_asked_for_and_are_seeded():
-    settings = {
-        "target": Target.support,
-        "num_positives": 1,
-        "num_negatives": 2,
-        "min_rank": 2,
-        "max_rank": 5,
-    }
+def test_pairs_come_from_the_configured_ranks_and_are_seeded():
+    settings = {"target": Target.support, "per_question": 1, "negatives": 2, "first": 2, "last": 5}
     draws = {tuple(mined(**settings).passages) for _ in range(3)}
     assert len(draws) == 1
     assert not {"T. a river", "T. a river again"} & set(draws.pop())
@@ -121,15 +115,12 @@ def test_a_positives_file_of_another_form_is_refused(tmp_path):
     path = write_csv(tmp_path / "p.csv", [{"question": "0", "passage_id": "x"}])
     with pytest.raises(ExamError) as caught:
         read_positives(path)
-    assert str(caught.value) == (
-        f"{path} has columns question, passage_id; question_id and passage_id or text are "
-        "required.\nAdd them, or set training_pairs.positives=reader training_pairs.reader=<run "
-        "folder>"
-    )
+    assert f"{path} has columns question, passage_id; question_id" in str(caught.value)
+    assert "training_pairs.positives=reader" in str(caught.value)
 
 
-def test_questions_without_both_kinds_are_refused_when_none_is_left():
-    pairs = TrainingPairs(target=Target.binary, max_rank=6)
+def test_training_without_any_pair_is_refused():
+    pairs = TrainingPairs(target=Target.binary, last=6)
     with pytest.raises(ExamError) as caught:
         mine_pairs(questions(article="a9"), CONTEXTS, IDF, pairs, Query.prompt, 0)
     assert str(caught.value).startswith(
@@ -143,11 +134,9 @@ def test_questions_without_both_kinds_are_refused_when_none_is_left():
 @pytest.fixture(scope="module")
 def material():
     """Eight questions whose right passage says so, and their rankings."""
-    asked = questions(8)
-    contexts = {key: [{**row, "question_id": key} for row in CONTEXTS["0"]] for key in asked["id"]}
-    return Split(
-        asked, asked.select(range(6)), asked.select([6, 7]), asked, asked.select([])
-    ), contexts
+    rows = questions(8)
+    contexts = {key: [{**row, "question_id": key} for row in CONTEXTS["0"]] for key in rows["id"]}
+    return Split(rows, rows.select(range(6)), rows.select([6, 7]), rows, rows.select([])), contexts
 
 
 def run_config(task, encoder, *overrides):
@@ -173,9 +162,11 @@ def test_training_moves_every_weight_of_the_reranker(material, encoder, tmp_path
     split, contexts = material
     config = run_config("reranker", encoder, f"training_pairs.loss={loss.name}")
     dev = tune(config, split, contexts, IDF, tmp_path)
-    after = dict(load_cross_encoder(Reranker(ckpt=str(tmp_path)), Dtype.float32).named_parameters())
+    after = dict(
+        load_cross_encoder(Reranker(ckpt=str(tmp_path)), {"dtype": "float32"}).named_parameters()
+    )
     set_seed(config.seed)  # the head that training began with
-    before = dict(load_cross_encoder(config.reranker, Dtype.float32).named_parameters())
+    before = dict(load_cross_encoder(config.reranker, {"dtype": "float32"}).named_parameters())
     assert len(before) > 20
     assert [name for name, old in before.items() if torch.equal(old, after[name])] == []
     assert sorted(dev) == ["0.0", "0.25", "0.5", "0.75", "1.0"]
@@ -184,7 +175,7 @@ def test_training_moves_every_weight_of_the_reranker(material, encoder, tmp_path
     assert not list((tmp_path / "model").rglob("*.bin"))
 
 
-def test_saved_reranker_scores_as_it_did(material, encoder, tmp_path):
+def test_a_saved_reranker_scores_the_same(material, encoder, tmp_path):
     split, contexts = material
     config = run_config("reranker", encoder)
     tune(config, split, contexts, IDF, tmp_path)
@@ -240,7 +231,7 @@ def test_stopped_and_resumed_training_equals_an_uninterrupted_one(
     assert states[0]["global_step"] == states[1]["global_step"]
 
 
-def test_a_reader_of_pairs_that_does_not_exist_is_refused_before_any_work():
+def test_a_missing_reader_of_pairs_is_refused_before_any_work():
     with pytest.raises(ExamError, match=r"^missing does not exist: it has no manifest\.json"):
         check_paths(
             composed(
@@ -253,7 +244,7 @@ def test_a_reader_of_pairs_that_does_not_exist_is_refused_before_any_work():
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, encoder):
+def workspace(tmp_path_factory, encoder):
     """A folder of tiny questions and articles, and the overrides that read them."""
     root = make_place(tmp_path_factory.mktemp("tuning"))
     rows = [{"question": str(i), "article": f"a{i % 10}"} for i in range(40)]
@@ -263,9 +254,9 @@ def place(tmp_path_factory, encoder):
 
 
 @pytest.mark.slow
-def test_reranker_from_training_to_answers(place, encoder):
-    root, overrides = place
-    first = ["retriever=bm25", "retriever.top_k=6", "chunking.chunk_words=8"]
+def test_reranker_from_training_to_answers(workspace, encoder):
+    root, overrides = workspace
+    first = ["retriever=bm25", "retriever.top_k=6", "passages.words=8"]
     trained = exam(
         "train", "task=reranker", f"reranker.ckpt={encoder}", "reranker.top_k=6",
         "training_pairs.max_rank=6",
@@ -273,12 +264,12 @@ def test_reranker_from_training_to_answers(place, encoder):
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     (run,) = (root / "outputs" / "train").glob("kaggle-cross_encoder-bm25-*")
-    found = json.loads((run / "results.json").read_text())
-    after, before = [row["system"] for row in found["rows"]]
+    results = json.loads((run / "results.json").read_text())
+    after, before = [row["system"] for row in results["rows"]]
     assert after.startswith("kaggle-valid-bm25-cross_encoder-")
     assert before.startswith("kaggle-valid-bm25-")
-    assert {"supported"} <= {pair["metric"] for pair in found["paired"]}
-    assert set(found["dev"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
+    assert {"supported"} <= {pair["metric"] for pair in results["paired"]}
+    assert set(results["dev"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
     assert trained.stdout.endswith(f"{run / 'results.json'}\n")
 
     read = exam(
@@ -318,8 +309,8 @@ def test_reranker_from_training_to_answers(place, encoder):
 
 
 @pytest.mark.slow
-def test_encoder_from_training_to_retrieval(place):
-    root, overrides = place
+def test_encoder_from_training_to_retrieval(workspace):
+    root, overrides = workspace
     done = exam(
         "train",
         "task=encoder",
@@ -331,22 +322,22 @@ def test_encoder_from_training_to_retrieval(place):
     (run,) = (root / "outputs" / "train").glob("kaggle-encoder-minilm-two_stage-*")
     assert len(json.loads((run / "results.json").read_text())["rows"]) == 2
     kept = [o for o in overrides if not o.startswith(("encoder.", "trainer.", "data.folds"))]
-    found = exam("retrieve", f"encoder.name_or_path={run}", "evaluate=false", *kept)
-    assert found.returncode == 0, found.stderr
+    retrieved = exam("retrieve", f"encoder.name_or_path={run}", "evaluate=false", *kept)
+    assert retrieved.returncode == 0, retrieved.stderr
     # Ranked by the same weights during the report.
-    assert re.search(r"Reused: .*contexts", found.stderr)
+    assert re.search(r"Reused: .*contexts", retrieved.stderr)
     shutil.rmtree(run)
 
 
 def test_training_drops_out_as_configured(encoder):
     models = {
         rate: [
-            load_cross_encoder(Reranker(ckpt=str(encoder), dropout=rate), Dtype.float32),
+            load_cross_encoder(Reranker(ckpt=str(encoder), dropout=rate), {"dtype": "float32"}),
             SentenceEncoder(Encoder(name="e", name_or_path=str(encoder), dropout=rate)).model,
         ]
         for rate in (None, 0.3)
     }
-    for rate, found in models.items():
-        dropouts = [m for model in found for m in model.modules() if isinstance(m, nn.Dropout)]
+    for rate, loaded in models.items():
+        dropouts = [m for model in loaded for m in model.modules() if isinstance(m, nn.Dropout)]
         assert {dropout.p for dropout in dropouts} == {0.1 if rate is None else rate}
         assert len(dropouts) > 6

@@ -19,7 +19,7 @@ from exam.core.hub import Repository, resolve_commit
 from exam.core.packages import PACKAGED, find_packaged_folder
 from exam.core.trainer import CHECKPOINTS
 from exam.data.corpus import fetch_demo_articles, list_files
-from exam.readers.tuning import adapters_base
+from exam.readers.tuning import find_adapter_base
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def _add_checkpoint(contents: Contents, run: Path, config: Train, *, is_only: bo
         ExamError: no override can tell the run where a local folder lies on the target.
     """
     saved, checkpoint = run / MODEL, config.model.checkpoint
-    base = adapters_base(saved)
+    base = find_adapter_base(saved)
     if base is not None:
         if hub_repository(base) is None and base.name not in PACKAGED:
             raise ExamError(

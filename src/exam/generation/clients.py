@@ -164,10 +164,10 @@ class Local:
         from transformers import set_seed
 
         from exam.core.precision import default_half_dtype
-        from exam.readers.causal_lm.load import load_whole
+        from exam.readers.causal_lm.load import load_causal_lm
 
         set_seed(seed)
-        model, tokenizer = load_whole(_local_model(writer), default_half_dtype())
+        model, tokenizer = load_causal_lm(_local_model(writer), default_half_dtype())
         self.tokenizer: Any = tokenizer
         self.device = compute_device()
         self.model, self.writer = model.to(self.device).eval(), writer
@@ -177,10 +177,10 @@ class Local:
         import torch
 
         from exam.core.tokenization import token_ids
-        from exam.readers.causal_lm.prompts import chat
+        from exam.readers.causal_lm.prompts import apply_chat_template
 
         system, user = (message["content"] for message in messages)
-        framed = chat(
+        framed = apply_chat_template(
             self.tokenizer,
             [{"role": "system", "content": system}, {"role": "user", "content": MARK}],
         )

@@ -1,7 +1,7 @@
-"""`exam demo`: what does retrieval add? One table, from nothing to a result.
+"""`exam demo`: measure what retrieval adds.
 
-A MiniLM reader is trained twice on generated questions, without and with retrieved contexts, and
-both answer the same 252 hand-written questions.
+Train a MiniLM reader on generated questions twice, without and with retrieved passages. Both answer
+the same 252 hand-written questions.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ def run_demo() -> None:
     *baselines, reader = open_book.systems
     without = ScoredSystem(CLOSED, closed_book.systems[-1].scores, reader.k)
     within = ScoredSystem(OPEN, reader.scores, reader.k)
-    stages = {s.folder: s for s in (*closed_book.stages, *open_book.stages)}  # in order of work
+    stages = {s.folder: s for s in (*closed_book.stages, *open_book.stages)}
     figures = build_results(
         [*baselines, without, within],
         [(within, without), (within, baselines[-1])],

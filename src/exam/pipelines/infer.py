@@ -70,7 +70,7 @@ from exam.pipelines.ensemble import (
 )
 from exam.pipelines.preflight import check_models, check_saved_reader
 from exam.pipelines.revisions import pin_revisions
-from exam.readers.base import Answer, loaded, saved_model
+from exam.readers.base import Reader, load_reader, resolve_model
 from exam.readers.multiple_choice.features import TokenCounts
 from exam.report.run import write_run
 from exam.retrieval.retriever import Retrieval
@@ -199,7 +199,7 @@ def _pin(run: Train, saved: Path, reads_questions: bool) -> Train:
 
     The saved reader replaces the checkpoint that it started from, which may be gone.
     """
-    model = saved_model(run, saved)
+    model = resolve_model(run, saved)
     source = run.data.source if reads_questions else Source.files
     data = replace(run.data, train=None, extra_train=None, source=source)
     pinned = pin_revisions(replace(run, model=model, data=data))
@@ -291,7 +291,7 @@ def answer(infer: Infer, rows: Any = None) -> Answers:
     outputs, name = Path(infer.outputs), f"{config.data.name}-{folder.name}"
     with shared_stage(outputs, "infer", name, key, infer.resume.value) as stage:
         if not stage.reused:
-            reader = loaded(config, folder / MODEL, stage.folder, merge=infer.merge_adapters)
+            reader = load_reader(config, folder / MODEL, stage.folder, merge=infer.merge_adapters)
             work = stage.folder / CHECKPOINTS
             rotated = _predict_rotated(
                 reader, questions, contexts, infer.option_rotations, config, work
@@ -312,7 +312,7 @@ def answer(infer: Infer, rows: Any = None) -> Answers:
 
 
 def _predict_rotated(
-    reader: Answer,
+    reader: Reader,
     questions: Dataset,
     contexts: Stage,
     rotations: int,
@@ -337,16 +337,15 @@ def _predict_rotated(
             log.info("infer: reusing predictions with options %s", order)
             yield read_predictions(path), None
             continue
-        output = reader(questions.map(_rotate, fn_kwargs={"by": shift}), contexts)
-        for row, options in zip(output.logits, questions["options"], strict=True):
+        rotated = questions.map(_rotate, fn_kwargs={"by": shift})
+        logits, tokens = reader.predict(rotated, contexts)
+        for row, options in zip(logits, questions["options"], strict=True):
             row[: len(options)] = np.roll(row[: len(options)], shift)
-        predictions = make_predictions(
-            questions, output.logits, config.name, contexts.folder.name, order
-        )
+        predictions = make_predictions(questions, logits, config.name, contexts.folder.name, order)
         if distributed.rank() == 0:
             with write_with_checksum(path) as temporary:
                 write_predictions(temporary, [predictions])
-        yield predictions, output.tokens
+        yield predictions, tokens
 
 
 def _rotate(question: dict[str, Any], by: int) -> dict[str, Any]:

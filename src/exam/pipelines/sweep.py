@@ -1,4 +1,4 @@
-"""What several jobs of one command (`-m`) found: one table and one plot."""
+"""Compare the jobs of a sweep (`-m`) in one table and one plot."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +17,16 @@ from exam.report.page import Page, write_page
 
 @dataclass(frozen=True)
 class Job:
-    """A finished job: the values it was started with, and its results.json."""
+    """A finished job: the settings that started it, and its results.json."""
 
     values: dict[str, str]
     results: Path
 
 
 def compare_jobs(jobs: list[Job]) -> str:
-    """Write `results.json` and a plot of the jobs, and return the table.
+    """Write results.json, a report and a plot of the jobs; return the table.
 
-    A plot over the one value that changes where it is a number, else one point for each job.
+    Plot the scores over the setting that changes, if it is one number.
     """
     changing = [key for key in jobs[0].values if len({job.values.get(key) for job in jobs}) > 1]
     rows = []
@@ -43,39 +43,33 @@ def compare_jobs(jobs: list[Job]) -> str:
     (metric,) = metrics
     plot = f"{metric}.png"
     folder = jobs[0].results.parents[2] / "sweeps" / digest([job.values for job in jobs])[:8]
-    found = {"rows": rows, "paired": []}
-    write_json(folder / RESULTS, found)
-    made = _charts(rows, changing, metric)
-    write_png(made[-1:], folder / plot)
+    figures = {"rows": rows, "paired": []}
+    write_json(folder / RESULTS, figures)
+    plots = _plot(rows, changing, metric)
+    write_png(plots[-1:], folder / plot)
     facts = [("jobs", str(len(rows))), ("changing", ", ".join(changing) or "nothing")]
     write_page(
-        folder / REPORT, Page(f"sweep {folder.name}", facts, found, made, highlight_row=None)
+        folder / REPORT, Page(f"sweep {folder.name}", facts, figures, plots, highlight_row=None)
     )
-    files = (RESULTS, plot, REPORT)
-    return "\n".join([format_table(found), *(str(folder / name) for name in files)])
+    return "\n".join(
+        [format_table(figures), *(str(folder / name) for name in (RESULTS, plot, REPORT))]
+    )
 
 
-def _charts(rows: list[dict[str, Any]], changing: list[str], metric: str) -> list[Chart]:
-    """The metric of every job, and over the value that changes, where it is one number."""
-    places, label = _places(rows, changing)
-    made = [charts.score_chart(rows)]
-    if label is not None:
-        points = [
-            {"at": place, "value": row[metric], "ci": row["ci"]}
-            for place, row in sorted(zip(places, rows, strict=True), key=lambda pair: pair[0])
-        ]
-        title = metric_title(metric)
-        made.append(
-            charts.line_chart(f"Over {label}", "", label, title, {title: points}, log=False)
-        )
-    return made
-
-
-def _places(rows: list[dict[str, Any]], changing: list[str]) -> tuple[list[float], str | None]:
-    """Where each row stands: at the value that changes, where it is one number, else in order."""
-    if len(changing) == 1:
-        try:
-            return [float(row["values"][changing[0]]) for row in rows], changing[0]
-        except ValueError:
-            pass
-    return [float(place) for place in range(len(rows))], None
+def _plot(rows: list[dict[str, Any]], changing: list[str], metric: str) -> list[Chart]:
+    """Plot the metric of every job, and over the setting that changes, if it is one number."""
+    plots = [charts.score_chart(rows)]
+    if len(changing) != 1:
+        return plots
+    (label,) = changing
+    try:
+        values = [float(row["values"][label]) for row in rows]
+    except ValueError:
+        return plots
+    points = [
+        {"at": value, "value": row[metric], "ci": row["ci"]}
+        for value, row in sorted(zip(values, rows, strict=True), key=lambda pair: pair[0])
+    ]
+    title = metric_title(metric)
+    line = charts.line_chart(f"Over {label}", "", label, title, {title: points}, log=False)
+    return [*plots, line]

@@ -1,4 +1,4 @@
-"""Train a reranker or an encoder (`task=reranker|encoder`), and score rankings before and after."""
+"""`exam train task=reranker|encoder`: train a retrieval model, and score it before and after."""
 
 import shutil
 from dataclasses import replace
@@ -30,8 +30,8 @@ DEV = "dev.json"
 def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Run:
     """Train the reranker or the encoder, then score the validation questions before and after.
 
-    The dev fold of the training questions chooses the checkpoint. The scores are written to
-    results.json in the run folder.
+    The dev fold of the training questions chooses the checkpoint. Scores go to results.json in the
+    run's folder.
 
     Raises:
         ExamError: `training_pairs.reader` cannot be used, or no training pair is left.

@@ -102,9 +102,9 @@ def load_template(name: str, *, escapes: bool) -> Any:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
-        autoescape=escapes,
+        autoescape=escapes,  # noqa: S701 - Markdown has none
         undefined=StrictUndefined,
         trim_blocks=True,
-        lstrip_blocks=True,  # noqa: S701
+        lstrip_blocks=True,
     )
     return environment.from_string(_text(name))

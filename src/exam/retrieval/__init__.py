@@ -1,1 +1,1 @@
-"""Contexts: from questions and a corpus to ranked passages in a file."""
+"""Retrieve contexts: rank the passages of a corpus for each question."""

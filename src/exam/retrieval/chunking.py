@@ -1,4 +1,4 @@
-"""Cut a corpus into passages: overlapping windows of whole sentences, kept on disk."""
+"""Split a corpus into passages: overlapping windows of whole sentences, stored on disk."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from exam.data.corpus import (
 from exam.data.sentences import sentence_offsets, splitter
 
 FILE = "passages.arrow"
-ARTICLES_AT_ONCE = 1024
+ARTICLES_PER_BLOCK = 1024
 SCHEMA = pa.schema(
     {
         "article_id": pa.string(),  # the article's id in the corpus
@@ -50,28 +50,28 @@ class PassageTable:
         return len(self.table)
 
     def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the passages with the given row numbers, in that order."""
+        """Return the passages with these row numbers, in this order."""
         passages: list[dict[str, Any]] = self.table.take(pa.array(numbers, pa.int64())).to_pylist()
         return passages
 
     def texts(self, what: str = "") -> Iterator[list[str]]:
-        """Yield the texts of all passages in blocks, with a progress bar labelled `what`."""
+        """Yield the texts of all passages in blocks; `what` labels a progress bar."""
         blocks = self.table.select(["title", "text"]).to_batches()
         for batch in track(blocks, what, len(blocks), "blocks") if what else blocks:
             yield [passage_text(row) for row in batch.to_pylist()]
 
 
 def passage_text(passage: dict[str, Any]) -> str:
-    """Return the text that is encoded and searched: "title. text"."""
+    """Return the text to encode and search: "title. text"."""
     title, text = passage["title"], passage["text"]
     return f"{title}. {text}" if title else text
 
 
 def build_passages(corpus: Corpus, passages: Chunking, outputs: Path) -> PassageTable:
-    """Cut a corpus into passages, one file's articles after another.
+    """Split a corpus into passages, one file's articles after another.
 
     Raises:
-        ExamError: the corpus holds no text.
+        ExamError: the corpus has no text.
     """
     files = corpus_files(corpus, outputs)
     key = {"corpus": corpus_key(files), "passages": asdict(passages), **splitter().key}
@@ -80,9 +80,9 @@ def build_passages(corpus: Corpus, passages: Chunking, outputs: Path) -> Passage
             articles, count = _write(stage.folder / FILE, files, passages)
             if not count:
                 raise ExamError(
-                    f"corpus={corpus.name} holds no text.\n"
-                    "Give articles with corpus.dir= and corpus.files=, or a smaller "
-                    "chunking.min_sentence_chars."
+                    f"corpus={corpus.name} has no text.\n"
+                    "Name its files with corpus.dir= and corpus.files=, or set a smaller "
+                    "passages.min_sentence_chars."
                 )
             stage.finish([FILE], articles=articles, passages=count)
     with pa.memory_map(str(stage.folder / FILE)) as source:
@@ -92,39 +92,31 @@ def build_passages(corpus: Corpus, passages: Chunking, outputs: Path) -> Passage
 def _write(path: Path, files: list[CorpusFile], passages: Chunking) -> tuple[int, int]:
     """Write the passages of every article; return the numbers of articles and passages."""
     articles = count = 0
-    articles_of = (
+    sources = (
         (file.source, article)
         for file in files
         for article in check_unique_ids(file, iter_articles(file))
     )
-    stream = track(articles_of, "split", count_articles(files), "articles")
+    stream = track(sources, "split", count_articles(files), "articles")
     with write_atomically(path) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as writer:
-        while block := list(islice(stream, ARTICLES_AT_ONCE)):
+        while block := list(islice(stream, ARTICLES_PER_BLOCK)):
             rows = [
-                {
-                    "article_id": article.id,
-                    "title": article.title,
-                    "start": start,
-                    "end": end,
-                    "text": article.text[start:end],
-                    "source": source,
-                }
+                (article.id, article.title, start, end, article.text[start:end], source)
                 for source, article in block
                 for start, end in chunk(article.text, passages)
             ]
             articles += len(block)
             count += len(rows)
             if rows:
-                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+                writer.write_batch(pa.record_batch(list(zip(*rows, strict=True)), SCHEMA))
     return articles, count
 
 
 def chunk(text: str, passages: Chunking) -> list[tuple[int, int]]:
     """Return start and end of each passage: whole sentences of up to `chunking.chunk_words` words.
 
-    A passage repeats the last `chunking.overlap_sentences` sentences of the one before, if they
-    leave room
-    for the next. A sentence longer than a passage (lists often pass for one) is cut between words.
+    A passage repeats the last `passages.overlap` sentences of the previous one, if they leave room
+    for the next sentence. A sentence longer than a passage (often a list) is split between words.
     """
     pieces = [
         piece
@@ -132,7 +124,7 @@ def chunk(text: str, passages: Chunking) -> list[tuple[int, int]]:
         for piece in _pieces(text, start, end, passages.chunk_words)
     ]
     spans: list[tuple[int, int]] = []
-    fresh = 0  # the first piece that is in no passage yet
+    fresh = 0  # the first piece without a passage
     while fresh < len(pieces):
         first = max(0, fresh - passages.overlap_sentences)
         while sum(words for _, _, words in pieces[first : fresh + 1]) > passages.chunk_words:
@@ -147,7 +139,7 @@ def chunk(text: str, passages: Chunking) -> list[tuple[int, int]]:
 
 
 def _pieces(text: str, start: int, end: int, words: int) -> Iterator[tuple[int, int, int]]:
-    """Yield a sentence as (start, end, words), cut into parts of at most `words`."""
+    """Yield a sentence as (start, end, words), split into parts of at most `words`."""
     spans = [match.span() for match in re.finditer(r"\S+", text[start:end])]
     for number in range(0, len(spans), words):
         part = spans[number : number + words]

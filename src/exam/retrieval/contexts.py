@@ -1,4 +1,4 @@
-"""The contexts file: every question's ranked passages, deeper than any reader needs."""
+"""Read and write contexts: the ranked passages of each question."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +17,7 @@ from exam.core.files import digest, read_object, write_atomically, write_json
 from exam.data.schema import FEATURES
 from exam.data.tables import translate_parquet_errors
 from exam.metrics import Estimate, summarize
-from exam.retrieval.evaluation import Contexts, option_support, question_scores
+from exam.retrieval.evaluation import Contexts, Row, option_support, question_scores
 from exam.retrieval.idf import DocumentFrequencies, split_words
 
 log = logging.getLogger(__name__)
@@ -26,9 +26,9 @@ FILE = "contexts.parquet"
 QUESTIONS = "questions.parquet"
 SUPPORT = "support.json"
 IDF = "idf.json"
-EVALUATED = (QUESTIONS, SUPPORT, IDF)
-ROWS_AT_ONCE = 20_000
-NEEDED = ("question_id", "rank", "text")  # in every row
+EVALUATION_FILES = (QUESTIONS, SUPPORT, IDF)
+ROWS_PER_BLOCK = 20_000
+REQUIRED = ("question_id", "rank", "text")  # in every row
 SCHEMA = pa.schema(
     {
         "question_id": pa.string(),  # the question's id in its file
@@ -45,13 +45,13 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ContextSet:
-    """The ranked passages of one set of questions, and how well they were found."""
+    """The ranked passages of one set of questions, and their scores."""
 
     stage: Stage
 
     @property
     def folder(self) -> Path:
-        """The folder with contexts.parquet."""
+        """The folder of contexts.parquet."""
         return self.stage.folder
 
     @property
@@ -59,7 +59,7 @@ class ContextSet:
         """One row a passage, best first within a question, with the columns of SCHEMA.
 
         Raises:
-            ExamError: the file is broken or of another form.
+            ExamError: the file is damaged or has another schema.
         """
         path = self.folder / FILE
         with translate_parquet_errors(path):
@@ -67,18 +67,16 @@ class ContextSet:
 
     @property
     def scores(self) -> dict[str, Estimate]:
-        """Recall and support with 95 % intervals, where articles or answers are known."""
+        """Recall and support with 95 % intervals, if articles or answers are known."""
         scores = self.stage.metadata["scores"]
         return {k: Estimate(v["n"], v["value"], *v["ci"]) for k, v in scores.items()}
 
 
-Rank = Callable[[Dataset], Iterator[list[dict[str, Any]]]]  # each question's passages, best first
+Rank = Callable[[Dataset], Iterator[list[Row]]]  # each question's passages, best first
 
 
-def context_rows(
-    question: str, scored: Iterable[tuple[float, dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """Return rows of SCHEMA for scored passages, best first: spans of articles."""
+def context_rows(question: str, scored: Iterable[tuple[float, Row]]) -> list[Row]:
+    """Return rows of SCHEMA for scored spans of articles, best first."""
     return [
         {
             **passage,
@@ -92,7 +90,7 @@ def context_rows(
 
 
 def cached_contexts(stage: Stage, questions: Dataset) -> Contexts:
-    """Return the passages of questions that stages with the same key have ranked already."""
+    """Return the passages that other stages of the same key have ranked for the questions."""
     cached: Contexts = {}
     for folder in stages_differing_only_in(stage, entry="questions"):
         if len(cached) == len(questions):
@@ -102,16 +100,13 @@ def cached_contexts(stage: Stage, questions: Dataset) -> Contexts:
         except ExamError as error:
             log.warning("contexts: not reused: %s", str(error).splitlines()[0])
             continue
-        ids = {
-            _fingerprint(question): question["id"] for question in read_questions(other).to_list()
-        }
+        ids = {_fingerprint(ranked): ranked["id"] for ranked in read_questions(other).to_list()}
         contexts = read_contexts(other)
         for question in questions.to_list():
-            key = ids.get(_fingerprint(question))
-            if key is not None and question["id"] not in cached:
-                rows = contexts.get(key, [])
-                cached[question["id"]] = [{**row, "question_id": question["id"]} for row in rows]
-    log.debug("contexts: %d of %d questions are ranked already", len(cached), len(questions))
+            if (key := ids.get(_fingerprint(question))) is not None:
+                rows = [{**row, "question_id": question["id"]} for row in contexts.get(key, [])]
+                cached.setdefault(question["id"], rows)
+    log.debug("contexts: %d of %d questions are cached", len(cached), len(questions))
     return cached
 
 
@@ -120,9 +115,7 @@ def _fingerprint(question: dict[str, Any]) -> str:
     return digest([question["prompt"], question["options"], question["context"]])
 
 
-def fill_missing(
-    questions: Dataset, cached: Contexts, rank: Rank
-) -> Iterator[list[dict[str, Any]]]:
+def fill_missing(questions: Dataset, cached: Contexts, rank: Rank) -> Iterator[list[Row]]:
     """Yield each question's cached passages, or those that `rank` finds."""
     ids = questions["id"][:]
     missing = [i for i, key in enumerate(ids) if key not in cached]
@@ -132,14 +125,14 @@ def fill_missing(
     next(ranked, None)  # lets it delete its temporary files
 
 
-def write_contexts(stage: Stage, ranked: Iterator[list[dict[str, Any]]]) -> None:
+def write_contexts(stage: Stage, ranked: Iterator[list[Row]]) -> None:
     """Write ranked passages, a block of rows at a time."""
     with (
         write_atomically(stage.folder / FILE) as temporary,
         pq.ParquetWriter(temporary, SCHEMA) as writer,
     ):
         rows = chain.from_iterable(ranked)
-        while block := list(islice(rows, ROWS_AT_ONCE)):
+        while block := list(islice(rows, ROWS_PER_BLOCK)):
             writer.write_table(pa.Table.from_pylist(block, schema=SCHEMA))
 
 
@@ -154,7 +147,7 @@ def read_contexts(stage: Stage, top_k: int | None = None) -> Contexts:
     with translate_parquet_errors(path):
         table = pq.read_table(path, schema=SCHEMA, filters=filters)
         rows = table.to_pylist()
-    if empty := [name for name in NEEDED if table[name].null_count]:
+    if empty := [name for name in REQUIRED if table[name].null_count]:
         raise ExamError(f"{path} has empty cells in {empty[0]}.\nRetrieve again.")
     contexts: Contexts = {}
     for row in rows:
@@ -162,20 +155,23 @@ def read_contexts(stage: Stage, top_k: int | None = None) -> Contexts:
         ranking.append(row)
         if row["rank"] != len(ranking):
             raise ExamError(
-                f"{path}: question {row['question_id']!r} has rank {row['rank']} in place "
-                f"{len(ranking)}.\nPassages are ranked from 1, best first; retrieve again."
+                f"{path}: passage {len(ranking)} of question {row['question_id']!r} has rank "
+                f"{row['rank']}.\nRanks count from 1, best first. Retrieve again."
             )
     return contexts
 
 
 def read_support(stage: Stage, ids: list[str]) -> list[list[float]] | None:
-    """Return the support of every option by the best passages; None without passages."""
+    """Return the support of every option by the best passages; None without passages.
+
+    Raises:
+        ExamError: the file lacks a question.
+    """
     path = stage.folder / SUPPORT
     if not (support := read_object(path)):
         return None
-    lacking = [key for key in ids if not isinstance(support.get(key), list)]
-    if lacking:
-        raise ExamError(f"{path} lacks question {lacking[0]!r}.\nRetrieve again.")
+    if missing := [key for key in ids if not isinstance(support.get(key), list)]:
+        raise ExamError(f"{path} lacks question {missing[0]!r}.\nRetrieve again.")
     return [support[key] for key in ids]
 
 
@@ -196,20 +192,14 @@ def read_questions(stage: Stage) -> Dataset:
 def evaluate(
     stage: Stage, questions: Dataset, frequencies: DocumentFrequencies | None
 ) -> dict[str, Any]:
-    """Write the files that evaluation reads (EVALUATED); return the scores.
+    """Write EVALUATION_FILES; return the scores, if answers or articles are known.
 
-    Words weigh by inverse document frequency in the corpus, or equally without one. Scores need
-    known answers or articles.
+    Words are weighted by inverse document frequency in the corpus, or equally without a corpus.
     """
     rows = questions.to_list()
-    vocabulary = {
-        w for q in rows for text in [q["prompt"], *q["options"]] for w in split_words(text)
-    }
-    idf = (
-        dict.fromkeys(sorted(vocabulary), 1.0)
-        if frequencies is None
-        else frequencies.idf(vocabulary)
-    )
+    texts = [text for question in rows for text in (question["prompt"], *question["options"])]
+    vocabulary = set(split_words(" ".join(texts)))
+    idf = frequencies.idf(vocabulary) if frequencies else dict.fromkeys(sorted(vocabulary), 1.0)
     with write_atomically(stage.folder / QUESTIONS) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
     write_json(stage.folder / IDF, idf)

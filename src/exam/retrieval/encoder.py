@@ -1,15 +1,25 @@
-"""Encode texts as unit vectors with a sentence encoder."""
+"""Encode texts as unit vectors, and cache the vectors by the content of the texts.
 
-from collections.abc import Iterator, Sequence
+All retrieval with one encoder shares a cache: no text is encoded twice. A shard of the cache is
+written atomically under a hash of its keys, so two processes that encode the same texts write the
+same file.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b, sha256
 from math import gcd
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from exam.config import Checkpoint, Dtype, Encoder
+from exam.core.artifacts import FORMAT, KEY
 from exam.core.checkpoints import (
     check_new_weights,
     checkpoint_fingerprint,
@@ -19,14 +29,22 @@ from exam.core.checkpoints import (
     resolve_checkpoint,
     translate_load_errors,
 )
-from exam.core.logging import progress_bar
+from exam.core.errors import ExamError
+from exam.core.files import digest, write_atomically, write_json
+from exam.core.logging import log_progress, progress_bar
 from exam.core.precision import resolve_dtype
-from exam.retrieval.vectors import Vectors
+from exam.retrieval.queries import first_positions
+from exam.retrieval.vectors import Rows, Vectors
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+log = logging.getLogger(__name__)
+
 WIDTH = 16  # tokens
+TEXTS_PER_SHARD = 2048
+CHECKSUM = b"sha256"  # of a shard's vectors, verified at their first use
+Keys = NDArray[np.int64]  # hashes of texts: among ten million, two are equal once in 400,000 times
 
 
 @dataclass(frozen=True)
@@ -43,13 +61,7 @@ class SentenceEncoder:
     @cached_property
     def model(self) -> "SentenceTransformer":
         """The loaded model."""
-        from exam.core.tokenization import adopt_tokenizer
-
-        model = _load(self.config, {"dtype": self.dtype.value})
-        with translate_load_errors(self.config.checkpoint):
-            adopt_tokenizer(model)
-        model.max_seq_length = self.config.max_length
-        return model
+        return _load(self.config, {"dtype": self.dtype.value})
 
     @property
     def key(self) -> dict[str, Any]:
@@ -79,7 +91,7 @@ class SentenceEncoder:
         multiple = width_multiple(self.config.max_length)
         lengths = -(-self._lengths(distinct) // multiple) * multiple
         with progress_bar("encoded", len(distinct), "texts") as bar:
-            for batch in batches(lengths, self.config.max_tokens_per_batch):
+            for batch in batch_by_length(lengths, self.config.max_tokens_per_batch):
                 vectors[batch] = self.model.encode(
                     [distinct[i] for i in batch],
                     batch_size=len(batch),
@@ -105,7 +117,7 @@ def inspect_encoder(config: Encoder) -> None:
     """Refuse an encoder that cannot be loaded as configured.
 
     Raises:
-        ExamError: its files cannot be read, or do not agree, or it reads fewer tokens.
+        ExamError: its files cannot be read or do not agree, or it reads fewer tokens.
     """
     resolve_dtype(config.dtype, "encoder.dtype")
     model = _load(config, {"device_map": "meta"})
@@ -115,17 +127,41 @@ def inspect_encoder(config: Encoder) -> None:
 def _load(config: Encoder, weights: dict[str, Any]) -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
 
-    from exam.core.tokenization import check_sentencepiece
+    model: SentenceTransformer = load_model(
+        SentenceTransformer, config.checkpoint, config.dropout, weights
+    )
+    model.max_seq_length = config.max_length
+    return model
 
-    folder = resolve_checkpoint(config.checkpoint)
-    with translate_load_errors(config.checkpoint):
+
+def load_model(
+    model_class: Any,
+    checkpoint: Checkpoint,
+    dropout: float | None,
+    weights: dict[str, Any],
+    **options: Any,
+) -> Any:
+    """Load a model of sentence-transformers with its published tokenizer.
+
+    `weights` says how to load them: their `dtype`, or `device_map="meta"` for none.
+
+    Raises:
+        ExamError: the checkpoint cannot be read.
+    """
+    from exam.core.tokenization import adopt_tokenizer, check_sentencepiece
+
+    folder = resolve_checkpoint(checkpoint)
+    with translate_load_errors(checkpoint):
         check_sentencepiece(folder)
-        return SentenceTransformer(
+        model = model_class(
             str(folder),
-            trust_remote_code=config.trust_remote_code,
+            trust_remote_code=checkpoint.trust_remote_code,
             model_kwargs={"use_safetensors": True, **weights},
-            config_kwargs=dropout_fields(config.dropout),
+            config_kwargs=dropout_fields(dropout),
+            **options,
         )
+        adopt_tokenizer(model)
+    return model
 
 
 def inspect_network(checkpoint: Checkpoint, model: Any, max_length: int, *, of_head: bool) -> None:
@@ -138,7 +174,7 @@ def inspect_network(checkpoint: Checkpoint, model: Any, max_length: int, *, of_h
     from exam.core.tokenization import check_complete, check_vocabulary
 
     network = getattr(model[0], "auto_model", None)
-    if network is None:  # a module of its own kind, such as static embeddings
+    if network is None:  # another kind of module, such as static embeddings
         return
     folder = resolve_checkpoint(checkpoint)
     root = next((p for p in folder.glob("0_*") if (p / "config.json").is_file()), folder)
@@ -160,7 +196,7 @@ def width_multiple(max_length: int) -> int:
     return gcd(WIDTH, max_length)
 
 
-def batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
+def batch_by_length(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
     """Yield positions of texts of similar length, longest first, in batches of at most `tokens`.
 
     Padding counts. A longer text is the only one of its batch.
@@ -171,3 +207,137 @@ def batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int6
         size = max(1, tokens // max(1, int(lengths[order[start]])))
         yield order[start : start + size]
         start += size
+
+
+def fingerprint_texts(texts: Sequence[str]) -> Keys:
+    """Return the cache keys of texts, which include their prefix."""
+    digests = [blake2b(text.encode(), digest_size=8).digest() for text in texts]
+    return np.frombuffer(b"".join(digests), np.int64)
+
+
+@dataclass
+class _Shard:
+    """Memory-mapped vectors of the cache."""
+
+    path: Path
+    vectors: Vectors
+    checksum: str | None  # None: the vectors are verified
+
+    def verified_vectors(self) -> Vectors:
+        """Return the vectors; compare their checksum at the first call."""
+        if self.checksum not in (None, sha256(self.vectors.data).hexdigest()):
+            raise _damaged(self.path, "its vectors are not those that were written")
+        self.checksum = None
+        return self.vectors
+
+
+class Embeddings:
+    """The cache of an encoder, in `outputs/embeddings/<encoder>-<hash8>`; vectors stay on disk."""
+
+    def __init__(self, encoder: SentenceEncoder, outputs: Path) -> None:
+        """Open the cache with all its shards."""
+        self.encoder = encoder
+        key = {"format": FORMAT, **encoder.key}
+        self.folder = outputs / "embeddings" / f"{encoder.config.name}-{digest(key)[:8]}"
+        if not (self.folder / KEY).is_file():
+            write_json(self.folder / KEY, key)
+        self._shards: list[_Shard] = []
+        self._keys = np.empty(0, np.int64)  # ascending
+        self._rows = np.empty((0, 2), np.int64)  # for each key: its shard, and the row there
+        self._include(sorted(self.folder.glob("*.arrow")))
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """Return unit vectors of queries, shape `(texts, dimension)`; encode missing ones."""
+        prefixed = [self.encoder.config.query_prefix + text for text in texts]
+        keys = fingerprint_texts(prefixed)
+        self.encode_missing(keys, lambda positions: [prefixed[i] for i in positions])
+        return self.vectors(keys)
+
+    def encode_missing(self, keys: Keys, texts: Callable[[Rows], list[str]]) -> None:
+        """Encode the texts without a vector, a shard at a time.
+
+        `texts` returns the texts, with their prefix, of some positions of `keys`.
+        """
+        missing = self.missing(keys)
+        for start in range(0, len(missing), TEXTS_PER_SHARD):
+            block = missing[start : start + TEXTS_PER_SHARD]
+            self._add(texts(block))
+            done = start + len(block)
+            log_progress(log, "contexts: encoded %d of %d new texts", done, len(missing))
+
+    def missing(self, keys: Keys) -> Rows:
+        """Return the positions of keys without a vector; of equal keys the first."""
+        first = first_positions(keys)
+        return first[~np.isin(keys[first], self._keys)]
+
+    def vectors(self, keys: Keys) -> Vectors:
+        """Return the vectors of cached keys, shape `(keys, dimension)`."""
+        shards, rows = self._rows[np.searchsorted(self._keys, keys)].T
+        dimension = self._shards[0].vectors.shape[1] if self._shards else 0
+        vectors = np.empty((len(keys), dimension), np.float32)
+        for number in np.unique(shards).tolist():
+            mask = shards == number
+            vectors[mask] = self._shards[number].verified_vectors()[rows[mask]]
+        return vectors
+
+    def _add(self, texts: Sequence[str]) -> None:
+        """Encode texts, which include their prefix, and store the vectors as one shard."""
+        keys = fingerprint_texts(texts)
+        vectors = np.ascontiguousarray(self.encoder.encode(texts))
+        columns = {
+            "key": keys,
+            "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1]),
+        }
+        path = self.folder / f"{_name(keys)}.arrow"
+        table = pa.table(columns, metadata={CHECKSUM: sha256(vectors.data).hexdigest()})
+        with (
+            write_atomically(path) as temporary,
+            pa.ipc.new_file(str(temporary), table.schema) as writer,
+        ):
+            writer.write_table(table)
+        self._include([path])
+
+    def _include(self, paths: list[Path]) -> None:
+        """Add shards to the cache; of equal keys the first vector stays."""
+        keys, rows = [self._keys], [self._rows]
+        for path in paths:
+            new, shard = _read(path)
+            number = np.full(len(new), len(self._shards))
+            keys.append(new)
+            rows.append(np.column_stack([number, np.arange(len(new))]))
+            self._shards.append(shard)
+        self._keys, first = np.unique(np.concatenate(keys), return_index=True)
+        self._rows = np.concatenate(rows)[first]
+
+
+def _name(keys: Keys) -> str:
+    return digest(keys.tobytes().hex())[:16]
+
+
+def _read(path: Path) -> tuple[Keys, _Shard]:
+    """Map a shard into memory; return its keys and the shard."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            table: Any = pa.ipc.open_file(source).read_all().combine_chunks()
+        vectors: Vectors = table["vector"].chunk(0).values.to_numpy().reshape(len(table), -1)
+        keys: Keys = table["key"].chunk(0).to_numpy()
+        checksum = table.schema.metadata[CHECKSUM].decode()
+    except (
+        pa.ArrowException,
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise _damaged(path, str(error)) from None
+    if _name(keys) != path.stem:
+        raise _damaged(path, "its keys are not those that were written")
+    return keys, _Shard(path, vectors, checksum)
+
+
+def _damaged(path: Path, reason: str) -> ExamError:
+    return ExamError(
+        f"{path} is a damaged shard of embeddings: {reason.splitlines()[0]}\n"
+        "Delete that file: its texts are encoded again."
+    )

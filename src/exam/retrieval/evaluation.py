@@ -1,8 +1,8 @@
-"""Score retrieval without a reader: recall, MRR, answer support.
+"""Score retrieval without a reader: recall, MRR and answer support.
 
 The *support* of an option is the share of its words, weighted by inverse document frequency, that
 occur in the question's best passages (up to 450 words). Words of the prompt do not count. A
-question is *supported* if the support of its right option is above .6.
+question is *supported* if its right option has a support above 0.6.
 """
 
 from typing import Any
@@ -16,19 +16,20 @@ from exam.retrieval.idf import split_words, take_words
 
 SUPPORT_THRESHOLD = 0.6
 DEPTHS = (1, 3, 5, 10, 20, 50)
-Contexts = dict[str, list[dict[str, Any]]]
+Row = dict[str, Any]
+Contexts = dict[str, list[Row]]  # each question's passages, best first
 
 
 def option_support(
     questions: Dataset, contexts: Contexts, idf: dict[str, float]
 ) -> list[list[float]]:
     """Return the support of every option; 1 for an option whose words all occur in the prompt."""
-    result = []
+    support = []
     for question in track(questions.to_list(), "support", len(questions), "questions"):
         passages = set().union(*take_words(contexts.get(question["id"], [])))
         prompt = set(split_words(question["prompt"]))
-        result.append([_support(option, prompt, passages, idf) for option in question["options"]])
-    return result
+        support.append([_support(option, prompt, passages, idf) for option in question["options"]])
+    return support
 
 
 def _support(option: str, prompt: set[str], passages: set[str], idf: dict[str, float]) -> float:
@@ -37,9 +38,7 @@ def _support(option: str, prompt: set[str], passages: set[str], idf: dict[str, f
     return sum(idf[w] for w in new if w in passages) / total if total > 0 else 1.0
 
 
-def passage_support(
-    question: dict[str, Any], passage: dict[str, Any], idf: dict[str, float]
-) -> float:
+def passage_support(question: Row, passage: Row, idf: dict[str, float]) -> float:
     """Return the support of the right option by one passage."""
     right = question["options"][question["label"]]
     return _support(
@@ -50,7 +49,7 @@ def passage_support(
 def question_scores(
     questions: Dataset, contexts: Contexts, support: list[list[float]]
 ) -> dict[str, Floats]:
-    """Score each question: recall and 1 / rank if articles are known, *supported* if answers are.
+    """Score the questions: recall and 1 / rank of known articles, *supported* of known answers.
 
     Recall is scored up to the depth of the deepest ranking.
     """
@@ -69,12 +68,11 @@ def question_scores(
 
 def article_ranks(questions: Dataset, contexts: Contexts) -> Floats:
     """Return the rank of the first passage of each known article; inf if none is ranked."""
-    known = [q for q in questions.to_list() if q["article"] is not None]
-    return np.array([_article_rank(q, contexts) for q in known])
-
-
-def _article_rank(question: dict[str, Any], contexts: Contexts) -> float:
-    for passage in contexts.get(question["id"], []):
-        if passage["article_id"] == question["article"]:
-            return float(passage["rank"])
-    return float("inf")
+    return np.array(
+        [
+            next((p["rank"] for p in contexts.get(key, []) if p["article_id"] == article), np.inf)
+            for key, article in zip(questions["id"], questions["article"], strict=True)
+            if article is not None
+        ],
+        dtype=np.float64,
+    )

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from exam.config import Fusion
+from exam.retrieval.evaluation import Row
 from exam.retrieval.idf import split_words
 
-DUPLICATE = 0.8  # Jaccard index of two passages' words from which they are near duplicates
-Row = dict[str, Any]
+DUPLICATE = 0.8  # Jaccard index of the words of near duplicates, at least
 
 
 @dataclass
@@ -19,11 +18,11 @@ class Candidate:
     words: set[str]
     shares: dict[int, float]  # by number of the ranking: the largest share of the duplicates
 
-    def is_duplicate(self, text: str, text_words: set[str]) -> bool:
+    def is_duplicate(self, text: str, words: set[str]) -> bool:
         """Tell whether a text equals or contains the other, or has nearly the same words."""
-        shorter, longer = sorted((len(self.words), len(text_words)))
+        shorter, longer = sorted((len(self.words), len(words)))
         if shorter >= DUPLICATE * longer:  # else the words cannot be nearly the same
-            shared = len(self.words & text_words)
+            shared = len(self.words & words)
             if shared >= DUPLICATE * (shorter + longer - shared):
                 return True
         return text in self.row["text"] or self.row["text"] in text
@@ -35,20 +34,19 @@ def fuse(
     """Fuse one question's rankings, each best first, into one of at most `depth` rows.
 
     `rrf`: the sum of weight / (rrf_k + rank) (Cormack, Clarke and Büttcher, 2009). `weighted`: the
-    sum of weight × score, each ranking's scores scaled to 0 … 1 over its own rows.
+    sum of weight × score, each ranking's scores scaled to 0 … 1 over its rows.
     """
     candidates: list[Candidate] = []
-    shares = [_shares(ranking, fusion, rrf_k) for ranking in rankings]
     entries = [
         (row["rank"], number, row, share)
         for number, ranking in enumerate(rankings)
-        for row, share in zip(ranking, shares[number], strict=True)
+        for row, share in zip(ranking, _shares(ranking, fusion, rrf_k), strict=True)
     ]
     for _, number, row, share in sorted(entries, key=lambda entry: entry[:2]):
-        row_words = set(split_words(row["text"]))
-        candidate = next((c for c in candidates if c.is_duplicate(row["text"], row_words)), None)
+        words = set(split_words(row["text"]))
+        candidate = next((c for c in candidates if c.is_duplicate(row["text"], words)), None)
         if candidate is None:
-            candidate = Candidate(row, row_words, {})
+            candidate = Candidate(row, words, {})
             candidates.append(candidate)
         candidate.shares.setdefault(number, weights[number] * share)
     scored = [(sum(c.shares.values()), c.row) for c in candidates]

@@ -1,14 +1,13 @@
-"""Indexes of articles and of passages: encoded in shards, then handed to a faiss recipe.
+"""Encode the articles or passages of a corpus in shards, and index their vectors.
 
-Under `torchrun` the shards are split over the processes; rank 0 alone holds the stage, assembles
-the shards and does all that follows.
+Under `torchrun` the processes share the shards; only rank 0 opens the stage and assembles them.
 """
 
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exam.config import Corpus, Index
+from exam.config import Corpus, Index, IndexType
 from exam.core import distributed
 from exam.core.artifacts import Stage, load_stage, shared_stage
 from exam.core.errors import ExamError
@@ -35,11 +34,18 @@ from exam.data.corpus import (
     title_and_first_sentence,
 )
 from exam.data.sentences import splitter
-from exam.retrieval.building import build_vectors, cleanup_partial_build
 from exam.retrieval.chunking import PassageTable
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.recipes import IndexSpec, choose_index_spec, index_bytes, index_key
-from exam.retrieval.vectors import Rows, VectorIndex, Vectors
+from exam.retrieval.vectors import (
+    IndexSpec,
+    Rows,
+    VectorIndex,
+    Vectors,
+    build_vectors,
+    choose_index_spec,
+    cleanup_partial_build,
+    index_key,
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +56,7 @@ Shard = tuple[pa.Table, list[str]]  # rows, and the text to encode for each
 
 
 class Source(NamedTuple):
-    """A stream of rows to encode, how a list of them becomes a shard, and their number."""
+    """A stream of rows to encode, the function that turns a list of them into a shard, a count."""
 
     stream: Iterator[Any]
     to_shard: Callable[[list[Any]], Shard]
@@ -58,60 +64,45 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ArticleIndex:
-    """The articles of a corpus by row, in the order of its files."""
+class PassageIndex:
+    """The vectors of the passages of a table, with their titles, by row."""
 
     stage: Stage
+
+    @cached_property
+    def vectors(self) -> VectorIndex:
+        """The opened vectors."""
+        return VectorIndex(self.stage.folder, IndexSpec(**self.stage.metadata["spec"]))
+
+    def search(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
+        """Return scores and rows of the `k` nearest texts, `(queries, k)` each, best first."""
+        return self.vectors.search(queries, k)
+
+
+@dataclass(frozen=True)
+class ArticleIndex(PassageIndex):
+    """The vectors of the articles' titles and first sentences, by row in the order of the files."""
+
     files: list[CorpusFile]
     table: pa.Table  # ARTICLE; `file` is a row of `files`
 
     def __len__(self) -> int:
         return len(self.table)
 
-    @cached_property
-    def vectors(self) -> VectorIndex:
-        """The index of the articles' titles and first sentences."""
-        return open_vectors(self.stage)
-
-    def search(self, queries: Vectors, k: int) -> Rows:
-        """Return the rows of the `k` nearest articles, shape `(queries, k)`, best first."""
-        return self.vectors.search(queries, k)[1]
-
     def find_neighbors(self, row: int, k: int) -> list[int]:
         """Return the rows of the `k` articles nearest to another, best first."""
         vector = self.vectors.vectors_at(np.array([row]))
-        return [int(r) for r in self.search(vector, k + 1)[0] if r != row][:k]
+        _, rows = self.search(vector, k + 1)
+        return [int(r) for r in rows[0] if r != row][:k]
 
     def get_articles(self, rows: list[int]) -> Iterator[tuple[int, Article]]:
         """Yield the articles at ascending rows, read one corpus file at a time."""
-        chosen = self.table.take(pa.array(rows, pa.int64()))
-        by_file: dict[int, dict[int, str]] = {}
-        for row, article in zip(rows, chosen.to_pylist(), strict=True):
-            by_file.setdefault(article["file"], {})[row] = article["id"]
-        for file, ids in by_file.items():
-            articles = get_articles(self.files[file], ids.values())
-            yield from ((row, articles[key]) for row, key in ids.items())
-
-
-@dataclass(frozen=True)
-class PassageIndex:
-    """The passages of a table by row."""
-
-    stage: Stage
-
-    @cached_property
-    def vectors(self) -> VectorIndex:
-        """The index of the passages with their titles."""
-        return open_vectors(self.stage)
-
-    def search(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
-        """Return scores and rows of the `k` nearest passages, `(queries, k)` each, best first."""
-        return self.vectors.search(queries, k)
-
-
-def open_vectors(stage: Stage) -> VectorIndex:
-    """Open the vectors of a finished index."""
-    return VectorIndex(stage.folder, IndexSpec(**stage.metadata["plan"]))
+        articles = self.table.take(pa.array(rows, pa.int64())).to_pylist()
+        numbered = zip(rows, articles, strict=True)
+        for file, entries in groupby(numbered, key=lambda entry: entry[1]["file"]):
+            ids = {row: article["id"] for row, article in entries}
+            texts = get_articles(self.files[file], ids.values())
+            yield from ((row, texts[key]) for row, key in ids.items())
 
 
 def build_index(
@@ -193,18 +184,16 @@ def _encode_shards(folder: Path, source: Source, size: int, encoder: SentenceEnc
     with progress_bar("index", source.total, "texts") as bar:
         while rows := list(islice(source.stream, size)):
             path = _shard_path(folder, size, number)
-            number += 1
-            if number % distributed.world_size() == distributed.rank() and not checksum_matches(
-                path
-            ):
+            is_mine = number % distributed.world_size() == distributed.rank()
+            if is_mine and not checksum_matches(path):
                 table, texts = source.to_shard(rows)
                 vectors = encoder.passages(texts)
                 column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
                 table = table.append_column("vector", column)
                 with write_with_checksum(path) as temporary:
                     pq.write_table(table, temporary, compression="none", use_dictionary=False)
-                done = (number - 1) * size + len(texts)
-                log_progress(log, "index: encoded %d texts", done)
+                log_progress(log, "index: encoded %d texts", number * size + len(texts))
+            number += 1
             bar.update(size)
     return number
 
@@ -218,39 +207,33 @@ def _read_vectors(shards: list[Path]) -> Iterator[Vectors]:
 
 def _check_room(folder: Path, rows: int, encoder: SentenceEncoder, index: Index) -> None:
     """Refuse to encode if the disk cannot hold the missing shards and the index."""
-    dimension = encoder.model.get_embedding_dimension() or 0
+    size = FP32 * rows * (encoder.model.get_embedding_dimension() or 0)
     written = sum(path.stat().st_size for path in folder.glob("shard-*.parquet"))
-    shards = max(0, FP32 * rows * dimension - written)
-    check_disk(
-        f"an index of {rows:,} vectors",
-        {"encoded": shards, "index": index_bytes(index, rows, dimension)},
-        folder,
-    )
+    least = size if index.type is IndexType.exact else size // 2
+    parts = {"encoded": max(0, size - written), "index": least}
+    check_disk(f"an index of {rows:,} vectors", parts, folder)
 
 
 def _assemble(folder: Path, index: Index, number: int) -> tuple[list[str], dict[str, Any]]:
     """Build the index of the vectors, and the table of the articles, one shard at a time."""
     if not number:
-        raise ExamError("The corpus holds no article.\nGive one with corpus.dir= and corpus.files=")
+        raise ExamError(
+            "The corpus has no articles.\nName its files with corpus.dir= and corpus.files="
+        )
     shards = [_shard_path(folder, index.shard_size, i) for i in range(number)]
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:
         raise ExamError(
-            f"{missing[0]} is missing: another process wrote it elsewhere, or not at all.\n"
-            "Give every process the same outputs=<folder>, on a file system they share."
+            f"{missing[0]} is missing: another process wrote it to another folder, or failed.\n"
+            "Set the same outputs=<folder> for every process, on a file system that they share."
         )
     rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
     schema = pq.read_schema(shards[0])
     spec = choose_index_spec(index, rows, schema.field("vector").type.list_size)
     files, facts = build_vectors(lambda: _read_vectors(shards), folder, spec)
     if schema.names[:-1] == ARTICLE.names:
-        _write_articles(shards, folder / ARTICLES)
+        tables = [pq.read_table(shard, columns=ARTICLE.names) for shard in shards]
+        with write_atomically(folder / ARTICLES) as temporary:
+            pq.write_table(pa.concat_tables(tables), temporary)
         return [ARTICLES, *files], {"articles": rows, **facts}
     return files, {"passages": rows, **facts}
-
-
-def _write_articles(shards: list[Path], path: Path) -> None:
-    """Write the rows of the shards without their vectors."""
-    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, ARTICLE) as writer:
-        for shard in shards:
-            writer.write_table(pq.read_table(shard, columns=ARTICLE.names))

@@ -14,12 +14,10 @@ from exam.config import Query, Target, TrainingPairs
 from exam.core.errors import ExamError
 from exam.data.tables import read_rows
 from exam.retrieval.chunking import passage_text
-from exam.retrieval.evaluation import SUPPORT_THRESHOLD, Contexts, passage_support
+from exam.retrieval.evaluation import SUPPORT_THRESHOLD, Contexts, Row, passage_support
 from exam.retrieval.queries import query_texts
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,11 @@ def mine_pairs(
     """Return each question's positives and hard negatives: other passages of high rank.
 
     Positives come from the file `training_pairs.positives` or, without one, are the passages that
-    best
-    support the right option. With binary targets these must be of the question's article, or must
-    support the option if no article is known. Questions without both kinds are left out.
+    best support the right option. With binary targets these belong to the question's article or, if
+    no article is known, support the option. Questions without both kinds are skipped.
 
     Raises:
-        ExamError: no question is left.
+        ExamError: no question has both kinds.
     """
     listed = None if pairs.positives is None else read_positives(Path(pairs.positives))
     examples: list[Example] = []
@@ -67,14 +64,14 @@ def mine_pairs(
                 labels = [passage_support(question, row, idf) for row in rows]
             (text,) = query_texts(question, query)
             examples.append(Example(text, list(map(passage_text, rows)), labels, len(positives)))
-    log.info("pairs: %d of %d questions have both kinds", len(examples), len(questions))
+    log.info("pairs: mined from %d of %d questions", len(examples), len(questions))
     if not examples:
         raise ExamError(
             f"None of {len(questions)} training questions has both a positive and a negative "
             f"passage among ranks {pairs.min_rank} to {pairs.max_rank}.\n"
-            "Rank deeper (retriever.top_k, training_pairs.max_rank), give "
-            "training_pairs.positives=<file>, or allow "
-            f"better negatives: training_pairs.max_support above {pairs.max_support}."
+            "Rank deeper (retriever.top_k, training_pairs.max_rank), set "
+            "training_pairs.positives=<file>, or allow better negatives: "
+            f"training_pairs.max_support above {pairs.max_support}."
         )
     return examples
 
@@ -115,21 +112,20 @@ def _draw_negatives(
 ) -> list[Row]:
     """Draw passages that are not positives, by the seed.
 
-    With binary targets a negative must be wrong: not of the question's article, and of little
-    support to the right option.
+    With binary targets a negative belongs to another article, and supports the right option little.
     """
-    taken = {row["text"] for row in positives}
+    positive_texts = {row["text"] for row in positives}
     rest = [
         row
         for row, share in zip(candidates, support, strict=True)
-        if row["text"] not in taken
+        if row["text"] not in positive_texts
         and (
             pairs.target is Target.support
             or (row["article_id"] != question["article"] and share <= pairs.max_support)
         )
     ]
-    draw = Random(f"{seed}:{question['id']}")
-    return draw.sample(rest, min(pairs.num_negatives, len(rest)))
+    random = Random(f"{seed}:{question['id']}")
+    return random.sample(rest, min(pairs.num_negatives, len(rest)))
 
 
 def _read_gain(value: Any, number: int, path: Path) -> float:
@@ -144,9 +140,9 @@ def _read_gain(value: Any, number: int, path: Path) -> float:
 def read_positives(path: Path) -> dict[str, list[Row]]:
     """Read each question's positives, best first.
 
-    The file has `question_id` and `passage_id` or `text`. Where it has `gain` (as with
-    `training_pairs.positives=reader`), passages without a positive gain are left out, and the rest
-    are sorted by it.
+    The file has `question_id` and `passage_id` or `text`. If it has `gain` (as with
+    `training_pairs.positives=reader`), passages without a positive gain are dropped, and the rest
+    are sorted by gain.
 
     Raises:
         ExamError: it cannot be read, or lacks those columns.

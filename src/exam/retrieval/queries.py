@@ -1,4 +1,4 @@
-"""The queries of a question, and the merging of their results."""
+"""Turn a question into queries, and merge their results."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from exam.config import Query
 
 Parts = tuple[str, str]  # prompt; options
+Hits = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows and scores, best first
 
 
 def query_parts(question: dict[str, Any], query: Query) -> list[Parts]:
@@ -30,12 +31,14 @@ def join_parts(parts: Parts) -> str:
     return " ".join(filter(None, parts))
 
 
-def merge_hits(
-    hits: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]],
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Merge the rows and scores of several queries: each row with its best score, best first."""
+def first_positions(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the first position of each distinct value, ascending."""
+    return np.sort(np.unique(values, return_index=True)[1])
+
+
+def merge_hits(hits: Iterable[Hits]) -> Hits:
+    """Merge the hits of several queries: each row with its best score, best first."""
     rows, scores = map(np.concatenate, zip(*hits, strict=True))
     order = np.lexsort((rows, -scores))
-    _, first = np.unique(rows[order], return_index=True)
-    kept = order[np.sort(first)]
-    return rows[kept], scores[kept]
+    best = order[first_positions(rows[order])]
+    return rows[best], scores[best]

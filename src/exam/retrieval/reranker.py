@@ -13,7 +13,6 @@ from datasets import Dataset
 from exam.config import Dtype, Reranker
 from exam.core.checkpoints import (
     checkpoint_fingerprint,
-    dropout_fields,
     resolve_checkpoint,
     translate_load_errors,
 )
@@ -23,8 +22,8 @@ from exam.core.logging import log_progress, show_progress
 from exam.core.precision import resolve_dtype
 from exam.metrics import Floats
 from exam.retrieval.chunking import passage_text
-from exam.retrieval.encoder import inspect_network, width_multiple
-from exam.retrieval.evaluation import Contexts
+from exam.retrieval.encoder import inspect_network, load_model, width_multiple
+from exam.retrieval.evaluation import Contexts, Row
 from exam.retrieval.queries import query_texts
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PAIRS_PER_SHARD = 4096
-SCORING = ("ForSequenceClassification", "ForCausalLM")  # a causal one answers "yes" or "no"
+SCORING = ("ForSequenceClassification", "ForCausalLM")  # a causal model answers "yes" or "no"
 Pair = tuple[str, str]  # query, passage
 
 
@@ -51,7 +50,7 @@ class PairScorer:
     @cached_property
     def model(self) -> "CrossEncoder":
         """The loaded model."""
-        return load_cross_encoder(self.config, self.dtype)
+        return load_cross_encoder(self.config, {"dtype": self.dtype.value})
 
     @property
     def key(self) -> dict[str, Any]:
@@ -67,7 +66,7 @@ class PairScorer:
         }
 
     def scores(self, pairs: Sequence[Pair]) -> Floats:
-        """Return the logit of each pair, shape `(pairs,)`; a sigmoid would blur the best ones."""
+        """Return the logit of each pair, shape `(pairs,)`; a sigmoid would round the best to 1."""
         from torch.nn import Identity
 
         scores = self.model.predict(
@@ -83,7 +82,7 @@ class PairScorer:
 
 
 def has_head(config: Reranker) -> bool:
-    """Tell whether a checkpoint has a head that scores passages; a new head is random.
+    """Tell whether a checkpoint has a head that scores passages.
 
     Raises:
         ExamError: it cannot be read.
@@ -100,66 +99,56 @@ def has_head(config: Reranker) -> bool:
 
 
 def inspect_reranker(config: Reranker, *, trained: bool = True) -> None:
-    """Refuse a reranker that cannot be loaded or, where it must be `trained`, has no head.
+    """Refuse a reranker that cannot be loaded or, if it must be `trained`, has no head.
 
     Raises:
         ExamError: either; or its files do not agree, or it reads fewer tokens.
     """
-    checkpoint = config.required_checkpoint
-    if not has_head(config) and trained:
+    if trained and not has_head(config):
         raise ExamError(
-            f"reranker.ckpt={config.ckpt} has no head that scores a passage.\n"
-            "Give a cross-encoder, or train one from it: "
+            f"reranker.ckpt={config.ckpt} has no head that scores passages.\n"
+            "Choose a cross-encoder, or train one from it: "
             f"{spell_command('train')} task=reranker reranker.ckpt={config.ckpt}"
         )
     resolve_dtype(config.dtype, "reranker.dtype")
-    model = _cross_encoder(config, {"device_map": "meta"})
-    inspect_network(checkpoint, model, config.max_length, of_head=not trained)
+    model = load_cross_encoder(config, {"device_map": "meta"})
+    inspect_network(config.required_checkpoint, model, config.max_length, of_head=not trained)
 
 
-def load_cross_encoder(config: Reranker, dtype: Dtype) -> "CrossEncoder":
-    """Load a checkpoint as a model of one score a pair; a head that it lacks starts at random.
+def load_cross_encoder(config: Reranker, weights: dict[str, Any]) -> "CrossEncoder":
+    """Load a model that scores a pair; a head that its checkpoint lacks starts at random.
+
+    `weights` is that of `load_model`.
 
     Raises:
-        ExamError: it cannot be read, or it gives several scores a pair.
+        ExamError: the checkpoint cannot be read, or gives several scores for each pair.
     """
-    return _cross_encoder(config, {"dtype": dtype.value})
-
-
-def _cross_encoder(config: Reranker, weights: dict[str, Any]) -> "CrossEncoder":
     from sentence_transformers import CrossEncoder
 
-    from exam.core.tokenization import adopt_tokenizer, check_sentencepiece
-
-    checkpoint = config.required_checkpoint
-    new = None if has_head(config) else 1
-    folder = resolve_checkpoint(checkpoint)
-    with translate_load_errors(checkpoint):
-        check_sentencepiece(folder)
-        model: CrossEncoder = CrossEncoder(
-            str(folder),
-            num_labels=new,
-            max_length=config.max_length,
-            trust_remote_code=config.trust_remote_code,
-            model_kwargs={"use_safetensors": True, **weights},
-            config_kwargs=dropout_fields(config.dropout),
-        )
-        adopt_tokenizer(model)
+    model: CrossEncoder = load_model(
+        CrossEncoder,
+        config.required_checkpoint,
+        config.dropout,
+        weights,
+        num_labels=None if has_head(config) else 1,
+        max_length=config.max_length,
+    )
     if model.num_labels != 1:
         raise ExamError(
-            f"reranker.ckpt={config.ckpt} gives {model.num_labels} scores a passage; a reranker "
-            "gives one.\nChoose another checkpoint, such as cross-encoder/ms-marco-MiniLM-L6-v2."
+            f"reranker.ckpt={config.ckpt} gives {model.num_labels} scores for each passage; a "
+            "reranker gives one.\n"
+            "Choose another checkpoint, such as cross-encoder/ms-marco-MiniLM-L6-v2."
         )
     return model
 
 
 def rerank(
     questions: Dataset, contexts: Contexts, scorer: PairScorer, work: Path
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[list[Row]]:
     """Yield each question's best `depth` passages in their new order, as rows of the contexts file.
 
-    With several queries a question, a passage has the best of their scores. `work` keeps scores in
-    shards, so that an interrupted scoring continues.
+    With several queries for a question, a passage has the best of their scores. `work` holds scores
+    in shards, so that an interrupted scoring continues.
     """
     config = scorer.config
     inputs = [
@@ -178,7 +167,7 @@ def rerank(
         yield reorder(passages, np.array(best), config.weight)
 
 
-def reorder(passages: list[dict[str, Any]], scores: Floats, weight: float) -> list[dict[str, Any]]:
+def reorder(passages: list[Row], scores: Floats, weight: float) -> list[Row]:
     """Sort a question's passages by `weight` × new score + (1 - weight) × first score.
 
     The scores have different units, so both are standardised over the question's passages.
@@ -198,7 +187,7 @@ def standardize(scores: Floats) -> Floats:
 
 
 def _score(pairs: list[Pair], scorer: PairScorer, work: Path) -> Floats:
-    """Score distinct pairs, one shard at a time; finished shards are read."""
+    """Score distinct pairs, a shard at a time; read finished shards."""
     parts = [np.empty(0)]
     for start in range(0, len(pairs), PAIRS_PER_SHARD):
         shard = pairs[start : start + PAIRS_PER_SHARD]
@@ -207,17 +196,19 @@ def _score(pairs: list[Pair], scorer: PairScorer, work: Path) -> Floats:
             scores = scorer.scores(shard)
             with write_with_checksum(path) as temporary, temporary.open("wb") as file:
                 np.save(file, scores, allow_pickle=False)
-            cut = count_cut(shard, scorer.model, scorer.config.max_length)
+            truncated = count_truncated(shard, scorer.model, scorer.config.max_length)
             log_progress(
-                log, "contexts: scored %d of %d pairs · cut short: %d, by %d tokens in all",
-                start + len(shard), len(pairs), *cut,
+                log, "contexts: scored %d of %d pairs · truncated %d, by %d tokens in all",
+                start + len(shard), len(pairs), *truncated,
             )  # fmt: skip
         parts.append(np.load(path, allow_pickle=False))
     return np.concatenate(parts)
 
 
-def count_cut(pairs: Sequence[Pair], model: "CrossEncoder", max_length: int) -> tuple[int, int]:
-    """Count the pairs that `max_length` truncates, and the tokens it removes."""
+def count_truncated(
+    pairs: Sequence[Pair], model: "CrossEncoder", max_length: int
+) -> tuple[int, int]:
+    """Count the pairs that `max_length` truncates, and the tokens that it removes."""
     tokenizer: Any = model.tokenizer
     distinct = list(dict.fromkeys(text for pair in pairs for text in pair))
     ids = tokenizer(distinct, add_special_tokens=False, truncation=False, verbose=False)

@@ -1,6 +1,6 @@
-"""Retrieval: indexes shared by every kind of retriever, and the contexts that they rank.
+"""Retrieve contexts: the kinds of retriever, and the indexes and models that they share.
 
-A kind is a subclass of `Retriever`; `RETRIEVERS` names the one of each `retriever.kind`.
+`RETRIEVERS` maps each `retriever.kind` to its subclass of `Retriever`.
 """
 
 import logging
@@ -31,7 +31,7 @@ from exam.core.logging import track
 from exam.data.questions import questions_digest
 from exam.retrieval.chunking import PassageTable, build_passages
 from exam.retrieval.contexts import (
-    EVALUATED,
+    EVALUATION_FILES,
     FILE,
     cached_contexts,
     context_rows,
@@ -40,33 +40,32 @@ from exam.retrieval.contexts import (
     read_contexts,
     write_contexts,
 )
-from exam.retrieval.embeddings import Embeddings
-from exam.retrieval.encoder import SentenceEncoder
+from exam.retrieval.encoder import Embeddings, SentenceEncoder
+from exam.retrieval.evaluation import Row
 from exam.retrieval.hybrid import fuse
 from exam.retrieval.idf import DocumentFrequencies, build_document_frequencies
 from exam.retrieval.index import ArticleIndex, PassageIndex, build_index, build_passage_index
-from exam.retrieval.queries import Parts, join_parts, merge_hits, query_parts
+from exam.retrieval.queries import Hits, Parts, join_parts, merge_hits, query_parts
 from exam.retrieval.reranker import PairScorer, rerank
-from exam.retrieval.sparse import Hits, bm25_search, build_bm25, tfidf_search
-from exam.retrieval.two_stage import two_stage
+from exam.retrieval.sparse import bm25_search, build_bm25, tfidf_search
+from exam.retrieval.two_stage import rank_sentences
 
 log = logging.getLogger(__name__)
 
-SPARE = 2  # passages searched for each one kept, since some have equal texts
-Row = dict[str, Any]
+SPARE = 2  # passages to search for each one to return, since some have equal texts
 Rankings = Iterator[list[Row]]  # rows of the contexts file, one list a question, best first
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """The indexes and models of a configuration, each opened once, at its first use.
+    """The indexes and models of a configuration; each opens once, at its first use.
 
-    Contexts are written below `contexts_outputs`, by default below `outputs` as the indexes are.
+    Contexts are written below `contexts_outputs`, by default below `outputs` like the indexes.
     """
 
     corpus: Corpus
     encoder: Encoder
-    passages: Chunking
+    chunking: Chunking
     retriever: RetrieverConfig
     index: Index
     outputs: Path
@@ -77,15 +76,9 @@ class Retrieval:
     @classmethod
     def from_config(cls, config: Retrieving) -> "Retrieval":
         """Return the retrieval of a command's configuration."""
-        return cls(
-            config.corpus,
-            config.encoder,
-            config.chunking,
-            config.retriever,
-            config.index,
-            Path(config.outputs),
-            config.reranker,
-        )
+        groups = ("corpus", "encoder", "chunking", "retriever", "index", "reranker")
+        shared = {group: getattr(config, group) for group in groups}
+        return cls(**shared, outputs=Path(config.outputs))
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:
@@ -109,8 +102,8 @@ class Retrieval:
 
     @cached_property
     def passage_table(self) -> PassageTable:
-        """The passages of the corpus, cut if missing."""
-        return build_passages(self.corpus, self.passages, self.outputs)
+        """The passages of the corpus, split if missing."""
+        return build_passages(self.corpus, self.chunking, self.outputs)
 
     @cached_property
     def passage_index(self) -> PassageIndex:
@@ -122,13 +115,13 @@ class Retrieval:
     @cached_property
     def document_frequencies(self) -> DocumentFrequencies:
         """The document frequencies of the corpus's words, counted if missing."""
-        opened = self.article_index if "article_index" in vars(self) else self.passage_table
+        source = self.article_index if "article_index" in vars(self) else self.passage_table
         return build_document_frequencies(
-            opened.stage, opened.files, self.corpus.name, self.outputs
+            source.stage, source.files, self.corpus.name, self.outputs
         )
 
     def build(self, *, generates: bool) -> None:
-        """Build the indexes of the retriever and, if it `generates`, of the question generator.
+        """Build the indexes of the retriever and, with `generates`, of the question generator.
 
         All processes of `torchrun` call this together.
         """
@@ -144,7 +137,7 @@ class Retrieval:
 
     @property
     def opened_stages(self) -> list[Stage]:
-        """`stages`, BM25 indexes, and every stage of contexts, those of a hybrid's members too."""
+        """`stages`, BM25 indexes and all contexts, also those of a hybrid's members."""
         return [*self.stages, *self.used]
 
     def open_retriever(self, config: Search) -> "Retriever":
@@ -162,13 +155,13 @@ class Retrieval:
         return self.rank(questions, name, self.open_retriever(self.retriever), resume)
 
     def rank(self, questions: Dataset, name: str, retriever: "Retriever", resume: str) -> Stage:
-        """Return the stage with the questions' contexts by one retriever; reused if finished."""
+        """Return the stage with the questions' contexts by one retriever; reuse a finished one."""
         inputs = retriever.prepare(questions, name, resume)
         key = {"questions": questions_digest(questions), **retriever.key(questions)}
         outputs, label = self.contexts_outputs or self.outputs, f"{name}-{retriever.name}"
         with open_stage(outputs, "contexts", label, key, resume) as stage:
             self.used.append(stage)
-            # Opened for reused contexts too: a bundle carries every opened stage.
+            # Open them for reused contexts too: a bundle includes every opened stage.
             frequencies = self.document_frequencies if retriever.searches else None
             if not stage.reused:
                 reuses = retriever.searches and resume != "never"
@@ -179,7 +172,7 @@ class Retrieval:
                 )
                 write_contexts(stage, track(ranked, "ranked", len(questions), "questions"))
                 scores = evaluate(stage, questions, frequencies)
-                stage.finish([FILE, *EVALUATED], questions=len(questions), scores=scores)
+                stage.finish([FILE, *EVALUATION_FILES], questions=len(questions), scores=scores)
             for shard in stage.folder.glob("scores-*.npy"):
                 shard.unlink(missing_ok=True)
         return stage
@@ -197,11 +190,11 @@ class Retriever:
 
     @property
     def name(self) -> str:
-        """The name in the folder of its contexts."""
+        """The name in the folder of the contexts."""
         return self.config.name
 
     def build(self) -> None:
-        """Build the indexes; all processes call this together."""
+        """Build the indexes; all processes of `torchrun` call this together."""
         for name in self.indexes:
             getattr(self.shared, name)
 
@@ -212,7 +205,7 @@ class Retriever:
     def key(self, questions: Dataset) -> dict[str, Any]:
         """Return everything that determines a question's ranking, apart from the question.
 
-        The key of a hybrid's member equals that of the same retriever used directly.
+        A member of a hybrid has the same key as the retriever outside the hybrid.
         """
         names = {f.name for f in fields(Search)} - {"name", "kind"}
         settings = {name: value for name, value in plain(self.config).items() if name in names}
@@ -220,16 +213,16 @@ class Retriever:
         return {"kind": self.config.kind.value, "retriever": settings, **indexes}
 
     def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
-        """Yield each question's passages, best first; `work` keeps files to resume from.
+        """Yield each question's passages, best first; `work` holds files to resume from.
 
         Raises:
-            ExamError: the questions lack something that the ranking needs.
+            ExamError: the questions lack a column that the ranking needs.
         """
         raise NotImplementedError
 
 
 class _NoRetriever(Retriever):
-    """Gives no passage: for closed-book readers."""
+    """Returns no passages, for closed-book readers."""
 
     searches = False
 
@@ -241,21 +234,21 @@ class _NoRetriever(Retriever):
 
 
 class _Provided(_NoRetriever):
-    """Gives the context that came with each question, as its only passage."""
+    """Returns the context that came with each question as its only passage."""
 
     def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
-        lacking = questions["context"][:].count(None)
-        if lacking == len(questions):
+        missing = questions["context"][:].count(None)
+        if missing == len(questions):
             raise ExamError(
                 "retriever=provided reads the context of each question, but none has one.\n"
                 "Map its column with data.columns.context=<name>, or choose another retriever."
             )
-        if lacking:
-            log.warning("contexts: %d of %d questions have no context", lacking, len(questions))
-        return map(_provided, questions)
+        if missing:
+            log.warning("contexts: %d of %d questions have no context", missing, len(questions))
+        return map(_provided_context, questions)
 
 
-def _provided(question: Row) -> list[Row]:
+def _provided_context(question: Row) -> list[Row]:
     if question["context"] is None:
         return []
     ids = {"question_id": question["id"], "passage_id": question["id"]}
@@ -270,7 +263,7 @@ class _TwoStage(Retriever):
 
     def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
         shared = self.shared
-        return two_stage(questions, shared.article_index, self.config, shared.embeddings, work)
+        return rank_sentences(questions, shared.article_index, self.config, shared.embeddings, work)
 
 
 class _PassageRetriever(Retriever):
@@ -289,7 +282,7 @@ class _PassageRetriever(Retriever):
         for question, parts in zip(rows, queries, strict=True):
             numbers, scores = merge_hits(islice(hits, len(parts)))
             passages = self.shared.passage_table.rows(numbers.tolist())
-            best: dict[str, tuple[float, Row]] = {}  # of equal texts
+            best: dict[str, tuple[float, Row]] = {}  # by text
             for score, passage in zip(scores.tolist(), passages, strict=True):
                 best.setdefault(passage["text"], (score, passage))
             yield context_rows(question["id"], islice(best.values(), depth))
@@ -304,7 +297,7 @@ class _BM25(_PassageRetriever):
 
 class _TfIdf(_PassageRetriever):
     def key(self, questions: Dataset) -> dict[str, Any]:
-        # Its vocabulary is that of all questions.
+        # The vocabulary depends on all questions.
         return {**super().key(questions), "vocabulary": questions_digest(questions)}
 
     def search(self, queries: list[Parts], k: int) -> Iterator[Hits]:
@@ -312,7 +305,7 @@ class _TfIdf(_PassageRetriever):
 
 
 class _Dense(_PassageRetriever):
-    indexes = ("passage_index",)  # whose key holds the passages
+    indexes = ("passage_index",)  # its key includes the passages
 
     def search(self, queries: list[Parts], k: int) -> Iterator[Hits]:
         vectors = self.shared.embeddings.queries(list(map(join_parts, queries)))

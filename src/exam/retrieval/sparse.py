@@ -1,13 +1,13 @@
 """Search passages by BM25 and TF-IDF.
 
-Both yield the rows and scores of each query's best passages. A passage that shares no word with
-the query is left out.
+Both yield the rows and scores of each query's best passages, without those that share no word with
+the query.
 """
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from exam.config import Search
 from exam.core.artifacts import Stage, open_stage
 from exam.retrieval.chunking import PassageTable
-from exam.retrieval.queries import Parts
+from exam.retrieval.queries import Hits, Parts
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-
-Hits = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows and scores, best first
+NO_HITS: Hits = np.empty(0, np.int64), np.empty(0, np.float32)
 WORD = r"(?u)\b\w+\b"  # also one letter or digit: "vitamin c"
 
 
@@ -30,26 +29,21 @@ def bm25_search(stage: Stage, queries: Sequence[str], k: int) -> Iterator[Hits]:
     import bm25s
 
     index = bm25s.BM25.load(str(stage.folder), mmap=True)
-    known = index.vocab_dict.keys()
     for tokens in _tokenize(queries):
-        terms = [token for token in tokens if token in known]
-        if not terms:
-            yield np.empty(0, np.int64), np.empty(0, np.float32)
-            continue
-        yield _best(index.get_scores(terms), k)
+        terms = [token for token in tokens if token in index.vocab_dict]
+        yield _best(index.get_scores(terms), k) if terms else NO_HITS
 
 
 def build_bm25(table: PassageTable, search: Search, outputs: Path) -> Stage:
-    """Index a table's words for `bm25_search`."""
+    """Index the words of a table for `bm25_search`."""
     import bm25s
 
     key = {"passages": table.stage.hash, "k1": search.k1, "b": search.b, "token": WORD}
     with open_stage(outputs, "bm25", table.stage.folder.name, key) as stage:
         if not stage.reused:
             index = bm25s.BM25(k1=search.k1, b=search.b, method="lucene")
-            blocks = (_tokenize(block) for block in table.texts("BM25 index"))
-            words = list(chain.from_iterable(blocks))
-            index.index(words, create_empty_token=False, show_progress=False)
+            tokens = chain.from_iterable(map(_tokenize, table.texts("BM25 index")))
+            index.index(list(tokens), create_empty_token=False, show_progress=False)
             index.save(str(stage.folder), show_progress=False)
             names = [p.name for p in stage.folder.iterdir() if p.suffix in (".npy", ".json")]
             stage.finish([n for n in names if n != "key.json"], passages=len(table))
@@ -85,9 +79,8 @@ def tfidf_search(
 ) -> Iterator[Hits]:
     """Rank all passages by TF-IDF with the queries' vocabulary, prompts above options.
 
-    After MB's "With only 270K articles" (2023): terms are the queries' runs of 1 to
-    `search.ngrams` words, so the vocabulary is small for every corpus. Passages are read in
-    blocks, with sublinear term frequency.
+    After MB's "With only 270K articles" (2023): the terms are the queries' runs of 1 to
+    `search.ngrams` words, so the vocabulary is small for every corpus. Term frequency is sublinear.
     """
     from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
     from sklearn.preprocessing import normalize
@@ -97,10 +90,10 @@ def tfidf_search(
     )
     terms = counter.build_analyzer()
     if not any(terms(text) for parts in queries for text in parts):
-        yield from ((np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries)
+        yield from [NO_HITS] * len(queries)
         return
     counter.fit(text for parts in queries for text in parts)
-    frequency = sum(_document_frequency(counter.transform(block)) for block in table.texts("terms"))
+    frequency = sum(counter.transform(block).getnnz(axis=0) for block in table.texts("terms"))
     idf = np.log((1 + len(table)) / (1 + frequency)) + 1  # scikit-learn's smoothed form
     prompts = search.prompt_weight * counter.transform([p for p, _ in queries])
     options = counter.transform([o for _, o in queries])
@@ -112,16 +105,11 @@ def tfidf_search(
     )
 
 
-def _document_frequency(counts: "csr_matrix") -> Any:
-    """Count the texts that contain each term, shape `(terms,)`."""
-    return np.bincount(counts.indices, minlength=counts.shape[1])
-
-
 def _best_of_blocks(
     blocks: Iterator["csr_matrix"], queries: "csr_matrix", k: int
 ) -> Iterator[Hits]:
     """Yield each query's best rows over blocks of passages; memory holds one block."""
-    best: list[Hits] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * queries.shape[0]
+    best = [NO_HITS] * queries.shape[0]
     start = 0
     for block in blocks:
         scores = queries @ block.T
