@@ -28,7 +28,7 @@ def test_options_have_similar_lengths_and_the_longest_is_no_hint():
 
 def test_right_options_do_not_copy_their_sentence():
     for row in read_rows(DEMO):
-        said = " ".join(row["sentence"].lower().split())
+        sentence = " ".join(row["sentence"].lower().split())
         words = row[row["answer"]].lower().split()
         runs = [" ".join(words[i : i + 4]) for i in range(len(words) - 3)]
-        assert not any(run in said for run in runs), row["id"]
+        assert not any(run in sentence for run in runs), row["id"]

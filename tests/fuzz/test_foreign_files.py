@@ -304,9 +304,6 @@ def test_any_bytes_as_any_table(tmp_path):
     fuzzed(st.binary(max_size=60), forms, st.booleans(), read=one)
 
 
-# What this project writes, and others may have written.
-
-
 PREDICTED = [
     {"id": str(i), "prompt": "?", "options": ["a", "b", "c"], "label": i % 3} for i in range(4)
 ]
@@ -499,9 +496,6 @@ def test_command_lines():
 
     verbs = st.sampled_from(["train", "infer"])
     fuzzed(st.lists(overrides(), max_size=2), verbs, st.booleans(), read=one, examples=FEW)
-
-
-# What a model wrote, and what people are shown.
 
 
 def test_replies():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import exam, kaggle_rows, make_place, tiny, write_csv
+from helpers import kaggle_rows, make_place, run_exam, tiny, write_csv
 from scipy.special import log_softmax
 
 from exam.cli import main
@@ -249,8 +249,7 @@ def test_two_processes_answer_as_one_does(place, tmp_path, way):
     own += [f"outputs={place.outputs}", place.known, "resume=never"]
     found = []
     for processes in (1, 2):
-        done = exam("infer", *own, cwd=tmp_path, processes=processes)
-        assert done.returncode == 0, done.stderr
+        done = run_exam("infer", *own, cwd=tmp_path, processes=processes)
         (name,) = [line for line in done.stdout.splitlines() if line.endswith("submission.csv")]
         found.append(read_predictions(Path(name).with_name("predictions.parquet")))
     assert found[0].logits == pytest.approx(found[1].logits, abs=1e-5)
@@ -387,9 +386,7 @@ def test_damaged_predictions_of_an_interrupted_stress_test_are_made_again(place,
 @pytest.mark.slow
 def test_verbs_from_the_command_line(place):
     own = ["data=kaggle", f"data.dir={place.folder / 'questions'}", f"outputs={place.outputs}"]
-    done = exam("infer", place.both, "ensemble=rank", *own)
-    assert done.returncode == 0, done.stderr
+    done = run_exam("infer", place.both, "ensemble=rank", *own)
     assert done.stdout.strip().endswith("submission.csv")
-    done = exam("stress", f"ckpt={place.open}", place.known, *own)
-    assert done.returncode == 0, done.stderr
+    done = run_exam("stress", f"ckpt={place.open}", place.known, *own)
     assert "None of the above" in done.stdout

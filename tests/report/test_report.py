@@ -129,9 +129,6 @@ def test_a_page_without_charts_carries_no_charting_library(tmp_path):
     assert (tmp_path / "small.html").stat().st_size < 40_000
 
 
-# In a browser.
-
-
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api")

@@ -32,9 +32,8 @@ class Split:
     """Questions to train on, to choose the checkpoint on, and to report the result on.
 
     `all_train` holds every question of `data.train` and `data.extra_train` in order, whichever
-    part it
-    went to. With cross-validation, `train` and `valid` both hold all of them, and `extra` those
-    that every fold trains on; otherwise `extra` is empty.
+    part it went to. With cross-validation, `train` and `valid` are the same questions, and every
+    fold also trains on `extra`; otherwise `extra` is empty.
     """
 
     all_train: Dataset
@@ -96,19 +95,19 @@ def _separate_valid(data: Data, train: Dataset, generated: Path | None) -> tuple
     )
 
 
-def _hold_out(questions: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Return the rest and about `share` of the questions, without splitting a group."""
+def _hold_out(questions: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Return the rest and about `fraction` of the questions, without splitting a group."""
     from sklearn.model_selection import GroupShuffleSplit
 
     groups = group_near_duplicates(questions)
     count = len(set(groups.tolist()))
-    if ceil(share * count) >= count:
+    if ceil(fraction * count) >= count:
         raise ExamError(
-            f"data.valid_fraction={share} of {len(questions)} questions, {count} without "
+            f"data.valid_fraction={fraction} of {len(questions)} questions, {count} without "
             "near-duplicates, leaves none to train on.\n"
-            "Set a smaller share, bring more questions, or give a file: data.valid=<file>"
+            "Set a smaller fraction, bring more questions, or give a file: data.valid=<file>"
         )
-    splitter = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+    splitter = GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=seed)
     rest, held_out = next(splitter.split(questions["id"], groups=groups))
     return questions.select(sorted(rest)), questions.select(sorted(held_out))
 

@@ -26,7 +26,6 @@ from exam.evaluation.results import (
     ScoredSystem,
     build_results,
     format_table,
-    read_k,
     score_baselines,
     score_logits,
 )
@@ -146,7 +145,7 @@ def run_stress(stress: Stress) -> None:
                     with write_with_checksum(path) as temporary:
                         write_predictions(temporary, [predictions])
                 answers[perturbation.name] = changed, read_predictions(path).logits
-            _write(stage, answers, contexts, retrieval.stages)
+            _write(stage, answers, contexts, retrieval.stages, config.metric.k)
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     log_reused([*retrieval.stages, contexts, stage])
     figures = read_json(stage.folder / RESULTS)
@@ -156,10 +155,10 @@ def run_stress(stress: Stress) -> None:
     )
 
 
-def _write(stage: Stage, answers: Answers, contexts: Stage, earlier: list[Stage]) -> None:
+def _write(stage: Stage, answers: Answers, contexts: Stage, earlier: list[Stage], k: int) -> None:
     """Write the results, the report and the manifest."""
     stage.measure()
-    figures = _score(answers, contexts, [*earlier, stage], read_k(stage))
+    figures = _score(answers, contexts, [*earlier, stage], k)
     write_json(stage.folder / RESULTS, figures)
     unchanged = [row["system"] for row in figures["rows"]].index(UNCHANGED)
     write_results(stage.folder / REPORT, stage.folder.name, figures, unchanged)

@@ -84,14 +84,16 @@ def compute_features(
             passages = take_words(ranked, budget)
         prompt, *options = map(split_words, [question["prompt"], *question["options"]])
         values = row[: len(options)]
-        values[:, : len(FEATURES)] = option_features(prompt, options, passages, idf)
+        values[:, : len(FEATURES)] = compute_option_features(prompt, options, passages, idf)
         if names == OVERLAP_FEATURES:
             scores = [passage["score"] for passage in ranked[: len(passages)]]
-            values[:, len(FEATURES) :] = passage_features(prompt, options, passages, scores, idf)
+            values[:, len(FEATURES) :] = compute_passage_features(
+                prompt, options, passages, scores, idf
+            )
     return features
 
 
-def overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
+def compute_overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
     """Compute OVERLAP_FEATURES `(questions, options, features)` with the best passages of a stage.
 
     Each is standardised over its question's options: 0 where they are equal, NaN for missing
@@ -105,7 +107,7 @@ def overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) 
     return standardised
 
 
-def option_features(
+def compute_option_features(
     prompt: Words, options: list[Words], passages: list[Words], idf: dict[str, float]
 ) -> list[list[float]]:
     """Compute FEATURES of every option of one question; every text is a list of words."""
@@ -140,7 +142,7 @@ def option_features(
     return rows
 
 
-def passage_features(
+def compute_passage_features(
     prompt: Words,
     options: list[Words],
     passages: list[Words],
@@ -268,10 +270,11 @@ class LexicalReader:
         labels = np.array(questions["label"])
         logits = cross_fit(questions, features)
         if logits is not None:
-            estimate = summarize(average_precision(rank_options(logits), labels, config.metric.k))
+            k = config.metric.k
+            estimate = summarize(average_precision(rank_options(logits), labels, k))
             log.info(
                 "train: cross-fitted %s %.3f [%.3f, %.3f] (n = %d)",
-                metric_title(metric_name(config.metric.k)),
+                metric_title(metric_name(k)),
                 estimate["value"],
                 *estimate["ci"],
                 estimate["n"],

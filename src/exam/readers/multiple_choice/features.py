@@ -20,7 +20,7 @@ from exam.core.files import write_atomically
 from exam.core.tokenization import prefix_space, token_ids, tokenizer_digest, unknown_id
 from exam.data.questions import questions_digest
 from exam.data.schema import permute_options
-from exam.readers.lexical import OVERLAP_FEATURES, overlap_features
+from exam.readers.lexical import OVERLAP_FEATURES, compute_overlap_features
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
 
@@ -281,7 +281,9 @@ def load_features(
                 settings.order,
             )
             if settings.evidence:
-                overlap = overlap_features(questions, contexts, settings.top_k, settings.max_length)
+                overlap = compute_overlap_features(
+                    questions, contexts, settings.top_k, settings.max_length
+                )
                 rows = [
                     row[: len(options)].tolist()
                     for row, options in zip(overlap, questions["options"], strict=True)
