@@ -184,8 +184,12 @@ def test_special_tokens_have_the_published_ids_and_places(tokenizer, processor):
     assert pair["input_ids"] == [1, *the, 2, *field, 2]
     assert pair["token_type_ids"] == [0] * first + [1] * second
     assert pair["special_tokens_mask"] == [1, *[0] * len(the), 1, *[0] * len(field), 1]
-    assert SpecialTokens.of(tokenizer, pair=True) == SpecialTokens([1], [2], [2], (0, 1))
-    assert SpecialTokens.of(tokenizer, pair=False) == SpecialTokens([1], [], [2], (0, 0))
+    assert SpecialTokens.from_tokenizer(tokenizer, pair=True) == SpecialTokens(
+        [1], [2], [2], (0, 1)
+    )
+    assert SpecialTokens.from_tokenizer(tokenizer, pair=False) == SpecialTokens(
+        [1], [], [2], (0, 0)
+    )
     assert tokenizer("the [MASK]")["input_ids"] == [1, *the, tokenizer.mask_token_id, 2]
     assert (prefix_space(tokenizer), unknown_id(tokenizer)) == ("", 3)
 

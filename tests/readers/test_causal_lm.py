@@ -281,7 +281,7 @@ def smollm2():
 @pytest.mark.parametrize("scoring", list(Scoring))
 def test_a_real_decoder_scores_the_same_layer_by_layer(smollm2, tmp_path, scoring):
     config, model, tokenizer = smollm2
-    prompter = Prompter.of(replace(config, scoring=scoring), tokenizer)
+    prompter = Prompter.from_config(replace(config, scoring=scoring), tokenizer)
     prompts = prompter.build_prompts(questions(), PASSAGES, 2048)
     whole = score_options(InMemory(model, CPU), prompter, prompts, 2)
     model.save_pretrained(tmp_path / "m")

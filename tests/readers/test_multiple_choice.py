@@ -151,7 +151,7 @@ def test_collator_pads_missing_options(small):
 
 def test_special_tokens_equal_the_tokenizer(small):
     tokenizer, i = small
-    built = SpecialTokens.of(tokenizer, pair=True).build([i["a"]], [i["b"], i["c"]])
+    built = SpecialTokens.from_tokenizer(tokenizer, pair=True).build([i["a"]], [i["b"], i["c"]])
     assert built == dict(tokenizer("a", "b c", return_token_type_ids=True))
 
 

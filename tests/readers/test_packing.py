@@ -56,7 +56,7 @@ def alone(reader, row):
     config = copy.deepcopy(model.config)
     backbone = AutoModel.from_config(config, attn_implementation="eager").eval()
     backbone.load_state_dict(model.base_model.state_dict(), strict=False)
-    template = SpecialTokens.of(reader.tokenizer, pair=bool(row["context"]))
+    template = SpecialTokens.from_tokenizer(reader.tokenizer, pair=bool(row["context"]))
     shared = len(template.build(row["context"], row["prompt"])["input_ids"]) - len(template.suffix)
     logits = []
     for option in row["options"]:

@@ -64,7 +64,7 @@ def load_runner(config: Model, work: Path) -> tuple[Runner, Prompter, int]:
     folder, architecture, tokenizer = _load_parts(config)
     runner = _build_runner(config, folder, architecture, work)
     window = get_window(config, architecture, training=False)
-    return runner, Prompter.of(config, tokenizer), window
+    return runner, Prompter.from_config(config, tokenizer), window
 
 
 def load_causal_lm(config: Model, default: Dtype) -> tuple[Any, PreTrainedTokenizerBase]:

@@ -89,7 +89,7 @@ class Prompter:
     space: str  # a space before a placeholder belongs to the inserted text
 
     @classmethod
-    def of(cls, config: Model, tokenizer: PreTrainedTokenizerBase) -> "Prompter":
+    def from_config(cls, config: Model, tokenizer: PreTrainedTokenizerBase) -> "Prompter":
         """Build the configured prompter.
 
         Raises:
@@ -106,7 +106,7 @@ class Prompter:
             text = apply_chat_template(tokenizer, [{"role": "user", "content": template}])
         else:
             text = template if config.template else f"{template}{PLAIN_END}"
-            start = SpecialTokens.of(tokenizer, pair=False).prefix
+            start = SpecialTokens.from_tokenizer(tokenizer, pair=False).prefix
         if config.scoring is Scoring.likelihood:
             text += "{option}" if is_chat else " {option}"
         pieces = PLACEHOLDERS.split(text)

@@ -105,7 +105,7 @@ class LetterReader(MultipleChoiceReader):
     @cached_property
     def prompter(self) -> Prompter:
         """Builds the prompts."""
-        return Prompter.of(self.config, self.tokenizer)
+        return Prompter.from_config(self.config, self.tokenizer)
 
     def build_collator(self, options: int) -> Collator:
         """Build the collator of questions with at most `options` options."""

@@ -30,8 +30,8 @@ class Collator:
     pair: SpecialTokens = field(init=False)
 
     def __post_init__(self) -> None:
-        self.single = SpecialTokens.of(self.tokenizer, pair=False)
-        self.pair = SpecialTokens.of(self.tokenizer, pair=True)
+        self.single = SpecialTokens.from_tokenizer(self.tokenizer, pair=False)
+        self.pair = SpecialTokens.from_tokenizer(self.tokenizer, pair=True)
 
     def __call__(self, rows: list[Row]) -> dict[str, Tensor]:
         """Return the model's inputs, `option_mask`, and `labels` if every row has one."""
