@@ -8,7 +8,7 @@ from importlib.metadata import distributions, version
 from zipfile import ZipFile
 
 import pytest
-from helpers import ROOT, make_place, make_questions, tiny
+from helpers import ROOT, make_place, make_questions, python, run_exam, tiny
 
 from exam.bundle.bundle import estimate_seconds, format_estimate, run_bundle
 from exam.bundle.contents import Contents, atomic_directory, check_bundle, link_stages, unpack
@@ -407,7 +407,7 @@ def test_a_rehearsal_stops_at_a_failing_line_and_prints_its_output(no_network, t
 def test_a_bundle_answers_without_a_network(no_network, tmp_path, encoder):
     words = tiny(make_place(tmp_path), f"encoder.name_or_path={encoder}")
     for more in (["retriever=two_stage"], ["retriever=none", "name=closed"]):
-        process = run_exam("train", *words, *more)
+        run_exam("train", *words, *more)
     (run,) = (tmp_path / "outputs" / "train").glob("kaggle-tiny-*")
     (closed,) = (tmp_path / "outputs" / "train").glob("closed-*")
     image = tmp_path / "image.txt"
@@ -434,7 +434,7 @@ def test_a_bundle_answers_without_a_network(no_network, tmp_path, encoder):
     assert "rehearsed without a network: 6 questions in " in bundling.stdout
     assert "Estimate for 4,000 questions" in bundling.stdout
     local = [*words[:2], "data.test=test.csv", f"outputs={tmp_path / 'outputs'}"]
-    process = run_exam("infer", f"ckpt=[{closed},{run}]", "cascade.escalate_fraction=0.5", *local)
+    run_exam("infer", f"ckpt=[{closed},{run}]", "cascade.escalate_fraction=0.5", *local)
     (submission,) = (tmp_path / "outputs" / "ensemble").glob("*/submission.csv")
     assert (tmp_path / "bundle-submission.csv").read_bytes() == submission.read_bytes()
     assert submission.read_text().count("\n") == 7

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import kaggle_rows, make_place, tiny, write_csv
+from helpers import kaggle_rows, make_place, run_exam, tiny, write_csv
 from scipy.special import log_softmax
 
 from exam.cli import main

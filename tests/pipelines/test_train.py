@@ -16,6 +16,7 @@ from helpers import (
     kaggle_rows,
     make_articles,
     make_place,
+    run_exam,
     run_script,
     tiny,
     write_csv,
@@ -187,7 +188,7 @@ def test_two_processes_train_what_one_does_with_twice_the_accumulation(place, tm
     for name, processes, steps in (("one", 1, 2), ("two", 2, 1)):
         overrides = [*tiny(place), *common, f"trainer.gradient_accumulation_steps={steps}"]
         overrides += [f"outputs={tmp_path / name}", "name=r", "model.dropout=0"]
-        process = run_exam("train", *overrides, cwd=tmp_path, processes=processes)
+        run_exam("train", *overrides, cwd=tmp_path, processes=processes)
         (run,) = (tmp_path / name / "train").glob("r-????????")
         state = json.loads((run / "trainer_state.json").read_text())
         losses.append([log["loss"] for log in state["log_history"] if "loss" in log])
@@ -328,7 +329,7 @@ def test_optuna_maximises_the_dev_score(place, tmp_path):
     overrides = [*tiny(place), f"outputs={tmp_path}", "hydra/sweeper=optuna"]
     overrides += ["hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=2"]
     rate = "trainer.learning_rate=tag(log, interval(1e-5, 1e-3))"
-    process = run_exam("train", *overrides, "hydra.sweeper.n_jobs=1", "-m", rate, cwd=tmp_path)
+    run_exam("train", *overrides, "hydra.sweeper.n_jobs=1", "-m", rate, cwd=tmp_path)
     path = tmp_path / "outputs" / "multirun" / "optimization_results.yaml"
     best = yaml.safe_load(path.read_text())["best_value"]
     states = (tmp_path / "train").glob("*/trainer_state.json")
