@@ -19,7 +19,7 @@ from exam.config.compose import composed
 from exam.core.estimates import step_mib
 from exam.core.logging import print_result, quiet_libraries
 from exam.readers.multiple_choice.heads import make_decoder_class
-from exam.readers.tuning import apply_tuning, layers_of
+from exam.readers.tuning import apply_tuning, get_layers
 
 GPUS = (8, 16, 24, 40, 80)  # GB
 OPTIONS = 5
@@ -92,7 +92,7 @@ def need(model: str, overrides: str) -> Need:
         kind = make_decoder_class(architecture)
         made: Any = kind(architecture) if kind else ENCODERS.from_config(architecture)
         made = made.to(getattr(torch, own.dtype.value) if kind else torch.float32)
-        layers: Any = layers_of(made)
+        layers: Any = get_layers(made)
         linear = sum(m.weight.numel() for m in layers.modules() if is_linear(m))
         made = apply_tuning(made, config.tuning, None)
     arguments: Any = SimpleNamespace(

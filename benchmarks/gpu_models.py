@@ -13,10 +13,10 @@ import torch
 from gpu_cases import Case, Facts, UnavailableError, Work, moved
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
-from exam.config import Dtype, Encoder, Execution, Model, ReaderKind, Scoring
-from exam.readers.causal_lm.load import load_causal
-from exam.readers.causal_lm.prompts import Asked
-from exam.readers.causal_lm.scoring import option_scores
+from exam.config import Dtype, Encoder, Model, ReaderKind, Scoring, WeightsLocation
+from exam.readers.causal_lm.load import load_runner
+from exam.readers.causal_lm.prompts import Prompt
+from exam.readers.causal_lm.scoring import score_options
 from exam.readers.multiple_choice.model import tiny_tokenizer
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.vectors import exact_search, import_faiss
@@ -59,7 +59,7 @@ def encoding(size: str, device: str, work: Path) -> list[Case]:
             len(texts),
             "sentences",
         )
-        for tokens in (Encoder.batch_tokens, 1 << 16)
+        for tokens in (Encoder.max_tokens_per_batch, 1 << 16)
     ]
 
 
@@ -97,7 +97,7 @@ def encoded(
     """Encode all sentences."""
     folder = str(encoder_folder(work, size))
     encoder = SentenceEncoder(
-        Encoder(name="bench", name_or_path=folder, dtype=dtype, batch_tokens=tokens)
+        Encoder(name="bench", name_or_path=folder, dtype=dtype, max_tokens_per_batch=tokens)
     )
 
     def run() -> None:
@@ -112,7 +112,7 @@ def decoders(size: str, device: str, work: Path) -> list[Case]:
     number, shared = QUESTIONS[size]
     ways: dict[str, dict[str, Any]] = {
         "in memory": {},
-        "layer by layer": {"execution": Execution.layerwise},
+        "layer by layer": {"weights_location": WeightsLocation.layerwise},
         "in 4 bits": {"load_in_4bit": True},
     }
     return [
@@ -156,14 +156,14 @@ def answered(
         kind=ReaderKind.causal_lm,
         name_or_path=str(folder),
         scoring=Scoring.yes_no,
-        chat=False,
+        use_chat_template=False,
         max_length=4096,
         **values,
     )
     random = np.random.default_rng(0)
     most = (SMALL if size == "tiny" else LLAMA)["vocab_size"]
     questions = [
-        Asked(
+        Prompt(
             random.integers(10, most, shared).tolist(),
             [random.integers(10, most, 20).tolist() for _ in range(5)],
             5,
@@ -173,9 +173,9 @@ def answered(
 
     def run() -> Facts:
         start = perf_counter()
-        runner, prompter, _ = load_causal(config, work / "running")
+        runner, prompter, _ = load_runner(config, work / "running")
         loaded = perf_counter() - start
-        scores = option_scores(runner, prompter, questions, 4)
+        scores = score_options(runner, prompter, questions, 4)
         return {"load_seconds": loaded, "mean_score": float(scores.mean())}
 
     yield run

@@ -24,7 +24,7 @@ from exam.config import Model, Packing
 from exam.core.estimates import step_mib
 from exam.readers.multiple_choice.features import FEATURES
 from exam.readers.multiple_choice.model import tiny_tokenizer
-from exam.readers.multiple_choice.reader import Reader, predict
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.readers.trainer import build_reader_arguments
 
 OPTIONS, PROMPT, OPTION = 5, 60, 20  # tokens of prompt and option; the context takes the rest
@@ -150,7 +150,7 @@ def checkpoint(work: Path, size: str, family: str) -> Path:
 
 
 @cache
-def reader_of(work: Path, size: str, family: str, packing: str) -> Reader:
+def reader_of(work: Path, size: str, family: str, packing: str) -> MultipleChoiceReader:
     """Load a reader without dropout on the CPU."""
     config = Model(
         name=family,
@@ -158,7 +158,7 @@ def reader_of(work: Path, size: str, family: str, packing: str) -> Reader:
         packing=Packing(packing),
         dropout=0.0,
     )
-    return Reader.load(config, {"use_cpu": True, "bf16": False}, work / "trainer", 0)
+    return MultipleChoiceReader.build(config, {"use_cpu": True, "bf16": False}, work / "trainer", 0)
 
 
 @cache
@@ -184,16 +184,19 @@ def rows_of(size: str, length: int, number: int) -> Dataset:
 
 @contextmanager
 def training(
-    load: Callable[[str], Reader], packing: str, arguments: Callable[[], Any], rows: Dataset
+    load: Callable[[str], MultipleChoiceReader],
+    packing: str,
+    arguments: Callable[[], Any],
+    rows: Dataset,
 ) -> Iterator[Work]:
     """Train some steps with the Trainer."""
     reader = on_device(load(packing), arguments())
-    tokens = reader.collator(OPTIONS).tokens(rows[0])
+    tokens = reader.build_collator(OPTIONS).count_tokens(rows[0])
     longest = tokens // (1 if packing == "options" else OPTIONS)
 
     def run() -> Facts:
         args = reader.arguments
-        reader.trainer(rows, None, OPTIONS).train()
+        reader.build_trainer(rows, None, OPTIONS).train()
         size = args.per_device_train_batch_size
         estimate = step_mib(reader.model, args, tokens * size, longest)
         return {"estimated_mib": sum(estimate.values())}
@@ -203,18 +206,21 @@ def training(
 
 @contextmanager
 def answering(
-    load: Callable[[str], Reader], packing: str, arguments: Callable[[], Any], rows: Dataset
+    load: Callable[[str], MultipleChoiceReader],
+    packing: str,
+    arguments: Callable[[], Any],
+    rows: Dataset,
 ) -> Iterator[Work]:
     """Predict with the Trainer."""
     reader = on_device(load(packing), arguments())
 
     def run() -> None:
-        predict(reader, rows)
+        reader.predict_logits(rows)
 
     yield run
 
 
-def on_device(reader: Reader, arguments: Any) -> Reader:
+def on_device(reader: MultipleChoiceReader, arguments: Any) -> MultipleChoiceReader:
     """Copy a reader to the device of its Trainer."""
     model = copy.deepcopy(reader.model).to(arguments.device)
     return replace(reader, model=model, arguments=arguments)
@@ -222,7 +228,7 @@ def on_device(reader: Reader, arguments: Any) -> Reader:
 
 @contextmanager
 def passes(
-    load: Callable[[str], Reader],
+    load: Callable[[str], MultipleChoiceReader],
     way: Callable[[], AbstractContextManager[None]],
     run: Callable[..., Any],
     rows: Dataset,
@@ -234,7 +240,7 @@ def passes(
     reader = load("options")
     model: Any = copy.deepcopy(reader.model)
     model = model.eval().to(device)
-    batch = reader.collator(OPTIONS)(rows.to_list())
+    batch = reader.build_collator(OPTIONS)(rows.to_list())
     inputs = {n: v.to(device) for n, v in batch.items() if n not in ("labels", "option_mask")}
     if run is forward_and_backward and way is flex and device == "cpu":
         raise UnavailableError("FlexAttention has no gradient on a CPU")

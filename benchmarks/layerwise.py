@@ -72,10 +72,10 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Answer the questions in one way."""
     import numpy as np
 
-    from exam.config import Execution, Model, ReaderKind, Scoring
+    from exam.config import Model, ReaderKind, Scoring, WeightsLocation
     from exam.core.environment import tune_malloc
-    from exam.readers.causal_lm.load import load_causal
-    from exam.readers.causal_lm.scoring import option_scores
+    from exam.readers.causal_lm.load import load_runner
+    from exam.readers.causal_lm.scoring import score_options
 
     questions, contexts = questions_and_contexts(
         arguments.data, arguments.work, "valid", TOP_K, arguments.questions
@@ -85,19 +85,19 @@ def run(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
         kind=ReaderKind.causal_lm,
         name_or_path=str(checkpoint(arguments.work, small=arguments.small)),
         scoring=Scoring.yes_no,
-        chat=False,
-        execution=Execution(way),
+        use_chat_template=False,
+        weights_location=WeightsLocation(way),
         max_length=4096,
-        memory_gib=BUDGET_GIB,
+        max_memory_gib=BUDGET_GIB,
     )
     tune_malloc()
     gc.collect()
     before = resident_mib()
 
     def answer() -> Any:
-        runner, prompter, window = load_causal(model, arguments.work / f"work-{way}")
-        asked = prompter.asked(questions, contexts, window)
-        return option_scores(runner, prompter, asked, arguments.batch)
+        runner, prompter, window = load_runner(model, arguments.work / f"work-{way}")
+        asked = prompter.build_prompts(questions, contexts, window)
+        return score_options(runner, prompter, asked, arguments.batch)
 
     scores, figures = measured(answer, before)
     order = np.argsort(-scores, axis=1, kind="stable").tolist()

@@ -7,7 +7,7 @@ DATA (or EXAM_DATA) holds `exam/{train,valid,test}.csv` and `wikipedia/*.parquet
 
 - `notebook`: the published kernels' steps, plainly written;
 - `exact`: this project with the same numbers (float32, 384 tokens, every sentence encoded);
-- `recommended`: this project's `retriever=two_stage_fast` as it is configured.
+- `recommended`: this project's `retriever=two_stage_prefiltered` as it is configured.
 
 Given to each, and not timed: its index of article leads, the imports, the loaded encoder.
 """

@@ -9,7 +9,7 @@ from side_by_side import measured
 
 SETTINGS = {
     "exact": ["retriever=two_stage", "encoder.max_length=384", "encoder.dtype=float32"],
-    "recommended": ["retriever=two_stage_fast"],
+    "recommended": ["retriever=two_stage_prefiltered"],
 }
 
 

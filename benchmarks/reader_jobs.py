@@ -17,7 +17,7 @@ def ours(job: dict[str, Any], train: Any, asked: Any, work: Path) -> Any:
     from exam.config import trainer_values
     from exam.config.compose import composed
     from exam.readers.multiple_choice.features import build_features
-    from exam.readers.multiple_choice.reader import Reader, predict
+    from exam.readers.multiple_choice.reader import MultipleChoiceReader
 
     config: Any = composed(
         "train",
@@ -33,16 +33,20 @@ def ours(job: dict[str, Any], train: Any, asked: Any, work: Path) -> Any:
         "trainer.load_best_model_at_end=false",
     )
     folder = Path(tempfile.mkdtemp(dir=work))
-    reader = Reader.load(config.model, trainer_values(config.trainer), folder, job["seed"])
+    reader = MultipleChoiceReader.build(
+        config.model, trainer_values(config.trainer), folder, job["seed"]
+    )
     read_in(reader.model)
     data = [
         build_features(questions, contexts, reader.tokenizer, job["length"], 4096)[0]
         for questions, contexts in (train, asked)
     ]
     options = max(len(row) for part in data for row in part["options"])
-    trainer = reader.trainer(data[0], None, options)
-    tokens = [reader.collator(options).tokens(row) for part in data for row in part.to_list()]
-    return trainer.train, lambda: predict(reader, data[1]), tokens
+    trainer = reader.build_trainer(data[0], None, options)
+    tokens = [
+        reader.build_collator(options).count_tokens(row) for part in data for row in part.to_list()
+    ]
+    return trainer.train, lambda: reader.predict_logits(data[1]), tokens
 
 
 def with_options(questions: Any, number: int) -> Any:

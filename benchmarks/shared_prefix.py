@@ -22,20 +22,20 @@ TOP_K = 5
 def prepared(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     """The model, its prompter, and the questions in tokens."""
     from exam.config.compose import composed
-    from exam.readers.causal_lm.load import load_causal
+    from exam.readers.causal_lm.load import load_runner
 
     model = composed(
         "train",
         "model=smollm2",
         "model.dtype=float32",
         "model.scoring=yes_no",
-        "trainer=no_training",
+        "trainer=zero_shot",
     ).model
     questions, contexts = questions_and_contexts(
         arguments.data, arguments.work, "valid", TOP_K, arguments.questions
     )
-    runner, prompter, window = load_causal(model, arguments.work)
-    return runner, prompter, prompter.asked(questions, contexts, window)
+    runner, prompter, window = load_runner(model, arguments.work)
+    return runner, prompter, prompter.build_prompts(questions, contexts, window)
 
 
 def compared(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -43,25 +43,25 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from exam.readers.causal_lm.prompts import Asked
-    from exam.readers.causal_lm.scoring import option_scores
+    from exam.readers.causal_lm.prompts import Prompt
+    from exam.readers.causal_lm.scoring import score_options
 
     torch.set_num_threads(arguments.threads)
     runner, prompter, shared = prepared(arguments)
-    apart = [Asked(one.prefix + e[:-1], [e[-1:]], 1) for one in shared for e in one.endings]
+    apart = [Prompt(one.prefix + e[:-1], [e[-1:]], 1) for one in shared for e in one.suffixes]
     seconds: dict[str, list[float]] = {"shared": [], "apart": []}
     scores = {}
     for _ in range(arguments.rounds):
         for way, asked in (("shared", shared), ("apart", apart)):
             start = time.perf_counter()
-            found = option_scores(runner, prompter, asked, 1)
+            found = score_options(runner, prompter, asked, 1)
             seconds[way].append(time.perf_counter() - start)
             scores[way] = found.reshape(len(shared), -1)
     order = {way: np.argsort(-own, axis=1, kind="stable") for way, own in scores.items()}
     return {
         "questions": len(shared),
         "tokens_shared": statistics.mean(len(one.prefix) for one in shared),
-        "tokens_of_an_option": statistics.mean(len(e) for one in shared for e in one.endings),
+        "tokens_of_an_option": statistics.mean(len(e) for one in shared for e in one.suffixes),
         "seconds": seconds,
         "times_faster": statistics.median(seconds["apart"]) / statistics.median(seconds["shared"]),
         "same_order": bool((order["shared"] == order["apart"]).all()),

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from exam.config import Corpus, CorpusReader, Index, Recipe
+from exam.config import Corpus, CorpusFormat, Index, IndexType
 from exam.core.environment import peak_memory_mib, reset_peak_memory
 from exam.core.files import write_json
 from exam.core.logging import print_result, setup_logging
@@ -58,8 +58,8 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, default=WIKIPEDIA)
     parser.add_argument("--sentences", type=int, default=20_000)
     parser.add_argument("--centres", type=Path, help="vectors at hand (.npy), not to be encoded")
-    parser.add_argument("--probe", type=int, default=Index.probe)
-    parser.add_argument("--refine", type=int, default=Index.refine)
+    parser.add_argument("--probe", type=int, default=Index.nprobe)
+    parser.add_argument("--refine", type=int, default=Index.refine_k)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--part", choices=["encode", "build", "search", "exact"])
     parser.add_argument("--real", action="store_true", help="the real vectors alone")
@@ -145,7 +145,7 @@ def _encoded(given: argparse.Namespace) -> tuple[Vectors, Vectors]:
     from exam.retrieval.encoder import SentenceEncoder
 
     data = Path(given.data)
-    corpus = Corpus(name="w", reader=CorpusReader.wikipedia, dir=str(data / "wikipedia"))
+    corpus = Corpus(name="w", format=CorpusFormat.wikipedia, dir=str(data / "wikipedia"))
     prompts = []
     for name in ("train", "valid", "test"):
         with (data / "exam" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
@@ -193,7 +193,7 @@ def part_build(given: argparse.Namespace) -> dict[str, Any]:
     """Build the index of the stream."""
     centres = np.load(given.work / "centres.npy", mmap_mode="r", allow_pickle=False)
     rows = len(centres) if given.real else given.vectors
-    index = Index(recipe=Recipe.low_ram, probe=given.probe, refine=given.refine)
+    index = Index(type=IndexType.low_memory, nprobe=given.probe, refine_k=given.refine)
     spec = choose_index_spec(index, rows, centres.shape[1])
     folder = _folder(given)
     started = time.perf_counter()

@@ -50,7 +50,7 @@ contexts = exam.retrieve(*documents, *questions)["train"]
 print("the right option is supported:", contexts.scores["supported"])
 
 # Word overlap learns from twelve questions; a neural reader (model=minilm) needs some hundred.
-held_out = ["data.valid=null", "data.valid_share=0.25", "data.folds=3"]
+held_out = ["data.valid=null", "data.valid_fraction=0.25", "data.folds=3"]
 run = exam.train(*documents, *questions, *held_out, "model=lexical", *sys.argv[1:])
 print("MAP@3 on held-out questions:", run.systems[-1].estimate)
 

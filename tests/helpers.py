@@ -111,9 +111,9 @@ def tiny(folder: Path, *more: str) -> list[str]:
 
 def jsonl_corpus(path: Path) -> "Corpus":
     """The corpus of one JSONL file."""
-    from exam.config import Corpus, CorpusReader
+    from exam.config import Corpus, CorpusFormat
 
-    return Corpus(name="c", reader=CorpusReader.jsonl, dir=str(path.parent), files=path.name)
+    return Corpus(name="c", format=CorpusFormat.jsonl, dir=str(path.parent), files=path.name)
 
 
 def read_csv(path: Path, rows: list[dict[str, str]]) -> "Dataset":
@@ -151,14 +151,28 @@ def run_script(
 
 def torchrun(words: list[str], cwd: Path, processes: int) -> subprocess.CompletedProcess[str]:
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return python("-m", *launcher, *words, cwd=cwd, OMP_NUM_THREADS="1")
+
+
+def python(
+    *arguments: str, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a new process, with this project and more variables in its environment."""
     return subprocess.run(
-        [sys.executable, "-m", *launcher, *words],
+        [sys.executable, *arguments],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def imported(code: str, *names: str) -> set[str]:
+    """Run code in a new process, and return those of the modules that it imports."""
+    done = python("-c", f"{code}\nimport sys; print('imports', *set({names}) & set(sys.modules))")
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split()[1:])
 
 
 def fork(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:

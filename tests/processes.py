@@ -19,12 +19,22 @@ from helpers import FORKS, become, setting
 
 from exam.core.logging import quiet_libraries
 
-TINY = ["model=tiny", "trainer.num_train_epochs=2", "trainer.logging_steps=1", "context.top_k=2"]
+TINY = [
+    "model=tiny",
+    "trainer.num_train_epochs=2",
+    "trainer.logging_steps=1",
+    "context.num_passages=2",
+]
 GIVEN = setting(Path(), "index.shard_size=4", "log_level=debug")
 DECODER = [
-    *["model=smollm2", "model.gguf=null", "model.chat=false", "model.architecture=llama"],
-    *["model.name_or_path=null", "trainer=no_training", "trainer.use_cpu=true"],
-    *["model.execution=layerwise", "model.scoring=yes_no", "model.memory_gib=1e-9"],
+    *[
+        "model=smollm2",
+        "model.gguf_file=null",
+        "model.use_chat_template=false",
+        "model.architecture=llama",
+    ],
+    *["model.name_or_path=null", "trainer=zero_shot", "trainer.use_cpu=true"],
+    *["model.weights_location=layerwise", "model.scoring=yes_no", "model.max_memory_gib=1e-9"],
     *["trainer.num_train_epochs=0", "retriever=none"],
 ]
 

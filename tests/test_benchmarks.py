@@ -7,7 +7,10 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import ANIMALS, PLACES, ROOT, kaggle_rows, run_script, write_csv
+from helpers import ANIMALS, PLACES, ROOT, kaggle_rows, write_csv
+
+ON_CPU = ["--size", "tiny", "--device", "cpu"]
+STATES = ["", "-again", "-changed"]
 
 
 @pytest.fixture
@@ -39,36 +42,36 @@ def data(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
-def test_notebook_retrieval_finds_the_same_sentences(data, tmp_path):
-    work, output = tmp_path / "work", tmp_path / "bench.json"
-    command = [sys.executable, "benchmarks/notebook_retrieval.py", str(data), "--questions", "6"]
-    command += ["--rounds", "1", "--work", str(work), "--output", str(output)]
-    subprocess.run(command, cwd=ROOT, check=True)
-    found = json.loads(output.read_text())
-    assert found["questions"] == 6
-    assert found["ratios"]["exact_identical"]["sets_without_repeats"] == 1
-    assert found["quality"]["notebook"]["recall_at_5"]["n"] == 6
-    jobs = {name: len(runs) for name, runs in found["runs"].items()}
-    assert jobs == dict.fromkeys(
-        [
-            "notebook",
-            *("exact", "exact-again", "exact-changed"),
-            *("recommended", "recommended-again", "recommended-changed"),
-        ],
-        1,
-    )
+@pytest.fixture
+def measure(tmp_path):
+    """Run a benchmark, and return its figures."""
+
+    def run(script, *arguments):
+        output = tmp_path / "bench.json"
+        command = [sys.executable, f"benchmarks/{script}.py", *map(str, arguments)]
+        command += ["--work", str(tmp_path / "work"), "--output", str(output)]
+        subprocess.run(command, cwd=ROOT, check=True)
+        return json.loads(output.read_text())
+
+    return run
 
 
 @pytest.mark.slow
-def test_both_readers_train_and_predict_the_same_questions(data, tmp_path):
-    output = tmp_path / "bench.json"
-    command = [sys.executable, "benchmarks/reader.py", str(data), "--questions", "2"]
-    command += ["--parts", "speed,quality", "--models", "minilm", "--rounds", "1", "--seeds", "[0]"]
-    command += ["--work", str(tmp_path / "work"), "--output", str(output)]
-    subprocess.run(command, cwd=ROOT, check=True)
-    found = json.loads(output.read_text())
-    minilm = found["speed"]["minilm"]
+def test_notebook_retrieval_finds_the_same_sentences(data, measure):
+    figures = measure("notebook_retrieval", data, "--questions", 6, "--rounds", 1)
+    assert figures["questions"] == 6
+    assert figures["ratios"]["exact_identical"]["sets_without_repeats"] == 1
+    assert figures["quality"]["notebook"]["recall_at_5"]["n"] == 6
+    states = [f"{name}{state}" for name in ("exact", "recommended") for state in STATES]
+    jobs = {name: len(runs) for name, runs in figures["runs"].items()}
+    assert jobs == dict.fromkeys(["notebook", *states], 1)
+
+
+@pytest.mark.slow
+def test_both_readers_train_and_predict_the_same_questions(data, measure):
+    parts = ["--parts", "speed,quality", "--models", "minilm", "--seeds", "[0]"]
+    figures = measure("reader", data, *parts, "--questions", 2, "--rounds", 1)
+    minilm, quality = figures["speed"]["minilm"], figures["quality"]
     runs = minilm["train"]["runs"]
     plain, ours = (runs[side][0]["tokens_per_question"] for side in ("plain", "ours"))
     assert plain > 2 * ours > 0
@@ -76,52 +79,38 @@ def test_both_readers_train_and_predict_the_same_questions(data, tmp_path):
         rate = minilm[phase]["questions_per_second"]
         assert minilm[phase]["ratio"] == pytest.approx(rate["ours"] / rate["plain"])
         assert minilm[phase]["share_of_peak"] > 0  # two timings: no bound holds under load
-    assert found["quality"]["difference"]["n"] == 2
-    assert found["quality"]["ours"]["value"] == pytest.approx(found["quality"]["each"]["ours"][0])
+    assert quality["difference"]["n"] == 2
+    assert quality["ours"]["value"] == pytest.approx(quality["each"]["ours"][0])
 
 
 @pytest.mark.slow
-def test_three_ways_to_run_a_model_rank_options_alike(data, tmp_path):
-    output = tmp_path / "bench.json"
-    command = [sys.executable, "benchmarks/layerwise.py", str(data), "--small", "--rounds", "1"]
-    command += ["--questions", "2", "--work", str(tmp_path / "work"), "--output", str(output)]
-    subprocess.run(command, cwd=ROOT, check=True)
-    found = json.loads(output.read_text())
-    assert found["same_order"] == {"layerwise": True, "offload": True}
+def test_three_ways_to_run_a_model_rank_options_alike(data, measure):
+    figures = measure("layerwise", data, "--small", "--questions", 2, "--rounds", 1)
+    assert figures["same_order"] == {"layerwise": True, "offload": True}
     for way in ("layerwise", "offload"):
-        ratio = found[way]["seconds"] / found["memory"]["seconds"]
-        assert found["ratios"][f"{way}_seconds"] == pytest.approx(ratio)
+        ratio = figures[way]["seconds"] / figures["memory"]["seconds"]
+        assert figures["ratios"][f"{way}_seconds"] == pytest.approx(ratio)
 
 
 @pytest.mark.slow
-def test_a_shared_prefix_changes_no_order(data, tmp_path):
-    output = tmp_path / "bench.json"
-    given = [str(data), "--questions", "2", "--rounds", "1", "--work", str(tmp_path / "work")]
-    script = ROOT / "benchmarks" / "shared_prefix.py"
-    done = run_script(script, *given, "--output", str(output), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(output.read_text())
-    assert found["same_order"]
-    assert found["largest_difference"] < 1e-3
-    assert found["tokens_shared"] > found["tokens_of_an_option"] > 0
+def test_a_shared_prefix_changes_no_order(data, measure):
+    figures = measure("shared_prefix", data, "--questions", 2, "--rounds", 1)
+    assert figures["same_order"]
+    assert figures["largest_difference"] < 1e-3
+    assert figures["tokens_shared"] > figures["tokens_of_an_option"] > 0
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_a_gpu_runs_on_a_cpu(tmp_path):
-    output = tmp_path / "bench.json"
-    command = [sys.executable, "benchmarks/gpu.py", "--size", "tiny", "--device", "cpu"]
-    command += ["--rounds", "1", "--seconds", "1800"]
-    command += ["--work", str(tmp_path / "work"), "--output", str(output)]
-    subprocess.run(command, cwd=ROOT, check=True)  # 1 where a row failed
-    found = json.loads(output.read_text())
-    rows = {(row["group"], row["case"].split(",")[0], row["way"]): row for row in found["rows"]}
+def test_the_benchmark_of_a_gpu_runs_on_a_cpu(measure):
+    figures = measure("gpu", *ON_CPU, "--rounds", 1, "--seconds", 1800)  # fails where a row does
+    rows = {(row["group"], row["case"].split(",")[0], row["way"]): row for row in figures["rows"]}
     assert {group for group, *_ in rows} == {
         *("readers", "attention", "encoding", "decoders", "search")
     }
     fast, slow = (
         rows["readers", "answer", way]["seconds"] for way in ("packed", "one sequence per option")
     )
-    (ratio,) = (v for name, v in found["ratios"].items() if name.startswith("readers: answer"))
+    (ratio,) = (v for name, v in figures["ratios"].items() if name.startswith("readers: answer"))
     assert ratio["times_faster"] == pytest.approx(slow / fast)
     assert rows["readers", "train", "packed"]["estimated_mib"] > 0
     dense, blocks = (
@@ -142,12 +131,8 @@ def test_the_benchmark_of_a_gpu_runs_on_a_cpu(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_a_group_does_not_reach_is_listed(tmp_path):
-    output = tmp_path / "bench.json"
-    command = [sys.executable, "benchmarks/gpu.py", "--size", "tiny", "--device", "cpu"]
-    command += ["--groups", "search", "--seconds", "16"]  # 15 of them for a row's end
-    command += ["--work", str(tmp_path / "work"), "--output", str(output)]
-    subprocess.run(command, cwd=ROOT, check=True)
-    rows = json.loads(output.read_text())["rows"]
+def test_what_a_group_does_not_reach_is_listed(measure):
+    # 15 of the 16 seconds are for a row's end.
+    rows = measure("gpu", *ON_CPU, "--groups", "search", "--seconds", 16)["rows"]
     assert rows
     assert {row["skipped"] for row in rows} == {"not reached in the 1 s of its group"}

@@ -2,13 +2,12 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from helpers import ROOT, make_place, tiny
+from helpers import ROOT, make_place, python, tiny
 
 EXAMPLES = ROOT / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
@@ -16,15 +15,8 @@ NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 
 def run_python(folder: Path, *arguments: str) -> str:
     """Run Python with this project in a folder, and return standard output."""
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # of a notebook's shell
-        "PYTHONPATH": str(ROOT / "src"),
-    }
-    command = [sys.executable, "-W", "ignore", *arguments]
-    process = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of a notebook's shell
+    process = python("-W", "ignore", *arguments, cwd=folder, PATH=path)
     assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-4000:]
     return process.stdout
 

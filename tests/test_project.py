@@ -1,14 +1,10 @@
-"""The repository itself: what it says, what it holds, what it locks."""
+"""The repository: forbidden words, sizes, the lock, the distribution's name."""
 
 import re
 import subprocess
-import tomllib
 
 import pytest
-import yaml
 from helpers import ROOT
-
-from exam.pipelines.doctor import TESTED
 
 # Words of the workshop, spelled so that this file does not hold them.
 FORBIDDEN = {
@@ -65,33 +61,3 @@ def test_the_distribution_is_not_called_exam():
         for match in mentions.finditer(path.read_text(encoding="utf-8"))
     ]
     assert naming == []
-
-
-def test_every_declared_python_is_tested():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    prefix = "Programming Language :: Python :: "
-    declared = [name for name in project["classifiers"] if name.startswith(prefix)]
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
-    tested = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
-    assert [prefix + version for version in tested] == declared
-    assert tuple(tuple(map(int, tested[i].split("."))) for i in (0, -1)) == TESTED
-    assert project["requires-python"] == f">={tested[0]}"
-
-
-def test_workflows_name_tests_and_targets_that_exist():
-    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-    text = "\n".join(path.read_text() for path in workflows)
-    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert [
-        name for name in re.findall(r"\btests/[\w/]+\.py", text) if not (ROOT / name).is_file()
-    ] == []
-    assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= set(targets)
-
-
-def test_tests_for_a_gpu_stand_where_make_test_gpu_looks():
-    marks = [
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "tests").rglob("*.py")
-        if "mark.gpu" in path.read_text() and path.name != "test_project.py"
-    ]
-    assert marks == ["tests/gpu/accelerators.py"]

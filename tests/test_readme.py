@@ -201,7 +201,9 @@ def test_commands_run(folder):
         name, arguments = split(command)
         arguments = [word for old in arguments for word in fill_in(old, runs)]
         if name in ROOTS:
-            words = ["n=3" if word == "n=1000" else word for word in arguments]
+            words = [
+                "num_questions=3" if word == "num_questions=1000" else word for word in arguments
+            ]
             config = compose(name, add_data(command, words, name))
             cli.run_pipeline(name, config)
         else:

@@ -10,7 +10,7 @@ from exam.data.schema import FEATURES, LETTERS
 from exam.readers.multiple_choice.collator import PackedCollator
 from exam.readers.multiple_choice.features import build_features
 from exam.readers.multiple_choice.packing import attention_mask_for
-from exam.readers.multiple_choice.reader import Reader
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
 
 TINY = {
     "model_type": "deberta-v2",
@@ -64,13 +64,13 @@ def texts(asked):
     return [t for q in asked for t in [q["prompt"], *q["options"], "it lives the is a place"]]
 
 
-def reader_in(tmp_path, asked, seed=0, config=None, model=None, **values) -> Reader:
+def reader_in(tmp_path, asked, seed=0, config=None, model=None, **values) -> MultipleChoiceReader:
     model = Model(
         name="t",
         config=config or dict(TINY),
         **{"batch_by": BatchBy.questions, **(model or {})},
     )
-    return Reader.load(model, {**CPU, **values}, tmp_path / "c", seed, texts(asked))
+    return MultipleChoiceReader.build(model, {**CPU, **values}, tmp_path / "c", seed, texts(asked))
 
 
 def features_of(reader, asked, contexts=None, max_length=48):
@@ -111,7 +111,7 @@ def reader_of(
     tmp_path, asked, family="bert", packing=Packing.options, seed=0, model=None, **values
 ):
     config = model_of(family, packing, **(model or {}))
-    return Reader.load(config, {**CPU, **values}, tmp_path / "c", seed, texts(asked))
+    return MultipleChoiceReader.build(config, {**CPU, **values}, tmp_path / "c", seed, texts(asked))
 
 
 def rows_of(reader, asked, max_length=60):

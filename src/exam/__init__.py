@@ -62,7 +62,7 @@ def train(*overrides: str, config: "Train | None" = None) -> "Run":
 
     Example:
         ```python
-        run = exam.train("data=csv", "data.train=mine.csv", "data.valid_share=0.2")
+        run = exam.train("data=csv", "data.train=mine.csv", "data.valid_fraction=0.2")
         ```
     """
     run: Run = _run("train", _compose("train", overrides, config))

@@ -130,7 +130,7 @@ def test_a_local_version_is_compared_as_its_public_one(needed, is_carried):
 )
 def test_the_targets_python_is_the_images(tmp_path, first_line, python, expected):
     (tmp_path / "image.txt").write_text(f"{first_line}\ntorch==2.10.0+cu128\n")
-    target = read_target(Bundle(image=str(tmp_path / "image.txt"), python=python))
+    target = read_target(Bundle(constraints=str(tmp_path / "image.txt"), python=python))
     assert target.python == expected
     assert target.packages["torch"] == "2.10.0+cu128"
 
@@ -315,26 +315,23 @@ def test_another_python_is_one_line_in_the_notebook_and_where_it_is_unpacked(bun
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
-        (None, "{} is missing."),
-        ({}, "{} does not list a bundle's files."),
-        ({"files": ["a"]}, "{} does not list a bundle's files."),
-        ({"files": {"a": None}}, "{} does not list a bundle's files."),
-        (
-            {"python": RUNNING, "files": {"../source": {}}},
-            "{}: '../source' lies outside of the bundle.",
-        ),
+        (None, "is missing"),
+        ({}, "files is a NoneType"),
+        ({"files": ["a"]}, "files is a list"),
+        ({"python": RUNNING, "files": {"../source": {}}}, "'../source' leads out of its folder"),
     ],
 )
-def test_other_lists_of_a_bundles_files_are_refused(bundled, content, said):
+def test_other_lists_of_a_bundles_files_are_refused(bundled, content, reason):
     path = bundled / "contents.json"
     path.unlink()
     if content is not None:
         write_checksummed_json(path, content)
     with pytest.raises(ExamError) as caught:
         check(bundled)
-    assert str(caught.value) == (f"{said.format(path)}\nUpload the bundle again, or make it again.")
+    assert str(caught.value).startswith(str(path))
+    assert reason in str(caught.value)
 
 
 def test_a_bundles_list_vouches_for_itself(bundled):
@@ -421,7 +418,7 @@ def test_a_bundle_answers_without_a_network(alone, tmp_path, encoder):
     command += [
         f"outputs={tmp_path / 'outputs'}",
         "data.test=test.csv",
-        "cascade.share=0.5",
+        "cascade.escalate_fraction=0.5",
         f"out={out}",
         f"image={image}",
         "rehearse=true",
@@ -434,7 +431,7 @@ def test_a_bundle_answers_without_a_network(alone, tmp_path, encoder):
     assert "rehearsed without a network: 6 questions in " in made.stdout
     assert "Estimate for 4,000 questions" in made.stdout
     here = [*given[:2], "data.test=test.csv", f"outputs={tmp_path / 'outputs'}"]
-    done = exam("infer", f"ckpt=[{closed},{run}]", "cascade.share=0.5", *here)
+    done = exam("infer", f"ckpt=[{closed},{run}]", "cascade.escalate_fraction=0.5", *here)
     assert done.returncode == 0, done.stderr
     (submission,) = (tmp_path / "outputs" / "ensemble").glob("*/submission.csv")
     assert (tmp_path / "bundle-submission.csv").read_bytes() == submission.read_bytes()
@@ -449,14 +446,14 @@ def test_a_bundle_answers_without_a_network(alone, tmp_path, encoder):
     ("overrides", "problem", "remedy"),
     [
         (["out={out}"], "{out} is not empty", "out=<folder>"),
-        (["image=none.txt"], "image=none.txt", "(python -VV; pip freeze) > image.txt"),
-        (["image={out}/image.txt", "python=3.12"], "Python 3.13", "Leave out python="),
+        (["constraints=none.txt"], "constraints=none.txt", "(python -VV; pip freeze) > image.txt"),
+        (["constraints={out}/image.txt", "python=3.12"], "Python 3.13", "Leave out python="),
         (["python=3"], "python=3 ", "python=3.12"),
         (["python=3.9"], "exam needs >=3.11", "Choose a newer image"),
         (["python=3.99", "rehearse=true"], "for 3.99", "Leave out rehearse=true"),
-        (["+run.context.top_k=3"], "run.<key>", "the notebook's infer line"),
+        (["+run.context.num_passages=3"], "run.<key>", "the notebook's infer line"),
         (["ckpt=[a,b]"], "2 readers", "ensemble=mean"),
-        (["cascade.share=0.3"], "cascade.share=0.3", "two readers or more"),
+        (["cascade.escalate_fraction=0.3"], "cascade.escalate_fraction=0.3", "two readers or more"),
         (["ensemble=fitted", "ensemble.fit_on=[a]"], "ensemble=fitted", "ensemble.weights="),
     ],
 )

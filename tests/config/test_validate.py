@@ -6,8 +6,9 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from exam.config import ROOTS
+from exam.config import ROOTS, Restore
 from exam.config.compose import composed
+from exam.config.saved import load_run
 from exam.config.training_args import TrainerFields
 from exam.config.values import describe_range, setting
 from exam.core.errors import ExamError
@@ -15,17 +16,17 @@ from exam.core.errors import ExamError
 RANGES = {
     "data.limit=0": "at least 1",
     "data.folds=1": "at least 2",
-    "data.valid_share=1": "at least 0 and below 1",
-    "data.valid_share=nan": "at least 0 and below 1",
+    "data.valid_fraction=1": "at least 0 and below 1",
+    "data.valid_fraction=nan": "at least 0 and below 1",
     "data.soft_weight=0": "above 0 and at most 1",
-    "context.top_k=-1": "at least 0",
+    "context.num_passages=-1": "at least 0",
     "retriever.articles=0": "at least 1",
     "index.shard_size=0": "at least 1",
-    "index.memory_gib=0": "above 0",
-    "passages.words=0": "at least 1",
+    "index.max_memory_gib=0": "above 0",
+    "chunking.chunk_words=0": "at least 1",
     "reranker.weight=0": "above 0 and at most 1",
     "generator.options=27": "between 2 and 26",
-    "generator.writer.per_article=0": "at least 1",
+    "generator.llm.per_article=0": "at least 1",
     "model.max_length=0": "at least 1",
     "model.dropout=1": "at least 0 and below 1",
     "tuning.layer_decay=0": "above 0 and at most 1",
@@ -51,36 +52,55 @@ CONTRADICTIONS = {  # what the message names, and its remedy
     "train data.source=hub": ["data.hub=<owner/name>"],
     "train seed=[1,[2]]": ["seed must be", "seed=[0,1,2]"],
     "train seed=[1,1]": ["seed must be", "seed=[0,1,2]"],
-    "train context.eval_top_k=21": ["context.eval_top_k=21", "retriever.depth=21"],
-    "train tuning.dora=true": ["tuning.dora", "tuning=lora"],
-    "train model.others=true": ["model.others", "model.loss=binary"],
+    "train context.eval_num_passages=21": ["context.eval_num_passages=21", "retriever.top_k=21"],
+    "train tuning.use_dora=true": ["tuning.use_dora", "tuning=lora"],
+    "train model.cross_option_bias=true": ["model.cross_option_bias", "model.loss=binary"],
     "train model.attn_implementation=flashdeberta": ["flashdeberta", "model.packing=none"],
     "train name=a/b": ["name must be", "dashes"],
     "train task=reranker reranker=none": ["reranker.ckpt=cross-encoder/"],
-    "train task=reranker retriever=none context.top_k=0": ["retriever=none", "reranker=none"],
+    "train task=reranker retriever=none context.num_passages=0": [
+        "retriever=none",
+        "reranker=none",
+    ],
     "train task=encoder retriever=bm25": ["retriever=bm25", "retriever=two_stage"],
-    "train task=encoder pairs=support": ["pairs.target=support", "pairs=binary"],
-    "train task=reranker pairs.positives=missing.csv": ["missing.csv", "pairs.positives=reader"],
-    "train task=reranker pairs.positives=reader": ["pairs.reader=<run folder>"],
-    "train task=reranker pairs.reader=missing": ["pairs.positives=reader"],
-    "train task=reranker pairs.last=30": ["pairs.last=30", "keeps 20", "retriever.depth"],
+    "train task=encoder training_pairs=support": [
+        "training_pairs.target=support",
+        "training_pairs=binary",
+    ],
+    "train task=reranker training_pairs.positives=missing.csv": [
+        "missing.csv",
+        "training_pairs.positives=reader",
+    ],
+    "train task=reranker training_pairs.positives=reader": ["training_pairs.reader=<run folder>"],
+    "train task=reranker training_pairs.reader=missing": ["training_pairs.positives=reader"],
+    "train task=reranker training_pairs.max_rank=30": [
+        "training_pairs.max_rank=30",
+        "keeps 20",
+        "retriever.top_k",
+    ],
     "train task=reranker reranker.query=per_option": ["reranker.query=prompt_options"],
-    "train reranker=cross_encoder reranker.depth=40": ["reranker.depth=40", "retriever.depth=40"],
-    "train reranker=cross_encoder reranker.depth=3": ["reranker.depth=3", "reranker.depth=5"],
-    "train model=smollm2 trainer=no_training model.scoring=letters model.template='{prompt}'": [
+    "train reranker=cross_encoder reranker.top_k=40": ["reranker.top_k=40", "retriever.top_k=40"],
+    "train reranker=cross_encoder reranker.top_k=3": ["reranker.top_k=3", "reranker.top_k=5"],
+    "train model=smollm2 trainer=zero_shot model.scoring=letters model.template='{prompt}'": [
         *("{options}", "model.scoring=letters")
     ],
-    "train model=smollm2 trainer=no_training model.scoring=yes_no "
+    "train model=smollm2 trainer=zero_shot model.scoring=yes_no "
     "model.template='{prompt}{option}{context}'": ["Put {context} first"],
-    "train model=smollm2 trainer=no_training model.packing=options": [
+    "train model=smollm2 trainer=zero_shot model.packing=options": [
         *("model.packing", "model.kind=transformer")
     ],
-    "train model=smollm2 trainer=no_training trainer.num_train_epochs=1 "
-    "model.execution=layerwise model.gguf=null": ["trainer=no_training", "model.execution=memory"],
-    "infer ckpt=[a,b] ensemble=mean cascade.share=0.5": ["ensemble=", "cascade.share="],
+    "train model=smollm2 trainer=zero_shot trainer.num_train_epochs=1 "
+    "model.weights_location=layerwise model.gguf_file=null": [
+        "trainer=zero_shot",
+        "model.weights_location=memory",
+    ],
+    "infer ckpt=[a,b] ensemble=mean cascade.escalate_fraction=0.5": [
+        "ensemble=",
+        "cascade.escalate_fraction=",
+    ],
     "infer ckpt=[a,b] ensemble=fitted": ["ensemble.fit_on", "'ensemble.fit_on=[<folder>,…]'"],
     "infer ckpt=[a,b] ensemble=mean ensemble.weights=[0,0]": ["Leave ensemble.weights out"],
-    "infer predictions=[a,b] rotations=2": ["predictions=…", "ckpt=[<folder>,…]"],
+    "infer predictions=[a,b] option_rotations=2": ["predictions=…", "ckpt=[<folder>,…]"],
 }
 
 
@@ -100,14 +120,18 @@ def test_a_contradiction_is_refused(command):
 
 
 def test_every_item_of_a_list_is_within_range_and_a_member_is_named():
-    with pytest.raises(ExamError, match=r"^cascade\.share must be between 0 and 1 \(got 2\)"):
-        composed("infer", "ckpt=[a,b,c]", "cascade.share=[0.5,2]")
+    with pytest.raises(
+        ExamError, match=r"^cascade\.escalate_fraction must be between 0 and 1 \(got 2\)"
+    ):
+        composed("infer", "ckpt=[a,b,c]", "cascade.escalate_fraction=[0.5,2]")
     with pytest.raises(ExamError, match=r"^ensemble\.weights must be at least 0 \(got -1.0\)"):
         composed("infer", "ckpt=[a,b]", "ensemble=mean", "ensemble.weights=[1,-1]")
-    with pytest.raises(ExamError, match=r"^cascade\.share must be between 0 and 1 \(got half\)"):
-        composed("infer", "ckpt=[a,b]", "cascade.share=half")
-    with pytest.raises(ExamError, match=r"^retriever\.members\.bm25\.depth must be at least 1"):
-        composed("train", "retriever=hybrid", "retriever.members.bm25.depth=0")
+    with pytest.raises(
+        ExamError, match=r"^cascade\.escalate_fraction must be between 0 and 1 \(got half\)"
+    ):
+        composed("infer", "ckpt=[a,b]", "cascade.escalate_fraction=half")
+    with pytest.raises(ExamError, match=r"^retriever\.members\.bm25\.top_k must be at least 1"):
+        composed("train", "retriever=hybrid", "retriever.members.bm25.top_k=0")
 
 
 @pytest.mark.parametrize(
@@ -121,6 +145,13 @@ def test_every_item_of_a_list_is_within_range_and_a_member_is_named():
 def test_an_old_name_is_refused_with_the_new_one(override, name):
     with pytest.raises(ExamError, match=rf"renamed to {re.escape(name)}\.\nWrite"):
         composed("train", override)
+
+
+def test_a_run_with_an_old_name_has_to_be_trained_again(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("retriever:\n  depth: 20\n")
+    with pytest.raises(ExamError, match=r"retriever\.depth, which was renamed to retriever\.top_k"):
+        load_run(path, Restore(ckpt="run"))
 
 
 def groups(schema):

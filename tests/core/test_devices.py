@@ -1,4 +1,4 @@
-"""Number formats, kernels and room: what a GPU that is not there would be given."""
+"""Number formats, kernels and memory on simulated GPUs."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel
 from exam.cli import main
 from exam.config import (
     Corpus,
-    CorpusReader,
+    CorpusFormat,
     Dtype,
     Encoder,
     Index,
@@ -34,7 +34,7 @@ from exam.core.precision import choose_formats, log_replaced_formats
 from exam.pipelines.launch import start_processes
 from exam.pipelines.room import check_room, checkpoints_at_once
 from exam.readers.multiple_choice.model import tiny_tokenizer
-from exam.readers.multiple_choice.reader import Reader
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.readers.quantization import dtype_kwargs
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index
@@ -126,18 +126,18 @@ def test_a_command_is_refused_before_it_makes_a_folder(
     cards, tmp_path, monkeypatch, capsys, overrides
 ):
     cards(P100_CARD)
-    place = make_place(tmp_path / "place")
-    command = ["train", *tiny(place), "trainer.per_device_train_batch_size=2", *overrides]
+    workdir = make_place(tmp_path / "place")
+    command = ["train", *tiny(workdir), "trainer.per_device_train_batch_size=2", *overrides]
     monkeypatch.setattr("sys.argv", command)
     assert main(command) == 2
     assert capsys.readouterr().err == f"{NO_KERNELS.format(0)}\n"
-    assert not (place / "outputs").exists()
+    assert not (workdir / "outputs").exists()
 
 
 def test_what_computes_on_the_processor_needs_no_kernels(cards, tmp_path):
     cards(P100_CARD)
-    place = make_place(tmp_path / "place")
-    config = composed("train", *tiny(place))  # use_cpu: true, BM25
+    workdir = make_place(tmp_path / "place")
+    config = composed("train", *tiny(workdir))  # use_cpu: true, BM25
     assert not start_processes(config, "train", [])
 
 
@@ -176,7 +176,7 @@ T4, A100, OLD, NEW = ("Tesla T4", False), ("NVIDIA A100", True), (None, False), 
 
 
 @pytest.mark.parametrize(
-    ("device", "values", "formats", "said"),
+    ("device", "values", "formats", "message"),
     [
         (T4, {}, (False, True), None),
         (A100, {}, (True, False), None),
@@ -199,7 +199,7 @@ T4, A100, OLD, NEW = ("Tesla T4", False), ("NVIDIA A100", True), (None, False), 
     ],
 )
 def test_a_reader_computes_in_a_format_of_its_device(
-    machine, caplog, device, values, formats, said
+    machine, caplog, device, values, formats, message
 ):
     machine(*device)
     caplog.set_level(logging.INFO)
@@ -207,7 +207,7 @@ def test_a_reader_computes_in_a_format_of_its_device(
     assert (chosen.get("bf16"), chosen.get("fp16")) == formats
     assert choose_formats(chosen, choose=True) == chosen
     log_replaced_formats(values, chosen)
-    assert caplog.messages == ([] if said is None else [said])
+    assert caplog.messages == ([] if message is None else [message])
 
 
 def test_what_is_evaluated_in_half_precision_follows(machine, caplog):
@@ -242,7 +242,7 @@ def test_weights_in_bfloat16_become_float16(machine, caplog):
         "model.dtype=bfloat16 → float16: Tesla T4 does not compute in bfloat16"
     ]
     machine(*OLD)
-    with pytest.raises(ExamError, match="neither a GPU nor a processor that computes in it"):
+    with pytest.raises(ExamError, match="neither a GPU nor a processor with bfloat16"):
         dtype_kwargs(config, Dtype.float32)
 
 
@@ -273,23 +273,25 @@ def test_four_bit_weights_are_multiplied_in_the_half_precision_of_the_gpu(
 
 
 @pytest.fixture(scope="module")
-def asked():
+def questions():
     return as_questions(kaggle_rows(8))
 
 
-def reader_of(tmp_path, asked, family, packing, **values):
+def reader_of(tmp_path, questions, family, packing, **values):
     config = model_of(family, packing)
     config.config["initializer_range"] = 0.2
-    return Reader.load(config, {**CPU, **values}, tmp_path / "c", 0, texts(asked))
+    return MultipleChoiceReader.build(
+        config, {**CPU, **values}, tmp_path / "c", 0, texts(questions)
+    )
 
 
-def batch_of(reader, asked):
+def batch_of(reader, questions):
     """Questions of different lengths, one without context and one with three options."""
-    rows = features_of(reader, asked).to_list()[:4]
+    rows = features_of(reader, questions).to_list()[:4]
     rows[1]["context"] = []
     rows[2]["options"] = rows[2]["options"][:3]
     rows[2]["labels"] = 1
-    return reader.collator(5)(rows)
+    return reader.build_collator(5)(rows)
 
 
 def fp16():
@@ -305,9 +307,9 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize(("family", "packing"), LAYOUTS)
-def test_fp16_gives_the_logits_of_fp32_but_for_rounding(tmp_path, asked, family, packing):
-    reader = reader_of(tmp_path, asked, family, packing)
-    batch = batch_of(reader, asked)
+def test_fp16_gives_the_logits_of_fp32_but_for_rounding(tmp_path, questions, family, packing):
+    reader = reader_of(tmp_path, questions, family, packing)
+    batch = batch_of(reader, questions)
     exists = batch.pop("option_mask")
     batch.pop("labels")
     model = reader.model.eval()
@@ -328,7 +330,7 @@ def gradients(reader, batch, scaler=None):
 
     With a scaler the loss is computed in fp16.
     """
-    trainer = reader.trainer(None, None, 5)
+    trainer = reader.build_trainer(None, None, 5)
     trainer.current_gradient_accumulation_steps = 1
     trainer.accelerator.scaler = scaler
     if scaler is not None:
@@ -352,10 +354,12 @@ def gradients(reader, batch, scaler=None):
     ids=["full", "awp", "lora-awp", "checkpointed"],
 )
 @pytest.mark.parametrize("family", ["deberta", "mpnet"])
-def test_a_scaled_step_in_fp16_has_the_gradient_of_fp32(tmp_path, asked, family, tuning, values):
-    reader = reader_of(tmp_path, asked, family, Packing.options, **values)
-    batch = batch_of(reader, asked)
-    reader = reader.prepare_for_training(features_of(reader, asked), tuning)
+def test_a_scaled_step_in_fp16_has_the_gradient_of_fp32(
+    tmp_path, questions, family, tuning, values
+):
+    reader = reader_of(tmp_path, questions, family, Packing.options, **values)
+    batch = batch_of(reader, questions)
+    reader = reader.prepare_for_training(features_of(reader, questions), tuning)
     before = {n: p.detach().clone() for n, p in reader.model.named_parameters()}
     exact_loss, exact = gradients(reader, batch)
     loss, grads = gradients(reader, batch, torch.amp.GradScaler("cpu"))
@@ -367,10 +371,10 @@ def test_a_scaled_step_in_fp16_has_the_gradient_of_fp32(tmp_path, asked, family,
     assert all(torch.equal(p, before[n]) for n, p in reader.model.named_parameters())
 
 
-def test_a_step_that_overflows_is_left_out_and_the_scale_halved(tmp_path, asked):
-    reader = reader_of(tmp_path, asked, "bert", Packing.options)
-    batch = batch_of(reader, asked)
-    reader = reader.prepare_for_training(features_of(reader, asked), AWP)
+def test_a_step_that_overflows_is_left_out_and_the_scale_halved(tmp_path, questions):
+    reader = reader_of(tmp_path, questions, "bert", Packing.options)
+    batch = batch_of(reader, questions)
+    reader = reader.prepare_for_training(features_of(reader, questions), AWP)
     before = {n: p.detach().clone() for n, p in reader.model.named_parameters()}
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     _, grads = gradients(reader, batch, scaler)
@@ -382,17 +386,17 @@ def test_a_step_that_overflows_is_left_out_and_the_scale_halved(tmp_path, asked)
     assert all(torch.equal(p, before[n]) for n, p in reader.model.named_parameters())
 
 
-def test_fp16_weights_that_learn_are_widened(tmp_path, asked):
-    reader = reader_of(tmp_path, asked, "bert", Packing.options)
+def test_fp16_weights_that_learn_are_widened(tmp_path, questions):
+    reader = reader_of(tmp_path, questions, "bert", Packing.options)
     reader = replace(reader, model=reader.model.half())
-    features = features_of(reader, asked)
+    features = features_of(reader, questions)
     reader.arguments.fp16 = True
     reader = reader.prepare_for_training(features, Tuning(freeze_layers=2, freeze_embeddings=True))
     kinds = {p.requires_grad: set() for p in reader.model.parameters()}
     for weight in reader.model.parameters():
         kinds[weight.requires_grad].add(weight.dtype)
     assert kinds == {True: {torch.float32}, False: {torch.float16}}
-    loss, grads = gradients(reader, batch_of(reader, asked), torch.amp.GradScaler("cpu"))
+    loss, grads = gradients(reader, batch_of(reader, questions), torch.amp.GradScaler("cpu"))
     assert np.isfinite(loss)
     assert {g.dtype for g in grads.values()} == {torch.float32}
 
@@ -487,22 +491,22 @@ def test_training_that_cannot_fit_a_gpu_is_refused_with_what_it_takes(cards, lar
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ([], "training takes about 6.5 GiB (weights 1.6 · gradients 1.6 · optimizer 3.2)"),
         (["tuning=lora"], "training takes about 1.7 GiB (weights 1.7 · gradients 0.0 · optimizer"),
         (["trainer=low_memory"], "training takes about 4.1 GiB (weights 1.6 · gradients 1.6 · opt"),
-        (["trainer=no_training"], "the reader takes about 1.6 GiB (weights 1.6)"),
+        (["trainer=zero_shot"], "the reader takes about 1.6 GiB (weights 1.6)"),
     ],
 )
-def test_what_fits_is_said_in_a_line(cards, caplog, large, tmp_path, overrides, said):
+def test_what_fits_is_said_in_a_line(cards, caplog, large, tmp_path, overrides, message):
     caplog.set_level(logging.DEBUG)
     cards(T4_CARD)
     check_room(config_of(large, tmp_path, *overrides))
     line = messages(caplog)[0]
-    assert line.startswith(f"room: {said}")
+    assert line.startswith(f"room: {message}")
     assert line.endswith("; Tesla T4 (GPU 0) has 14.7 GiB")
-    assert len(messages(caplog)) == (1 if "trainer=no_training" in overrides else 2)
+    assert len(messages(caplog)) == (1 if "trainer=zero_shot" in overrides else 2)
 
 
 def test_answering_takes_the_weights_alone(cards, caplog, large, tmp_path):
@@ -564,7 +568,7 @@ def test_an_index_that_the_disk_cannot_hold_is_refused(monkeypatch, encoder, tmp
     small = SentenceEncoder(Encoder(name="e", name_or_path=str(encoder), max_length=64))
     rows = [{"id": str(i), "title": "Otter", "text": f"The otter {i}."} for i in range(10)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    corpus = Corpus(name="c", reader=CorpusReader.wikipedia, dir=str(tmp_path))
+    corpus = Corpus(name="c", format=CorpusFormat.wikipedia, dir=str(tmp_path))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     monkeypatch.setattr("exam.core.estimates.GIB", 1000)
     with pytest.raises(ExamError) as caught:

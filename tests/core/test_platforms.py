@@ -3,12 +3,11 @@
 import os
 import platform
 import resource
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import python
 
 from exam.core import environment
 from exam.pipelines import doctor
@@ -28,14 +27,7 @@ COMMANDS = [
 @pytest.mark.parametrize("lacking", LACKING)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_windows_gets_one_line(lacking, command):
-    done = subprocess.run(
-        [sys.executable, "-c", f"{LACKING[lacking]}\n{command}"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python("-c", f"{LACKING[lacking]}\n{command}")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", WINDOWS)
 
 

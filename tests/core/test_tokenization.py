@@ -613,12 +613,13 @@ def test_encoders_and_rerankers_train_and_keep_their_tokenizer(root, deberta, tm
     folder = encoder_folder(deberta, tmp_path / task, **(head if task == "reranker" else {}))
     settings = {
         "encoder": ["retriever=two_stage", f"encoder.name_or_path={folder}"],
-        "reranker": ["retriever=bm25", f"reranker.ckpt={folder}", "reranker.depth=6"],
+        "reranker": ["retriever=bm25", f"reranker.ckpt={folder}", "reranker.top_k=6"],
     }[task]
     ran(
         "train",
         *setting(root, f"task={task}", "trainer.num_train_epochs=1", *settings[:1]),
-        "retriever.depth=6", "passages.words=8", "pairs.last=6", "pairs.max_support=1",
+        "retriever.top_k=6", "chunking.chunk_words=8", "training_pairs.max_rank=6",
+        "training_pairs.max_support=1",
         f"name={task}_of_deberta", *settings[1:],
     )  # fmt: skip
     (run,) = (root / "outputs" / "train").glob(f"{task}_of_deberta-????????")

@@ -25,7 +25,7 @@ B = LOG(np.array([[0.10, 0.50, 0.40]]))
 def test_mean_of_probabilities_and_of_logits():
     mean = combined([A, B], of(EnsembleKind.mean))
     assert probabilities(mean) == pytest.approx(np.array([[0.50, 0.28, 0.22]]))
-    logits = combined([A, B], of(EnsembleKind.mean, of=Scale.logit))
+    logits = combined([A, B], of(EnsembleKind.mean, space=Scale.logit))
     assert logits == pytest.approx((A + B) / 2)
     weighted = combined([A, B], of(EnsembleKind.mean), [1, 3])
     assert probabilities(weighted) == pytest.approx(np.array([[0.30, 0.39, 0.31]]))
@@ -40,7 +40,7 @@ def test_votes_give_three_two_and_one_points_and_weights_multiply_them():
     assert votes == pytest.approx(np.array([[3 + 1, 2 + 3, 1 + 2]]), abs=1e-6)
     weighted = combined([A, B], of(EnsembleKind.vote), [3, 1])
     assert weighted == pytest.approx(np.array([[9 + 1, 6 + 3, 3 + 2]]), abs=1e-6)
-    winner = combined([A, B], of(EnsembleKind.vote, points=[1, 0, 0]))
+    winner = combined([A, B], of(EnsembleKind.vote, vote_points=[1, 0, 0]))
     assert ranking(winner).tolist() == [[0, 1, 2]]  # a tie of votes: A is the more probable
 
 
@@ -95,9 +95,9 @@ def test_how_many_weights_questions_carry():
 
 def test_the_least_sure_are_asked_further():
     sure = LOG(np.array([[0.9, 0.1], [0.55, 0.45], [0.3, 0.7], [0.52, 0.48]]))
-    assert unsure(sure, Cascade(share=0.5), 1).tolist() == [1, 3]
+    assert unsure(sure, Cascade(escalate_fraction=0.5), 1).tolist() == [1, 3]
     assert unsure(sure, Cascade(threshold=0.75), 1).tolist() == [1, 2, 3]
-    assert unsure(sure, Cascade(share=[0.75, 0.25]), 2).tolist() == [3]
+    assert unsure(sure, Cascade(escalate_fraction=[0.75, 0.25]), 2).tolist() == [3]
     assert least_sure(np.zeros(4), 0.5).tolist() == [0, 1]
     changed = replaced(sure, np.array([1, 3]), np.zeros((2, 2)))
     assert changed.tolist() == [sure[0].tolist(), [0, 0], sure[2].tolist(), [0, 0]]

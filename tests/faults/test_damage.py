@@ -1,4 +1,4 @@
-"""Damaged artefacts: named, or made again as they were; never used, never a traceback.
+"""Damaged artifacts are refused by name or made again; they are never used, nor cause a traceback.
 
 `EXAM_DAMAGES=20,50` cuts every file at 20 places and flips a byte at 50; by default a few.
 """
@@ -18,7 +18,7 @@ import torch
 from helpers import jsonl_corpus, make_articles, make_place, tiny
 
 from exam.bundle.contents import Contents, check
-from exam.config import Checkpoint, Dtype, Encoder, Index, Recipe
+from exam.config import Checkpoint, Dtype, Encoder, Index, IndexType
 from exam.config.compose import composed
 from exam.core import artifacts
 from exam.core.artifacts import MANIFEST, load_stage, open_stage, stages_differing_only_in
@@ -31,7 +31,7 @@ from exam.evaluation.predictions import Predictions, read_all, write_predictions
 from exam.generation.llm import ReplyCache
 from exam.pipelines import passage_gain
 from exam.pipelines.train import train_reader
-from exam.readers.causal_lm.states import States
+from exam.readers.causal_lm.layerwise import States
 from exam.retrieval import index as index_module
 from exam.retrieval import vectors as vectors_module
 from exam.retrieval.encoder import Embeddings, SentenceEncoder
@@ -43,22 +43,22 @@ TEXTS = ["the otter lives", "the heron", "where does it live", "an animal is an 
 
 
 def damages(path: Path):
-    """Damage a file again and again, each time from what it was; what was done to it."""
+    """Damage a file repeatedly, each time from its original content; yield a description."""
     whole, draw = path.read_bytes(), Random(path.name)
-    places = [draw.randrange(len(whole)) for _ in range(CUTS + FLIPS if whole else 0)]
+    positions = [draw.randrange(len(whole)) for _ in range(CUTS + FLIPS if whole else 0)]
     try:
-        for number, place in enumerate(places):
-            change = bytes([whole[place] ^ draw.randrange(1, 256)])
+        for number, position in enumerate(positions):
+            change = bytes([whole[position] ^ draw.randrange(1, 256)])
             cut = number < CUTS
-            path.write_bytes(whole[:place] + (b"" if cut else change + whole[place + 1 :]))
-            if not (path.suffix == ".json" and says(path.read_bytes()) == says(whole)):
-                yield f"{path} {'cut at' if cut else 'changed at'} {place} of {len(whole)}"
+            path.write_bytes(whole[:position] + (b"" if cut else change + whole[position + 1 :]))
+            if not (path.suffix == ".json" and parse_json(path.read_bytes()) == parse_json(whole)):
+                yield f"{path} {'cut at' if cut else 'changed at'} {position} of {len(whole)}"
     finally:
         path.write_bytes(whole)
 
 
-def says(data: bytes):
-    """What JSON says, whatever its blanks."""
+def parse_json(data: bytes):
+    """Return the parsed JSON, so that white space does not count; other data as bytes."""
     try:
         return json.loads(data)
     except ValueError:
@@ -70,7 +70,7 @@ def files_of(folder: Path):
 
 
 def refusal(use):
-    """The message of an ExamError; None where there is none."""
+    """Return the message of the ExamError that `use` raises; None if it raises none."""
     try:
         use()
     except ExamError as error:
@@ -78,15 +78,15 @@ def refusal(use):
     return None
 
 
-# What a manifest vouches for.
+# Finished stages.
 
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     """Every stage of a run that reads passages."""
-    place = make_place(tmp_path_factory.mktemp("damaged"))
-    train_reader(composed("train", *tiny(place)))
-    return place / "outputs"
+    workdir = make_place(tmp_path_factory.mktemp("damaged"))
+    train_reader(composed("train", *tiny(workdir)))
+    return workdir / "outputs"
 
 
 @pytest.mark.slow
@@ -97,10 +97,10 @@ def test_every_file_of_every_stage_is_refused_by_name(outputs):
         kinds.add(folder.parent.name)
         for name in [*load_stage(folder).files, MANIFEST]:
             for damage in damages(folder / name):
-                said = refusal(lambda folder=folder: load_stage(folder))
-                assert said is not None, damage
-                assert said.startswith(str(folder / name)), (damage, said)
-                assert said.endswith(f"Delete the folder {folder} and run the command again.")
+                message = refusal(lambda folder=folder: load_stage(folder))
+                assert message is not None, damage
+                assert message.startswith(str(folder / name)), (damage, message)
+                assert message.endswith(f"Delete the folder {folder} and run the command again.")
         load_stage(folder)
     assert kinds >= {"passages", "bm25", "words", "contexts", "features", "train"}
 
@@ -146,11 +146,11 @@ def test_a_damaged_key_is_named_where_it_asks_for_generated(tmp_path):
             with open_stage(tmp_path, "k", "n", key, resume=str(stage.folder)) as again:
                 assert again.key == stage.key
 
-        said = refusal(use)
-        if said is None:  # a blank for another
+        message = refusal(use)
+        if message is None:  # a blank for another
             assert json.loads((stage.folder / "key.json").read_text()) == stage.key, damage
         else:
-            assert str(stage.folder) in said, damage
+            assert str(stage.folder) in message, damage
 
 
 def test_a_damaged_note_of_large_files_is_left_out_and_vouches_for_none(tmp_path, monkeypatch):
@@ -173,11 +173,11 @@ def test_a_runs_damaged_weights_are_no_other_checkpoint(outputs):
     (run,) = outputs.glob("train/kaggle-*")
     weights = run / MODEL / "model.safetensors"
     for damage in damages(weights):
-        said = refusal(
+        message = refusal(
             lambda: checkpoint_fingerprint(Checkpoint("reader", "model.name_or_path", str(run)))
         )
-        assert said is not None, damage
-        assert said.startswith(f"{weights} is not the file that was written."), damage
+        assert message is not None, damage
+        assert message.startswith(f"{weights} is not the file that was written."), damage
 
 
 def test_other_bytes_of_a_corpus_are_another_corpus(tmp_path):
@@ -187,7 +187,7 @@ def test_other_bytes_of_a_corpus_are_another_corpus(tmp_path):
         assert corpus_key(files) != before, damage
 
 
-# What an interrupted stage goes on with.
+# Partial results of an interrupted stage.
 
 
 def test_damaged_partial_results_are_written_again(tmp_path, caplog):
@@ -208,7 +208,7 @@ def sentences(encoder):
 
 def test_an_interrupted_index_goes_on_from_whole_shards_alone(tmp_path, sentences, monkeypatch):
     corpus = jsonl_corpus(make_articles(tmp_path / "articles.jsonl"))
-    recipe = Index(recipe=Recipe.exact, shard_size=4)
+    recipe = Index(type=IndexType.exact, shard_size=4)
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -222,10 +222,10 @@ def test_an_interrupted_index_goes_on_from_whole_shards_alone(tmp_path, sentence
     shutil.copytree(tmp_path / "cut", tmp_path / "kept")
     for name in [path.name for path in files_of(cut) if path.name.startswith("shard-")]:
         for damage in damages(cut / name):
-            found = build_index(corpus, sentences, recipe, tmp_path / "cut").stage
+            rebuilt = build_index(corpus, sentences, recipe, tmp_path / "cut").stage
             expected = load_stage(whole.folder).files
-            assert load_stage(found.folder).files == expected, damage
-            assert not (found.folder / CHECKSUMS).exists()
+            assert load_stage(rebuilt.folder).files == expected, damage
+            assert not (rebuilt.folder / CHECKSUMS).exists()
             shutil.rmtree(tmp_path / "cut")
             shutil.copytree(tmp_path / "kept", tmp_path / "cut")
 
@@ -235,7 +235,7 @@ def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, 
     monkeypatch.setattr(vectors_module, "PART_BYTES", 4 * 8 * 100)
     vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    plan = choose_index_spec(Index(recipe=Recipe.low_ram), *vectors.shape)
+    plan = choose_index_spec(Index(type=IndexType.low_memory), *vectors.shape)
     folder = tmp_path / "built"
     folder.mkdir()
 
@@ -267,22 +267,22 @@ def test_damaged_shards_of_gains_are_measured_again(tmp_path, monkeypatch):
 
 
 def test_damaged_embeddings_are_refused_by_name(tmp_path, sentences):
-    found = Embeddings(sentences, tmp_path).queries(TEXTS)
+    vectors = Embeddings(sentences, tmp_path).queries(TEXTS)
     (shard,) = tmp_path.glob("embeddings/*/*.arrow")
     for damage in damages(shard):
 
         def use():
             again = Embeddings(sentences, tmp_path).queries(TEXTS)
-            assert np.array_equal(again, found)
+            assert np.array_equal(again, vectors)
 
-        said = refusal(use)
-        if said is None:  # Arrow's own padding
+        message = refusal(use)
+        if message is None:  # Arrow's own padding
             assert "changed at" in damage
             continue
-        assert said.startswith(f"{shard} is a damaged shard of embeddings: "), damage
-        assert said.endswith("\nDelete that file: its texts are encoded again."), damage
+        assert message.startswith(f"{shard} is a damaged shard of embeddings: "), damage
+        assert message.endswith("\nDelete that file: its texts are encoded again."), damage
     shard.unlink()
-    assert np.array_equal(Embeddings(sentences, tmp_path).queries(TEXTS), found)
+    assert np.array_equal(Embeddings(sentences, tmp_path).queries(TEXTS), vectors)
 
 
 def test_a_damaged_checkpoint_is_removed_and_the_one_before_taken(tmp_path, caplog):
@@ -295,30 +295,30 @@ def test_a_damaged_checkpoint_is_removed_and_the_one_before_taken(tmp_path, capl
         write_json(folder / "trainer_state.json", state)
         arguments = SimpleNamespace(should_save=True, output_dir=str(tmp_path / "whole"))
         ManifestCallback().on_save(arguments, SimpleNamespace(global_step=step), None)
-    place = tmp_path / "place"
+    workdir = tmp_path / "place"
     for name in [path.name for path in files_of(tmp_path / "whole" / "checkpoint-2")]:
-        shutil.copytree(tmp_path / "whole", place)
-        for damage in damages(place / "checkpoint-2" / name):
+        shutil.copytree(tmp_path / "whole", workdir)
+        for damage in damages(workdir / "checkpoint-2" / name):
             caplog.clear()
-            assert last_complete_checkpoint(place) == place / "checkpoint-1", damage
-            assert f"incomplete checkpoint {place / 'checkpoint-2'}" in caplog.text
-            shutil.copytree(tmp_path / "whole", place, dirs_exist_ok=True)
-        assert last_complete_checkpoint(place) == place / "checkpoint-2"
-        shutil.rmtree(place)
+            assert last_complete_checkpoint(workdir) == workdir / "checkpoint-1", damage
+            assert f"incomplete checkpoint {workdir / 'checkpoint-2'}" in caplog.text
+            shutil.copytree(tmp_path / "whole", workdir, dirs_exist_ok=True)
+        assert last_complete_checkpoint(workdir) == workdir / "checkpoint-2"
+        shutil.rmtree(workdir)
 
 
-def test_damaged_states_are_not_gone_on_with(tmp_path):
+def test_damaged_states_are_not_resumed_from(tmp_path):
     @dataclass
     class Batch:
         rows: list
         prefix: torch.Tensor
-        endings: torch.Tensor
+        suffixes: torch.Tensor
 
     batches = [Batch([n], torch.tensor([[n]]), torch.tensor([])) for n in range(2)]
     states = States(tmp_path, batches, 0, 1, "float32")
     for number in range(2):
         states.put(number, 3, {"prefix": torch.full((4, 4), float(number))})
-    states.whole(3)
+    states.mark_complete(3)
     for file in files_of(tmp_path):
         for damage in damages(file):
             assert States(tmp_path, batches, 0, 1, "float32").layer in (
@@ -334,37 +334,37 @@ def test_damaged_states_are_not_gone_on_with(tmp_path):
 def test_damaged_replies_are_left_out_and_counted(tmp_path, caplog):
     journal = ReplyCache(tmp_path / "replies.jsonl")
     for number in range(5):
-        asked = {"question": f"What is {number}?", "options": ["å", "b"], "answer": 1}
-        row = {"asked": str(number), "article": f"a{number}", "questions": [asked]}
+        question = {"question": f"What is {number}?", "options": ["å", "b"], "answer": 1}
+        row = {"asked": str(number), "article": f"a{number}", "questions": [question]}
         journal.add({**row, "refused": [], "read": 1, "written": 2})
     for damage in damages(journal.path):
         caplog.clear()
-        found = ReplyCache.read(journal.path).rows
-        assert all(journal.rows.get(key) == row for key, row in found.items()), damage
-        whole_lines = journal.path.read_bytes().count(b"\n") == len(found)
-        assert len(found) == 5 or whole_lines or "broken, and left out" in caplog.text, damage
+        replies = ReplyCache.read(journal.path).rows
+        assert all(journal.rows.get(key) == row for key, row in replies.items()), damage
+        whole_lines = journal.path.read_bytes().count(b"\n") == len(replies)
+        assert len(replies) == 5 or whole_lines or "broken, and left out" in caplog.text, damage
 
 
-# What may lie by itself, or on another machine.
+# Files that move between machines.
 
 
 def test_damaged_predictions_are_refused_by_name(tmp_path):
     logits = np.random.default_rng(0).normal(size=(40, 5))
-    given = Predictions([f"q{n}" for n in range(40)], logits, [1] * 40, "reader", "contexts")
+    predictions = Predictions([f"q{n}" for n in range(40)], logits, [1] * 40, "reader", "contexts")
     path = tmp_path / "p.parquet"
-    write_predictions(path, [given])
+    write_predictions(path, [predictions])
     (expected,) = read_all(path)
     for damage in damages(path):
 
         def use():
-            (found,) = read_all(path)
-            assert np.array_equal(found.logits, expected.logits)
-            assert (found.ids, found.labels, found.name) == (
+            (actual,) = read_all(path)
+            assert np.array_equal(actual.logits, expected.logits)
+            assert (actual.ids, actual.labels, actual.name) == (
                 expected.ids, expected.labels, expected.name,
             )  # fmt: skip
 
-        said = refusal(use)
-        assert said is None or str(path) in said, (damage, said)
+        message = refusal(use)
+        assert message is None or str(path) in message, (damage, message)
 
 
 def test_a_damaged_bundle_is_refused_by_name(tmp_path):
@@ -376,6 +376,6 @@ def test_a_damaged_bundle_is_refused_by_name(tmp_path):
     check(tmp_path / "b")
     for file in files_of(tmp_path / "b"):
         for damage in damages(file):
-            said = refusal(lambda: check(tmp_path / "b"))
-            assert said is not None, damage
-            assert said.startswith(str(file)), damage
+            message = refusal(lambda: check(tmp_path / "b"))
+            assert message is not None, damage
+            assert message.startswith(str(file)), damage

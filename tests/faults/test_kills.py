@@ -1,4 +1,4 @@
-"""Every stage killed, at its write boundaries and at any moment, and given again.
+"""Kill every stage at its write boundaries and at random moments, and run its command again.
 
 `EXAM_KILLS=200` kills so many processes in all; by default a few.
 """
@@ -39,12 +39,12 @@ class Case:
     """A command, and those that must have ended before."""
 
     verb: str
-    given: list[str]
+    overrides: list[str]
     before: list["Case"] = field(default_factory=list)
 
 
-RETRIEVE = Case("retrieve", [*GIVEN, "index=low_ram", "evaluate=false"])
-TRAIN = Case("train", [*GIVEN, *TINY, "index=low_ram"], [RETRIEVE])
+RETRIEVE = Case("retrieve", [*GIVEN, "index=low_memory", "evaluate=false"])
+TRAIN = Case("train", [*GIVEN, *TINY, "index=low_memory"], [RETRIEVE])
 INFER = Case("infer", ["ckpt={run}", "data=kaggle_test", *GIVEN[1:2], "outputs=outputs"], [TRAIN])
 SAVED = "{run}/predictions.parquet"
 ENSEMBLE = Case(
@@ -53,16 +53,16 @@ ENSEMBLE = Case(
 LAYERWISE = Case("train", [*GIVEN, *DECODER])
 ORDERS = Case(
     "infer",
-    ["ckpt={run}", "data=kaggle_test", *GIVEN[1:2], "outputs=outputs", "rotations=3"],
+    ["ckpt={run}", "data=kaggle_test", *GIVEN[1:2], "outputs=outputs", "option_rotations=3"],
     [LAYERWISE],
 )
 GENERATE = Case(
     "generate",
     [
         *["corpus=jsonl", "corpus.dir=.", "corpus.files=articles.jsonl", "outputs=outputs"],
-        *["generator=llm", "n=4", "generator.writer.model=small"],
-        *["generator.writer.base_url={url}", "generator.writer.parallel=1"],
-        "generator.writer.min_sentences=1",
+        *["generator=llm", "num_questions=4", "generator.llm.model=small"],
+        *["generator.llm.base_url={url}", "generator.llm.concurrency=1"],
+        "generator.llm.min_sentences=1",
     ],
 )
 BUNDLE = Case(
@@ -89,11 +89,11 @@ def endpoint():
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory, encoder, endpoint):
-    """A place for each command, with all that goes before it done; a place after it; both once."""
-    made: dict[int, tuple[Path, Path, int]] = {}
+    """Return a function that gives the folders before and after a command, which runs once."""
+    prepared: dict[int, tuple[Path, Path, int]] = {}
 
     def before_and_after(case):
-        if id(case) not in made:
+        if id(case) not in prepared:
             folder = tmp_path_factory.mktemp("case")
             if case.before:
                 copied(before_and_after(case.before[0])[1], folder / "before")
@@ -105,29 +105,29 @@ def places(tmp_path_factory, encoder, endpoint):
             events = folder / "events"
             events.touch()
             command = start(
-                after, case.verb, *given(case, after), fault=partial(die_at, 0, str(events))
+                after, case.verb, *arguments(case, after), fault=partial(die_at, 0, str(events))
             )
             assert command.wait() == 0, command.log
-            made[id(case)] = folder / "before", after, len(events.read_text().splitlines())
-        return made[id(case)]
+            prepared[id(case)] = folder / "before", after, len(events.read_text().splitlines())
+        return prepared[id(case)]
 
-    def given(case, place):
-        run_ = next(iter(sorted(place.glob("outputs/train/kaggle-*"))), "none")
-        image = place.parent / "image.txt"
-        if "{image}" in case.given and not image.exists():
+    def arguments(case, workdir):
+        run_ = next(iter(sorted(workdir.glob("outputs/train/kaggle-*"))), "none")
+        image = workdir.parent / "image.txt"
+        if "{image}" in case.overrides and not image.exists():
             pins = [f"{name}=={version}" for name, version in installed()]
             image.write_text("\n".join([f"Python {platform.python_version()}", *pins]))
         known = {
-            "run": os.path.relpath(run_, place),
+            "run": os.path.relpath(run_, workdir),
             "url": endpoint.url,
             "image": f"image={image}",
         }
-        named = [value.format(**known) for value in case.given]
+        named = [value.format(**known) for value in case.overrides]
         encodes = case.verb != "generate" and "retriever=none" not in named
-        own = case.verb in ("retrieve", "train") and encodes
-        return [*named, *([f"encoder.name_or_path={encoder}"] if own else [])]
+        needs_encoder = case.verb in ("retrieve", "train") and encodes
+        return [*named, *([f"encoder.name_or_path={encoder}"] if needs_encoder else [])]
 
-    before_and_after.given = given
+    before_and_after.arguments = arguments
     return before_and_after
 
 
@@ -135,14 +135,16 @@ def installed():
     """Everything that is here but this project, so that a bundle carries no other wheel."""
     from importlib.metadata import distributions
 
-    found = {d.metadata["Name"].lower(): d.version for d in distributions()}
+    versions = {d.metadata["Name"].lower(): d.version for d in distributions()}
     return [
-        (name, version) for name, version in found.items() if name not in ("exam", "openbook-exam")
+        (name, version)
+        for name, version in versions.items()
+        if name not in ("exam", "openbook-exam")
     ]
 
 
 def content(path: Path):
-    """What a file says, apart from when and where it was made."""
+    """Return a file's content without times and paths."""
     if path.name in TIMED:
         return None
     if path.suffix == ".parquet":
@@ -161,34 +163,36 @@ def without(value):
     return [without(v) for v in value] if isinstance(value, list) else value
 
 
-def contents(place: Path) -> dict[str, object]:
-    """Every file that a place's commands left, hidden ones apart."""
-    paths = [p for root in ("outputs", "bundle") for p in (place / root).rglob("*") if p.is_file()]
-    names = {str(path.relative_to(place)): path for path in paths}
+def contents(workdir: Path) -> dict[str, object]:
+    """Return the content of every file that the commands left, without hidden ones."""
+    paths = [
+        p for root in ("outputs", "bundle") for p in (workdir / root).rglob("*") if p.is_file()
+    ]
+    names = {str(path.relative_to(workdir)): path for path in paths}
     return {n: content(p) for n, p in names.items() if "/." not in n and not n.endswith(".whl")}
 
 
-def done(place: Path) -> dict[Path, bytes]:
+def done(workdir: Path) -> dict[Path, bytes]:
     """The manifests there are, each of a stage that is whole."""
-    found = {path: path.read_bytes() for path in place.glob(f"outputs/*/*/{MANIFEST}")}
-    for path in found:
+    manifests = {path: path.read_bytes() for path in workdir.glob(f"outputs/*/*/{MANIFEST}")}
+    for path in manifests:
         load_stage(path.parent)
-    if (place / "bundle").exists():
-        check(place / "bundle")
-    return found
+    if (workdir / "bundle").exists():
+        check(workdir / "bundle")
+    return manifests
 
 
 def work(log: str) -> int:
     return sum(any(words in line for words in WORK) for line in log.splitlines())
 
 
-def killed(place, case, given, draw, events, seconds):
+def killed(workdir, case, overrides, draw, events, seconds):
     """Kill a command once: at a boundary that is drawn, or at a moment. Whether it was in time."""
     if draw.random() < 0.6:
         fault = partial(die_at, draw.randint(1, events))
-        command = start(place, case.verb, *given, fault=fault)
+        command = start(workdir, case.verb, *overrides, fault=fault)
     else:
-        command = start(place, case.verb, *given)
+        command = start(workdir, case.verb, *overrides)
         command.process.join(draw.uniform(0.1, 1) * seconds)
         if command.process.exitcode is None:
             command.send(signal.SIGKILL)
@@ -203,39 +207,39 @@ def test_a_killed_command_goes_on_to_the_same_end(places, tmp_path, name, endpoi
     case = CASES[name]
     before, after, events = places(case)
     expected = contents(after)
-    wanted = -(-KILLS // len(CASES)) if KILLS else 2
+    target = -(-KILLS // len(CASES)) if KILLS else 2
     draw, kills, number = Random(name), 0, 0
     seconds = 2.0
-    while kills < wanted:
+    while kills < target:
         number += 1
-        place = copied(before, tmp_path / f"place-{number}")
-        given = places.given(case, place)
-        asked, units, logs = len(endpoint.asked), 0, 0
-        while kills < wanted and not (place / "bundle").exists():
-            whole, start_of_it = done(place), time.monotonic()
-            command, in_time = killed(place, case, given, draw, events, seconds)
+        workdir = copied(before, tmp_path / f"place-{number}")
+        overrides = places.arguments(case, workdir)
+        requests, units, logs = len(endpoint.asked), 0, 0
+        while kills < target and not (workdir / "bundle").exists():
+            whole, start_of_it = done(workdir), time.monotonic()
+            command, in_time = killed(workdir, case, overrides, draw, events, seconds)
             units, logs = units + work(command.log), logs + 1
-            now = done(place)
+            now = done(workdir)
             assert {path: now[path] for path in whole} == whole  # what was whole was not done again
             if not in_time:
                 seconds = time.monotonic() - start_of_it
                 break
             kills += 1
-        if not (place / "bundle").exists():
-            units += work(run(place, case.verb, *given).log)
-        found = contents(place)
-        assert found.keys() == expected.keys()
+        if not (workdir / "bundle").exists():
+            units += work(run(workdir, case.verb, *overrides).log)
+        actual = contents(workdir)
+        assert actual.keys() == expected.keys()
         differing = [
-            n for n in expected if found[n] != expected[n] and not n.endswith("contents.json")
+            n for n in expected if actual[n] != expected[n] and not n.endswith("contents.json")
         ]
         assert differing == []
-        left = place.glob("outputs/*/*/**/*.part")  # two may write to the store of embeddings
+        left = workdir.glob("outputs/*/*/**/*.part")  # two may write to the store of embeddings
         assert [path for path in left if "embeddings" not in path.parts] == []
         if name == "generate":  # a reply is paid for once, but the one that was on its way
-            assert len(endpoint.asked) - asked <= 4 + logs
+            assert len(endpoint.asked) - requests <= 4 + logs
         if name == "retrieve":
             assert units <= work_of(after) + logs
-        shutil.rmtree(place)
+        shutil.rmtree(workdir)
     with (tmp_path.parent / "kills").open("a") as file:
         file.write(f"{name}: {kills} kills, {events} boundaries\n")
 
@@ -245,18 +249,18 @@ def test_orders_of_the_options_that_were_answered_are_kept(places, tmp_path):
     before, after, _ = places(ORDERS)
     passed = (after.parent / "events").read_text().splitlines()
     second = next(n for n, line in enumerate(passed, 1) if line.endswith("order-1.parquet"))
-    place = copied(before, tmp_path / "place")
-    given = places.given(ORDERS, place)
-    kept = start(place, ORDERS.verb, *given, fault=partial(die_at, second + 1))
+    workdir = copied(before, tmp_path / "place")
+    overrides = places.arguments(ORDERS, workdir)
+    kept = start(workdir, ORDERS.verb, *overrides, fault=partial(die_at, second + 1))
     assert kept.wait() == -signal.SIGKILL, kept.log
-    log = run(place, ORDERS.verb, *given).log
+    log = run(workdir, ORDERS.verb, *overrides).log
     again = [line[9:] for line in log.splitlines() if "answered already" in line]
     assert again == [
         "infer: reusing predictions with options given",
         "infer: reusing predictions with options rotated by 1",
     ]
-    assert contents(place) == contents(after)
+    assert contents(workdir) == contents(after)
 
 
-def work_of(place: Path) -> int:
-    return sum(work(path.read_text()) for path in place.glob("printed-*/stderr"))
+def work_of(workdir: Path) -> int:
+    return sum(work(path.read_text()) for path in workdir.glob("printed-*/stderr"))

@@ -13,7 +13,7 @@ from processes import GIVEN, TINY, copied, run, start
 from exam.core.errors import ExamError
 from exam.core.exit import GRACE_SECONDS, run_command, translate_os_errors
 
-SAID = {
+MESSAGES = {
     signal.SIGINT: (130, "Interrupted. The same command continues from what is finished."),
     signal.SIGTERM: (143, "Terminated. The same command continues from what is finished."),
 }
@@ -31,25 +31,25 @@ def end(command, number):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, encoder):
-    """A place with contexts."""
-    place = make_place(tmp_path_factory.mktemp("signals") / "place")
-    run(place, "retrieve", *GIVEN, f"encoder.name_or_path={encoder}")
-    return place
+    """Return a working folder with contexts."""
+    workdir = make_place(tmp_path_factory.mktemp("signals") / "place")
+    run(workdir, "retrieve", *GIVEN, f"encoder.name_or_path={encoder}")
+    return workdir
 
 
-@pytest.mark.parametrize("number", list(SAID))
+@pytest.mark.parametrize("number", list(MESSAGES))
 def test_a_command_says_how_it_ended(capsys, number):
     def body():
         signal.raise_signal(number)
         return 0
 
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
-    assert (run_command(body), capsys.readouterr().err.strip()) == SAID[number]
+    assert (run_command(body), capsys.readouterr().err.strip()) == MESSAGES[number]
     assert before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
     assert signal.alarm(0) == 0  # none is left to go off later
 
 
-@pytest.mark.parametrize("number", list(SAID))
+@pytest.mark.parametrize("number", list(MESSAGES))
 def test_an_interruption_that_a_library_swallowed_is_one(capsys, number):
     def body():
         try:
@@ -57,7 +57,7 @@ def test_an_interruption_that_a_library_swallowed_is_one(capsys, number):
         except KeyboardInterrupt:
             return 0
 
-    assert (run_command(body), capsys.readouterr().err.strip()) == SAID[number]
+    assert (run_command(body), capsys.readouterr().err.strip()) == MESSAGES[number]
 
 
 def test_a_signal_that_was_ignored_before_stays_ignored():
@@ -85,7 +85,7 @@ def test_what_an_interruption_left_unwritten_is_no_full_disk(capsys):
             raised.append(type(error))
         return 0
 
-    assert (run_command(body), capsys.readouterr().err.strip()) == SAID[signal.SIGTERM]
+    assert (run_command(body), capsys.readouterr().err.strip()) == MESSAGES[signal.SIGTERM]
     assert raised == [OSError]
 
 
@@ -103,7 +103,7 @@ def test_an_interruption_that_a_library_made_an_error_of_is_one(capsys):
         except KeyboardInterrupt:
             raise RuntimeError("computation interrupted") from None
 
-    assert (run_command(body), capsys.readouterr().err.strip()) == SAID[signal.SIGTERM]
+    assert (run_command(body), capsys.readouterr().err.strip()) == MESSAGES[signal.SIGTERM]
 
 
 def test_an_error_keeps_its_traceback():
@@ -115,23 +115,23 @@ def test_an_error_keeps_its_traceback():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", list(SAID))
+@pytest.mark.parametrize("number", list(MESSAGES))
 def test_training_ends_soon_and_goes_on_at_its_last_step(prepared, tmp_path, encoder, number):
-    place = copied(prepared, tmp_path / "place")
-    given = [*GIVEN, *TINY, f"encoder.name_or_path={encoder}", *LONG]
-    command = start(place, "train", *given)
+    workdir = copied(prepared, tmp_path / "place")
+    overrides = [*GIVEN, *TINY, f"encoder.name_or_path={encoder}", *LONG]
+    command = start(workdir, "train", *overrides)
     command.wait_for("train: step 9 ")
-    code, seconds, said = end(command, number)
-    assert (code, said) == SAID[number]
+    code, seconds, message = end(command, number)
+    assert (code, message) == MESSAGES[number]
     assert seconds < 5
-    again = start(place, "train", *given)
+    again = start(workdir, "train", *overrides)
     again.wait_for("train: resuming at step ")
     assert end(again, number)[0] == code
 
 
 @pytest.mark.slow
 def test_a_reply_that_never_comes_is_not_waited_for(tmp_path):
-    place = make_place(tmp_path / "place")
+    workdir = make_place(tmp_path / "place")
     endpoint = Endpoint(
         lambda title, time_: question_about(f"{title} 1") if len(endpoint.asked) < 3 else hang()
     )
@@ -140,36 +140,36 @@ def test_a_reply_that_never_comes_is_not_waited_for(tmp_path):
         time.sleep(60)
         return "no"
 
-    given = ["corpus=jsonl", "corpus.dir=.", "corpus.files=articles.jsonl", "outputs=outputs"]
-    given += ["generator=llm", "n=4", "generator.writer.parallel=1"]
-    given += [f"generator.writer.base_url={endpoint.url}", "generator.writer.model=small"]
-    command = start(place, "generate", *given)
+    overrides = ["corpus=jsonl", "corpus.dir=.", "corpus.files=articles.jsonl", "outputs=outputs"]
+    overrides += ["generator=llm", "num_questions=4", "generator.llm.concurrency=1"]
+    overrides += [f"generator.llm.base_url={endpoint.url}", "generator.llm.model=small"]
+    command = start(workdir, "generate", *overrides)
     while len(endpoint.asked) < 3:
         time.sleep(0.05)
-    code, seconds, said = end(command, signal.SIGTERM)
-    assert (code, said) == SAID[signal.SIGTERM]
+    code, seconds, message = end(command, signal.SIGTERM)
+    assert (code, message) == MESSAGES[signal.SIGTERM]
     assert seconds < GRACE_SECONDS + 1
-    (journal,) = place.glob("outputs/replies/*/replies.jsonl")
+    (journal,) = workdir.glob("outputs/replies/*/replies.jsonl")
     assert len([json.loads(line) for line in journal.read_text().splitlines()]) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("verb", "given", "moment"),
+    ("verb", "overrides", "moment"),
     [
         ("demo", [], "corpus"),
         ("bundle", ["ckpt={run}", "out=bundle", *GIVEN[:2]], "bundle: runs/"),
     ],
 )
-def test_the_packages_own_commands_end_alike(prepared, tmp_path, encoder, verb, given, moment):
-    place = copied(prepared, tmp_path / "place")
-    if "ckpt={run}" in given:
-        run(place, "train", *GIVEN, *TINY, f"encoder.name_or_path={encoder}")
-        (trained,) = place.glob("outputs/train/kaggle-tiny-*")
-        given = [value.format(run=trained) for value in given]
-    command = start(place, verb, *given)
+def test_the_packages_own_commands_end_alike(prepared, tmp_path, encoder, verb, overrides, moment):
+    workdir = copied(prepared, tmp_path / "place")
+    if "ckpt={run}" in overrides:
+        run(workdir, "train", *GIVEN, *TINY, f"encoder.name_or_path={encoder}")
+        (trained,) = workdir.glob("outputs/train/kaggle-tiny-*")
+        overrides = [value.format(run=trained) for value in overrides]
+    command = start(workdir, verb, *overrides)
     command.wait_for(moment)
-    code, seconds, said = end(command, signal.SIGTERM)
-    assert (code, said) == SAID[signal.SIGTERM]
+    code, seconds, message = end(command, signal.SIGTERM)
+    assert (code, message) == MESSAGES[signal.SIGTERM]
     assert seconds < 5
-    assert not (place / "bundle").exists()
+    assert not (workdir / "bundle").exists()

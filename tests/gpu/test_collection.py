@@ -1,12 +1,9 @@
 """The tests for a GPU can be collected on a machine that lacks what they do not need."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
-from helpers import ROOT
+from helpers import python
 
 # Not in the list of wheels that CONTRIBUTING.md gives for a GPU machine, or optional there.
 ABSENT = ["altair", "bitsandbytes", "blingfire", "bm25s", "faiss", "gguf", "hypothesis", "openai"]
@@ -30,11 +27,7 @@ sys.exit(pytest.main(["--collect-only", "-m", "gpu", "-ra", "tests/gpu"]))
 @pytest.mark.slow
 @pytest.mark.parametrize("absent", [ABSENT, ["datasets"]], ids=["optional", "needed"])
 def test_they_are_collected_or_say_what_is_missing(absent):
-    command = [sys.executable, "-c", COLLECT.format(absent=absent)]
-    environment = {**os.environ, "PYTHONPATH": "src", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    done = python("-c", COLLECT.format(absent=absent), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert "error" not in done.stdout, done.stdout
     if absent is ABSENT:
         number = re.search(r"^(\d+)/\d+ tests collected", done.stdout, re.MULTILINE)

@@ -59,7 +59,7 @@ def test_the_gradient_of_flex_attention_is_that_of_the_dense_mask(
 @pytest.mark.parametrize("family", ["bert", "roberta", "deberta"])
 def test_readers_answer_alike(tmp_path, questions, device, family):
     reader = reader_of(tmp_path, questions, family)
-    batch = reader.collator(5)(rows_of(reader, questions))
+    batch = reader.build_collator(5)(rows_of(reader, questions))
     inputs = {n: v.to(device) for n, v in batch.items() if n not in ("labels", "option_mask")}
     model = reader.model.eval().to(device)
     with torch.no_grad():

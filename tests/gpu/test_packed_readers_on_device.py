@@ -38,7 +38,7 @@ def batch_of(reader, questions):
     rows = rows_of(reader, questions)
     rows[1]["context"] = []
     rows[2]["options"] = rows[2]["options"][:2]
-    batch = reader.collator(5)(rows)
+    batch = reader.build_collator(5)(rows)
     batch.pop("labels")
     return batch, batch.pop("option_mask")
 

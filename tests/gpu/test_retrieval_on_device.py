@@ -23,7 +23,9 @@ NEAR = {Dtype.float32: 1e-4, Dtype.bfloat16: 5e-2, Dtype.float16: 1e-2}
 @pytest.mark.parametrize(("device", "dtype"), PLACED)
 def test_vectors_are_near_those_of_the_cpu(encoder, device, dtype):
     there, here = (
-        SentenceEncoder(Encoder(name="t", name_or_path=str(encoder), dtype=d, batch_tokens=512))
+        SentenceEncoder(
+            Encoder(name="t", name_or_path=str(encoder), dtype=d, max_tokens_per_batch=512)
+        )
         for d in (dtype, Dtype.float32)
     )
     here.model.to("cpu")

@@ -12,7 +12,7 @@ from tiny_encoders import FAMILIES, as_questions, features_of, model_of, texts
 
 from exam.config import Model, Packing, Tuning
 from exam.core.trainer import last_complete_checkpoint
-from exam.readers.multiple_choice.reader import Reader, predict, train
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
 
 PLACES = [
     *(pytest.param("cpu", dtype, marks=pytest.mark.slow) for dtype in ("fp32", "bf16")),
@@ -39,7 +39,7 @@ def reader_on(tmp_path, questions, monkeypatch):
     ):
         arguments = trainer_on(device, dtype, **{"max_steps": STEPS, **values})
         config = config or model_of(family, packing)
-        reader = Reader.load(config, arguments, tmp_path / "c", 0, texts(questions))
+        reader = MultipleChoiceReader.build(config, arguments, tmp_path / "c", 0, texts(questions))
         reader.arguments._n_gpu = min(1, reader.arguments.n_gpu)  # never torch's DataParallel
         return reader
 
@@ -53,7 +53,7 @@ def weights_of(model):
 def trained(reader, questions, tuning=None):
     features = features_of(reader, questions)
     reader = reader.prepare_for_training(features, tuning or Tuning())
-    return *train(reader, features, features.select([])), features
+    return *reader.train(features, features.select([])), features
 
 
 def losses_of(folder):
@@ -77,14 +77,14 @@ def test_training_lowers_the_loss_and_moves_every_weight(
     assert np.isfinite(losses).all()
     assert np.mean(losses[-8:]) < np.mean(losses[:8])
     assert ("peak_gpu_mib" in figures) == torch.cuda.is_available()
-    assert np.isfinite(predict(reader, features)).all()
+    assert np.isfinite(reader.predict_logits(features)).all()
 
 
 @pytest.mark.parametrize("device", DEVICES[1:])
 def test_fp16_scales_the_loss_and_leaves_out_what_overflows(questions, reader_on, device):
     reader = reader_on(device, "fp16", max_grad_norm=0.0)
     features = features_of(reader, questions)
-    trainer = reader.trainer(features, None, 5)
+    trainer = reader.build_trainer(features, None, 5)
     trainer.accelerator.scaler._init_scale = 2.0**30
     trainer.train()
     scaler = trainer.accelerator.scaler
@@ -100,7 +100,7 @@ def test_weight_perturbation_leaves_whole_weights(questions, reader_on, device, 
     after = weights_of(reader.model)
     assert all(torch.isfinite(weight).all() for weight in after.values())
     assert sum(not torch.equal(before[n], after[n]) for n in after) >= len(after) - 1
-    assert np.isfinite(predict(reader, features)).all()
+    assert np.isfinite(reader.predict_logits(features)).all()
 
 
 @pytest.mark.parametrize(("device", "dtype"), PLACES)
@@ -117,10 +117,10 @@ def test_adapters_train_under_checkpointing_and_reload(
     plain = {name.replace(".base_layer.", "."): weight for name, weight in after.items()}
     frozen = [name for name in before if "classifier" not in name]
     assert all(torch.equal(before[name], plain[name]) for name in frozen)
-    logits = predict(reader, features)
+    logits = reader.predict_logits(features)
     reader.save(tmp_path / "run")
     again = reader_on(device, dtype, config=replace(config, name_or_path=str(tmp_path / "run")))
-    assert predict(again, features) == pytest.approx(logits, abs=1e-2)
+    assert again.predict_logits(features) == pytest.approx(logits, abs=1e-2)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -148,7 +148,7 @@ def test_resumed_training_ends_where_uninterrupted_training_does(
             reader, figures, features = trained(reader, questions)
             assert figures["steps"] == steps
         assert last_complete_checkpoint(folder / "c") is not None
-        logits.append(predict(reader, features))
+        logits.append(reader.predict_logits(features))
     assert logits[1] == pytest.approx(logits[0], abs=NEAR[dtype])
 
 
@@ -158,7 +158,7 @@ def test_the_cpu_answers_as_the_gpu_that_trained(tmp_path, questions, reader_on,
     reader, _, features = trained(reader_on(device, "bf16", family), questions)
     reader.save(tmp_path / "run")
     saved = Model(name="t", name_or_path=str(tmp_path / "run"), packing=Packing.options)
-    there, here = (predict(reader_on(d, config=saved), features) for d in (device, "cpu"))
+    there, here = (reader_on(d, config=saved).predict_logits(features) for d in (device, "cpu"))
     assert here == pytest.approx(there, abs=1e-3)
 
 

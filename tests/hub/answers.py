@@ -8,14 +8,14 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from hub.repositories import BOT, Commit, Repository, StoredFile
+from hub.repositories import Commit, Repository, StoredFile
 
 if TYPE_CHECKING:
     from hub.server import Hub
 
 KINDS = {"models": "model", "datasets": "dataset"}
 DATE = "2026-08-01T12:00:00.000Z"
-ACTIONS = {"revision", "tree", "paths-info", "refs", "commits", "discussions"}
+ACTIONS = {"revision", "tree", "paths-info"}
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
@@ -112,16 +112,9 @@ class Handler(BaseHTTPRequestHandler):
         self.strike("")
         revision = rest[0] if rest else "main"
         match action:
-            case "refs":
-                return self.send_json(refs(repository))
-            case "discussions":
-                return self.send_json(discussions(repository))
             case "revision":
                 commit = self.commit(repository, revision)
                 return self.send_json(information(repository, commit, self.query))
-            case "commits":
-                history = repository.history(self.commit(repository, revision))
-                return self.send_json([commit_information(commit) for commit in history])
             case "paths-info":
                 return self.send_paths(self.commit(repository, revision))
             case "tree":
@@ -129,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
         raise Refusal(404, None, f"No such action: {action}")
 
     def find(self, kind: str, name: str) -> Repository:
-        """The repository of a name, as far as this token may know of it.
+        """The repository of a name.
 
         The client takes a 401 for a missing repository where the address is https; this one's is
         not, so that the error's code says it here.
@@ -139,8 +132,7 @@ class Handler(BaseHTTPRequestHandler):
             new = self.path.replace(name, self.hub.renamed[key], 1)
             raise Refusal(307, None, f"Temporary Redirect. Redirecting to {new}", Location=new)
         repository = self.hub.repositories.get(key)
-        hidden = repository is not None and repository.is_private
-        if repository is None or (hidden and self.token not in repository.readers):
+        if repository is None:
             if self.token is None:
                 raise Refusal(401, "RepoNotFound", "Invalid username or password.")
             raise Refusal(404, "RepoNotFound", "Repository not found")
@@ -243,19 +235,13 @@ class Handler(BaseHTTPRequestHandler):
     # Information
 
     def send_tree(self, commit: Commit, folder: str) -> None:
-        """List a folder, a page at a time."""
+        """List a folder."""
         recursive = self.query.get("recursive", ["false"])[0].lower() == "true"
         entries = tree(commit, folder, recursive=recursive)
         if folder and not entries:
             message = f"{folder} does not exist on {commit.sha}"
             raise Refusal(404, "EntryNotFound", message)
-        start = int(self.query.get("cursor", ["0"])[0])
-        headers = {}
-        if start + self.hub.page < len(entries):
-            address = f"{self.hub.url}{urlsplit(self.path).path}"
-            more = f"recursive={recursive}&cursor={start + self.hub.page}"
-            headers["Link"] = f'<{address}?{more}>; rel="next"'
-        self.send_json(entries[start : start + self.hub.page], headers)
+        self.send_json(entries)
 
     def send_paths(self, commit: Commit) -> None:
         kind = self.headers.get("Content-Type", "")
@@ -264,8 +250,8 @@ class Handler(BaseHTTPRequestHandler):
         entries = {entry["path"]: entry for entry in tree(commit, "", recursive=True)}
         self.send_json([entries[path] for path in paths if path in entries])
 
-    def send_json(self, value: Any, headers: dict[str, str] | None = None) -> None:
-        self.send(200, json.dumps(value).encode(), "application/json; charset=utf-8", headers)
+    def send_json(self, value: Any) -> None:
+        self.send(200, json.dumps(value).encode(), "application/json; charset=utf-8", {})
 
     def refuse(self, refusal: Refusal) -> None:
         headers = dict(refusal.headers)
@@ -277,10 +263,8 @@ class Handler(BaseHTTPRequestHandler):
         error = json.dumps({"error": refusal.message}).encode()
         return self.send(refusal.status, error, "application/json; charset=utf-8", headers)
 
-    def send(
-        self, status: int, body: bytes, kind: str, headers: dict[str, str] | None = None
-    ) -> None:
-        self.head(status, kind, len(body), headers or {})
+    def send(self, status: int, body: bytes, kind: str, headers: dict[str, str]) -> None:
+        self.head(status, kind, len(body), headers)
         if self.command != "HEAD":
             self.wfile.write(body)
 
@@ -306,12 +290,12 @@ def information(
         "sha": commit.sha,
         "lastModified": DATE,
         "createdAt": DATE,
-        "private": repository.is_private,
+        "private": False,
         "gated": "auto" if repository.is_gated else False,
         "disabled": False,
         "downloads": 0,
         "likes": 0,
-        "tags": repository.tags,
+        "tags": [],
         "siblings": siblings,
     }
 
@@ -356,45 +340,3 @@ def entry(file: StoredFile) -> dict[str, Any]:
 
 def ordered(commit: Commit) -> Iterable[StoredFile]:
     return (commit.files[path] for path in sorted(commit.files))
-
-
-def commit_information(commit: Commit) -> dict[str, Any]:
-    authors = [{"user": "someone"}]
-    return {
-        "id": commit.sha,
-        "title": commit.title,
-        "message": "",
-        "date": DATE,
-        "authors": authors,
-    }
-
-
-def refs(repository: Repository) -> dict[str, Any]:
-    def listed(prefix: str) -> list[dict[str, str]]:
-        return [
-            {"name": name.removeprefix(prefix), "ref": ref, "targetCommit": repository.refs[name]}
-            for name in repository.refs
-            if (ref := name if name.startswith("refs/") else f"refs/heads/{name}")
-            and name.startswith("refs/pr/") == (prefix == "refs/pr/")
-        ]
-
-    return {"branches": listed(""), "converts": [], "tags": [], "pullRequests": listed("refs/pr/")}
-
-
-def discussions(repository: Repository) -> dict[str, Any]:
-    """The conversion bot's pull requests, all on one page."""
-    numbers = [int(ref.removeprefix("refs/pr/")) for ref in repository.refs if "/pr/" in ref]
-    pulls = [bot_discussion(repository, number) for number in numbers]
-    return {"discussions": pulls, "count": len(pulls), "start": 0}
-
-
-def bot_discussion(repository: Repository, number: int) -> dict[str, Any]:
-    return {
-        "num": number,
-        "title": repository.commits[repository.refs[f"refs/pr/{number}"]].title,
-        "author": {"name": BOT},
-        "createdAt": DATE,
-        "status": "open",
-        "isPullRequest": True,
-        "repo": {"name": repository.id, "type": repository.kind},
-    }

@@ -45,6 +45,12 @@ class Bench:
             process = commands.run(verb, *overrides, *switch, cwd=self.home, **environment)
         return Done(process.returncode, process.stdout, process.stderr, requests)
 
+    def infer(self, outputs: Path, *, offline: bool = False) -> "Done":
+        """Answer the test questions with the run in a folder of outputs."""
+        data = ["data=kaggle", f"data.dir={self.questions / 'questions'}"]
+        run = f"ckpt={stage(outputs, 'train')}"
+        return self.run("infer", run, *data, f"outputs={outputs}", offline=offline).check()
+
     def fetched(self, name: str) -> dict[str | None, int]:
         """How often each file of a repository was sent, by all commands together."""
         counts = downloads(self.hub.requests).items()

@@ -26,7 +26,7 @@ from hub.weights import (
 def deberta(size: str) -> Files:
     """`microsoft/deberta-v3-<size>`: no safetensors, no tokenizer.json, no dtype, heads of MLM."""
     spm = vocabularies.deberta_spm()
-    config = small(configs.deberta(size), len(vocabularies.pieces_of(spm)) + 100)
+    config = small(configs.DEBERTA, len(vocabularies.pieces_of(spm)) + 100)
     state = cast(deberta_state(config), torch.float16)
     generator = {key: value for key, value in state.items() if key.startswith("lm_predictions")}
     return {

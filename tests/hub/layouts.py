@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hub import bidirectional, decoders, sentences
 from hub.server import Hub
-from hub.weights import Files, safetensors_of, state_in
+from hub.weights import Files
 
 SIZES = ("xsmall", "small", "base", "large")
 MODELS: dict[str, Callable[[], Files]] = {
@@ -33,11 +33,6 @@ MODELS: dict[str, Callable[[], Files]] = {
     "mixedbread-ai/mxbai-rerank-base-v2": decoders.mxbai_rerank,
 }
 RENAMED = {"cross-encoder/ms-marco-MiniLM-L-6-v2": "cross-encoder/ms-marco-MiniLM-L6-v2"}
-CONVERTED = {  # the conversion bot's open pull requests
-    "microsoft/deberta-v3-base": (4, 14),
-    "microsoft/deberta-v3-large": (4,),
-    "potsawee/longformer-large-4096-answering-race": (2,),
-}
 
 
 @cache
@@ -47,13 +42,9 @@ def files_of_model(name: str) -> Files:
 
 
 def publish_models(hub: Hub) -> None:
-    """Add every model, the bot's pull requests and the old names to a hub."""
+    """Add every model and the old names to a hub."""
     for name in MODELS:
         hub.add(name, files_of_model(name))
-    for name, numbers in CONVERTED.items():
-        weights = safetensors_of(state_in(files_of_model(name)["pytorch_model.bin"]))
-        for number in numbers:
-            hub.propose(name, number, {"model.safetensors": weights})
     for old, new in RENAMED.items():
         hub.rename(old, new)
 

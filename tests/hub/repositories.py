@@ -8,7 +8,6 @@ from pathlib import Path
 
 # What the hub's .gitattributes keep in large file storage.
 LARGE = {".bin", ".h5", ".model", ".msgpack", ".onnx", ".ot", ".parquet", ".safetensors", ".xml"}
-BOT = "SFconvertbot"
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,9 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Commit:
-    """A state of a repository's files; `parent` is the commit before it."""
+    """A state of a repository's files."""
 
     sha: str
-    parent: str | None
-    title: str
     files: dict[str, StoredFile]
 
 
@@ -62,21 +59,17 @@ class Commit:
 class Repository:
     """A model's or a data set's repository.
 
-    `readers` are the tokens that may read it where it is gated or private.
+    `readers` are the tokens that may read it where it is gated.
     """
 
     id: str
     kind: str = "model"
     is_gated: bool = False
-    is_private: bool = False
     readers: set[str] = field(default_factory=set)
-    tags: list[str] = field(default_factory=list)
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
 
-    def commit(
-        self, changes: Mapping[str, bytes | None], ref: str = "main", title: str = "Upload files"
-    ) -> str:
+    def commit(self, changes: Mapping[str, bytes | None], ref: str = "main") -> str:
         """Add a commit to a branch, or to a pull request that starts from main; return its hash.
 
         None deletes a file.
@@ -88,22 +81,15 @@ class Repository:
                 del files[path]
             else:
                 files[path] = StoredFile(path, data)
-        state = repr((self.kind, self.id, parent, title, sorted(f.oid for f in files.values())))
+        state = repr((self.kind, self.id, parent, sorted(f.oid for f in files.values())))
         sha = hashlib.sha1(state.encode()).hexdigest()
-        self.commits[sha] = Commit(sha, parent, title, files)
+        self.commits[sha] = Commit(sha, files)
         self.refs[ref] = sha
         return sha
 
     def resolve(self, revision: str) -> Commit | None:
         """The commit that a branch, a pull request or a commit's hash names."""
         return self.commits.get(self.refs.get(revision, revision))
-
-    def history(self, commit: Commit) -> list[Commit]:
-        """The commit and those before it, the newest first."""
-        commits = [commit]
-        while (parent := commits[-1].parent) is not None:
-            commits.append(self.commits[parent])
-        return commits
 
     @property
     def main(self) -> Commit:

@@ -63,7 +63,6 @@ class Hub:
     tokens: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
     answered: list[Request] = field(default_factory=list)
-    page: int = 1000  # entries of a tree in one answer
     busy: int = 0  # requests that are being answered
 
     def __enter__(self) -> Self:
@@ -109,7 +108,7 @@ class Hub:
         """Publish a repository, from memory or a folder; return its first commit."""
         files = files_of(files) if isinstance(files, Path) else files
         repository = self.repositories[kind, name] = Repository(name, kind)
-        return repository.commit(files, title="initial commit")
+        return repository.commit(files)
 
     def get(self, name: str, kind: str = "model") -> Repository:
         return self.repositories[kind, name]
@@ -119,9 +118,8 @@ class Hub:
         return self.get(name, kind).commit(changes)
 
     def propose(self, name: str, number: int, changes: Mapping[str, bytes | None]) -> str:
-        """Open the conversion bot's pull request on main; return its commit."""
-        title = "Adding `safetensors` variant of this model"
-        return self.get(name).commit(changes, f"refs/pr/{number}", title)
+        """Open a pull request on main; return its commit."""
+        return self.get(name).commit(changes, f"refs/pr/{number}")
 
     def rename(self, old: str, new: str, kind: str = "model") -> None:
         """Redirect an old name to a repository."""
@@ -131,12 +129,6 @@ class Hub:
         """Let a repository's files be read with this token alone; its information stays open."""
         self.tokens.add(token)
         self.get(name, kind).is_gated = True
-        self.get(name, kind).readers.add(token)
-
-    def hide(self, name: str, token: str, kind: str = "model") -> None:
-        """Make a repository private to this token."""
-        self.tokens.add(token)
-        self.get(name, kind).is_private = True
         self.get(name, kind).readers.add(token)
 
     def fail(

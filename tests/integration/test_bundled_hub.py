@@ -1,11 +1,9 @@
 """Checkpoints of the hub in a bundle: found by their ids where there is no network."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from helpers import python
 from hub.layouts import files_of_model
 from hub.server import Hub
 
@@ -24,7 +22,7 @@ print(contents.overrides)
 """
 RESOLVE = """
 import json, sys
-from exam.checkpoints import checkpoint_fingerprint, resolve_checkpoint
+from exam.core.checkpoints import checkpoint_fingerprint, resolve_checkpoint
 from exam.config import Checkpoint
 checkpoints = [Checkpoint("reader", "model.name_or_path", name) for name in sys.argv[1:]]
 files = [sorted(p.name for p in resolve_checkpoint(c).iterdir()) for c in checkpoints]
@@ -33,10 +31,7 @@ print(json.dumps([files, [checkpoint_fingerprint(c) for c in checkpoints]]))
 
 
 def run(source, *arguments, **environment):
-    command = [sys.executable, "-c", source, *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
+    done = python("-c", source, *arguments, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -20,7 +20,7 @@ SOURCE = "microsoft/deberta-v3-xsmall"
 NEEDED = {"config.json", "tokenizer_config.json", "spm.model", "pytorch_model.bin"}
 SHORT = [
     *["model=deberta_xsmall", "retriever=none", "data.limit=4", "data.fold=null"],
-    *["model.max_length=64", "trainer=no_training", "trainer.use_cpu=true"],
+    *["model.max_length=64", "trainer=zero_shot", "trainer.use_cpu=true"],
 ]
 numbers = count()
 
@@ -39,16 +39,32 @@ def train(bench: Bench, name: str, outputs: Path, *more: str, **options) -> Done
     return bench.run("train", *setting, **options)
 
 
-def refused(bench: Bench, name: str, *more: str, **options) -> str:
-    """The message of a refusal: exit code 2, no traceback, and no stage has begun."""
-    outputs = bench.outputs("refused")
-    done = train(bench, name, outputs, *more, **options)
+def retrieve(bench: Bench, outputs: Path, *more: str, **options) -> Done:
+    setting = ["evaluate=false", "data.limit=4", *more]
+    return bench.run("retrieve", *bench.setting(outputs, *setting), **options)
+
+
+def retrieve_sciq(bench: Bench, name: str, outputs: Path, *more: str, **options) -> Done:
+    """Read the questions of a data set of the hub."""
+    setting = ["data=sciq", f"data.hub={name}", "retriever=none", "evaluate=false", *more]
+    return bench.run("retrieve", *setting, f"outputs={outputs}", **options)
+
+
+def message_of(done: Done) -> str:
+    """The message of a refusal: exit code 2 and no traceback."""
     assert done.code == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert stages(outputs) == set()
     lines = [line for line in done.stderr.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line)]
     assert 2 <= len(lines) <= 4, done.stderr
     return "\n".join(lines)
+
+
+def refused(bench: Bench, name: str, *more: str, **options) -> str:
+    """The message that refuses a training before any stage has begun."""
+    outputs = bench.outputs("refused")
+    message = message_of(train(bench, name, outputs, *more, **options))
+    assert stages(outputs) == set()
+    return message
 
 
 def test_a_gated_reader_needs_the_right_token(bench, name):
@@ -66,11 +82,6 @@ def test_a_gated_reader_needs_the_right_token(bench, name):
     assert done.fetched == dict.fromkeys(NEEDED, 1)
     # What is there already is read without a token.
     train(bench, name, bench.outputs("gated"), offline=True).check()
-
-
-def test_a_missing_repository_is_named(bench):
-    message = refused(bench, "acme/none")
-    assert "model.name_or_path=acme/none: the hub has no such repository" in message
 
 
 def test_a_missing_revision_is_named(bench, name):
@@ -97,17 +108,8 @@ def test_a_missing_file_is_named(bench, name, missing, said):
     [
         ("deberta_xsmall", SOURCE, ["spm.model"]),
         ("bert_base", "google-bert/bert-base-cased", ["vocab.txt", "tokenizer.json"]),
-        (
-            "published/longformer_race",
-            "potsawee/longformer-large-4096-answering-race",
-            ["vocab.json", "merges.txt"],
-        ),
         ("modernbert", "answerdotai/ModernBERT-base", ["tokenizer.json"]),
-        (
-            "qwen_7b",
-            "Qwen/Qwen2.5-7B-Instruct",
-            ["tokenizer.json", "vocab.json", "merges.txt"],
-        ),
+        ("qwen_7b", "Qwen/Qwen2.5-7B-Instruct", ["tokenizer.json", "vocab.json", "merges.txt"]),
     ],
 )
 def test_a_missing_vocabulary_is_refused(bench, group, source, missing):
@@ -184,15 +186,7 @@ def test_a_run_answers_without_the_checkpoint_it_started_from(bench, tmp_path):
     write(folder, files_of_model(SOURCE))
     train(bench, str(folder), outputs).check()
     shutil.rmtree(folder)
-    done = bench.run(
-        "infer",
-        f"ckpt={stage(outputs, 'train')}",
-        "data=kaggle",
-        f"data.dir={bench.questions / 'questions'}",
-        f"outputs={outputs}",
-        offline=True,
-    ).check()
-    assert done.requests == []
+    assert bench.infer(outputs, offline=True).requests == []
 
 
 def test_a_run_keeps_its_commit_when_main_moves(bench):
@@ -201,13 +195,7 @@ def test_a_run_keeps_its_commit_when_main_moves(bench):
     bench.hub.add(name, files_of_model("Qwen/Qwen2.5-7B-Instruct"))
     train(bench, name, outputs, "model=qwen_7b", "model.max_length=512").check()
     bench.hub.move(name, {"model-00001-of-00004.safetensors": b"damaged"})
-    done = bench.run(
-        "infer",
-        f"ckpt={stage(outputs, 'train')}",
-        "data=kaggle",
-        f"data.dir={bench.questions / 'questions'}",
-        f"outputs={outputs}",
-    ).check()
+    done = bench.infer(outputs)
     assert done.fetched == {}
     assert "has moved" not in done.stderr
 
@@ -226,34 +214,30 @@ def test_a_pull_request_is_a_revision(bench):
 def test_an_old_name_is_the_new_repository(bench):
     bench.hub.add("acme/new", files_of_model("cross-encoder/ms-marco-MiniLM-L6-v2"))
     bench.hub.rename("acme/old", "acme/new")
-    more = ["retriever=bm25", "reranker=cross_encoder", "reranker.ckpt=acme/old", "data.limit=4"]
-    bench.run("retrieve", *bench.setting(bench.outputs("renamed"), *more)).check()
-    setting = bench.setting(bench.outputs("renamed"), *more)
-    assert bench.run("retrieve", *setting, offline=True).check().requests == []
+    more = ["retriever=bm25", "reranker=cross_encoder", "reranker.ckpt=acme/old"]
+    retrieve(bench, bench.outputs("renamed"), *more).check()
+    assert retrieve(bench, bench.outputs("renamed"), *more, offline=True).check().requests == []
 
 
-@pytest.mark.parametrize("what", ["encoder", "reranker"])
-def test_an_encoder_or_reranker_that_is_missing_is_named_before_work(bench, what):
-    key = {"encoder": "encoder.name_or_path", "reranker": "reranker.ckpt"}[what]
-    more = {
-        "encoder": ["retriever=two_stage"],
-        "reranker": ["retriever=bm25", "reranker=cross_encoder"],
-    }[what]
+@pytest.mark.parametrize(
+    ("key", "more"),
+    [
+        ("encoder.name_or_path", ["retriever=two_stage"]),
+        ("reranker.ckpt", ["retriever=bm25", "reranker=cross_encoder"]),
+        ("model.name_or_path", []),
+    ],
+)
+def test_a_missing_repository_is_named_before_work(bench, key, more):
     outputs = bench.outputs("missing")
-    done = bench.run("retrieve", *bench.setting(outputs, *more, f"{key}=acme/none"))
-    assert done.code == 2
-    assert "Traceback" not in done.stderr
-    assert f"{key}=acme/none: the hub has no such repository" in done.stderr
+    more = [*more, f"{key}=acme/none"]
+    run = retrieve(bench, outputs, *more) if more[1:] else train(bench, "acme/none", outputs)
+    assert f"{key}=acme/none: the hub has no such repository" in message_of(run)
     assert stages(outputs) == set()
 
 
 def test_a_missing_data_set_is_named(bench):
-    more = ["data.hub=acme/none", "retriever=none", "evaluate=false"]
-    outputs = bench.outputs("missing")
-    done = bench.run("retrieve", "data=sciq", *more, f"outputs={outputs}")
-    assert done.code == 2
-    assert "Traceback" not in done.stderr
-    assert "data.hub=acme/none" in done.stderr
+    message = message_of(retrieve_sciq(bench, "acme/none", bench.outputs("missing")))
+    assert "data.hub=acme/none" in message
 
 
 def test_a_data_set_keeps_to_its_revision(bench):
@@ -261,16 +245,13 @@ def test_a_data_set_keeps_to_its_revision(bench):
     files = files_of_data_set("allenai/sciq")
     bench.hub.add("acme/sciq", files, kind="dataset")
     old = bench.hub.get("acme/sciq", "dataset").main.sha
-    more = ["data=sciq", "data.hub=acme/sciq", "retriever=none", "evaluate=false"]
     first, second, third = (bench.outputs("sciq") for _ in range(3))
-    bench.run("retrieve", *more, f"outputs={first}").check()
+    retrieve_sciq(bench, "acme/sciq", first).check()
     train, valid = (f"data/{s}-00000-of-00001.parquet" for s in ("train", "validation"))
     card = files["README.md"].replace(b"num_examples: 24", b"num_examples: 8")
     bench.hub.move("acme/sciq", {train: files[valid], "README.md": card}, kind="dataset")
-    done = bench.run("retrieve", *more, f"outputs={second}").check()
-    assert "acme/sciq" in done.stderr
-    assert "has moved" in done.stderr
-    bench.run("retrieve", *more, f"data.revision={old}", f"outputs={third}").check()
+    assert "acme/sciq: main has moved" in retrieve_sciq(bench, "acme/sciq", second).check().stderr
+    retrieve_sciq(bench, "acme/sciq", third, f"data.revision={old}").check()
     names = [stage(o, "contexts", "sciq-train").name for o in (first, second, third)]
     assert names[0] == names[2] != names[1]
 
@@ -278,26 +259,20 @@ def test_a_data_set_keeps_to_its_revision(bench):
 def test_a_gated_data_set_needs_the_right_token(bench):
     bench.hub.add("acme/gated", files_of_data_set("allenai/sciq"), kind="dataset")
     bench.hub.gate("acme/gated", "hf_right", kind="dataset")
-    more = ["data=sciq", "data.hub=acme/gated", "retriever=none", "evaluate=false"]
-    done = bench.run("retrieve", *more, f"outputs={bench.outputs('gated')}")
-    assert done.code == 2
-    assert "Traceback" not in done.stderr
-    assert "gated" in done.stderr
-    assert "HF_TOKEN" in done.stderr  # the remedy
     outputs = bench.outputs("gated")
-    bench.run("retrieve", *more, f"outputs={outputs}", HF_TOKEN="hf_right").check()
+    message = message_of(retrieve_sciq(bench, "acme/gated", outputs))
+    assert "gated repository" in message
+    assert "HF_TOKEN" in message
+    retrieve_sciq(bench, "acme/gated", outputs, HF_TOKEN="hf_right").check()
 
 
 def test_an_interrupted_data_set_goes_on(bench):
     path = "data/validation-00000-of-00001.parquet"
     bench.hub.add("acme/cut", files_of_data_set("allenai/sciq"), kind="dataset")
     bench.hub.cut("acme/cut", path, after_bytes=100)
-    more = ["data=sciq", "data.hub=acme/cut", "retriever=none", "evaluate=false"]
-    done = bench.run("retrieve", *more, f"outputs={bench.outputs('cut')}")
+    outputs = bench.outputs("cut")
+    assert "acme/cut" in message_of(retrieve_sciq(bench, "acme/cut", outputs))
     bench.hub.heal()
-    assert done.code == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "acme/cut" in done.stderr
-    done = bench.run("retrieve", *more, f"outputs={bench.outputs('cut')}").check()
+    done = retrieve_sciq(bench, "acme/cut", outputs).check()
     assert "README.md" not in done.fetched
     assert done.fetched[path] == 1

@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import pytest
 from hub.server import STORE, Hub, downloads
@@ -68,12 +67,6 @@ def test_a_snapshot_holds_every_file_and_is_fetched_once(hub, cache):
     assert [(r.method, r.path) for r in requests] == [("GET", f"/api/models/{NAME}/revision/main")]
 
 
-def test_patterns_choose_the_files_that_are_fetched(hub, cache):
-    folder = fetch_all(hub, cache, allow_patterns=["*.json", "*.safetensors"])
-    assert files_in(folder).keys() == FILES.keys() - {"onnx/model.onnx"}
-    assert (NAME, "onnx/model.onnx") not in downloads(hub.requests)
-
-
 def test_large_files_lie_with_another_host_that_sees_no_token(hub, cache):
     hub.gate(NAME, "hf_right")
     path = fetch(hub, cache, "model.safetensors", token="hf_right")
@@ -96,45 +89,16 @@ def test_small_files_lie_with_the_hub_itself(hub, cache):
     assert {r.host for r in hub.requests} == {f"127.0.0.1:{hub.port}"}
 
 
-def test_information_names_commit_and_files(hub, api):
+def test_information_and_trees_name_commit_and_files(hub, api):
     information = api.model_info(NAME, files_metadata=True)
     assert (information.id, information.sha) == (NAME, hub.get(NAME).main.sha)
-    assert (information.private, information.gated) == (False, False)
     sizes = {sibling.rfilename: sibling.size for sibling in information.siblings}
     assert sizes == {path: len(data) for path, data in FILES.items()}
+    assert {entry.path for entry in api.list_repo_tree(NAME)} == {
+        *("1_Pooling", "config.json", "model.safetensors", "onnx")
+    }
     weights = next(s for s in information.siblings if s.rfilename == "model.safetensors")
     assert weights.lfs.sha256 == hub.get(NAME).main.files["model.safetensors"].sha256
-
-
-@pytest.mark.parametrize("page", [1, 2, 1000])
-def test_trees_are_listed_page_by_page(hub, api, page):
-    hub.page = page
-    assert [entry.path for entry in api.list_repo_tree(NAME)] == [
-        "1_Pooling",
-        "config.json",
-        "model.safetensors",
-        "onnx",
-    ]
-    whole = [entry.path for entry in api.list_repo_tree(NAME, recursive=True)]
-    assert whole == sorted([*FILES, "1_Pooling", "onnx"])
-    assert [entry.path for entry in api.list_repo_tree(NAME, "onnx")] == ["onnx/model.onnx"]
-    with pytest.raises(RemoteEntryNotFoundError):
-        list(api.list_repo_tree(NAME, "additional_chat_templates"))
-
-
-def test_paths_that_are_there_are_described(api):
-    (path,) = api.get_paths_info(NAME, ["model.safetensors", "none.json"])
-    assert (path.path, path.size) == ("model.safetensors", len(WEIGHTS))
-    assert api.file_exists(NAME, "config.json")
-    assert not api.file_exists(NAME, "none.json")
-
-
-def test_an_old_name_leads_to_the_new_one(hub, api, cache):
-    hub.rename("acme/old", NAME)
-    assert api.model_info("acme/old").id == NAME
-    assert fetch(hub, cache, "model.safetensors", "acme/old").read_bytes() == WEIGHTS
-    first = next(r for r in hub.requests if r.method == "HEAD")
-    assert (first.path, first.status) == ("/acme/old/resolve/main/model.safetensors", 307)
 
 
 def test_main_moves_and_old_commits_stay(hub, cache):
@@ -149,45 +113,12 @@ def test_main_moves_and_old_commits_stay(hub, cache):
     assert fetch(hub, cache, "config.json", revision=old).read_bytes() == b"{}"
 
 
-def test_a_pull_request_is_a_revision(hub, api, cache):
+def test_a_pull_request_is_a_revision(hub, cache):
     proposed = hub.propose(NAME, 4, {"other.safetensors": b"weights"})
     path = fetch(hub, cache, "other.safetensors", revision="refs/pr/4")
     assert path.parent.name == proposed
     with pytest.raises(RemoteEntryNotFoundError):
         fetch(hub, cache, "other.safetensors")
-    refs = api.list_repo_refs(NAME, include_pull_requests=True)
-    assert [(ref.ref, ref.target_commit) for ref in refs.branches + refs.pull_requests] == [
-        ("refs/heads/main", hub.get(NAME).main.sha),
-        ("refs/pr/4", proposed),
-    ]
-    commits = [commit.commit_id for commit in api.list_repo_commits(NAME, revision="refs/pr/4")]
-    assert commits == [proposed, hub.get(NAME).main.sha]
-
-
-def test_transformers_finds_the_bots_pull_request(hub, api, monkeypatch):
-    from transformers import safetensors_conversion
-    from transformers.safetensors_conversion import previous_pr
-
-    monkeypatch.setattr(safetensors_conversion, "get_repo_discussions", api.get_repo_discussions)
-    hub.propose(NAME, 4, {"other.safetensors": b"weights"})
-    title = "Adding `safetensors` variant of this model"
-    discussion = previous_pr(api, NAME, title, token=None)
-    assert (discussion.num, discussion.author) == (4, "SFconvertbot")
-    hub.move(NAME, {"config.json": b"new"})
-    assert previous_pr(api, NAME, title, token=None) is None  # main has moved on
-
-
-# Ranges and cuts
-
-
-def test_a_range_of_a_file_is_sent(hub):
-    sha = hub.get(NAME).main.sha
-    address = f"{hub.url}/{NAME}/resolve/{sha}/model.safetensors"
-    request = Request(address, headers={"Range": "bytes=1000-1009"})
-    with urlopen(request) as answer:
-        assert answer.status == 206
-        assert answer.headers["Content-Range"] == f"bytes 1000-1009/{len(WEIGHTS)}"
-        assert answer.read() == WEIGHTS[1000:1010]
 
 
 def test_a_cut_download_goes_on_where_it_ended(hub, cache, monkeypatch):
@@ -198,21 +129,6 @@ def test_a_cut_download_goes_on_where_it_ended(hub, cache, monkeypatch):
     first, second = (r for r in hub.requests if r.method == "GET")
     assert (first.status, first.sent) == (200, 10_500)
     assert (second.status, second.range) == (206, "bytes=10000-")
-
-
-def test_what_was_whole_is_not_fetched_again_after_a_cut(hub, cache, monkeypatch):
-    monkeypatch.setattr(time, "sleep", lambda _: None)
-    hub.cut(NAME, "model.safetensors", after_bytes=100)
-    with pytest.raises(Exception, match="peer closed connection"):
-        fetch_all(hub, cache, max_workers=1)
-    hub.heal()
-    whole = {file for _, file in downloads(hub.requests)} - {"model.safetensors"}
-    with hub.recording() as requests:
-        assert files_in(fetch_all(hub, cache)) == FILES
-    assert downloads(requests) == {(NAME, path): 1 for path in FILES.keys() - whole}
-
-
-# Refusals
 
 
 def test_a_gate_opens_to_its_token(hub, api, cache):
@@ -227,15 +143,6 @@ def test_a_gate_opens_to_its_token(hub, api, cache):
         fetch(hub, cache, "config.json", token="hf_wrong")
     assert caught.value.response.status_code == 401
     assert fetch(hub, cache, "config.json", token="hf_right").read_bytes() == b"{}"
-
-
-def test_a_private_repository_is_missing_to_others(hub, api):
-    hub.hide(NAME, "hf_right")
-    hub.tokens.add("hf_other")
-    for token in (False, "hf_other"):
-        with pytest.raises(RepositoryNotFoundError):
-            api.model_info(NAME, token=token)
-    assert api.model_info(NAME, token="hf_right").private
 
 
 def test_what_is_missing_is_told_apart(hub, cache):
@@ -258,20 +165,3 @@ def test_a_busy_hub_is_asked_again(hub, cache, monkeypatch):
     hub.fail(NAME, "model.safetensors", status=503)
     with pytest.raises(LocalEntryNotFoundError):
         fetch(hub, cache, "model.safetensors")
-
-
-def test_the_cache_serves_a_hub_that_is_down(hub, cache):
-    path = fetch(hub, cache, "config.json")
-    hub.fail(NAME, status=500)
-    assert fetch(hub, cache, "config.json") == path
-
-
-def test_nothing_is_asked_offline(hub, cache, monkeypatch):
-    folder = fetch_all(hub, cache)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with hub.recording() as requests:
-        assert fetch_all(hub, cache) == folder
-        assert fetch(hub, cache, "config.json") == folder / "config.json"
-        with pytest.raises(LocalEntryNotFoundError):
-            fetch(hub, cache, "none.json")
-    assert requests == []

@@ -1,14 +1,11 @@
 """Every configured id as it is published: from the hub, from the cache alone, and from a copy."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from helpers import ROOT
+from helpers import ROOT, python
 from hub.bench import Bench, contexts, logits, stage
 from hub.layouts import deberta_folder
 from hub.weights import safetensors_of, state_in
@@ -21,7 +18,8 @@ SHORT = [
     *["trainer.eval_strategy=no", "trainer.save_strategy=no"],
     *["trainer.load_best_model_at_end=false"],
 ]
-ANSWERS = [*SHORT[:4], "trainer=no_training", "trainer.use_cpu=true"]
+ANSWERS = [*SHORT[:3], "model.max_length=512", "trainer=zero_shot", "trainer.use_cpu=true"]
+REVISION = "model.revision=main"
 SETTINGS = {"config.json", "tokenizer_config.json"}
 BERT = SETTINGS | {"vocab.txt", "tokenizer.json", "special_tokens_map.json", "model.safetensors"}
 DEBERTA = SETTINGS | {"spm.model", "pytorch_model.bin"}
@@ -38,60 +36,44 @@ def shards(count: int) -> set[str]:
     return {f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)}
 
 
-# Overrides, the id, and the files that are needed of its repository. A revision keeps from an
-# installed package that carries a checkpoint.
+# Of each reader the id, more overrides, and the files that are needed of its repository. A revision
+# keeps from an installed package that carries a checkpoint.
 READERS = {
     **{
-        f"deberta_{size}": (
-            [*SHORT, f"model=deberta_{size}"],
-            f"microsoft/deberta-v3-{size}",
-            DEBERTA,
-        )
+        f"deberta_{size}": (f"microsoft/deberta-v3-{size}", SHORT, DEBERTA)
         for size in ("xsmall", "small", "base", "large")
     },
-    "bert_base": (
-        [*SHORT, "model=bert_base"],
-        "google-bert/bert-base-cased",
-        BERT - {"special_tokens_map.json"},
-    ),
+    "bert_base": ("google-bert/bert-base-cased", SHORT, BERT - {"special_tokens_map.json"}),
     "longformer": (
-        [*SHORT, "model=longformer"],
         "allenai/longformer-base-4096",
+        SHORT,
         {"config.json", "vocab.json", "merges.txt", "tokenizer.json", "pytorch_model.bin"},
     ),
-    "longformer_race": (
-        [*SHORT, "model=published/longformer_race"],
+    "published/longformer_race": (
         "potsawee/longformer-large-4096-answering-race",
+        SHORT,
         SETTINGS | {"vocab.json", "merges.txt", "special_tokens_map.json", "pytorch_model.bin"},
     ),
     "modernbert": (
-        [*SHORT, "model=modernbert"],
         "answerdotai/ModernBERT-base",
+        SHORT,
         SETTINGS | {"tokenizer.json", "special_tokens_map.json", "model.safetensors"},
     ),
-    "minilm": (
-        [*SHORT, "model=minilm", "model.revision=main"],
-        "sentence-transformers/all-MiniLM-L6-v2",
-        SENTENCES,
-    ),
-    "mpnet": (
-        [*SHORT, "model=mpnet", "model.revision=main"],
-        "sentence-transformers/all-mpnet-base-v2",
-        SENTENCES,
-    ),
+    "minilm": ("sentence-transformers/all-MiniLM-L6-v2", [*SHORT, REVISION], SENTENCES),
+    "mpnet": ("sentence-transformers/all-mpnet-base-v2", [*SHORT, REVISION], SENTENCES),
     "mistral_7b": (
-        [*SHORT, "model=mistral_7b", "model.dtype=float32"],
         "mistralai/Mistral-7B-v0.1",
+        [*SHORT, "model.dtype=float32"],
         LLAMA | shards(2),
     ),
     "qwen_7b": (
-        [*ANSWERS, "model=qwen_7b", "model.max_length=512"],
         "Qwen/Qwen2.5-7B-Instruct",
+        ANSWERS,
         QWEN | {"model.safetensors.index.json"} | shards(4),
     ),
-    "platypus2_70b": (
-        [*ANSWERS, "model=published/platypus2_70b", "model.max_length=512"],
+    "published/platypus2_70b": (
         "garage-bAInd/Platypus2-70B-instruct",
+        ANSWERS,
         LLAMA | shards(15),
     ),
 }
@@ -116,28 +98,12 @@ RERANKERS = {
     "Qwen/Qwen3-Reranker-0.6B": SCORE,
     "mixedbread-ai/mxbai-rerank-base-v2": SCORE,
 }
-# The questions of train, valid and test, and how many of the last have an answer.
-DATA_SETS = {
-    "race": (24, 8, 8, 8),
-    "mmlu": (24, 8, 8, 8),
-    "sciq": (24, 8, 8, 8),
-    "openbookqa": (24, 8, 8, 8),
-    "arc": (24, 8, 8, 8),
-    "medmcqa": (24, 8, 8, 0),
-}
+DATA_SETS = ["race", "mmlu", "sciq", "openbookqa", "arc", "medmcqa"]
 
 
 def answers(bench: Bench, outputs: Path, *, offline: bool = False) -> list[dict]:
     """What a run predicts for the test questions; it fetches nothing."""
-    done = bench.run(
-        "infer",
-        f"ckpt={stage(outputs, 'train')}",
-        "data=kaggle",
-        f"data.dir={bench.questions / 'questions'}",
-        f"outputs={outputs}",
-        offline=offline,
-    ).check()
-    assert done.fetched == {}
+    assert bench.infer(outputs, offline=offline).fetched == {}
     folder = stage(outputs, "infer")
     assert len((folder / "submission.csv").read_text().splitlines()) == 7
     return logits(folder)
@@ -145,8 +111,9 @@ def answers(bench: Bench, outputs: Path, *, offline: bool = False) -> list[dict]
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_reader_learns_and_answers(bench, tmp_path, reader):
-    overrides, name, needed = READERS[reader]
-    hub, cache, copy = (bench.outputs(reader) for _ in range(3))
+    name, overrides, needed = READERS[reader]
+    overrides = [*overrides, f"model={reader}"]
+    hub, cache, copy = (bench.outputs(Path(reader).name) for _ in range(3))
 
     done = bench.run("train", *bench.setting(hub, *overrides)).check()
     assert not [r.path for r in done.requests if "discussions" in r.path or "refs" in r.path]
@@ -160,7 +127,7 @@ def test_a_reader_learns_and_answers(bench, tmp_path, reader):
     assert answers(bench, cache, offline=True) == published
 
     folder = bench.copy(name, bench.hub.get(name).main.sha, tmp_path / "copy")
-    local = [o for o in overrides if "revision" not in o]
+    local = [o for o in overrides if o != REVISION]
     setting = bench.setting(copy, *local, f"model.name_or_path={folder}")
     done = bench.run("train", *setting, offline=True).check()
     assert logits(stage(copy, "train")) == logits(stage(hub, "train"))
@@ -220,9 +187,9 @@ def test_a_data_set_is_read(bench, name):
     overrides = [f"data={name}", "retriever=none", "evaluate=false"]
     bench.run("retrieve", *overrides, f"outputs={hub}").check()
     read = [questions_of(hub, f"{name}-{part}") for part in ("train", "valid", "test")]
-    answered = sum(row["label"] is not None for row in read[-1])
-    assert (*map(len, read), answered) == DATA_SETS[name]
-    assert all(row["label"] is not None for row in [*read[0], *read[1]])
+    answered = [sum(row["label"] is not None for row in rows) for rows in read]
+    assert [len(rows) for rows in read] == [24, 8, 8]
+    assert answered == [24, 8, 0 if name == "medmcqa" else 8]
     done = bench.run("retrieve", *overrides, f"outputs={cache}", offline=True).check()
     assert done.requests == []
     names = {path.name for path in (hub / "contexts").iterdir()}
@@ -256,16 +223,13 @@ def test_offline_asks_nothing_in_a_new_process(bench):
     name = "BAAI/bge-small-en-v1.5"
     overrides = ["encoder=bge_small", "retriever=two_stage", "data.limit=4", "evaluate=false"]
     bench.run("retrieve", *bench.setting(bench.outputs("new"), *overrides)).check()
-    command = [sys.executable, str(ROOT / "retrieve.py")]
     setting = bench.setting(bench.outputs("new"), *overrides, "offline=true")
     with bench.hub.recording() as requests:
-        process = subprocess.run(
-            [*command, *setting],
-            env={**os.environ, **bench.hub.environment(bench.home)},
+        process = python(
+            str(ROOT / "retrieve.py"),
+            *setting,
             cwd=bench.home,
-            capture_output=True,
-            text=True,
-            check=False,
+            **bench.hub.environment(bench.home),
         )
     assert process.returncode == 0, process.stderr
     assert name in process.stderr

@@ -2,13 +2,12 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 import zipfile
 
 import pytest
-from helpers import ROOT, exam
+from helpers import ROOT, exam, python
 
 pytestmark = pytest.mark.slow
 
@@ -48,14 +47,7 @@ def test_wheel_carries_its_configuration_and_commands(tmp_path):
     (entries,) = (tmp_path / "installed").glob("*.dist-info/entry_points.txt")
     assert entries.read_text().split() == ["[console_scripts]", "exam", "=", "exam.cli:main"]
     code = "from exam.cli import main; main(['train', '--help'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python("-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "installed"))
     assert "model: bert_base, deberta_base" in done.stdout
     assert (tmp_path / "installed" / "exam" / "data" / "demo" / "questions.csv").is_file()
     assert (tmp_path / "installed" / "exam" / "py.typed").is_file()

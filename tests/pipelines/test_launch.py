@@ -136,7 +136,7 @@ def test_launch_is_auto_single_or_a_number(launch):
             Workload(True, True, "task=encoder"),
         ),
         (
-            ["model=qwen_7b", "retriever=none", "trainer=no_training", "data.train=train.csv"],
+            ["model=qwen_7b", "retriever=none", "trainer=zero_shot", "data.train=train.csv"],
             Workload(True, False, "model=qwen_7b without training"),
         ),
     ],

@@ -19,7 +19,7 @@ from exam.config.compose import composed, with_prefix
 from exam.core.errors import ExamError
 from exam.pipelines.infer import run_infer
 
-TINY = ["model=tiny", "trainer.num_train_epochs=1", "context.top_k=2"]
+TINY = ["model=tiny", "trainer.num_train_epochs=1", "context.num_passages=2"]
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ def test_a_run_folder_to_go_on_with_must_be_of_the_same_configuration(trained):
 
 def test_overrides_of_a_run_are_logged_and_wrong_ones_refused(trained, caplog):
     caplog.set_level("INFO")
-    run_infer(composed("infer", *trained.asked(), with_prefix("run.context.top_k=1")))
-    assert "run.context.top_k: 2 → 1" in caplog.messages
+    run_infer(composed("infer", *trained.asked(), with_prefix("run.context.num_passages=1")))
+    assert "run.context.num_passages: 2 → 1" in caplog.messages
     refused = exam("infer", *trained.asked(), "run.context.topk=1")
     assert refused.returncode == 2
     assert refused.stderr == (

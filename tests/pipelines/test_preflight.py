@@ -20,7 +20,7 @@ from exam.core.tokenization import load_tokenizer
 from exam.pipelines.preflight import check_reader
 from exam.pipelines.revisions import pin_revisions
 from exam.pipelines.workload import uses_encoder
-from exam.readers.multiple_choice.model import load_reader
+from exam.readers.multiple_choice.model import load_model
 from exam.retrieval.encoder import inspect_encoder
 from exam.retrieval.reranker import inspect_reranker
 
@@ -52,7 +52,7 @@ def reader_of(folder, **values):
 
 
 def logits(folder, packing=Packing.none):
-    model, tokenizer = load_reader(reader_of(folder, packing=packing), seed=0)
+    model, tokenizer = load_model(reader_of(folder, packing=packing), seed=0)
     assert next(model.parameters()).dtype is torch.float32
     batch = tokenizer(
         ["10² m of H₂O"] * 2, ["½ cup", "the ﬁeld"], return_tensors="pt", padding=True
@@ -78,7 +78,7 @@ def test_a_pickled_checkpoint_answers_as_its_safetensors(published, safe):
 def test_a_head_for_another_task_is_replaced_and_named(safe, caplog):
     change(safe, "model.safetensors", **{"classifier.weight": torch.ones(3, 32)})
     caplog.set_level("DEBUG")
-    model, _ = load_reader(reader_of(safe), seed=0)
+    model, _ = load_model(reader_of(safe), seed=0)
     assert model.classifier.weight.shape == (1, 32)
     (line,) = [m for m in caplog.messages if "newly initialised" in m]
     assert line == "reader: newly initialised: classifier, pooler.dense (not in the checkpoint)"
@@ -197,9 +197,9 @@ def test_a_decoder_without_its_head_is_refused(tmp_path):
 
 
 def test_checking_takes_no_memory_for_weights(safe):
-    from exam.readers.base import inspect
+    from exam.readers.base import inspect_checkpoint
 
-    model, _ = inspect(reader_of(safe))
+    model, _ = inspect_checkpoint(reader_of(safe))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert np.prod(model.deberta.embeddings.word_embeddings.weight.shape) > 0
 

@@ -15,7 +15,6 @@ from exam.data.splits import Split, read_split
 from exam.evaluation.predictions import Predictions, write_predictions
 from exam.pipelines.soft_labels import with_soft_labels
 from exam.readers.multiple_choice.features import TARGETS, shuffle_options
-from exam.readers.multiple_choice.reader import predict, train
 
 
 def split_of(questions, extra=None):
@@ -85,7 +84,8 @@ def test_an_id_of_two_questions_is_refused(tmp_path):
     with pytest.raises(ExamError) as caught:
         softened(as_questions(kaggle_rows(1)), path, 0.5, extra)
     assert str(caught.value) == (
-        f"{path} answers question '0', and data.train and data.extra both have one of that id.\n"
+        f"{path} answers question '0', and data.train and data.extra_train both have one of that "
+        "id.\n"
         "Give the questions of one file other ids, and predict them again."
     )
 
@@ -96,7 +96,7 @@ def test_an_id_of_two_questions_is_refused_whatever_the_folds(tmp_path, fold):
     write_csv(tmp_path / "q" / "extra.csv", [{**kaggle_rows(1, start=70)[0], "id": "7"}])
     data = Data(name="d", dir=str(tmp_path / "q"), train="train.csv", valid="valid.csv")
     path = written(tmp_path / "p.parquet", ["7"], [[0.2] * 5])
-    data = replace(data, extra="extra.csv", folds=4, fold=fold, soft_labels=path)
+    data = replace(data, extra_train="extra.csv", folds=4, fold=fold, soft_labels=path)
     with pytest.raises(ExamError, match="answers question '7', and data"):
         with_soft_labels(read_split(data, None), data)
 
@@ -110,8 +110,8 @@ def test_a_reader_learns_what_its_teacher_believes(tmp_path):
     taught = softened(asked, path, 1.0).train
     reader = reader_in(tmp_path, asked, num_train_epochs=40)
     features = features_of(reader, asked).add_column(TARGETS, taught[TARGETS][:])
-    batch = reader.collator(5)(features.to_list()[:2])
+    batch = reader.build_collator(5)(features.to_list()[:2])
     assert batch["targets"] == pytest.approx(torch.tensor(belief[:2]))
-    train(reader, features, features.select([]))
-    assert (predict(reader, features).argmax(axis=1) == believed).mean() > 0.8
+    reader.train(features, features.select([]))
+    assert (reader.predict_logits(features).argmax(axis=1) == believed).mean() > 0.8
     assert (believed != np.array(asked["label"])).mean() > 0.5

@@ -13,16 +13,18 @@ from transformers import LongformerForMultipleChoice
 from exam.config import Layout, Loss, Model, Order, Packing, Tuning
 from exam.core.artifacts import open_stage
 from exam.core.files import write_json
-from exam.readers.lexical import OVERLAP_FEATURES, fit, overlap_features
+from exam.readers.lexical import OVERLAP_FEATURES, compute_logits, fit_weights, overlap_features
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator, PackedCollator
-from exam.readers.multiple_choice.features import Reading, build_features, load_features
+from exam.readers.multiple_choice.features import EncodingSettings, build_features, load_features
 from exam.readers.multiple_choice.model import tiny_tokenizer
-from exam.readers.multiple_choice.reader import Reader, predict, train
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.readers.trainer import binary_loss
 from exam.retrieval.contexts import FILE as CONTEXTS
 from exam.retrieval.contexts import IDF, SCHEMA, write_contexts
 
-READING = Reading(top_k=2, max_length=48, longest=512, order=Order.best_first, evidence=True)
+READING = EncodingSettings(
+    top_k=2, max_length=48, longest=512, order=Order.best_first, evidence=True
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +82,14 @@ def test_longformer_trains_and_its_global_tokens_matter(tmp_path, asked):
         "pad_token_id": 0,
     }
     model = Model(name="t", config=config, max_length=100)
-    reader = Reader.load(model, {**CPU, "max_steps": 2}, tmp_path / "c", 0, texts(asked))
+    reader = MultipleChoiceReader.build(
+        model, {**CPU, "max_steps": 2}, tmp_path / "c", 0, texts(asked)
+    )
     assert isinstance(reader.model, LongformerForMultipleChoice)
     long = contexts_of(asked, ["It lives in the river. The log is a place. " * 4])
     features, _ = build_features(asked, long, reader.tokenizer, 100, 297)
-    train(reader, features, features.select([]))
-    batch = reader.collator(5)(features.to_list()[:1])
+    reader.train(features, features.select([]))
+    batch = reader.build_collator(5)(features.to_list()[:1])
     batch.pop("labels"), batch.pop("option_mask")
     reader.model.eval()
     with torch.no_grad():
@@ -155,9 +159,11 @@ def features_of(reader, asked, stage):
 
 
 def joined(tmp_path, asked, packing=Packing.options, family="bert", **values):
-    model = {"evidence": True, **values}
+    model = {"overlap_features": True, **values}
     config = Model(name="t", config=dict(FAMILIES[family]), packing=packing, **model)
-    return Reader.load(config, {**CPU, "max_steps": 2}, tmp_path / "c", 0, texts(asked))
+    return MultipleChoiceReader.build(
+        config, {**CPU, "max_steps": 2}, tmp_path / "c", 0, texts(asked)
+    )
 
 
 def test_measures_are_literal_and_standardised_over_the_options(tmp_path):
@@ -207,10 +213,10 @@ def test_evidence_starts_as_a_conditional_logit_and_joins_the_score(tmp_path, as
     reader = joined(tmp_path, asked)
     features = features_of(reader, asked, stage)
     measured = np.array(features["evidence"][:])
-    before = predict(reader, features)
+    before = reader.predict_logits(features)
     reader = reader.prepare_for_training(features, Tuning())
-    added = fit(measured, np.array(asked["label"])).logits(measured)
-    assert predict(reader, features) == pytest.approx(before + added, abs=1e-4)
+    added = compute_logits(measured, fit_weights(measured, np.array(asked["label"])))
+    assert reader.predict_logits(features) == pytest.approx(before + added, abs=1e-4)
     assert (added.argmax(1) == np.array(asked["label"])).all()
 
 
@@ -224,23 +230,23 @@ def test_evidence_starts_as_a_conditional_logit_and_joins_the_score(tmp_path, as
 )
 def test_what_joins_is_trained_saved_and_read_again(tmp_path, asked, packing, family, tuning):
     stage = stage_of(tmp_path, asked)
-    values = {"loss": Loss.binary, "others": True}
+    values = {"loss": Loss.binary, "cross_option_bias": True}
     base = joined(tmp_path, asked, packing, family, **values)
     base.save(tmp_path / "base")
     model = replace(base.config, config=None, name_or_path=str(tmp_path / "base"))
     arguments = {**CPU, "max_steps": 4, "learning_rate": 0.01}
-    reader = Reader.load(model, arguments, tmp_path / "c", 0)
+    reader = MultipleChoiceReader.build(model, arguments, tmp_path / "c", 0)
     features = features_of(reader, asked, stage)
     reader = reader.prepare_for_training(features, tuning)
     started = reader.model.get_submodule("evidence").weight.detach().clone()
-    train(reader, features, features.select([]))
+    reader.train(features, features.select([]))
     assert not torch.equal(reader.model.get_submodule("evidence").weight, started)
-    logits = predict(reader, features)
+    logits = reader.predict_logits(features)
     reader.save(tmp_path / "run" / "model")
     saved = replace(model, name_or_path=str(tmp_path / "run"))
-    again = Reader.load(saved, CPU, tmp_path / "a", 9)
+    again = MultipleChoiceReader.build(saved, CPU, tmp_path / "a", 9)
     assert again.model.get_submodule("others").weight.any()
-    assert np.array_equal(predict(again, features), logits)
+    assert np.array_equal(again.predict_logits(features), logits)
 
 
 def test_trained_evidence_is_not_started_again(tmp_path, asked):
@@ -254,10 +260,12 @@ def test_trained_evidence_is_not_started_again(tmp_path, asked):
 
 
 def test_the_others_are_the_mean_of_those_that_exist(tmp_path, asked):
-    reader = joined(tmp_path, asked, evidence=False, loss=Loss.binary, others=True)
+    reader = joined(
+        tmp_path, asked, overlap_features=False, loss=Loss.binary, cross_option_bias=True
+    )
     rows = build_features(asked, contexts_of(asked), reader.tokenizer, 48, 512)[0].to_list()[:1]
     rows[0]["options"] = rows[0]["options"][:3]
-    batch = reader.collator(5)(rows)
+    batch = reader.build_collator(5)(rows)
     batch.pop("labels")
     reader.model.eval()
     with torch.no_grad():
@@ -272,11 +280,11 @@ def test_another_number_of_options_is_answered(tmp_path, asked):
     reader = joined(tmp_path, asked)
     features = features_of(reader, asked, stage)
     reader = reader.prepare_for_training(features, Tuning())
-    train(reader, features, features.select([]))
+    reader.train(features, features.select([]))
     rows = asked.to_list()
     rows[0] |= {"options": ["river", "log", "well"], "label": 0}
     rows[1] |= {"options": [*rows[1]["options"], "glacier", "sea"]}
     other = Dataset.from_list(rows[:2], features=asked.features)
-    logits = predict(reader, features_of(reader, other, stage))
+    logits = reader.predict_logits(features_of(reader, other, stage))
     assert logits.shape == (2, 7)
     assert np.isfinite(logits).sum(axis=1).tolist() == [3, 7]

@@ -33,7 +33,7 @@ from exam.readers.multiple_choice.attention import (
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator, PackedCollator
 from exam.readers.multiple_choice.features import SpecialTokens, build_features
 from exam.readers.multiple_choice.model import tiny_tokenizer
-from exam.readers.multiple_choice.reader import Reader, predict, train
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.readers.trainer import TokenBatches
 
 
@@ -42,7 +42,7 @@ def asked():
     return as_questions(kaggle_rows(8))
 
 
-def logits_of(reader, rows):
+def compute_logits(reader, rows):
     batch = PackedCollator(reader.tokenizer, max(len(r["options"]) for r in rows))(rows)
     batch.pop("option_mask"), batch.pop("labels", None)
     reader.model.eval()
@@ -93,7 +93,7 @@ def test_packed_logits_are_those_of_each_option_alone(tmp_path, asked, family):
     rows = rows_of(reader, asked)[:3]
     rows[1]["context"] = []
     rows[2]["options"] = rows[2]["options"][:3]
-    found = logits_of(reader, rows)
+    found = compute_logits(reader, rows)
     assert np.ptp(found[0]) > 0.01
     for row, logits in zip(rows, found, strict=True):
         assert logits[: len(row["options"])] == pytest.approx(alone(reader, row), abs=2e-4)
@@ -103,8 +103,8 @@ def test_a_packed_question_may_be_longer_than_the_positions(tmp_path, asked, mon
     monkeypatch.setitem(FAMILIES["bert"], "max_position_embeddings", 60)
     reader = reader_of(tmp_path, asked)
     row = rows_of(reader, asked, max_length=60)[0]
-    assert PackedCollator(reader.tokenizer, 5).tokens(row) > 60
-    assert logits_of(reader, [row])[0] == pytest.approx(alone(reader, row), abs=2e-4)
+    assert PackedCollator(reader.tokenizer, 5).count_tokens(row) > 60
+    assert compute_logits(reader, [row])[0] == pytest.approx(alone(reader, row), abs=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -114,21 +114,21 @@ def test_a_packed_question_may_be_longer_than_the_positions(tmp_path, asked, mon
 def test_permuted_options_permute_logits(tmp_path, asked, family, packing):
     reader = reader_of(tmp_path, asked, family, packing)
     rows = rows_of(reader, asked)
-    before = logits_of(reader, rows)
+    before = compute_logits(reader, rows)
     order = [3, 0, 4, 1, 2]
     for row in rows:
         row["options"] = [row["options"][place] for place in order]
-    assert logits_of(reader, rows) == pytest.approx(before[:, order], abs=2e-4)
+    assert compute_logits(reader, rows) == pytest.approx(before[:, order], abs=2e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_another_option_changes_only_its_own_logit(tmp_path, asked, family):
     reader = reader_of(tmp_path, asked, family)
     rows = rows_of(reader, asked)
-    before = logits_of(reader, rows)
+    before = compute_logits(reader, rows)
     for row in rows:
         row["options"][1] = [*row["options"][1][::-1], *row["prompt"]]
-    after = logits_of(reader, rows)
+    after = compute_logits(reader, rows)
     others = [0, 2, 3, 4]
     assert after[:, others] == pytest.approx(before[:, others], abs=2e-4)
     assert (np.abs(after[:, 1] - before[:, 1]) > 1e-3).all()
@@ -137,11 +137,11 @@ def test_another_option_changes_only_its_own_logit(tmp_path, asked, family):
 def test_cross_options_see_each_other_and_missing_ones_are_nothing(tmp_path, asked):
     reader = reader_of(tmp_path, asked, packing=Packing.cross)
     rows = rows_of(reader, asked)[:2]
-    before = logits_of(reader, rows)
+    before = compute_logits(reader, rows)
     rows[0]["options"] = rows[0]["options"][:4]
-    fewer = logits_of(reader, rows[:1])
+    fewer = compute_logits(reader, rows[:1])
     assert (np.abs(fewer - before[0, :4]) > 1e-5).all()
-    assert logits_of(reader, rows)[0, :4] == pytest.approx(fewer[0], abs=2e-4)
+    assert compute_logits(reader, rows)[0, :4] == pytest.approx(fewer[0], abs=2e-4)
 
 
 def test_packed_collator_lays_out_literal_tensors():
@@ -170,14 +170,14 @@ def test_packed_collator_lays_out_literal_tensors():
     ]
     assert batch["option_mask"].tolist() == [[True, True, False]] * 2
     assert batch["labels"].tolist() == [1, 0]
-    assert [collator.tokens(row) for row in rows] == [16, 16]
-    assert [MultipleChoiceCollator(tokenizer, 3).tokens(row) for row in rows] == [24, 12]
+    assert [collator.count_tokens(row) for row in rows] == [16, 16]
+    assert [MultipleChoiceCollator(tokenizer, 3).count_tokens(row) for row in rows] == [24, 12]
 
 
 def test_architectures_that_cannot_be_packed_are_refused(tmp_path, asked):
     config = Model(name="x", config={"model_type": "xlnet", "d_model": 16}, packing=Packing.options)
     with pytest.raises(ExamError) as caught:
-        Reader.load(config, CPU, tmp_path, 0, texts(asked))
+        MultipleChoiceReader.build(config, CPU, tmp_path, 0, texts(asked))
     assert str(caught.value) == (
         "model.packing=options reads bert, roberta, xlm-roberta, mpnet, modernbert, deberta-v2, "
         "and this is a xlnet model.\nSet model.packing=none."
@@ -190,7 +190,7 @@ def test_a_packed_checkpoint_is_not_read_otherwise(tmp_path, asked):
     reader.tokenizer.save_pretrained(tmp_path / "m")
     other = replace(reader.config, name_or_path=str(tmp_path / "m"), packing=Packing.none)
     with pytest.raises(ExamError) as caught:
-        Reader.load(other, CPU, tmp_path, 0)
+        MultipleChoiceReader.build(other, CPU, tmp_path, 0)
     assert f"{tmp_path / 'm'} was trained with model.packing=options" in str(caught.value)
     assert str(caught.value).endswith("Set model.packing=options.")
 
@@ -286,15 +286,15 @@ def test_training_moves_every_parameter_and_reloads(tmp_path, asked, family, pac
     reader = reader_of(tmp_path, asked, family, packing, num_train_epochs=1)
     before = {n: p.detach().clone() for n, p in reader.model.named_parameters()}
     features, _ = build_features(asked, contexts_of(asked), reader.tokenizer, 60, 512)
-    train(reader, features, features.select([]))
+    reader.train(features, features.select([]))
     still = [n for n, p in reader.model.named_parameters() if torch.equal(before[n], p)]
     assert set(still) <= {"classifier.bias"}  # a softmax does not feel it
-    logits = predict(reader, features)
+    logits = reader.predict_logits(features)
     reader.model.save_pretrained(tmp_path / "m")
     reader.tokenizer.save_pretrained(tmp_path / "m")
     saved = replace(reader.config, name_or_path=str(tmp_path / "m"), config=None)
-    again = Reader.load(saved, CPU, tmp_path / "again", seed=9)
-    assert np.array_equal(predict(again, features), logits)
+    again = MultipleChoiceReader.build(saved, CPU, tmp_path / "again", seed=9)
+    assert np.array_equal(again.predict_logits(features), logits)
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "mpnet", "deberta"])
@@ -310,7 +310,7 @@ def test_checkpointed_gradients_are_the_same(tmp_path, asked, family):
             logging_steps=1,
         )
         features, _ = build_features(asked, contexts_of(asked), reader.tokenizer, 60, 512)
-        trainer = reader.trainer(features, None, 5)
+        trainer = reader.build_trainer(features, None, 5)
         trainer.train()
         losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -320,9 +320,9 @@ def test_bfloat16_stays_near_fp32_and_its_logits_are_fp32(tmp_path, asked, monke
     monkeypatch.setitem(FAMILIES["bert"], "initializer_range", 0.1)
     reader = reader_of(tmp_path, asked)
     rows = rows_of(reader, asked)
-    exact = logits_of(reader, rows)
+    exact = compute_logits(reader, rows)
     with torch.autocast("cpu", torch.bfloat16):
-        near = logits_of(reader, rows)
+        near = compute_logits(reader, rows)
     assert near.dtype == np.float32
     assert np.corrcoef(near.ravel(), exact.ravel())[0, 1] > 0.99
 
@@ -339,7 +339,7 @@ def test_prediction_by_tokens_keeps_the_questions_order(tmp_path, asked):
     from datasets import Dataset
 
     varied = Dataset.from_list(rows, features=features.features)
-    one, other = (predict(reader, varied) for reader in by.values())
+    one, other = (reader.predict_logits(varied) for reader in by.values())
     assert one == pytest.approx(other, abs=1e-5)
 
 

@@ -2,14 +2,11 @@
 
 import base64
 import json
-import os
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from helpers import ROOT, make_place, tiny
+from helpers import ROOT, make_place, python, tiny
 from huggingface_hub import ModelCard
 
 from exam.config.compose import composed
@@ -116,15 +113,8 @@ class Handler(BaseHTTPRequestHandler):
 
 def pushed(place, hub):
     overrides = [*tiny(place), "hub.push=true", "hub.repo=me/run"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT / "src"),
-        "HF_ENDPOINT": hub.url,
-        "HF_TOKEN": "hf_secret",
-        "HF_HUB_DISABLE_XET": "1",
-    }
-    command = [sys.executable, str(ROOT / "train.py"), *overrides]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1"}
+    return python(str(ROOT / "train.py"), *overrides, **environment)
 
 
 def test_a_run_is_pushed_whole_and_private(place, run):

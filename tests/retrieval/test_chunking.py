@@ -7,7 +7,7 @@ from helpers import jsonl_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exam.config import Passages
+from exam.config import Chunking
 from exam.core.errors import ExamError
 from exam.data.sentences import sentence_offsets
 from exam.retrieval.chunking import build_passages, chunk
@@ -16,7 +16,7 @@ TEXT = "One two three. Four five six. Seven eight nine. Ten eleven twelve."
 
 
 def texts(text, **settings):
-    return [text[a:b] for a, b in chunk(text, Passages(**settings))]
+    return [text[a:b] for a, b in chunk(text, Chunking(**settings))]
 
 
 def test_passages_hold_whole_sentences_and_share_the_last_one():
@@ -50,7 +50,9 @@ def test_no_passage_repeats_the_previous_one():
 )
 def test_every_sentence_is_in_a_passage(sentences, words, overlap):
     text = " ".join(sentences)
-    spans = chunk(text, Passages(words=words, overlap=overlap, min_sentence_chars=1))
+    spans = chunk(
+        text, Chunking(chunk_words=words, overlap_sentences=overlap, min_sentence_chars=1)
+    )
     covered = {i for a, b in spans for i in range(a, b)}
     required = {
         i for a, b in sentence_offsets(text, 1) for i in range(a, b) if not text[i].isspace()
@@ -72,7 +74,9 @@ def test_the_table_holds_the_range_of_each_passage(tmp_path):
         {"id": "3", "title": "", "text": "No title here."},
     ]
     source = corpus(tmp_path / "a.jsonl", rows)
-    table = build_passages(source, Passages(words=6, overlap=0), tmp_path / "outputs")
+    table = build_passages(
+        source, Chunking(chunk_words=6, overlap_sentences=0), tmp_path / "outputs"
+    )
     assert table.rows([2, 0]) == [
         {"article_id": "3", "title": "", "start": 0, "end": 14, "text": "No title here.",
          "source": "a.jsonl"},
@@ -92,6 +96,6 @@ def test_the_table_holds_the_range_of_each_passage(tmp_path):
 def test_a_corpus_without_text_is_refused(tmp_path):
     source = corpus(tmp_path / "a.jsonl", [{"id": "1", "title": "Nothing", "text": ""}])
     with pytest.raises(ExamError) as error:
-        build_passages(source, Passages(), tmp_path / "outputs")
+        build_passages(source, Chunking(), tmp_path / "outputs")
     assert "corpus=c has no text" in str(error.value)
     assert "corpus.files=" in str(error.value)

@@ -53,7 +53,7 @@ def test_batches_of_nothing_and_of_empty_texts():
 
 @pytest.mark.parametrize("tokens", [1, 12, 4096])
 def test_vectors_do_not_depend_on_the_batches(encoder, tokens):
-    small = SentenceEncoder(settings(encoder, batch_tokens=tokens))
+    small = SentenceEncoder(settings(encoder, max_tokens_per_batch=tokens))
     unbatched = np.concatenate([small.model.encode([text]) for text in TEXTS])
     unbatched /= np.linalg.norm(unbatched, axis=1, keepdims=True)
     np.testing.assert_allclose(small.encode(TEXTS), unbatched, atol=1e-6)
@@ -61,7 +61,7 @@ def test_vectors_do_not_depend_on_the_batches(encoder, tokens):
 
 @pytest.mark.parametrize(("max_length", "widths"), [(64, {16, 32, 48, 64}), (24, {8, 16, 24})])
 def test_sequences_have_few_widths(encoder, max_length, widths, monkeypatch):
-    few = SentenceEncoder(settings(encoder, max_length=max_length, batch_tokens=64))
+    few = SentenceEncoder(settings(encoder, max_length=max_length, max_tokens_per_batch=64))
     seen = set()
     real = type(few.model[0]).forward
 

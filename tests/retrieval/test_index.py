@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import exam, jsonl_corpus, make_place, run_script, setting
 
-from exam.config import Encoder, Index, Passages, Recipe
+from exam.config import Chunking, Encoder, Index, IndexType
 from exam.core import artifacts
 from exam.core.artifacts import load_stage, open_stage
 from exam.core.errors import ExamError
@@ -29,9 +29,9 @@ def sentences(encoder):
     return SentenceEncoder(Encoder(name="tiny", name_or_path=str(encoder)))
 
 
-@pytest.mark.parametrize("recipe", [Recipe.exact, Recipe.low_ram, Recipe.auto])
-def test_every_recipe_finds_an_article_by_its_words(corpus, sentences, tmp_path, recipe):
-    index = build_index(corpus, sentences, Index(recipe=recipe, shard_size=4), tmp_path / "o")
+@pytest.mark.parametrize("index_type", [IndexType.exact, IndexType.low_memory, IndexType.auto])
+def test_every_type_finds_an_article_by_its_words(corpus, sentences, tmp_path, index_type):
+    index = build_index(corpus, sentences, Index(type=index_type, shard_size=4), tmp_path / "o")
     queries = sentences.passages([f"{a}. The {a.lower()} is an animal" for a in ["Heron", "Lynx"]])
     _, rows = index.search(queries, 3)
     assert index.table.take(rows[:, 0])["title"].to_pylist() == ["Heron", "Lynx"]
@@ -41,7 +41,7 @@ def test_every_recipe_finds_an_article_by_its_words(corpus, sentences, tmp_path,
 
 
 def test_passage_vectors_follow_the_rows_of_the_table(corpus, sentences, tmp_path):
-    table = build_passages(corpus, Passages(words=12, overlap=0), tmp_path / "o")
+    table = build_passages(corpus, Chunking(chunk_words=12, overlap_sentences=0), tmp_path / "o")
     index = build_passage_index(table, sentences, Index(shard_size=4), tmp_path / "o")
     texts = [text for block in table.texts() for text in block]
     assert len(texts) == index.stage.metadata["passages"] == len(table) > 10
@@ -52,7 +52,7 @@ def test_passage_vectors_follow_the_rows_of_the_table(corpus, sentences, tmp_pat
 
 @pytest.mark.parametrize("name", ["vectors.npy", "index.faiss"])
 def test_a_damaged_index_is_refused_by_name(corpus, sentences, tmp_path, name):
-    index = Index(recipe=Recipe.low_ram)
+    index = Index(type=IndexType.low_memory)
     folder = build_index(corpus, sentences, index, tmp_path / "o").stage.folder
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -83,7 +83,7 @@ def test_a_large_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
     ("change", "named"),
     [
         (("encoder", "max_length", 64), "encoder.max_length (64 → 256)"),
-        (("index", "recipe", "low_ram"), "index.recipe (low_ram → exact)"),
+        (("index", "type", "low_memory"), "index.type (low_memory → exact)"),
         (("corpus", None, []), "corpus ("),
     ],
 )
@@ -105,10 +105,10 @@ def test_a_manifest_of_another_request_is_refused_by_name(
     assert str(caught.value).startswith(f"{folder} holds another configuration's result ({named}")
 
 
-def test_each_recipe_has_a_separate_folder(corpus, sentences, tmp_path):
+def test_each_type_has_a_separate_folder(corpus, sentences, tmp_path):
     keys = [
-        build_index(corpus, sentences, Index(recipe=recipe), tmp_path / "o").stage.hash
-        for recipe in Recipe
+        build_index(corpus, sentences, Index(type=index_type), tmp_path / "o").stage.hash
+        for index_type in IndexType
     ]
     assert len(set(keys)) == 3
 
@@ -117,7 +117,7 @@ RETRIEVE = """
 import json, sys
 from pathlib import Path
 from exam.core import distributed
-from exam.config import Corpus, CorpusReader, Encoder, Index, Passages, Recipe
+from exam.config import Corpus, CorpusReader, Encoder, Index, Chunking, IndexType
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index, build_passage_index
 from exam.retrieval.chunking import build_passages
@@ -127,8 +127,8 @@ SentenceEncoder.encode = lambda self, texts: encoded.append(len(texts)) or real(
 articles, encoder, outputs = map(Path, sys.argv[1:])
 corpus = Corpus(name="a", reader=CorpusReader.jsonl, dir=str(articles.parent), files=articles.name)
 sentences = SentenceEncoder(Encoder(name="tiny", name_or_path=str(encoder)))
-index = build_index(corpus, sentences, Index(recipe=Recipe.low_ram, shard_size=2), outputs)
-table = build_passages(corpus, Passages(words=12, overlap=0), outputs)
+index = build_index(corpus, sentences, Index(type=IndexType.low_memory, shard_size=2), outputs)
+table = build_passages(corpus, Chunking(chunk_words=12, overlap_sentences=0), outputs)
 build_passage_index(table, sentences, Index(shard_size=3), outputs)
 assert len(index) == 10
 import torch.distributed

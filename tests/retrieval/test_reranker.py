@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 from helpers import ANIMALS, PLACES, exam, jsonl_corpus, kaggle_rows, make_place, read_csv, setting
 
-from exam.config import Dtype, Encoder, Index, Passages, Query, Reranker, Retriever, RetrieverKind
+from exam.config import Chunking, Dtype, Encoder, Index, Query, Reranker, Retriever, RetrieverKind
 from exam.core.errors import ExamError
 from exam.retrieval import reranker as rerank_module
 from exam.retrieval.contexts import read_contexts
@@ -44,12 +44,12 @@ def retrieval(articles, cross_encoder, tmp_path):
     return Retrieval(
         jsonl_corpus(articles),
         Encoder(name="none", name_or_path="none"),
-        Passages(words=8),
-        Retriever(name="bm25", kind=RetrieverKind.bm25, depth=6),
+        Chunking(chunk_words=8),
+        Retriever(name="bm25", kind=RetrieverKind.bm25, top_k=6),
         Index(),
         tmp_path / "outputs",
         Reranker(
-            name="cross_encoder", ckpt=str(cross_encoder), depth=5, weight=1.0, dtype=Dtype.float32
+            name="cross_encoder", ckpt=str(cross_encoder), top_k=5, weight=1.0, dtype=Dtype.float32
         ),
     )
 
@@ -154,7 +154,7 @@ def test_interrupted_scoring_continues_and_equals_a_whole_one(
     assert len(pairs) == len(set(pairs)) == 7 * 5  # no pair is scored twice
     assert not list(stage.folder.glob("scores-*"))
     whole = Retrieval(
-        retrieval.corpus, retrieval.encoder, retrieval.passages, retrieval.retriever,
+        retrieval.corpus, retrieval.encoder, retrieval.chunking, retrieval.retriever,
         retrieval.index, tmp_path / "o2", retrieval.reranker,
     )  # fmt: skip
     assert resumed.equals(pq.read_table(whole.contexts(questions, "q").folder / "contexts.parquet"))
@@ -247,8 +247,8 @@ def test_several_scores_a_pair_are_refused(cross_encoder, tmp_path):
 def test_retrieve_reranks_from_the_command_line(cross_encoder, tmp_path):
     done = exam(
         "retrieve", *setting(make_place(tmp_path), "data.train=null", "data.test=null"),
-        "retriever=bm25", "retriever.depth=6", "reranker=cross_encoder",
-        f"reranker.ckpt={cross_encoder}", "reranker.depth=4", "evaluate=false",
+        "retriever=bm25", "retriever.top_k=6", "reranker=cross_encoder",
+        f"reranker.ckpt={cross_encoder}", "reranker.top_k=4", "evaluate=false",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "outputs" / "contexts").glob("kaggle-valid-bm25-cross_encoder-*")

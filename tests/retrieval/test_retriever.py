@@ -13,7 +13,7 @@ import pytest
 from datasets import Dataset
 from helpers import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, write_csv
 
-from exam.config import Encoder, Index, Passages, Query, Retriever, RetrieverKind, Search
+from exam.config import Chunking, Encoder, Index, Query, Retriever, RetrieverKind, Search
 from exam.core.artifacts import log_reused
 from exam.core.errors import ExamError
 from exam.data.corpus import title_and_first_sentence
@@ -39,8 +39,8 @@ def retrieval(articles, encoder, tmp_path):
         Encoder(
             name="tiny", name_or_path=str(encoder), query_prefix="query: ", passage_prefix="p: "
         ),
-        Passages(words=8, overlap=1),
-        Retriever(name="two_stage", kind=RetrieverKind.two_stage, articles=2, depth=3),
+        Chunking(chunk_words=8, overlap_sentences=1),
+        Retriever(name="two_stage", kind=RetrieverKind.two_stage, articles=2, top_k=3),
         Index(shard_size=4),
         tmp_path / "outputs",
     )
@@ -114,12 +114,12 @@ def test_reused_contexts_open_the_stages_that_a_bundle_includes(retrieval, quest
 
 def test_changed_request_is_redone_and_the_key_named(retrieval, questions, caplog):
     retrieval.contexts(questions, "q")
-    retrieval.retriever.depth = 2
+    retrieval.retriever.top_k = 2
     with caplog.at_level("INFO", logger="exam"):
         again = retrieval.contexts(questions, "q")
     assert not again.reused
     pattern = (
-        r"contexts done: 12 questions · .* s · changed: retriever\.depth \(3 → 2\) · .* before"
+        r"contexts done: 12 questions · .* s · changed: retriever\.top_k \(3 → 2\) · .* before"
     )
     assert [message for message in caplog.messages if re.fullmatch(pattern, message)]
 
@@ -161,7 +161,7 @@ def test_a_hybrid_reuses_the_rankings_of_its_members(retrieval, questions):
     member = {f.name: getattr(retrieval.retriever, f.name) for f in fields(Search)}
     members = {
         "two_stage": Search(**member),
-        "bm25": Search(name="bm25", kind=RetrieverKind.bm25, depth=3),
+        "bm25": Search(name="bm25", kind=RetrieverKind.bm25, top_k=3),
     }
     hybrid = replace(
         retrieval, retriever=Retriever(name="h", kind=RetrieverKind.hybrid, members=members)
@@ -289,7 +289,7 @@ def encoded(monkeypatch):
 def test_another_depth_and_query_encode_nothing_twice(retrieval, questions, encoded):
     retrieval.contexts(questions, "q")
     del encoded[:]
-    retrieval.retriever.depth = 2
+    retrieval.retriever.top_k = 2
     retrieval.contexts(questions, "q")
     assert encoded == []
     retrieval.retriever.query = Query.prompt  # what the articles were searched by
@@ -311,16 +311,16 @@ def test_one_changed_question_encodes_only_its_texts(retrieval, questions, encod
 
 def test_with_room_for_every_sentence_the_prefilter_changes_nothing(retrieval, questions):
     exact = read_contexts(retrieval.contexts(questions, "q"))
-    retrieval.retriever.encode_at_most = 6
+    retrieval.retriever.prefilter_k = 6
     assert read_contexts(retrieval.contexts(questions, "q")) == exact
 
 
 def test_sentences_beyond_the_prefilter_follow_in_lexical_order(retrieval, questions, encoded):
-    retrieval.retriever.depth = 6
+    retrieval.retriever.top_k = 6
     every = read_contexts(retrieval.contexts(questions, "q"))
     shutil.rmtree(retrieval.outputs / "embeddings")
     retrieval = replace(retrieval)
-    retrieval.retriever.encode_at_most = 2
+    retrieval.retriever.prefilter_k = 2
     del encoded[:]
     for key, passages in read_contexts(retrieval.contexts(questions, "q")).items():
         assert {p["text"] for p in passages} == {p["text"] for p in every[key]}
@@ -395,7 +395,7 @@ def test_a_changed_checkpoint_is_another_encoder(retrieval, questions, encoder, 
 
 
 def test_given_contexts_are_refused_if_all_are_missing(retrieval, questions):
-    retrieval.retriever.kind = RetrieverKind.given
+    retrieval.retriever.kind = RetrieverKind.provided
     with pytest.raises(
         ExamError, match=r"none has one\.\nMap its column with data\.columns\.context"
     ):
@@ -411,7 +411,7 @@ def test_recall_is_not_scored_beyond_the_stored_depth(retrieval, questions):
 
 
 def test_given_contexts_pass_through(retrieval, questions):
-    retrieval.retriever.kind = RetrieverKind.given
+    retrieval.retriever.kind = RetrieverKind.provided
     rows = [{**q, "context": f"text of {q['id']}" if q["id"] != "3" else None} for q in questions]
     stage = retrieval.contexts(Dataset.from_list(rows, features=FEATURES), "q")
     contexts = read_contexts(stage, 1)
@@ -498,7 +498,7 @@ def test_document_frequencies_are_counted_once_per_corpus(tmp_path, monkeypatch)
     texts = [json.dumps({"id": str(i), "title": a, "text": b}) for i, (a, b) in enumerate(rows)]
     (tmp_path / "c.jsonl").write_text("\n".join(texts))
     corpus = jsonl_corpus(tmp_path / "c.jsonl")
-    table = build_passages(corpus, Passages(), tmp_path / "o")
+    table = build_passages(corpus, Chunking(), tmp_path / "o")
     frequencies = build_document_frequencies(table.stage, table.files, "c", tmp_path / "o")
     expected = {"cat": math.log(4 / 2), "dog": math.log(4 / 3), "owl": math.log(4)}
     assert frequencies.idf({"dog", "owl", "cat"}) == pytest.approx(expected)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import jsonl_corpus
 
-from exam.config import Fusion, Passages, Query, RetrieverKind, Search
+from exam.config import Chunking, Fusion, Query, RetrieverKind, Search
 from exam.retrieval.chunking import build_passages
 from exam.retrieval.hybrid import fuse
 from exam.retrieval.queries import merge_hits, query_parts, query_texts
@@ -28,7 +28,7 @@ def table(tmp_path):
     rows = [{"id": str(i), "title": "", "text": text} for i, text in enumerate(TEXTS)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     corpus = jsonl_corpus(path)
-    return build_passages(corpus, Passages(), tmp_path / "outputs")
+    return build_passages(corpus, Chunking(), tmp_path / "outputs")
 
 
 def bm25(query, k1, b):

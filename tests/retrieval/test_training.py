@@ -13,7 +13,7 @@ from helpers import exam, make_place, setting, write_csv
 from torch import nn
 from transformers import set_seed
 
-from exam.config import Encoder, PairLoss, Pairs, Query, Reranker, Target
+from exam.config import Encoder, PairLoss, Query, Reranker, Target, TrainingPairs
 from exam.config.compose import composed
 from exam.core.checkpoints import checkpoint_fingerprint
 from exam.core.errors import ExamError
@@ -62,13 +62,18 @@ CONTEXTS = {
 
 def mined(**settings):
     (example,) = mine_pairs(
-        questions(), CONTEXTS, IDF, Pairs(**{"last": 6, **settings}), Query.prompt_options, 0
+        questions(),
+        CONTEXTS,
+        IDF,
+        TrainingPairs(**{"max_rank": 6, **settings}),
+        Query.prompt_options,
+        0,
     )
     return example
 
 
 def test_binary_positives_belong_to_the_article_of_the_question():
-    example = mined(target=Target.binary, per_question=1, negatives=9)
+    example = mined(target=Target.binary, num_positives=1, num_negatives=9)
     assert example.query == "Where 0? deep river marsh"
     assert example.passages[0] == "T. the deep river"  # its best by support, not by rank
     assert sorted(example.passages[1:]) == ["T. a marsh", "T. a pond"]  # "a river" supports half
@@ -76,7 +81,7 @@ def test_binary_positives_belong_to_the_article_of_the_question():
 
 
 def test_graded_pairs_carry_the_right_options_support():
-    example = mined(target=Target.support, per_question=2, negatives=4)
+    example = mined(target=Target.support, num_positives=2, num_negatives=4)
     graded = dict(zip(example.passages, example.labels, strict=True))
     assert example.passages[:2] == ["T. deep cold river", "T. the deep river"]
     assert graded == {
@@ -86,7 +91,13 @@ def test_graded_pairs_carry_the_right_options_support():
 
 
 def test_pairs_come_from_the_configured_ranks_and_are_seeded():
-    settings = {"target": Target.support, "per_question": 1, "negatives": 2, "first": 2, "last": 5}
+    settings = {
+        "target": Target.support,
+        "num_positives": 1,
+        "num_negatives": 2,
+        "min_rank": 2,
+        "max_rank": 5,
+    }
     draws = {tuple(mined(**settings).passages) for _ in range(3)}
     assert len(draws) == 1
     assert not {"T. a river", "T. a river again"} & set(draws.pop())
@@ -111,11 +122,11 @@ def test_a_positives_file_of_another_form_is_refused(tmp_path):
     with pytest.raises(ExamError) as caught:
         read_positives(path)
     assert f"{path} has columns question, passage_id; question_id" in str(caught.value)
-    assert "pairs.positives=reader" in str(caught.value)
+    assert "training_pairs.positives=reader" in str(caught.value)
 
 
 def test_training_without_any_pair_is_refused():
-    pairs = Pairs(target=Target.binary, last=6)
+    pairs = TrainingPairs(target=Target.binary, max_rank=6)
     with pytest.raises(ExamError) as caught:
         mine_pairs(questions(article="a9"), CONTEXTS, IDF, pairs, Query.prompt, 0)
     assert str(caught.value).startswith(
@@ -137,8 +148,9 @@ def material():
 def run_config(task, encoder, *overrides):
     return composed(
         "train", f"task={task}", f"encoder.name_or_path={encoder}", "reranker=cross_encoder",
-        f"reranker.ckpt={encoder}", "reranker.max_length=32", "reranker.depth=6", "pairs.last=6",
-        "pairs.negatives=2", "trainer.logging_steps=1", "trainer.num_train_epochs=2",
+        f"reranker.ckpt={encoder}", "reranker.max_length=32", "reranker.top_k=6",
+        "training_pairs.max_rank=6", "training_pairs.num_negatives=2",
+        "trainer.logging_steps=1", "trainer.num_train_epochs=2",
         "trainer.per_device_train_batch_size=4", "trainer.learning_rate=1e-2",
         "trainer.warmup_steps=0", *overrides,
     )  # fmt: skip
@@ -154,7 +166,7 @@ def weights(folder):
 @pytest.mark.parametrize("loss", PairLoss)
 def test_training_moves_every_weight_of_the_reranker(material, encoder, tmp_path, loss):
     split, contexts = material
-    config = run_config("reranker", encoder, f"pairs.loss={loss.name}")
+    config = run_config("reranker", encoder, f"training_pairs.loss={loss.name}")
     dev = tune(config, split, contexts, IDF, tmp_path)
     after = dict(
         load_cross_encoder(Reranker(ckpt=str(tmp_path)), {"dtype": "float32"}).named_parameters()
@@ -228,7 +240,12 @@ def test_stopped_and_resumed_training_equals_an_uninterrupted_one(
 def test_a_missing_reader_of_pairs_is_refused_before_any_work():
     with pytest.raises(ExamError, match=r"^missing does not exist: it has no manifest\.json"):
         check_paths(
-            composed("train", "task=reranker", "pairs.positives=reader", "pairs.reader=missing")
+            composed(
+                "train",
+                "task=reranker",
+                "training_pairs.positives=reader",
+                "training_pairs.reader=missing",
+            )
         )
 
 
@@ -245,10 +262,10 @@ def workspace(tmp_path_factory, encoder):
 @pytest.mark.slow
 def test_reranker_from_training_to_answers(workspace, encoder):
     root, overrides = workspace
-    first = ["retriever=bm25", "retriever.depth=6", "passages.words=8"]
+    first = ["retriever=bm25", "retriever.top_k=6", "chunking.chunk_words=8"]
     trained = exam(
-        "train", "task=reranker", f"reranker.ckpt={encoder}", "reranker.depth=6", "pairs.last=6",
-        *first, *overrides,
+        "train", "task=reranker", f"reranker.ckpt={encoder}", "reranker.top_k=6",
+        "training_pairs.max_rank=6", *first, *overrides,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     (run,) = (root / "outputs" / "train").glob("kaggle-cross_encoder-bm25-*")
@@ -262,7 +279,7 @@ def test_reranker_from_training_to_answers(workspace, encoder):
 
     read = exam(
         "train", "model=tiny", "reranker=cross_encoder", f"reranker.ckpt={run}",
-        "reranker.depth=6", *first, *overrides,
+        "reranker.top_k=6", *first, *overrides,
     )  # fmt: skip
     assert read.returncode == 0, read.stderr
     (reader,) = (root / "outputs" / "train").glob("kaggle-tiny-bm25-*")
@@ -278,8 +295,9 @@ def test_reranker_from_training_to_answers(workspace, encoder):
     )
 
     again = exam(
-        "train", "task=reranker", f"reranker.ckpt={run}", "reranker.depth=6", "pairs=binary",
-        "pairs.positives=reader", f"pairs.reader={reader}", "pairs.last=3", "pairs.max_support=1",
+        "train", "task=reranker", f"reranker.ckpt={run}", "reranker.top_k=6",
+        "training_pairs=binary", "training_pairs.positives=reader", "training_pairs.max_rank=3",
+        "training_pairs.max_support=1", f"training_pairs.reader={reader}",
         *first, *overrides,
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
@@ -297,7 +315,13 @@ def test_reranker_from_training_to_answers(workspace, encoder):
 @pytest.mark.slow
 def test_encoder_from_training_to_retrieval(workspace):
     root, overrides = workspace
-    done = exam("train", "task=encoder", "pairs.last=6", "pairs.max_support=1", *overrides)
+    done = exam(
+        "train",
+        "task=encoder",
+        "training_pairs.max_rank=6",
+        "training_pairs.max_support=1",
+        *overrides,
+    )
     assert done.returncode == 0, done.stderr
     (run,) = (root / "outputs" / "train").glob("kaggle-encoder-minilm-two_stage-*")
     assert len(json.loads((run / "results.json").read_text())["rows"]) == 2

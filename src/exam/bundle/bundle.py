@@ -104,7 +104,7 @@ def _overrides(bundle: Bundle) -> list[str]:
     overrides += [f"run.{group}.trust_remote_code=true" for group in bundle.run]
     if bundle.ensemble is not None:
         values = plain(bundle.ensemble)
-        merging = {name: values[name] for name in ("of", "weights", "points")}
+        merging = {name: values[name] for name in ("space", "weights", "vote_points")}
         overrides += [f"ensemble={bundle.ensemble.name}", *_format("ensemble", merging, {})]
     return overrides + _format("cascade", plain(bundle.cascade), {})
 
@@ -171,7 +171,7 @@ def format_estimate(readers: list[dict[str, float]], questions: int, hours: floa
 
 def _estimate(bundle: Bundle, contents: Contents, runs: dict[Path, Train]) -> str:
     """Answer two samples with the unpacked bundle, and return the estimate of the full time."""
-    share = bundle.cascade.share
+    share = bundle.cascade.escalate_fraction
     later = share if isinstance(share, list) else [share] * (len(runs) - 1)
     shares = [1.0] * len(runs) if share is None else [1.0, *later]
     few, many = (_measure(bundle, contents, runs, size) for size in SAMPLES)
@@ -196,7 +196,7 @@ def _measure(
 def extra_packages(configs: list[Train]) -> list[str]:
     """Return the packages of this project's extras that the runs need."""
     needed = {
-        "gguf": any(config.model.gguf is not None for config in configs),
+        "gguf": any(config.model.gguf_file is not None for config in configs),
         "bitsandbytes": any(config.model.load_in_4bit for config in configs),
     }
     return [name for name, is_needed in needed.items() if is_needed]

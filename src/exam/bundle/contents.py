@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exam.bundle.notebook import OTHER_PYTHON
-from exam.config import Bundle, Checkpoint, CorpusReader, CorpusSource, Train, plain
+from exam.config import Bundle, Checkpoint, CorpusFormat, CorpusSource, Train, plain
 from exam.core.artifacts import Stage, find_fault, read_manifest, write_manifest
 from exam.core.checkpoints import CONFIG, MODEL, hub_repository, loaded_files, resolve_checkpoint
 from exam.core.errors import ExamError
@@ -19,7 +19,7 @@ from exam.core.hub import Repository, resolve_commit
 from exam.core.packages import PACKAGED, find_packaged_folder
 from exam.core.trainer import CHECKPOINTS
 from exam.data.corpus import fetch_demo_articles, list_files
-from exam.readers.tuning import adapters_base
+from exam.readers.tuning import find_adapter_base
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Contents:
             raise ExamError(
                 f"The bundle has {size / 2**30:.1f} GiB; limit_gib={limit_gib:g} allows no more.\n"
                 f"The largest file is {largest}. Attach the corpus separately "
-                "(with_corpus=false), or choose a smaller index (index=low_ram)."
+                "(with_corpus=false), or choose a smaller index (index=low_memory)."
             )
         return write_manifest(
             self.folder / CONTENTS, sizes, python=python, bytes=size, overrides=self.overrides
@@ -160,7 +160,7 @@ def _add_checkpoint(contents: Contents, run: Path, config: Train, *, is_only: bo
         ExamError: no override can tell the run where a local folder lies on the target.
     """
     saved, checkpoint = run / MODEL, config.model.checkpoint
-    base = adapters_base(saved)
+    base = find_adapter_base(saved)
     if base is not None:
         if hub_repository(base) is None and base.name not in PACKAGED:
             raise ExamError(
@@ -185,11 +185,11 @@ def _retrieval(config: Train) -> Any:
 
 def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
     """Copy the articles' files, each part of a corpus to a separate folder."""
-    parts: list[CorpusSource] = [config.corpus, *config.corpus.also]
-    if any(part.reader is CorpusReader.demo for part in parts):
+    parts: list[CorpusSource] = [config.corpus, *config.corpus.extra_corpora]
+    if any(part.format is CorpusFormat.demo for part in parts):
         stage = fetch_demo_articles(Path(config.outputs)).parent
         contents.add(stage, f"outputs/corpus/{stage.name}")
-    if config.corpus.reader is CorpusReader.demo:
+    if config.corpus.format is CorpusFormat.demo:
         return
     if not bundle.with_corpus:
         log.info("bundle: without the corpus; attach it, and set run.corpus.dir=<folder>")
@@ -200,10 +200,10 @@ def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
     contents.overrides.append("run.corpus.dir={bundle}/corpus/0")
     other_parts = [
         {**plain(part), "dir": f"{{bundle}}/corpus/{number}"}
-        for number, part in enumerate(config.corpus.also, 1)
+        for number, part in enumerate(config.corpus.extra_corpora, 1)
     ]
     if other_parts:
-        contents.overrides.append(f"run.corpus.also={json.dumps(other_parts)}")
+        contents.overrides.append(f"run.corpus.extra_corpora={json.dumps(other_parts)}")
 
 
 def _add_weights(contents: Contents, checkpoint: Checkpoint) -> None:

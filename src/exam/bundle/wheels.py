@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 CLONE = Path(__file__).parents[3]
 KAGGLE_PYTHON = "3.12"  # of its image since 2025-12
 WRITE_IMAGE = "(python -VV; pip freeze) > image.txt"
-USE_IMAGE = "have the image bring the package (image=<constraints file>)"
+USE_IMAGE = "have the image bring the package (constraints=<constraints file>)"
 LINUX = {
     "os_name": "posix",
     "sys_platform": "linux",
@@ -65,7 +65,7 @@ def read_target(bundle: Bundle) -> Target:
             "A bundle carries this project's wheel, which is built from a clone.\n"
             "Run the command in a clone of the project."
         )
-    lines = _read_lines(Path(bundle.image)) if bundle.image else []
+    lines = _read_lines(Path(bundle.constraints)) if bundle.constraints else []
     match = re.match(r"Python (\d+\.\d+)\.", lines[0]) if lines else None  # of `python -VV`
     image_python = match[1] if match else None
     python = bundle.python or image_python or KAGGLE_PYTHON
@@ -76,7 +76,7 @@ def read_target(bundle: Bundle) -> Target:
         )
     if image_python not in (None, python):
         raise ExamError(
-            f"python={python}, and Python {image_python} wrote image={bundle.image}.\n"
+            f"python={python}, and Python {image_python} wrote constraints={bundle.constraints}.\n"
             f"Leave out python=, or write the file again on the target machine: {WRITE_IMAGE}"
         )
     supported = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["requires-python"]

@@ -25,12 +25,11 @@ from exam.config.commands import (
 )
 from exam.config.data import Data, Source
 from exam.config.ensemble import Cascade, Ensemble, EnsembleKind, Scale
-from exam.config.generation import Generator, GeneratorKind, QuestionKind, Writer
+from exam.config.generation import Generator, GeneratorKind, LanguageModel, QuestionKind
 from exam.config.reader import (
     FLASH,
     BatchBy,
     Context,
-    Execution,
     Layout,
     Loss,
     Model,
@@ -39,25 +38,26 @@ from exam.config.reader import (
     ReaderKind,
     Scoring,
     Tuning,
+    WeightsLocation,
 )
 from exam.config.retrieval import (
     READER,
+    Chunking,
     Corpus,
-    CorpusReader,
+    CorpusFormat,
     CorpusSource,
     Encoder,
     Fusion,
     Index,
+    IndexType,
     PairLoss,
-    Pairs,
-    Passages,
     Query,
-    Recipe,
     Reranker,
     Retriever,
     RetrieverKind,
     Search,
     Target,
+    TrainingPairs,
 )
 from exam.config.training_args import (
     SHARDING,

@@ -10,7 +10,15 @@ from exam.config.data import Data
 from exam.config.ensemble import Cascade, Ensemble
 from exam.config.generation import Generator
 from exam.config.reader import Context, Model, Tuning
-from exam.config.retrieval import Corpus, Encoder, Index, Pairs, Passages, Reranker, Retriever
+from exam.config.retrieval import (
+    Chunking,
+    Corpus,
+    Encoder,
+    Index,
+    Reranker,
+    Retriever,
+    TrainingPairs,
+)
 from exam.config.training_args import TrainerFields, trainer_values
 from exam.config.values import setting
 from exam.core.precision import choose_formats
@@ -75,7 +83,7 @@ class Retrieving(Command):
     data: Data = setting(MISSING, "Questions.")
     corpus: Corpus = setting(MISSING, "Corpus to search.")
     encoder: Encoder = setting(MISSING, "Sentence encoder.")
-    passages: Passages = setting(MISSING, "How the corpus is split.")
+    chunking: Chunking = setting(MISSING, "How the corpus is split.")
     retriever: Retriever = setting(MISSING, "How passages are ranked.")
     index: Index = setting(MISSING, "How vectors are searched.")
     generator: Generator = setting(MISSING, "How questions are written for data.train=generated.")
@@ -91,7 +99,9 @@ class Train(Retrieving):
     trainer: TrainerFields = setting(MISSING, "Arguments of transformers.Trainer.")
     tuning: Tuning = setting(Tuning, "Weights to train.")
     tracker: Tracker = setting(Tracker, "Experiment tracking.")
-    pairs: Pairs = setting(Pairs, "Training pairs of task=reranker and task=encoder.")
+    training_pairs: TrainingPairs = setting(
+        TrainingPairs, "Training pairs of task=reranker and task=encoder."
+    )
     hub: Hub = setting(Hub, "Upload of the finished run.")
     task: Task = setting(Task.reader, "Model to train.")
     name: str = setting(MISSING, "Name of the run's folder.")
@@ -130,10 +140,12 @@ class Infer(Restore):
     predictions: Any = setting(None, "Prediction files to combine instead of runs.")
     ensemble: Ensemble | None = setting(None, "How several readers become one.")
     cascade: Cascade = setting(Cascade, "Which questions further readers answer.")
-    passes: list[str] = setting(list, "Overrides of the run, one reading of the questions each.")
-    rotations: int = setting(1, "Rotations of the options to average over.", minimum=1)
+    variants: list[str] = setting(list, "Overrides of the run, one reading of the questions each.")
+    option_rotations: int = setting(1, "Rotations of the options to average over.", minimum=1)
     launch: Any = setting("auto", "Processes: auto (one on each GPU), single, or a number.")
-    merge: bool = setting(False, "Merge a LoRA run's adapters into its weights and save them.")
+    merge_adapters: bool = setting(
+        False, "Merge a LoRA run's adapters into its weights and save them."
+    )
 
 
 @dataclass
@@ -150,7 +162,9 @@ class Bundle(Restore):
     out: str = setting(MISSING, "Folder to write.")
     ensemble: Ensemble | None = setting(None, "How several readers become one.")
     cascade: Cascade = setting(Cascade, "Which questions further readers answer.")
-    image: str | None = setting(None, "File of (python -VV; pip freeze) on the target machine.")
+    constraints: str | None = setting(
+        None, "File of (python -VV; pip freeze) on the target machine."
+    )
     python: str | None = setting(None, "Python of the target; null: the image's, else Kaggle's.")
     platforms: list[str] = setting(
         lambda: (
@@ -175,7 +189,7 @@ class Generate(Command):
     encoder: Encoder = setting(MISSING, "Sentence encoder that finds similar articles.")
     index: Index = setting(MISSING, "How vectors are searched.")
     generator: Generator = setting(MISSING, "How questions are written.")
-    n: int = setting(1000, "Questions to write.", minimum=1)
+    num_questions: int = setting(1000, "Questions to write.", minimum=1)
     resume: Resume = setting(Resume.auto, "Reuse what is done (auto), or start anew (never).")
 
 

@@ -41,9 +41,9 @@ Completion by the shell:      eval "$(exam -sc install=bash)"{more}"""
 LAUNCH = """
 Several GPUs:                 each has a process; launch=single keeps one, launch=2 starts two"""
 SWEEPS = {  # an example for each command
-    "train": "context.top_k=0,3,5",
+    "train": "context.num_passages=0,3,5",
     "retrieve": "retriever=bm25,two_stage",
-    "infer": "ckpt=RUN run.context.top_k=1,3,5",
+    "infer": "ckpt=RUN run.context.num_passages=1,3,5",
     "evidence": "ckpt=RUN_A,RUN_B",
     "stress": "ckpt=RUN_A,RUN_B",
     "generate": "generator.seed=0,1",

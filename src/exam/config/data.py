@@ -39,7 +39,7 @@ class Data:
     train: Any = setting(None, "Questions to train on.")
     valid: Any = setting(None, "Questions to report results on.")
     test: Any = setting(None, "Questions to answer.")
-    extra: Any = setting(None, "More questions to train on, never held out.")
+    extra_train: Any = setting(None, "More questions to train on, never held out.")
     options: str | None = setting("ABCDE", "Letters of the option columns; null: a list column.")
     columns: dict[str, str | None] = setting(
         COLUMNS.copy, "Column of id, prompt, answer, context, correct, options or a letter."
@@ -48,7 +48,7 @@ class Data:
     folds: int = setting(10, "Folds of the training questions.", minimum=2)
     fold: int | None = setting(0, "Fold that selects the checkpoint; null: none.", minimum=0)
     cross_validate: bool = setting(False, "Train a reader without each fold, which it predicts.")
-    valid_share: float = setting(
+    valid_fraction: float = setting(
         0.0, "Share of train to hold out when valid is null.", minimum=0, below=1
     )
     split_seed: int = setting(0, "Seed of the split.")
@@ -61,7 +61,7 @@ class Data:
     @property
     def uses_generated_questions(self) -> bool:
         """Whether generated questions are among those that it names."""
-        entries = (self.train, self.valid, self.test, self.extra)
+        entries = (self.train, self.valid, self.test, self.extra_train)
         return any("generated" in names(entry) for entry in entries)
 
     def validate(self) -> None:

@@ -33,9 +33,9 @@ class Ensemble:
 
     name: str = setting(MISSING, "Name in messages and reports.")
     kind: EnsembleKind = setting(MISSING, "How the answers become one.")
-    of: Scale = setting(Scale.probability, "Which scores are averaged.")
+    space: Scale = setting(Scale.probability, "Which scores are averaged.")
     weights: list[float] | None = setting(None, "Weight of each member; null: equal.", minimum=0)
-    points: list[float] | None = setting(None, "vote: points by rank; null: 3, 2, 1.")
+    vote_points: list[float] | None = setting(None, "vote: points by rank; null: 3, 2, 1.")
     fit_on: Any = setting(None, "fitted: labelled predictions, one for each member, in order.")
     seed: int = setting(0, "Seed of the fit.")
 
@@ -58,5 +58,5 @@ class Ensemble:
 class Cascade:
     """Escalation: each further reader answers only the least certain questions."""
 
-    share: Any = setting(None, "Share of questions to escalate.", minimum=0, maximum=1)
+    escalate_fraction: Any = setting(None, "Share of questions to escalate.", minimum=0, maximum=1)
     threshold: float | None = setting(None, "Escalate if the best probability is lower.")

@@ -29,7 +29,7 @@ class GeneratorKind(Enum):
 
 
 @dataclass
-class Writer:
+class LanguageModel:
     """The language model that writes questions: behind an OpenAI-compatible endpoint, or local.
 
     The endpoint's key is read from the environment variable OPENAI_API_KEY only.
@@ -39,19 +39,19 @@ class Writer:
     base_url: str | None = setting(None, "Address of the endpoint; null: OpenAI's.")
     local: bool = setting(False, "Run the model on this machine.")
     revision: str | None = setting(None, "local: branch, tag or commit of a hub id; null: main.")
-    gguf: str | None = setting(None, "local: file of a GGUF checkpoint.")
+    gguf_file: str | None = setting(None, "local: file of a GGUF checkpoint.")
     per_article: int = setting(1, "Questions for each article.", minimum=1)
     sentences: int = setting(7, "Sentences of an article that the model reads.", minimum=1)
     min_sentences: int = setting(3, "Skip articles with fewer sentences.")
     temperature: float = setting(0.8, "Sampling temperature.", minimum=0)
     max_tokens: int = setting(1000, "Tokens of a reply, at most.", minimum=1)
     attempts: int = setting(3, "Replies to try for each article.", minimum=1)
-    parallel: int = setting(4, "Requests at a time.", minimum=1)
+    concurrency: int = setting(4, "Requests at a time.", minimum=1)
     timeout: float = setting(120.0, "Seconds to wait for a reply.")
     retries: int = setting(5, "Retries of a request that failed or was deferred (429, 5xx).")
     json_schema: bool = setting(True, "Have the endpoint enforce the form of a reply.")
-    price_in: float = setting(0.0, "US dollars for a million input tokens.")
-    price_out: float = setting(0.0, "US dollars for a million output tokens.")
+    usd_per_million_input_tokens: float = setting(0.0, "US dollars for a million input tokens.")
+    usd_per_million_output_tokens: float = setting(0.0, "US dollars for a million output tokens.")
 
     @property
     def checkpoint(self) -> Checkpoint | None:
@@ -59,7 +59,7 @@ class Writer:
         if not self.local:
             return None
         return Checkpoint(
-            "writer", "generator.writer.model", self.model, self.revision, gguf_file=self.gguf
+            "writer", "generator.llm.model", self.model, self.revision, gguf_file=self.gguf_file
         )
 
     def validate(self) -> None:
@@ -67,7 +67,7 @@ class Writer:
         url = urlsplit(self.base_url or "")
         if url.username or url.password or url.query:
             raise ExamError(
-                "generator.writer.base_url contains a user, a password or a query, which would be "
+                "generator.llm.base_url contains a user, a password or a query, which would be "
                 "saved.\nGive the address only; the key is read from OPENAI_API_KEY."
             )
 
@@ -78,12 +78,14 @@ class Generator:
 
     name: str = setting(MISSING, "Name in messages and reports.")
     kind: GeneratorKind = setting(GeneratorKind.rules, "Rules or a language model.")
-    n: int = setting(1000, "Questions to write.", minimum=1)
+    num_questions: int = setting(1000, "Questions to write.", minimum=1)
     kinds: list[QuestionKind] = setting(
         lambda: list(QuestionKind), "rules: kinds of questions, in turn."
     )
     options: int = setting(5, "Options of a question.", minimum=2, maximum=26)
     seed: int = setting(0, "Seed of the draws.")
-    neighbours: int = setting(20, "rules: similar articles that distractors come from.", minimum=1)
+    num_neighbors: int = setting(
+        20, "rules: similar articles that distractors come from.", minimum=1
+    )
     exclude: Any = setting(None, "Questions (files or demo) whose articles are left out.")
-    writer: Writer = setting(Writer, "llm: the language model.")
+    llm: LanguageModel = setting(LanguageModel, "llm: the language model.")

@@ -34,7 +34,7 @@ class Scoring(Enum):
     likelihood = "likelihood"  # the mean log-probability of each option's tokens
 
 
-class Execution(Enum):
+class WeightsLocation(Enum):
     """Where a causal language model's weights are while it runs."""
 
     memory = "memory"  # on the device
@@ -82,21 +82,39 @@ class BatchBy(Enum):
 class Context:
     """The ranked passages that the reader sees."""
 
-    top_k: int = setting(5, "Passages to read for each question.", minimum=0)
-    train_top_k: int | None = setting(None, "Passages in training; null: top_k.", minimum=0)
-    eval_top_k: int | None = setting(None, "Passages in inference; null: top_k.", minimum=0)
+    num_passages: int = setting(5, "Passages to read for each question.", minimum=0)
+    train_num_passages: int | None = setting(
+        None, "Passages in training; null: num_passages.", minimum=0
+    )
+    eval_num_passages: int | None = setting(
+        None, "Passages in inference; null: num_passages.", minimum=0
+    )
     order: Order = setting(Order.best_first, "Order of the passages.")
     layout: Layout = setting(Layout.context_first, "Which part of a question comes first.")
 
     def passages(self, *, training: bool) -> int:
         """Return how many of the ranked passages the reader reads."""
-        top_k = self.train_top_k if training else self.eval_top_k
-        return self.top_k if top_k is None else top_k
+        top_k = self.train_num_passages if training else self.eval_num_passages
+        return self.num_passages if top_k is None else top_k
 
 
 FLASH = "flashdeberta"  # a package
-HEAD_ONLY = ("packing", "evidence", "loss", "others", "attn_implementation", "dropout")
-CAUSAL_ONLY = ("scoring", "chat", "template", "execution", "memory_gib", "gguf")
+HEAD_ONLY = (
+    "packing",
+    "overlap_features",
+    "loss",
+    "cross_option_bias",
+    "attn_implementation",
+    "dropout",
+)
+CAUSAL_ONLY = (
+    "scoring",
+    "use_chat_template",
+    "template",
+    "weights_location",
+    "max_memory_gib",
+    "gguf_file",
+)
 
 
 @dataclass
@@ -112,8 +130,12 @@ class Model:
     eval_max_length: int | None = setting(None, "Tokens in inference; null: max_length.", minimum=1)
     batch_by: BatchBy = setting(BatchBy.tokens, "Which size is equal from batch to batch.")
     loss: Loss = setting(Loss.softmax, "Loss; trainer.label_smoothing_factor smooths either.")
-    others: bool = setting(False, "loss=binary: add a learned multiple of the other options' mean.")
-    evidence: bool = setting(False, "Add features of word overlap with the passages to the score.")
+    cross_option_bias: bool = setting(
+        False, "loss=binary: add a learned multiple of the other options' mean."
+    )
+    overlap_features: bool = setting(
+        False, "Add features of word overlap with the passages to the score."
+    )
     attn_implementation: str = setting(
         "auto", "flashdeberta: for DeBERTa on a GPU, with packing=none.", choices=("auto", FLASH)
     )
@@ -121,17 +143,21 @@ class Model:
     architecture: str | None = setting(None, "Architecture of small random weights.")
     config: dict[str, Any] | None = setting(None, "Configuration of small random weights.")
     scoring: Scoring = setting(Scoring.letters, "causal_lm: how options are scored.")
-    chat: bool | None = setting(None, "causal_lm: apply the chat template; null: if any.")
+    use_chat_template: bool | None = setting(
+        None, "causal_lm: apply the chat template; null: if any."
+    )
     template: str | None = setting(
         None, "causal_lm: prompt with {context}, {prompt}, {options} or {option}."
     )
-    execution: Execution = setting(Execution.memory, "causal_lm: where the weights are.")
-    memory_gib: float = setting(4.0, "GiB of hidden states (layerwise) or weights (offload).")
+    weights_location: WeightsLocation = setting(
+        WeightsLocation.memory, "causal_lm: where the weights are."
+    )
+    max_memory_gib: float = setting(4.0, "GiB of hidden states (layerwise) or weights (offload).")
     dtype: Dtype = setting(
         Dtype.auto, "Number format; auto: float32, unless an untrained causal_lm."
     )
     load_in_4bit: bool = setting(False, "Decoder on a GPU: load in NF4 and train adapters.")
-    gguf: str | None = setting(None, "causal_lm: file of a GGUF checkpoint.")
+    gguf_file: str | None = setting(None, "causal_lm: file of a GGUF checkpoint.")
     trust_remote_code: bool = setting(False, "Run code that comes with the checkpoint.")
 
     @property
@@ -145,7 +171,7 @@ class Model:
             self.name_or_path,
             self.revision,
             self.trust_remote_code,
-            self.gguf,
+            self.gguf_file,
         )
 
     @property
@@ -168,10 +194,11 @@ class Model:
         if self.kind is ReaderKind.causal_lm:
             self._check_weights()
             self._check_template()
-        if self.others and self.loss is not Loss.binary:
+        if self.cross_option_bias and self.loss is not Loss.binary:
             raise ExamError(
-                "model.others=true has no effect with model.loss=softmax, which compares the "
-                "options already.\nSet model.loss=binary, or leave model.others out."
+                "model.cross_option_bias=true has no effect with model.loss=softmax, which "
+                "compares the "
+                "options already.\nSet model.loss=binary, or leave model.cross_option_bias out."
             )
         if self.attn_implementation == FLASH and self.packing is not Packing.none:
             raise ExamError(
@@ -198,15 +225,16 @@ class Model:
 
     def _check_weights(self) -> None:
         """Refuse quantized weights of a causal language model where they cannot run."""
-        if self.load_in_4bit and self.execution is not Execution.memory:
+        if self.load_in_4bit and self.weights_location is not WeightsLocation.memory:
             raise ExamError(
-                "model.load_in_4bit=true needs model.execution=memory "
-                f"(got {self.execution.value}).\nLeave one of them out."
+                "model.load_in_4bit=true needs model.weights_location=memory "
+                f"(got {self.weights_location.value}).\nLeave one of them out."
             )
-        if self.gguf and self.execution is Execution.layerwise:
+        if self.gguf_file and self.weights_location is WeightsLocation.layerwise:
             raise ExamError(
-                "model.execution=layerwise reads safetensors, but model.gguf names a GGUF file.\n"
-                "Choose model.execution=memory, or a checkpoint in safetensors."
+                "model.weights_location=layerwise reads safetensors, but model.gguf_file names a "
+                "GGUF file.\n"
+                "Choose model.weights_location=memory, or a checkpoint in safetensors."
             )
 
     def _check_template(self) -> None:
@@ -248,8 +276,8 @@ class Tuning:
     lora_alpha: float = setting(32.0, "Scale of LoRA adapters.")
     lora_dropout: float = setting(0.05, "Dropout of LoRA adapters.", minimum=0, below=1)
     lora_targets: Any = setting(None, "Names of linear modules to adapt; null: all in the layers.")
-    rslora: bool = setting(False, "Scale adapters by the root of the rank, for high ranks.")
-    dora: bool = setting(False, "Adapt magnitude and direction separately.")
+    use_rslora: bool = setting(False, "Scale adapters by the root of the rank, for high ranks.")
+    use_dora: bool = setting(False, "Adapt magnitude and direction separately.")
     awp_lr: float | None = setting(
         None, "Relative length of the adversarial shift of the weights; null: none.", above=0
     )
@@ -260,8 +288,8 @@ class Tuning:
 
     def validate(self) -> None:
         """Refuse settings of adapters where there are none."""
-        if self.lora_rank is None and (self.rslora or self.dora or self.lora_targets):
+        if self.lora_rank is None and (self.use_rslora or self.use_dora or self.lora_targets):
             raise ExamError(
-                "tuning.rslora, tuning.dora and tuning.lora_targets need LoRA adapters.\n"
+                "tuning.use_rslora, tuning.use_dora and tuning.lora_targets need LoRA adapters.\n"
                 "Choose tuning=lora, or leave them out."
             )

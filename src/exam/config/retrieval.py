@@ -12,7 +12,7 @@ from exam.core.errors import ExamError
 from exam.core.precision import Dtype
 
 
-class CorpusReader(Enum):
+class CorpusFormat(Enum):
     """The form of a corpus."""
 
     demo = "demo"
@@ -25,7 +25,7 @@ class RetrieverKind(Enum):
     """How contexts are retrieved."""
 
     none = "none"
-    given = "given"
+    provided = "provided"
     two_stage = "two_stage"
     bm25 = "bm25"
     tfidf = "tfidf"
@@ -35,7 +35,7 @@ class RetrieverKind(Enum):
     @property
     def searches(self) -> bool:
         """Tell whether a corpus is searched."""
-        return self not in (RetrieverKind.none, RetrieverKind.given)
+        return self not in (RetrieverKind.none, RetrieverKind.provided)
 
     @property
     def encodes(self) -> bool:
@@ -79,7 +79,7 @@ COLUMNS = {"id": "id", "title": "title", "text": "text"}
 class CorpusSource:
     """One corpus: its form, folder, files and columns."""
 
-    reader: CorpusReader = setting(MISSING, "Form of the files.")
+    format: CorpusFormat = setting(MISSING, "Form of the files.")
     dir: str | None = setting(None, "Folder of the files.")
     files: Any = setting(None, "File names or patterns below dir; null: by form.")
     columns: dict[str, str] = setting(COLUMNS.copy, "Columns of id, title and text.")
@@ -90,7 +90,9 @@ class Corpus(CorpusSource):
     """The corpus to search."""
 
     name: str = setting(MISSING, "Name in messages and reports.")
-    also: list[CorpusSource] = setting(list, "Further corpora, searched together with this one.")
+    extra_corpora: list[CorpusSource] = setting(
+        list, "Further corpora, searched together with this one."
+    )
 
 
 @dataclass
@@ -101,7 +103,7 @@ class Encoder:
     name_or_path: str = setting(MISSING, "Hub id or folder of the checkpoint.")
     revision: str | None = setting(None, "Branch, tag or commit of a hub id; null: main.")
     max_length: int = setting(256, "Tokens of a text, at most.", minimum=1)
-    batch_tokens: int = setting(2048, "Tokens of a batch, padding included.", minimum=1)
+    max_tokens_per_batch: int = setting(2048, "Tokens of a batch, padding included.", minimum=1)
     dtype: Dtype = setting(Dtype.auto, "Number format.")
     query_prefix: str = setting("", "Text before each query.")
     passage_prefix: str = setting("", "Text before each passage.")
@@ -126,11 +128,11 @@ class Search:
 
     name: str = setting(MISSING, "Name in folders and reports.")
     kind: RetrieverKind = setting(MISSING, "How passages are ranked.")
-    depth: int = setting(20, "Ranked passages to keep for each question.", minimum=1)
+    top_k: int = setting(20, "Ranked passages to keep for each question.", minimum=1)
     query: Query = setting(Query.prompt_options, "Text of a question to search for.")
     articles: int = setting(3, "two_stage: articles to read for each question.", minimum=1)
     article_query: Query = setting(Query.prompt, "two_stage: text to search articles for.")
-    encode_at_most: int | None = setting(
+    prefilter_k: int | None = setting(
         None, "two_stage: sentences to encode for each question; null: all.", minimum=1
     )
     min_sentence_chars: int = setting(4, "two_stage: skip shorter sentences.", minimum=1)
@@ -176,19 +178,19 @@ class Retriever(Search):
 
 
 @dataclass
-class Passages:
+class Chunking:
     """How a corpus is split into passages: windows of whole sentences."""
 
-    words: int = setting(90, "Words of a passage, at most.", minimum=1)
-    overlap: int = setting(1, "Sentences that consecutive passages share.")
+    chunk_words: int = setting(90, "Words of a passage, at most.", minimum=1)
+    overlap_sentences: int = setting(1, "Sentences that consecutive passages share.")
     min_sentence_chars: int = setting(4, "Skip shorter sentences.", minimum=1)
 
 
-class Recipe(Enum):
+class IndexType(Enum):
     """How vectors are stored and searched."""
 
     exact = "exact"
-    low_ram = "low_ram"
+    low_memory = "low_memory"
     auto = "auto"
 
 
@@ -199,7 +201,7 @@ class Reranker:
     name: str = setting("none", "Name in folders and reports.")
     ckpt: str | None = setting(None, "Hub id, folder, or run of task=reranker; null: no reranker.")
     revision: str | None = setting(None, "Branch, tag or commit of a hub id; null: main.")
-    depth: int = setting(20, "Passages to score and keep.", minimum=1)
+    top_k: int = setting(20, "Passages to score and keep.", minimum=1)
     query: Query = setting(Query.prompt_options, "Text of a question to score passages for.")
     weight: float = setting(
         1.0, "Weight of its score; the retriever's score has the rest.", above=0, maximum=1
@@ -225,11 +227,13 @@ class Reranker:
         return require_checkpoint(self.checkpoint, "reranker.ckpt")
 
 
-READER = "reader"  # of pairs.positives: passages that raise the probability of the right option
+READER = (
+    "reader"  # of training_pairs.positives: passages that raise the probability of the right option
+)
 
 
 @dataclass
-class Pairs:
+class TrainingPairs:
     """The (question, passage) pairs that train a reranker or an encoder."""
 
     target: Target = setting(Target.support, "Score that the reranker learns for a passage.")
@@ -238,10 +242,10 @@ class Pairs:
         None, "File of positives, or reader; null: best passages of the question's article."
     )
     reader: str | None = setting(None, "positives=reader: the run of a trained reader.")
-    per_question: int = setting(2, "Positives for each question.", minimum=1)
-    negatives: int = setting(4, "Negatives for each question.", minimum=1)
-    first: int = setting(1, "First rank to take candidates from.")
-    last: int = setting(20, "Last rank to take candidates from.")
+    num_positives: int = setting(2, "Positives for each question.", minimum=1)
+    num_negatives: int = setting(4, "Negatives for each question.", minimum=1)
+    min_rank: int = setting(1, "First rank to take candidates from.")
+    max_rank: int = setting(20, "Last rank to take candidates from.")
     max_support: float = setting(0.3, "Support of the right option by a negative, at most.")
 
 
@@ -249,8 +253,8 @@ class Pairs:
 class Index:
     """How vectors are stored and searched."""
 
-    recipe: Recipe = setting(Recipe.exact, "Exact search, compressed vectors, or auto.")
+    type: IndexType = setting(IndexType.exact, "Exact search, compressed vectors, or auto.")
     shard_size: int = setting(4096, "Texts to encode between two checkpoints.", minimum=1)
-    memory_gib: float = setting(4.0, "auto: GiB that exact vectors may take.", above=0)
-    probe: int = setting(256, "low_ram: lists to read for each query.", minimum=1)
-    refine: int = setting(200, "low_ram: nearest codes to rank again by vectors.", minimum=1)
+    max_memory_gib: float = setting(4.0, "auto: GiB that exact vectors may take.", above=0)
+    nprobe: int = setting(256, "low_memory: lists to read for each query.", minimum=1)
+    refine_k: int = setting(200, "low_memory: nearest codes to rank again by vectors.", minimum=1)

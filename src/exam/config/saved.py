@@ -18,6 +18,7 @@ from yaml import (
 
 from exam.config import ReaderKind, Restore, Task, Train
 from exam.config.compose import GROUPS, typed
+from exam.config.renamed import new_name
 from exam.core.errors import ExamError
 from exam.core.files import write_atomically
 
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 CONFIG = "config.yaml"
 TRAINED = (
     *("model.kind", "model.name_or_path", "model.architecture", "model.config"),
-    *("model.evidence", "model.others"),
+    *("model.overlap_features", "model.cross_option_bias"),
 )
 CODE = ("model", "encoder", "reranker")  # whose checkpoints may bring code of their own
 NAMED = {"model": "name_or_path", "encoder": "name_or_path", "reranker": "ckpt"}
@@ -68,10 +69,7 @@ def load_run(path: Path, own: Restore, *, log_changes: bool = True) -> Train:
             if key in own.run.get(group, {}) and "revision" not in own.run[group]:
                 config[group].revision = None
     except (OmegaConfBaseException, YAMLError) as error:
-        raise ExamError(
-            f"run: {str(error).splitlines()[0]}\n"
-            f"Override a value that {path} has, as run.<key>=<value>."
-        ) from None
+        raise _explain(error, path) from None
     _check_code(path, saved, own)
     for key in _dotted(own.run):
         _check_restored(key, saved)
@@ -89,6 +87,17 @@ def load_run(path: Path, own: Restore, *, log_changes: bool = True) -> Train:
             f"Use it to retrieve ({USES[task]}=<folder>), and give the run of a reader here."
         )
     return restored
+
+
+def _explain(error: Exception, path: Path) -> ExamError:
+    """Tell whether a run has a setting's old name, or an override names no value of the run."""
+    key = getattr(error, "full_key", None) or ""
+    if (name := new_name(key)) is not None:
+        return ExamError(f"{path} sets {key}, which was renamed to {name}.\nTrain the run again.")
+    return ExamError(
+        f"run: {str(error).splitlines()[0]}\n"
+        f"Override a value that {path} has, as run.<key>=<value>."
+    )
 
 
 def _loaded(path: Path) -> Any:
@@ -139,7 +148,7 @@ def _check_code(path: Path, saved: Any, own: Restore) -> None:
                 f"{path} wants its checkpoint's own code to be run "
                 f"({group}.trust_remote_code=true).\nWhere you have read it, and trust it, say "
                 f"so: run.{group}.trust_remote_code=true\n"
-                f"Beside pairs.reader, set {group}.trust_remote_code=true."
+                f"Beside training_pairs.reader, set {group}.trust_remote_code=true."
             )
 
 

@@ -19,8 +19,8 @@ from exam.config.commands import (
 )
 from exam.config.ensemble import Cascade
 from exam.config.generation import GeneratorKind
-from exam.config.reader import BatchBy, Execution, Layout, ReaderKind, Scoring, Tuning
-from exam.config.retrieval import READER, Pairs, Query, Target
+from exam.config.reader import BatchBy, Layout, ReaderKind, Scoring, Tuning, WeightsLocation
+from exam.config.retrieval import READER, Query, Target, TrainingPairs
 from exam.config.training_args import check_trainer_values, is_trained, trainer_values
 from exam.config.values import check_folder_name, check_group, plain
 from exam.core import distributed
@@ -63,10 +63,10 @@ def _check_reranker(config: Retrieving) -> None:
             f"reranker={reranker.name} needs a ranking, but retriever={retriever.name} makes none."
             "\nChoose a retriever that searches, or reranker=none."
         )
-    if reranker.depth > retriever.depth:
+    if reranker.top_k > retriever.top_k:
         raise ExamError(
-            f"reranker.depth={reranker.depth} exceeds retriever.depth={retriever.depth}.\n"
-            f"Set retriever.depth={reranker.depth}, or a smaller reranker.depth."
+            f"reranker.top_k={reranker.top_k} exceeds retriever.top_k={retriever.top_k}.\n"
+            f"Set retriever.top_k={reranker.top_k}, or a smaller reranker.top_k."
         )
 
 
@@ -78,7 +78,9 @@ def _check_inputs(config: Infer) -> None:
             f"ckpt and predictions {state}.\n"
             "Give runs, ckpt=<folder>, or saved predictions, predictions=[<file>,…]."
         )
-    if config.predictions is not None and (config.passes or config.rotations > 1 or config.run):
+    if config.predictions is not None and (
+        config.variants or config.option_rotations > 1 or config.run
+    ):
         raise ExamError(
             "passes, rotations and run.<key> need a run, but predictions=… loads none.\n"
             "Give the runs: ckpt=[<folder>,…]"
@@ -88,10 +90,11 @@ def _check_inputs(config: Infer) -> None:
 def _check_combination(config: Infer | Bundle) -> None:
     """Refuse more than one way to combine readers."""
     cascade = config.cascade != Cascade()
-    both = cascade and None not in (config.cascade.share, config.cascade.threshold)
+    both = cascade and None not in (config.cascade.escalate_fraction, config.cascade.threshold)
     if both or (cascade and config.ensemble is not None):
         raise ExamError(
-            "ensemble=, cascade.share= and cascade.threshold= exclude each other.\nGive one."
+            "ensemble=, cascade.escalate_fraction= and cascade.threshold= exclude each other.\n"
+            "Give one."
         )
 
 
@@ -133,7 +136,7 @@ def _check_offline(config: Command) -> None:
     """Refuse settings that always need the network; downloads may be in the cache."""
     needs = {"exam bundle": isinstance(config, Bundle)}
     if isinstance(config, Retrieving | Generate):
-        generator, writer = config.generator, config.generator.writer
+        generator, writer = config.generator, config.generator.llm
         is_remote = urlsplit(writer.base_url or "").hostname not in LOOPBACK and not writer.local
         needs["generator=llm"] = generator.kind is GeneratorKind.llm and is_remote
     if isinstance(config, Train):
@@ -214,12 +217,14 @@ def _check_task(config: Train) -> None:
             "task=reranker trains reranker.ckpt, which has no value.\n"
             "Give a hub id or a folder: reranker.ckpt=cross-encoder/ms-marco-MiniLM-L6-v2"
         )
-    retriever, pairs = config.retriever, config.pairs
-    if not retriever.kind.searches or not 1 <= pairs.first < pairs.last <= retriever.depth:
+    retriever, pairs = config.retriever, config.training_pairs
+    if not retriever.kind.searches or not 1 <= pairs.min_rank < pairs.max_rank <= retriever.top_k:
         raise ExamError(
-            f"pairs.first={pairs.first} and pairs.last={pairs.last} must be ranks of "
-            f"retriever={retriever.name}, which keeps {retriever.depth}.\n"
-            "Set pairs.last to at most retriever.depth, and pairs.first below it."
+            f"training_pairs.min_rank={pairs.min_rank} and "
+            f"training_pairs.max_rank={pairs.max_rank} must be ranks of "
+            f"retriever={retriever.name}, which keeps {retriever.top_k}.\n"
+            "Set training_pairs.max_rank to at most retriever.top_k, and training_pairs.min_rank "
+            "below it."
         )
     group = "reranker" if config.task is Task.reranker else "retriever"
     if getattr(config, group).query is Query.per_option:
@@ -232,18 +237,20 @@ def _check_task(config: Train) -> None:
     _check_positives(pairs)
 
 
-def _check_positives(pairs: Pairs) -> None:
+def _check_positives(pairs: TrainingPairs) -> None:
     """Refuse positives that are neither a file nor a reader's run."""
     if (pairs.positives == READER) != (pairs.reader is not None):
         raise ExamError(
-            f"pairs.positives={pairs.positives or 'null'} and pairs.reader="
+            f"training_pairs.positives={pairs.positives or 'null'} and training_pairs.reader="
             f"{pairs.reader or 'null'} must be set together.\n"
-            "Set pairs.positives=reader and pairs.reader=<run folder>, or neither."
+            "Set training_pairs.positives=reader and training_pairs.reader=<run folder>, or "
+            "neither."
         )
     if pairs.positives not in (None, READER) and not Path(pairs.positives).is_file():
         raise ExamError(
-            f"pairs.positives={pairs.positives} does not exist.\n"
-            "Give a file, or a trained reader: pairs.positives=reader pairs.reader=<run folder>"
+            f"training_pairs.positives={pairs.positives} does not exist.\n"
+            "Give a file, or a trained reader: training_pairs.positives=reader "
+            "training_pairs.reader=<run folder>"
         )
 
 
@@ -255,20 +262,20 @@ def _check_encoder_task(config: Train) -> None:
             "task=encoder needs a retriever that uses the encoder "
             f"(got retriever={retriever.name}).\nChoose retriever=two_stage, passages or hybrid."
         )
-    if config.pairs.target is Target.support:
+    if config.training_pairs.target is Target.support:
         raise ExamError(
-            "task=encoder needs positives and negatives, but pairs.target=support grades passages."
-            "\nChoose pairs=binary."
+            "task=encoder needs positives and negatives, but training_pairs.target=support "
+            "grades passages.\nChoose training_pairs=binary."
         )
 
 
 def _check_passages(config: Train) -> None:
     """Refuse to read more passages than the retriever or the reranker keeps."""
     context, retriever, reranker = config.context, config.retriever, config.reranker
-    kept = {"retriever.depth": retriever.depth} if retriever.kind.searches else {}
+    kept = {"retriever.top_k": retriever.top_k} if retriever.kind.searches else {}
     if reranker.ckpt is not None and config.task is Task.reader:
-        kept = {"reranker.depth": reranker.depth, **kept}
-    for key in ("top_k", "train_top_k", "eval_top_k"):
+        kept = {"reranker.top_k": reranker.top_k, **kept}
+    for key in ("num_passages", "train_num_passages", "eval_num_passages"):
         top_k = getattr(context, key) or 0
         for limit, depth in kept.items():
             if top_k > depth:
@@ -335,11 +342,14 @@ def _check_causal_lm(config: Train) -> None:
         )
     if not is_trained(config.trainer):
         distributed.require_single_process("A language model without training")
-    elif model.execution is not Execution.memory or model.scoring is not Scoring.letters:
+    elif (
+        model.weights_location is not WeightsLocation.memory or model.scoring is not Scoring.letters
+    ):
         raise ExamError(
-            f"model.scoring={model.scoring.value} with model.execution={model.execution.value} "
-            "cannot be trained.\nChoose trainer=no_training, or set model.scoring=letters "
-            "model.execution=memory."
+            f"model.scoring={model.scoring.value} with "
+            f"model.weights_location={model.weights_location.value} "
+            "cannot be trained.\nChoose trainer=zero_shot, or set model.scoring=letters "
+            "model.weights_location=memory."
         )
 
 

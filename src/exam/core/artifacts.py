@@ -366,9 +366,9 @@ def _readable_manifests(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str,
 
 def stages_differing_only_in(stage: Stage, entry: str) -> list[Path]:
     """Return finished folders whose keys differ only in one entry, the newest first."""
-    wanted_key = {**stage.key, entry: None}
+    masked_key = {**stage.key, entry: None}
     manifests = _readable_manifests(stage.folder.parent.glob(f"*/{MANIFEST}"))
-    return [folder for folder, other in manifests if {**other["key"], entry: None} == wanted_key]
+    return [folder for folder, other in manifests if {**other["key"], entry: None} == masked_key]
 
 
 def cache_miss_reason(root: Path, name: str, key: dict[str, Any]) -> str:

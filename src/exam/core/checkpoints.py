@@ -227,7 +227,7 @@ def _select_complete(checkpoint: Checkpoint, names: list[str], modules: set[str]
     if checkpoint.gguf_file is not None and quantized:
         raise ExamError(
             f"{key}={name} has no file {checkpoint.gguf_file}; it holds {_listed(quantized)}.\n"
-            f"Name one of them: {checkpoint.group}.gguf=<file>"
+            f"Name one of them: {checkpoint.group}.gguf_file=<file>"
         )
     described = {CONFIG, "adapter_config.json", MODULES} & set(needed)
     weights = [n for n in needed if SAFE.fullmatch(PurePosixPath(n).name) or is_pickle(n)]

@@ -23,7 +23,7 @@ from exam.core.files import digest, file_digest, read_object, write_json
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of converted folders; raise it when their content changes
+FORMAT = 3  # of converted folders; raise it when their content changes
 PICKLE = re.compile(r"(?:pytorch|adapter)_model(?:-(\d+)-of-(\d+))?\.bin")
 # The cause in torch's message, between its advice on how to read the file all the same.
 UNPICKLER = re.compile(
@@ -111,22 +111,22 @@ def _current_shards(folder: Path, pickles: list[str], parent: str) -> list[str]:
     index = folder / parent / f"pytorch_model{PICKLE_INDEX}"
     if index.is_file():
         listed = read_object(index, "weight_map")["weight_map"]
-        wanted = {str(name) for name in listed.values()} if isinstance(listed, dict) else set()
+        expected = {str(name) for name in listed.values()} if isinstance(listed, dict) else set()
     elif "pytorch_model.bin" in shards:
-        wanted = {"pytorch_model.bin"}
+        expected = {"pytorch_model.bin"}
     else:
         totals = {match[2] for name in shards if (match := PICKLE.fullmatch(name))}
         total = int(max((t for t in totals if t), default="0"))
-        wanted = {n for n in shards if f"-of-{total:05d}" in n} if total else set(shards)
-        if len(totals) > 1 or (total and len(wanted) != total):
-            wanted = {f"pytorch_model{PICKLE_INDEX}"}
-    if missing := sorted(wanted - shards.keys()):
+        expected = {n for n in shards if f"-of-{total:05d}" in n} if total else set(shards)
+        if len(totals) > 1 or (total and len(expected) != total):
+            expected = {f"pytorch_model{PICKLE_INDEX}"}
+    if missing := sorted(expected - shards.keys()):
         raise ExamError(
             f"{folder / parent} holds {', '.join(sorted(shards))}; {missing[0]} is missing.\n"
             "Copy all files of one upload of the checkpoint."
         )
     adapters = {name for name in shards if name.startswith("adapter")}
-    return [shards[name] for name in sorted(wanted | adapters)]
+    return [shards[name] for name in sorted(expected | adapters)]
 
 
 def _write(folder: Path, names: list[str], target: Path) -> None:

@@ -1,8 +1,8 @@
-"""Several processes of one command (`torchrun`): which one this is, and waiting for the others.
+"""Several processes of one command (`torchrun`): rank, barrier and broadcast.
 
-Torch joins the processes on its own terms (Accelerate's `PartialState` joins none where there is no
-GPU, unless told so). Only words pass between them, through a gloo group of our own: rank 0 may take
-hours over an index, and a wait on a device would end after minutes.
+`torch.distributed` initializes the default group; Accelerate's `PartialState` skips that without a
+GPU. Barriers and broadcasts use a separate gloo group with a long timeout: rank 0 may build an
+index for hours, and NCCL gives up after minutes.
 """
 
 import atexit
@@ -17,22 +17,22 @@ from typing import Any
 from exam.core.errors import ExamError
 
 TIMEOUT = timedelta(days=7)
-LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # variables that every launcher sets
-REPORTS = "EXAM_REPORTS"  # the folder where `launch` reads why a process ended
+LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # every launcher sets them
+REPORTS = "EXAM_REPORTS"  # the folder where `launch` reads the errors of its processes
 
 
 def world_size() -> int:
-    """How many processes the launcher started; 1 without one."""
+    """Return the number of processes that the launcher started; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """This process among them; 0 leads."""
+    """Return the rank of this process; rank 0 is the main process."""
     return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
 
 
 def local_rank() -> int:
-    """Return the number of this process on its machine, which is that of its GPU."""
+    """Return the rank of this process on its machine, which is also the index of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
@@ -42,31 +42,31 @@ def is_launched() -> bool:
 
 
 def reports_folder() -> Path | None:
-    """Return the folder where a process reports why it ends; None outside of `launch`."""
+    """Return the folder where a process reports its error; None outside of `launch`."""
     folder = os.environ.get(REPORTS)
     return Path(folder) if folder and is_launched() else None
 
 
-def require_single_process(what: str) -> None:
-    """Refuse several processes.
+def require_single_process(task: str) -> None:
+    """Refuse to run `task` in several processes.
 
     Raises:
         ExamError: the launcher started more than one.
     """
     if world_size() > 1:
         raise ExamError(
-            f"{what} runs in one process, and the launcher started {world_size()}.\n"
+            f"{task} runs in one process, and the launcher started {world_size()}.\n"
             "Run it without torchrun."
         )
 
 
 @cache
 def _group() -> Any:
-    """The group that all processes joined."""
+    """Return the gloo group of all processes; create it once."""
     from torch import distributed
 
     if not distributed.is_initialized():
-        distributed.init_process_group()  # the backend of each device that there is
+        distributed.init_process_group()  # with the backend of each available device
     if distributed.get_world_size() != world_size():
         raise ExamError(
             f"The launcher announced {world_size()} processes, but "
@@ -78,7 +78,7 @@ def _group() -> Any:
 
 
 def _leave_group() -> None:
-    """Close the connections before the interpreter ends: their threads may abort it otherwise."""
+    """Close the connections before the interpreter exits; their threads may abort it."""
     from torch import distributed
 
     if distributed.is_initialized():
@@ -86,7 +86,7 @@ def _leave_group() -> None:
 
 
 def barrier() -> None:
-    """Return when every process has come here."""
+    """Wait until all processes reach this call."""
     if world_size() > 1:
         from torch import distributed
 
@@ -94,7 +94,7 @@ def barrier() -> None:
 
 
 def broadcast_from_rank0(value: Any) -> Any:
-    """Rank 0's `value`, in every process."""
+    """Return rank 0's `value` in every process."""
     if world_size() == 1:
         return value
     from torch import distributed
@@ -106,7 +106,7 @@ def broadcast_from_rank0(value: Any) -> Any:
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """What is inside is done by rank 0 alone, and then by the others, who find it done."""
+    """Run the block on rank 0 first; the other ranks then run it and hit the cache."""
     if rank() > 0:
         barrier()
     yield

@@ -1,4 +1,4 @@
-"""The number format to compute in."""
+"""Choose the number format that this device computes in."""
 
 import logging
 from enum import Enum
@@ -12,7 +12,7 @@ FORMATS = {"bf16": "fp16", "bf16_full_eval": "fp16_full_eval"}  # the Trainer's 
 
 
 class Dtype(Enum):
-    """A number format. `auto`: bfloat16 where the device computes in it."""
+    """A number format; `auto` is bfloat16 where the device computes in it, else float32."""
 
     auto = "auto"
     float32 = "float32"
@@ -21,7 +21,7 @@ class Dtype(Enum):
 
 
 def computes_in_bfloat16(*, on_cpu: bool = False) -> bool:
-    """Whether the GPU, or without one the processor, computes in bfloat16 and does not emulate it.
+    """Tell whether the GPU, or else the processor, has bfloat16 instructions.
 
     `on_cpu` ignores a GPU.
     """
@@ -33,37 +33,37 @@ def computes_in_bfloat16(*, on_cpu: bool = False) -> bool:
     return torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - processors with AMX have it too
 
 
-def resolve_dtype(wanted: Dtype, key: str) -> Dtype:
-    """`wanted`, with `auto` as bfloat16 where the machine computes in it, else float32.
+def resolve_dtype(dtype: Dtype, key: str) -> Dtype:
+    """Return the format to compute in; `auto` is bfloat16 with hardware support, else float32.
 
-    `key` is the setting's name. A GPU without bfloat16 takes float16 in its place, and that is
-    logged.
+    `key` is the setting's name in messages. On a GPU without bfloat16, float16 replaces it.
 
     Raises:
-        ExamError: a format is asked of a machine that would emulate it, a hundred times slower.
+        ExamError: the machine would emulate the format, a hundred times slower.
     """
     import torch
 
-    native = computes_in_bfloat16()
-    if wanted is Dtype.auto:
+    native, has_gpu = computes_in_bfloat16(), torch.cuda.is_available()
+    if dtype is Dtype.auto:
         return Dtype.bfloat16 if native else Dtype.float32
-    if wanted is Dtype.bfloat16 and not native and torch.cuda.is_available():
-        log.info("%s=bfloat16 → float16: %s", key, _lacks_bfloat16())
+    if dtype is Dtype.bfloat16 and not native:
+        if not has_gpu:
+            raise _unsupported_error(dtype, key, "neither a GPU nor a processor with bfloat16")
+        log.info("%s=bfloat16 → float16: %s", key, _missing_bfloat16())
         return Dtype.float16
-    lacking = {
-        Dtype.bfloat16: not native and "neither a GPU nor a processor that computes in it",
-        Dtype.float16: not torch.cuda.is_available() and "no GPU",
-    }.get(wanted)
-    if lacking:
-        raise ExamError(
-            f"{key}={wanted.value}, but this machine has {lacking}.\n"
-            f"Set {key}=auto, or {key}=float32."
-        )
-    return wanted
+    if dtype is Dtype.float16 and not has_gpu:
+        raise _unsupported_error(dtype, key, "no GPU")
+    return dtype
+
+
+def _unsupported_error(dtype: Dtype, key: str, state: str) -> ExamError:
+    return ExamError(
+        f"{key}={dtype.value}, but this machine has {state}.\nSet {key}=auto, or {key}=float32."
+    )
 
 
 def default_half_dtype() -> Dtype:
-    """Return the 16-bit format for a model that only answers; float32 on a CPU without bfloat16."""
+    """Return the 16-bit format for inference; float32 on a CPU without bfloat16."""
     import torch
 
     if computes_in_bfloat16():
@@ -72,11 +72,11 @@ def default_half_dtype() -> Dtype:
 
 
 def choose_formats(values: dict[str, Any], *, choose: bool) -> dict[str, Any]:
-    """Return the Trainer's values with bf16 and fp16 as its device can compute.
+    """Return the Trainer's values with the bf16 and fp16 flags that its device supports.
 
-    A GPU without bfloat16 would emulate it, a hundred times slower, and takes fp16 with a scaler
-    instead; the library has no fp16 on a processor. With `choose`, a format is chosen where none
-    is set: 16 bits where the device computes in them.
+    A GPU without bfloat16 would emulate it, a hundred times slower; it gets fp16 with a scaler.
+    The Trainer has no fp16 on a processor. `choose` selects 16 bits, where the device computes in
+    them, if neither flag is set.
     """
     import torch
 
@@ -95,14 +95,14 @@ def choose_formats(values: dict[str, Any], *, choose: bool) -> dict[str, Any]:
     return {**values, **changes}
 
 
-def _lacks_bfloat16() -> str:
+def _missing_bfloat16() -> str:
     import torch
 
     return f"{torch.cuda.get_device_name()} does not compute in bfloat16"
 
 
 def log_replaced_formats(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Log each configured format that is replaced, and why."""
+    """Log each configured format that was replaced, and the reason."""
     for name in ("bf16", "bf16_full_eval", "fp16"):
         if not before.get(name) or after.get(name):
             continue
@@ -110,5 +110,5 @@ def log_replaced_formats(before: dict[str, Any], after: dict[str, Any]) -> None:
         if name == "fp16":
             reason, other = "needs a GPU", "bf16" if after.get("bf16") else "fp32"
         else:
-            reason = _lacks_bfloat16()
+            reason = _missing_bfloat16()
         log.info("trainer.%s=true → %s: %s", name, other, reason)

@@ -1,4 +1,4 @@
-"""What this project never does, whoever asks: show secrets, follow paths out, go out offline."""
+"""Redact secrets, refuse paths that escape their folder, and enforce offline mode."""
 
 import os
 import re
@@ -11,13 +11,13 @@ KEYS = (
     *("OPENAI_API_KEY", "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
     *("KAGGLE_KEY", "KAGGLE_API_TOKEN"),
 )
-LONGEST = 255  # bytes of a file's name
-SHORTEST = 8  # characters: what is shorter is a placeholder, and would stand in any text
+MAX_NAME_BYTES = 255
+MIN_SECRET_CHARS = 8  # shorter values are placeholders, and occur in ordinary text
 LOGIN = re.compile(r"(?<=://)[^\s/?#@]+@")
 TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|sk-(?:proj-)?\w{20,})")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
 PICKLES = {".bin", ".pkl", ".pickle", ".pt", ".pth", ".joblib", ".ckpt", ".dill"}
-SKIPPED_DIR = "checkpoints"  # of a finished run: deleted, and never read
+SKIPPED_DIR = "checkpoints"  # a finished run never reads them
 UNPRINTABLE = re.compile(f"{CONTROL.pattern}|[\u2028\u2029\ud800-\udfff]")  # YAML keeps none
 OFFLINE = "EXAM_OFFLINE"
 LIBRARIES_OFFLINE = {
@@ -31,36 +31,36 @@ LIBRARIES_OFFLINE = {
 
 
 def redact(text: str) -> str:
-    """A text as it may be printed: without secrets, and with nothing that drives a terminal."""
+    """Return a text for printing: secrets removed, terminal control characters escaped."""
     for secret in _secrets():
         text = text.replace(secret, "…")
     text = LOGIN.sub("…@", TOKEN.sub("…", text))
-    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def has_secret(text: str) -> bool:
-    """Whether a text holds a key of the environment, a token, or an address with a login."""
+    """Tell whether a text holds a secret of the environment, a token, or a URL with a login."""
     known = any(secret in text for secret in _secrets())
     return known or LOGIN.search(text) is not None or TOKEN.search(text) is not None
 
 
 def _secrets() -> list[str]:
-    """The environment's keys, and as an address would spell them; the longest first."""
+    """Return the environment's secrets, also URL-encoded, the longest first."""
     values = [os.environ.get(name, "") for name in KEYS]
-    found = {form for v in values if len(v) >= SHORTEST for form in (v, quote(v, safe=""))}
-    return sorted(found, key=len, reverse=True)
+    secrets = {s for v in values if len(v) >= MIN_SECRET_CHARS for s in (v, quote(v, safe=""))}
+    return sorted(secrets, key=len, reverse=True)
 
 
 def escapes_directory(name: str) -> bool:
-    """Whether a file's name is empty, too long, or points outside its folder."""
+    """Tell whether a file's name is empty, too long, or points outside its folder."""
     path = PurePosixPath(name.replace("\\", "/"))
-    none = "\0" in name or not path.parts
-    none = none or any(len(p.encode(errors="replace")) > LONGEST for p in path.parts)
-    return none or path.is_absolute() or ".." in path.parts
+    is_invalid = "\0" in name or not path.parts
+    is_long = any(len(part.encode(errors="replace")) > MAX_NAME_BYTES for part in path.parts)
+    return is_invalid or is_long or path.is_absolute() or ".." in path.parts
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse what no stage of this project writes: pickles, and links to elsewhere.
+    """Refuse files that no stage writes: pickles, and links that leave the folder.
 
     Raises:
         ExamError: the first such file.
@@ -69,20 +69,20 @@ def check_folder(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() and not path.resolve().is_relative_to(real):
             raise ExamError(
-                f"{path} is a link out of its folder, which may come from anywhere.\n"
-                "Put the file itself there, or delete the link."
+                f"{path} is a link that leaves its folder.\n"
+                "Replace the link with the file, or delete it."
             )
         if path.relative_to(folder).parts[0] == SKIPPED_DIR or not path.is_file():
             continue
         if path.suffix.lower() in PICKLES or (path.suffix == ".npy" and _holds_objects(path)):
             raise ExamError(
-                f"{path} may hold a pickle, which runs code when it is read; this project writes "
-                "none.\nDelete it; weights belong into safetensors."
+                f"{path} may hold a pickle, which runs code when it is read; exam writes none.\n"
+                "Delete it, and store weights as safetensors."
             )
 
 
 def _holds_objects(path: Path) -> bool:
-    """Whether an array's file holds Python objects, or is none at all."""
+    """Tell whether a `.npy` file holds Python objects, or is not an array."""
     import numpy as np
 
     try:
@@ -93,18 +93,18 @@ def _holds_objects(path: Path) -> bool:
 
 
 def enable_offline_mode() -> None:
-    """Keep this process, and those it starts, from the network; before libraries are imported."""
+    """Keep this process and its children off the network; call it before importing libraries."""
     os.environ.update({OFFLINE: "1", **LIBRARIES_OFFLINE})
 
 
 def require_network(what: str, instead: str) -> None:
-    """Refuse to fetch something where nothing may be fetched.
+    """Refuse to download `what` in offline mode; `instead` is another way to get it.
 
     Raises:
         ExamError: `offline=true`.
     """
     if os.environ.get(OFFLINE) == "1":
         raise ExamError(
-            f"{what} is not on this machine, and offline=true fetches nothing.\n"
-            f"Run once without it, or {instead}"
+            f"{what} is not on this machine, and offline=true forbids downloads.\n"
+            f"Run once without offline=true, or {instead}"
         )

@@ -1,7 +1,6 @@
-"""Questions: read from files, hub data sets, the demo, or what was generated.
+"""Read questions from files, hub data sets, the demo and the generator.
 
-A set of questions is a `datasets.Dataset` with the columns of `FEATURES`: whatever the file
-looked like, everything after this module sees `id`, `prompt`, `options`, `label`.
+Questions are a `datasets.Dataset` with the columns of `FEATURES`, whatever the file looked like.
 """
 
 import logging
@@ -29,44 +28,44 @@ EXAM_CSV_COLUMNS = {"id": "id", "prompt": "prompt", "answer": "answer", "article
 
 
 def read_questions(data: Data, entries: Any, generated: Path | None = None) -> Dataset:
-    """Read one or several entries of `data.train`, `data.valid` or `data.test` into one set.
+    """Read the questions of the given entries of `data.train`, `data.valid` or `data.test`.
+
+    `generated` is the generator's file, for the entry of that name.
 
     Raises:
-        ExamError: a file or row is not what the configuration says, with file, row and remedy.
+        ExamError: a file or row does not match the configuration; names file, row and remedy.
     """
-    wanted = names(entries)
-    sets = [_read_entry(data, entry, generated) for entry in wanted]
+    entries = names(entries)
+    sets = [_read_entry(data, entry, generated) for entry in entries]
     if len(sets) > 1:  # ids count from 0 in every public file
-        sets = [prefix_ids(s, Path(name).stem) for s, name in zip(sets, wanted, strict=True)]
-        _check_distinct(sets, wanted)
-    whole = concatenate_datasets(sets) if sets else empty_questions()
-    return whole.select(range(min(data.limit, len(whole)))) if data.limit else whole
-
-
-def _check_distinct(sets: list[Dataset], wanted: list[str]) -> None:
-    ids = Counter(key for part in sets for key in part["id"])
-    double = [key for key, count in ids.items() if count > 1]
-    if double:
+        sets = [prefix_ids(part, Path(name).stem) for part, name in zip(sets, entries, strict=True)]
+    questions = concatenate_datasets(sets) if sets else empty_questions()
+    repeated = [key for key, count in Counter(questions["id"]).items() if count > 1]
+    if repeated:
         raise ExamError(
-            f"{', '.join(wanted)} give {len(double)} ids twice (first: {double[0]!r}).\n"
+            f"{', '.join(entries)} give {len(repeated)} ids twice (first: {repeated[0]!r}).\n"
             "Name each file once, and give the files different names."
         )
+    return questions.select(range(min(data.limit, len(questions)))) if data.limit else questions
 
 
 def questions_digest(questions: Dataset) -> str:
-    """Hash of every question's content, for the keys of the stages that read them."""
+    """Hash the content of every question, for the keys of the stages that read them."""
     return digest(questions.to_list())
 
 
 def empty_questions() -> Dataset:
-    """A set without any."""
+    """Return questions without a row."""
     return Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
 
 
-def prefix_ids(questions: Dataset, stem: str) -> Dataset:
-    """The questions with ids that tell where they come from."""
-    ids = [f"{stem}:{i}" for i in questions["id"]]
-    return Dataset.from_dict({**questions.to_dict(), "id": ids}, features=FEATURES)
+def prefix_ids(questions: Dataset, prefix: str) -> Dataset:
+    """Prefix every question's id, so that files with equal ids can be joined."""
+    return _replace_column(questions, "id", [f"{prefix}:{key}" for key in questions["id"]])
+
+
+def _replace_column(questions: Dataset, name: str, values: list[str | None]) -> Dataset:
+    return Dataset.from_dict({**questions.to_dict(), name: values}, features=FEATURES)
 
 
 def _read_entry(data: Data, entry: str, generated: Path | None) -> Dataset:
@@ -74,62 +73,58 @@ def _read_entry(data: Data, entry: str, generated: Path | None) -> Dataset:
         path = generated if entry == "generated" else DEMO
         if path is None:
             raise ExamError(
-                f"data={data.name} asks for generated questions, which this command cannot make.\n"
+                f"data={data.name} needs generated questions, which this command cannot write.\n"
                 f"Write them first with {spell_command('generate')} and give the file."
             )
         return read_exam_csv(path)
     if data.source is Source.hub:
         return parse_questions(_hub_rows(data, entry), data, f"{data.hub} ({entry})")
     path = find_question_file(data, entry)
-    questions = parse_questions(read_rows(path), data, str(path))
-    return _with_qrels(questions, path)
+    return _add_articles(parse_questions(read_rows(path), data, str(path)), path)
 
 
 def read_exam_csv(path: Path) -> Dataset:
-    """Questions that this project wrote; those of the demo name their article by its title."""
+    """Read questions that exam wrote; those of the demo name their article by its title."""
     rows = list(read_rows(path))
     letters = "".join(c for c in LETTERS if rows and c in rows[0])
-    form = Data(name=path.stem, options=letters, columns=dict(EXAM_CSV_COLUMNS))
-    questions = parse_questions(rows, form, path.name)
+    data = Data(name=path.stem, options=letters, columns=dict(EXAM_CSV_COLUMNS))
+    questions = parse_questions(rows, data, path.name)
     if path != DEMO:
         return questions
-    articles = [article_id(title) for title in questions["article"]]
-    return Dataset.from_dict({**questions.to_dict(), "article": articles}, features=FEATURES)
+    return _replace_column(questions, "article", list(map(article_id, questions["article"])))
 
 
-def _with_qrels(questions: Dataset, path: Path) -> Dataset:
-    """Add each question's article from `<file>_qrels.csv` beside it, where there is one."""
-    article = read_qrels(path.with_name(f"{path.stem}_qrels.csv"))
-    if not article:
+def _add_articles(questions: Dataset, path: Path) -> Dataset:
+    """Add each question's article from `<file>_qrels.csv` beside the file, if it exists."""
+    article_of = read_qrels(path.with_name(f"{path.stem}_qrels.csv"))
+    if not article_of:
         return questions
-    if not article.keys() & set(questions["id"]):
+    if not article_of.keys() & set(questions["id"]):
         raise ExamError(
-            f"The qrels beside {path} name none of its questions ({next(iter(article))!r} …).\n"
-            "Their column `question` holds the questions' ids."
+            f"The qrels beside {path} name none of its questions ({next(iter(article_of))!r} …).\n"
+            "Their column `question` must hold the questions' ids."
         )
-    articles = [
-        article.get(i, a) for i, a in zip(questions["id"], questions["article"], strict=True)
-    ]
-    return Dataset.from_dict({**questions.to_dict(), "article": articles}, features=FEATURES)
+    articles = [article_of.get(question["id"], question["article"]) for question in questions]
+    return _replace_column(questions, "article", articles)
 
 
 def read_qrels(path: Path) -> dict[str, str]:
-    """The article of each question, the first where there are several; empty without the file."""
-    article: dict[str, str] = {}
+    """Return each question's first article; empty without the file."""
+    article_of: dict[str, str] = {}
     for row in read_rows(path) if path.is_file() else ():
         if "question" not in row or "article" not in row:
             raise ExamError(
                 f"{path} has columns {', '.join(row)}.\nQrels need question and article."
             )
-        article.setdefault(str(row["question"]), str(row["article"]))
-    return article
+        article_of.setdefault(str(row["question"]), str(row["article"]))
+    return article_of
 
 
 def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
     """Return a split's rows at the pinned commit of the hub's data set.
 
     Raises:
-        ExamError: there is no such configuration or split, or another commit is cached.
+        ExamError: the configuration or split does not exist, or another commit is cached.
     """
     from datasets import load_dataset
 
@@ -139,13 +134,11 @@ def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
             dataset = load_dataset(
                 repository.name, data.hub_config, split=split, revision=data.revision
             )
-    except ExamError:
-        raise
     except (OSError, ValueError, RuntimeError) as error:
         if "is a gated dataset" in str(error):
             raise access_error(repository) from None
         raise ExamError(
-            f"The data set {data.hub} ({split}) cannot be read: {str(error).splitlines()[0]}\n"
+            f"Cannot read the data set {data.hub} ({split}): {str(error).splitlines()[0]}\n"
             f"{_hub_remedy(str(error))}"
         ) from None
     commits = {Path(file["filename"]).parent.name for file in dataset.cache_files}
@@ -153,7 +146,7 @@ def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
         raise ExamError(
             f"data.hub={data.hub}: commit {data.revision:.8} is not in the cache, only "
             f"{min(commits):.8} is, and the hub cannot be reached.\n"
-            f"Run once where it can, or set data.revision={min(commits)}"
+            f"Run once online, or set data.revision={min(commits)}"
         )
     rows: Iterable[dict[str, Any]] = dataset
     return rows

@@ -1,7 +1,8 @@
-"""Rows as files have them made into questions, or refused with row and remedy."""
+"""Validate the rows of a file and turn them into questions."""
 
 import logging
 import string
+from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
 from math import isnan
@@ -24,108 +25,128 @@ FEATURES = Features(
         "id": Value("string"),
         "prompt": Value("string"),
         "options": List(Value("string")),
-        "label": Value("int64"),  # null where the answer is not known
-        "context": Value("string"),  # a text that came with the question, else null
-        "article": Value("string"),  # the article it was written from (qrels), else null
+        "label": Value("int64"),  # null: the answer is unknown
+        "context": Value("string"),  # a text that came with the question, or null
+        "article": Value("string"),  # the article it was written from (qrels), or null
     }
 )
 
 
-def parse_questions(rows: Iterable[dict[str, Any]], data: Data, where: str) -> Dataset:
-    """Map and validate the rows of one file; `where` names it in messages."""
-    found: dict[str, list[Any]] = {name: [] for name in FEATURES}
-    seen: dict[str, int] = {}
-    equal = 0
+def parse_questions(rows: Iterable[dict[str, Any]], data: Data, source: str) -> Dataset:
+    """Map and validate the rows of one file, which messages call `source`.
+
+    Raises:
+        ExamError: there is no row, or one is not a question as `data` describes it.
+    """
+    questions: list[dict[str, Any]] = []
+    row_of_id: dict[str, int] = {}
+    repeats = 0
     for number, row in enumerate(rows, 1):
-        _check_columns(row, data, where)
-        question = _question(row, number, data, where)
-        key = question["id"]
-        place = f"{where}, row {number} (id {key!r})"
-        if key in seen:
+        _check_columns(row, data, source)
+        _check_cells(row, number, data, source)
+        id_column = data.columns.get("id")
+        key = str(row[id_column]) if id_column else f"{Path(source).stem}-{number}"
+        location = f"{source}, row {number} (id {key!r})"
+        question = _parse_row(row, key, data, location)
+        if key in row_of_id:
             raise ExamError(
-                f"{place}: row {seen[key]} has the same id.\nGive every question an id of its "
-                "own, or number them with data.columns.id=null."
+                f"{location}: row {row_of_id[key]} has the same id.\n"
+                "Give every question a different id, or number them with data.columns.id=null."
             )
-        seen[key] = number
-        equal += _count_equal_options(question, place, data.strict)
-        for name, column in found.items():
-            column.append(question[name])
-    if not seen:
-        raise ExamError(f"{where} holds no question.\nGive a file with at least one row.")
-    if equal:
+        row_of_id[key] = number
+        option, count = Counter(question["options"]).most_common(1)[0]
+        if count > 1 and data.strict:
+            raise ExamError(
+                f"{location}: two options are equal ({option!r}).\n"
+                "Correct the row, or accept such rows with data.strict=false."
+            )
+        repeats += count > 1
+        questions.append(question)
+    if not questions:
+        raise ExamError(f"{source} holds no question.\nGive a file with at least one row.")
+    if repeats:
         log.warning(
             "%s: %d of %d questions have two equal options (data.strict=true refuses them)",
-            where,
-            equal,
-            len(seen),
+            source,
+            repeats,
+            len(questions),
         )
-    return Dataset.from_dict(found, features=FEATURES)
+    return Dataset.from_list(questions, features=FEATURES)
 
 
 def _column(data: Data, name: str) -> str | None:
     return data.columns.get(name, name if len(name) == 1 else None)
 
 
-def _check_columns(row: dict[str, Any], data: Data, where: str) -> None:
+def _check_columns(row: dict[str, Any], data: Data, source: str) -> None:
     """Refuse a row that lacks a column that every question needs."""
-    have = ", ".join(row)
-    for letter in data.options or ():
+    header, options = f"{source} has columns {', '.join(row)}", data.options or ""
+    for letter in options:
         if _column(data, letter) not in row:
-            ways = f"Map another name with data.columns.{letter}=<name>"
-            fewer = "".join(c for c in data.options or "" if _column(data, c) in row)
-            if len(fewer) >= 2:
-                ways += f", or set data.options={fewer}"
+            present = "".join(c for c in options if _column(data, c) in row)
+            alternative = f", or set data.options={present}" if len(present) >= 2 else ""
             raise ExamError(
-                f"{where} has columns {have}; option '{letter}' is missing.\n"
-                f"Every question needs the same options. {ways}."
+                f"{header}; option '{letter}' is missing.\nEvery question needs the same options. "
+                f"Map another name with data.columns.{letter}=<name>{alternative}."
             )
-    beyond = LETTERS[len(data.options or "") :][:1]
-    if data.options == LETTERS[: len(data.options or "")] and _text(row.get(beyond)):
+    following = LETTERS[len(options) :][:1]
+    if options and options == LETTERS[: len(options)] and _text(row.get(following)):
         raise ExamError(
-            f"{where} has columns {have}; data.options={data.options} leaves option {beyond} out.\n"
-            f"Set data.options={data.options}{beyond}, or give that column another name."
+            f"{header}; data.options={options} leaves option {following} out.\n"
+            f"Set data.options={options}{following}, or give that column another name."
         )
-    for name in ("id", "prompt", *(() if data.options else ("options",))):
+    for name in ("id", "prompt", *(() if options else ("options",))):
         column = data.columns.get(name)
-        if column is None and name == "id":
-            continue
-        if column not in row:
+        if column not in row and not (column is None and name == "id"):
             raise ExamError(
-                f"{where} has columns {have}; {name} column '{column}' is missing.\n"
+                f"{header}; {name} column '{column}' is missing.\n"
                 f"Map another name with data.columns.{name}=<name>."
             )
 
 
-def _question(row: dict[str, Any], number: int, data: Data, where: str) -> dict[str, Any]:
-    _check_cells(row, number, data, where)
+def _check_cells(row: dict[str, Any], number: int, data: Data, source: str) -> None:
+    """Refuse an empty id, and cells that are neither text nor number."""
+    columns = {c for name, c in data.columns.items() if c and (name != "options" or data.options)}
+    columns |= {str(_column(data, letter)) for letter in data.options or ()}
+    for column in columns & row.keys():
+        if not isinstance(row[column], CELLS):
+            raise ExamError(
+                f"{source}, row {number}: {column} is a {type(row[column]).__name__}.\n"
+                "Write a text, or map another column with data.columns."
+            )
     id_column = data.columns.get("id")
-    key = str(row[id_column]) if id_column else f"{Path(where).stem}-{number}"
-    place = f"{where}, row {number} (id {key!r})"
+    if id_column and not _text(row[id_column]):
+        raise ExamError(
+            f"{source}, row {number} has no id.\nGive every question one, or number them with "
+            "data.columns.id=null."
+        )
+
+
+def _parse_row(row: dict[str, Any], key: str, data: Data, location: str) -> dict[str, Any]:
     prompt = _text(row[str(data.columns["prompt"])])
-    if not prompt:
-        raise ExamError(f"{place}: the prompt is empty.\nFill it in, or delete the row.")
-    texts, labels = _options(row, data, place)
-    for label, text in zip(labels, texts, strict=True):
+    options, names = _parse_options(row, data, location)
+    cells = [("the prompt", prompt)]
+    cells += [(f"option {name}", text) for name, text in zip(names, options, strict=True)]
+    for name, text in cells:
         if not text:
-            raise ExamError(f"{place}: option {label} is empty.\nFill it in, or delete the row.")
-    answer = _label(row, texts, labels, data, place)
-    found = {
+            raise ExamError(f"{location}: {name} is empty.\nFill it in, or delete the row.")
+    question = {
         "id": key,
         "prompt": prompt,
-        "options": texts,
-        "label": answer,
+        "options": options,
+        "label": _parse_label(row, options, names, data, location),
         "context": _text(row.get(data.columns.get("context") or "")) or None,
         "article": _text(row.get(data.columns.get("article") or "")) or None,
     }
     if data.shuffle_options:
-        order = list(range(len(texts)))
+        order = list(range(len(options)))
         Random(digest(key)).shuffle(order)
-        found |= permute_options(found, order)
-    return found
+        question |= permute_options(question, order)
+    return question
 
 
 def permute_options(question: dict[str, Any], order: list[int]) -> dict[str, Any]:
-    """A question's options in another order, and where the right one then stands."""
+    """Return a question's options in the given order, and the label that follows from it."""
     options, label = question["options"], question["label"]
     return {
         "options": [options[i] for i in order],
@@ -133,89 +154,62 @@ def permute_options(question: dict[str, Any], order: list[int]) -> dict[str, Any
     }
 
 
-def _check_cells(row: dict[str, Any], number: int, data: Data, where: str) -> None:
-    """Refuse cells that are no text or number, which would be read as Python spells them."""
-    own = {c for name, c in data.columns.items() if c and (name != "options" or data.options)}
-    own |= {str(_column(data, letter)) for letter in data.options or ()}
-    for column in own & row.keys():
-        if not isinstance(row[column], CELLS):
-            raise ExamError(
-                f"{where}, row {number}: {column} is a {type(row[column]).__name__}.\n"
-                "Write a text, or map another column with data.columns."
-            )
-    id_column = data.columns.get("id")
-    if id_column and _text(row[id_column]) == "":
-        raise ExamError(
-            f"{where}, row {number} has no id.\nGive every question one, or number them with "
-            "data.columns.id=null."
-        )
-
-
 def _text(value: Any) -> str:
-    """A cell without the space around it; what pandas writes for a missing text (NaN) is none."""
+    """Return a cell as stripped text; null, and pandas' NaN for a missing text, are empty."""
     missing = value is None or (isinstance(value, float) and isnan(value))
     return "" if missing else str(value).strip()
 
 
-def _options(row: dict[str, Any], data: Data, place: str) -> tuple[list[str], list[str]]:
-    """Texts and labels of a question's options, from letter columns or from one list column."""
+def _parse_options(row: dict[str, Any], data: Data, location: str) -> tuple[list[str], list[str]]:
+    """Return the texts and names of the options, from letter columns or from one list column."""
     if data.options:
         return [_text(row[str(_column(data, c))]) for c in data.options], list(data.options)
     value = row[str(data.columns["options"])]
-    own = value.get("label") if isinstance(value, dict) else None
-    texts: Any = value.get("text") if isinstance(value, dict) else value
-    listed = isinstance(texts, list) and all(isinstance(text, CELLS) for text in texts)
-    if not listed or not 2 <= len(texts) <= 26:
-        count = f"{len(texts)} of them" if listed else "no list of texts"
+    texts, names = (
+        (value.get("text"), value.get("label")) if isinstance(value, dict) else (value, None)
+    )
+    if not isinstance(texts, list) or not all(isinstance(text, CELLS) for text in texts):
+        texts, count = [], "not a list of texts"
+    else:
+        count = f"{len(texts)} texts"
+    if not 2 <= len(texts) <= len(LETTERS):
         raise ExamError(
-            f"{place}: options are {count}.\nA question has 2 to 26: correct the row, or name "
+            f"{location}: options are {count}.\nA question has 2 to 26: correct the row, or name "
             "the column of the list with data.columns.options=<name>."
         )
-    labels = [str(label) for label in own] if own is not None else list(LETTERS[: len(texts)])
-    if len(set(labels)) < len(labels) or len(labels) != len(texts):
+    names = list(LETTERS[: len(texts)]) if names is None else [str(name) for name in names]
+    if len(set(names)) < len(names) or len(names) != len(texts):
         raise ExamError(
-            f"{place}: {len(texts)} options have the labels {', '.join(labels)}.\n"
-            "Give each one a label of its own."
+            f"{location}: {len(texts)} options have the labels {', '.join(names)}.\n"
+            "Give each option a different label."
         )
-    return [_text(t) for t in texts], labels
+    return [_text(text) for text in texts], names
 
 
-def _label(
-    row: dict[str, Any], texts: list[str], labels: list[str], data: Data, place: str
+def _parse_label(
+    row: dict[str, Any], options: list[str], names: list[str], data: Data, location: str
 ) -> int | None:
-    """The index of the right option: by its label, its number from 0, or (`correct`) its text."""
+    """Return the index of the right option, which the row gives by name, index or text.
+
+    None: the answer is unknown.
+    """
     if data.columns.get("correct"):
         text = _text(row.get(str(data.columns["correct"])))
-        if text and text not in texts:
+        if text and text not in options:
             raise ExamError(
-                f"{place}: the right option {text!r} is not among the options.\n"
+                f"{location}: the right option {text!r} is not among the options.\n"
                 "Correct the row, or map another column with data.columns.correct=<name>."
             )
-        return texts.index(text) if text else None
+        return options.index(text) if text else None
     value = row.get(data.columns.get("answer") or "")
-    if _text(value) in labels:
-        return labels.index(_text(value))
-    if isinstance(value, int) and not isinstance(value, bool):
-        if 0 <= value < len(texts):
-            return value
-        if value == -1:  # the hub's way of saying that the answer is withheld
-            return None
-    elif not _text(value):
+    if _text(value) in names:
+        return names.index(_text(value))
+    # Hub data sets write -1 where the answer is withheld.
+    if not _text(value) or (type(value) is int and value == -1):
         return None
+    if type(value) is int and 0 <= value < len(options):
+        return value
     raise ExamError(
-        f"{place}: answer {value!r} is not among the labels {', '.join(labels)}.\n"
+        f"{location}: answer {value!r} is not among the labels {', '.join(names)}.\n"
         "Correct the row, or map another column with data.columns.answer=<name>."
     )
-
-
-def _count_equal_options(question: dict[str, Any], place: str, strict: bool) -> int:
-    options = question["options"]
-    if len(set(options)) == len(options):
-        return 0
-    if strict:
-        double = next(o for i, o in enumerate(options) if o in options[:i])
-        raise ExamError(
-            f"{place}: two options are equal ({double!r}).\n"
-            "Correct the row, or accept such rows with data.strict=false."
-        )
-    return 1

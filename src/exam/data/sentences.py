@@ -1,4 +1,4 @@
-"""Split texts into sentences by blingfire's rules, with a build that loads on this machine."""
+"""Split texts into sentences by blingfire's rules."""
 
 import logging
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from exam.core.errors import ExamError
 log = logging.getLogger(__name__)
 
 Split = Callable[[str], tuple[str, list[tuple[int, int]]]]
-# Package, module and function, the preferred one first: the second has wheels for arm64 too.
+# Package, module and function, in order of preference. The second also has wheels for arm64.
 BUILDS = (
     ("blingfire", "blingfire", "text_to_sentences_and_offsets"),
     ("livekit-blingfire", "livekit.blingfire", "text_to_sentences_with_offsets"),

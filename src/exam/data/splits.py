@@ -1,4 +1,4 @@
-"""Which questions train, choose the checkpoint, and are reported on."""
+"""Decide which questions train, which choose the checkpoint, and which are reported on."""
 
 import logging
 from collections import Counter
@@ -18,9 +18,9 @@ from exam.metrics import questions_for
 
 log = logging.getLogger(__name__)
 
-SHOWN = 10  # ids in a log line
-NEAR = 0.9  # cosine of questions that nearly repeat each other
-BLOCK = 2000  # questions compared with all at a time
+MAX_IDS = 10  # of a log line
+MIN_COSINE = 0.9  # of near-duplicates
+BLOCK = 2000  # questions compared with all others at a time
 MIN_DIFFERENCE = 0.005  # of MAP@3
 PAIRED_STD = (
     0.37  # of a question's paired difference, which two readers of this project had (n = 300)
@@ -31,7 +31,8 @@ PAIRED_STD = (
 class Split:
     """Questions to train on, to choose the checkpoint on, and to report the result on.
 
-    `all_train` holds every question of `data.train` and `data.extra` in order, whichever part it
+    `all_train` holds every question of `data.train` and `data.extra_train` in order, whichever
+    part it
     went to. With cross-validation, `train` and `valid` both hold all of them, and `extra` those
     that every fold trains on; otherwise `extra` is empty.
     """
@@ -44,58 +45,67 @@ class Split:
 
 
 def read_split(data: Data, generated: Path | None) -> Split:
-    """The training, checkpoint-choosing and reported questions of a configuration."""
+    """Read and split the questions of a configuration.
+
+    `generated` is the generator's file, for entries of that name.
+
+    Raises:
+        ExamError: a part is missing, lacks answers, or is too small to split.
+    """
     train = read_questions(data, data.train, generated)
-    extra = prefix_ids(read_questions(data, data.extra, generated), "extra")
+    extra = prefix_ids(read_questions(data, data.extra_train, generated), "extra")
     all_train = concatenate_datasets([train, extra])
     if not len(train):
         raise ExamError(
             f"data={data.name} has no training questions.\nGive a file: data.train=<file>"
         )
-    if data.cross_validate:
-        valid = train
-    elif data.valid is not None:
-        valid = read_questions(data, data.valid, generated)
-    elif data.valid_share:
-        train, valid = _hold_out(train, data.valid_share, data.split_seed)
-    else:
-        raise ExamError(
-            f"data={data.name} names no questions to report the result on.\n"
-            "Give a file, data.valid=<file>, or hold out a share: data.valid_share=0.2"
-        )
+    train, valid = _separate_valid(data, train, generated)
     _require_labels(train, "train")
     _require_labels(valid, "valid")
     if data.soft_labels is None:
         _require_labels(extra, "extra")
-    none = train.select([])
+    test = _read_available_test(data)
+    held_out = test if data.cross_validate else {"valid": valid, **test}
+    train = _drop_leaks(train, held_out, data.drop_leaks, required=True)
+    empty = dev = train.select([])
     if data.cross_validate:
-        train = _drop_leaks(train, _tested(data), data.drop_leaks, required=True)
-        extra = _drop_leaks(extra, {"train": train, **_tested(data)}, data.drop_leaks)
-        _log_parts(concatenate_datasets([train, extra]), train)
-        return Split(all_train, train, none, train, extra)
-    reported = {"valid": valid, **_tested(data)}
-    train = _drop_leaks(train, reported, data.drop_leaks, required=True)
-    dev = none
-    if data.fold is not None:
-        inside = assign_folds(train, data.folds, data.split_seed) == data.fold
-        train, dev = _where(train, ~inside), _where(train, inside)
-    chosen_by = {"dev": dev} if len(dev) else {}
-    extra = _drop_leaks(extra, {**reported, **chosen_by}, data.drop_leaks)
-    learned = concatenate_datasets([train, extra])
-    _log_parts(concatenate_datasets([learned, dev]), valid)
-    return Split(all_train, learned, dev, valid, none)
+        valid, held_out = train, {"train": train, **test}
+    elif data.fold is not None:
+        in_fold = assign_folds(train, data.folds, data.split_seed) == data.fold
+        train, dev = _select(train, ~in_fold), _select(train, in_fold)
+    if len(dev):
+        held_out["dev"] = dev
+    extra = _drop_leaks(extra, held_out, data.drop_leaks)
+    _log_sizes(concatenate_datasets([train, extra, dev]), valid)
+    if data.cross_validate:
+        return Split(all_train, train, dev, valid, extra)
+    return Split(all_train, concatenate_datasets([train, extra]), dev, valid, empty)
+
+
+def _separate_valid(data: Data, train: Dataset, generated: Path | None) -> tuple[Dataset, Dataset]:
+    """Return the questions to train on and to report on, which cross-validation makes the same."""
+    if data.cross_validate:
+        return train, train
+    if data.valid is not None:
+        return train, read_questions(data, data.valid, generated)
+    if data.valid_fraction:
+        return _hold_out(train, data.valid_fraction, data.split_seed)
+    raise ExamError(
+        f"data={data.name} names no questions to report the result on.\n"
+        "Give a file, data.valid=<file>, or hold out a fraction: data.valid_fraction=0.2"
+    )
 
 
 def _hold_out(questions: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """The rest and about `share` of the questions, related ones on one side."""
+    """Return the rest and about `share` of the questions, without splitting a group."""
     from sklearn.model_selection import GroupShuffleSplit
 
     groups = group_near_duplicates(questions)
-    apart = len(set(groups.tolist()))
-    if ceil(share * apart) >= apart:
+    count = len(set(groups.tolist()))
+    if ceil(share * count) >= count:
         raise ExamError(
-            f"data.valid_share={share} of {len(questions)} questions, {apart} when related ones "
-            "count once, leaves none to train on.\n"
+            f"data.valid_fraction={share} of {len(questions)} questions, {count} without "
+            "near-duplicates, leaves none to train on.\n"
             "Set a smaller share, bring more questions, or give a file: data.valid=<file>"
         )
     splitter = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
@@ -104,31 +114,34 @@ def _hold_out(questions: Dataset, share: float, seed: int) -> tuple[Dataset, Dat
 
 
 def assign_folds(questions: Dataset, folds: int, seed: int) -> Any:
-    """The fold (0 … folds-1) of every question, shape `(questions,)`.
+    """Return the fold (0 … folds-1) of every question, shape `(questions,)`.
 
-    Near-duplicates and questions of one article stay in one fold, else a reader is judged on
-    what it has seen.
+    Near-duplicates and questions of one article share a fold: a reader must not be scored on
+    questions that it trained on.
+
+    Raises:
+        ExamError: there are fewer groups than folds.
     """
     from sklearn.model_selection import GroupKFold
 
     groups = group_near_duplicates(questions)
     if (number := len(set(groups.tolist()))) < folds:
         raise ExamError(
-            f"{len(questions)} questions form {number} groups of their own, but {folds} folds are "
-            f"asked for.\nSet data.folds={max(2, number)} or less, or give more questions."
+            f"{len(questions)} questions form {number} groups of near-duplicates, too few for "
+            f"data.folds={folds}.\nSet data.folds={max(2, number)} or less, or give more questions."
         )
     fold = np.empty(len(questions), dtype=np.int64)
     splitter = GroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    for number, (_, inside) in enumerate(splitter.split(fold, groups=groups)):
-        fold[inside] = number
+    for number, (_, in_fold) in enumerate(splitter.split(fold, groups=groups)):
+        fold[in_fold] = number
     return fold
 
 
 def group_near_duplicates(questions: Dataset) -> Any:
-    """Group number of every question, shape `(questions,)`.
+    """Return the group number of every question, shape `(questions,)`.
 
-    Questions are related when they were written from one article, or when the cosine of their
-    TF-IDF vectors (words and word pairs of prompt and options) reaches NEAR.
+    A group connects questions of one article, and questions whose TF-IDF vectors (words and word
+    pairs of prompt and options) have a cosine of at least MIN_COSINE.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -137,36 +150,34 @@ def group_near_duplicates(questions: Dataset) -> Any:
     n = len(questions)
     texts = [" ".join([q["prompt"], *sorted(q["options"])]) for q in questions]
     vectors = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+").fit_transform(texts)
-    rows, columns = [], []
+    edges = []
     for start in range(0, n, BLOCK):
-        near = (vectors[start : start + BLOCK] @ vectors.T) >= NEAR
-        found = near.tocoo()
-        rows.append(found.row + start)
-        columns.append(found.col)
+        similar = ((vectors[start : start + BLOCK] @ vectors.T) >= MIN_COSINE).tocoo()
+        edges.append(np.stack([similar.row + start, similar.col]))
     first: dict[str, int] = {}
-    for i, article in enumerate(questions["article"]):
-        if article is not None:
-            rows.append(np.array([i]))
-            columns.append(np.array([first.setdefault(article, i)]))
-    row, column = np.concatenate(rows), np.concatenate(columns)
+    articles = [(i, a) for i, a in enumerate(questions["article"]) if a is not None]
+    pairs = [(i, first.setdefault(article, i)) for i, article in articles]
+    edges.append(np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
+    row, column = np.concatenate(edges, axis=1)
     graph = coo_matrix((np.ones(len(row)), (row, column)), shape=(n, n))
     return connected_components(graph, directed=False)[1]
 
 
 def _drop_leaks(
-    train: Dataset, reported: dict[str, Dataset], drop: bool, *, required: bool = False
+    train: Dataset, held_out: dict[str, Dataset], drop: bool, *, required: bool = False
 ) -> Dataset:
-    """The training questions; without those related to a reported one, where that is wanted.
+    """Log which held-out questions leak into training, and with `drop` remove their groups.
 
-    Which reported questions training has, or nearly has, seen is logged.
+    Raises:
+        ExamError: `required`, and no training question is left.
     """
-    if not len(train) or not reported:
+    if not len(train) or not held_out:
         return train
-    group = group_near_duplicates(concatenate_datasets([train, *reported.values()]))
-    ends = np.cumsum([len(train), *map(len, reported.values())])
-    learned, *others = np.split(group, ends[:-1])
-    for (name, questions), own in zip(reported.items(), others, strict=True):
-        leaks = np.array(questions["id"])[np.isin(own, learned)].tolist()
+    groups = group_near_duplicates(concatenate_datasets([train, *held_out.values()]))
+    ends = np.cumsum([len(train), *map(len, held_out.values())])
+    train_groups, *parts = np.split(groups, ends[:-1])
+    for (name, questions), part in zip(held_out.items(), parts, strict=True):
+        leaks = np.array(questions["id"])[np.isin(part, train_groups)].tolist()
         if leaks:
             log.warning(
                 "questions: %d of %d %s questions nearly equal a training question "
@@ -174,59 +185,56 @@ def _drop_leaks(
                 len(leaks),
                 len(questions),
                 name,
-                ", ".join(leaks[:SHOWN]) + (" …" if len(leaks) > SHOWN else ""),
+                ", ".join(leaks[:MAX_IDS]) + (" …" if len(leaks) > MAX_IDS else ""),
             )
-    clean = ~np.isin(learned, group[len(train) :])
-    leaking = int((~clean).sum())
-    if not drop or not leaking:
+    is_clean = ~np.isin(train_groups, groups[len(train) :])
+    if not drop or is_clean.all():
         return train
-    if not clean.any() and required:
+    if required and not is_clean.any():
         raise ExamError(
-            f"data.drop_leaks=true leaves none of {len(train)} training questions: all are related "
-            "to questions that are reported on.\nTrain on other questions: data.train=<file>"
+            f"data.drop_leaks=true drops all {len(train)} training questions: each nearly equals a "
+            "reported one or shares its article.\nTrain on other questions: data.train=<file>"
         )
-    log.info("questions: %d training questions left out (data.drop_leaks)", leaking)
-    return _where(train, clean)
+    log.info("questions: dropped %d training questions (data.drop_leaks)", (~is_clean).sum())
+    return _select(train, is_clean)
 
 
-def _tested(data: Data) -> dict[str, Dataset]:
-    """The questions to be answered later, where their files are there already."""
-    known = data.source is Source.files and all(
+def _read_available_test(data: Data) -> dict[str, Dataset]:
+    """Read the test questions if their files are already there."""
+    available = data.source is Source.files and all(
         (Path(data.dir or ".") / name).is_file() for name in names(data.test)
     )
-    return {"test": read_questions(data, data.test)} if known and data.test is not None else {}
+    return {"test": read_questions(data, data.test)} if available and data.test else {}
 
 
-def _log_parts(train: Dataset, valid: Dataset) -> None:
-    """Log how many questions there are, and which differences are noise.
-
-    For debugging, also how the right options are spread.
-    """
+def _log_sizes(train: Dataset, valid: Dataset) -> None:
+    """Log the number of questions and which differences are noise; at debug level, the labels."""
     log.info("questions: %d train, %d valid", len(train), len(valid))
     for name, part in (("train", train), ("valid", valid)):
         counts = Counter(label for label in part["label"] if label is not None)
-        spread = " ".join(f"{LETTERS[i]} {counts[i] / len(part):.0%}" for i in sorted(counts))
-        log.debug("questions: %d %s · right options %s", len(part), name, spread)
-    if len(valid) < questions_for(MIN_DIFFERENCE, PAIRED_STD):
+        shares = " ".join(f"{LETTERS[i]} {counts[i] / len(part):.0%}" for i in sorted(counts))
+        log.debug("questions: %d %s · right options %s", len(part), name, shares)
+    required = questions_for(MIN_DIFFERENCE, PAIRED_STD)
+    if len(valid) < required:
         log.info(
             "With %d validation questions, differences under %.3f MAP@3 are noise; to see %.3f "
             "takes about %d.",
             len(valid),
             1.96 * PAIRED_STD / sqrt(len(valid)),
             MIN_DIFFERENCE,
-            questions_for(MIN_DIFFERENCE, PAIRED_STD),
+            required,
         )
 
 
-def _where(questions: Dataset, mask: Any) -> Dataset:
+def _select(questions: Dataset, mask: Any) -> Dataset:
     return questions.select(mask.nonzero()[0])
 
 
 def _require_labels(questions: Dataset, name: str) -> None:
-    unknown = [q["id"] for q in questions if q["label"] is None]
-    if unknown:
+    unlabelled = [question["id"] for question in questions if question["label"] is None]
+    if unlabelled:
         raise ExamError(
-            f"{len(unknown)} of {len(questions)} {name} questions have no answer "
-            f"(first: {unknown[0]}).\nTraining and scoring need all of them: map the column with "
-            "data.columns.answer=<name>, or remove those rows."
+            f"{len(unlabelled)} of {len(questions)} {name} questions have no answer "
+            f"(first: {unlabelled[0]}).\nTraining and scoring need all of them: map the column "
+            "with data.columns.answer=<name>, or remove those rows."
         )

@@ -1,4 +1,4 @@
-"""Rows of CSV, Parquet and JSONL files that people bring, with clear refusals."""
+"""Read the rows of CSV, Parquet and JSONL files, and write CSV."""
 
 import csv
 import json
@@ -10,37 +10,35 @@ from typing import Any
 
 from exam.core.errors import ExamError
 
-READERS = (".csv", ".parquet", ".jsonl")
-
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield a file's rows as dictionaries, in order.
 
-    CSV values are strings exactly as they stand: "None" and "NA" are legitimate option texts.
+    CSV values stay strings: "None" and "NA" are legitimate option texts.
 
     Raises:
-        ExamError: the file is empty, not of the form its name says, or not UTF-8.
+        ExamError: the file is missing, empty, not UTF-8, or not in the format of its suffix.
     """
-    if path.suffix not in READERS:
-        raise ExamError(f"{path} is none of {', '.join(READERS)}.\nConvert it to one of them.")
+    readers = {".csv": _csv_rows, ".parquet": _parquet_rows, ".jsonl": _jsonl_rows}
+    if path.suffix not in readers:
+        raise ExamError(f"{path} is none of {', '.join(readers)}.\nConvert it to one of them.")
     if not path.is_file():
         raise ExamError(f"{path} does not exist.")
     if path.stat().st_size == 0:
         raise ExamError(f"{path} is empty.\nGive a file with a header and at least one row.")
-    reader = {".csv": _csv_rows, ".parquet": _parquet_rows, ".jsonl": _jsonl_rows}[path.suffix]
-    yield from reader(path)
+    yield from readers[path.suffix](path)
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
-    """Write rows that are read back as they are.
+    """Write rows so that reading them gives the same texts.
 
-    Python's writer leaves a carriage return bare, which ends a line too: with one in any cell, all
-    are quoted.
+    Python's writer does not quote a carriage return, which also ends a line. If any cell has one,
+    all cells are quoted.
     """
-    returns = any("\r" in cell for row in rows for cell in row)
+    has_return = any("\r" in cell for row in rows for cell in row)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(
-            file, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+            file, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
         )
         writer.writerows([header, *rows])
 
@@ -68,19 +66,18 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _delimiter(path: Path) -> str:
-    """What parts the cells: a semicolon or tab where the header has it and no comma."""
+    """Return the delimiter: a semicolon or tab if the header has one and no comma."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         header = file.readline()
-    return next((own for own in ",;\t" if own in header), ",")
+    return next((delimiter for delimiter in ",;\t" if delimiter in header), ",")
 
 
 def _check_header(path: Path, header: list[str]) -> None:
-    double = [name for name, count in Counter(header).items() if count > 1]
-    if double:
-        raise ExamError(
-            f"{path} has {header.count(double[0])} columns named '{double[0]}'.\n"
-            "Rename all but one of them."
-        )
+    for name, count in Counter(header).items():
+        if count > 1:
+            raise ExamError(
+                f"{path} has {count} columns named '{name}'.\nRename all but one of them."
+            )
 
 
 def _check_utf8(path: Path) -> None:
@@ -102,7 +99,7 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line, object_pairs_hook=_distinct)
+                row = json.loads(line, object_pairs_hook=_make_object)
             except (ValueError, RecursionError) as error:
                 raise ExamError(
                     f"{path}, line {number} is not JSON: {error}.\nWrite one object a line."
@@ -116,17 +113,17 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; JSON leaves open which of two equal names counts."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        double = next(name for name, count in Counter(n for n, _ in pairs).items() if count > 1)
-        raise ValueError(f"{double!r} is there twice")
-    return found
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object with two equal names, for which JSON has no rule."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        [(name, count)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{name!r} occurs {count} times")
+    return row
 
 
 def _check_surrogates(path: Path, number: int, row: dict[str, Any]) -> None:
-    """Refuse half of a surrogate pair, which no later file could hold."""
+    """Refuse half of a surrogate pair, which cannot be encoded again."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -147,9 +144,9 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def translate_parquet_errors(path: Path) -> Iterator[None]:
-    """Turn a Parquet file that cannot be read into one message.
+    """Raise an ExamError for a Parquet file that cannot be read.
 
-    Cells may hold what Python has no value for: texts in no encoding, times out of its range.
+    Python also fails on some valid cells: undecodable texts, times out of range.
     """
     import pyarrow as pa
 

@@ -26,7 +26,11 @@ def unsure(logits: Floats, cascade: Cascade, stage: int) -> Ints:
     lacking = doubt(logits)
     if cascade.threshold is not None:
         return np.flatnonzero(1 - lacking < cascade.threshold)
-    share = cascade.share[stage - 1] if isinstance(cascade.share, list) else cascade.share
+    share = (
+        cascade.escalate_fraction[stage - 1]
+        if isinstance(cascade.escalate_fraction, list)
+        else cascade.escalate_fraction
+    )
     return least_sure(lacking, share)
 
 

@@ -32,15 +32,15 @@ def combined(
     if ensemble.kind is EnsembleKind.rank:
         found = -(share * _ranks(each)).sum(axis=0)
     elif ensemble.kind is EnsembleKind.vote:
-        points = np.array([*(ensemble.points or POINTS), *[0.0] * each.shape[2]])
+        points = np.array([*(ensemble.vote_points or POINTS), *[0.0] * each.shape[2]])
         votes = (given[:, None, None] * points[_ranks(each)]).sum(axis=0)
         # Equal votes go to the more probable option, not to the first.
         found = votes + TINY * _mean(each, share, Scale.probability)
     elif ensemble.kind is EnsembleKind.max_over_contexts:
         found = np.log(np.maximum(_probabilities(each).max(axis=0), TINY))
     else:
-        mean = _mean(each, share, ensemble.of)
-        found = mean if ensemble.of is Scale.logit else np.log(np.maximum(mean, TINY))
+        mean = _mean(each, share, ensemble.space)
+        found = mean if ensemble.space is Scale.logit else np.log(np.maximum(mean, TINY))
     scores: Floats = np.where(missing, -np.inf, found)
     return scores
 

@@ -14,7 +14,7 @@ from datasets import Dataset
 from exam.core.artifacts import Stage
 from exam.evaluation.results import System, paired, shown_pair
 from exam.metrics import Floats, average_precision, figures, ranking, recall_at_k
-from exam.readers.lexical import build_features, cross_fit, fit
+from exam.readers.lexical import compute_features, compute_logits, cross_fit, fit_weights
 from exam.retrieval.contexts import read_contexts, read_idf, read_questions, read_support
 from exam.retrieval.evaluation import DEPTHS, Contexts, article_ranks, question_scores
 from exam.retrieval.idf import WORD_BUDGET
@@ -76,7 +76,7 @@ class Ranked:
     def features(self, top_k: int | None, budget: int | None) -> Floats:
         """Lexical features of the answered questions."""
         contexts = {key: passages[:top_k] for key, passages in self.contexts.items()}
-        return build_features(self.answered, contexts, read_idf(self.stage), budget)
+        return compute_features(self.answered, contexts, read_idf(self.stage), budget)
 
     def precision(self, top_k: int | None, budget: int | None) -> Floats | None:
         """Each answered question's average precision; None when no reader can be fitted."""
@@ -87,7 +87,8 @@ class Ranked:
             logits = cross_fit(self.answered, features)
         else:
             known = np.array(self.fitted_on.answered["label"])
-            logits = fit(self.fitted_on.features(top_k, budget), known).logits(features)
+            weights = fit_weights(self.fitted_on.features(top_k, budget), known)
+            logits = compute_logits(features, weights)
         return None if logits is None else average_precision(ranking(logits), labels)
 
     @cached_property

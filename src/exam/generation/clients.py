@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from exam.config import Model, ReaderKind, Writer
+from exam.config import LanguageModel, Model, ReaderKind
 from exam.core.devices import compute_device
 from exam.core.errors import ExamError
 from exam.generation.prompts import schema
@@ -35,12 +35,12 @@ class ChatModel(Protocol):
         """
 
 
-def open_llm(writer: Writer, seed: int) -> ChatModel:
+def open_llm(writer: LanguageModel, seed: int) -> ChatModel:
     """The configured one."""
     return Local(writer, seed) if writer.local else Endpoint(writer)
 
 
-def check_llm(writer: Writer) -> None:
+def check_llm(writer: LanguageModel) -> None:
     """Refuse a language model that cannot be asked.
 
     Raises:
@@ -54,20 +54,20 @@ def check_llm(writer: Writer) -> None:
     inspect_decoder(_local_model(writer))
 
 
-def _local_model(writer: Writer) -> Model:
+def _local_model(writer: LanguageModel) -> Model:
     return Model(
         name="writer",
         kind=ReaderKind.causal_lm,
         name_or_path=writer.model,
         revision=writer.revision,
-        gguf=writer.gguf,
+        gguf_file=writer.gguf_file,
     )
 
 
 class Endpoint:
     """An OpenAI-compatible endpoint; the client repeats what failed on the way."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: LanguageModel) -> None:
         """Find the key.
 
         Raises:
@@ -85,7 +85,7 @@ class Endpoint:
             raise ExamError(
                 f"generator={writer.model} is asked at OpenAI, and {KEY} is not set.\n"
                 f"Set it in the environment, or give your own endpoint: "
-                "generator.writer.base_url=<url>"
+                "generator.llm.base_url=<url>"
             )
         url = writer.base_url or OPENAI  # not what the environment names, which no key would tell
         self.client: Any = OpenAI(
@@ -121,14 +121,14 @@ class Endpoint:
                 raise ValueError(f"HTTP {error.status_code}") from None
             said = error.message.splitlines()[0][:200].replace(self.client.api_key, "…")
             raise ExamError(
-                f"The endpoint refused generator.writer.model={own.model}: HTTP "
+                f"The endpoint refused generator.llm.model={own.model}: HTTP "
                 f"{error.status_code}, {said}\nWhat is written is kept: correct the model, the "
-                f"key ({KEY}), your quota or generator.writer.json_schema, and run again."
+                f"key ({KEY}), your quota or generator.llm.json_schema, and run again."
             ) from None
         except APIConnectionError:
             raise ExamError(
                 f"The endpoint {self.client.base_url.host} cannot be reached.\n"
-                "What is written is kept: set generator.writer.base_url=<url>, or run again later."
+                "What is written is kept: set generator.llm.base_url=<url>, or run again later."
             ) from None
         except ValueError:  # no JSON
             found = None
@@ -152,22 +152,22 @@ class Endpoint:
             raise ExamError(
                 f"The last {BROKEN} replies of {self.client.base_url.host} are no chat completions."
                 "\nWhat is written is kept: give the address of the API, such as "
-                "generator.writer.base_url=http://localhost:8000/v1, and run again."
+                "generator.llm.base_url=http://localhost:8000/v1, and run again."
             )
 
 
 class Local:
     """A causal language model on this machine, one request at a time."""
 
-    def __init__(self, writer: Writer, seed: int) -> None:
+    def __init__(self, writer: LanguageModel, seed: int) -> None:
         """Load it."""
         from transformers import set_seed
 
         from exam.core.precision import default_half_dtype
-        from exam.readers.causal_lm.load import load_whole
+        from exam.readers.causal_lm.load import load_causal_lm
 
         set_seed(seed)
-        model, tokenizer = load_whole(_local_model(writer), default_half_dtype())
+        model, tokenizer = load_causal_lm(_local_model(writer), default_half_dtype())
         self.tokenizer: Any = tokenizer
         self.device = compute_device()
         self.model, self.writer = model.to(self.device).eval(), writer
@@ -177,10 +177,10 @@ class Local:
         import torch
 
         from exam.core.tokenization import token_ids
-        from exam.readers.causal_lm.prompts import chat
+        from exam.readers.causal_lm.prompts import apply_chat_template
 
         system, user = (message["content"] for message in messages)
-        framed = chat(
+        framed = apply_chat_template(
             self.tokenizer,
             [{"role": "system", "content": system}, {"role": "user", "content": MARK}],
         )

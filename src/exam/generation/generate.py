@@ -32,7 +32,7 @@ def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -
     """Write `questions.csv`: Kaggle's columns and `article`.
 
     Raises:
-        ExamError: fewer than `generator.n` questions could be made.
+        ExamError: fewer than `generator.num_questions` questions could be made.
     """
     by_llm = generator.kind is GeneratorKind.llm
     return (_by_llm if by_llm else _by_rules)(retrieval, generator, resume)
@@ -42,14 +42,14 @@ def _by_rules(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
     left_out = _left_out(generator)
     key = {
         "index": retrieval.article_index.stage.hash,
-        "generator": {k: v for k, v in plain(generator).items() if k not in ("kind", "writer")},
+        "generator": {k: v for k, v in plain(generator).items() if k not in ("kind", "llm")},
         "left_out": sorted(left_out),
     }
     label = f"{generator.name}-{retrieval.corpus.name}"
     with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
         if not stage.reused:
             asked = questions(retrieval.article_index, generator, left_out)
-            made = list(track(asked, "questions", generator.n))
+            made = list(track(asked, "questions", generator.num_questions))
             _check(made, generator)
             _write(stage.folder / QUESTIONS, made)
             longest = sum(map(_longest_is_right, made))
@@ -67,8 +67,8 @@ def _by_llm(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
     settings = plain(generator)
     key = {
         "corpus": corpus_key(files),
-        "generator": {k: settings[k] for k in ("kind", "n", "options", "seed")},
-        "writer": llm.llm_key(generator.writer),
+        "generator": {k: settings[k] for k in ("kind", "num_questions", "options", "seed")},
+        "writer": llm.llm_key(generator.llm),
         "exams": questions_digest(known),
         "left_out": sorted(left_out),
         **splitter().key,
@@ -77,10 +77,12 @@ def _by_llm(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
     with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
         if not stage.reused:
             made, facts = llm.questions(files, generator, left_out, known, retrieval.outputs)
-            if len(made) < generator.n:
+            if len(made) < generator.num_questions:
                 raise ExamError(
-                    f"{len(made)} questions were written; generator.n={generator.n} are asked "
-                    f"for.\nSet generator.n={max(1, len(made))}, more generator.writer.attempts, "
+                    f"{len(made)} questions were written; "
+                    f"generator.num_questions={generator.num_questions} are asked "
+                    f"for.\nSet generator.num_questions={max(1, len(made))}, more "
+                    "generator.llm.attempts, "
                     "or a larger corpus; what is written is kept, and not paid for again."
                 )
             _write(stage.folder / QUESTIONS, made)
@@ -130,11 +132,12 @@ def _longest_is_right(question: dict[str, str]) -> bool:
 
 def _check(questions: list[dict[str, str]], generator: Generator) -> None:
     """Refuse a set that is too small or that gives its answers away by their length."""
-    if len(questions) < generator.n:
+    if len(questions) < generator.num_questions:
         raise ExamError(
-            f"The corpus states facts for {len(questions)} questions; generator.n={generator.n} "
-            f"are asked for.\nSet generator.n={max(1, len(questions))}, a larger "
-            "generator.neighbours, or a larger corpus."
+            f"The corpus states facts for {len(questions)} questions; "
+            f"generator.num_questions={generator.num_questions} "
+            f"are asked for.\nSet generator.num_questions={max(1, len(questions))}, a larger "
+            "generator.num_neighbors, or a larger corpus."
         )
     longest = sum(map(_longest_is_right, questions))
     chance = len(questions) / generator.options

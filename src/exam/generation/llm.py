@@ -24,7 +24,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 from filelock import FileLock
 
-from exam.config import Generator, Writer, plain
+from exam.config import Generator, LanguageModel, plain
 from exam.core.checkpoints import checkpoint_fingerprint
 from exam.core.files import digest
 from exam.core.logging import progress_bar
@@ -39,11 +39,11 @@ log = logging.getLogger(__name__)
 FOLDER = "replies"  # of the outputs: what models wrote, whatever became of it
 JOURNAL = "replies.jsonl"
 UNIMPORTANT = (
-    "parallel",
+    "concurrency",
     "timeout",
     "retries",
-    "price_in",
-    "price_out",
+    "usd_per_million_input_tokens",
+    "usd_per_million_output_tokens",
     "attempts",
 )  # for what a model writes
 SUM = "sha256"  # of a line's other values
@@ -116,13 +116,13 @@ def questions(
     Near-repetitions of each other, and of the questions of `exams`, are left out. What the model
     wrote is kept below `outputs`, and serves every later run that asks the same.
     """
-    folder = outputs / FOLDER / digest(llm_key(generator.writer))[:8]
+    folder = outputs / FOLDER / digest(llm_key(generator.llm))[:8]
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         return _questions(files, generator, left_out, exams, ReplyCache.read(folder / JOURNAL))
 
 
-def llm_key(writer: Writer) -> dict[str, Any]:
+def llm_key(writer: LanguageModel) -> dict[str, Any]:
     """What determines what a model writes."""
     own = {k: v for k, v in plain(writer).items() if k not in UNIMPORTANT}
     return {**own, "weights": checkpoint_fingerprint(writer.checkpoint)} if writer.local else own
@@ -139,19 +139,19 @@ def _questions(
     chosen = _chosen(files, generator, left_out)
     order: list[Request] = []
     model: ChatModel | None = None
-    with progress_bar("questions", generator.n) as bar:
+    with progress_bar("questions", generator.num_questions) as bar:
         kept: list[dict[str, str]] = []
         repeated = 0
-        while len(kept) < generator.n:
-            needed = ceil((generator.n - len(kept)) / generator.writer.per_article)
+        while len(kept) < generator.num_questions:
+            needed = ceil((generator.num_questions - len(kept)) / generator.llm.per_article)
             block = list(islice(chosen, needed))
             if not block:
                 break
             order += block
-            attempts = generator.writer.attempts
+            attempts = generator.llm.attempts
             unasked = [one for one in block if not journal.settled(one.key, attempts)]
             if unasked:
-                model = model or open_llm(generator.writer, generator.seed)
+                model = model or open_llm(generator.llm, generator.seed)
                 _ask(model, unasked, generator, journal)
             written = [
                 question
@@ -160,16 +160,19 @@ def _questions(
             ]
             kept = _kept(written, exams)
             repeated = len(written) - len(kept)
-            bar.update(min(len(kept), generator.n) - bar.n)
+            bar.update(min(len(kept), generator.num_questions) - bar.n)
     facts = _facts([journal.rows[one.key] for one in order], generator)
     log.info("generate: %s", " · ".join(f"{name} {value}" for name, value in facts.items()))
-    made = [{**row, "id": f"llm-{number:05d}"} for number, row in enumerate(kept[: generator.n])]
+    made = [
+        {**row, "id": f"llm-{number:05d}"}
+        for number, row in enumerate(kept[: generator.num_questions])
+    ]
     return made, {**facts, "repeated": repeated}
 
 
 def _chosen(files: list[CorpusFile], generator: Generator, left_out: set[str]) -> Iterator[Request]:
     """What is asked about articles with enough text, in a seeded order."""
-    wanted = SPARE * ceil(generator.n / generator.writer.per_article)
+    wanted = SPARE * ceil(generator.num_questions / generator.llm.per_article)
 
     def drawn(article: Article) -> bytes:
         return blake2b(f"{generator.seed}:{article.id}".encode(), digest_size=16).digest()
@@ -189,7 +192,7 @@ def _ask(model: ChatModel, block: list[Request], generator: Generator, journal: 
     def ask(one: Request) -> None:
         journal.add(_written(model, one, generator, journal.rows.get(one.key, {})))
 
-    with ThreadPoolExecutor(1 if generator.writer.local else generator.writer.parallel) as pool:
+    with ThreadPoolExecutor(1 if generator.llm.local else generator.llm.concurrency) as pool:
         try:
             for _ in pool.map(ask, block):
                 pass
@@ -204,7 +207,7 @@ def _written(
     """An article's note: its questions, or why every reply was refused, those `before` too."""
     note: dict[str, Any] = {"asked": one.key, "article": one.article.id, "questions": []}
     note |= {"refused": [], "read": 0, "written": 0, **before}
-    while not note["questions"] and len(note["refused"]) < generator.writer.attempts:
+    while not note["questions"] and len(note["refused"]) < generator.llm.attempts:
         try:
             reply = model.reply(one.messages)
             note["read"] += reply.read
@@ -269,5 +272,8 @@ def _facts(rows: list[dict[str, Any]], generator: Generator) -> dict[str, Any]:
     }
     for reason, times in reasons.most_common(3):
         log.info("generate: %d replies refused: %s", times, reason)
-    paid = read * generator.writer.price_in + written * generator.writer.price_out
+    paid = (
+        read * generator.llm.usd_per_million_input_tokens
+        + written * generator.llm.usd_per_million_output_tokens
+    )
     return found | ({"cost": round(paid / 1e6, 4)} if paid else {})

@@ -55,7 +55,7 @@ def schema() -> dict[str, Any]:
 
 def excerpt(article: Article, generator: Generator) -> str | None:
     """The beginning of an article, or None where it has too little to ask about."""
-    writer = generator.writer
+    writer = generator.llm
     sentences = sentence_offsets(article.text, 1)
     if len(sentences) < max(1, writer.min_sentences):
         return None
@@ -64,7 +64,7 @@ def excerpt(article: Article, generator: Generator) -> str | None:
 
 def request(article: Article, text: str, generator: Generator) -> list[dict[str, str]]:
     """The messages that ask for an article's questions."""
-    number = generator.writer.per_article
+    number = generator.llm.per_article
     own = REQUEST.format(
         number=f"{number} questions" if number > 1 else "one question",
         options=generator.options,
@@ -92,7 +92,7 @@ def parse_response(reply: str, generator: Generator) -> list[Question]:
         raise ValueError("no question")
     for one in asked:
         _check(one, generator.options)
-    return asked[: generator.writer.per_article]
+    return asked[: generator.llm.per_article]
 
 
 def _check(one: Question, number: int) -> None:

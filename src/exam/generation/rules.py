@@ -145,13 +145,13 @@ def questions(
     random = Random(generator.seed)
     order = list(range(len(index)))
     random.shuffle(order)
-    letters = [i % generator.options for i in range(generator.n)]
+    letters = [i % generator.options for i in range(generator.num_questions)]
     random.shuffle(letters)
     made, asked, notebook = 0, set[str](), NotesCache(index)
     for turn in count():
         before = made
-        for place, (own, near) in enumerate(notebook.pages(order, generator.neighbours)):
-            if made == generator.n:
+        for place, (own, near) in enumerate(notebook.pages(order, generator.num_neighbors)):
+            if made == generator.num_questions:
                 return
             if {own.id, own.title} & left_out:
                 continue

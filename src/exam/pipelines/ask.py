@@ -54,16 +54,14 @@ class LoadedRun:
             enable_offline_mode()
         from exam.core.checkpoints import MODEL
         from exam.pipelines.infer import restore_run
-        from exam.readers.base import loaded
+        from exam.readers.base import load_reader
         from exam.retrieval.retriever import Retrieval
 
         _, self.config = restore_run(infer, reads_questions=False)
         self._work = TemporaryDirectory()
         self._stages = Path(self._work.name) / "stages"  # of one question, then removed
         self.retrieval = replace(Retrieval.from_config(self.config), contexts_outputs=self._stages)
-        self._answer = loaded(
-            self.config, Path(infer.ckpt) / MODEL, Path(self._work.name), merge=False
-        )
+        self._reader = load_reader(self.config, Path(infer.ckpt) / MODEL, Path(self._work.name))
 
     def answer(self, prompt: str, options: Sequence[str]) -> Answer:
         """Read the best passages, and weigh the options.
@@ -83,7 +81,7 @@ class LoadedRun:
         question = Dataset.from_list([{**dict.fromkeys(FEATURES), **values}], features=FEATURES)
         try:
             contexts = self.retrieval.contexts(question, "asked")
-            logits = self._answer(question, contexts).logits
+            logits, _ = self._reader.predict(question, contexts)
             passages = read_contexts(contexts, self.config.context.passages(training=False))
         finally:
             shutil.rmtree(self._stages, ignore_errors=True)

@@ -103,11 +103,11 @@ def check_readers(infer: Infer | Bundle, readers: int) -> None:
         ExamError: there is neither an ensemble nor a cascade, or a single reader, or the number of
             weights, shares or held-out predictions does not match.
     """
-    ensemble, share = infer.ensemble, infer.cascade.share
+    ensemble, share = infer.ensemble, infer.cascade.escalate_fraction
     if is_cascade(infer):
         if readers < 2 or (isinstance(share, list) and len(share) != readers - 1):
             raise ExamError(
-                f"cascade.share={share} does not fit {readers} readers.\n"
+                f"cascade.escalate_fraction={share} does not fit {readers} readers.\n"
                 "Set two readers or more, and one share for each reader but the first."
             )
         return
@@ -135,7 +135,7 @@ def check_readers(infer: Infer | Bundle, readers: int) -> None:
 
 def is_cascade(infer: Infer | Bundle) -> bool:
     """Tell whether readers answer one after the other."""
-    return infer.cascade.share is not None or infer.cascade.threshold is not None
+    return infer.cascade.escalate_fraction is not None or infer.cascade.threshold is not None
 
 
 def combine(infer: Infer, outputs: list[ReaderOutput]) -> Run:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from exam.config import Generate, Passages, Retriever, RetrieverKind
+from exam.config import Chunking, Generate, Retriever, RetrieverKind
 from exam.core.artifacts import log_reused
 from exam.core.logging import print_result
 from exam.generation.generate import QUESTIONS, generate
@@ -16,7 +16,7 @@ def run_generate(config: Generate) -> None:
     retrieval = Retrieval(
         config.corpus,
         config.encoder,
-        Passages(),
+        Chunking(),
         Retriever(name="none", kind=RetrieverKind.none),
         config.index,
         Path(config.outputs),

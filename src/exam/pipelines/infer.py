@@ -60,7 +60,7 @@ from exam.pipelines.ensemble import (
 )
 from exam.pipelines.preflight import check_models, check_saved_reader
 from exam.pipelines.revisions import pin_revisions
-from exam.readers.base import Answer, loaded, saved_model
+from exam.readers.base import Reader, load_reader, resolve_model
 from exam.readers.multiple_choice.features import TokenCounts
 from exam.report.run import write_run
 from exam.retrieval.retriever import Retrieval
@@ -97,7 +97,7 @@ def _run_readers(infer: Infer) -> Run:
     variants = [
         _override(replace(infer, ckpt=ckpt), overrides)
         for ckpt in names(infer.ckpt)
-        for overrides in infer.passes or [""]
+        for overrides in infer.variants or [""]
     ]
     if len(variants) == 1 and infer.ensemble is None and not is_cascade(infer):
         return _run_single(variants[0])
@@ -142,21 +142,21 @@ def _override(infer: Infer, overrides: str) -> Infer:
         words = shlex.split(overrides)
     except ValueError as error:
         raise ExamError(
-            f"passes={overrides!r} cannot be read: {error}.\n"
+            f"variants={overrides!r} cannot be read: {error}.\n"
             "Write each value as on the command line, and close its quotes."
         ) from None
     keys = [re.split("[=.@]", word.lstrip("+~"), maxsplit=1)[0] for word in words]
     if unknown := [key for key in keys if key not in (*GROUPS, "run")]:
         raise ExamError(
-            f"passes={overrides!r} sets {unknown[0]}, which holds for the whole command.\n"
-            f"Each value changes {', '.join(GROUPS)} or run.<key>; set the rest beside passes."
+            f"variants={overrides!r} sets {unknown[0]}, which holds for the whole command.\n"
+            f"Each value changes {', '.join(GROUPS)} or run.<key>; set the rest beside variants."
         )
     variant: Infer = composed("infer", f"ckpt={infer.ckpt}", *map(with_prefix, words))
     groups: dict[str, Any] = {
         name: getattr(variant, name) or getattr(infer, name) for name in GROUPS
     }
     run: Any = OmegaConf.to_container(OmegaConf.merge(infer.run, variant.run))
-    return replace(infer, **groups, run=run, passes=[])
+    return replace(infer, **groups, run=run, variants=[])
 
 
 def restore_run(command: Restore, *, reads_questions: bool = True) -> tuple[Stage, Train]:
@@ -181,9 +181,9 @@ def _pin(run: Train, saved: Path, reads_questions: bool) -> Train:
 
     The saved reader replaces the checkpoint that it started from, which may be gone.
     """
-    model = saved_model(run, saved)
+    model = resolve_model(run, saved)
     source = run.data.source if reads_questions else Source.files
-    data = replace(run.data, train=None, extra=None, source=source)
+    data = replace(run.data, train=None, extra_train=None, source=source)
     pinned = pin_revisions(replace(run, model=model, data=data))
     check_models(pinned)
     return replace(
@@ -264,16 +264,18 @@ def answer(infer: Infer, rows: Any = None) -> Answers:
     letters = option_letters(config.data)
     key = {
         **answers_key(run, config, questions, contexts),
-        "merge": infer.merge,
-        "rotations": infer.rotations,
+        "merge": infer.merge_adapters,
+        "rotations": infer.option_rotations,
         **({} if LETTERS.startswith(letters) else {"letters": letters}),
     }
     outputs, name = Path(infer.outputs), f"{config.data.name}-{folder.name}"
     with shared_stage(outputs, "infer", name, key, infer.resume.value) as stage:
         if not stage.reused:
-            reader = loaded(config, folder / MODEL, stage.folder, merge=infer.merge)
+            reader = load_reader(config, folder / MODEL, stage.folder, merge=infer.merge_adapters)
             work = stage.folder / CHECKPOINTS
-            rotated = _predict_rotated(reader, questions, contexts, infer.rotations, config, work)
+            rotated = _predict_rotated(
+                reader, questions, contexts, infer.option_rotations, config, work
+            )
             predictions, tokens = zip(*rotated, strict=True)
         if not stage.reused and distributed.rank() == 0:
             write_predictions(stage.folder / PREDICTIONS, list(predictions))
@@ -289,7 +291,7 @@ def answer(infer: Infer, rows: Any = None) -> Answers:
 
 
 def _predict_rotated(
-    reader: Answer,
+    reader: Reader,
     questions: Dataset,
     contexts: Stage,
     rotations: int,
@@ -303,7 +305,7 @@ def _predict_rotated(
     model = config.model
     by_letter = model.kind is ReaderKind.causal_lm and model.scoring is Scoring.letters
     if rotations > 1 and not by_letter:
-        log.warning("infer: this reader ignores the order of options: rotations=1 is enough")
+        log.warning("infer: this reader ignores the order of options: option_rotations=1 is enough")
     for shift in range(rotations):
         order, path = f"rotated by {shift}" if shift else GIVEN, work / f"order-{shift}.parquet"
         is_done = checksum_matches(path) if distributed.rank() == 0 else None
@@ -311,16 +313,15 @@ def _predict_rotated(
             log.info("infer: reusing predictions with options %s", order)
             yield read_predictions(path), None
             continue
-        output = reader(questions.map(_rotate, fn_kwargs={"by": shift}), contexts)
-        for row, options in zip(output.logits, questions["options"], strict=True):
+        rotated = questions.map(_rotate, fn_kwargs={"by": shift})
+        logits, tokens = reader.predict(rotated, contexts)
+        for row, options in zip(logits, questions["options"], strict=True):
             row[: len(options)] = np.roll(row[: len(options)], shift)
-        predictions = predictions_of(
-            questions, output.logits, config.name, contexts.folder.name, order
-        )
+        predictions = predictions_of(questions, logits, config.name, contexts.folder.name, order)
         if distributed.rank() == 0:
             with write_with_checksum(path) as temporary:
                 write_predictions(temporary, [predictions])
-        yield predictions, output.tokens
+        yield predictions, tokens
 
 
 def _rotate(question: dict[str, Any], by: int) -> dict[str, Any]:

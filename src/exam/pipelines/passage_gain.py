@@ -1,6 +1,7 @@
 """Measure how much each passage, read singly, raises a reader's probability of the right option.
 
-With `pairs.positives=reader` the passages that raise it most train a reranker or an encoder.
+With `training_pairs.positives=reader` the passages that raise it most train a reranker or an
+encoder.
 """
 
 import logging
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from scipy.special import log_softmax
 
-from exam.config import ReaderKind, Restore, Train, answering_values, reader_values
+from exam.config import ReaderKind, Restore, Train, reader_values
 from exam.config.saved import CODE
 from exam.core.artifacts import Stage, open_stage
 from exam.core.checkpoints import MODEL, max_input_tokens
@@ -24,7 +25,7 @@ from exam.data.questions import questions_digest
 from exam.pipelines.infer import restore_run
 from exam.pipelines.preflight import check_saved_reader
 from exam.readers.multiple_choice.features import build_features
-from exam.readers.multiple_choice.reader import Reader, predict
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
 
@@ -45,14 +46,14 @@ SCHEMA = pa.schema(
 
 
 def restore_reader(config: Train) -> tuple[Stage, Train]:
-    """Return the run that `pairs.reader` names, and its configuration.
+    """Return the run that `training_pairs.reader` names, and its configuration.
 
     Raises:
         ExamError: the run cannot be restored, or its reader cannot read passages singly.
     """
     trusted = [group for group in CODE if getattr(config, group).trust_remote_code]
     restore = Restore(
-        ckpt=config.pairs.reader,
+        ckpt=config.training_pairs.reader,
         outputs=config.outputs,
         log_level=config.log_level,
         offline=config.offline,
@@ -60,11 +61,16 @@ def restore_reader(config: Train) -> tuple[Stage, Train]:
     )
     run, settings = restore_run(restore, reads_questions=False)
     model, saved = settings.model, run.folder / MODEL
-    if model.kind is not ReaderKind.transformer or model.evidence:
-        state = "model.evidence=true" if model.evidence else f"model.kind={model.kind.value}"
+    if model.kind is not ReaderKind.transformer or model.overlap_features:
+        state = (
+            "model.overlap_features=true"
+            if model.overlap_features
+            else f"model.kind={model.kind.value}"
+        )
         raise ExamError(
-            f"pairs.reader={run.folder} has {state}; pairs.positives=reader needs a transformer "
-            "that can read each passage singly.\nGive a run of one: pairs.reader=<folder>"
+            f"training_pairs.reader={run.folder} has {state}; training_pairs.positives=reader "
+            "needs a transformer "
+            "that can read each passage singly.\nGive a run of one: training_pairs.reader=<folder>"
         )
     check_saved_reader(settings, saved)
     return run, replace(settings, model=model.at(saved))
@@ -88,9 +94,8 @@ def measure_gains(
     }
     with open_stage(outputs, "gains", run.folder.name, key) as stage:
         if not stage.reused:
-            values, layout = answering_values(config.trainer), config.context.layout
             work = stage.folder / "predictions"
-            reader = Reader.load(config.model, values, work, config.seed, layout=layout)
+            reader = MultipleChoiceReader.load(config, run.folder / MODEL, work)
             passages = read_contexts(contexts, depth)
             shards = [
                 _measure(stage.folder / f"gains-{start:06d}.parquet", shard, passages, reader)
@@ -106,7 +111,9 @@ def measure_gains(
     return stage.folder / FILE
 
 
-def _measure(path: Path, questions: Dataset, contexts: Contexts, reader: Reader) -> pa.Table:
+def _measure(
+    path: Path, questions: Dataset, contexts: Contexts, reader: MultipleChoiceReader
+) -> pa.Table:
     """Return the gains of a shard of questions, from its file if that exists."""
     if not checksum_matches(path):
         rows = _gains(questions, contexts, reader)
@@ -116,7 +123,9 @@ def _measure(path: Path, questions: Dataset, contexts: Contexts, reader: Reader)
     return pq.read_table(path)
 
 
-def _gains(questions: Dataset, contexts: Contexts, reader: Reader) -> list[dict[str, Any]]:
+def _gains(
+    questions: Dataset, contexts: Contexts, reader: MultipleChoiceReader
+) -> list[dict[str, Any]]:
     """Read each question without a passage, then with each of its passages; rows of SCHEMA."""
     copies: list[dict[str, Any]] = []
     passage_of: Contexts = {}
@@ -125,11 +134,11 @@ def _gains(questions: Dataset, contexts: Contexts, reader: Reader) -> list[dict[
             key = str(len(copies))
             copies.append({**question, "id": key})
             passage_of[key] = [] if passage is None else [passage]
-    length = reader.length(training=True)
+    length = reader.max_length(training=True)
     limit = max_input_tokens(reader.model, length)
     repeated = Dataset.from_list(copies, features=questions.features)
     features, _ = build_features(repeated, passage_of, reader.tokenizer, length, limit)
-    scores = log_softmax(predict(reader, features), axis=1)
+    scores = log_softmax(reader.predict_logits(features), axis=1)
     right = iter(scores[np.arange(len(copies)), repeated["label"]].tolist())
     rows = []
     for question in questions:

@@ -11,7 +11,7 @@ from exam.core.checkpoints import max_input_tokens
 from exam.generation.clients import check_llm
 from exam.pipelines.room import check_room
 from exam.pipelines.workload import uses_encoder, uses_writer
-from exam.readers.base import inspect, saved_model
+from exam.readers.base import inspect_checkpoint, resolve_model
 from exam.readers.multiple_choice.features import check_lengths
 from exam.retrieval.encoder import inspect_encoder
 from exam.retrieval.reranker import inspect_reranker
@@ -45,7 +45,7 @@ def check_models(config: Retrieving | Generate) -> None:
         trains = isinstance(config, Train) and config.task is Task.reranker
         inspect_reranker(config.reranker, trained=not trains)
     if uses_writer(config):
-        check_llm(config.generator.writer)
+        check_llm(config.generator.llm)
 
 
 def check_reader(model: Model) -> ReaderLimits | None:
@@ -56,7 +56,7 @@ def check_reader(model: Model) -> ReaderLimits | None:
     """
     if model.checkpoint is None:
         return None
-    network, tokenizer = inspect(model)
+    network, tokenizer = inspect_checkpoint(model)
     length = max(model.length(training=training) for training in (True, False))
     longest = max_input_tokens(network, length)
     return ReaderLimits(tokenizer, longest) if model.kind is ReaderKind.transformer else None
@@ -70,7 +70,7 @@ def check_saved_reader(config: Train, saved: Path) -> ReaderLimits | None:
     """
     if config.model.kind is ReaderKind.lexical:
         return None
-    model = saved_model(config, saved)
+    model = resolve_model(config, saved)
     limits = check_reader(model)
     check_room(replace(config, model=model), answers=True)
     return limits

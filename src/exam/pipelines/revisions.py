@@ -38,11 +38,11 @@ def pin_revisions(config: Command) -> Command:
     pinned: dict[str, Any] = {
         group: replace(getattr(config, group), revision=commit)
         for group, commit in commits.items()
-        if group != "generator.writer"
+        if group != "generator.llm"
     }
-    if "generator.writer" in commits:
-        writer = replace(config.generator.writer, revision=commits["generator.writer"])
-        pinned["generator"] = replace(config.generator, writer=writer)
+    if "generator.llm" in commits:
+        writer = replace(config.generator.llm, revision=commits["generator.llm"])
+        pinned["generator"] = replace(config.generator, llm=writer)
     return replace(config, **pinned)
 
 
@@ -56,7 +56,7 @@ def _checkpoints(config: Retrieving | Generate) -> list[Checkpoint]:
     if isinstance(config, Retrieving):
         checkpoints.append(config.reranker.checkpoint)
     if uses_writer(config):
-        checkpoints.append(config.generator.writer.checkpoint)
+        checkpoints.append(config.generator.llm.checkpoint)
     return [checkpoint for checkpoint in checkpoints if checkpoint is not None]
 
 

@@ -9,10 +9,10 @@ import torch
 from exam.config import (
     SHARDING,
     Dtype,
-    Execution,
     Model,
     ReaderKind,
     Train,
+    WeightsLocation,
     is_trained,
     trainer_values,
 )
@@ -28,13 +28,13 @@ from exam.core.estimates import (
 )
 from exam.core.precision import default_half_dtype
 from exam.core.trainer import CHECKPOINTS
-from exam.readers.base import inspect
-from exam.readers.tuning import count_parameters, with_tuning
+from exam.readers.base import inspect_checkpoint
+from exam.readers.tuning import apply_tuning, count_parameters
 
 FOUR_BITS = 0.5  # bytes of a weight, at least
 TRAINING_REMEDY = "Choose trainer=low_memory, tuning=lora, or a smaller model."
 DECODER_REMEDY = (
-    "Set model.load_in_4bit=true or model.execution=layerwise, or choose a smaller model."
+    "Set model.load_in_4bit=true or model.weights_location=layerwise, or choose a smaller model."
 )
 READER_REMEDY = "Choose a smaller model, or a device with more memory."
 
@@ -51,13 +51,13 @@ def check_room(config: Train, *, answers: bool = False) -> None:
     """
     model = config.model
     learns = is_trained(config.trainer) and not answers
-    if not model.kind.is_neural or model.execution is not Execution.memory:
+    if not model.kind.is_neural or model.weights_location is not WeightsLocation.memory:
         return
-    if model.name_or_path is None or model.gguf or model.trust_remote_code:
+    if model.name_or_path is None or model.gguf_file or model.trust_remote_code:
         return
-    network, _ = inspect(model)
+    network, _ = inspect_checkpoint(model)
     if learns:
-        network = with_tuning(network, config.tuning, None)
+        network = apply_tuning(network, config.tuning, None)
     number = count_parameters(network)
     parameters, trained = number["all"], number["trained"] if learns else 0
     values = trainer_values(config.trainer)

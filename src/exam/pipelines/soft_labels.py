@@ -20,7 +20,7 @@ from exam.readers.multiple_choice.features import TARGETS
 
 log = logging.getLogger(__name__)
 
-OF_EXTRA = "extra:"  # what this project puts before the ids of `data.extra`
+OF_EXTRA = "extra:"  # what this project puts before the ids of `data.extra_train`
 Known = dict[str, tuple[list[float], int | None]]  # probabilities and label, by id
 
 
@@ -59,7 +59,8 @@ def _check_apart(split: Split, known: Known, path: Path) -> None:
     both = [key for key in split.train["id"] if key in known and f"{OF_EXTRA}{key}" in everything]
     if both:
         raise ExamError(
-            f"{path} answers question {both[0]!r}, and data.train and data.extra both have one of "
+            f"{path} answers question {both[0]!r}, and data.train and data.extra_train both have "
+            "one of "
             "that id.\nGive the questions of one file other ids, and predict them again."
         )
 

@@ -26,7 +26,7 @@ from exam.evaluation.results import System, baselines, of_logits, results, table
 from exam.metrics import Floats, ranking
 from exam.pipelines.infer import answers_key, read_test_questions, restore_run
 from exam.pipelines.preflight import check_saved_reader
-from exam.readers.base import loaded
+from exam.readers.base import load_reader
 from exam.report.run import write_results
 from exam.retrieval.contexts import (
     EVALUATION_FILES,
@@ -118,13 +118,13 @@ def run_stress(stress: Stress) -> None:
     frequencies = retrieval.document_frequencies if config.retriever.kind.searches else None
     with open_stage(outputs, "stress", name, key, stress.resume.value) as stage:
         if not stage.reused:
-            answer = loaded(config, trained.folder / MODEL, stage.folder, merge=False)
+            reader = load_reader(config, trained.folder / MODEL, stage.folder)
             found = {}
             for condition, path in _files(stage):
                 asked = _asked(condition, questions, stress.seed)
                 if not checksum_matches(path):  # of an interrupted run
                     given = _given(condition, contexts, asked, top_k, stress.seed, frequencies)
-                    logits = answer(asked, given).logits
+                    logits, _ = reader.predict(asked, given)
                     predictions = predictions_of(asked, logits, config.name, condition.name)
                     with write_with_checksum(path) as temporary:
                         write_predictions(temporary, [predictions])

@@ -29,7 +29,7 @@ from exam.pipelines.preflight import ReaderLimits, check_models, check_reader
 from exam.pipelines.room import check_room
 from exam.pipelines.soft_labels import with_soft_labels
 from exam.pipelines.tracking import log_summary, track_run
-from exam.readers.base import fitted
+from exam.readers.base import reader_class
 from exam.readers.lexical import OVERLAP_FEATURES
 from exam.report.card import push, write_card
 from exam.report.run import write_results, write_run
@@ -146,11 +146,12 @@ def _train_run(config: Train, prepared: Prepared) -> Run:
                 check_room(config)
                 save_run(config, stage.folder / CONFIG)
                 write_json(stage.folder / ENVIRONMENT, describe_environment())
-            output = fitted(config, stage.folder, split, pool)(split.valid, valid)
+            reader = reader_class(config).fit(config, stage.folder, split, pool)
+            logits, tokens = reader.predict(split.valid, valid)
             if leads:
-                write_answers(stage, config, split.valid, valid, output.logits)
+                write_answers(stage, config, split.valid, valid, logits)
                 score(stage, split.valid, valid, prepared.stages)
-                write_run(stage, config, split.valid, valid, output.tokens)
+                write_run(stage, config, split.valid, valid, tokens)
                 write_card(stage, config)
                 stage.finish(list_run_files(stage.folder), questions=len(split.train))
         if leads:
@@ -165,7 +166,7 @@ def _train_run(config: Train, prepared: Prepared) -> Run:
 def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, Any]:
     """Return everything that determines a trained run."""
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
-    evidence = {"evidence": list(OVERLAP_FEATURES)} if config.model.evidence else {}
+    evidence = {"overlap_features": list(OVERLAP_FEATURES)} if config.model.overlap_features else {}
     checkpoint = checkpoint_fingerprint(config.model.checkpoint)
     return {
         "questions": {name: questions_digest(part) for name, part in parts.items()},

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exam.config import READER, Pairs, Reranker, Task, Train, plain, trainer_values
+from exam.config import READER, Reranker, Task, Train, TrainingPairs, plain, trainer_values
 from exam.config.saved import CONFIG, save_run
 from exam.core.artifacts import Stage, log_reused, open_stage
 from exam.core.checkpoints import checkpoint_fingerprint
@@ -34,21 +34,21 @@ def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Run:
     results.json in the run folder.
 
     Raises:
-        ExamError: `pairs.reader` cannot be used, or no training pair is left.
+        ExamError: `training_pairs.reader` cannot be used, or no training pair is left.
     """
-    outputs, by_reader = Path(config.outputs), config.pairs.positives == READER
+    outputs, by_reader = Path(config.outputs), config.training_pairs.positives == READER
     reader = restore_reader(config) if by_reader else None
     pool = retrieval.first_contexts(split.all_train, f"{config.data.name}-train")
-    pairs = config.pairs
+    pairs = config.training_pairs
     if reader is not None:
-        gains = measure_gains(*reader, split.train, pool, pairs.last, outputs)
+        gains = measure_gains(*reader, split.train, pool, pairs.max_rank, outputs)
         pairs = replace(pairs, positives=str(gains), reader=None)
     key = _key(config, pairs, split, pool)
     with open_stage(outputs, "train", config.name, key, config.resume) as stage:
         if not stage.reused:
             save_run(config, stage.folder / CONFIG)
             write_json(stage.folder / ENVIRONMENT, describe_environment())
-            mining = replace(config, pairs=pairs)
+            mining = replace(config, training_pairs=pairs)
             figures = tune(mining, split, read_contexts(pool), read_idf(pool), stage.folder)
             write_json(stage.folder / DEV, figures)
             stage.finish(list_run_files(stage.folder), questions=len(split.train))
@@ -59,7 +59,7 @@ def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Run:
     return Run(stage, stages, [])
 
 
-def _key(config: Train, pairs: Pairs, split: Split, pool: Stage) -> dict[str, Any]:
+def _key(config: Train, pairs: TrainingPairs, split: Split, pool: Stage) -> dict[str, Any]:
     """Return everything that determines the trained weights."""
     parts = {"train": split.train, "dev": split.dev}
     trained = config.reranker if config.task is Task.reranker else config.encoder

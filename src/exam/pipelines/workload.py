@@ -5,7 +5,6 @@ from pathlib import Path
 
 from exam.config import (
     Command,
-    Execution,
     Generate,
     GeneratorKind,
     Infer,
@@ -14,6 +13,7 @@ from exam.config import (
     Stress,
     Task,
     Train,
+    WeightsLocation,
     is_trained,
     names,
     trainer_values,
@@ -82,7 +82,7 @@ def _restored(config: Infer | Stress) -> Workload:
     reasons = [reason for run in runs if (reason := _single(run))]
     if isinstance(config, Stress):
         reasons = ["exam stress"]
-    passes = isinstance(config, Infer) and bool(config.passes)
+    passes = isinstance(config, Infer) and bool(config.variants)
     return Workload(
         any(map(_reads_on_gpu, runs)),
         bool(runs) and (passes or any(map(_retrieves_on_gpu, runs))),
@@ -112,10 +112,10 @@ def _reads_on_gpu(config: Train) -> bool:
 
 
 def _spreads(config: Train) -> bool:
-    return config.model.execution is Execution.offload
+    return config.model.weights_location is WeightsLocation.offload
 
 
 def _retrieves_on_gpu(config: Retrieving | Generate) -> bool:
     reranks = isinstance(config, Retrieving) and config.reranker.ckpt is not None
-    writes = uses_writer(config) and config.generator.writer.local
+    writes = uses_writer(config) and config.generator.llm.local
     return uses_encoder(config) or reranks or writes

@@ -1,29 +1,36 @@
 """Word-overlap features of options, and the lexical reader: a conditional logit over them.
 
-It needs no encoding and trains in a second, so it compares retrievers without a neural reader, and
-it is the baseline that a neural reader has to beat.
+It trains in a second without encoding, so it compares retrievers without a neural reader. It is
+also the baseline that a neural reader has to beat.
 """
 
+import logging
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import pairwise
 from math import fsum, isfinite, log1p, sqrt
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
+from exam.config import Train
 from exam.core.artifacts import Stage
+from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import read_json, write_json
 from exam.core.logging import track
-from exam.data.splits import assign_folds, group_near_duplicates
-from exam.metrics import Floats, Ints
+from exam.data.splits import Split, assign_folds, group_near_duplicates
+from exam.metrics import Floats, Ints, K, average_precision, figures, ranking
 from exam.retrieval.contexts import read_contexts, read_idf
 from exam.retrieval.evaluation import Contexts
 from exam.retrieval.idf import split_words, take_words
 
+log = logging.getLogger(__name__)
+
+FILE = "lexical.json"
 WINDOW = 30  # words: about one long sentence
 FOLDS = 5
 PENALTY = 1.0
@@ -38,54 +45,60 @@ FEATURES = (
     "prompt",  # share of words that occur in the prompt
     "centrality",  # mean Jaccard overlap with the other options' words
 )
+PASSAGE_FEATURES = (
+    "trigrams",  # runs of three words that occur in the passages, by inverse document frequency
+    "similarity",  # best cosine of prompt and option with the question's words in a window
+    "scored",  # share of the option's new words in a passage, averaged by retrieval scores
+)
+OVERLAP_FEATURES = (*FEATURES, *PASSAGE_FEATURES)  # of a neural reader's score
+Words = list[str]
 
 
-@dataclass(frozen=True)
-class LexicalReader:
-    """One weight for each of FEATURES; an option's logit is their weighted sum."""
-
-    weights: Floats
-
-    def logits(self, features: Floats) -> Floats:
-        """Return logits `(questions, options)`, `-inf` for missing options."""
-        missing = np.isnan(features).any(axis=2)
-        logits: Floats = np.where(missing, -np.inf, np.nan_to_num(features) @ self.weights)
-        return logits
-
-
-def build_features(
-    questions: Dataset, contexts: Contexts, idf: dict[str, float], budget: int | None = None
+def compute_features(
+    questions: Dataset,
+    contexts: Contexts,
+    idf: dict[str, float],
+    budget: int | None = None,
+    names: tuple[str, ...] = FEATURES,
 ) -> Floats:
-    """Compute FEATURES `(questions, options, features)`, NaN for missing options.
+    """Compute the features `names`, `(questions, options, features)`; NaN for missing options.
 
-    Passages are read up to `budget` words, without a budget all of them.
+    `names` is FEATURES or OVERLAP_FEATURES. Passages are read up to `budget` words (None: all).
     """
-    options = max(map(len, questions["options"]), default=0)
-    features = np.full((len(questions), options, len(FEATURES)), np.nan)
+    shape = len(questions), max(map(len, questions["options"]), default=0), len(names)
+    features = np.full(shape, np.nan)
     rows = track(questions.to_list(), "word overlap", len(questions), "questions")
     for row, question in zip(features, rows, strict=True):
         ranked = contexts.get(question["id"], [])
-        passages = (
-            [split_words(p["text"]) for p in ranked]
-            if budget is None
-            else take_words(ranked, budget)
-        )
-        row[: len(question["options"])] = option_features(
-            split_words(question["prompt"]),
-            [split_words(o) for o in question["options"]],
-            passages,
-            idf,
-        )
+        if budget is None:
+            passages = [split_words(passage["text"]) for passage in ranked]
+        else:
+            passages = take_words(ranked, budget)
+        prompt, *options = map(split_words, [question["prompt"], *question["options"]])
+        values = row[: len(options)]
+        values[:, : len(FEATURES)] = option_features(prompt, options, passages, idf)
+        if names == OVERLAP_FEATURES:
+            scores = [passage["score"] for passage in ranked[: len(passages)]]
+            values[:, len(FEATURES) :] = passage_features(prompt, options, passages, scores, idf)
     return features
 
 
-def lexical_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
-    """Build features with the `top_k` best passages of a contexts stage."""
-    return build_features(questions, read_contexts(stage, top_k), read_idf(stage), budget)
+def overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
+    """Compute OVERLAP_FEATURES `(questions, options, features)` with the best passages of a stage.
+
+    Each is standardised over its question's options: 0 where they are equal, NaN for missing
+    options. The `top_k` best passages are read up to `budget` words.
+    """
+    contexts, idf = read_contexts(stage, top_k), read_idf(stage)
+    features = compute_features(questions, contexts, idf, budget, OVERLAP_FEATURES)
+    spread = np.nanstd(features, axis=1, keepdims=True)
+    spread[spread < 1e-9] = np.inf  # equal but for rounding
+    standardised: Floats = (features - np.nanmean(features, axis=1, keepdims=True)) / spread
+    return standardised
 
 
 def option_features(
-    prompt: list[str], options: list[list[str]], passages: list[list[str]], idf: dict[str, float]
+    prompt: Words, options: list[Words], passages: list[Words], idf: dict[str, float]
 ) -> list[list[float]]:
     """Compute FEATURES of every option of one question; every text is a list of words."""
     prompt_words, sets = set(prompt), [set(option) for option in options]
@@ -119,127 +132,7 @@ def option_features(
     return rows
 
 
-def sum_idf(terms: Iterable[str], idf: dict[str, float]) -> float:
-    """Sum inverse document frequencies exactly, so that the order of a set does not matter."""
-    return fsum(max(idf.get(term, 0.0), 0.0) for term in terms)
-
-
-def split_windows(passages: list[list[str]], vocabulary: set[str]) -> set[frozenset[str]]:
-    """Return the words of a vocabulary in every window; windows overlap by half."""
-    half = WINDOW // 2
-    return {
-        frozenset(vocabulary.intersection(passage[start : start + WINDOW]))
-        for passage in passages
-        for start in range(0, max(1, len(passage) - half), half)
-    }
-
-
-def fit(features: Floats, labels: Ints) -> LexicalReader:
-    """Fit a conditional logit: softmax over each question's options, with an L2 penalty.
-
-    The penalty is on features in units of their spread within questions. The loss is convex, so
-    the weights depend on the data only.
-    """
-    from scipy.optimize import minimize
-    from scipy.special import log_softmax, softmax
-
-    missing = np.isnan(features).any(axis=2)
-    centred = features - np.nanmean(features, axis=1, keepdims=True)
-    spread = np.nanstd(centred, axis=(0, 1))
-    spread[spread == 0] = 1.0
-    inputs = np.nan_to_num(centred / spread)
-    right = np.arange(len(labels)), labels
-
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        logits = np.where(missing, -np.inf, inputs @ weights)
-        expected = np.einsum("qo,qof->f", softmax(logits, axis=1), inputs)
-        value = PENALTY / 2 * weights @ weights - log_softmax(logits, axis=1)[right].sum()
-        return float(value), PENALTY * weights + expected - inputs[right].sum(axis=0)
-
-    optimum = minimize(loss, np.zeros(features.shape[2]), jac=True, method="L-BFGS-B", tol=1e-10)
-    return LexicalReader(optimum.x / spread)
-
-
-def cross_fit(questions: Dataset, features: Floats) -> Floats | None:
-    """Return each question's logits by a reader fitted on the other folds.
-
-    Near-duplicates stay in one fold. Returns None for too few questions.
-    """
-    folds = min(FOLDS, len(set(group_near_duplicates(questions).tolist())) if len(questions) else 0)
-    if folds < 2:
-        return None
-    fold, labels = assign_folds(questions, folds, 0), np.array(questions["label"])
-    logits = np.empty(features.shape[:2])
-    for number in range(folds):
-        inside = fold == number
-        logits[inside] = fit(features[~inside], labels[~inside]).logits(features[inside])
-    return logits
-
-
-def save_lexical(reader: LexicalReader, path: Path) -> None:
-    """Write the weights by their features' names."""
-    write_json(path, dict(zip(FEATURES, reader.weights.tolist(), strict=True)))
-
-
-def load_lexical(path: Path) -> LexicalReader:
-    """Read what `save_lexical` wrote.
-
-    Raises:
-        ExamError: the file holds other features, or values that are not finite.
-    """
-    weights = read_json(path)
-    if not isinstance(weights, dict) or list(weights) != list(FEATURES):
-        raise ExamError(
-            f"{path} does not weigh this version's features ({', '.join(FEATURES)}).\n"
-            f"Train again: {spell_command('train')} model=lexical"
-        )
-    values = list(weights.values())
-    if not all(isinstance(v, (int, float)) and isfinite(v) for v in values):
-        raise ExamError(f"{path} holds a weight that is not finite.\nTrain again.")
-    return LexicalReader(np.array(values, dtype=np.float64))
-
-
-# Overlap features of a neural reader's score.
-
-PASSAGE_FEATURES = (
-    "trigrams",  # runs of three words that occur in the passages, by inverse document frequency
-    "similarity",  # best cosine of prompt and option with the question's words in a window
-    "scored",  # share of the option's new words in a passage, averaged by retrieval scores
-)
-OVERLAP_FEATURES = (*FEATURES, *PASSAGE_FEATURES)
-Words = list[str]
-
-
-def overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
-    """Compute OVERLAP_FEATURES `(questions, options, features)` with the best passages of a stage.
-
-    Each is standardised over its question's options: 0 where they are equal, NaN for missing
-    options. The `top_k` best passages are read up to `budget` words.
-    """
-    contexts, idf = read_contexts(stage, top_k), read_idf(stage)
-    lexical = build_features(questions, contexts, idf, budget)
-    features = np.full((*lexical.shape[:2], len(PASSAGE_FEATURES)), np.nan)
-    rows = track(questions.to_list(), "evidence", len(questions), "questions")
-    for row, question in zip(features, rows, strict=True):
-        ranked = contexts.get(question["id"], [])
-        passages = take_words(ranked, budget)
-        options = [split_words(option) for option in question["options"]]
-        scores = [passage["score"] for passage in ranked[: len(passages)]]
-        row[: len(options)] = _passage_features(
-            split_words(question["prompt"]), options, passages, scores, idf
-        )
-    return _standardise(np.concatenate([lexical, features], axis=2))
-
-
-def _standardise(features: Floats) -> Floats:
-    centred = features - np.nanmean(features, axis=1, keepdims=True)
-    spread = np.nanstd(features, axis=1, keepdims=True)
-    spread[spread < 1e-9] = np.inf  # equal but for rounding
-    standardised: Floats = centred / spread
-    return standardised
-
-
-def _passage_features(
+def passage_features(
     prompt: Words,
     options: list[Words],
     passages: list[Words],
@@ -282,3 +175,141 @@ def _normalise(scores: list[float]) -> list[float]:
     if total <= 0 or min(scores, default=0.0) < 0:
         return [1 / len(scores) for _ in scores]
     return [score / total for score in scores]
+
+
+def sum_idf(terms: Iterable[str], idf: dict[str, float]) -> float:
+    """Sum inverse document frequencies exactly, so that the order of a set does not matter."""
+    return fsum(max(idf.get(term, 0.0), 0.0) for term in terms)
+
+
+def split_windows(passages: list[Words], vocabulary: set[str]) -> set[frozenset[str]]:
+    """Return the words of a vocabulary in every window; windows overlap by half."""
+    half = WINDOW // 2
+    return {
+        frozenset(vocabulary.intersection(passage[start : start + WINDOW]))
+        for passage in passages
+        for start in range(0, max(1, len(passage) - half), half)
+    }
+
+
+def fit_weights(features: Floats, labels: Ints) -> Floats:
+    """Fit a conditional logit: softmax over each question's options, with an L2 penalty.
+
+    Returns one weight for each feature. The penalty is on features in units of their spread within
+    questions. The loss is convex, so the weights depend on the data only.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax, softmax
+
+    missing = np.isnan(features).any(axis=2)
+    centred = features - np.nanmean(features, axis=1, keepdims=True)
+    spread = np.nanstd(centred, axis=(0, 1))
+    spread[spread == 0] = 1.0
+    inputs = np.nan_to_num(centred / spread)
+    right = np.arange(len(labels)), labels
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        logits = np.where(missing, -np.inf, inputs @ weights)
+        expected = np.einsum("qo,qof->f", softmax(logits, axis=1), inputs)
+        value = PENALTY / 2 * weights @ weights - log_softmax(logits, axis=1)[right].sum()
+        return float(value), PENALTY * weights + expected - inputs[right].sum(axis=0)
+
+    optimum = minimize(loss, np.zeros(features.shape[2]), jac=True, method="L-BFGS-B", tol=1e-10)
+    weights: Floats = optimum.x / spread
+    return weights
+
+
+def compute_logits(features: Floats, weights: Floats) -> Floats:
+    """Return the weighted sums of features, `(questions, options)`; `-inf` for missing options."""
+    missing = np.isnan(features).any(axis=2)
+    logits: Floats = np.where(missing, -np.inf, np.nan_to_num(features) @ weights)
+    return logits
+
+
+def cross_fit(questions: Dataset, features: Floats) -> Floats | None:
+    """Return each question's logits by a reader fitted on the other folds.
+
+    Near-duplicates stay in one fold. Returns None for too few questions.
+    """
+    folds = min(FOLDS, len(set(group_near_duplicates(questions).tolist())) if len(questions) else 0)
+    if folds < 2:
+        return None
+    fold, labels = assign_folds(questions, folds, 0), np.array(questions["label"])
+    logits = np.empty(features.shape[:2])
+    for number in range(folds):
+        inside = fold == number
+        weights = fit_weights(features[~inside], labels[~inside])
+        logits[inside] = compute_logits(features[inside], weights)
+    return logits
+
+
+@dataclass(frozen=True)
+class LexicalReader:
+    """A weight for each of FEATURES, and how many passages and words of them to read."""
+
+    weights: Floats
+    top_k: int
+    max_words: int
+
+    @classmethod
+    def fit(cls, config: Train, folder: Path, split: Split, pool: Stage) -> Self:
+        """Fit on all training questions, and log the cross-fitted MAP@3."""
+        questions = concatenate_datasets([split.train, split.dev])
+        passages = config.context.passages(training=True), config.model.length(training=True)
+        features = _read_features(questions, pool, *passages)
+        labels = np.array(questions["label"])
+        logits = cross_fit(questions, features)
+        if logits is not None:
+            estimate = figures(average_precision(ranking(logits), labels, K))
+            log.info(
+                "train: cross-fitted MAP@3 %.3f [%.3f, %.3f] (n = %d)",
+                estimate["value"],
+                *estimate["ci"],
+                estimate["n"],
+            )
+        weights = fit_weights(features, labels)
+        save_weights(weights, folder / MODEL / FILE)
+        return cls._with_weights(weights, config)
+
+    @classmethod
+    def load(cls, config: Train, saved: Path, work: Path) -> Self:
+        """Load the weights of a run."""
+        return cls._with_weights(load_weights(saved / FILE), config)
+
+    @classmethod
+    def _with_weights(cls, weights: Floats, config: Train) -> Self:
+        top_k = config.context.passages(training=False)
+        return cls(weights, top_k, config.model.length(training=False))
+
+    def predict(self, questions: Dataset, contexts: Stage) -> tuple[Floats, None]:
+        """Return logits `(questions, options)`; no tokens are counted."""
+        features = _read_features(questions, contexts, self.top_k, self.max_words)
+        return compute_logits(features, self.weights), None
+
+
+def _read_features(questions: Dataset, stage: Stage, top_k: int, max_words: int) -> Floats:
+    """Compute features with the `top_k` best passages of a contexts stage."""
+    return compute_features(questions, read_contexts(stage, top_k), read_idf(stage), max_words)
+
+
+def save_weights(weights: Floats, path: Path) -> None:
+    """Write the weights by their features' names."""
+    write_json(path, dict(zip(FEATURES, weights.tolist(), strict=True)))
+
+
+def load_weights(path: Path) -> Floats:
+    """Read the weights that `save_weights` wrote.
+
+    Raises:
+        ExamError: the file holds other features, or values that are not finite.
+    """
+    weights = read_json(path)
+    if not isinstance(weights, dict) or list(weights) != list(FEATURES):
+        raise ExamError(
+            f"{path} does not have the features of this version ({', '.join(FEATURES)}).\n"
+            f"Train again: {spell_command('train')} model=lexical"
+        )
+    values = list(weights.values())
+    if not all(isinstance(v, (int, float)) and isfinite(v) for v in values):
+        raise ExamError(f"{path} holds a weight that is not finite.\nTrain again.")
+    return np.array(values, dtype=np.float64)

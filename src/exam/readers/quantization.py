@@ -1,4 +1,4 @@
-"""The number format and the quantization in which a reader's weights load."""
+"""The number format and the quantization of a reader's weights."""
 
 from typing import Any
 
@@ -7,18 +7,20 @@ from exam.core.errors import ExamError
 from exam.core.precision import Dtype, default_half_dtype, resolve_dtype
 
 
-def dtype_kwargs(config: Model, otherwise: Dtype) -> dict[str, Any]:
-    """What `from_pretrained` takes for a model's number format; `otherwise` is what `auto` means.
+def dtype_kwargs(config: Model, default: Dtype) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` for a model's number format.
+
+    `default` is the format of `model.dtype=auto`.
 
     Raises:
-        ExamError: this machine has no use for the format.
+        ExamError: this machine cannot compute in the format.
     """
     import torch
 
-    dtype = otherwise if config.dtype is Dtype.auto else resolve_dtype(config.dtype, "model.dtype")
-    found = {"dtype": getattr(torch, dtype.value)}
+    dtype = default if config.dtype is Dtype.auto else resolve_dtype(config.dtype, "model.dtype")
+    arguments = {"dtype": getattr(torch, dtype.value)}
     if not config.load_in_4bit:
-        return found
+        return arguments
     from accelerate import PartialState
     from transformers import BitsAndBytesConfig
     from transformers.utils.import_utils import is_bitsandbytes_available
@@ -32,7 +34,7 @@ def dtype_kwargs(config: Model, otherwise: Dtype) -> dict[str, Any]:
     four_bit: Any = BitsAndBytesConfig
     half = default_half_dtype() if dtype is Dtype.float32 else dtype  # fp32 products would be slow
     return {
-        **found,
+        **arguments,
         "device_map": {"": PartialState().device},
         "quantization_config": four_bit(
             load_in_4bit=True,

@@ -29,7 +29,8 @@ from exam.readers.tuning import set_learning_rates
 log = logging.getLogger(__name__)
 
 EIGHT_BIT = "adamw_bnb_8bit"
-TINY = 1e-6
+EPSILON = 1e-6
+OF_TUNING = ("layer_decay", "head_learning_rate", "awp_lr", "awp_eps", "awp_start_epoch")
 
 
 # Arguments.
@@ -37,7 +38,7 @@ TINY = 1e-6
 
 @dataclass
 class ReaderTrainingArguments(SingleDeviceArguments):
-    """The library's training arguments, and those of a reader."""
+    """Training arguments with a reader's loss, batches, learning rates and perturbation."""
 
     loss: Loss = Loss.softmax
     batch_by: BatchBy = BatchBy.questions
@@ -51,10 +52,8 @@ class ReaderTrainingArguments(SingleDeviceArguments):
     def with_tuning(self, tuning: Tuning) -> "ReaderTrainingArguments":
         """Return a copy with the learning rates and the perturbation of `tuning`."""
         arguments = copy(self)
-        arguments.layer_decay = tuning.layer_decay
-        arguments.head_learning_rate = tuning.head_learning_rate
-        arguments.awp_lr, arguments.awp_eps = tuning.awp_lr, tuning.awp_eps
-        arguments.awp_start_epoch = tuning.awp_start_epoch
+        for name in OF_TUNING:
+            setattr(arguments, name, getattr(tuning, name))
         return arguments
 
 
@@ -79,7 +78,7 @@ def build_reader_arguments(
         use_cpu=values.get("use_cpu", not torch.accelerator.is_available()),
         loss=model.loss,
         batch_by=model.batch_by,
-        cross_option_bias=model.others,
+        cross_option_bias=model.cross_option_bias,
     )
 
 
@@ -95,10 +94,9 @@ def compute_map_at_3(prediction: EvalPrediction) -> dict[str, float]:
 
 def refuse_nan(logits: Floats) -> None:
     """Refuse logits `(questions, options)` with NaN."""
-    broken = int(np.isnan(logits).any(axis=1).sum())
-    if broken:
+    if number := int(np.isnan(logits).any(axis=1).sum()):
         raise ExamError(
-            f"The reader gave NaN for {broken} of {len(logits)} questions.\n"
+            f"The reader returned NaN for {number} of {len(logits)} questions.\n"
             "Train again with a lower trainer.learning_rate, or without fp16."
         )
 
@@ -142,8 +140,8 @@ def perturb_weights(model: nn.Module, awp_lr: float, awp_eps: float | None) -> I
     """Shift every weight matrix along its gradient, and restore it afterwards.
 
     Wu, Xia and Wang, "Adversarial Weight Perturbation Helps Robust Generalization" (2020): the
-    loss is lowered where the weights are, and also at a point nearby where it is higher. A matrix w
-    with gradient g moves by `awp_lr · ‖w‖ · g / ‖g‖`, each value by at most `awp_eps` times itself.
+    loss is lowered at the weights, and at a nearby point where it is higher. A matrix w with
+    gradient g moves by `awp_lr · ‖w‖ · g / ‖g‖`, each value by at most `awp_eps` times itself.
     Only directions count, so neither accumulation nor a scaled loss changes the shift. Biases and
     normalisations do not move.
     """
@@ -155,7 +153,7 @@ def perturb_weights(model: nn.Module, awp_lr: float, awp_eps: float | None) -> I
                     continue
                 original = weight.detach().clone()
                 originals.append((weight, original))
-                length = awp_lr * (weight.norm() + TINY) / (weight.grad.norm() + TINY)
+                length = awp_lr * (weight.norm() + EPSILON) / (weight.grad.norm() + EPSILON)
                 weight.add_(weight.grad.to(weight.dtype) * length)
                 if awp_eps is not None:
                     limit = awp_eps * original.abs()
@@ -171,12 +169,12 @@ def perturb_weights(model: nn.Module, awp_lr: float, awp_eps: float | None) -> I
 
 
 class TokenBatches(BatchRebalanceSampler):
-    """As many batches as of `batch_size` questions each, with about the same number of tokens.
+    """Batches with about the same number of tokens, as many as of `batch_size` questions each.
 
-    Questions of similar length share a batch, so that little is padded; the seed orders equal
-    lengths. Every epoch has the same batches; `shuffle` changes their order. Each of several
-    processes takes every n-th batch; the first ones repeat until all have as many. The Trainer
-    takes a sampler of this base class for one of whole batches, already shared out.
+    Questions of similar length share a batch, to save padding; the seed orders equal lengths.
+    Every epoch has the same batches; `shuffle` changes their order. Each of several processes takes
+    every n-th batch; the first ones repeat until all have as many. The base class tells the Trainer
+    that the batches are complete and divided among the processes.
     """
 
     def __init__(
@@ -224,9 +222,9 @@ def _divide(lengths: list[int], budget: float, seed: int) -> list[list[int]]:
 
 
 class EpochCallback(TrainerCallback):
-    """Set the epoch of batches by tokens.
+    """Set the epoch of a sampler.
 
-    When several processes resume within an epoch, the library's wrappers hide the epoch from them.
+    The library does not, when several processes resume within an epoch.
     """
 
     def __init__(self, sampler: TokenBatches) -> None:
@@ -234,7 +232,7 @@ class EpochCallback(TrainerCallback):
         self.sampler = sampler
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the epoch, also one that is resumed part-way."""
+        """Set the epoch, also after resuming within it."""
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
@@ -242,7 +240,7 @@ class EpochCallback(TrainerCallback):
 
 
 class ReaderTrainer(Trainer):
-    """The Trainer with the same losses for every multiple-choice model, over real options.
+    """The Trainer with one loss for all multiple-choice models, over the options that exist.
 
     Batches by tokens hold more short questions than long ones; every question weighs the same.
     """

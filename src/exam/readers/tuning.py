@@ -1,6 +1,5 @@
 """Freeze a reader's layers, add adapters, and set learning rates by layer."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,17 @@ from exam.core.checkpoints import POOLERS, checkpoint_fingerprint
 from exam.core.errors import ExamError
 from exam.core.files import read_object, write_json
 
-log = logging.getLogger(__name__)
-
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE = "base.json"  # beside an adapter: the checkpoint it changes, and its files' digests
 LAST_NORMS = ("final_norm", "norm")
 
 
-def layers_of(model: Any) -> nn.ModuleList:
+def get_layers(model: Any) -> nn.ModuleList:
     """Return the layers of a model's encoder, lowest first.
 
     Raises:
-        ExamError: the architecture names them otherwise.
+        ExamError: the architecture has another name for them.
     """
     backbone = model.base_model
     for path in ("encoder.layer", "layers"):
@@ -37,56 +34,43 @@ def layers_of(model: Any) -> nn.ModuleList:
             continue
         return layers
     raise ExamError(
-        f"tuning reads the layers of a model one by one, and a {model.config.model_type} model has "
-        "none under a known name.\nChoose tuning=full without tuning.layer_decay."
+        f"tuning needs a model's layers, and a {model.config.model_type} model has none under a "
+        "known name.\nChoose tuning=full without tuning.layer_decay."
     )
 
 
 def apply_tuning(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTrainedModel:
-    """Apply `with_tuning`, and log how many parameters are trained."""
-    model = with_tuning(model, tuning, base)
-    counts = count_parameters(model)
-    log.debug("train: %s", "{trained:,} of {all:,} parameters ({share:.1%})".format(**counts))
-    return model
-
-
-def with_tuning(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTrainedModel:
     """Return the model with frozen parts or with adapters; `base` is the name of its checkpoint.
 
     Raises:
         ExamError: `tuning` freezes more layers than there are, or its adapters fit no module.
     """
-    if is_adapted(model):  # in an earlier run
+    if is_adapted(model):  # by an earlier run
         model = merge_adapters(model).requires_grad_(True)
-    amount, adapts = tuning.freeze_layers, tuning.lora_rank is not None
-    layers = layers_of(model) if amount or adapts else nn.ModuleList()
+    amount, has_adapters = tuning.freeze_layers, tuning.lora_rank is not None
+    layers = get_layers(model) if amount or has_adapters else nn.ModuleList()
     frozen = round(amount * len(layers)) if amount < 1 else int(amount)
     if frozen > len(layers):
         raise ExamError(
             f"tuning.freeze_layers={amount:g}, but the model has {len(layers)} layers.\n"
             f"Set at most {len(layers)}, or a share below 1."
         )
-    if adapts:
+    if has_adapters:
         return _add_adapters(model, tuning, frozen, base)
-    embeddings = [_embeddings(model.base_model)] if tuning.freeze_embeddings else []
-    for part in [*embeddings, *layers[:frozen]]:
-        part.requires_grad_(False)
+    backbone: Any = model.base_model
+    if tuning.freeze_embeddings:  # an encoder's with positions and norm, or a decoder's of tokens
+        embeddings = getattr(backbone, "embeddings", None) or backbone.get_input_embeddings()
+        embeddings.requires_grad_(False)
+    for layer in layers[:frozen]:
+        layer.requires_grad_(False)
     return model
-
-
-def _embeddings(backbone: Any) -> nn.Module:
-    """Return an encoder's embeddings with positions and norm, or a decoder's token embeddings."""
-    part: nn.Module = getattr(backbone, "embeddings", None) or backbone.get_input_embeddings()
-    return part
 
 
 def count_parameters(model: Any) -> dict[str, Any]:
     """Count all parameters of a model and those that are trained, and return their share."""
-    everything, trained = (
-        get_model_param_count(model, trainable_only=only)  # type: ignore[no-untyped-call]
-        for only in (False, True)
-    )
-    return {"all": everything, "trained": trained, "share": trained / everything}
+    count: Any = get_model_param_count
+    number, trained = count(model), count(model, trainable_only=True)
+    return {"all": number, "trained": trained, "share": trained / number}
 
 
 # Adapters.
@@ -102,10 +86,10 @@ def _add_adapters(
     from peft import LoraConfig, get_peft_model
 
     linear, targets = list(_linear_modules(model, frozen)), names(tuning.lora_targets)
-    chosen = [name for name in linear if not targets or name.rpartition(".")[2] in targets]
+    selected = [name for name in linear if not targets or name.rpartition(".")[2] in targets]
     known = sorted({name.rpartition(".")[2] for name in linear})
     unknown = sorted(set(targets) - set(known))
-    if unknown or not chosen:
+    if unknown or not selected:
         raise ExamError(
             f"tuning.lora_targets={','.join(unknown) or targets} matches no module of the layers.\n"
             f"Choose from: {', '.join(known) or 'none; freeze fewer layers'}."
@@ -114,10 +98,10 @@ def _add_adapters(
         r=tuning.lora_rank,
         lora_alpha=tuning.lora_alpha,
         lora_dropout=tuning.lora_dropout,
-        target_modules=chosen,
+        target_modules=selected,
         modules_to_save=_heads(model),
-        use_rslora=tuning.rslora,
-        use_dora=tuning.dora,
+        use_rslora=tuning.use_rslora,
+        use_dora=tuning.use_dora,
     )
     wrapped: Any = get_peft_model(model, config)
     wrapped.peft_config["default"].base_model_name_or_path = base  # not its folder on this machine
@@ -128,7 +112,7 @@ def _add_adapters(
 def _linear_modules(model: Any, frozen: int) -> Iterator[str]:
     """Yield the full names of the linear modules in the layers that are not frozen."""
     paths = {id(module): name for name, module in model.named_modules()}
-    for layer in layers_of(model)[frozen:]:
+    for layer in get_layers(model)[frozen:]:
         for module in layer.modules():
             if isinstance(module, nn.Linear):
                 yield paths[id(module)]
@@ -175,18 +159,18 @@ def save_adapters(model: Any, base: Checkpoint, folder: Path, state: Any = None)
     )
 
 
-def adapters_base(folder: Path) -> Checkpoint | None:
+def find_adapter_base(folder: Path) -> Checkpoint | None:
     """Return the checkpoint that a folder's adapters change; None where it holds a whole model.
 
     Raises:
-        ExamError: that checkpoint has changed since, or is unknown.
+        ExamError: that checkpoint has changed since training, or is unknown.
     """
     if not (folder / ADAPTER).is_file():
         return None
     if not (folder / BASE).is_file() or not (folder / ADAPTER_WEIGHTS).is_file():
         raise ExamError(
-            f"{folder} holds adapters that this project did not write: {BASE} or "
-            f"{ADAPTER_WEIGHTS} is missing.\nMerge them into their model, and give its folder."
+            f"{folder} holds adapters, but {BASE} or {ADAPTER_WEIGHTS} is missing.\n"
+            "Merge the adapters into their model, and set its folder."
         )
     record = read_object(folder / BASE, "name_or_path", "identity")
     base = Checkpoint(
@@ -195,13 +179,13 @@ def adapters_base(folder: Path) -> Checkpoint | None:
     if checkpoint_fingerprint(base) != record["identity"]:
         raise ExamError(
             f"{folder} holds adapters of {base.name}, which is missing or has changed since.\n"
-            "Put the same files there again, or train again."
+            "Restore its files, or train again."
         )
     return base
 
 
-def with_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Return a checkpoint's model with the adapters of a folder."""
+def load_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Add the adapters of a folder to the model that they change."""
     from peft import PeftModel
 
     wrapped: Any = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
@@ -238,7 +222,7 @@ def set_learning_rates(
 def _rates(model: Any, rate: float, layer_decay: float, head_rate: float) -> dict[int, float]:
     """Return each weight's learning rate by the weight's id."""
     whole = model.get_base_model() if is_adapted(model) else model
-    layers = layers_of(whole)
+    layers = get_layers(whole)
     rates = {id(weight): head_rate for weight in whole.parameters()}
     lowest = rate * layer_decay ** len(layers)
     for name, part in whole.base_model.named_children():

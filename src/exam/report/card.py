@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from exam.config import CorpusReader, Train, trainer_values
+from exam.config import CorpusFormat, Train, trainer_values
 from exam.core.artifacts import Stage
 from exam.core.errors import ExamError
 from exam.core.files import read_json, write_atomically
@@ -15,10 +15,10 @@ CARD = "README.md"
 NOT_PUSHED = ("checkpoints/*", "*.lock", "verified.json")
 OWN = "Passages: as the corpus's own; this project does not know it."
 LICENCES = {
-    CorpusReader.demo: "Passages: lead sections of English Wikipedia, CC BY-SA 4.0.",
-    CorpusReader.wikipedia: "Passages: English Wikipedia, CC BY-SA 4.0.",
-    CorpusReader.jsonl: OWN,
-    CorpusReader.text: OWN,
+    CorpusFormat.demo: "Passages: lead sections of English Wikipedia, CC BY-SA 4.0.",
+    CorpusFormat.wikipedia: "Passages: English Wikipedia, CC BY-SA 4.0.",
+    CorpusFormat.jsonl: OWN,
+    CorpusFormat.text: OWN,
 }
 
 
@@ -92,8 +92,8 @@ def _facts(config: Train) -> list[tuple[str, Any]]:
 def _licences(config: Train) -> list[str]:
     found = ["Weights: those of the checkpoint they were trained from."]
     if config.retriever.kind.searches:
-        parts = [config.corpus, *config.corpus.also]
-        found += dict.fromkeys(LICENCES[part.reader] for part in parts)
+        parts = [config.corpus, *config.corpus.extra_corpora]
+        found += dict.fromkeys(LICENCES[part.format] for part in parts)
     return found
 
 

@@ -91,7 +91,7 @@ class SentenceEncoder:
         multiple = width_multiple(self.config.max_length)
         lengths = -(-self._lengths(distinct) // multiple) * multiple
         with progress_bar("encoded", len(distinct), "texts") as bar:
-            for batch in batch_by_length(lengths, self.config.batch_tokens):
+            for batch in batch_by_length(lengths, self.config.max_tokens_per_batch):
                 vectors[batch] = self.model.encode(
                     [distinct[i] for i in batch],
                     batch_size=len(batch),

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exam.config import Corpus, Index, Recipe
+from exam.config import Corpus, Index, IndexType
 from exam.core import distributed
 from exam.core.artifacts import Stage, load_stage, shared_stage
 from exam.core.errors import ExamError
@@ -209,7 +209,7 @@ def _check_room(folder: Path, rows: int, encoder: SentenceEncoder, index: Index)
     """Refuse to encode if the disk cannot hold the missing shards and the index."""
     size = FP32 * rows * (encoder.model.get_embedding_dimension() or 0)
     written = sum(path.stat().st_size for path in folder.glob("shard-*.parquet"))
-    least = size if index.recipe is Recipe.exact else size // 2
+    least = size if index.type is IndexType.exact else size // 2
     parts = {"encoded": max(0, size - written), "index": least}
     check_disk(f"an index of {rows:,} vectors", parts, folder)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from exam.config import Pairs, Query, Target
+from exam.config import Query, Target, TrainingPairs
 from exam.core.errors import ExamError
 from exam.data.tables import read_rows
 from exam.retrieval.chunking import passage_text
@@ -34,7 +34,7 @@ def mine_pairs(
     questions: Dataset,
     contexts: Contexts,
     idf: dict[str, float],
-    pairs: Pairs,
+    pairs: TrainingPairs,
     query: Query,
     seed: int,
 ) -> list[Example]:
@@ -50,7 +50,7 @@ def mine_pairs(
     listed = None if pairs.positives is None else read_positives(Path(pairs.positives))
     examples: list[Example] = []
     for question in questions.to_list():
-        candidates = contexts.get(question["id"], [])[pairs.first - 1 : pairs.last]
+        candidates = contexts.get(question["id"], [])[pairs.min_rank - 1 : pairs.max_rank]
         support = [passage_support(question, c, idf) for c in candidates]
         if listed is None:
             positives = _best_supporting(question, candidates, support, pairs)
@@ -68,15 +68,16 @@ def mine_pairs(
     if not examples:
         raise ExamError(
             f"None of {len(questions)} training questions has both a positive and a negative "
-            f"passage among ranks {pairs.first} to {pairs.last}.\n"
-            "Rank deeper (retriever.depth, pairs.last), set pairs.positives=<file>, or allow "
-            f"better negatives: pairs.max_support above {pairs.max_support}."
+            f"passage among ranks {pairs.min_rank} to {pairs.max_rank}.\n"
+            "Rank deeper (retriever.top_k, training_pairs.max_rank), set "
+            "training_pairs.positives=<file>, or allow better negatives: "
+            f"training_pairs.max_support above {pairs.max_support}."
         )
     return examples
 
 
 def _best_supporting(
-    question: Row, candidates: list[Row], support: list[float], pairs: Pairs
+    question: Row, candidates: list[Row], support: list[float], pairs: TrainingPairs
 ) -> list[Row]:
     """Return the passages that best support the right option, best first."""
 
@@ -88,17 +89,17 @@ def _best_supporting(
         return bool(candidates[i]["article_id"] == question["article"])
 
     order = sorted(filter(is_positive, range(len(candidates))), key=lambda i: -support[i])
-    return [candidates[i] for i in order[: pairs.per_question]]
+    return [candidates[i] for i in order[: pairs.num_positives]]
 
 
-def _look_up(rows: list[Row], candidates: list[Row], pairs: Pairs) -> list[Row]:
+def _look_up(rows: list[Row], candidates: list[Row], pairs: TrainingPairs) -> list[Row]:
     """Return the positives of a file: candidates by `passage_id`, or else the file's texts."""
     ranked = {row["passage_id"]: row for row in candidates}
     passages = [
         ranked.get(row.get("passage_id") or "") or {"passage_id": None, "title": "", **row}
         for row in rows
     ]
-    return [passage for passage in passages if passage.get("text")][: pairs.per_question]
+    return [passage for passage in passages if passage.get("text")][: pairs.num_positives]
 
 
 def _draw_negatives(
@@ -106,7 +107,7 @@ def _draw_negatives(
     candidates: list[Row],
     support: list[float],
     positives: list[Row],
-    pairs: Pairs,
+    pairs: TrainingPairs,
     seed: int,
 ) -> list[Row]:
     """Draw passages that are not positives, by the seed.
@@ -124,7 +125,7 @@ def _draw_negatives(
         )
     ]
     random = Random(f"{seed}:{question['id']}")
-    return random.sample(rest, min(pairs.negatives, len(rest)))
+    return random.sample(rest, min(pairs.num_negatives, len(rest)))
 
 
 def _read_gain(value: Any, number: int, path: Path) -> float:
@@ -140,8 +141,8 @@ def read_positives(path: Path) -> dict[str, list[Row]]:
     """Read each question's positives, best first.
 
     The file has `question_id` and `passage_id` or `text`. If it has `gain` (as with
-    `pairs.positives=reader`), passages without a positive gain are dropped, and the rest are sorted
-    by gain.
+    `training_pairs.positives=reader`), passages without a positive gain are dropped, and the rest
+    are sorted by gain.
 
     Raises:
         ExamError: it cannot be read, or lacks those columns.
@@ -151,7 +152,8 @@ def read_positives(path: Path) -> dict[str, list[Row]]:
     if "question_id" not in columns or not {"passage_id", "text"} & set(columns):
         raise ExamError(
             f"{path} has columns {', '.join(columns) or 'none'}; question_id and passage_id or "
-            "text are required.\nAdd them, or set pairs.positives=reader pairs.reader=<run folder>"
+            "text are required.\nAdd them, or set training_pairs.positives=reader "
+            "training_pairs.reader=<run folder>"
         )
     if "gain" in columns:
         gains = [_read_gain(row["gain"], number, path) for number, row in enumerate(rows, 1)]

@@ -58,7 +58,7 @@ class PairScorer:
         config = self.config
         return {
             "checkpoint": checkpoint_fingerprint(config.checkpoint),
-            "depth": config.depth,
+            "depth": config.top_k,
             "max_length": config.max_length,
             "query": config.query.value,
             "weight": config.weight,
@@ -152,7 +152,7 @@ def rerank(
     """
     config = scorer.config
     inputs = [
-        (query_texts(question, config.query), contexts.get(question["id"], [])[: config.depth])
+        (query_texts(question, config.query), contexts.get(question["id"], [])[: config.top_k])
         for question in questions.to_list()
     ]
     pairs = dict.fromkeys(

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 from datasets import Dataset
 
 from exam.config import (
+    Chunking,
     Corpus,
     Encoder,
     Index,
-    Passages,
     Reranker,
     RetrieverKind,
     Retrieving,
@@ -65,7 +65,7 @@ class Retrieval:
 
     corpus: Corpus
     encoder: Encoder
-    passages: Passages
+    chunking: Chunking
     retriever: RetrieverConfig
     index: Index
     outputs: Path
@@ -76,7 +76,7 @@ class Retrieval:
     @classmethod
     def from_config(cls, config: Retrieving) -> "Retrieval":
         """Return the retrieval of a command's configuration."""
-        groups = ("corpus", "encoder", "passages", "retriever", "index", "reranker")
+        groups = ("corpus", "encoder", "chunking", "retriever", "index", "reranker")
         shared = {group: getattr(config, group) for group in groups}
         return cls(**shared, outputs=Path(config.outputs))
 
@@ -103,7 +103,7 @@ class Retrieval:
     @cached_property
     def passage_table(self) -> PassageTable:
         """The passages of the corpus, split if missing."""
-        return build_passages(self.corpus, self.passages, self.outputs)
+        return build_passages(self.corpus, self.chunking, self.outputs)
 
     @cached_property
     def passage_index(self) -> PassageIndex:
@@ -240,7 +240,7 @@ class _Provided(_NoRetriever):
         missing = questions["context"][:].count(None)
         if missing == len(questions):
             raise ExamError(
-                "retriever=given reads the context of each question, but none has one.\n"
+                "retriever=provided reads the context of each question, but none has one.\n"
                 "Map its column with data.columns.context=<name>, or choose another retriever."
             )
         if missing:
@@ -276,7 +276,7 @@ class _PassageRetriever(Retriever):
         raise NotImplementedError
 
     def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
-        rows, depth = questions.to_list(), self.config.depth
+        rows, depth = questions.to_list(), self.config.top_k
         queries = [query_parts(question, self.config.query) for question in rows]
         hits = self.search(list(chain.from_iterable(queries)), SPARE * depth)
         for question, parts in zip(rows, queries, strict=True):
@@ -343,7 +343,7 @@ class _Hybrid(Retriever):
         weights = [config.weights.get(member, 1.0) for member in config.members]
         for key in questions["id"]:
             rankings = [ranking.get(key, []) for ranking in contexts]
-            yield fuse(rankings, weights, config.fusion, config.rrf_k, config.depth)
+            yield fuse(rankings, weights, config.fusion, config.rrf_k, config.top_k)
 
 
 class _Reranked(Retriever):
@@ -366,7 +366,7 @@ class _Reranked(Retriever):
 
 RETRIEVERS: dict[RetrieverKind, type[Retriever]] = {
     RetrieverKind.none: _NoRetriever,
-    RetrieverKind.given: _Provided,
+    RetrieverKind.provided: _Provided,
     RetrieverKind.two_stage: _TwoStage,
     RetrieverKind.bm25: _BM25,
     RetrieverKind.tfidf: _TfIdf,

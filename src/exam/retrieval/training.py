@@ -119,8 +119,8 @@ def tune(
     set_seed(config.seed)  # a new head starts from random weights
     is_reranker = config.task is Task.reranker
     query = config.reranker.query if is_reranker else config.retriever.query
-    examples = mine_pairs(split.train, contexts, idf, config.pairs, query, config.seed)
-    depth = config.reranker.depth if is_reranker else config.pairs.last
+    examples = mine_pairs(split.train, contexts, idf, config.training_pairs, query, config.seed)
+    depth = config.reranker.top_k if is_reranker else config.training_pairs.max_rank
     best = {key: passages[:depth] for key, passages in contexts.items()}
     setup = (_reranker if is_reranker else _encoder)(config, examples, folder / CHECKPOINTS)
     weight = config.reranker.weight if is_reranker else 1.0
@@ -149,7 +149,7 @@ def _score_weights(evaluator: RankingEvaluator) -> dict[str, dict[str, float]]:
 def _reranker(config: Train, examples: list[Example], checkpoints: Path) -> TrainerSetup:
     """Prepare the training of the cross-encoder."""
     scorer = PairScorer(replace(config.reranker, dtype=Dtype.float32))
-    is_listwise = config.pairs.loss is PairLoss.lambda_loss
+    is_listwise = config.training_pairs.loss is PairLoss.lambda_loss
     loss = LambdaLoss if is_listwise else BinaryCrossEntropyLoss
     options = {
         "args": build_training_arguments(
@@ -174,7 +174,7 @@ def _encoder(config: Train, examples: list[Example], checkpoints: Path) -> Train
             METRIC,
             batch_sampler="no_duplicates",  # a repeated passage would be a negative of its query
         ),
-        "train_dataset": _triplets(examples, settings, config.pairs.negatives),
+        "train_dataset": _triplets(examples, settings, config.training_pairs.num_negatives),
         "loss": MultipleNegativesRankingLoss(encoder.model),
     }
 

@@ -56,7 +56,7 @@ def rank_sentences(
     keys, article_rows = sentences["key"].to_numpy(), sentences["article"].to_numpy()
     rows_of = [_sentences_of(article_rows, articles) for articles in nearest]
     candidates = [
-        prefilter(question, rows, keys, sentences, search.encode_at_most)
+        prefilter(question, rows, keys, sentences, search.prefilter_k)
         for question, rows in zip(questions.to_list(), rows_of, strict=True)
     ]
     rows = np.unique(np.concatenate([rows for rows, _, _ in candidates]))
@@ -69,7 +69,7 @@ def rank_sentences(
     for start in range(0, len(questions), QUESTIONS_PER_BLOCK):
         block = slice(start, start + QUESTIONS_PER_BLOCK)
         ranked = [
-            _rank(*pair, keys, embeddings, search.depth)
+            _rank(*pair, keys, embeddings, search.top_k)
             for pair in zip(candidates[block], queries[block], strict=True)
         ]
         yield from _passages(questions["id"][block], ranked, sentences, index)

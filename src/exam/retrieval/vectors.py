@@ -1,6 +1,6 @@
 """Build and search vector indexes with faiss: exact, or quantized inverted lists on disk.
 
-An exact index is one memory-mapped file of float32 vectors. A `low_ram` index stores one bit a
+An exact index is one memory-mapped file of float32 vectors. A `low_memory` index stores one bit a
 dimension (RaBitQ, Gao and Long 2024, on residuals of k-means cells, after a random rotation) in
 lists that are mapped from disk, and half-precision vectors. A search reads only the vectors of the
 candidates that it ranks again.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exam.config import Index, Recipe
+from exam.config import Index, IndexType
 from exam.core.errors import ExamError, spell_command
 from exam.core.estimates import FP32, GIB
 from exam.core.files import checksum_matches, write_atomically, write_with_checksum
@@ -85,30 +85,32 @@ class IndexSpec:
 
 def index_key(index: Index) -> dict[str, Any]:
     """Return the settings, and for `auto` the hardware, that determine the index."""
-    key: dict[str, Any] = {"recipe": index.recipe.value}
-    if index.recipe is not Recipe.exact:
-        key |= {"probe": index.probe, "refine": index.refine}
-    if index.recipe is Recipe.auto:
-        key |= {"memory_gib": index.memory_gib, "gpu": import_faiss().get_num_gpus() > 0}
+    key: dict[str, Any] = {"type": index.type.value}
+    if index.type is not IndexType.exact:
+        key |= {"nprobe": index.nprobe, "refine_k": index.refine_k}
+    if index.type is IndexType.auto:
+        key |= {"max_memory_gib": index.max_memory_gib, "gpu": import_faiss().get_num_gpus() > 0}
     return key
 
 
 def choose_index_spec(index: Index, vectors: int, dimension: int) -> IndexSpec:
     """Choose how to store some number of vectors.
 
-    `auto` is exact if the vectors fit `index.memory_gib`, or on a GPU, which searches blocks
+    `auto` is exact if the vectors fit `index.max_memory_gib`, or on a GPU, which searches blocks
     faster than a CPU searches lists.
     """
     exact = IndexSpec(vectors, dimension)
     lists = 1 << int(math.log2(max(1, min(2 * math.sqrt(vectors), vectors / TRAINED_ON))))
-    low_ram = IndexSpec(vectors, dimension, lists, min(index.probe, lists), index.refine)
-    spec = low_ram if index.recipe is Recipe.low_ram else exact
-    if index.recipe is Recipe.auto:
-        budget = index.memory_gib * GIB
+    low_memory = IndexSpec(vectors, dimension, lists, min(index.nprobe, lists), index.refine_k)
+    spec = low_memory if index.type is IndexType.low_memory else exact
+    if index.type is IndexType.auto:
+        budget = index.max_memory_gib * GIB
         if exact.memory > budget and not import_faiss().get_num_gpus():
-            spec = low_ram
+            spec = low_memory
             if spec.memory > budget:
-                log.warning("index: even low_ram exceeds index.memory_gib=%g", index.memory_gib)
+                log.warning(
+                    "index: even low_memory exceeds index.max_memory_gib=%g", index.max_memory_gib
+                )
     log.debug("index: %s · %d bytes in memory, %d on disk", spec, spec.memory, spec.disk)
     return spec
 

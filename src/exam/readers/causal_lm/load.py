@@ -1,4 +1,4 @@
-"""Load a causal language model in the way it is to be executed."""
+"""Load a causal language model where `model.weights_location` puts its weights."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ from transformers import (
     set_seed,
 )
 
-from exam.config import Dtype, Execution, Model
+from exam.config import Dtype, Model, WeightsLocation
 from exam.core.checkpoints import (
     check_new_weights,
     count_embeddings,
@@ -41,50 +41,49 @@ def inspect_decoder(config: Model) -> tuple[Any, PreTrainedTokenizerBase]:
     """Return a causal language model without memory for its weights, and its tokenizer.
 
     Raises:
-        ExamError: the checkpoint cannot be loaded, or is not a decoder, or its files do not agree.
+        ExamError: the checkpoint cannot be loaded, or is not a decoder, or its files contradict
+            each other.
     """
-    folder = resolve_checkpoint(config.required_checkpoint)
     dtype_kwargs(config, default_half_dtype())
-    architecture, tokenizer = _architecture(config, folder), _tokenizer(config, folder)
-    set_padding(tokenizer, architecture)
-    if _form(config, folder):  # the library reads a GGUF only as a whole
+    folder, architecture, tokenizer = _load_parts(config)
+    if _gguf_file(config, folder):  # the library reads a GGUF file only as a whole
         with torch.device("meta"):
             factory: Any = AutoModelForCausalLM
             model = factory.from_config(architecture)
     else:
-        model = _weights(config, folder, architecture, {"device_map": "meta"})
+        model = _load_weights(config, folder, architecture, {"device_map": "meta"})
     check_vocabulary(tokenizer, count_embeddings(model))
     return model, tokenizer
 
 
-def load_causal(config: Model, work: Path) -> tuple[Runner, Prompter, int]:
-    """What runs the model, what lays questions out for it, and its window in tokens.
+def load_runner(config: Model, work: Path) -> tuple[Runner, Prompter, int]:
+    """Return a model's runner, its prompter, and its window in tokens.
 
-    What does not fit in memory lies below `work` meanwhile.
+    States and weights that do not fit in memory go to files below `work`.
     """
-    folder = resolve_checkpoint(config.required_checkpoint)
-    architecture = _architecture(config, folder)
-    tokenizer = _tokenizer(config, folder)
-    set_padding(tokenizer, architecture)
-    prompter = Prompter.of(config, tokenizer)
+    folder, architecture, tokenizer = _load_parts(config)
     runner = _runner(config, folder, architecture, work)
-    return runner, prompter, window(config, architecture, training=False)
+    window = get_window(config, architecture, training=False)
+    return runner, Prompter.of(config, tokenizer), window
 
 
-def load_whole(config: Model, otherwise: Dtype) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Load a model and its tokenizer; `otherwise` is its number format if none is configured."""
-    folder = resolve_checkpoint(config.required_checkpoint)
-    architecture, tokenizer = _architecture(config, folder), _tokenizer(config, folder)
-    set_padding(tokenizer, architecture)
-    return _weights(config, folder, architecture, dtype_kwargs(config, otherwise)), tokenizer
+def load_causal_lm(config: Model, default: Dtype) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load a model and its tokenizer; `default` is its number format if none is configured."""
+    folder, architecture, tokenizer = _load_parts(config)
+    weights = dtype_kwargs(config, default)
+    return _load_weights(config, folder, architecture, weights), tokenizer
 
 
-def random_decoder(
+def build_random_decoder(
     config: Model, seed: int, texts: Iterable[str]
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """A small random model of the configured architecture, with a tokenizer of the texts."""
+    """Build a small random model of the configured architecture, with a tokenizer of the texts.
+
+    The tokenizer also learns the template and the replies, often enough to keep them whole.
+    """
     set_seed(seed)
-    tokenizer = tiny_tokenizer([*texts, *_words(config)])
+    template = config.template or TEMPLATES[config.scoring]
+    tokenizer = tiny_tokenizer([*texts, *([template, "yes no", *LETTERS] * 100)])
     architecture = AutoConfig.for_model(**small_architecture(config), vocab_size=len(tokenizer))
     if type(architecture) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise _no_decoder(f"model.architecture={architecture.model_type}", architecture)
@@ -92,76 +91,68 @@ def random_decoder(
     return factory.from_config(architecture), tokenizer
 
 
-def _words(config: Model) -> list[str]:
-    """What a random model's tokenizer has to know, often enough: replies, and the template."""
-    return [config.template or TEMPLATES[config.scoring], "yes no", *LETTERS] * 100
-
-
-def window(config: Model, architecture: Any, *, training: bool) -> int:
-    """How many tokens are read at most."""
+def get_window(config: Model, architecture: Any, *, training: bool) -> int:
+    """Return how many tokens the model reads at most."""
     limit: int = getattr(architecture, "max_position_embeddings", 1 << 30)
     return min(config.length(training=training), limit)
 
 
-def _form(config: Model, folder: Path) -> dict[str, Any]:
-    """The GGUF file of a checkpoint that is one; a run that was trained from it has none."""
-    if config.gguf is None or not (folder / config.gguf).is_file():
+def _load_parts(config: Model) -> tuple[Path, Any, PreTrainedTokenizerBase]:
+    """Return a checkpoint's folder, the configuration of its model, and its tokenizer."""
+    checkpoint = config.required_checkpoint
+    folder = resolve_checkpoint(checkpoint)
+    options = {"trust_remote_code": config.trust_remote_code, **_gguf_file(config, folder)}
+    with translate_load_errors(checkpoint):
+        architecture = AutoConfig.from_pretrained(folder, **options)
+    names, kind = architecture.architectures or [], type(architecture)
+    is_unnamed = not names and kind in MODEL_FOR_CAUSAL_LM_MAPPING  # read from a GGUF file
+    is_decoder = is_unnamed and kind not in MODEL_FOR_MASKED_LM_MAPPING
+    if not is_decoder and not any(name.endswith(DECODERS) for name in names):
+        raise _no_decoder(f"model.name_or_path={config.name_or_path}", architecture)
+    with translate_load_errors(checkpoint):
+        tokenizer = load_tokenizer(folder, **options)
+    set_padding(tokenizer, architecture)
+    return folder, architecture, tokenizer
+
+
+def _gguf_file(config: Model, folder: Path) -> dict[str, Any]:
+    """Return the GGUF file of a checkpoint; a run trained from one holds safetensors instead."""
+    if config.gguf_file is None or not (folder / config.gguf_file).is_file():
         return {}
-    return {"gguf_file": config.gguf}
+    return {"gguf_file": config.gguf_file}
 
 
-def _tokenizer(config: Model, folder: Path) -> PreTrainedTokenizerBase:
-    with translate_load_errors(config.required_checkpoint):
-        return load_tokenizer(
-            folder, trust_remote_code=config.trust_remote_code, **_form(config, folder)
-        )
-
-
-def _architecture(config: Model, folder: Path) -> Any:
-    with translate_load_errors(config.required_checkpoint):
-        found = AutoConfig.from_pretrained(
-            folder, trust_remote_code=config.trust_remote_code, **_form(config, folder)
-        )
-    names, kind = found.architectures or [], type(found)
-    unnamed = not names and kind in MODEL_FOR_CAUSAL_LM_MAPPING  # as out of a GGUF
-    decodes = unnamed and kind not in MODEL_FOR_MASKED_LM_MAPPING
-    if not decodes and not any(name.endswith(DECODERS) for name in names):
-        raise _no_decoder(str(config.name_or_path), found)
-    return found
-
-
-def _no_decoder(what: str, architecture: Any) -> ExamError:
+def _no_decoder(setting: str, architecture: Any) -> ExamError:
     names = ", ".join(architecture.architectures or []) or architecture.model_type
     return ExamError(
-        f"{what} is no decoder ({names}): "
-        "model.kind=causal_lm asks a model that continues texts.\n"
-        "Give one, or choose another model (model=minilm)."
+        f"{setting} is not a decoder ({names}), and model.kind=causal_lm needs one.\n"
+        "Name a decoder, or choose another model (model=minilm)."
     )
 
 
 def _runner(config: Model, folder: Path, architecture: Any, work: Path) -> Runner:
     weights = dtype_kwargs(config, default_half_dtype())
     device = compute_device()
-    memory = round(config.memory_gib * 2**30)
-    if config.execution is Execution.layerwise:
-        own = weights["dtype"], device, work / "states", memory
+    memory = round(config.max_memory_gib * 2**30)
+    if config.weights_location is WeightsLocation.layerwise:
         with translate_load_errors(config.required_checkpoint):
-            return Layerwise(folder, architecture, *own)
-    if config.execution is Execution.offload:
+            return Layerwise(
+                folder, architecture, weights["dtype"], device, work / "states", memory
+            )
+    if config.weights_location is WeightsLocation.offload:
         weights |= {
             "device_map": "auto",
             "offload_folder": str(work / "offload"),
-            "max_memory": _devices(memory),
+            "max_memory": _max_memory(memory),
         }
-    model = _weights(config, folder, architecture, weights)
+    model = _load_weights(config, folder, architecture, weights)
     return InMemory(model if "device_map" in weights else model.to(device), device)
 
 
-def _weights(config: Model, folder: Path, architecture: Any, weights: dict[str, Any]) -> Any:
-    packed = _form(config, folder)
-    form = packed or {"use_safetensors": True}
-    if packed:  # unpacked, whatever kernels there are: so it can be trained and saved
-        form["quantization_config"] = GgufConfig(dequantize=True)
+def _load_weights(config: Model, folder: Path, architecture: Any, weights: dict[str, Any]) -> Any:
+    options = _gguf_file(config, folder)
+    if options:  # dequantized, so that it can be trained and saved
+        options["quantization_config"] = GgufConfig(dequantize=True)
     checkpoint = config.required_checkpoint
     with translate_load_errors(checkpoint):
         factory: Any = AutoModelForCausalLM
@@ -171,14 +162,14 @@ def _weights(config: Model, folder: Path, architecture: Any, weights: dict[str, 
             trust_remote_code=config.trust_remote_code,
             output_loading_info=True,
             **weights,
-            **form,
+            **(options or {"use_safetensors": True}),
         )
     check_new_weights(checkpoint, model, info, of_head=False)
     return model
 
 
-def _devices(memory: int) -> dict[int | str, int]:
-    """What accelerate may fill: nine tenths of every GPU, and so much of the memory."""
+def _max_memory(memory: int) -> dict[int | str, int]:
+    """Return the bytes that accelerate may fill: 90 % of every GPU, and `memory` of the host's."""
     from accelerate.utils import get_max_memory
 
     gpus = {n: int(0.9 * size) for n, size in get_max_memory().items() if n != "cpu"}

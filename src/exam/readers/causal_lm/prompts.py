@@ -1,7 +1,7 @@
-"""Prompts for a causal language model: what all options of a question share, and what ends each.
+"""Prompts for a causal language model: a prefix that the options share, and a suffix for each.
 
-The template is trusted, questions and passages are not: they are tokenised by themselves, so that
-no text of theirs becomes a special token.
+The template is trusted; questions and passages are not. They are tokenised separately, so that
+none of their text becomes a special token.
 """
 
 import logging
@@ -40,102 +40,105 @@ TEMPLATES = {
     ),
     Scoring.likelihood: "Passages from an encyclopaedia:\n{context}\nQuestion: {prompt}",
 }
-PLAIN_END = "\nAnswer:"  # of a template without a chat's frame
-MARKS = re.compile(r"(\{(?:context|prompt|options|option)\})")
+PLAIN_END = "\nAnswer:"  # of a template without a chat template
+PLACEHOLDERS = re.compile(r"(\{(?:context|prompt|options|option)\})")
 
 
-def has_chat(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a model is asked in messages."""
+def has_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a model expects chat messages."""
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
-    """Messages as a model's chat template frames them, up to its reply.
+def apply_chat_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
+    """Format messages with a model's chat template, up to its reply.
 
     Raises:
         ExamError: the model has no chat template.
     """
-    if not has_chat(tokenizer):
+    if not has_chat_template(tokenizer):
         raise ExamError(
             f"{tokenizer.name_or_path} has no chat template.\n"
-            "Ask it as plain text, model.chat=false, or choose an instruction-tuned model."
+            "Set model.use_chat_template=false, or choose an instruction-tuned model."
         )
-    framed: Any = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True
-    )
-    return str(framed)
+    text: Any = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return str(text)
 
 
 @dataclass(frozen=True)
-class Asked:
+class Prompt:
     """A question in token ids."""
 
     prefix: list[int]
-    endings: list[list[int]]  # one for each option; empty where letters are scored
+    suffixes: list[list[int]]  # one for each option; empty with scoring=letters
     options: int
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest way through it."""
-        return len(self.prefix) + max(map(len, self.endings), default=0)
+        """The number of tokens of the prefix with its longest suffix."""
+        return len(self.prefix) + max(map(len, self.suffixes), default=0)
 
 
 @dataclass(frozen=True)
 class Prompter:
-    """Lays questions out for a model, as its chat template or a plain text frames them."""
+    """Builds prompts from a template, inside the model's chat template or as plain text."""
 
     tokenizer: PreTrainedTokenizerBase
     scoring: Scoring
-    pieces: list[str]  # of the framed template: text, and marks in braces
-    start: list[int]  # what every sequence of this tokenizer begins with
-    space: str  # a space before a mark: with the text in its place, not with the piece before
+    pieces: list[str]  # of the template: text, and placeholders in braces
+    start: list[int]  # the tokens that begin every sequence of this tokenizer
+    space: str  # a space before a placeholder belongs to the inserted text
 
     @classmethod
     def of(cls, config: Model, tokenizer: PreTrainedTokenizerBase) -> "Prompter":
-        """The configured one.
+        """Build the configured prompter.
 
         Raises:
-            ExamError: a chat template is asked for that the model does not have.
+            ExamError: the configuration requires a chat template that the model lacks.
         """
         template = config.template or TEMPLATES[config.scoring]
-        chats = has_chat(tokenizer) if config.chat is None else config.chat
-        if chats:
-            framed = chat(tokenizer, [{"role": "user", "content": template}])
-            start: list[int] = []
+        is_chat = (
+            has_chat_template(tokenizer)
+            if config.use_chat_template is None
+            else config.use_chat_template
+        )
+        start: list[int] = []
+        if is_chat:
+            text = apply_chat_template(tokenizer, [{"role": "user", "content": template}])
         else:
-            framed = template if config.template else f"{template}{PLAIN_END}"
+            text = template if config.template else f"{template}{PLAIN_END}"
             start = SpecialTokens.of(tokenizer, pair=False).prefix
         if config.scoring is Scoring.likelihood:
-            framed += "{option}" if chats else " {option}"
-        return cls(tokenizer, config.scoring, MARKS.split(framed), start, prefix_space(tokenizer))
+            text += "{option}" if is_chat else " {option}"
+        pieces = PLACEHOLDERS.split(text)
+        return cls(tokenizer, config.scoring, pieces, start, prefix_space(tokenizer))
 
     @property
     def padding(self) -> int:
-        """A token to pad with."""
+        """The padding token."""
         return int(self.tokenizer.pad_token_id)
 
-    def asked(
+    def build_prompts(
         self,
         questions: Dataset,
         contexts: Contexts,
         window: int,
         order: Order = Order.best_first,
-    ) -> list[Asked]:
-        """Every question; only its passages are cut, the least relevant first.
+    ) -> list[Prompt]:
+        """Build the prompt of every question; truncate only passages, the least relevant first.
 
         Raises:
             ExamError: a question without passages needs more tokens than the model's window.
         """
         cut, counts = TruncationStats(), TokenCounts()
-        found = [
-            self._asked(q, contexts.get(q["id"], []), window, order, cut, counts)
+        prompts = [
+            self._build(q, contexts.get(q["id"], []), window, order, cut, counts)
             for q in questions.to_list()
         ]
-        log.debug("prompts: %d questions · cut %s · %s", len(found), vars(cut), counts)
+        log.debug("prompts: %d questions · cut %s · %s", len(prompts), vars(cut), counts)
         counts.warn("prompts")
-        return found
+        return prompts
 
-    def _asked(
+    def _build(
         self,
         question: dict[str, Any],
         passages: list[dict[str, Any]],
@@ -143,28 +146,29 @@ class Prompter:
         order: Order,
         cut: TruncationStats,
         counts: TokenCounts,
-    ) -> Asked:
+    ) -> Prompt:
         options = question["options"]
         listed = "".join(
             f"{letter}. {option}\n" for letter, option in zip(LETTERS, options, strict=False)
         )
-        own = {"{prompt}": question["prompt"], "{options}": listed}
-        place = self.pieces.index("{option}") if "{option}" in self.pieces else len(self.pieces)
-        before = [self._ids(i, own) for i in range(place)]
-        tail = [token for i in range(place + 1, len(self.pieces)) for token in self._ids(i, own)]
-        endings = []
-        if place < len(self.pieces):
-            endings = [self._ids(place, {"{option}": option}) + tail for option in options]
-        fixed = len(self.start) + sum(map(len, before)) + max(map(len, endings), default=0)
+        values = {"{prompt}": question["prompt"], "{options}": listed}
+        end = self.pieces.index("{option}") if "{option}" in self.pieces else len(self.pieces)
+        before = [self._ids(i, values) for i in range(end)]
+        tail = [token for i in range(end + 1, len(self.pieces)) for token in self._ids(i, values)]
+        suffixes = []
+        if end < len(self.pieces):
+            suffixes = [self._ids(end, {"{option}": option}) + tail for option in options]
+        fixed = len(self.start) + sum(map(len, before)) + max(map(len, suffixes), default=0)
         if fixed > window:
             raise ExamError(
-                f"question {question['id']!r} needs {fixed} tokens without passages, the model "
-                f"reads {window}.\nOptions are never cut: raise model.max_length as far as the "
-                "model allows, or shorten the question."
+                f"question {question['id']!r} needs {fixed} tokens without passages, but the model "
+                f"reads {window}.\nOptions are never truncated: raise model.max_length up to the "
+                "model's limit, or shorten the question."
             )
         lines = token_ids(self.tokenizer, [f"- {passage['text']}\n" for passage in passages])
-        parts, apart = [*before, *endings], token_ids(self.tokenizer, options)
-        counts.add(question["id"], parts, apart, lines, unknown_id(self.tokenizer))
+        option_ids = token_ids(self.tokenizer, options)
+        unknown = unknown_id(self.tokenizer)
+        counts.add(question["id"], [*before, *suffixes], option_ids, lines, unknown)
         kept = fit_passages(lines, window - fixed, cut)
         if order is Order.best_last:
             kept.reverse()
@@ -172,45 +176,41 @@ class Prompter:
         prefix = list(self.start)
         for piece, ids in zip(self.pieces, before, strict=False):
             prefix += context if piece == "{context}" else ids
-        return Asked(prefix, endings, len(options))
+        return Prompt(prefix, suffixes, len(options))
 
-    def _ids(self, place: int, own: dict[str, str]) -> list[int]:
-        """A piece of the template: its own words may be special tokens, a question's never."""
-        piece = self.pieces[place]
+    def _ids(self, number: int, values: dict[str, str]) -> list[int]:
+        """Return the token ids of a piece; only the template's text may hold special tokens."""
+        piece = self.pieces[number]
         if piece == "{context}":
             return []
-        if piece in own:
-            spaced = place > 0 and self.pieces[place - 1].endswith(" ")
-            return self._text(f"{self.space if spaced else ''}{own[piece]}")
-        leads = place + 1 < len(self.pieces)  # to a mark
-        text = piece.removesuffix(" ") if leads else piece
+        if piece in values:
+            is_spaced = number > 0 and self.pieces[number - 1].endswith(" ")
+            text = f"{self.space if is_spaced else ''}{values[piece]}"
+            return token_ids(self.tokenizer, [text])[0]
+        precedes_placeholder = number + 1 < len(self.pieces)
+        text = piece.removesuffix(" ") if precedes_placeholder else piece
+        return self._template_ids(text)
+
+    def _template_ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def _text(self, text: str) -> list[int]:
-        return token_ids(self.tokenizer, [text])[0]
-
-    def single(self, words: Iterable[str]) -> list[int]:
-        """The token that each word is at the beginning of a reply.
+    def single_token_ids(self, words: Iterable[str]) -> list[int]:
+        """Return the token that each word is at the beginning of a reply.
 
         Raises:
-            ExamError: a word is no single token of this model's.
+            ExamError: a word takes several tokens of this model, or is unknown to it.
         """
         tail = self.pieces[-1]
-        before = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
+        before = self._template_ids(tail)
         space = "" if not tail or tail[-1].isspace() else " "
-        found = []
+        tokens = []
         for word in words:
-            whole = self.tokenizer(f"{tail}{space}{word}", add_special_tokens=False)["input_ids"]
-            ids = whole[len(before) :]
-            if (
-                whole[: len(before)] != before
-                or len(ids) != 1
-                or ids[0] == self.tokenizer.unk_token_id
-            ):
+            *start, token = self._template_ids(f"{tail}{space}{word}")
+            if start != before or token == self.tokenizer.unk_token_id:
                 raise ExamError(
-                    f"The model has no token of its own for {word!r}.\n"
+                    f"The model has no single token for {word!r}.\n"
                     "Set model.scoring=likelihood, which needs none."
                 )
-            found.append(ids[0])
-        return found
+            tokens.append(token)
+        return tokens

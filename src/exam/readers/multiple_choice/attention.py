@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
@@ -36,20 +37,20 @@ class Distances:
     missing.
     """
 
-    keys: torch.Tensor | None  # (heads, size, distances)
-    queries: torch.Tensor | None  # (heads, size, distances), scaled
-    index: torch.Tensor | None  # (questions or 1, length, length): which distance
+    keys: Tensor | None  # (heads, size, distances)
+    queries: Tensor | None  # (heads, size, distances), scaled
+    index: Tensor | None  # (questions or 1, length, length): which distance
 
 
 def attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    allowed: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    allowed: Tensor,
     scale: float,
     dropout: float = 0.0,
     distances: Distances | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """Attend with heads `(questions, heads, length, size)`.
 
     Returns `(questions, length, heads, size)`. `allowed` `(questions, 1, length, length)` tells
@@ -62,13 +63,13 @@ def attend(
 
 
 def sdpa_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    allowed: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    allowed: Tensor,
     dropout: float,
     distances: Distances | None,
-) -> torch.Tensor:
+) -> Tensor:
     """Compute all questions in one call, masked scores too; the query is scaled."""
     mask = allowed
     if distances is not None and distances.index is not None:
@@ -86,18 +87,18 @@ def sdpa_attention(
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def per_question_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    allowed: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    allowed: Tensor,
     dropout: float,
     distances: Distances | None,
-) -> torch.Tensor:
+) -> Tensor:
     """Compute each question separately, without masked scores; the query is scaled."""
     heads = [x.contiguous() for x in (query, key, value)]
     by = Distances(None, None, None) if distances is None else distances
     apply: Any = PerQuestionAttention.apply
-    states: torch.Tensor = apply(*heads, by.keys, by.queries, by.index, allowed, dropout)
+    states: Tensor = apply(*heads, by.keys, by.queries, by.index, allowed, dropout)
     return states
 
 
@@ -108,11 +109,11 @@ class Block:
     first: int
     last: int
     columns: int
-    mask: torch.Tensor | None  # (last - first, columns): blocked scores; None: all after `open`
+    mask: Tensor | None  # (last - first, columns): blocked scores; None: all after `open`
     open: int  # number of columns that every row attends to
 
 
-def split_blocks(allowed: torch.Tensor) -> list[list[Block]]:
+def split_blocks(allowed: Tensor) -> list[list[Block]]:
     """Split each question into its shared part, and its options with the shared part's last rows.
 
     Rows and columns end at multiples of STEP where the length allows it.
@@ -137,19 +138,19 @@ class PerQuestionAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        keys: torch.Tensor | None,
-        queries: torch.Tensor | None,
-        index: torch.Tensor | None,
-        allowed: torch.Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        keys: Tensor | None,
+        queries: Tensor | None,
+        index: Tensor | None,
+        allowed: Tensor,
         dropout: float,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return attended values `(questions, length, heads, size)`."""
         states = torch.zeros_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
         ctx.blocks, ctx.dropout = split_blocks(allowed), dropout
-        kept: list[torch.Tensor] = []
+        kept: list[Tensor] = []
         for number, blocks in enumerate(ctx.blocks):
             end = blocks[-1].last
             by_key = None if keys is None else query[number, :, :end] @ keys
@@ -177,7 +178,7 @@ class PerQuestionAttention(torch.autograd.Function):
         return states
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
         """Return the gradients of query, key, value and of the distances' keys and queries."""
         query, key, value, keys, queries, index, *kept = ctx.saved_tensors
         to_query, to_key, to_value = (torch.zeros_like(x) for x in (query, key, value))
@@ -220,26 +221,26 @@ class PerQuestionAttention(torch.autograd.Function):
         return to_query, to_key, to_value, to_keys, to_queries, None, None, None
 
 
-def _distance_index(index: torch.Tensor, number: int, block: Block, heads: int) -> torch.Tensor:
+def _distance_index(index: Tensor, number: int, block: Block, heads: int) -> Tensor:
     """Return the distances of a question's block for each head."""
     rows = index[number % len(index), block.first : block.last, : block.columns]
     return rows.expand(heads, -1, -1)
 
 
-def _dropout_mask(weights: torch.Tensor, share: float) -> torch.Tensor:
+def _dropout_mask(weights: Tensor, share: float) -> Tensor:
     return torch.empty_like(weights).bernoulli_(1 - share).div_(1 - share)
 
 
 def _attend_for_library(
     _module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
     scaling: float,
     dropout: float = 0.0,
     **_: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """Attend as the library's models call it."""
     return attend(query, key, value, attention_mask, scaling, dropout), None
 
@@ -262,13 +263,13 @@ class DisentangledAttention(DisentangledSelfAttention):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor,
+        hidden_states: Tensor,
+        attention_mask: Tensor,
         output_attentions: bool = False,
-        query_states: torch.Tensor | None = None,
+        query_states: Tensor | None = None,
         relative_pos: Any = None,
-        rel_embeddings: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, None]:
+        rel_embeddings: Tensor | None = None,
+    ) -> tuple[Tensor, None]:
         """Return hidden states `(batch, length, hidden)` after attention.
 
         `attention_mask` `(batch, 1, length, length)` tells which token attends to which;
@@ -285,14 +286,12 @@ class DisentangledAttention(DisentangledSelfAttention):
         states = attend(query, key, value, attention_mask.bool(), scale, dropout, distances)
         return states.flatten(2), None
 
-    def _heads(self, states: torch.Tensor) -> torch.Tensor:
+    def _heads(self, states: Tensor) -> Tensor:
         """Reshape `(…, length, hidden)` to `(…, heads, length, size)`."""
         split = states.view(*states.shape[:-1], self.num_attention_heads, -1)
         return split.transpose(-2, -3)
 
-    def _distances(
-        self, relative_pos: torch.Tensor, rel_embeddings: Any, scale: float
-    ) -> Distances:
+    def _distances(self, relative_pos: Tensor, rel_embeddings: Any, scale: float) -> Distances:
         """Build the terms content to position and position to content."""
         span = self.pos_ebd_size
         embedded = self.pos_dropout(rel_embeddings[: 2 * span])

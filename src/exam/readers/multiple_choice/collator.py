@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from exam.config import Layout
@@ -32,7 +33,7 @@ class Collator:
         self.single = SpecialTokens.of(self.tokenizer, pair=False)
         self.pair = SpecialTokens.of(self.tokenizer, pair=True)
 
-    def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: list[Row]) -> dict[str, Tensor]:
         """Return the model's inputs, `option_mask`, and `labels` if every row has one."""
         batch = self._inputs(rows)
         batch["option_mask"] = torch.tensor(
@@ -50,11 +51,11 @@ class Collator:
                 evidence[: len(row["options"])] = torch.tensor(row["evidence"])
         return batch
 
-    def tokens(self, row: Row) -> int:
+    def count_tokens(self, row: Row) -> int:
         """Count the tokens of a question in a batch of questions as long, with padding."""
         raise NotImplementedError
 
-    def _inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+    def _inputs(self, rows: list[Row]) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def _build(self, row: Row, question: list[int]) -> dict[str, list[int]]:
@@ -63,9 +64,7 @@ class Collator:
         ordered = texts if self.layout is Layout.context_first else texts[::-1]
         return (self.pair if row["context"] else self.single).build(*ordered)
 
-    def _padded(
-        self, sequences: list[dict[str, list[int]]], length: int
-    ) -> dict[str, torch.Tensor]:
+    def _padded(self, sequences: list[dict[str, list[int]]], length: int) -> dict[str, Tensor]:
         """Pad sequences to tensors of a length; all but token ids with 0."""
         padding = {"input_ids": self.tokenizer.pad_token_id}
         return {
@@ -86,11 +85,11 @@ class MultipleChoiceCollator(Collator):
 
     global_attention: bool = False
 
-    def tokens(self, row: Row) -> int:
+    def count_tokens(self, row: Row) -> int:
         """Count the longest option's sequence, once for every option."""
         return self.options * max(len(self._sequence(row, o)["input_ids"]) for o in row["options"])
 
-    def _inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+    def _inputs(self, rows: list[Row]) -> dict[str, Tensor]:
         sequences = [
             self._sequence(row, option)
             for row in rows
@@ -125,11 +124,11 @@ class PackedCollator(Collator):
     multiple of STEP.
     """
 
-    def tokens(self, row: Row) -> int:
+    def count_tokens(self, row: Row) -> int:
         """Count the tokens of the question's sequence."""
         return round_up(len(self._sequence(row)["input_ids"]))
 
-    def _inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+    def _inputs(self, rows: list[Row]) -> dict[str, Tensor]:
         sequences = [self._sequence(row) for row in rows]
         batch = self._padded(sequences, round_up(max(len(s["input_ids"]) for s in sequences)))
         numbers = torch.arange(1, self.options + 1)[None, :, None]

@@ -27,8 +27,8 @@ from exam.retrieval.evaluation import Contexts
 log = logging.getLogger(__name__)
 
 FILE = "features.parquet"
-MOST_TOKENS = 4  # of a character: its bytes in UTF-8
-TARGETS = "targets"  # each option's probability of being right, of questions with soft labels
+MAX_TOKENS_PER_CHARACTER = 4  # its bytes in UTF-8
+TARGETS = "targets"  # each option's probability of being right, in questions with soft labels
 FEATURES = Features(
     {
         "context": List(Value("int32")),
@@ -38,8 +38,8 @@ FEATURES = Features(
     }
 )
 EVIDENCE = Features({"evidence": List(List(Value("float32")))})  # (options, OVERLAP_FEATURES)
-UNKNOWN_SHARE = 0.01  # of a set's tokens, above which it is a warning
-NAMED = 3  # questions with equal options
+UNKNOWN_SHARE = 0.01  # of a set's tokens: a larger share is a warning
+MAX_NAMED = 3  # questions with equal options that a warning names
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class SpecialTokens:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, pair: bool) -> "SpecialTokens":
-        """Find the special tokens in an example."""
+        """Find the special tokens in an encoded example."""
         texts = ("a", "a") if pair else ("a",)
         row = tokenizer(*texts, return_special_tokens_mask=True, return_token_type_ids=True)
         ids, special, types = (
@@ -87,14 +87,14 @@ class SpecialTokens:
 
 @dataclass
 class TokenCounts:
-    """Tokens of a set of questions and of their passages, before anything is cut."""
+    """Tokens of a set of questions and of their passages, before truncation."""
 
     in_questions: int = 0
     unknown_in_questions: int = 0
     in_passages: int = 0
     unknown_in_passages: int = 0
     equal_options: int = 0  # questions with two options of the same tokens
-    equal_ids: list[str] = field(default_factory=list)  # the first of them
+    equal_ids: list[str] = field(default_factory=list)  # of the first such questions
 
     def add(
         self,
@@ -112,27 +112,20 @@ class TokenCounts:
             self.unknown_in_passages += sum(passage.count(unknown) for passage in passages)
         if len({tuple(option) for option in options}) < len(options):
             self.equal_options += 1
-            if len(self.equal_ids) < NAMED:
+            if len(self.equal_ids) < MAX_NAMED:
                 self.equal_ids.append(str(key))
 
     def __str__(self) -> str:
-        shares = [
-            f"{unknown:,} of {total:,} in {name} ({_share(unknown, total):.2%})"
-            for name, unknown, total in self._sets()
-        ]
-        return (
-            f"unknown tokens {', '.join(shares)} · "
-            f"questions with options of equal tokens {self.equal_options:,}"
-        )
+        return " · ".join(map(" ".join, self.facts()))
 
     def warn(self, stage: str) -> None:
         """Warn of a share of unknown tokens above UNKNOWN_SHARE, and of any equal options."""
-        for name, unknown, total in self._sets():
-            if _share(unknown, total) > UNKNOWN_SHARE:
+        for name, share in self._unknown_shares().items():
+            if share > UNKNOWN_SHARE:
                 log.warning(
                     "%s: %.1f %% of the tokens in %s are unknown to the model's tokenizer; a "
                     "checkpoint trained on such texts may read them better",
-                    stage, 100 * _share(unknown, total), name,
+                    stage, 100 * share, name,
                 )  # fmt: skip
         if self.equal_options:
             log.warning(
@@ -143,36 +136,32 @@ class TokenCounts:
             )  # fmt: skip
 
     def facts(self) -> list[tuple[str, str]]:
-        """Return name and value of each figure, for the report."""
-        shares = [f"{name} {_share(unknown, total):.2%}" for name, unknown, total in self._sets()]
+        """Return the name and value of each figure, for the report."""
+        shares = [f"{name} {share:.2%}" for name, share in self._unknown_shares().items()]
         return [
             ("unknown tokens", ", ".join(shares)),
             ("questions with options of equal tokens", f"{self.equal_options:,}"),
         ]
 
-    def _sets(self) -> list[tuple[str, int, int]]:
-        return [
-            ("questions", self.unknown_in_questions, self.in_questions),
-            ("passages", self.unknown_in_passages, self.in_passages),
-        ]
-
-
-def _share(part: int, total: int) -> float:
-    return part / total if total else 0.0
+    def _unknown_shares(self) -> dict[str, float]:
+        return {
+            "questions": self.unknown_in_questions / max(1, self.in_questions),
+            "passages": self.unknown_in_passages / max(1, self.in_passages),
+        }
 
 
 @dataclass
 class TruncationStats:
-    """Truncated questions of a set, and their passages and tokens that were left out."""
+    """Truncated questions of a set, and the passages and tokens that are left out."""
 
     questions: int = 0
-    passages: int = 0  # without any token left
+    passages: int = 0  # left out completely
     tokens: int = 0
 
 
 @dataclass
 class FeatureStats:
-    """Counts of what was truncated, and of the texts' tokens."""
+    """Counts of truncated and of all tokens."""
 
     cut: TruncationStats
     tokens: TokenCounts
@@ -195,40 +184,35 @@ def build_features(
     Raises:
         ExamError: prompt and option need more than `longest` tokens, the model's limit.
     """
-    space, cut = prefix_space(tokenizer), TruncationStats()
-    exams = [
+    space, unknown = prefix_space(tokenizer), unknown_id(tokenizer)
+    rows = [
         {**q, "options": [space + option for option in q["options"]]} for q in questions.to_list()
     ]
-    passages = [[space + p["text"] for p in contexts.get(q["id"], [])] for q in exams]
+    passages = [[space + p["text"] for p in contexts.get(row["id"], [])] for row in rows]
     texts = dict.fromkeys(
         text
-        for question, context in zip(exams, passages, strict=True)
-        for text in (question["prompt"], *question["options"], *context)
+        for row, context in zip(rows, passages, strict=True)
+        for text in (row["prompt"], *row["options"], *context)
     )
     ids = dict(zip(texts, token_ids(tokenizer, list(texts)), strict=True))
     special = len(SpecialTokens.of(tokenizer, pair=True))
-    rows = [
-        _features(q, p, ids, special, max_length, longest, order, cut)
-        for q, p in zip(exams, passages, strict=True)
-    ]
-    counts = _count_tokens(exams, passages, ids, unknown_id(tokenizer))
+    cut, counts = TruncationStats(), TokenCounts()
+    features: dict[str, list[Any]] = {name: [] for name in FEATURES}
+    for row, context in zip(rows, passages, strict=True):
+        prompt, *options = [ids[text] for text in (row["prompt"], *row["options"])]
+        context_ids = [ids[text] for text in context]
+        counts.add(row["id"], [prompt, *options], options, context_ids, unknown)
+        needed = len(prompt) + max(map(len, options)) + special
+        _check_length(row["id"], needed, longest)
+        kept = fit_passages(context_ids, max(0, max_length - needed), cut)
+        if order is Order.best_last:
+            kept.reverse()
+        features["context"].append([token for passage in kept for token in passage])
+        features["prompt"].append(prompt)
+        features["options"].append(options)
+        features["labels"].append(row["label"])
     log.debug("features: %d questions · cut %s · %s", len(rows), asdict(cut), counts)
-    columns = {name: [row[name] for row in rows] for name in FEATURES}
-    return Dataset.from_dict(columns, features=FEATURES), FeatureStats(cut, counts)
-
-
-def _count_tokens(
-    questions: list[dict[str, Any]],
-    passages: list[list[str]],
-    ids: dict[str, list[int]],
-    unknown: int | None,
-) -> TokenCounts:
-    counts = TokenCounts()
-    for question, texts in zip(questions, passages, strict=True):
-        options = [ids[option] for option in question["options"]]
-        parts = [ids[question["prompt"]], *options]
-        counts.add(question["id"], parts, options, [ids[text] for text in texts], unknown)
-    return counts
+    return Dataset.from_dict(features, features=FEATURES), FeatureStats(cut, counts)
 
 
 def check_lengths(questions: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
@@ -241,7 +225,7 @@ def check_lengths(questions: Dataset, tokenizer: PreTrainedTokenizerBase, longes
     for question in questions.to_list():
         options = [space + option for option in question["options"]]
         characters = len(question["prompt"]) + max(map(len, options))
-        if characters < longest // MOST_TOKENS:
+        if characters < longest // MAX_TOKENS_PER_CHARACTER:
             continue
         prompt, *ids = token_ids(tokenizer, [question["prompt"], *options])
         _check_length(question["id"], len(prompt) + max(map(len, ids)) + special, longest)
@@ -250,38 +234,14 @@ def check_lengths(questions: Dataset, tokenizer: PreTrainedTokenizerBase, longes
 def _check_length(question_id: str, needed: int, longest: int) -> None:
     if needed > longest:
         raise ExamError(
-            f"question {question_id!r}: prompt and longest option need {needed} tokens, the "
+            f"question {question_id!r}: prompt and longest option need {needed} tokens, but the "
             f"model reads {longest}.\nOptions are never truncated: shorten the question, or choose "
             "a model with more positions (model=deberta_base)."
         )
 
 
-def _features(
-    question: dict[str, Any],
-    passages: list[str],
-    ids: dict[str, list[int]],
-    special: int,
-    max_length: int,
-    longest: int,
-    order: Order,
-    cut: TruncationStats,
-) -> dict[str, Any]:
-    prompt, options = ids[question["prompt"]], [ids[option] for option in question["options"]]
-    needed = len(prompt) + max(map(len, options)) + special
-    _check_length(question["id"], needed, longest)
-    kept = fit_passages([ids[text] for text in passages], max(0, max_length - needed), cut)
-    if order is Order.best_last:
-        kept.reverse()
-    return {
-        "context": [token for passage in kept for token in passage],
-        "prompt": prompt,
-        "options": options,
-        "labels": question["label"],
-    }
-
-
 @dataclass(frozen=True)
-class Reading:
+class EncodingSettings:
     """How many passages and tokens a reader reads, and in which order."""
 
     top_k: int
@@ -296,30 +256,35 @@ def load_features(
     questions: Dataset,
     contexts: Stage,
     tokenizer: PreTrainedTokenizerBase,
-    reading: Reading,
+    settings: EncodingSettings,
 ) -> tuple[Dataset, TokenCounts]:
-    """Return `build_features` with a stage's passages, kept beside it and not built again."""
+    """Return `build_features` with the passages of a stage, and cache it beside that stage."""
     key = {
         "format": 5,
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
         "tokenizer": tokenizer_digest(tokenizer),
-        **plain(reading),
-        "evidence": list(OVERLAP_FEATURES) if reading.evidence else None,
+        **plain(settings),
+        "evidence": list(OVERLAP_FEATURES) if settings.evidence else None,
     }
     outputs = contexts.folder.parents[1]
     with open_stage(outputs, "features", name, key, log_level=logging.DEBUG) as stage:
         path = stage.folder / FILE
         if not stage.reused:
-            passages = read_contexts(contexts, reading.top_k)
+            passages = read_contexts(contexts, settings.top_k)
             features, stats = build_features(
-                questions, passages, tokenizer, reading.max_length, reading.longest, reading.order
+                questions,
+                passages,
+                tokenizer,
+                settings.max_length,
+                settings.longest,
+                settings.order,
             )
-            if reading.evidence:
-                measured = overlap_features(questions, contexts, reading.top_k, reading.max_length)
+            if settings.evidence:
+                overlap = overlap_features(questions, contexts, settings.top_k, settings.max_length)
                 rows = [
                     row[: len(options)].tolist()
-                    for row, options in zip(measured, questions["options"], strict=True)
+                    for row, options in zip(overlap, questions["options"], strict=True)
                 ]
                 features = features.add_column("evidence", rows, feature=EVIDENCE["evidence"])
             with write_atomically(path) as temporary:
@@ -327,26 +292,26 @@ def load_features(
             stage.finish([FILE], questions=len(features), **asdict(stats))
     tokens = TokenCounts(**stage.metadata["tokens"])
     tokens.warn("features")
-    kind = Features({**FEATURES, **EVIDENCE}) if reading.evidence else FEATURES
-    return Dataset.from_dict(pq.read_table(path).to_pydict(), features=kind), tokens
+    schema = Features({**FEATURES, **EVIDENCE}) if settings.evidence else FEATURES
+    return Dataset.from_dict(pq.read_table(path).to_pydict(), features=schema), tokens
 
 
 def shuffle_options(questions: Dataset, seed: int) -> Dataset:
     """Shuffle the options of each question, by seed and id.
 
     Public sets favour some letters; a reader must not learn that. The order is fixed for the
-    whole training, so that an interrupted run continues with the same data.
+    whole training, so that an interrupted run resumes with the same data.
     """
 
-    def permuted(question: dict[str, Any]) -> dict[str, Any]:
+    def shuffle(question: dict[str, Any]) -> dict[str, Any]:
         order = list(range(len(question["options"])))
         Random(f"{seed}:{question['id']}").shuffle(order)
-        changed = permute_options(question, order)
+        shuffled = permute_options(question, order)
         if TARGETS in question:
-            changed[TARGETS] = [question[TARGETS][i] for i in order]
-        return changed
+            shuffled[TARGETS] = [question[TARGETS][i] for i in order]
+        return shuffled
 
-    return questions.map(permuted, load_from_cache_file=False)
+    return questions.map(shuffle, load_from_cache_file=False)
 
 
 def fit_passages(passages: list[list[int]], budget: int, cut: TruncationStats) -> list[list[int]]:

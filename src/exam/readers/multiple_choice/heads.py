@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -40,7 +40,7 @@ def make_subclass(mixin: type, architecture: Any) -> type[PreTrainedModel]:
 class Fp32Linear(nn.Linear):
     """A head in fp32: bf16 logits tie often, and ties are ranked by option order."""
 
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+    def forward(self, pooled: Tensor) -> Tensor:
         """Return scores of pooled vectors in fp32, also under autocast."""
         with torch.autocast(pooled.device.type, enabled=False):
             bias = None if self.bias is None else self.bias.float()
@@ -63,10 +63,7 @@ class ExtraScores(PreTrainedModel):  # type: ignore[no-untyped-call]
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
-        self,
-        option_mask: torch.Tensor | None = None,
-        evidence: torch.Tensor | None = None,
-        **inputs: torch.Tensor,
+        self, option_mask: Tensor | None = None, evidence: Tensor | None = None, **inputs: Tensor
     ) -> MultipleChoiceModelOutput:
         """Return logits `(questions, options)`; `evidence` is `(questions, options, features)`.
 
@@ -90,7 +87,7 @@ class ExtraScores(PreTrainedModel):  # type: ignore[no-untyped-call]
             super()._init_weights(module)  # type: ignore[no-untyped-call]
 
 
-def _mean_of_other_options(logits: torch.Tensor, option_mask: torch.Tensor) -> torch.Tensor:
+def _mean_of_other_options(logits: Tensor, option_mask: Tensor) -> Tensor:
     """Return the mean logit of a question's other options, 0 for a single option."""
     real = logits.masked_fill(~option_mask, 0)
     number = (option_mask.sum(dim=-1, keepdim=True) - 1).clamp(min=1)
@@ -114,7 +111,7 @@ class DecoderReader(PreTrainedModel):  # type: ignore[no-untyped-call]
     """Mixin of a decoder with a head that scores one sequence."""
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: torch.Tensor
+        self, input_ids: Tensor, attention_mask: Tensor, **_: Tensor
     ) -> MultipleChoiceModelOutput:
         """Return logits `(questions, options)` of ids `(questions, options, length)`."""
         outputs = super().forward(

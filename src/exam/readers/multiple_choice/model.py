@@ -2,11 +2,12 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -41,7 +42,7 @@ from exam.readers.multiple_choice.heads import (
 )
 from exam.readers.multiple_choice.packing import compute_dtype, make_packed_class
 from exam.readers.quantization import dtype_kwargs
-from exam.readers.tuning import adapters_base, with_adapters
+from exam.readers.tuning import find_adapter_base, load_adapters
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ SMALL = {
     "intermediate_size": 64,
     "pad_token_id": 0,
 }
-OF_SMALL: dict[str, dict[str, Any]] = {
+SMALL_BY_TYPE: dict[str, dict[str, Any]] = {
     "deberta-v2": {
         "pooler_hidden_size": 32,
         "relative_attention": True,
@@ -70,7 +71,7 @@ OF_SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def inspect_reader(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def inspect_model(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a reader without memory for its weights, and its tokenizer.
 
     Raises:
@@ -83,7 +84,7 @@ def inspect_reader(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     return model, tokenizer
 
 
-def load_reader(
+def load_model(
     config: Model, seed: int, texts: Iterable[str] = ()
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a multiple-choice model and its tokenizer, ready for training or prediction.
@@ -103,7 +104,7 @@ def load_reader(
     if new:
         log.debug("reader: newly initialised: %s (not in the checkpoint)", ", ".join(new))
     _prepare(model, tokenizer, config)
-    return (with_adapters(model, adapters) if adapters else model), tokenizer
+    return (load_adapters(model, adapters) if adapters else model), tokenizer
 
 
 def _load(
@@ -115,7 +116,7 @@ def _load(
     """
     checkpoint = config.required_checkpoint
     folder = resolve_checkpoint(checkpoint)
-    base = adapters_base(folder)
+    base = find_adapter_base(folder)
     with translate_load_errors(checkpoint):
         architecture: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=config.trust_remote_code, **dropout_fields(config.dropout)
@@ -150,7 +151,7 @@ def small_architecture(config: Model) -> dict[str, Any]:
         )
     if config.config is not None:
         return {**config.config, "model_type": kind}
-    settings = {**SMALL, **OF_SMALL.get(str(kind), {})}
+    settings = {**SMALL, **SMALL_BY_TYPE.get(str(kind), {})}
     if hasattr(CONFIG_MAPPING[str(kind)](), "num_key_value_heads"):
         settings["num_key_value_heads"] = SMALL["num_attention_heads"]
     return {**settings, "model_type": kind}
@@ -165,11 +166,11 @@ def _select_class(config: Model, architecture: PreTrainedConfig) -> Any:
     """
     if config.attn_implementation == FLASH:
         load_flash_attention(architecture)
-    architecture.measures = len(OVERLAP_FEATURES) if config.evidence else 0
-    architecture.others = config.others
-    plain: Any = MODEL_FOR_MULTIPLE_CHOICE_MAPPING.get(type(architecture), None)
-    plain = plain or make_decoder_class(architecture)
-    if plain is None and not config.trust_remote_code:
+    architecture.measures = len(OVERLAP_FEATURES) if config.overlap_features else 0
+    architecture.others = config.cross_option_bias
+    mapping = MODEL_FOR_MULTIPLE_CHOICE_MAPPING
+    kind: Any = mapping.get(type(architecture), None) or make_decoder_class(architecture)
+    if kind is None and not config.trust_remote_code:
         raise ExamError(
             f"{config.name_or_path or config.architecture} is a {architecture.model_type} model, "
             "and transformers has no multiple-choice class for it.\n"
@@ -183,12 +184,12 @@ def _select_class(config: Model, architecture: PreTrainedConfig) -> Any:
             f"{config.name_or_path} was trained with model.packing={trained}: it lacks the pooler "
             f"that model.packing=none needs.\nSet model.packing={trained}."
         )
-    if plain is None and (config.evidence or config.others):
+    if kind is None and (config.overlap_features or config.cross_option_bias):
         raise ExamError(
-            "model.evidence and model.others need an architecture of transformers, and "
-            f"{architecture.model_type} is remote code.\nLeave them out."
+            "model.overlap_features and model.cross_option_bias need an architecture of "
+            f"transformers, but {architecture.model_type} is remote code.\nLeave them out."
         )
-    return AutoModelForMultipleChoice if plain is None else with_extra_scores(plain, architecture)
+    return AutoModelForMultipleChoice if kind is None else with_extra_scores(kind, architecture)
 
 
 def _prepare(model: Any, tokenizer: PreTrainedTokenizerBase, config: Model) -> None:
@@ -223,6 +224,11 @@ def _head(model: Any) -> Any:
 def _narrow(_embeddings: nn.Module, _inputs: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Keep the layers' sums in autocast's format on a CPU, instead of fp32."""
     return hidden.to(compute_dtype(hidden)) if hidden.device.type == "cpu" else hidden
+
+
+def question_texts(questions: Dataset) -> Iterator[str]:
+    """Yield prompts and options, which train the tokenizer of a random model."""
+    return (text for q in questions for text in [q["prompt"], *q["options"]])
 
 
 def tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import MODEL_FOR_MULTIPLE_CHOICE_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MultipleChoiceModelOutput
@@ -29,17 +29,17 @@ from exam.readers.multiple_choice.heads import make_subclass
 class PackedBatch:
     """Tokens of a batch, with their positions and attention mask."""
 
-    ids: torch.Tensor  # (questions, length)
-    types: torch.Tensor  # (questions, length): token types
-    positions: torch.Tensor  # (questions, length)
-    allowed: torch.Tensor  # (questions, length, length): which token attends to which
+    ids: Tensor  # (questions, length)
+    types: Tensor  # (questions, length): token types
+    positions: Tensor  # (questions, length)
+    allowed: Tensor  # (questions, length, length): which token attends to which
 
-    def distances(self) -> torch.Tensor:
+    def distances(self) -> Tensor:
         """Return a token's position less another's, `(questions, length, length)`."""
         return self.positions[:, :, None] - self.positions[:, None, :]
 
 
-def attention_mask_for(attention_mask: torch.Tensor, option_tokens: torch.Tensor) -> torch.Tensor:
+def attention_mask_for(attention_mask: Tensor, option_tokens: Tensor) -> Tensor:
     """Return which token attends to which, `(questions, length, length)`.
 
     `attention_mask` `(questions, length)` marks padding, `option_tokens`
@@ -100,11 +100,11 @@ class PackedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     def forward(
         self,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        position_ids: torch.Tensor,
-        option_tokens: torch.Tensor,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        option_tokens: Tensor,
     ) -> MultipleChoiceModelOutput:
         """Return logits `(questions, options)` of ids `(questions, length)`."""
         allowed = attention_mask_for(attention_mask, option_tokens)
@@ -126,7 +126,7 @@ class _CheckpointedLayer(GradientCheckpointingLayer, MPNetLayer):  # type: ignor
     """MPNet's layer with gradient checkpointing."""
 
 
-def compute_dtype(hidden: torch.Tensor) -> torch.dtype:
+def compute_dtype(hidden: Tensor) -> torch.dtype:
     """Return the number format of autocast, or the tensor's without autocast."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype

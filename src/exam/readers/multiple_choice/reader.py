@@ -3,9 +3,9 @@
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,19 +14,35 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from exam.config import Context, Layout, Model, Packing, Tuning
+from exam.config import (
+    Context,
+    Layout,
+    Model,
+    Packing,
+    Train,
+    Tuning,
+    answering_values,
+    trainer_values,
+)
 from exam.core import distributed
 from exam.core.artifacts import Stage
-from exam.core.checkpoints import max_input_tokens, resolve_checkpoint
+from exam.core.checkpoints import MODEL, max_input_tokens, resolve_checkpoint
 from exam.core.errors import ExamError
 from exam.core.estimates import step_mib
-from exam.core.trainer import add_callbacks, fit
+from exam.core.files import write_json
+from exam.core.trainer import CHECKPOINTS, TRAINING, add_callbacks, fit
+from exam.data.splits import Split
 from exam.metrics import Floats, count_ties
-from exam.readers.lexical import OVERLAP_FEATURES
-from exam.readers.lexical import fit as fit_logit
+from exam.readers.lexical import OVERLAP_FEATURES, fit_weights
 from exam.readers.multiple_choice.collator import Collator, MultipleChoiceCollator, PackedCollator
-from exam.readers.multiple_choice.features import Reading, TokenCounts, load_features
-from exam.readers.multiple_choice.model import load_reader
+from exam.readers.multiple_choice.features import (
+    TARGETS,
+    EncodingSettings,
+    TokenCounts,
+    load_features,
+    shuffle_options,
+)
+from exam.readers.multiple_choice.model import load_model, question_texts
 from exam.readers.trainer import (
     ReaderTrainer,
     ReaderTrainingArguments,
@@ -35,9 +51,9 @@ from exam.readers.trainer import (
     refuse_nan,
 )
 from exam.readers.tuning import (
-    adapters_base,
     apply_tuning,
     count_parameters,
+    find_adapter_base,
     is_adapted,
     merge_adapters,
     save_adapters,
@@ -47,44 +63,118 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Reader:
-    """A model, its tokenizer, and the Trainer's arguments, for training and prediction."""
+class MultipleChoiceReader:
+    """A model, its tokenizer, and the Trainer's arguments, for training and prediction.
+
+    `context` sets the number, order and layout of the passages.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     arguments: ReaderTrainingArguments
     config: Model
-    layout: Layout = Layout.context_first
-    sharded: ReaderTrainer | None = None  # the Trainer of a model that no process has whole
+    context: Context = field(default_factory=Context)
+    sharded: ReaderTrainer | None = None  # the Trainer of a model that no process holds whole
 
     @classmethod
-    def load(
+    def build(
         cls,
         config: Model,
         trainer: dict[str, Any],
         folder: Path,
         seed: int,
         texts: Iterable[str] = (),
-        layout: Layout = Layout.context_first,
-    ) -> "Reader":
-        """Load the reader of a configuration; its Trainer saves below `folder`.
+        context: Context | None = None,
+    ) -> Self:
+        """Load a configured model; its Trainer saves below `folder`.
 
         `texts` train the tokenizer of a random model.
         """
         arguments = build_reader_arguments(trainer, folder, seed, config)
-        return cls(*cls.load_model(config, seed, texts), arguments, config, layout)
+        return cls(*cls.load_model(config, seed, texts), arguments, config, context or Context())
 
-    load_model = staticmethod(load_reader)
+    load_model = staticmethod(load_model)
 
-    def prepare_for_training(self, features: Dataset, tuning: Tuning) -> "Reader":
+    @classmethod
+    def fit(cls, config: Train, folder: Path, split: Split, pool: Stage) -> Self:
+        """Train on a split; save the model, its tokenizer and the figures of the training."""
+        work, values = folder / CHECKPOINTS, trainer_values(config.trainer)
+        texts = question_texts(split.train)
+        reader = cls.build(config.model, values, work, config.seed, texts, config.context)
+        shuffled = shuffle_options(split.train, config.seed)
+        questions = shuffled.select_columns(list(split.dev.column_names))  # without soft labels
+        train, _ = reader.encode(f"{config.data.name}-train", questions, pool, training=True)
+        dev, _ = reader.encode(f"{config.data.name}-dev", split.dev, pool)
+        if TARGETS in shuffled.column_names:
+            train = train.add_column(TARGETS, shuffled[TARGETS][:])
+        reader, figures = reader.prepare_for_training(train, config.tuning).train(train, dev)
+        reader.save(folder / MODEL)
+        if distributed.rank() == 0:
+            write_json(folder / TRAINING, figures)
+        return reader
+
+    @classmethod
+    def load(cls, config: Train, saved: Path, work: Path) -> Self:
+        """Load the configured model for prediction."""
+        values = answering_values(config.trainer)
+        return cls.build(config.model, values, work, config.seed, context=config.context)
+
+    def predict(self, questions: Dataset, contexts: Stage) -> tuple[Floats, TokenCounts | None]:
+        """Return logits `(questions, options)`, and the counts of tokens."""
+        features, tokens = self.encode(contexts.folder.name, questions, contexts)
+        return self.predict_logits(features), tokens
+
+    def prepare_for_training(self, features: Dataset, tuning: Tuning) -> Self:
         """Return the reader with the weights that `tuning` trains on `features`."""
         _check_sharding(self, tuning)
-        if self.config.evidence:
+        if self.config.overlap_features:
             _start_evidence(self.model, features)
         model = apply_tuning(self.model, tuning, self.config.name_or_path)
+        counts = count_parameters(model)
+        log.debug("train: %s", "{trained:,} of {all:,} parameters ({share:.1%})".format(**counts))
         if self.arguments.bf16 or self.arguments.fp16:
             _widen_trained_weights(model)
         return replace(self, model=model, arguments=self.arguments.with_tuning(tuning))
+
+    def train(self, train: Dataset, dev: Dataset) -> tuple[Self, dict[str, Any]]:
+        """Train from the last complete checkpoint, if any, and load the best checkpoint.
+
+        Returns the reader, and the Trainer's final figures with the number of trained parameters
+        and the expected memory. The state file lies beside the checkpoints' folder.
+        """
+        if self.arguments.num_train_epochs == 0:
+            log.info("train: trainer.num_train_epochs=0: the checkpoint answers without training")
+            return self, {"steps": 0}
+        options = max(len(o) for part in (train, dev) for o in part["options"])
+        trainer = self.build_trainer(train, dev if len(dev) else None, options)
+        estimate = _estimate_memory(self, train, options)
+        figures = fit(trainer)
+        log.debug("train: %s", " · ".join(f"{name} {value}" for name, value in figures.items()))
+        figures |= {"parameters": count_parameters(self.model), "estimated_mib": estimate}
+        is_sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+        return replace(self, sharded=trainer if is_sharded else None), figures
+
+    def predict_logits(self, features: Dataset) -> Floats:
+        """Return logits `(questions, options)`; `-inf` where a question has no such option.
+
+        Raises:
+            ExamError: the model gave NaN.
+        """
+        options = max(len(o) for o in features["options"])
+        unlabelled = features.remove_columns("labels")  # some questions may have no label
+        trainer = self.sharded or self.build_trainer(None, unlabelled, options)
+        # Every weight is used once a batch, so a copy in bfloat16 is not worth caching.
+        trainer.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
+        trainer.data_collator = collator = self.build_collator(options)
+        counted = add_token_counts(unlabelled, collator)
+        predictions = np.asarray(trainer.predict(counted).predictions, dtype=np.float64)
+        logits = np.empty_like(predictions)
+        logits[trainer.prediction_order(counted)] = predictions
+        refuse_nan(logits)
+        ties = count_ties(logits)
+        if ties:
+            log.warning("predict: %d questions with equal logits, ranked in option order", ties)
+        return logits
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer from rank 0; every process must call this.
@@ -103,52 +193,50 @@ class Reader:
             whole.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
 
-    def collator(self, options: int) -> Collator:
-        """Return the collator of questions with at most `options` options."""
+    def build_collator(self, options: int) -> Collator:
+        """Build the collator of questions with at most `options` options."""
+        layout = self.context.layout
         if self.config.packing is not Packing.none:
-            return PackedCollator(self.tokenizer, options, self.layout)
-        marked = self.model.config.model_type == "longformer"
-        return MultipleChoiceCollator(self.tokenizer, options, self.layout, global_attention=marked)
+            return PackedCollator(self.tokenizer, options, layout)
+        is_longformer = self.model.config.model_type == "longformer"
+        return MultipleChoiceCollator(
+            self.tokenizer, options, layout, global_attention=is_longformer
+        )
 
-    def length(self, *, training: bool) -> int:
+    def max_length(self, *, training: bool) -> int:
         """Return how many tokens context, prompt and an option may take."""
-        length = self.config.length(training=training)
-        if self.config.packing is not Packing.none and self.layout is Layout.question_first:
-            return length - 1  # a token ends the context
-        return length
+        is_packed = self.config.packing is not Packing.none
+        ends_context = is_packed and self.context.layout is Layout.question_first  # with a token
+        return self.config.length(training=training) - ends_context
 
-    def features(
-        self,
-        name: str,
-        questions: Dataset,
-        contexts: Stage,
-        context: Context,
-        *,
-        training: bool = False,
+    def encode(
+        self, name: str, questions: Dataset, contexts: Stage, *, training: bool = False
     ) -> tuple[Dataset, TokenCounts | None]:
         """Encode questions with a stage's passages, and count their tokens.
 
         The token ids are cached beside the stage as `name`.
         """
-        max_length = self.length(training=training)
-        reading = Reading(
-            top_k=context.passages(training=training),
+        max_length = self.max_length(training=training)
+        settings = EncodingSettings(
+            top_k=self.context.passages(training=training),
             max_length=max_length,
             longest=max_input_tokens(self.model, max_length),
-            order=context.order,
-            evidence=self.config.evidence,
+            order=self.context.order,
+            evidence=self.config.overlap_features,
         )
         with distributed.main_process_first():
-            return load_features(name, questions, contexts, self.tokenizer, reading)
+            return load_features(name, questions, contexts, self.tokenizer, settings)
 
-    def trainer(self, train: Dataset | None, dev: Dataset | None, options: int) -> ReaderTrainer:
+    def build_trainer(
+        self, train: Dataset | None, dev: Dataset | None, options: int
+    ) -> ReaderTrainer:
         """Build the Trainer, with MAP@3 as its metric."""
-        collator = self.collator(options)
+        collator = self.build_collator(options)
         trainer = ReaderTrainer(
             model=self.model,
             args=self.arguments,
-            train_dataset=None if train is None else count_tokens(train, collator),
-            eval_dataset=None if dev is None else count_tokens(dev, collator),
+            train_dataset=None if train is None else add_token_counts(train, collator),
+            eval_dataset=None if dev is None else add_token_counts(dev, collator),
             data_collator=collator,
             compute_metrics=compute_map_at_3,
             processing_class=self.tokenizer,
@@ -157,63 +245,24 @@ class Reader:
         return trainer
 
 
-def count_tokens(features: Dataset, collator: Collator) -> Dataset:
+def add_token_counts(features: Dataset, collator: Collator) -> Dataset:
     """Add the number of tokens that each question takes of a batch."""
-    return features.add_column("tokens", [collator.tokens(row) for row in features.to_list()])
+    counts = [collator.count_tokens(row) for row in features.to_list()]
+    return features.add_column("tokens", counts)
 
 
-def train(reader: Reader, train: Dataset, dev: Dataset) -> tuple[Reader, dict[str, Any]]:
-    """Train from the last complete checkpoint, if any, and load the best checkpoint.
-
-    Returns the reader, and the Trainer's final figures with the number of trained parameters and
-    the expected memory. The state file lies beside the checkpoints' folder.
-    """
-    if reader.arguments.num_train_epochs == 0:
-        log.info("train: trainer.num_train_epochs=0: the checkpoint answers without training")
-        return reader, {"steps": 0}
-    options = max(len(o) for part in (train, dev) for o in part["options"])
-    trainer = reader.trainer(train, dev if len(dev) else None, options)
-    estimate = _estimate(reader, train, options)
-    figures = fit(trainer)
-    log.debug("train: %s", " · ".join(f"{name} {value}" for name, value in figures.items()))
-    figures |= {"parameters": count_parameters(reader.model), "estimated_mib": estimate}
-    sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
-    return replace(reader, sharded=trainer if sharded else None), figures
-
-
-def _estimate(reader: Reader, features: Dataset, options: int) -> dict[str, int]:
+def _estimate_memory(
+    reader: MultipleChoiceReader, features: Dataset, options: int
+) -> dict[str, int]:
     """Log and return the device memory of a step, in MiB of each kind."""
     args, packed = reader.arguments, reader.config.packing is not Packing.none
-    tokens = count_tokens(features, reader.collator(options))["tokens"][:]
+    tokens = add_token_counts(features, reader.build_collator(options))["tokens"][:]
     longest = max(tokens) // (1 if packed else options)
     size = args.per_device_train_batch_size
     sizes = step_mib(reader.model, args, round(np.mean(tokens) * size), longest)
     parts = " · ".join(f"{name} {mib:,}" for name, mib in sizes.items())
     log.debug("train: about %s MiB: %s (batches of %d)", f"{sum(sizes.values()):,}", parts, size)
     return sizes
-
-
-def predict(reader: Reader, features: Dataset) -> Floats:
-    """Return logits `(questions, options)`; `-inf` where a question has no such option.
-
-    Raises:
-        ExamError: the model gave NaN.
-    """
-    options = max(len(o) for o in features["options"])
-    unlabelled = features.remove_columns("labels")  # some questions may have no label
-    trainer = reader.sharded or reader.trainer(None, unlabelled, options)
-    # Every weight is used once a batch, so a copy in bfloat16 is not worth caching.
-    trainer.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
-    trainer.data_collator = collator = reader.collator(options)
-    counted = count_tokens(unlabelled, collator)
-    predictions = np.asarray(trainer.predict(counted).predictions, dtype=np.float64)
-    logits = np.empty_like(predictions)
-    logits[trainer.prediction_order(counted)] = predictions
-    refuse_nan(logits)
-    ties = count_ties(logits)
-    if ties:
-        log.warning("predict: %d questions with equal logits, ranked in option order", ties)
-    return logits
 
 
 def _start_evidence(model: Any, features: Dataset) -> None:
@@ -229,7 +278,7 @@ def _start_evidence(model: Any, features: Dataset) -> None:
     for row, options in zip(values, evidence, strict=True):
         row[: len(options)] = options
     with torch.no_grad():
-        model.evidence.weight[0] = torch.from_numpy(fit_logit(values, np.array(labels)).weights)
+        model.evidence.weight[0] = torch.from_numpy(fit_weights(values, np.array(labels)))
 
 
 def _widen_trained_weights(model: nn.Module) -> None:
@@ -243,7 +292,7 @@ def _widen_trained_weights(model: nn.Module) -> None:
             weight.data = weight.data.float()
 
 
-def _check_sharding(reader: Reader, tuning: Tuning) -> None:
+def _check_sharding(reader: MultipleChoiceReader, tuning: Tuning) -> None:
     """Refuse settings that need whole weights where each process has a part."""
     libraries = {"DeepSpeed": reader.arguments.deepspeed, "FSDP": reader.arguments.fsdp}
     for name, setting in libraries.items():
@@ -265,7 +314,7 @@ def _check_sharding(reader: Reader, tuning: Tuning) -> None:
             )
 
 
-def _has_whole_base(reader: Reader) -> bool:
+def _has_whole_base(reader: MultipleChoiceReader) -> bool:
     """Return whether the reader's checkpoint is a whole model that adapters can refer to."""
     base = reader.config.checkpoint
-    return base is not None and adapters_base(resolve_checkpoint(base)) is None
+    return base is not None and find_adapter_base(resolve_checkpoint(base)) is None

@@ -97,7 +97,7 @@ def expected(rows: list[dict]) -> list[dict]:
     ]
 
 
-def as_csv(rows: list[dict], end: str, *, bom: bool, quoted: bool, blank: bool) -> bytes:
+def as_csv(rows: list[dict], end="\n", *, bom=False, quoted=False, blank=False) -> bytes:
     def cell(text: str) -> str:
         needs = quoted or set(text) & set(',"\r\n')
         return '"' + text.replace('"', '""') + '"' if needs else text
@@ -107,14 +107,8 @@ def as_csv(rows: list[dict], end: str, *, bom: bool, quoted: bool, blank: bool) 
     return ("\ufeff" * bom + between.join(lines) + end).encode()
 
 
-dialects = st.fixed_dictionaries(
-    {
-        "end": st.sampled_from(["\n", "\r\n", "\r"]),
-        "bom": st.booleans(),
-        "quoted": st.booleans(),
-        "blank": st.booleans(),
-    }
-)
+switches = dict.fromkeys(("bom", "quoted", "blank"), st.booleans())
+dialects = st.fixed_dictionaries({"end": st.sampled_from(["\n", "\r\n", "\r"]), **switches})
 
 
 def test_questions_in_any_csv_dialect(tmp_path):
@@ -139,8 +133,7 @@ def test_questions_in_damaged_files(tmp_path, form):
         if form == "parquet":
             pq.write_table(pa.Table.from_pylist(rows), path)
         else:
-            plain = {"end": "\n", "bom": False, "quoted": False, "blank": False}
-            path.write_bytes(as_jsonl(rows) if form == "jsonl" else as_csv(rows, **plain))
+            path.write_bytes(as_jsonl(rows) if form == "jsonl" else as_csv(rows))
         broken = draw.draw(st.integers(0, 4)) >= 2
         if broken:
             path.write_bytes(draw.draw(damaged(path.read_bytes())))
@@ -246,9 +239,7 @@ def test_options_in_a_list_of_any_kind():
 def test_qrels_and_positives(tmp_path):
     def one(rows, data):
         path = tmp_path / "q_qrels.csv"
-        plain = {"end": "\n", "bom": False, "quoted": False, "blank": False}
-        own = [{"question": r["id"], "article": r["prompt"]} for r in rows]
-        path.write_bytes(as_csv(own, **plain))
+        path.write_bytes(as_csv([{"question": r["id"], "article": r["prompt"]} for r in rows]))
         assert read_qrels(path) == {r["id"]: r["prompt"] for r in rows}
         positives = tmp_path / "p.jsonl"
         gain = data.draw(st.one_of(st.just(1.0), scalars))
@@ -482,9 +473,10 @@ def overrides(draw) -> str:
     """What a person may type, or another program on their behalf."""
     key = draw(
         st.sampled_from(
-            ["context.top_k", "model", "data.dir", "seed", "trainer.report_to", "hub.repo",
-             "retriever.depth", "data.columns.A", "corpus.files", "model.template", "hydra.run.dir",
-             "+x", "~model", "name", "", "data.fold", "index.memory_gib", "encoder.query_prefix"]
+            ["context.num_passages", "model", "data.dir", "seed", "trainer.report_to", "hub.repo",
+             "retriever.top_k", "data.columns.A", "corpus.files", "model.template", "hydra.run.dir",
+             "+x", "~model", "name", "", "data.fold", "index.max_memory_gib",
+             "encoder.query_prefix"]
         )
     )  # fmt: skip
     plain = st.sampled_from(["1", "5", "tiny", "null", "[0,1]", "{a: 1}", "0.5", "abc", "${seed}"])
@@ -515,16 +507,10 @@ def test_command_lines():
 def test_replies():
     generator = Generator(options=3)
     short = words.filter(lambda text: len(text) < 1000)
-    distinct = st.lists(
-        short, min_size=3, max_size=3, unique_by=lambda t: " ".join(t.lower().split())
-    )
-    asked_for = st.fixed_dictionaries(
-        {
-            "question": short,
-            "options": distinct,
-            "answer": st.integers(0, 2),
-        }
-    )
+    three = {"min_size": 3, "max_size": 3}
+    distinct = st.lists(short, **three, unique_by=lambda t: " ".join(t.lower().split()))
+    fields = {"question": short, "options": distinct, "answer": st.integers(0, 2)}
+    asked_for = st.fixed_dictionaries(fields)
 
     def one(question, before, data):
         reply = {"questions": [question]}

@@ -13,13 +13,13 @@ from exam.core.errors import ExamError
 from exam.data.schema import FEATURES as QUESTION
 from exam.readers.lexical import (
     FEATURES,
-    LexicalReader,
-    build_features,
+    compute_features,
+    compute_logits,
     cross_fit,
-    fit,
-    load_lexical,
+    fit_weights,
+    load_weights,
     option_features,
-    save_lexical,
+    save_weights,
 )
 
 IDF = {"is": 1.0, "cat": 2.0, "red": 1.0, "mat": 3.0, "a": 0.5, "blue": 2.0, "the": -0.1}
@@ -86,14 +86,14 @@ def test_budget_and_fewer_options():
     rows[1]["id"] = "1"
     questions = Dataset.from_list(rows, features=QUESTION)
     contexts = {"0": [{"text": "p0 q0 x"}, {"text": "o00"}]}
-    features = build_features(questions, contexts, {"o00": 1.0}, 3)
+    features = compute_features(questions, contexts, {"o00": 1.0}, 3)
     assert features.shape == (2, 3, len(FEATURES))
     assert np.isnan(features[1, 2]).all()
     assert not np.isnan(features[0]).any()
     missing = FEATURES.index("missing")
     assert features[0, 0, missing] == 1
-    assert build_features(questions, contexts, {"o00": 1.0})[0, 0, missing] == 0
-    logits = LexicalReader(np.ones(len(FEATURES))).logits(features)
+    assert compute_features(questions, contexts, {"o00": 1.0})[0, 0, missing] == 0
+    logits = compute_logits(features, np.ones(len(FEATURES)))
     assert logits[1, 2] == -inf
     assert np.isfinite(logits[:, :2]).all()
 
@@ -108,17 +108,17 @@ def test_fit_is_the_conditional_logit():
     difference = features[:, 1] - features[:, 0]
     spread = np.sqrt((difference**2).mean(axis=0)) / 2
     model = LogisticRegression(C=1, fit_intercept=False, tol=1e-8).fit(difference / spread, labels)
-    assert fit(features, labels).weights == pytest.approx(model.coef_[0] / spread, rel=1e-3)
+    assert fit_weights(features, labels) == pytest.approx(model.coef_[0] / spread, rel=1e-3)
 
 
 def test_a_feature_that_never_differs_weighs_nothing_and_absent_options_do_not_count():
     features = np.random.default_rng(0).normal(size=(20, 3, 2))
     features[:, :, 1] = 7.0
     labels = np.zeros(20, dtype=np.int64)
-    weights = fit(features, labels).weights
+    weights = fit_weights(features, labels)
     assert weights[1] == 0
     wider = np.concatenate([features, np.full((20, 1, 2), np.nan)], axis=1)
-    assert fit(wider, labels).weights == pytest.approx(weights)
+    assert fit_weights(wider, labels) == pytest.approx(weights)
 
 
 def test_a_question_is_not_answered_by_a_reader_that_saw_it():
@@ -134,21 +134,21 @@ def test_a_question_is_not_answered_by_a_reader_that_saw_it():
 
 def test_weights_round_trip(tmp_path):
     weights = np.random.default_rng(0).normal(size=len(FEATURES)) / 3
-    save_lexical(LexicalReader(weights), tmp_path / "lexical.json")
-    assert (load_lexical(tmp_path / "lexical.json").weights == weights).all()
+    save_weights(weights, tmp_path / "lexical.json")
+    assert (load_weights(tmp_path / "lexical.json") == weights).all()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"coverage": None}, "holds a weight that is not finite.\nTrain again."),
-        ({"other": 1.0}, "does not weigh this version's features (window, coverage, bigrams, "),
+        ({"other": 1.0}, "does not have the features of this version (window, coverage, bigrams, "),
     ],
 )
 def test_weights_of_another_form_are_refused(tmp_path, change, message):
     path = tmp_path / "lexical.json"
-    save_lexical(LexicalReader(np.zeros(len(FEATURES))), path)
+    save_weights(np.zeros(len(FEATURES)), path)
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ExamError) as caught:
-        load_lexical(path)
+        load_weights(path)
     assert str(caught.value).startswith(f"{path} {message}")

@@ -15,11 +15,11 @@ from exam.config import Dtype, Loss, Model, Tuning
 from exam.core.errors import ExamError
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator
 from exam.readers.multiple_choice.features import build_features
-from exam.readers.multiple_choice.reader import Reader, predict, train
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.readers.quantization import dtype_kwargs
 
 LORA = Tuning(name="lora", lora_rank=4, lora_dropout=0.0)
-OWN = Model(name="t", architecture="llama", loss=Loss.binary, others=True)
+OWN = Model(name="t", architecture="llama", loss=Loss.binary, cross_option_bias=True)
 
 
 @pytest.fixture(scope="module")
@@ -31,23 +31,25 @@ def asked():
 def base(tmp_path_factory, asked):
     """A random decoder's folder."""
     folder = tmp_path_factory.mktemp("decoder")
-    Reader.load(replace(OWN, others=False), CPU, folder / "c", 0, texts(asked)).save(folder)
+    MultipleChoiceReader.build(
+        replace(OWN, cross_option_bias=False), CPU, folder / "c", 0, texts(asked)
+    ).save(folder)
     return folder
 
 
 def reader_of(tmp_path, model, **values):
-    return Reader.load(model, {**CPU, "max_steps": 3, **values}, tmp_path / "c", 1)
+    return MultipleChoiceReader.build(model, {**CPU, "max_steps": 3, **values}, tmp_path / "c", 1)
 
 
 def test_options_have_the_scores_that_the_library_gives_each_sequence(tmp_path, asked, base):
-    reader = reader_of(tmp_path, replace(OWN, others=False, name_or_path=str(base)))
-    logits = predict(reader, features_of(reader, asked))
+    reader = reader_of(tmp_path, replace(OWN, cross_option_bias=False, name_or_path=str(base)))
+    logits = reader.predict_logits(features_of(reader, asked))
     plain = LlamaForSequenceClassification.from_pretrained(base).eval()
     rows = features_of(reader, asked).to_list()
     for row, found in zip(rows, logits, strict=True):
         for option, score in zip(row["options"], found, strict=True):
             question = [*row["prompt"], *option]
-            ids = reader.collator(5).pair.build(row["context"], question)["input_ids"]
+            ids = reader.build_collator(5).pair.build(row["context"], question)["input_ids"]
             with torch.no_grad():
                 expected = plain(torch.tensor([ids])).logits.item()
             assert score == pytest.approx(expected, abs=1e-5)
@@ -58,21 +60,21 @@ def test_a_decoder_is_trained_saved_and_read_again(tmp_path, asked, base, tuning
     model = replace(OWN, name_or_path=str(base))
     reader = reader_of(tmp_path, model, learning_rate=0.01)
     features = features_of(reader, asked)
-    before = predict(reader, features)
+    before = reader.predict_logits(features)
     embeddings = reader.model.get_input_embeddings().weight.detach().clone()
     reader = reader.prepare_for_training(features, tuning)
-    train(reader, features, features.select([]))
-    logits = predict(reader, features)
+    reader.train(features, features.select([]))
+    logits = reader.predict_logits(features)
     assert not np.allclose(before, logits)
     assert torch.equal(reader.model.get_input_embeddings().weight, embeddings)
     reader.save(tmp_path / "run" / "model")
     again = reader_of(tmp_path / "again", replace(model, name_or_path=str(tmp_path / "run")))
-    assert np.array_equal(predict(again, features), logits)
+    assert np.array_equal(again.predict_logits(features), logits)
 
 
 def test_a_decoder_without_a_padding_token_pads_with_its_end(tmp_path, asked, base):
-    reader = reader_of(tmp_path, replace(OWN, others=False, name_or_path=str(base)))
-    whole = predict(reader, features_of(reader, asked))
+    reader = reader_of(tmp_path, replace(OWN, cross_option_bias=False, name_or_path=str(base)))
+    whole = reader.predict_logits(features_of(reader, asked))
     reader.tokenizer.save_pretrained(base / "none")
     reader.model.save_pretrained(base / "none")
     for name in ("tokenizer_config.json", "config.json"):
@@ -80,9 +82,11 @@ def test_a_decoder_without_a_padding_token_pads_with_its_end(tmp_path, asked, ba
         (base / "none" / name).write_text(
             text.replace('"pad_token"', '"eos_token"').replace('"pad_token_id": 0', '"x": 0')
         )
-    again = reader_of(tmp_path, replace(OWN, others=False, name_or_path=str(base / "none")))
+    again = reader_of(
+        tmp_path, replace(OWN, cross_option_bias=False, name_or_path=str(base / "none"))
+    )
     assert again.model.config.pad_token_id == again.tokenizer.eos_token_id
-    assert predict(again, features_of(again, asked)) == pytest.approx(whole, abs=1e-5)
+    assert again.predict_logits(features_of(again, asked)) == pytest.approx(whole, abs=1e-5)
 
 
 def test_number_formats_that_need_a_gpu_are_refused_without_one():

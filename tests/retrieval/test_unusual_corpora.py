@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import jsonl_corpus, kaggle_rows, read_csv
 
-from exam.config import CorpusReader, Encoder, Index, Passages, Retriever, RetrieverKind, Search
+from exam.config import Chunking, CorpusFormat, Encoder, Index, Retriever, RetrieverKind, Search
 from exam.config.compose import composed
 from exam.config.validate import validate
 from exam.core.errors import ExamError
@@ -24,12 +24,12 @@ def retrieval(request, encoder, tmp_path):
     members = {}
     if kind is RetrieverKind.hybrid:
         alone = ("two_stage", "bm25", "tfidf")
-        members = {k: Search(name=k, kind=RetrieverKind[k], depth=3) for k in alone}
+        members = {k: Search(name=k, kind=RetrieverKind[k], top_k=3) for k in alone}
     return Retrieval(
         jsonl_corpus(tmp_path / "corpus.jsonl"),
         Encoder(name="tiny", name_or_path=str(encoder)),
-        Passages(words=90, overlap=1),
-        Retriever(name=kind.value, kind=kind, depth=3, members=members),
+        Chunking(chunk_words=90, overlap_sentences=1),
+        Retriever(name=kind.value, kind=kind, top_k=3, members=members),
         Index(),
         tmp_path / "outputs",
     )
@@ -104,7 +104,7 @@ def test_a_corpus_file_cut_in_the_middle_is_refused(retrieval, asked, tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ExamError, match=r"corpus\.jsonl, line \d+ is not JSON"):
         retrieval.contexts(asked, "q")
-    retrieval.corpus.reader, retrieval.corpus.files = CorpusReader.wikipedia, "corpus.parquet"
+    retrieval.corpus.format, retrieval.corpus.files = CorpusFormat.wikipedia, "corpus.parquet"
     path = tmp_path / "corpus.parquet"
     rows = [{"id": str(i), "title": "Heron", "text": TEXT * i} for i in range(200)]
     pq.write_table(pa.Table.from_pylist(rows), path)
@@ -116,9 +116,9 @@ def test_a_corpus_file_cut_in_the_middle_is_refused(retrieval, asked, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_passages_than_are_ranked_are_refused(kind):
     with pytest.raises(ExamError) as caught:
-        composed("train", f"retriever={kind}", "retriever.depth=4", "context.top_k=5")
+        composed("train", f"retriever={kind}", "retriever.top_k=4", "context.num_passages=5")
     assert str(caught.value) == (
-        "context.top_k=5 exceeds retriever.depth=4.\n"
-        "Set retriever.depth=5, or a smaller context.top_k."
+        "context.num_passages=5 exceeds retriever.top_k=4.\n"
+        "Set retriever.top_k=5, or a smaller context.num_passages."
     )
-    validate(composed("train", f"retriever={kind}", "retriever.depth=5", "context.top_k=5"))
+    validate(composed("train", f"retriever={kind}", "retriever.top_k=5", "context.num_passages=5"))

@@ -103,10 +103,12 @@ def test_several_seeds_give_their_mean_and_spread(place):
 
 @pytest.mark.slow
 def test_training_reads_fewer_passages_than_inference(place):
-    overrides = tiny(place, "context.train_top_k=0", "context.eval_top_k=2", "name=depths")
+    overrides = tiny(
+        place, "context.train_num_passages=0", "context.eval_num_passages=2", "name=depths"
+    )
     train_reader(composed("train", *overrides))
     keys = [json.loads(p.read_text()) for p in (place / "outputs/features").glob("*/key.json")]
-    read = {key["top_k"] for key in keys}
+    read = {key["num_passages"] for key in keys}
     assert {0, 2} <= read
 
 
@@ -137,7 +139,7 @@ def test_what_is_left_of_a_checkpoint_without_training(place):
     first = train_reader(composed("train", *tiny(place, "name=first")))
     untrained = [
         f"model.name_or_path={first.stage.folder}",
-        "trainer=no_training",
+        "trainer=zero_shot",
         "trainer.num_train_epochs=0",
         "name=untrained",
     ]
@@ -206,14 +208,14 @@ from tiny_encoders import model_of
 from tiny_encoders import CPU, as_questions, features_of, texts
 from transformers import TrainerCallback
 from exam.core.trainer import fit
-from exam.readers.multiple_choice.reader import Reader
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
 stop, folder = int(sys.argv[1]), Path.cwd() / "c"
 asked = as_questions(kaggle_rows(24))
 values = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 2}
 values |= {"per_device_train_batch_size": 2, "save_total_limit": 2}
-reader = Reader.load(model_of("bert"), {**CPU, **values}, folder, 0, texts(asked))
+reader = MultipleChoiceReader.build(model_of("bert"), {**CPU, **values}, folder, 0, texts(asked))
 features = features_of(reader, asked)
-trainer = reader.trainer(features, None, 5)
+trainer = reader.build_trainer(features, None, 5)
 class Stop(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == stop:
@@ -251,7 +253,7 @@ def test_experiments_name_their_checkpoints_command_and_score(name):
     assert config.model.name_or_path == HUB[name]
     assert config.name == name
     head = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
-    for part in ("# System ", f"exam train experiment={name}", "# Published: .", "# Known: "):
+    for part in ("# System ", f" experiment={name}", "# Published: .", "# Known: "):
         assert part in head
     assert "Chosen: " in head or name == "how_to_train_open_book"
 
@@ -287,8 +289,8 @@ def test_experiments_run_with_small_weights_of_their_own_architecture(published,
     if name == "wiki_stem_1k":
         endpoint = Endpoint(lambda title, _: question_about(title))
         overrides += ["corpus=jsonl", f"corpus.dir={published}", "corpus.files=articles.jsonl"]
-        overrides += [f"generator.writer.base_url={endpoint.url}", "generator.n=10"]
-        overrides += ["generator.writer.min_sentences=1"]
+        overrides += [f"generator.llm.base_url={endpoint.url}", "generator.num_questions=10"]
+        overrides += ["generator.llm.min_sentences=1"]
     config = composed("train", *overrides)
     run = train_reader(config)
     saved = json.loads((run.stage.folder / "model" / "config.json").read_text())
@@ -302,16 +304,19 @@ def test_experiments_run_with_small_weights_of_their_own_architecture(published,
 @pytest.mark.slow
 def test_a_multirun_survives_a_failed_job_and_says_which(place, tmp_path):
     overrides = [*tiny(place), f"outputs={tmp_path}", "tracker=wandb_offline"]
-    done = exam("train", *overrides, "-m", "context.top_k=0,99,3", cwd=tmp_path)
+    done = exam("train", *overrides, "-m", "context.num_passages=0,99,3", cwd=tmp_path)
     assert done.returncode == 2
     (failed,) = [line for line in done.stderr.splitlines() if line.startswith("Job ")]
     assert failed.startswith("Job 1 (")
-    assert "context.top_k=99): context.top_k=99 exceeds retriever.depth" in failed
+    assert "context.num_passages=99): context.num_passages=99 exceeds retriever.top_k" in failed
     assert done.stderr.count("contexts done") == 2  # train and valid, once for both jobs
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
     (folder,) = (tmp_path / "sweeps").iterdir()
     found = json.loads((folder / "results.json").read_text())
-    assert [row["system"] for row in found["rows"]] == ["context.top_k=0", "context.top_k=3"]
+    assert [row["system"] for row in found["rows"]] == [
+        "context.num_passages=0",
+        "context.num_passages=3",
+    ]
     assert (folder / "map_at_3.png").read_bytes().startswith(b"\x89PNG")
     assert str(folder / "results.json") in done.stdout
 
@@ -339,9 +344,9 @@ def test_sweep_files_give_commands_that_run(place, tmp_path):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
     sweep = yaml.safe_load((ROOT / "sweeps" / "retrieval_depth.yaml").read_text())
-    values = sweep["parameters"]["context.top_k"]["values"]
+    values = sweep["parameters"]["context.num_passages"]["values"]
     assert values == [0, 1, 3, 5, 10, 20]
-    arguments = create_sweep_command_args({"args": {"context.top_k": {"value": values[1]}}})
+    arguments = create_sweep_command_args({"args": {"context.num_passages": {"value": values[1]}}})
     macros = {
         "${env}": ["/usr/bin/env"],
         "${program}": [str(ROOT / sweep["program"])],
@@ -350,7 +355,7 @@ def test_sweep_files_give_commands_that_run(place, tmp_path):
     command = [
         word for part in create_sweep_command(sweep["command"]) for word in macros.get(part, [part])
     ]
-    assert command[-2:] == ["tracker=wandb", "context.top_k=1"]
+    assert command[-2:] == ["tracker=wandb", "context.num_passages=1"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "WANDB_MODE": "offline"}
     more = [*tiny(place), f"outputs={tmp_path}"]

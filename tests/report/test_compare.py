@@ -14,7 +14,7 @@ from exam.pipelines.retrieve import run_retrieve
 from exam.pipelines.train import train_reader
 from exam.report.compare import compare_contexts
 
-WORDS = "passages.words=20"
+WORDS = "chunking.chunk_words=20"
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,8 @@ from scipy.special import log_softmax
 from exam.cli import main
 from exam.config import Ensemble, EnsembleKind
 from exam.config.compose import composed, with_prefix
-from exam.core.artifacts import describe_file
+from exam.core.artifacts import MANIFEST, read_manifest, write_manifest
 from exam.core.errors import ExamError
-from exam.core.files import write_checksummed_json
 from exam.evaluation.ensemble import combined
 from exam.evaluation.predictions import probabilities, read_all, read_predictions, write_predictions
 from exam.pipelines.infer import run_infer
@@ -127,10 +126,10 @@ def test_weights_are_fitted_on_held_out_questions_alone(place, capsys):
 
 
 def test_a_reader_reads_in_several_ways(place):
-    passes = "passes=['retriever=bm25','retriever=none','run.context.top_k=1']"
+    passes = "variants=['retriever=bm25','retriever=none','run.context.num_passages=1']"
     given = [f"ckpt={place.open}", "ensemble=max_over_contexts", place.known]
     run = run_infer(place.infer(*given, passes))
-    ways = [["retriever=bm25"], ["retriever=none"], ["run.context.top_k=1"]]
+    ways = [["retriever=bm25"], ["retriever=none"], ["run.context.num_passages=1"]]
     each = []
     for (way,) in ways:
         own = place.infer(f"ckpt={place.open}", place.known, with_prefix(way))
@@ -141,7 +140,7 @@ def test_a_reader_reads_in_several_ways(place):
 
 
 def test_orders_of_options_are_averaged_and_put_back(place):
-    run = run_infer(place.infer(f"ckpt={place.open}", "rotations=5", place.known))
+    run = run_infer(place.infer(f"ckpt={place.open}", "option_rotations=5", place.known))
     found = read_all(run.stage.folder / "predictions.parquet")
     assert [one.order for one in found] == ["given", *(f"rotated by {i}" for i in range(1, 5))]
     for one in found[1:]:  # this reader scores every option by itself
@@ -162,7 +161,7 @@ def test_a_submission_calls_the_options_as_the_file_does(place):
 
 
 def test_only_the_least_sure_are_asked_further(place):
-    run = run_infer(place.infer(place.both, "cascade.share=0.5", place.known))
+    run = run_infer(place.infer(place.both, "cascade.escalate_fraction=0.5", place.known))
     cheap, dear = (
         predictions(run_infer(place.infer(f"ckpt={one}", place.known)))
         for one in (place.open, place.closed)
@@ -177,7 +176,7 @@ def test_only_the_least_sure_are_asked_further(place):
         for one in (place.open, place.closed)
     ]
     both = f"predictions=[{folders[0]},{folders[1]}]"
-    again = run_infer(place.infer(both, "cascade.share=0.5"))
+    again = run_infer(place.infer(both, "cascade.escalate_fraction=0.5"))
     assert predictions(again).logits == pytest.approx(expected)
     curve = json.loads((again.stage.folder / "results.json").read_text())["curve"]
     assert len(curve) == 21
@@ -187,8 +186,8 @@ def test_only_the_least_sure_are_asked_further(place):
 
 def test_a_reader_that_is_asked_nothing_is_passed_over(place):
     three = f"ckpt=[{place.open},{place.open},{place.closed}]"
-    found = run_infer(place.infer(three, "cascade.share=[0,0.5]", place.known))
-    expected = run_infer(place.infer(place.both, "cascade.share=0.5", place.known))
+    found = run_infer(place.infer(three, "cascade.escalate_fraction=[0,0.5]", place.known))
+    expected = run_infer(place.infer(place.both, "cascade.escalate_fraction=0.5", place.known))
     assert predictions(found).logits == pytest.approx(predictions(expected).logits)
 
 
@@ -216,10 +215,8 @@ def test_runs_of_one_name_in_two_places_are_told_apart(place, tmp_path):
     answered = read_predictions(run / "predictions.parquet")
     wrong = replace(answered, logits=-answered.logits)
     write_predictions(other / "predictions.parquet", [wrong])
-    manifest = json.loads((run / "manifest.json").read_text())
-    files = {"predictions.parquet": describe_file(other / "predictions.parquet")}
-    own = {k: v for k, v in manifest.items() if k != "sha256"}
-    write_checksummed_json(other / "manifest.json", {**own, "files": files})
+    manifest = read_manifest(run / MANIFEST)
+    write_manifest(other / MANIFEST, **{**manifest, "files": ["predictions.parquet"]})
     compare([run, other], tmp_path / "compared.json")
     found = json.loads((tmp_path / "compared.json").read_text())
     accuracy = {name: own["accuracy"]["value"] for name, own in found["statistics"].items()}
@@ -241,7 +238,7 @@ def test_runs_of_other_questions_are_not_compared(place, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["ensemble=mean", "cascade.share=0.5"])
+@pytest.mark.parametrize("way", ["ensemble=mean", "cascade.escalate_fraction=0.5"])
 def test_two_processes_answer_as_one_does(place, tmp_path, way):
     own = [place.both, way, "data=kaggle", f"data.dir={place.folder / 'questions'}"]
     own += [f"outputs={place.outputs}", place.known, "resume=never"]
@@ -256,8 +253,10 @@ def test_two_processes_answer_as_one_does(place, tmp_path, way):
 
 def test_shares_must_fit_the_readers(place):
     for runs, share in ((f"ckpt={place.open}", "0.5"), (place.both, "[0.5,0.2]")):
-        with pytest.raises(ExamError, match=r"cascade\.share=.* does not fit \d readers"):
-            run_infer(place.infer(runs, f"cascade.share={share}", place.known))
+        with pytest.raises(
+            ExamError, match=r"cascade\.escalate_fraction=.* does not fit \d readers"
+        ):
+            run_infer(place.infer(runs, f"cascade.escalate_fraction={share}", place.known))
 
 
 def test_several_readers_need_a_way_to_become_one(place):
@@ -269,12 +268,18 @@ def test_several_readers_need_a_way_to_become_one(place):
 
 def test_a_pass_with_an_open_quote_is_refused(place):
     with pytest.raises(ExamError, match=r"passes=.* cannot be read: .*\n.* close its quotes"):
-        run_infer(place.infer(f"ckpt={place.open}", place.known, """passes=["a='b"]"""))
+        run_infer(place.infer(f"ckpt={place.open}", place.known, """variants=["a='b"]"""))
 
 
 def test_a_pass_changes_how_a_reader_reads_and_nothing_else(place):
-    with pytest.raises(ExamError, match=r"passes='rotations=5' sets rotations.*\n.*run\.<key>"):
-        run_infer(place.infer(f"ckpt={place.closed}", "passes=['rotations=5','rotations=1']"))
+    with pytest.raises(
+        ExamError, match=r"variants='option_rotations=5' sets rotations.*\n.*run\.<key>"
+    ):
+        run_infer(
+            place.infer(
+                f"ckpt={place.closed}", "variants=['option_rotations=5','option_rotations=1']"
+            )
+        )
 
 
 def test_a_context_of_another_layout_than_the_trained_one_is_named(place, caplog):
@@ -289,7 +294,12 @@ def test_a_context_of_another_layout_than_the_trained_one_is_named(place, caplog
 
 def reader_of_pairs(place, folder):
     """Restore the reader that mines pairs for a reranker."""
-    pairs = ["task=reranker", "reranker.ckpt=x", "pairs.positives=reader", f"pairs.reader={folder}"]
+    pairs = [
+        "task=reranker",
+        "reranker.ckpt=x",
+        "training_pairs.positives=reader",
+        f"training_pairs.reader={folder}",
+    ]
     return restore_reader(composed("train", *tiny(place.folder, *pairs)))
 
 
@@ -297,7 +307,7 @@ def test_the_gain_of_a_passage_is_what_it_adds_to_the_log_probability(place):
     run, config = reader_of_pairs(place, place.open)
     answers = {}
     for top_k in (0, 1):
-        override = with_prefix(f"run.context.top_k={top_k}")
+        override = with_prefix(f"run.context.num_passages={top_k}")
         answers[top_k] = run_infer(place.infer(f"ckpt={place.open}", place.known, override))
     (contexts,) = (stage for stage in answers[1].stages if stage.kind == "contexts")
     questions = read_questions(contexts)
@@ -313,12 +323,15 @@ def test_the_gain_of_a_passage_is_what_it_adds_to_the_log_probability(place):
 
 def test_a_reader_that_cannot_read_passages_singly_is_refused(place):
     lexical = train_reader(composed("train", *tiny(place.folder, "model=lexical"))).stage.folder
-    features = ["model.evidence=true", "trainer.num_train_epochs=0"]
+    features = ["model.overlap_features=true", "trainer.num_train_epochs=0"]
     joint = train_reader(composed("train", *tiny(place.folder, *features))).stage.folder
-    for folder, setting in ((lexical, "model.kind=lexical"), (joint, "model.evidence=true")):
+    for folder, setting in (
+        (lexical, "model.kind=lexical"),
+        (joint, "model.overlap_features=true"),
+    ):
         with pytest.raises(ExamError, match=setting) as caught:
             reader_of_pairs(place, folder)
-        assert str(caught.value).endswith("pairs.reader=<folder>")
+        assert str(caught.value).endswith("training_pairs.reader=<folder>")
 
 
 def test_a_reader_under_stress(place, capsys):

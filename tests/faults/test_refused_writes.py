@@ -25,18 +25,18 @@ def prepared(tmp_path_factory):
 
 
 @pytest.fixture
-def place(prepared, tmp_path):
+def workdir(prepared, tmp_path):
     return copied(prepared, tmp_path / "place")
 
 
 @pytest.fixture
-def mounted(place):
+def mounted(workdir):
     """Outputs on a file system of half a megabyte, which is another than the questions'."""
-    own = Mounted(place / "outputs", "512k")
-    if not own.possible:
+    mount = Mounted(workdir / "outputs", "512k")
+    if not mount.possible:
         pytest.skip("this process may mount no file system")
-    yield own
-    own.end()
+    yield mount
+    mount.end()
 
 
 def caused(error, cause):
@@ -45,7 +45,7 @@ def caused(error, cause):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (
             OSError(errno.ENOSPC, "No space left on device", "a/b"),
@@ -78,10 +78,10 @@ def caused(error, cause):
         (PermissionError(errno.EACCES, "", "c"), f"c: Permission denied.\n{OTHER_FOLDER}"),
     ],
 )
-def test_every_writer_is_understood(tmp_path, error, said):
+def test_every_writer_is_understood(tmp_path, error, message):
     with pytest.raises(ExamError) as caught, translate_os_errors(tmp_path / "out"):
         raise error
-    assert str(caught.value) == said.replace("below out", f"below {tmp_path / 'out'}")
+    assert str(caught.value) == message.replace("below out", f"below {tmp_path / 'out'}")
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "", "d"), RuntimeError("bug")])
@@ -130,53 +130,53 @@ def test_a_finished_stage_is_read_where_nothing_can_be_written(tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_message_and_room_goes_on(place, mounted):
-    run(place, "retrieve", *LEXICAL)
-    good = sorted((place / "outputs").glob("*/*/manifest.json"))
+def test_a_full_disk_is_one_message_and_room_goes_on(workdir, mounted):
+    run(workdir, "retrieve", *LEXICAL)
+    good = sorted((workdir / "outputs").glob("*/*/manifest.json"))
     filler = mounted.folder / "filler"
     with filler.open("wb") as file:
         free = os.statvfs(mounted.folder)
         file.write(b"x" * (free.f_bavail * free.f_frsize - 8192))
-    other = [*LEXICAL, "passages.words=20"]
-    first, second = refused(place, "retrieve", *other)
+    other = [*LEXICAL, "chunking.chunk_words=20"]
+    first, second = refused(workdir, "retrieve", *other)
     assert first.endswith(": No space left on device.")
     assert first.startswith("outputs/")
     assert second == FREE_SPACE
     assert len([load_stage(path.parent) for path in good]) >= 3
     filler.unlink()
-    run(place, "retrieve", *other)
-    assert not list((place / "outputs").rglob("*.part"))
+    run(workdir, "retrieve", *other)
+    assert not list((workdir / "outputs").rglob("*.part"))
 
 
 @pytest.mark.slow
-def test_a_read_only_folder_is_one_message(place, mounted):
+def test_a_read_only_folder_is_one_message(workdir, mounted):
     mounted.change("ro")
-    first, second = refused(place, "retrieve", *LEXICAL)
+    first, second = refused(workdir, "retrieve", *LEXICAL)
     assert (first.endswith(": Read-only file system."), second) == (True, OTHER_FOLDER)
     mounted.change("rw")
-    run(place, "retrieve", *LEXICAL)
+    run(workdir, "retrieve", *LEXICAL)
     mounted.change("ro")
-    run(place, "retrieve", *LEXICAL)  # finished: nothing is written
+    run(workdir, "retrieve", *LEXICAL)  # finished: nothing is written
 
 
 @pytest.mark.slow
-def test_a_limit_on_files_is_one_message(place):
-    *_, first, second = refused(place, "train", *CLOSED, fault=partial(limit_files, 60_000))
+def test_a_limit_on_files_is_one_message(workdir):
+    *_, first, second = refused(workdir, "train", *CLOSED, fault=partial(limit_files, 60_000))
     named = r"outputs/train/kaggle-lexical-none-\w{8}/report\.html: File too large\."
     assert re.fullmatch(named, first)
     assert second == (
         "Raise the limit on the size of files (ulimit -f), and run the same command again: it "
         "continues from what is finished."
     )
-    run(place, "train", *CLOSED)
+    run(workdir, "train", *CLOSED)
 
 
 @pytest.mark.slow
-def test_a_missing_permission_is_one_message(place):
-    (place / "outputs").mkdir(mode=0o555)
-    first, second = refused(place, "retrieve", *LEXICAL, fault=bound_by_permissions)
+def test_a_missing_permission_is_one_message(workdir):
+    (workdir / "outputs").mkdir(mode=0o555)
+    first, second = refused(workdir, "retrieve", *LEXICAL, fault=bound_by_permissions)
     assert (first, second) == ("outputs/passages: Permission denied.", OTHER_FOLDER)
-    (place / "outputs").chmod(0o755)
-    (place / "articles.jsonl").chmod(0)
-    first, second = refused(place, "retrieve", *LEXICAL, fault=bound_by_permissions)
+    (workdir / "outputs").chmod(0o755)
+    (workdir / "articles.jsonl").chmod(0)
+    first, second = refused(workdir, "retrieve", *LEXICAL, fault=bound_by_permissions)
     assert (first, second) == ("articles.jsonl: Permission denied.", OTHER_FOLDER)

@@ -8,7 +8,7 @@ from itertools import takewhile
 import pytest
 from helpers import jsonl_corpus
 
-from exam.config import Encoder, Generator, Index, Passages, QuestionKind, Retriever, RetrieverKind
+from exam.config import Chunking, Encoder, Generator, Index, QuestionKind, Retriever, RetrieverKind
 from exam.core.errors import ExamError
 from exam.data.corpus import Article
 from exam.generation.generate import generate
@@ -99,7 +99,7 @@ def retrieval(corpus, encoder, tmp_path):
     return Retrieval(
         jsonl_corpus(corpus),
         Encoder(name="tiny", name_or_path=str(encoder)),
-        Passages(),
+        Chunking(),
         Retriever(name="none", kind=RetrieverKind.none),
         Index(),
         tmp_path / "outputs",
@@ -122,7 +122,7 @@ def balanced(rows):
 def asked(retrieval, corpus, kind, n):
     """Generated questions of one kind: prompt, right and wrong options, and the article."""
     articles = {a["id"]: a for a in map(json.loads, corpus.read_text().splitlines())}
-    config = Generator(name="rules", n=n, neighbours=60, kinds=[QuestionKind(kind)])
+    config = Generator(name="rules", num_questions=n, num_neighbors=60, kinds=[QuestionKind(kind)])
     rows = written(generate(retrieval, config))
     assert len(rows) == n
     for row in rows:
@@ -174,7 +174,9 @@ def test_variants_differ_from_what_the_article_says_in_one_part(retrieval, corpu
 
 
 def test_no_sentence_is_asked_about_twice(retrieval):
-    rows = written(generate(retrieval, Generator(name="rules", n=120, neighbours=60)))
+    rows = written(
+        generate(retrieval, Generator(name="rules", num_questions=120, num_neighbors=60))
+    )
     assert len({r["article"] for r in rows}) <= 64 < len(rows)
     right = [r[r["answer"]] for r in rows if "_____" not in r["prompt"]]
     assert len(set(right)) == len(right)
@@ -182,21 +184,27 @@ def test_no_sentence_is_asked_about_twice(retrieval):
 
 
 def test_a_seed_gives_the_same_bytes_and_another_seed_others(retrieval, tmp_path):
-    first = generate(retrieval, Generator(name="rules", n=20, neighbours=60))
-    again = generate(retrieval, Generator(name="rules", n=20, neighbours=60), resume="never")
+    first = generate(retrieval, Generator(name="rules", num_questions=20, num_neighbors=60))
+    again = generate(
+        retrieval, Generator(name="rules", num_questions=20, num_neighbors=60), resume="never"
+    )
     assert again.folder.name == f"{first.folder.name}-2"
     bytes_of = [(s.folder / "questions.csv").read_bytes() for s in (first, again)]
     assert bytes_of[0] == bytes_of[1]
-    other = generate(retrieval, Generator(name="rules", n=20, seed=1, neighbours=60))
+    other = generate(retrieval, Generator(name="rules", num_questions=20, seed=1, num_neighbors=60))
     assert (other.folder / "questions.csv").read_bytes() != bytes_of[0]
 
 
 def test_excluded_articles_are_left_alone(retrieval, tmp_path):
-    first = written(generate(retrieval, Generator(name="rules", n=20, neighbours=60)))
+    first = written(
+        generate(retrieval, Generator(name="rules", num_questions=20, num_neighbors=60))
+    )
     (tmp_path / "exam.csv").write_bytes(
         (tmp_path / "outputs" / "generate").rglob("questions.csv").__next__().read_bytes()
     )
-    config = Generator(name="rules", n=20, neighbours=60, exclude=str(tmp_path / "exam.csv"))
+    config = Generator(
+        name="rules", num_questions=20, num_neighbors=60, exclude=str(tmp_path / "exam.csv")
+    )
     second = written(generate(retrieval, config))
     assert not {r["article"] for r in first} & {r["article"] for r in second}
 
@@ -204,7 +212,9 @@ def test_excluded_articles_are_left_alone(retrieval, tmp_path):
 def test_exclusion_that_excludes_nothing_is_refused(retrieval, tmp_path):
     (tmp_path / "exam.csv").write_text("id,prompt,A,B\n1,p,x,y\n")
     with pytest.raises(ExamError) as caught:
-        generate(retrieval, Generator(name="r", n=5, exclude=str(tmp_path / "exam.csv")))
+        generate(
+            retrieval, Generator(name="r", num_questions=5, exclude=str(tmp_path / "exam.csv"))
+        )
     assert str(caught.value) == (
         f"generator.exclude={tmp_path}/exam.csv names no articles.\nIt needs a column `article`, "
         "or exam_qrels.csv (question,article) beside it."
@@ -213,7 +223,7 @@ def test_exclusion_that_excludes_nothing_is_refused(retrieval, tmp_path):
 
 def test_too_small_a_corpus_is_refused(retrieval):
     with pytest.raises(ExamError) as caught:
-        generate(retrieval, Generator(name="rules", n=500, neighbours=60))
+        generate(retrieval, Generator(name="rules", num_questions=500, num_neighbors=60))
     message = str(caught.value)
     assert message.startswith("The corpus states facts for ")
-    assert "generator.n=500 are asked for.\nSet generator.n=" in message
+    assert "generator.num_questions=500 are asked for.\nSet generator.num_questions=" in message

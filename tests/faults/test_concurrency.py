@@ -19,7 +19,7 @@ def prepared(tmp_path_factory):
 
 
 @pytest.fixture
-def place(prepared, tmp_path):
+def workdir(prepared, tmp_path):
     return copied(prepared, tmp_path / "place")
 
 
@@ -57,10 +57,10 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_commands_do_the_work_once(place):
-    both = [start(place, "retrieve", *LEXICAL) for _ in range(2)]
+def test_two_commands_do_the_work_once(workdir):
+    both = [start(workdir, "retrieve", *LEXICAL) for _ in range(2)]
     assert [command.wait() for command in both] == [0, 0]
-    manifests = list(place.glob("outputs/*/*/manifest.json"))
+    manifests = list(workdir.glob("outputs/*/*/manifest.json"))
     logs = "".join(command.log for command in both)
     assert logs.count(" done: ") == len(manifests)
     assert len(manifests) >= 4
@@ -85,7 +85,7 @@ with open_stage(Path("outputs"), "k", "n", {"a": value}, resume) as stage:
 def worker(tmp_path):
     """Start a process that holds a stage for a while."""
     (tmp_path / "worker.py").write_text(WORKER)
-    return lambda *given: start(tmp_path, str(tmp_path / "worker.py"), *map(str, given))
+    return lambda *arguments: start(tmp_path, str(tmp_path / "worker.py"), *map(str, arguments))
 
 
 def test_the_lock_of_a_dead_process_keeps_none_out(worker, tmp_path):

@@ -2,17 +2,16 @@
 
 import logging
 import os
-import subprocess
 import sys
 import unicodedata
 from importlib import import_module
 
 import pytest
-from helpers import ROOT, exam, jsonl_corpus, make_articles, make_place, setting
+from helpers import ROOT, exam, jsonl_corpus, make_articles, make_place, python, setting
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exam.config import Passages
+from exam.config import Chunking
 from exam.core.errors import ExamError
 from exam.core.files import read_json
 from exam.data import sentences
@@ -82,10 +81,10 @@ def test_the_preferred_splitter_joins_no_key():
 
 def test_the_fall_back_is_logged_once_and_is_part_of_the_passages_key(without, tmp_path, caplog):
     corpus = jsonl_corpus(make_articles(tmp_path / "articles.jsonl"))
-    before = build_passages(corpus, Passages(words=6), tmp_path / "outputs")
+    before = build_passages(corpus, Chunking(chunk_words=6), tmp_path / "outputs")
     without("blingfire")
     caplog.set_level(logging.INFO, "exam")
-    after = build_passages(corpus, Passages(words=6), tmp_path / "outputs")
+    after = build_passages(corpus, Chunking(chunk_words=6), tmp_path / "outputs")
     name = splitter().name
     assert "splitter" not in before.stage.key
     assert after.stage.key["splitter"] == name
@@ -123,13 +122,7 @@ def test_retrieval_runs_with_the_fall_back(tmp_path, encoder):
     given = setting(folder, "retriever=two_stage", f"encoder.name_or_path={encoder}")
     preferred = exam("retrieve", *given)
     path = os.pathsep.join([str(tmp_path), str(ROOT / "src")])
-    fallen_back = subprocess.run(
-        [sys.executable, str(ROOT / "retrieve.py"), *given],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    fallen_back = python(str(ROOT / "retrieve.py"), *given, PYTHONPATH=path)
     assert (preferred.returncode, fallen_back.returncode) == (0, 0), fallen_back.stderr
     assert preferred.stderr.count("sentences: ") == 0
     assert fallen_back.stderr.count(f"; using {FALL_BACK} ") == 1
