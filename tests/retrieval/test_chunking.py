@@ -20,26 +20,30 @@ def texts(text, **settings):
 
 
 def test_passages_hold_whole_sentences_and_share_the_last_one():
-    assert texts(TEXT, words=6, overlap=1) == [
+    assert texts(TEXT, chunk_words=6, overlap_sentences=1) == [
         "One two three. Four five six.",
         "Four five six. Seven eight nine.",
         "Seven eight nine. Ten eleven twelve.",
     ]
-    assert texts(TEXT, words=6, overlap=0) == [
+    assert texts(TEXT, chunk_words=6, overlap_sentences=0) == [
         "One two three. Four five six.",
         "Seven eight nine. Ten eleven twelve.",
     ]
-    assert texts(TEXT, words=100, overlap=1) == [TEXT]
+    assert texts(TEXT, chunk_words=100, overlap_sentences=1) == [TEXT]
 
 
 def test_a_sentence_longer_than_a_passage_is_split_between_words():
     long = "alpha beta gamma delta epsilon zeta eta."
-    assert texts(long, words=3, overlap=0) == ["alpha beta gamma", "delta epsilon zeta", "eta."]
+    assert texts(long, chunk_words=3, overlap_sentences=0) == [
+        "alpha beta gamma",
+        "delta epsilon zeta",
+        "eta.",
+    ]
 
 
 def test_no_passage_repeats_the_previous_one():
     # The shared sentence and the next one exceed the limit together: drop the shared one.
-    passages = texts("a b c d e. f g h i j. k l m n o.", words=6, overlap=1)
+    passages = texts("a b c d e. f g h i j. k l m n o.", chunk_words=6, overlap_sentences=1)
     assert len(passages) == len(set(passages)) == 3
 
 

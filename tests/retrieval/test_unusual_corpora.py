@@ -57,7 +57,7 @@ def test_a_corpus_without_text(retrieval, asked, tmp_path, articles):
     if articles and retrieval.retriever.kind is RetrieverKind.two_stage:
         assert read_contexts(retrieval.contexts(asked, "q")) == {}
         return
-    with pytest.raises(ExamError, match=r"holds no (article|text)\.\nGive"):
+    with pytest.raises(ExamError, match=r"has no (articles|text)\.\nName"):
         retrieval.contexts(asked, "q")
 
 
