@@ -117,7 +117,7 @@ RETRIEVE = """
 import json, sys
 from pathlib import Path
 from exam.core import distributed
-from exam.config import Corpus, CorpusReader, Encoder, Index, Chunking, IndexType
+from exam.config import Chunking, Corpus, CorpusFormat, Encoder, Index, IndexType
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index, build_passage_index
 from exam.retrieval.chunking import build_passages
@@ -125,7 +125,8 @@ encoded = []
 real = SentenceEncoder.encode
 SentenceEncoder.encode = lambda self, texts: encoded.append(len(texts)) or real(self, texts)
 articles, encoder, outputs = map(Path, sys.argv[1:])
-corpus = Corpus(name="a", reader=CorpusReader.jsonl, dir=str(articles.parent), files=articles.name)
+jsonl = CorpusFormat.jsonl
+corpus = Corpus(name="a", format=jsonl, dir=str(articles.parent), files=articles.name)
 sentences = SentenceEncoder(Encoder(name="tiny", name_or_path=str(encoder)))
 index = build_index(corpus, sentences, Index(type=IndexType.low_memory, shard_size=2), outputs)
 table = build_passages(corpus, Chunking(chunk_words=12, overlap_sentences=0), outputs)
@@ -133,8 +134,8 @@ build_passage_index(table, sentences, Index(shard_size=3), outputs)
 assert len(index) == 10
 import torch.distributed
 joined = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-said = {"rank": distributed.rank(), "world": joined, "encoded": encoded, "passages": len(table)}
-(outputs / f"said-{distributed.rank()}.json").write_text(json.dumps(said))
+report = {"rank": distributed.rank(), "world": joined, "encoded": encoded, "passages": len(table)}
+(outputs / f"report-{distributed.rank()}.json").write_text(json.dumps(report))
 """
 
 
@@ -145,11 +146,11 @@ def test_two_processes_build_the_index_of_one(articles, encoder, tmp_path):
         arguments = [str(articles), str(encoder), str(tmp_path / name)]
         done = run_script(tmp_path / "run.py", *arguments, cwd=tmp_path, processes=processes)
         assert done.returncode == 0, done.stderr
-    said = [json.loads((tmp_path / "two" / f"said-{i}.json").read_text()) for i in (0, 1)]
-    assert [(s["rank"], s["world"]) for s in said] == [(0, 2), (1, 2)]
-    assert all(s["encoded"] for s in said)
-    total = sum(sum(s["encoded"]) for s in said)
-    assert total == 10 + said[0]["passages"]  # each text by one of them
+    report = [json.loads((tmp_path / "two" / f"report-{i}.json").read_text()) for i in (0, 1)]
+    assert [(s["rank"], s["world"]) for s in report] == [(0, 2), (1, 2)]
+    assert all(s["encoded"] for s in report)
+    total = sum(sum(s["encoded"]) for s in report)
+    assert total == 10 + report[0]["passages"]  # each text by one of them
     one, two = (
         sorted(p for p in (tmp_path / name / "index").glob("*/*") if p.is_file())
         for name in ("one", "two")
@@ -195,8 +196,8 @@ def test_a_killed_build_resumes_at_the_last_whole_shard(articles, encoder, tmp_p
 
     assert build(cut, "cut") == -signal.SIGKILL
     assert build(RETRIEVE, "cut") == build(RETRIEVE, "whole") == 0
-    said = json.loads((tmp_path / "cut" / "said-0.json").read_text())
-    assert said["encoded"][:2] == [2, 2]  # of five shards, three were whole
+    report = json.loads((tmp_path / "cut" / "report-0.json").read_text())
+    assert report["encoded"][:2] == [2, 2]  # of five shards, three were whole
     cut_files, whole_files = (
         {
             p.parent.name + p.name: digest(p.read_bytes().hex())
