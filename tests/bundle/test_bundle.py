@@ -1,7 +1,6 @@
 """A bundle holds what answering needs, says how large it is, and works without a network."""
 
 import json
-import subprocess
 import sys
 import tomllib
 from functools import partial
@@ -9,7 +8,7 @@ from importlib.metadata import distributions, version
 from zipfile import ZipFile
 
 import pytest
-from helpers import ROOT, exam, make_place, make_questions, tiny
+from helpers import ROOT, make_place, make_questions, python, run_exam, tiny
 
 from exam.bundle.bundle import estimate_seconds, format_estimate, run_bundle
 from exam.bundle.contents import Contents, atomic_directory, check, link_stages, unpack
@@ -403,8 +402,7 @@ def test_a_rehearsal_stops_at_the_line_that_fails_and_shows_what_it_said(alone, 
 def test_a_bundle_answers_without_a_network(alone, tmp_path, encoder):
     given = tiny(make_place(tmp_path), f"encoder.name_or_path={encoder}")
     for more in (["retriever=two_stage"], ["retriever=none", "name=closed"]):
-        done = exam("train", *given, *more)
-        assert done.returncode == 0, done.stderr
+        run_exam("train", *given, *more)
     (run,) = (tmp_path / "outputs" / "train").glob("kaggle-tiny-*")
     (closed,) = (tmp_path / "outputs" / "train").glob("closed-*")
     image = tmp_path / "image.txt"
@@ -414,25 +412,16 @@ def test_a_bundle_answers_without_a_network(alone, tmp_path, encoder):
     pins = [f"{name}=={version}" for name, version in packages.items() if name not in left_out]
     image.write_text("\n".join([f"Python {sys.version}", *pins]))
     out = tmp_path / "bundle"
-    command = [sys.executable, "-m", "exam", "bundle", f"ckpt=[{closed},{run}]", *given[:2]]
-    command += [
-        f"outputs={tmp_path / 'outputs'}",
-        "data.test=test.csv",
-        "cascade.escalate_fraction=0.5",
-        f"out={out}",
-        f"image={image}",
-        "rehearse=true",
-        "questions=4000",
-    ]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = ["bundle", f"ckpt=[{closed},{run}]", *given[:2], f"outputs={tmp_path / 'outputs'}"]
+    command += ["data.test=test.csv", "cascade.escalate_fraction=0.5", f"out={out}"]
+    made = python("-m", "exam", *command, f"constraints={image}", "rehearse=true", "questions=4000")
     assert made.returncode == 0, made.stderr
     wheels = [path.name.split("-")[0] for path in (out / "wheels").glob("*.whl")]
     assert sorted(wheels) == ["blingfire", "openbook_exam"]
     assert "rehearsed without a network: 6 questions in " in made.stdout
     assert "Estimate for 4,000 questions" in made.stdout
     here = [*given[:2], "data.test=test.csv", f"outputs={tmp_path / 'outputs'}"]
-    done = exam("infer", f"ckpt=[{closed},{run}]", "cascade.escalate_fraction=0.5", *here)
-    assert done.returncode == 0, done.stderr
+    run_exam("infer", f"ckpt=[{closed},{run}]", "cascade.escalate_fraction=0.5", *here)
     (submission,) = (tmp_path / "outputs" / "ensemble").glob("*/submission.csv")
     assert (tmp_path / "bundle-submission.csv").read_bytes() == submission.read_bytes()
     assert submission.read_text().count("\n") == 7

@@ -54,11 +54,11 @@ def test_a_mac_measures_its_peak_memory_in_bytes(mac):
     assert environment.peak_memory_mib() == pytest.approx(peak / 2**20)
 
 
-def test_the_doctor_does_without_what_a_system_does_not_tell(mac, monkeypatch):
+def test_the_doctor_copes_with_unknown_figures(mac, monkeypatch):
     def sysconf(name):
         raise ValueError("unrecognized configuration name")
 
     monkeypatch.setattr(os, "sysconf", sysconf)
-    lines = doctor.machine()
-    assert "memory      unknown: this system does not tell" in lines
+    lines = doctor.describe_machine()
+    assert "memory      unknown" in lines
     assert "gpu         no NVIDIA driver" in lines

@@ -120,7 +120,7 @@ def places(tmp_path_factory, encoder, endpoint):
         known = {
             "run": os.path.relpath(run_, workdir),
             "url": endpoint.url,
-            "image": f"image={image}",
+            "image": f"constraints={image}",
         }
         named = [value.format(**known) for value in case.overrides]
         encodes = case.verb != "generate" and "retriever=none" not in named
@@ -254,7 +254,7 @@ def test_orders_of_the_options_that_were_answered_are_kept(places, tmp_path):
     kept = start(workdir, ORDERS.verb, *overrides, fault=partial(die_at, second + 1))
     assert kept.wait() == -signal.SIGKILL, kept.log
     log = run(workdir, ORDERS.verb, *overrides).log
-    again = [line[9:] for line in log.splitlines() if "answered already" in line]
+    again = [line[9:] for line in log.splitlines() if "reusing predictions" in line]
     assert again == [
         "infer: reusing predictions with options given",
         "infer: reusing predictions with options rotated by 1",

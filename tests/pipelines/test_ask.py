@@ -1,4 +1,4 @@
-"""A loaded run asked in Python and at the terminal, and what the doctor says."""
+"""A loaded run in Python and at the terminal, and the doctor."""
 
 import io
 import re
@@ -22,43 +22,43 @@ OPTIONS = ["in the river", "on a cliff", "under the log"]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    place = make_place(tmp_path_factory.mktemp("asked"))
+    place = make_place(tmp_path_factory.mktemp("ask"))
     return train_reader(composed("train", *tiny(place))).stage.folder
 
 
-def test_a_loaded_run_answers_with_passages_of_its_own_index(run):
+def test_a_loaded_run_answers_from_its_index(run):
     before = set(run.parents[1].rglob("*"))
-    found = load(run).answer("Where does the otter number 0 live?", OPTIONS)
-    assert sum(found.probabilities) == pytest.approx(1)
-    assert found.best == OPTIONS[found.probabilities.index(max(found.probabilities))]
-    assert found.passages[0]["title"] == "Otter"
+    answer = load(run).answer("Where does the otter number 0 live?", OPTIONS)
+    assert sum(answer.probabilities) == pytest.approx(1)
+    assert answer.best == OPTIONS[answer.probabilities.index(max(answer.probabilities))]
+    assert answer.passages[0]["title"] == "Otter"
     assert set(run.parents[1].rglob("*")) == before
 
 
 def test_a_moved_run_answers_alike(run, tmp_path):
-    whole = load(run).answer("Where does the newt number 0 live?", OPTIONS)
+    expected = load(run).answer("Where does the newt number 0 live?", OPTIONS)
     shutil.copytree(run.parents[1], tmp_path / "elsewhere")
     moved = tmp_path / "elsewhere" / "train" / run.name
-    found = load(moved).answer("Where does the newt number 0 live?", OPTIONS)
-    assert found.probabilities == pytest.approx(whole.probabilities, abs=1e-6)
-    assert found.passages == whole.passages
+    answer = load(moved).answer("Where does the newt number 0 live?", OPTIONS)
+    assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+    assert answer.passages == expected.passages
 
 
 @pytest.fixture
 def moved(run, tmp_path):
-    """The folder that the run's articles have been moved to, for a while."""
+    """The folder that the run's articles are moved to during the test."""
     articles = run.parents[2] / "articles.jsonl"
     articles.rename(tmp_path / articles.name)
     yield tmp_path
     (tmp_path / articles.name).rename(articles)
 
 
-def test_a_run_whose_articles_lie_elsewhere_is_told_where(run, moved):
+def test_an_override_locates_moved_articles(run, moved):
     with pytest.raises(ExamError, match=r"holds no jsonl corpus \(articles\.jsonl\)"):
         load(run).answer("Where does the otter number 0 live?", OPTIONS)
-    again = load(run, f"run.corpus.dir={moved}", "run.context.num_passages=1")
-    found = again.answer("Where does the otter number 0 live?", OPTIONS)
-    assert [p["title"] for p in found.passages] == ["Otter"]
+    moved_run = load(run, f"run.corpus.dir={moved}", "run.context.num_passages=1")
+    answer = moved_run.answer("Where does the otter number 0 live?", OPTIONS)
+    assert [p["title"] for p in answer.passages] == ["Otter"]
 
 
 def test_a_mistyped_override_is_one_message(run):
@@ -66,32 +66,31 @@ def test_a_mistyped_override_is_one_message(run):
         load(run, "corpus=nope")
 
 
-def test_one_option_is_no_question(run):
-    with pytest.raises(ExamError) as caught:
+def test_one_option_is_refused(run):
+    with pytest.raises(ExamError, match=r"1 options\.\nGive 2 to 26\."):
         load(run).answer("Where?", ["here"])
-    assert str(caught.value) == "1 options are given.\nA question has 2 to 26."
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_an_unfinished_run_is_refused(tmp_path):
     (tmp_path / "a" / "b" / "c").mkdir(parents=True)
     with pytest.raises(ExamError, match=r"is unfinished: it has no manifest\.json"):
         load(tmp_path / "a" / "b" / "c")
 
 
-def test_questions_are_asked_at_the_terminal(run, monkeypatch, capsys):
+def test_the_terminal_answers_questions(run, monkeypatch, capsys):
     typed = "Where does the otter number 0 live?\nin the river\non a cliff\n\nNext?\nalone\n\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
     assert main(["ask", str(run)]) == 0
     out, err = capsys.readouterr()
     assert "in the river" in out
     assert "1. Otter" in out
-    assert "1 options are given." in err
+    assert "The question has 1 options." in err
 
 
 def test_the_doctor_names_what_is_missing(monkeypatch, capsys):
     versions = {"torch": "1.0", "blingfire": None}
-    known = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, known(name)))
+    known = doctor._find_version
+    monkeypatch.setattr(doctor, "_find_version", lambda name: versions.get(name, known(name)))
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "torch                  1.0   → pip install 'torch>=2.10'" in out
@@ -105,7 +104,7 @@ def test_the_doctor_names_the_splitter_and_an_untested_python(monkeypatch, capsy
     main(["doctor"])
     splitter.cache_clear()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith(" · not tested with this Python: 3.11 to 3.13 are")
+    assert lines[0].endswith(" · not tested; Python 3.11 to 3.13 are")
     pattern = r"sentences   livekit-blingfire \S+ · blingfire does not load \(.+\)"
     assert any(re.fullmatch(pattern, line) for line in lines)
 
@@ -118,7 +117,7 @@ def test_the_doctor_is_quick_and_imports_nothing_heavy():
 
 
 @pytest.mark.slow
-def test_the_doctor_computes_when_it_is_asked_to(capsys):
+def test_a_deep_doctor_computes(capsys):
     assert main(["doctor", "--deep"]) == 0
     out = capsys.readouterr().out
     assert "GFLOP/s" in out

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import exam, kaggle_rows, make_place, tiny, write_csv
+from helpers import kaggle_rows, make_place, run_exam, tiny, write_csv
 from scipy.special import log_softmax
 
 from exam.cli import main
@@ -17,13 +17,18 @@ from exam.config import Ensemble, EnsembleKind
 from exam.config.compose import composed, with_prefix
 from exam.core.artifacts import MANIFEST, read_manifest, write_manifest
 from exam.core.errors import ExamError
-from exam.evaluation.ensemble import combined
-from exam.evaluation.predictions import probabilities, read_all, read_predictions, write_predictions
+from exam.evaluation.ensemble import combine_logits
+from exam.evaluation.predictions import (
+    read_all_predictions,
+    read_predictions,
+    to_probabilities,
+    write_predictions,
+)
 from exam.pipelines.infer import run_infer
 from exam.pipelines.passage_gain import measure_gains, restore_reader
 from exam.pipelines.stress import run_stress
 from exam.pipelines.train import train_reader
-from exam.report.compare import compare
+from exam.report.compare import compare_runs
 from exam.retrieval.contexts import read_questions
 
 
@@ -68,7 +73,7 @@ def test_readers_answer_together_and_are_scored_beside_each_other(place, capsys)
     ]
     found = predictions(run)
     assert found.ids == [str(i) for i in range(60, 68)]
-    expected = combined([m.logits for m in members], Ensemble("mean", EnsembleKind.mean))
+    expected = combine_logits([m.logits for m in members], Ensemble("mean", EnsembleKind.mean))
     assert found.logits == pytest.approx(expected)
     results = json.loads((run.stage.folder / "results.json").read_text())
     assert [row["system"] for row in results["rows"]] == [
@@ -134,14 +139,14 @@ def test_a_reader_reads_in_several_ways(place):
     for (way,) in ways:
         own = place.infer(f"ckpt={place.open}", place.known, with_prefix(way))
         each.append(predictions(run_infer(own)))
-    expected = np.max([probabilities(one.logits) for one in each], axis=0)
+    expected = np.max([to_probabilities(one.logits) for one in each], axis=0)
     assert np.exp(predictions(run).logits) == pytest.approx(expected)
     assert len({one.logits.tobytes() for one in each}) == 3
 
 
 def test_orders_of_options_are_averaged_and_put_back(place):
     run = run_infer(place.infer(f"ckpt={place.open}", "option_rotations=5", place.known))
-    found = read_all(run.stage.folder / "predictions.parquet")
+    found = read_all_predictions(run.stage.folder / "predictions.parquet")
     assert [one.order for one in found] == ["given", *(f"rotated by {i}" for i in range(1, 5))]
     for one in found[1:]:  # this reader scores every option by itself
         assert one.logits == pytest.approx(found[0].logits, abs=1e-4)
@@ -166,7 +171,7 @@ def test_only_the_least_sure_are_asked_further(place):
         predictions(run_infer(place.infer(f"ckpt={one}", place.known)))
         for one in (place.open, place.closed)
     )
-    doubt = 1 - probabilities(cheap.logits).max(axis=1)
+    doubt = 1 - to_probabilities(cheap.logits).max(axis=1)
     further = np.argsort(-doubt, kind="stable")[:4]
     expected = cheap.logits.copy()
     expected[further] = dear.logits[further]
@@ -217,7 +222,7 @@ def test_runs_of_one_name_in_two_places_are_told_apart(place, tmp_path):
     write_predictions(other / "predictions.parquet", [wrong])
     manifest = read_manifest(run / MANIFEST)
     write_manifest(other / MANIFEST, **{**manifest, "files": ["predictions.parquet"]})
-    compare([run, other], tmp_path / "compared.json")
+    compare_runs([run, other], tmp_path / "compared.json")
     found = json.loads((tmp_path / "compared.json").read_text())
     accuracy = {name: own["accuracy"]["value"] for name, own in found["statistics"].items()}
     first, last = (
@@ -244,8 +249,7 @@ def test_two_processes_answer_as_one_does(place, tmp_path, way):
     own += [f"outputs={place.outputs}", place.known, "resume=never"]
     found = []
     for processes in (1, 2):
-        done = exam("infer", *own, cwd=tmp_path, processes=processes)
-        assert done.returncode == 0, done.stderr
+        done = run_exam("infer", *own, cwd=tmp_path, processes=processes)
         (name,) = [line for line in done.stdout.splitlines() if line.endswith("submission.csv")]
         found.append(read_predictions(Path(name).with_name("predictions.parquet")))
     assert found[0].logits == pytest.approx(found[1].logits, abs=1e-5)
@@ -360,7 +364,7 @@ def test_a_reader_under_stress(place, capsys):
     assert not np.allclose(closed.logits, given.logits)
     longest = [r["n"] for r in results["rows"] if r["system"].endswith("option is wrong")]
     assert 0 < longest[0] < 8
-    assert "another first choice with options in another order: 0.0%" in capsys.readouterr().out
+    assert "first choices that change with the order of options: 0.0%" in capsys.readouterr().out
 
 
 def test_damaged_predictions_of_an_interrupted_stress_test_are_made_again(place, monkeypatch):
@@ -369,7 +373,7 @@ def test_damaged_predictions_of_an_interrupted_stress_test_are_made_again(place,
 
     stress = place.infer(f"ckpt={place.closed}", place.known, verb="stress")
     with monkeypatch.context() as patched:
-        patched.setattr("exam.pipelines.stress._results", interrupted)
+        patched.setattr("exam.pipelines.stress._score", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_stress(stress)
     (path,) = (place.outputs / "stress").glob(f"kaggle-{place.closed.name}-*/1.parquet")
@@ -382,9 +386,7 @@ def test_damaged_predictions_of_an_interrupted_stress_test_are_made_again(place,
 @pytest.mark.slow
 def test_verbs_from_the_command_line(place):
     own = ["data=kaggle", f"data.dir={place.folder / 'questions'}", f"outputs={place.outputs}"]
-    done = exam("infer", place.both, "ensemble=rank", *own)
-    assert done.returncode == 0, done.stderr
+    done = run_exam("infer", place.both, "ensemble=rank", *own)
     assert done.stdout.strip().endswith("submission.csv")
-    done = exam("stress", f"ckpt={place.open}", place.known, *own)
-    assert done.returncode == 0, done.stderr
+    done = run_exam("stress", f"ckpt={place.open}", place.known, *own)
     assert "None of the above" in done.stdout

@@ -1,4 +1,4 @@
-"""Several processes without `torchrun`: how many, what they compute, how they end."""
+"""Several processes without `torchrun`: their number, their results and their ends."""
 
 import json
 import logging
@@ -19,15 +19,11 @@ from exam.config.compose import composed
 from exam.core.errors import ExamError
 from exam.core.trainer import SingleDeviceArguments
 from exam.evaluation.predictions import read_predictions
-from exam.pipelines.launch import _report, count_processes
+from exam.pipelines.launch import Workload, _report, count_processes, workload_of
 from exam.pipelines.train import train_reader
-from exam.pipelines.workload import Workload, workload_of
 
 READER = Workload(reader=True, retrieval=True)
 GPU = ["trainer=gpu", "model=tiny"]
-
-
-# How many.
 
 
 @pytest.mark.parametrize(
@@ -45,36 +41,41 @@ GPU = ["trainer=gpu", "model=tiny"]
         ("single", Workload(True, True, "task=encoder"), 2, 1),
     ],
 )
-def test_every_gpu_has_a_process_where_several_can_share_the_work(launch, work, gpus, processes):
+def test_each_gpu_gets_a_process_if_several_can_share_the_work(launch, work, gpus, processes):
     assert count_processes(launch, work, gpus) == processes
 
 
 @pytest.mark.parametrize(
-    ("launch", "work", "multirun", "said"),
+    ("launch", "work", "multirun", "remedy"),
     [
         ("single", READER, False, "launch=single). Leave launch out to use all."),
-        ("auto", READER, True, "-m). Without -m a run uses all."),
+        ("auto", READER, True, "-m). Leave -m out to use all."),
         (
             "auto",
             Workload(True, True, "task=encoder"),
             False,
-            "task=encoder). CUDA_VISIBLE_DEVICES=1 in front of another command gives that one the "
+            "task=encoder). Put CUDA_VISIBLE_DEVICES=1 before another command to give it the "
             "second.",
         ),
         (
             "single",
             Workload(False, True, "exam retrieve"),
             False,
-            "exam retrieve). torchrun --nproc-per-node 2 -m exam retrieve … uses all.",
+            "exam retrieve). Run torchrun --nproc-per-node 2 -m exam retrieve … to use all.",
         ),
-        ("auto", Workload(False, True), False, "trainer.use_cpu=true). trainer=gpu uses all."),
+        (
+            "auto",
+            Workload(False, True),
+            False,
+            "trainer.use_cpu=true). Set trainer=gpu to use all.",
+        ),
         ("auto", Workload(True, True, "model=qwen_7b", spreads=True), False, None),
     ],
 )
-def test_a_gpu_that_stays_idle_is_said(caplog, launch, work, multirun, said):
+def test_the_log_names_idle_gpus(caplog, launch, work, multirun, remedy):
     caplog.set_level(logging.INFO)
     assert count_processes(launch, work, 2, multirun=multirun) == 1
-    lines = [] if said is None else [f"launch: one of 2 GPUs is used ({said}"]
+    lines = [] if remedy is None else [f"launch: using one of 2 GPUs ({remedy}"]
     assert caplog.messages == lines
     caplog.clear()
     assert count_processes(launch, work, 1, multirun=multirun) == 1
@@ -82,33 +83,17 @@ def test_a_gpu_that_stays_idle_is_said(caplog, launch, work, multirun, said):
 
 
 @pytest.mark.parametrize(
-    ("work", "gpus", "multirun", "said"),
+    ("work", "gpus", "multirun", "reason", "remedy"),
     [
-        (
-            Workload(True, True, "model=lexical"),
-            0,
-            False,
-            "launch=3 starts several processes, and model=lexical runs in one.\nLeave launch out.",
-        ),
-        (
-            READER,
-            0,
-            True,
-            "launch=3 starts several processes, and -m runs in one.\nLeave launch out.",
-        ),
-        (
-            READER,
-            2,
-            False,
-            "launch=3 starts a process for each GPU, and 2 are visible.\n"
-            "Set launch=2, or leave it out.",
-        ),
+        (Workload(True, True, "model=lexical"), 0, False, "model=lexical", "Leave launch out."),
+        (READER, 0, True, "-m", "Leave launch out."),
+        (READER, 2, False, "2 are visible", "Set launch=2, or leave it out."),
     ],
 )
-def test_a_number_that_cannot_be_started_is_refused(work, gpus, multirun, said):
-    with pytest.raises(ExamError) as caught:
+def test_too_large_a_number_is_refused(work, gpus, multirun, reason, remedy):
+    with pytest.raises(ExamError, match=f"^launch=3 .*{reason}") as caught:
         count_processes(3, work, gpus, multirun=multirun)
-    assert str(caught.value) == said
+    assert str(caught.value).endswith(remedy)
 
 
 @pytest.mark.parametrize("launch", ["two", "0", "-1", "true", "null", "1.5"])
@@ -141,11 +126,11 @@ def test_launch_is_auto_single_or_a_number(launch):
         ),
     ],
 )
-def test_what_a_training_computes_on_a_gpu(overrides, work):
+def test_a_training_has_a_workload(overrides, work):
     assert workload_of(composed("train", *overrides)) == work
 
 
-def test_what_other_commands_compute_on_a_gpu(tmp_path):
+def test_other_commands_have_a_workload(tmp_path):
     bm25 = composed("retrieve", "retriever=bm25", "data=kaggle")
     assert workload_of(bm25) == Workload(False, False, "exam retrieve")
     ranked = composed("retrieve", "retriever=bm25", "data=kaggle", "reranker=cross_encoder")
@@ -156,19 +141,17 @@ def test_what_other_commands_compute_on_a_gpu(tmp_path):
     assert workload_of(saved) == Workload(False, False, "predictions=")
 
 
-def test_a_process_trains_on_one_gpu_where_it_sees_two(monkeypatch, tmp_path):
+def test_a_process_trains_on_one_of_two_gpus(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     arguments = SingleDeviceArguments(output_dir=str(tmp_path), per_device_train_batch_size=4)
-    assert arguments._n_gpu == 2  # what the library would wrap in DataParallel for
+    assert arguments._n_gpu == 2  # the library would use DataParallel
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
 
-
-# What they compute.
 
 TWO_GPUS = """
 import sys
 import torch
-torch.cuda.is_available = lambda: True  # here alone: the processes that start find none
+torch.cuda.is_available = lambda: True  # the processes that it starts find none
 torch.cuda.device_count = lambda: 2
 torch.cuda.get_arch_list = lambda: ["sm_75"]
 torch.cuda.get_device_capability = lambda device: (7, 5)
@@ -186,7 +169,7 @@ def overrides_of(place, outputs):
     return [*tiny(place), "trainer=gpu", "trainer.num_train_epochs=1", f"outputs={outputs}"]
 
 
-def trained(outputs):
+def read_run(outputs):
     (run,) = (outputs / "train").glob("*-????????")
     state = json.loads((run / "trainer_state.json").read_text())
     losses = [log["loss"] for log in state["log_history"] if "loss" in log]
@@ -194,61 +177,61 @@ def trained(outputs):
 
 
 @pytest.mark.slow
-def test_two_gpus_give_what_torchrun_gives(place, tmp_path):
+def test_two_gpus_give_the_results_of_torchrun(place, tmp_path):
     (tmp_path / "two_gpus.py").write_text(TWO_GPUS)
     runs, more = {}, ["trainer.bf16=false", "trainer.logging_steps=1", "name=r", "log_level=debug"]
     more += ["trainer.gradient_accumulation_steps=1", "trainer.per_device_train_batch_size=4"]
     for name in ("torchrun", "number", "gpus", "single"):
         overrides = [*overrides_of(place, tmp_path / name), *more]
         if name == "torchrun":
-            done = exam("train", *overrides, cwd=tmp_path, processes=2)
+            process = exam("train", *overrides, cwd=tmp_path, processes=2)
         elif name == "gpus":
-            done = run_script(tmp_path / "two_gpus.py", "train", *overrides, cwd=tmp_path)
+            process = run_script(tmp_path / "two_gpus.py", "train", *overrides, cwd=tmp_path)
         else:
             launch = "single" if name == "single" else "2"
-            done = exam("train", *overrides, f"launch={launch}", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("95 % interval") == done.stderr.count("train done") == 1
+            process = exam("train", *overrides, f"launch={launch}", cwd=tmp_path)
+        assert process.returncode == 0, process.stderr
+        assert process.stdout.count("95 % interval") == process.stderr.count("train done") == 1
         step = "4 examples a step: 4 at a time"
         if name != "single":
             step = "8 examples a step: 4 at a time × 2 processes"
-        assert re.findall(r"train: (.* examples a step.*)", done.stderr) == [step]
-        started = re.findall(r"launch: .*", done.stderr)
+        assert re.findall(r"train: (.* examples a step.*)", process.stderr) == [step]
+        started = re.findall(r"launch: .*", process.stderr)
         assert started == {
             "number": ["launch: 2 processes, each on the processor"],
             "gpus": ["launch: 2 processes, each on a GPU"],
         }.get(name, [])
-        runs[name] = trained(tmp_path / name)
+        runs[name] = read_run(tmp_path / name)
     run, losses, logits = runs["torchrun"]
     for name in ("number", "gpus"):
         assert runs[name][0].name == run.name
         assert runs[name][1] == losses
         assert (runs[name][2] == logits).all()
-    assert runs["single"][0].name != run.name  # a step of half the questions is another run
+    assert runs["single"][0].name != run.name  # half as many questions a step
 
 
 @pytest.mark.slow
-def test_two_processes_answer_as_one_does_with_any_character(place, tmp_path):
+def test_two_processes_give_the_answers_of_one_with_any_character(place, tmp_path):
     base = train_reader(composed("train", *tiny(place), f"outputs={tmp_path}")).stage.folder
     data = ["data=kaggle", f"data.dir={place / 'questions'}", "data.test=test.csv"]
-    asked = [f"ckpt={base}", *data]
+    overrides = [f"ckpt={base}", *data]
     logits = []
     for launch in ("single", "2"):
         outputs = tmp_path / f"out $$ {launch}"
-        done = exam("infer", *asked, f"launch={launch}", f"outputs='{outputs}'", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        process = exam(
+            "infer", *overrides, f"launch={launch}", f"outputs='{outputs}'", cwd=tmp_path
+        )
+        assert process.returncode == 0, process.stderr
         (saved,) = outputs.glob("infer/*/predictions.parquet")
         logits.append(read_predictions(saved).logits)
     assert logits[0] == pytest.approx(logits[1], abs=1e-5)
 
 
-# How they end.
-
 LONG = ["trainer.num_train_epochs=300", "trainer.logging_steps=1", "launch=2", "log_level=debug"]
 
 
-class Started:
-    """A command in a session of its own, as of a terminal, and the processes it has started."""
+class CommandProcess:
+    """A command in a new session, as in a terminal, and the processes that it started."""
 
     def __init__(self, *overrides):
         command = [sys.executable, str(ROOT / "train.py"), *overrides]
@@ -269,9 +252,8 @@ class Started:
         raise AssertionError("".join(lines))
 
     def end(self):
-        """Its exit code and what it said, without the lines of its log."""
-        said = self.process.stderr.read()
-        lines = [line for line in said.splitlines() if line[2:3] != ":"]
+        """Return the exit code and the messages, without the log."""
+        lines = [line for line in self.process.stderr.read().splitlines() if line[2:3] != ":"]
         return self.process.wait(30), lines
 
 
@@ -292,18 +274,18 @@ def wait_until_gone(pids, limit=10):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
-    ("number", "code", "said"),
+    ("number", "code", "message"),
     [
         (signal.SIGTERM, 143, "Terminated. The same command continues from what is finished."),
         (signal.SIGINT, 130, "Interrupted. The same command continues from what is finished."),
     ],
 )
-def test_a_signal_ends_all_processes_with_one_message(place, tmp_path, number, code, said):
-    command = Started(*overrides_of(place, tmp_path), *LONG)
+def test_a_signal_ends_all_processes_with_one_message(place, tmp_path, number, code, message):
+    command = CommandProcess(*overrides_of(place, tmp_path), *LONG)
     command.wait_for("train: step 3 ")
     workers, start = command.workers(), time.monotonic()
     os.killpg(command.process.pid, number)  # as a terminal's Ctrl-C does
-    assert command.end() == (code, [said])
+    assert command.end() == (code, [message])
     assert time.monotonic() - start < 5
     assert len(workers) == 2
     wait_until_gone(workers, 0)
@@ -312,40 +294,40 @@ def test_a_signal_ends_all_processes_with_one_message(place, tmp_path, number, c
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("victim", ["worker", "parent"])
-def test_no_process_outlives_one_that_was_killed(place, tmp_path, victim):
-    command = Started(*overrides_of(place, tmp_path), *LONG)
+def test_no_process_outlives_a_killed_one(place, tmp_path, victim):
+    command = CommandProcess(*overrides_of(place, tmp_path), *LONG)
     command.wait_for("train: step 3 ")
     workers = command.workers()
     os.kill(workers[1] if victim == "worker" else command.process.pid, signal.SIGKILL)
-    code, said = command.end()
+    code, messages = command.end()
     wait_until_gone(workers)
     if victim == "parent":
-        assert (code, said) == (-9, [])
+        assert (code, messages) == (-9, [])
     else:
         assert code == 137
-        assert said == [
-            "Process 1 was ended by SIGKILL: often no memory is left. "
+        assert messages == [
+            "SIGKILL ended process 1, often for lack of memory. "
             "The same command continues from what is finished."
         ]
 
 
 @pytest.mark.slow
-def test_a_mistake_that_every_process_meets_is_one_message(place, tmp_path):
+def test_a_mistake_in_every_process_is_one_message(place, tmp_path):
     overrides = [*overrides_of(place, tmp_path), "launch=2", "log_level=warning"]
-    for wrong, code, said in (
+    for override, code, message in (
         (f"resume={tmp_path / 'none'}", 2, f"resume={tmp_path / 'none'} does not exist."),
         ("trainer.optim=foo", 2, "trainer.optim must be one of"),
         (f"model.name_or_path={tmp_path / 'none'}", 2, f"{tmp_path / 'none'} does not exist;"),
     ):
-        done = exam("train", *overrides, wrong, cwd=tmp_path)
-        assert done.returncode == code
-        assert done.stderr.count(said) == 1
-        assert len(done.stderr.splitlines()) <= 2
-        assert "Traceback" not in done.stderr
+        process = exam("train", *overrides, override, cwd=tmp_path)
+        assert process.returncode == code
+        assert process.stderr.count(message) == 1
+        assert len(process.stderr.splitlines()) <= 2
+        assert "Traceback" not in process.stderr
 
 
 @pytest.mark.parametrize(
-    ("codes", "reports", "code", "said"),
+    ("codes", "reports", "code", "message"),
     [
         ({0: 2, 1: -15}, {0: "a mistake"}, 2, "a mistake"),
         ({0: -15, 1: 2}, {1: "a mistake"}, 2, "a mistake"),
@@ -353,24 +335,24 @@ def test_a_mistake_that_every_process_meets_is_one_message(place, tmp_path):
         ({0: 1, 1: 2}, {0: "Connection closed", 1: "a mistake"}, 2, "a mistake"),
         ({0: 2, 1: -6}, {0: "a mistake"}, 2, "a mistake"),  # torch aborts without its peer
         ({0: 1, 1: 1}, {1: "Traceback: a bug", 0: "Connection closed"}, 1, "Traceback: a bug"),
-        ({0: 1, 1: -9}, {0: "Connection closed"}, 137, "Process 1 was ended by SIGKILL: often"),
-        ({0: 143, 1: -11}, {0: "Terminated."}, 139, "Process 1 was ended by SIGSEGV. The same"),
+        ({0: 1, 1: -9}, {0: "Connection closed"}, 137, "SIGKILL ended process 1, often"),
+        ({0: 143, 1: -11}, {0: "Terminated."}, 139, "SIGSEGV ended process 1. The same"),
         ({0: 143, 1: -15}, {0: "Terminated."}, 143, "Terminated."),
         ({0: -15, 1: 1}, {}, 1, ""),
-        ({0: -15, 1: -15}, {}, 143, "Process 0 was ended by SIGTERM. The same"),
+        ({0: -15, 1: -15}, {}, 143, "SIGTERM ended process 0. The same"),
         ({0: 1, 1: -15}, {}, 1, ""),
     ],
 )
-def test_the_first_failure_is_the_one_that_is_said(tmp_path, capsys, codes, reports, code, said):
+def test_the_first_failure_is_reported(tmp_path, capsys, codes, reports, code, message):
     for number, (rank, text) in enumerate(reports.items()):
         (tmp_path / str(rank)).write_text(text)
         moment = time.time() + number / 10
         os.utime(tmp_path / str(rank), (moment, moment))
     assert _report(tmp_path, codes) == code
-    assert capsys.readouterr().err.startswith(said)
+    assert capsys.readouterr().err.startswith(message)
 
 
-def test_a_process_that_the_launcher_had_to_kill_is_not_the_cause(tmp_path, capsys):
+def test_a_process_that_the_launcher_killed_is_not_the_cause(tmp_path, capsys):
     (tmp_path / "1").write_text("Traceback: a bug")
     os.utime(tmp_path / "1", (time.time() - 6, time.time() - 6))
     assert _report(tmp_path, {0: -9, 1: 1}) == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from helpers import ROOT, exam, make_place, setting, write_csv
+from helpers import ROOT, exam, make_place, run_exam, setting, write_csv
 
 from exam.config.compose import composed, with_prefix
 from exam.core.errors import ExamError
@@ -68,7 +68,7 @@ def place(tmp_path, encoder) -> Place:
 def finished_run(tmp_path_factory, encoder) -> tuple[Place, str]:
     """A place with a trained run, and what training printed."""
     made = Place(make_place(tmp_path_factory.mktemp("trained") / "place"), encoder)
-    return made, ran("train", *made.setting, *TINY).stdout
+    return made, run_exam("train", *made.setting, *TINY).stdout
 
 
 @pytest.fixture
@@ -77,12 +77,6 @@ def trained(finished_run, tmp_path) -> Place:
     place, _ = finished_run
     shutil.copytree(place.folder, tmp_path / "place")
     return Place(tmp_path / "place", place.encoder)
-
-
-def ran(verb, *overrides):
-    done = exam(verb, *overrides)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 def test_run_folder_holds_what_it_promises(finished_run):
@@ -107,7 +101,7 @@ def test_run_folder_holds_what_it_promises(finished_run):
 
 
 def test_submission_has_every_id_once_in_order(trained):
-    ran("infer", *trained.asked())
+    run_exam("infer", *trained.asked())
     submission = trained.the("infer/*/submission.csv")
     with submission.open(newline="") as file:
         header, *rows = csv.reader(file)
@@ -130,11 +124,11 @@ def test_infer_repeats_what_training_reported_in_another_place(trained):
 
 def test_second_run_reuses_everything_and_never_makes_a_numbered_one(finished_run):
     place, _ = finished_run
-    again = ran("train", *place.setting, *TINY)
+    again = run_exam("train", *place.setting, *TINY)
     (line,) = [line for line in again.stderr.splitlines() if "Reused" in line]
     assert line.endswith("Reused: index, words, 2 contexts, train")
     assert " done: " not in again.stderr
-    numbered = ran("train", *place.setting, *TINY, "resume=never")
+    numbered = run_exam("train", *place.setting, *TINY, "resume=never")
     assert numbered.stderr.count(" done: ") == 1
     second = place.run.with_name(f"{place.run.name}-2")
     same = [pq.read_table(p / "predictions.parquet").to_pylist() for p in (place.run, second)]
@@ -143,7 +137,7 @@ def test_second_run_reuses_everything_and_never_makes_a_numbered_one(finished_ru
 
 @pytest.mark.slow
 def test_a_run_folder_to_go_on_with_must_be_of_the_same_configuration(trained):
-    again = ran("train", *trained.setting, *TINY, f"resume={trained.run}")
+    again = run_exam("train", *trained.setting, *TINY, f"resume={trained.run}")
     assert re.search(r"Reused: .*, train$", again.stderr, re.MULTILINE)
     other = exam("train", *trained.setting, *TINY, "seed=1", f"resume={trained.run}")
     assert (other.returncode, other.stderr.splitlines()[-2:]) == (
@@ -236,7 +230,7 @@ def test_unreachable_model_names_the_way_out(finished_run):
 def test_retrieve_scores_itself_when_articles_are_known(trained):
     rows = [{"question": str(i), "article": f"a{i % 10}"} for i in range(40, 50)]
     write_csv(trained.folder / "questions" / "valid_qrels.csv", rows)
-    done = ran("retrieve", *trained.setting, "data.train=null", "data.test=null")
+    done = run_exam("retrieve", *trained.setting, "data.train=null", "data.test=null")
     assert re.search(r"valid contexts: .*recall_at_5 .*mrr .*supported ", done.stderr)
 
 
@@ -260,7 +254,7 @@ STEPS = ["trainer.num_train_epochs=2", "trainer.logging_steps=1", "index.shard_s
 def whole(tmp_path_factory, encoder) -> Place:
     """A place with a run that nothing interrupted."""
     made = Place(make_place(tmp_path_factory.mktemp("whole") / "place"), encoder)
-    ran("train", *made.setting, *TINY, *STEPS)
+    run_exam("train", *made.setting, *TINY, *STEPS)
     return made
 
 
@@ -274,7 +268,7 @@ def test_killed_and_repeated_equals_uninterrupted(place, whole, tmp_path, moment
     command.append("log_level=debug")
     assert killed_when(command, moment, tmp_path / "log") == -signal.SIGKILL  # still at work
     assert not list(place.outputs.glob("train/*/manifest.json"))
-    resumed = ran("train", *place.setting, *TINY, *STEPS)
+    resumed = run_exam("train", *place.setting, *TINY, *STEPS)
     if moment.startswith("train: step"):
         assert "train: resuming at step 4 of 8" in resumed.stderr or "step 1 of 8" in resumed.stderr
     runs = [place.run, whole.run]

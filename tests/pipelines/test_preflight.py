@@ -18,8 +18,7 @@ from exam.core.conversion import convert_file
 from exam.core.errors import ExamError
 from exam.core.tokenization import load_tokenizer
 from exam.pipelines.preflight import check_reader
-from exam.pipelines.revisions import pin_revisions
-from exam.pipelines.workload import uses_encoder
+from exam.pipelines.revisions import pin_revisions, uses_encoder
 from exam.readers.multiple_choice.model import load_model
 from exam.retrieval.encoder import inspect_encoder
 from exam.retrieval.reranker import inspect_reranker

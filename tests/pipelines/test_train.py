@@ -10,12 +10,22 @@ import numpy as np
 import pytest
 import yaml
 from fakes import Endpoint, question_about
-from helpers import ROOT, exam, kaggle_rows, make_articles, make_place, run_script, tiny, write_csv
+from helpers import (
+    ROOT,
+    exam,
+    kaggle_rows,
+    make_articles,
+    make_place,
+    run_exam,
+    run_script,
+    tiny,
+    write_csv,
+)
 
 from exam.config.compose import composed, conf_dir
 from exam.data.splits import PAIRED_STD
 from exam.evaluation.predictions import read_predictions
-from exam.metrics import questions_for
+from exam.metrics import count_questions_for
 from exam.pipelines.infer import run_infer
 from exam.pipelines.train import train_reader
 
@@ -48,9 +58,6 @@ def place(tmp_path_factory):
 
 def results_of(run):
     return json.loads((run.stage.folder / "results.json").read_text())
-
-
-# Folds and seeds.
 
 
 @pytest.mark.slow
@@ -151,11 +158,8 @@ def test_what_is_left_of_a_checkpoint_without_training(place):
 
 
 def test_how_many_questions_a_difference_takes():
-    assert questions_for(0.005, PAIRED_STD) == 21037
-    assert questions_for(0.05, PAIRED_STD) == 210
-
-
-# Several processes.
+    assert count_questions_for(0.005, PAIRED_STD) == 21037
+    assert count_questions_for(0.05, PAIRED_STD) == 210
 
 
 @pytest.mark.slow
@@ -182,8 +186,7 @@ def test_two_processes_train_what_one_does_with_twice_the_accumulation(place, tm
     for name, processes, steps in (("one", 1, 2), ("two", 2, 1)):
         overrides = [*tiny(place), *common, f"trainer.gradient_accumulation_steps={steps}"]
         overrides += [f"outputs={tmp_path / name}", "name=r", "model.dropout=0"]
-        done = exam("train", *overrides, cwd=tmp_path, processes=processes)
-        assert done.returncode == 0, done.stderr
+        done = run_exam("train", *overrides, cwd=tmp_path, processes=processes)
         (run,) = (tmp_path / name / "train").glob("r-????????")
         state = json.loads((run / "trainer_state.json").read_text())
         losses.append([log["loss"] for log in state["log_history"] if "loss" in log])
@@ -244,9 +247,6 @@ def test_processes_that_resume_within_an_epoch_go_on_with_its_batches(tmp_path):
     assert losses["resumed"] == pytest.approx(losses["whole"], rel=1e-5)
 
 
-# Published recipes.
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_name_their_checkpoints_command_and_score(name):
     config = composed("train", f"experiment={name}")
@@ -298,9 +298,6 @@ def test_experiments_run_with_small_weights_of_their_own_architecture(published,
     assert np.isfinite(read_predictions(run.stage.folder / "predictions.parquet").logits).all()
 
 
-# Sweeps and trackers.
-
-
 @pytest.mark.slow
 def test_a_multirun_survives_a_failed_job_and_says_which(place, tmp_path):
     overrides = [*tiny(place), f"outputs={tmp_path}", "tracker=wandb_offline"]
@@ -329,8 +326,7 @@ def test_optuna_is_given_what_may_be_tuned_on(place, tmp_path):
     overrides = [*tiny(place), f"outputs={tmp_path}", "hydra/sweeper=optuna"]
     overrides += ["hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=2"]
     rate = "trainer.learning_rate=tag(log, interval(1e-5, 1e-3))"
-    done = exam("train", *overrides, "hydra.sweeper.n_jobs=1", "-m", rate, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    run_exam("train", *overrides, "hydra.sweeper.n_jobs=1", "-m", rate, cwd=tmp_path)
     found = tmp_path / "outputs" / "multirun" / "optimization_results.yaml"
     best = yaml.safe_load(found.read_text())["best_value"]
     states = (tmp_path / "train").glob("*/trainer_state.json")

@@ -139,7 +139,7 @@ def test_a_hub_out_of_reach_leaves_the_run_whole(place, run):
     assert done.returncode == 2
     first, second = done.stderr.splitlines()[-2:]
     assert first.startswith(f"{run} could not be pushed to me/run: ")
-    assert second == "The run is whole. Log in (hf auth login), and run the same command again."
+    assert "hf auth login" in second
 
 
 def test_nothing_is_pushed_to_a_public_repository_unasked(place, run):
@@ -147,7 +147,7 @@ def test_nothing_is_pushed_to_a_public_repository_unasked(place, run):
     hub.private = False
     done = pushed(place, hub)
     assert (done.returncode, hub.files) == (2, {})
-    assert done.stderr.splitlines()[-2:] == [
-        "me/run is there already, and public; nothing was pushed.",
-        "Set hub.private=false to push to it, or give another hub.repo=<owner>/<name>",
-    ]
+    first, second = done.stderr.splitlines()[-2:]
+    assert first.startswith("me/run ")
+    assert "hub.private=false" in second
+    assert "hub.repo=<owner>/<name>" in second

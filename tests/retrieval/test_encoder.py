@@ -170,10 +170,8 @@ def test_vectors_under_other_keys_are_refused_by_name(tiny, tmp_path):
     data = shard.read_bytes()
     assert one + other in data
     shard.write_bytes(data.replace(one + other, other + one))
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=rf"^{shard} is a damaged .*\n.*Delete that file"):
         Embeddings(tiny, tmp_path).queries(["the otter"])
-    assert f"{shard} is a damaged shard of embeddings" in str(caught.value)
-    assert "Delete that file" in str(caught.value)
 
 
 ENCODE_FOREVER = """

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
-from helpers import exam, make_place, setting, write_csv
+from helpers import exam, make_place, run_exam, setting, write_csv
 from torch import nn
 from transformers import set_seed
 
@@ -119,10 +119,10 @@ def test_positives_from_a_file(tmp_path):
 
 def test_a_positives_file_of_another_form_is_refused(tmp_path):
     path = write_csv(tmp_path / "p.csv", [{"question": "0", "passage_id": "x"}])
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(
+        ExamError, match=r"question_id and passage_id or text .*\n.*training_pairs\.reader=<run "
+    ):
         read_positives(path)
-    assert f"{path} has columns question, passage_id; question_id" in str(caught.value)
-    assert "training_pairs.positives=reader" in str(caught.value)
 
 
 def test_training_without_any_pair_is_refused():
@@ -132,9 +132,6 @@ def test_training_without_any_pair_is_refused():
     assert str(caught.value).startswith(
         "None of 1 training questions has both a positive and a negative passage among ranks 1 to 6"
     )
-
-
-# Training.
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +264,6 @@ def test_reranker_from_training_to_answers(workspace, encoder):
         "train", "task=reranker", f"reranker.ckpt={encoder}", "reranker.top_k=6",
         "training_pairs.max_rank=6", *first, *overrides,
     )  # fmt: skip
-    assert trained.returncode == 0, trained.stderr
     (run,) = (root / "outputs" / "train").glob("kaggle-cross_encoder-bm25-*")
     results = json.loads((run / "results.json").read_text())
     after, before = [row["system"] for row in results["rows"]]
@@ -277,14 +273,12 @@ def test_reranker_from_training_to_answers(workspace, encoder):
     assert set(results["dev"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
     assert trained.stdout.endswith(f"{run / 'results.json'}\n")
 
-    read = exam(
+    run_exam(
         "train", "model=tiny", "reranker=cross_encoder", f"reranker.ckpt={run}",
         "reranker.top_k=6", *first, *overrides,
     )  # fmt: skip
-    assert read.returncode == 0, read.stderr
     (reader,) = (root / "outputs" / "train").glob("kaggle-tiny-bm25-*")
-    answered = exam("infer", f"ckpt={reader}", f"outputs={root / 'outputs'}")
-    assert answered.returncode == 0, answered.stderr
+    run_exam("infer", f"ckpt={reader}", f"outputs={root / 'outputs'}")
     assert list((root / "outputs" / "contexts").glob("kaggle-test-bm25-cross_encoder-*"))
 
     wrong = exam("infer", f"ckpt={run}", f"outputs={root / 'outputs'}")
@@ -294,13 +288,12 @@ def test_reranker_from_training_to_answers(workspace, encoder):
         "Use it to retrieve (reranker.ckpt=<folder>), and give the run of a reader here.\n"
     )
 
-    again = exam(
+    run_exam(
         "train", "task=reranker", f"reranker.ckpt={run}", "reranker.top_k=6",
         "training_pairs=binary", "training_pairs.positives=reader", "training_pairs.max_rank=3",
         "training_pairs.max_support=1", f"training_pairs.reader={reader}",
         *first, *overrides,
     )  # fmt: skip
-    assert again.returncode == 0, again.stderr
     (path,) = (root / "outputs" / "gains").glob("*/gains.parquet")
     rows = pq.read_table(path).to_pylist()
     assert len(rows) == 28 * 3  # the questions outside of the dev fold

@@ -115,10 +115,8 @@ def test_a_corpus_file_cut_in_the_middle_is_refused(retrieval, questions, tmp_pa
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_passages_than_are_ranked_are_refused(kind):
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(
+        ExamError, match=r"^context\.num_passages=5 .*retriever\.top_k=4\.\n.*retriever\.top_k=5"
+    ):
         composed("train", f"retriever={kind}", "retriever.top_k=4", "context.num_passages=5")
-    assert str(caught.value) == (
-        "context.num_passages=5 exceeds retriever.top_k=4.\n"
-        "Set retriever.top_k=5, or a smaller context.num_passages."
-    )
     validate(composed("train", f"retriever={kind}", "retriever.top_k=5", "context.num_passages=5"))

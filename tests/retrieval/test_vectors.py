@@ -91,11 +91,8 @@ def test_k_may_exceed_the_number_of_vectors(tmp_path, index_type):
 
 def test_queries_of_another_dimension_are_refused(tmp_path):
     index, _, _ = built(tmp_path / "i", unit(10, 16, 0), IndexType.exact)
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r" 16-d vectors, .* 24-d queries\.\n.*exam retrieve"):
         index.search(unit(2, 24, 0), 1)
-    assert f"{tmp_path / 'i'} holds 16-d vectors" in str(caught.value)
-    assert "24-d queries" in str(caught.value)
-    assert "exam retrieve" in str(caught.value)
 
 
 def test_auto_takes_what_fits_the_budget():

@@ -24,8 +24,9 @@ from exam.core.errors import ExamError, spell_command
 from exam.core.logging import print_result
 from exam.data.files import INPUT
 from exam.data.schema import LETTERS
+from exam.evaluation.results import choose_k
 from exam.evaluation.submission import validate_submission
-from exam.pipelines.ensemble import check_readers
+from exam.pipelines.ensemble import ONE_METRIC, check_readers
 from exam.pipelines.infer import answer, read_test_questions, restore_run
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def run_bundle(bundle: Bundle) -> None:
     folders = [Path(name) for name in names(bundle.ckpt)]
     runs = [restore_run(replace(bundle, ckpt=str(folder))) for folder in folders]
     configs = [config for _, config in runs]
+    choose_k(None, {str(run.folder): config.metric.k for run, config in runs}, ONE_METRIC)
     stages = [
         stage
         for folder, config in zip(folders, configs, strict=True)
@@ -106,6 +108,7 @@ def _overrides(bundle: Bundle) -> list[str]:
         values = plain(bundle.ensemble)
         merging = {name: values[name] for name in ("space", "weights", "vote_points")}
         overrides += [f"ensemble={bundle.ensemble.name}", *_format("ensemble", merging, {})]
+    overrides += _format("metric", plain(bundle.metric), {})
     return overrides + _format("cascade", plain(bundle.cascade), {})
 
 
@@ -130,6 +133,7 @@ def _sample(bundle: Bundle, folder: Path, config: Train, questions: int) -> Infe
     return Infer(
         ckpt=str(folder),
         data=replace(config.data, limit=questions),
+        metric=bundle.metric,
         run=bundle.run,
         outputs=bundle.outputs,
         log_level=bundle.log_level,
@@ -211,7 +215,9 @@ def _rehearse(target: Target, contents: Contents, lines: list[str], config: Trai
         seconds = dry_run(notebook, target, submission)
     questions = read_test_questions(config)
     options = [len(texts) for texts in questions["options"]]
-    validate_submission(submission, questions["id"], options, config.data.options or LETTERS)
+    validate_submission(
+        submission, questions["id"], options, config.metric.k, config.data.options or LETTERS
+    )
     print_result(
         f"rehearsed without a network: {len(questions)} questions in {seconds:.0f} s\n{submission}"
     )

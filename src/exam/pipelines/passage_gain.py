@@ -1,6 +1,6 @@
-"""Measure how much each passage, read singly, raises a reader's probability of the right option.
+"""Measure how much each passage raises a reader's probability of the right option.
 
-With `training_pairs.positives=reader` the passages that raise it most train a reranker or an
+With `training_pairs.positives=reader`, the passages with the largest gains train a reranker or an
 encoder.
 """
 
@@ -49,7 +49,7 @@ def restore_reader(config: Train) -> tuple[Stage, Train]:
     """Return the run that `training_pairs.reader` names, and its configuration.
 
     Raises:
-        ExamError: the run cannot be restored, or its reader cannot read passages singly.
+        ExamError: the run cannot be restored, or its reader cannot read one passage at a time.
     """
     trusted = [group for group in CODE if getattr(config, group).trust_remote_code]
     restore = Restore(
@@ -69,8 +69,8 @@ def restore_reader(config: Train) -> tuple[Stage, Train]:
         )
         raise ExamError(
             f"training_pairs.reader={run.folder} has {state}; training_pairs.positives=reader "
-            "needs a transformer "
-            "that can read each passage singly.\nGive a run of one: training_pairs.reader=<folder>"
+            "needs a transformer that reads one passage at a time.\n"
+            "Set a run of such a reader: training_pairs.reader=<folder>"
         )
     check_saved_reader(settings, saved)
     return run, replace(settings, model=model.at(saved))
@@ -114,7 +114,7 @@ def measure_gains(
 def _measure(
     path: Path, questions: Dataset, contexts: Contexts, reader: MultipleChoiceReader
 ) -> pa.Table:
-    """Return the gains of a shard of questions, from its file if that exists."""
+    """Return the gains of a shard of questions; read its file if it is complete."""
     if not checksum_matches(path):
         rows = _gains(questions, contexts, reader)
         with write_with_checksum(path) as temporary:
@@ -126,7 +126,11 @@ def _measure(
 def _gains(
     questions: Dataset, contexts: Contexts, reader: MultipleChoiceReader
 ) -> list[dict[str, Any]]:
-    """Read each question without a passage, then with each of its passages; rows of SCHEMA."""
+    """Read each question without a passage, then with each of its passages.
+
+    Returns:
+        Rows of SCHEMA.
+    """
     copies: list[dict[str, Any]] = []
     passage_of: Contexts = {}
     for question in questions:

@@ -1,15 +1,23 @@
-"""Pin a command's hub ids to commits, and fetch the checkpoints, before heavy imports."""
+"""Pin a command's hub ids to commits, and fetch the checkpoints, without heavy imports."""
 
 import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from exam.config import Checkpoint, Data, Generate, Retrieving, Source, Task, Train
+from exam.config import (
+    Checkpoint,
+    Data,
+    Generate,
+    GeneratorKind,
+    Retrieving,
+    Source,
+    Task,
+    Train,
+)
 from exam.core import distributed
 from exam.core.checkpoints import fetch_checkpoint, hub_repository
 from exam.core.hub import Repository, record_commit, resolve_commit
-from exam.pipelines.workload import uses_encoder, uses_writer
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +25,7 @@ Command = TypeVar("Command", bound=Retrieving | Generate)
 
 
 def pin_revisions(config: Command) -> Command:
-    """Return a configuration with each hub id pinned to its current commit.
+    """Pin each hub id of a configuration to its current commit.
 
     Rank 0 resolves the commits for all processes, and fetches the checkpoints' files.
 
@@ -46,8 +54,24 @@ def pin_revisions(config: Command) -> Command:
     return replace(config, **pinned)
 
 
+def uses_encoder(config: Retrieving | Generate) -> bool:
+    """Tell whether a command encodes texts."""
+    if isinstance(config, Generate):
+        return config.generator.kind is GeneratorKind.rules
+    data, generator = config.data, config.generator
+    generates = data.uses_generated_questions and generator.kind is GeneratorKind.rules
+    trains = isinstance(config, Train) and config.task is Task.encoder
+    return config.retriever.encodes or generates or trains
+
+
+def uses_writer(config: Retrieving | Generate) -> bool:
+    """Tell whether a command has a language model write questions."""
+    generates = isinstance(config, Generate) or config.data.uses_generated_questions
+    return generates and config.generator.kind is GeneratorKind.llm
+
+
 def _checkpoints(config: Retrieving | Generate) -> list[Checkpoint]:
-    """Return the checkpoints that a command loads."""
+    """List the checkpoints that a command loads."""
     checkpoints: list[Checkpoint | None] = []
     if isinstance(config, Train) and config.task is Task.reader:
         checkpoints.append(config.model.checkpoint)
@@ -63,11 +87,11 @@ def _checkpoints(config: Retrieving | Generate) -> list[Checkpoint]:
 def _repositories(
     config: Retrieving | Generate, checkpoints: list[Checkpoint]
 ) -> dict[str, Repository]:
-    """Return the repositories that a command reads, by configuration group."""
+    """Map configuration groups to the repositories that a command reads."""
     repositories = {checkpoint.group: hub_repository(checkpoint) for checkpoint in checkpoints}
     if isinstance(config, Retrieving):
         repositories["data"] = _data_repository(config.data)
-    return {group: one for group, one in repositories.items() if one is not None}
+    return {group: repo for group, repo in repositories.items() if repo is not None}
 
 
 def _data_repository(data: Data) -> Repository | None:

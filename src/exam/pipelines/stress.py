@@ -1,4 +1,4 @@
-"""`exam stress`: how a reader answers when its contexts or options are not as they should be."""
+"""`exam stress`: answer the same questions with changed contexts and options."""
 
 import logging
 import shutil
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.config import Stress
+from exam.config import Stress, Train
 from exam.core import distributed
 from exam.core.artifacts import Stage, log_reused, open_stage
 from exam.core.checkpoints import MODEL
@@ -21,9 +21,15 @@ from exam.core.logging import print_result
 from exam.core.trainer import CHECKPOINTS, REPORT, RESULTS
 from exam.data.questions import questions_digest
 from exam.data.schema import permute_options
-from exam.evaluation.predictions import predictions_of, read_predictions, write_predictions
-from exam.evaluation.results import System, baselines, of_logits, results, table
-from exam.metrics import Floats, ranking
+from exam.evaluation.predictions import make_predictions, read_predictions, write_predictions
+from exam.evaluation.results import (
+    ScoredSystem,
+    build_results,
+    format_table,
+    score_baselines,
+    score_logits,
+)
+from exam.metrics import Floats, rank_options
 from exam.pipelines.infer import answers_key, read_test_questions, restore_run
 from exam.pipelines.preflight import check_saved_reader
 from exam.readers.base import load_reader
@@ -41,14 +47,16 @@ from exam.retrieval.idf import DocumentFrequencies
 from exam.retrieval.retriever import Retrieval
 
 NONE = "None of the above"
-AS_GIVEN = "as given"
+UNCHANGED = "as given"
+PERMUTED = "options in another order"
 LONGEST_WRONG = "as given, where the longest option is wrong"
 Question = dict[str, Any]
+Answers = dict[str, tuple[Dataset, Floats]]  # by perturbation: questions and logits
 
 
 @dataclass(frozen=True)
-class Condition:
-    """One way to change what the reader is given."""
+class Perturbation:
+    """A change to the reader's questions or contexts."""
 
     name: str
     question: Callable[[Question, Random], Question] | None = None
@@ -56,141 +64,143 @@ class Condition:
 
 
 def _swap_contexts(contexts: Contexts, ids: list[str], random: Random) -> Contexts:
-    """Each question gets the passages of the next one in a random order."""
+    """Give each question the passages of the next one in a random order."""
     order = random.sample(ids, len(ids))
-    after = dict(zip(order, [*order[1:], order[0]], strict=True))
-    return {key: contexts.get(after[key], []) for key in ids}
+    following = dict(zip(order, [*order[1:], order[0]], strict=True))
+    return {key: contexts.get(following[key], []) for key in ids}
 
 
-def _reversed(contexts: Contexts, *_: Any) -> Contexts:
+def _reverse_passages(contexts: Contexts, *_: Any) -> Contexts:
     return {key: passages[::-1] for key, passages in contexts.items()}
 
 
-def _permuted(question: Question, random: Random) -> Question:
+def _shuffle_options(question: Question, random: Random) -> Question:
     number = len(question["options"])
     return permute_options(question, random.sample(range(number), number))
 
 
-def _with_none(*, right: bool) -> Callable[[Question, Random], Question]:
-    """The right option, or one of the wrong ones, replaced."""
-
-    def changed(question: Question, random: Random) -> Question:
-        options, label = list(question["options"]), question["label"]
-        wrong = [i for i in range(len(options)) if i != label]
-        options[label if right else random.choice(wrong)] = NONE
-        return {"options": options}
-
-    return changed
+def _replace_right(question: Question, _: Random) -> Question:
+    return _replace_option(question, question["label"])
 
 
-PERMUTED = "options in another order"
-CONDITIONS = (
-    Condition(AS_GIVEN),
-    Condition("without context", contexts=lambda *_: {}),
-    Condition("another question's context", contexts=_swap_contexts),
-    Condition("passages reversed", contexts=_reversed),
-    Condition(PERMUTED, question=_permuted),
-    Condition(f"a wrong option is “{NONE}”", question=_with_none(right=False)),
-    Condition(f"the right option is “{NONE}”", question=_with_none(right=True)),
+def _replace_wrong(question: Question, random: Random) -> Question:
+    number, label = len(question["options"]), question["label"]
+    return _replace_option(question, random.choice([i for i in range(number) if i != label]))
+
+
+def _replace_option(question: Question, index: int) -> Question:
+    options = list(question["options"])
+    options[index] = NONE
+    return {"options": options}
+
+
+PERTURBATIONS = (
+    Perturbation(UNCHANGED),
+    Perturbation("without context", contexts=lambda *_: {}),
+    Perturbation("another question's context", contexts=_swap_contexts),
+    Perturbation("passages reversed", contexts=_reverse_passages),
+    Perturbation(PERMUTED, question=_shuffle_options),
+    Perturbation(f"a wrong option is “{NONE}”", question=_replace_wrong),
+    Perturbation(f"the right option is “{NONE}”", question=_replace_right),
 )
 
 
 def run_stress(stress: Stress) -> None:
-    """Ask a run's reader the same questions under every condition; a table of what changes."""
+    """Answer a run's questions under every perturbation, and print the scores.
+
+    Raises:
+        ExamError: a question has no right option, or the run cannot be restored.
+    """
     distributed.require_single_process("exam stress")
-    trained, config = restore_run(stress)
-    check_saved_reader(config, trained.folder / MODEL)
+    run, config = restore_run(stress)
+    check_saved_reader(config, run.folder / MODEL)
     questions = read_test_questions(config)
     if None in questions["label"]:
         raise ExamError(
             f"data={config.data.name} has questions without an answer.\n"
-            "Give answered ones: data.test=<file>, or data=<name>"
+            "Set questions that have one: data.test=<file>, or data=<name>"
         )
     retrieval = Retrieval.from_config(config)
     contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     key = {
-        **answers_key(trained, config, questions, contexts),
+        **answers_key(run, config, questions, contexts),
         "seed": stress.seed,
-        "conditions": [condition.name for condition in CONDITIONS],
+        "conditions": [perturbation.name for perturbation in PERTURBATIONS],
     }
-    outputs, name = Path(stress.outputs), f"{config.data.name}-{trained.folder.name}"
-    top_k = config.context.passages(training=False)
+    outputs, name = Path(stress.outputs), f"{config.data.name}-{run.folder.name}"
     frequencies = retrieval.document_frequencies if config.retriever.kind.searches else None
     with open_stage(outputs, "stress", name, key, stress.resume.value) as stage:
         if not stage.reused:
-            reader = load_reader(config, trained.folder / MODEL, stage.folder)
-            found = {}
-            for condition, path in _files(stage):
-                asked = _asked(condition, questions, stress.seed)
-                if not checksum_matches(path):  # of an interrupted run
-                    given = _given(condition, contexts, asked, top_k, stress.seed, frequencies)
-                    logits, _ = reader.predict(asked, given)
-                    predictions = predictions_of(asked, logits, config.name, condition.name)
+            reader = load_reader(config, run.folder / MODEL, stage.folder)
+            answers = {}
+            for number, perturbation in enumerate(PERTURBATIONS):
+                path = stage.folder / f"{number}.parquet"
+                changed = _change_questions(perturbation, questions, stress.seed)
+                if not checksum_matches(path):  # or left by an interrupted run
+                    passages = _change_contexts(
+                        perturbation, contexts, changed, config, stress.seed, frequencies
+                    )
+                    logits, _ = reader.predict(changed, passages)
+                    predictions = make_predictions(changed, logits, config.name, perturbation.name)
                     with write_with_checksum(path) as temporary:
                         write_predictions(temporary, [predictions])
-                found[condition.name] = asked, read_predictions(path).logits
-            _write(stage, found, contexts, retrieval.stages)
+                answers[perturbation.name] = changed, read_predictions(path).logits
+            _write(stage, answers, contexts, retrieval.stages, config.metric.k)
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     log_reused([*retrieval.stages, contexts, stage])
-    shown = read_json(stage.folder / RESULTS)
-    flips = f"another first choice with options in another order: {shown['flip_rate']:.1%}"
-    print_result(f"{table(shown)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+    figures = read_json(stage.folder / RESULTS)
+    flips = f"first choices that change with the order of options: {figures['flip_rate']:.1%}"
+    print_result(
+        f"{format_table(figures)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}"
+    )
 
 
-def _write(
-    stage: Stage,
-    found: dict[str, tuple[Dataset, Floats]],
-    contexts: Stage,
-    earlier: list[Stage],
-) -> None:
-    """Results, the page that shows them, and the manifest."""
+def _write(stage: Stage, answers: Answers, contexts: Stage, earlier: list[Stage], k: int) -> None:
+    """Write the results, the report and the manifest."""
     stage.measure()
-    write_json(stage.folder / RESULTS, _results(found, contexts, [*earlier, stage]))
-    shown = read_json(stage.folder / RESULTS)
-    as_given = [row["system"] for row in shown["rows"]].index(AS_GIVEN)
-    write_results(stage.folder / REPORT, stage.folder.name, shown, as_given)
-    files = [path.name for _, path in _files(stage)]
-    stage.finish([*files, RESULTS, REPORT], questions=len(found[AS_GIVEN][0]))
+    figures = _score(answers, contexts, [*earlier, stage], k)
+    write_json(stage.folder / RESULTS, figures)
+    unchanged = [row["system"] for row in figures["rows"]].index(UNCHANGED)
+    write_results(stage.folder / REPORT, stage.folder.name, figures, unchanged)
+    files = [f"{number}.parquet" for number in range(len(PERTURBATIONS))]
+    stage.finish([*files, RESULTS, REPORT], questions=len(answers[UNCHANGED][0]))
 
 
-def _files(stage: Stage) -> list[tuple[Condition, Path]]:
-    """Every condition, and where its predictions lie."""
-    return [(own, stage.folder / f"{number}.parquet") for number, own in enumerate(CONDITIONS)]
-
-
-def _asked(condition: Condition, questions: Dataset, seed: int) -> Dataset:
-    """The questions under a condition; each draws by its own id."""
-    if condition.question is None:
+def _change_questions(perturbation: Perturbation, questions: Dataset, seed: int) -> Dataset:
+    """Perturb the questions; a question's random numbers depend on its id only."""
+    change = perturbation.question
+    if change is None:
         return questions
-    change = condition.question
     return questions.map(
         lambda question: change(question, Random(f"{seed}:{question['id']}")),
         load_from_cache_file=False,
     )
 
 
-def _given(
-    condition: Condition,
+def _change_contexts(
+    perturbation: Perturbation,
     contexts: Stage,
     questions: Dataset,
-    top_k: int,
+    config: Train,
     seed: int,
     frequencies: DocumentFrequencies | None,
 ) -> Stage:
-    """The passages under a condition, as a stage of their own."""
-    if condition.contexts is None and condition.question is None:
+    """Perturb the contexts in a separate stage."""
+    if perturbation.contexts is None and perturbation.question is None:
         return contexts
-    key = {"of": contexts.hash, "condition": condition.name, "seed": seed, "top_k": top_k}
+    top_k = config.context.passages(training=False)
+    key = {"of": contexts.hash, "condition": perturbation.name, "seed": seed, "top_k": top_k}
     key["questions"] = questions_digest(questions)
     outputs, name = contexts.folder.parents[1], f"stress-{contexts.folder.name}"
     with open_stage(outputs, "stressed", name, key, log_level=logging.DEBUG) as stage:
         if not stage.reused:
-            found = read_contexts(contexts, top_k)
-            if condition.contexts is not None:
-                found = condition.contexts(found, list(questions["id"]), Random(seed))
+            passages_of = read_contexts(contexts, top_k)
+            if perturbation.contexts is not None:
+                ids = list(questions["id"])
+                passages_of = perturbation.contexts(passages_of, ids, Random(seed))
             ranked = (
                 [{**p, "question_id": key, "rank": rank} for rank, p in enumerate(passages, 1)]
-                for key, passages in found.items()
+                for key, passages in passages_of.items()
             )
             write_contexts(stage, ranked)
             evaluate(stage, questions, frequencies)
@@ -198,33 +208,31 @@ def _given(
     return stage
 
 
-def _results(
-    found: dict[str, tuple[Dataset, Floats]], contexts: Stage, stages: list[Stage]
-) -> dict[str, Any]:
-    """Every condition's MAP@3 beside the baselines, and against the questions as given."""
-    questions, logits = found[AS_GIVEN]
-    systems = [of_logits(name, own, asked["label"]) for name, (asked, own) in found.items()]
-    lengths = [[len(option) for option in options] for options in questions["options"]]
-    wrong = np.array(
-        [
-            int(np.argmax(length)) != label
-            for length, label in zip(lengths, questions["label"], strict=True)
-        ]
-    )
-    given = systems[0]
+def _score(answers: Answers, contexts: Stage, stages: list[Stage], k: int) -> dict[str, Any]:
+    """Score every perturbation, paired with the unchanged questions, beside the baselines."""
+    systems = [
+        score_logits(name, logits, questions["label"], k)
+        for name, (questions, logits) in answers.items()
+    ]
+    unchanged, questions = systems[0], answers[UNCHANGED][0]
+    longest = [int(np.argmax([len(text) for text in texts])) for texts in questions["options"]]
+    is_wrong = np.array(longest) != np.array(questions["label"])
     rows = [
-        *baselines(questions, read_support(contexts, questions["id"])),
+        *score_baselines(questions, read_support(contexts, questions["id"]), k),
         *systems,
-        System(LONGEST_WRONG, given.scores[wrong]),
+        ScoredSystem(LONGEST_WRONG, unchanged.scores[is_wrong], k),
     ]
-    shown = results(rows, [(other, given) for other in systems[1:]], stages)
-    return {**shown, "flip_rate": _flips(questions, logits, *found[PERMUTED])}
+    figures = build_results(rows, [(system, unchanged) for system in systems[1:]], stages)
+    return {**figures, "flip_rate": _flip_rate(answers)}
 
 
-def _flips(questions: Dataset, logits: Floats, permuted: Dataset, others: Floats) -> float:
-    """The share of questions whose first choice is another text."""
-    chosen = [
-        [options[best] for options, best in zip(asked["options"], ranking(own)[:, 0], strict=True)]
-        for asked, own in ((questions, logits), (permuted, others))
-    ]
-    return float(np.mean([a != b for a, b in zip(*chosen, strict=True)]))
+def _flip_rate(answers: Answers) -> float:
+    """Return the share of questions whose first choice changes with the order of options."""
+    first, second = (
+        [
+            texts[best]
+            for texts, best in zip(questions["options"], rank_options(logits)[:, 0], strict=True)
+        ]
+        for questions, logits in (answers[UNCHANGED], answers[PERMUTED])
+    )
+    return float(np.mean([a != b for a, b in zip(first, second, strict=True)]))

@@ -1,30 +1,32 @@
-"""What several jobs of one command (`-m`) found: one table and one plot."""
+"""Compare the jobs of a sweep (`-m`) in one table and one plot."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exam.config import DEFAULT_K
+from exam.core.errors import ExamError, spell_command
 from exam.core.files import digest, read_json, write_json
 from exam.core.trainer import REPORT, RESULTS
-from exam.evaluation.results import table
+from exam.evaluation.results import format_table
+from exam.metrics import find_metric, metric_title
 from exam.report import charts
-from exam.report.charts import Chart
+from exam.report.charts import Chart, write_png
 from exam.report.page import Page, write_page
-from exam.report.png import write_png
 
 
 @dataclass(frozen=True)
 class Job:
-    """A finished job: the values it was started with, and its results.json."""
+    """A finished job: the settings that started it, and its results.json."""
 
     values: dict[str, str]
     results: Path
 
 
 def compare_jobs(jobs: list[Job]) -> str:
-    """Write `results.json` and `map_at_3.png` of the jobs, and return the table.
+    """Write results.json, a report and a plot of the jobs; return the table.
 
-    A plot over the one value that changes where it is a number, else one point for each job.
+    Plot the scores over the setting that changes, if it is one number.
     """
     changing = [key for key in jobs[0].values if len({job.values.get(key) for job in jobs}) > 1]
     rows = []
@@ -32,36 +34,42 @@ def compare_jobs(jobs: list[Job]) -> str:
         reader = read_json(job.results)["rows"][-1]
         name = " ".join(f"{key}={job.values[key]}" for key in changing) or reader["system"]
         rows.append({**reader, "system": name, "results": str(job.results), "values": job.values})
+    metrics = {str(find_metric(row)) for row in rows}
+    if len(metrics) > 1:
+        raise ExamError(
+            f"The jobs are scored by {' and '.join(sorted(map(metric_title, metrics)))}.\n"
+            f"Compare their runs by one: {spell_command('compare')} RUN_A RUN_B --k {DEFAULT_K}"
+        )
+    (metric,) = metrics
+    plot = f"{metric}.png"
     folder = jobs[0].results.parents[2] / "sweeps" / digest([job.values for job in jobs])[:8]
-    found = {"rows": rows, "paired": []}
-    write_json(folder / RESULTS, found)
-    made = _charts(rows, changing)
-    write_png(made[-1:], folder / "map_at_3.png")
+    figures = {"rows": rows, "paired": []}
+    write_json(folder / RESULTS, figures)
+    plots = _plot(rows, changing, metric)
+    write_png(plots[-1:], folder / plot)
     facts = [("jobs", str(len(rows))), ("changing", ", ".join(changing) or "nothing")]
-    write_page(folder / REPORT, Page(f"sweep {folder.name}", facts, found, made, own=None))
-    files = (RESULTS, "map_at_3.png", REPORT)
-    return "\n".join([table(found), *(str(folder / name) for name in files)])
+    write_page(
+        folder / REPORT, Page(f"sweep {folder.name}", facts, figures, plots, highlight_row=None)
+    )
+    return "\n".join(
+        [format_table(figures), *(str(folder / name) for name in (RESULTS, plot, REPORT))]
+    )
 
 
-def _charts(rows: list[dict[str, Any]], changing: list[str]) -> list[Chart]:
-    """MAP@3 of every job, and over the value that changes, where it is one number."""
-    places, label = _places(rows, changing)
-    made = [charts.systems(rows)]
-    if label is not None:
-        points = [
-            {"at": place, "value": row["map_at_3"], "ci": row["ci"]}
-            for place, row in sorted(zip(places, rows, strict=True), key=lambda pair: pair[0])
-        ]
-        lines = {"MAP@3": points}
-        made.append(charts.over(f"Over {label}", "", label, "MAP@3", lines, log=False))
-    return made
-
-
-def _places(rows: list[dict[str, Any]], changing: list[str]) -> tuple[list[float], str | None]:
-    """Where each row stands: at the value that changes, where it is one number, else in order."""
-    if len(changing) == 1:
-        try:
-            return [float(row["values"][changing[0]]) for row in rows], changing[0]
-        except ValueError:
-            pass
-    return [float(place) for place in range(len(rows))], None
+def _plot(rows: list[dict[str, Any]], changing: list[str], metric: str) -> list[Chart]:
+    """Plot the metric of every job, and over the setting that changes, if it is one number."""
+    plots = [charts.score_chart(rows)]
+    if len(changing) != 1:
+        return plots
+    (label,) = changing
+    try:
+        values = [float(row["values"][label]) for row in rows]
+    except ValueError:
+        return plots
+    points = [
+        {"at": value, "value": row[metric], "ci": row["ci"]}
+        for value, row in sorted(zip(values, rows, strict=True), key=lambda pair: pair[0])
+    ]
+    title = metric_title(metric)
+    line = charts.line_chart(f"Over {label}", "", label, title, {title: points}, log=False)
+    return [*plots, line]

@@ -1,5 +1,6 @@
 """`exam train`: train a reader, once or for every fold and seed, or a reranker or an encoder."""
 
+import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, List, Value, concatenate_datasets
 
 from exam.config import Data, Task, Train, is_trained, plain, reader_values
 from exam.config.saved import CONFIG, save_run
@@ -15,35 +16,61 @@ from exam.core import distributed
 from exam.core.artifacts import MANIFEST, Stage, log_reused, shared_stage
 from exam.core.checkpoints import checkpoint_fingerprint
 from exam.core.environment import describe_environment
+from exam.core.errors import ExamError, spell_command
 from exam.core.files import read_json, write_json
 from exam.core.logging import print_result
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, list_run_files
 from exam.data.questions import questions_digest
+from exam.data.schema import LETTERS
 from exam.data.splits import Split, assign_folds, read_split
-from exam.evaluation.predictions import read_predictions
-from exam.evaluation.results import BLIND, System, results, table
-from exam.evaluation.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
+from exam.evaluation.predictions import read_predictions, to_probabilities
+from exam.evaluation.results import (
+    NON_READING,
+    PREDICTIONS,
+    Run,
+    ScoredSystem,
+    build_results,
+    check_k,
+    format_table,
+    log_scores,
+    metric_key,
+    print_report,
+    write_answers,
+    write_scores,
+)
 from exam.generation.generate import QUESTIONS, generate_if_used
-from exam.metrics import Floats
-from exam.pipelines.preflight import ReaderLimits, check_models, check_reader
-from exam.pipelines.room import check_room
-from exam.pipelines.soft_labels import with_soft_labels
+from exam.metrics import Floats, metric_name, metric_title
+from exam.pipelines.preflight import ReaderLimits, check_models, check_reader, check_room
 from exam.pipelines.tracking import log_summary, track_run
 from exam.readers.base import reader_class
 from exam.readers.lexical import OVERLAP_FEATURES
+from exam.readers.multiple_choice.features import TARGETS
 from exam.report.card import push, write_card
 from exam.report.run import write_results, write_run
 from exam.retrieval.retriever import Retrieval
 
+log = logging.getLogger(__name__)
+
+EXTRA_PREFIX = "extra:"  # of the ids of `data.extra_train`
+SoftLabels = dict[str, tuple[list[float], int | None]]  # by id: probabilities and label
+
 
 @dataclass(frozen=True)
-class Prepared:
-    """Questions, contexts and their stages, shared by the runs of a configuration."""
+class Inputs:
+    """Questions and contexts that the runs of a configuration share.
+
+    Attributes:
+        split: The questions.
+        fold: The fold of every training question, with cross-validation.
+        pool_contexts: The contexts of every training question.
+        valid_contexts: The contexts of the questions that are reported on.
+        stages: The stages that made all these.
+    """
 
     split: Split
-    fold: Any  # of every training question, where all are reported on
-    pool_contexts: Stage  # of every training question
-    valid_contexts: Stage  # of those that are reported on
+    fold: Any
+    pool_contexts: Stage
+    valid_contexts: Stage
     stages: list[Stage]
 
 
@@ -69,32 +96,31 @@ def _train_retrieval(config: Train) -> Run:
 
 
 def train_reader(config: Train) -> Run:
-    """Retrieve, fine-tune, and score on the reported questions.
+    """Retrieve, train a reader, and score it on the validation questions.
 
-    With `data.cross_validate=true`, every training question is reported on, answered by the reader
-    that did not train on its fold. Several seeds repeat this with each.
+    With `data.cross_validate=true`, train a reader for each fold and score it on that fold. With
+    several seeds, repeat the training with each, and average.
     """
-    limits = check_reader(config.model)
-    prepared = _prepare(config, limits)
+    inputs = _prepare(config, check_reader(config.model))
     train = _cross_validate if config.data.cross_validate else _train_run
     if isinstance(config.seed, list):
-        runs = [train(replace(config, seed=seed), prepared) for seed in config.seed]
+        runs = [train(replace(config, seed=seed), inputs) for seed in config.seed]
         run = _average_seeds(config, runs)
     else:
-        runs, run = [], train(config, prepared)
-    log_reused(stage for one in (*runs, run) for stage in one.stages)
+        runs, run = [], train(config, inputs)
+    log_reused(stage for part in (*runs, run) for stage in part.stages)
     return run
 
 
-def _prepare(config: Train, limits: ReaderLimits | None) -> Prepared:
+def _prepare(config: Train, limits: ReaderLimits | None) -> Inputs:
     retrieval, data = Retrieval.from_config(config), config.data
     if distributed.world_size() > 1:
         if not data.uses_generated_questions:
-            _read_questions(data, None, limits)  # refused before the indexes are built
+            _read_questions(config, None, limits)  # refuse mistakes before building indexes
         retrieval.build(generates=data.uses_generated_questions)
     with distributed.main_process_first():
-        written = generate_if_used(data, retrieval, config.generator)
-        split = _read_questions(data, written, limits)
+        generation = generate_if_used(data, retrieval, config.generator)
+        split = _read_questions(config, generation, limits)
         fold = (
             assign_folds(split.train, data.folds, data.split_seed) if data.cross_validate else None
         )
@@ -102,19 +128,19 @@ def _prepare(config: Train, limits: ReaderLimits | None) -> Prepared:
             check_room(config)
         pool, valid = _retrieve_contexts(retrieval, split, data)
     log_scores(valid, "valid")
-    stages = (*retrieval.stages, written, pool, None if valid is pool else valid)
-    return Prepared(split, fold, pool, valid, [stage for stage in stages if stage is not None])
+    stages = (*retrieval.stages, generation, pool, None if valid is pool else valid)
+    return Inputs(split, fold, pool, valid, [stage for stage in stages if stage is not None])
 
 
-def _read_questions(data: Data, written: Stage | None, limits: ReaderLimits | None) -> Split:
-    """Read the questions, with those that the stage `written` generated.
+def _read_questions(config: Train, generation: Stage | None, limits: ReaderLimits | None) -> Split:
+    """Read the questions, including the generated ones.
 
     Raises:
         ExamError: a file or row is invalid, or a question is too long for the reader.
     """
-    split = with_soft_labels(
-        read_split(data, written.folder / QUESTIONS if written else None), data
-    )
+    split = read_split(config.data, generation.folder / QUESTIONS if generation else None)
+    split = add_soft_labels(split, config.data)
+    check_k(config.metric.k, max(map(len, split.valid["options"])))
     if limits is not None:
         limits.check(split.all_train)
         limits.check(split.valid)
@@ -122,7 +148,7 @@ def _read_questions(data: Data, written: Stage | None, limits: ReaderLimits | No
 
 
 def _retrieve_contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[Stage, Stage]:
-    """Retrieve the passages of every training question, and of the reported questions."""
+    """Retrieve passages for every training question and every validation question."""
     pool = retrieval.contexts(split.all_train, f"{data.name}-train")
     if data.valid is None or data.cross_validate:
         return pool, pool
@@ -130,13 +156,13 @@ def _retrieve_contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[
 
 
 def _has_earlier_run(config: Train) -> bool:
-    """Return whether a finished run has this name, possibly the configured one."""
+    """Tell whether a finished run has this name; it may be the configured one."""
     return any(Path(config.outputs).glob(f"train/{config.name}-*/{MANIFEST}"))
 
 
-def _train_run(config: Train, prepared: Prepared) -> Run:
-    """Train one run; its folder holds model, predictions and results."""
-    split, pool, valid = prepared.split, prepared.pool_contexts, prepared.valid_contexts
+def _train_run(config: Train, inputs: Inputs) -> Run:
+    """Train one run; its folder holds the model, the predictions and the results."""
+    split, pool, valid = inputs.split, inputs.pool_contexts, inputs.valid_contexts
     key = _stage_key(config, split, pool, valid)
     leads = distributed.rank() == 0
     outputs = Path(config.outputs)
@@ -150,13 +176,13 @@ def _train_run(config: Train, prepared: Prepared) -> Run:
             logits, tokens = reader.predict(split.valid, valid)
             if leads:
                 write_answers(stage, config, split.valid, valid, logits)
-                score(stage, split.valid, valid, prepared.stages)
+                write_scores(stage, split.valid, valid, inputs.stages)
                 write_run(stage, config, split.valid, valid, tokens)
                 write_card(stage, config)
                 stage.finish(list_run_files(stage.folder), questions=len(split.train))
         if leads:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
-    run = report(stage, split.valid, valid, prepared.stages)
+    run = print_report(stage, split.valid, valid, inputs.stages)
     if leads and config.hub.push:
         push(stage.folder, config)
     path = stage.folder / TRAINING  # only of a reader that chose a checkpoint
@@ -176,12 +202,13 @@ def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[s
         "tuning": plain(config.tuning),
         "trainer": reader_values(config),
         "seed": config.seed,
+        **metric_key(config.metric.k),
         **_processes(config),
     }
 
 
 def _processes(config: Train) -> dict[str, int]:
-    """Return the number of processes where it changes a reader: a step takes more questions."""
+    """Return the number of processes if it changes a reader: a step then has more questions."""
     learns = config.model.kind.is_neural and is_trained(config.trainer)
     return (
         {"processes": distributed.world_size()} if learns and distributed.world_size() > 1 else {}
@@ -191,10 +218,10 @@ def _processes(config: Train) -> dict[str, int]:
 def _iterate_folds(config: Train, split: Split, fold: Any) -> Iterator[tuple[Train, Split, Any]]:
     """Yield each fold's configuration, its split, and the rows that it predicts.
 
-    Predicted questions must not select a checkpoint, so every run keeps its last one.
+    Predicted questions must not choose a checkpoint, so every run keeps its last one.
     """
     data, questions = config.data, split.train
-    none = questions.select([])
+    empty = questions.select([])
     for number in range(data.folds):
         (inside,), (outside,) = (fold == number).nonzero(), (fold != number).nonzero()
         train = concatenate_datasets([questions.select(outside), split.extra])
@@ -209,31 +236,35 @@ def _iterate_folds(config: Train, split: Split, fold: Any) -> Iterator[tuple[Tra
                 load_best_model_at_end=False,
             ),
         )
-        yield part, Split(split.all_train, train, none, questions.select(inside), none), inside
+        yield part, Split(split.all_train, train, empty, questions.select(inside), empty), inside
 
 
-def _cross_validate(config: Train, prepared: Prepared) -> Run:
+def _cross_validate(config: Train, inputs: Inputs) -> Run:
     """Train a run for every fold, and join their predictions and results."""
-    split = prepared.split
-    questions, contexts = split.train, prepared.pool_contexts
+    split = inputs.split
+    questions, contexts = split.train, inputs.pool_contexts
     logits: list[Floats] = []
     rows: list[Any] = []
     stages: list[Stage] = []
-    for part, part_split, inside in _iterate_folds(config, split, prepared.fold):
-        run = _train_run(part, replace(prepared, split=part_split))
+    for part, part_split, inside in _iterate_folds(config, split, inputs.fold):
+        run = _train_run(part, replace(inputs, split=part_split))
         stages.append(run.stage)
         rows.append(inside)
         logits.append(read_predictions(run.stage.folder / PREDICTIONS).logits)
-    key = {"runs": [stage.hash for stage in stages], "questions": questions_digest(questions)}
+    key = {
+        "runs": [stage.hash for stage in stages],
+        "questions": questions_digest(questions),
+        **metric_key(config.metric.k),
+    }
     outputs = Path(config.outputs)
     with shared_stage(outputs, "folds", config.name, key, config.resume) as stage:
         if not stage.reused and distributed.rank() == 0:
             joined = _join_folds(questions, rows, logits)
             write_answers(stage, config, questions, contexts, joined)
-            score(stage, questions, contexts, [*prepared.stages, *stages])
+            write_scores(stage, questions, contexts, [*inputs.stages, *stages])
             write_run(stage, config, questions, contexts)
             stage.finish([PREDICTIONS, RESULTS, REPORT], questions=len(questions))
-    run = report(stage, questions, contexts, [*prepared.stages, *stages])
+    run = print_report(stage, questions, contexts, [*inputs.stages, *stages])
     return replace(run, selection_score=float(run.systems[-1].scores.mean()))
 
 
@@ -247,21 +278,21 @@ def _join_folds(questions: Dataset, rows: list[Any], logits: list[Floats]) -> Fl
 
 
 def _average_seeds(config: Train, runs: list[Run]) -> Run:
-    """Report all runs and their mean; its interval is over questions, not seeds."""
+    """Report all runs and their mean, whose interval is over questions, not seeds."""
     systems = [run.systems[-1] for run in runs]
     scores = np.array([system.scores for system in systems])
-    mean = System(f"mean of {len(runs)} seeds", scores.mean(axis=0))
+    mean = ScoredSystem(f"mean of {len(runs)} seeds", scores.mean(axis=0), config.metric.k)
     values = scores.mean(axis=1)
     *baselines, _ = runs[0].systems
     outputs, key = Path(config.outputs), {"runs": [run.stage.hash for run in runs]}
     with shared_stage(outputs, "seeds", config.name, key, config.resume) as stage:
         if not stage.reused and distributed.rank() == 0:
-            stages = {s.folder: s for run in runs for s in run.stages}
-            pairs = [(mean, row) for row in baselines[BLIND:]]
-            figures = results([*baselines, *systems, mean], pairs, list(stages.values()))
+            stages = {stage.folder: stage for run in runs for stage in run.stages}
+            pairs = [(mean, row) for row in baselines[NON_READING:]]
+            figures = build_results([*baselines, *systems, mean], pairs, list(stages.values()))
             figures["seeds"] = {
                 "seeds": config.seed,
-                "map_at_3": values.tolist(),
+                metric_name(config.metric.k): values.tolist(),
                 "mean": float(values.mean()),
                 "sd": float(values.std(ddof=1)),
             }
@@ -270,8 +301,100 @@ def _average_seeds(config: Train, runs: list[Run]) -> Run:
             stage.finish([RESULTS, REPORT], seeds=len(runs))
     figures = read_json(stage.folder / RESULTS)
     seeds = figures["seeds"]
-    line = f"MAP@3 over seeds: {seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
-    print_result(f"{table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+    title = metric_title(metric_name(config.metric.k))
+    line = f"{title} over seeds: {seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
+    print_result(
+        f"{format_table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}"
+    )
     selection = [run.selection_score for run in runs if run.selection_score is not None]
     mean_selection = float(np.mean(selection)) if selection else None
     return Run(stage, [*runs[0].stages, stage], [*baselines, *systems, mean], mean_selection)
+
+
+def add_soft_labels(split: Split, data: Data) -> Split:
+    """Add the probabilities of `data.soft_labels` to the training questions, as targets.
+
+    The file's predictions are matched by id. A question without one keeps its label as the target.
+    This is distillation at temperature 1 (Hinton and others, "Distilling the Knowledge in a Neural
+    Network", 2015).
+
+    Raises:
+        ExamError: the file answers none of the questions, or different ones with the same ids, or
+            a question has neither a label nor a prediction.
+    """
+    if data.soft_labels is None:
+        return split
+    path = Path(data.soft_labels)
+    soft_labels = _read_soft_labels(path)
+    _check_unique(split, soft_labels, path)
+    parts, total = {}, 0
+    for name, questions in (("train", split.train), ("extra", split.extra)):
+        parts[name], count = _add_targets(questions, soft_labels, data.soft_weight, path)
+        total += count
+    log.info("soft labels: %d of %d questions", total, len(split.train) + len(split.extra))
+    if not total:
+        raise ExamError(
+            f"data.soft_labels={path} answers none of the training questions "
+            f"(it has {next(iter(soft_labels))!r} …, they have {split.train['id'][0]!r} …).\n"
+            f"Predict the same files: {spell_command('infer')} ckpt=<run> data.test=<file>"
+        )
+    return replace(split, **parts)
+
+
+def _check_unique(split: Split, soft_labels: SoftLabels, path: Path) -> None:
+    """Refuse an id that two questions have, as when every file numbers its questions from 0."""
+    ids = {*split.all_train["id"]}  # training may hold all the extra questions or none
+    for key in split.train["id"]:
+        if key in soft_labels and f"{EXTRA_PREFIX}{key}" in ids:
+            raise ExamError(
+                f"{path} answers question {key!r}; data.train and data.extra_train both have a "
+                "question with that id.\n"
+                "Rename the ids of one file, and predict its questions again."
+            )
+
+
+def _read_soft_labels(path: Path) -> SoftLabels:
+    predictions = read_predictions(path)
+    is_option = np.isfinite(predictions.logits)
+    values = to_probabilities(predictions.logits)
+    rows = zip(predictions.ids, values, is_option, predictions.labels, strict=True)
+    return {key: (row[mask].tolist(), label) for key, row, mask, label in rows}
+
+
+def _add_targets(
+    questions: Dataset, soft_labels: SoftLabels, weight: float, path: Path
+) -> tuple[Dataset, int]:
+    """Add a column of targets; also return the number of questions with a soft label."""
+    targets, count = [], 0
+    for question in questions.to_list():
+        key, number, label = question["id"], len(question["options"]), question["label"]
+        hard = [float(option == label) for option in range(number)]
+        soft = soft_labels.get(key) or soft_labels.get(key.removeprefix(EXTRA_PREFIX))
+        if soft is None and label is None:
+            raise ExamError(
+                f"Question {key!r} has no right option and no prediction in {path}.\n"
+                "Predict it, too, or leave it out."
+            )
+        if soft is None:
+            targets.append(hard)
+            continue
+        _check_match(key, number, label, soft, path)
+        share = 1.0 if label is None else weight
+        targets.append([share * p + (1 - share) * h for p, h in zip(soft[0], hard, strict=True)])
+        count += 1
+    return questions.add_column(TARGETS, targets, feature=List(Value("float64"))), count
+
+
+def _check_match(key: str, number: int, label: int | None, soft: Any, path: Path) -> None:
+    """Refuse a prediction of another question with the same id."""
+    values, other_label = soft
+    if len(values) != number:
+        raise ExamError(
+            f"Question {key!r} has {number} options, and {len(values)} in {path}.\n"
+            "Set predictions of the same questions."
+        )
+    if label is not None and other_label is not None and label != other_label:
+        raise ExamError(
+            f"The right option of question {key!r} is {LETTERS[label]}, and "
+            f"{LETTERS[other_label]} in {path}.\nSet predictions of the same questions."
+        )

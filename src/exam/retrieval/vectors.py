@@ -22,7 +22,7 @@ from exam.core.errors import ExamError, spell_command
 from exam.core.estimates import FP32, GIB
 from exam.core.files import checksum_matches, write_atomically, write_with_checksum
 from exam.core.logging import log_progress, progress_bar
-from exam.metrics import figures
+from exam.metrics import summarize
 
 log = logging.getLogger(__name__)
 
@@ -356,6 +356,6 @@ def _measure_recall(blocks: Blocks, index: VectorIndex) -> dict[str, Any]:
     recall: dict[str, Any] = {"queries": len(queries)}
     for k in (k for k in RECALL_DEPTHS if k < deepest):
         shares = [len(np.intersect1d(a[:k], b[:k])) / k for a, b in pairs]
-        recall[f"recall_at_{k}"] = figure = figures(np.array(shares))
+        recall[f"recall_at_{k}"] = figure = summarize(np.array(shares))
         log.info("index: recall@%d %.3f against exact search", k, figure["value"])
     return recall
