@@ -7,7 +7,7 @@ import pytest
 from helpers import kaggle_rows, make_place, tiny, write_csv
 
 from exam import evaluate
-from exam.bundle.bundle import _overrides as list_overrides
+from exam.bundle.bundle import _format_overrides as list_overrides
 from exam.config.compose import composed
 from exam.config.saved import load_run
 from exam.core.errors import ExamError
