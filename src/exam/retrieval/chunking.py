@@ -86,7 +86,7 @@ def build_passages(corpus: Corpus, passages: Chunking, outputs: Path) -> Passage
                 )
             stage.finish([FILE], articles=articles, passages=count)
     with pa.memory_map(str(stage.folder / FILE)) as source:
-        return PassageTable(stage, files, pa.ipc.open_file(source).read_all_predictions())
+        return PassageTable(stage, files, pa.ipc.open_file(source).read_all())
 
 
 def _write(path: Path, files: list[CorpusFile], passages: Chunking) -> tuple[int, int]:
