@@ -4,43 +4,35 @@ A page of `docs/` marks where a part goes with a comment such as `<!-- generated
 """
 
 import ast
-import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout, suppress
-from enum import Enum
 from io import StringIO
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 from mkdocs.exceptions import PluginError
-from omegaconf import MISSING
 
 from exam import cli
 from exam.config import ROOTS
 from exam.config.compose import conf_dir
-from exam.config.training_args import MANAGED, trainer_choices
+from exam.config.help import (
+    PRESETS,
+    Setting,
+    list_groups,
+    list_settings,
+    option_comment,
+    option_name,
+    option_paths,
+)
+from exam.config.renamed import PUBLISHED, RENAMED, new_name
 
 MARK = re.compile(r"^<!-- generated: (\w+)(?: (\S+))? -->$", re.MULTILINE)
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "exam"
-LIMITS = {"minimum": "at least", "above": "above", "maximum": "at most", "below": "below"}
-LONG = 8  # a default list with more values is not written out
-OVERRIDING = ("experiment", "debug")  # groups whose options set values of other groups
-TYPES: dict[Any, str] = {
-    Any: "any",
-    NoneType: "null",
-    str: "text",
-    int: "integer",
-    float: "number",
-    bool: "true or false",
-}
-NOT_SET = {f"trainer.{name}" for name in MANAGED}
-TRAINER_CHOICES = {f"trainer.{name}": {"choices": c} for name, c in trainer_choices().items()}
-YAML = {"None": "null", "True": "true", "False": "false"}
+PRESET = "Each option sets values of other groups."
 COMMAND_LINE = re.compile(r"(  |python |torchrun |exam )")  # how a comment gives one
 
 
@@ -65,20 +57,28 @@ def _help(*command: str) -> str:
 
 def configuration() -> str:
     """Return the settings of every command and group, and the options of every group."""
-    parts, groups = ["## Settings of the commands"], dict[str, type]()
+    parts, groups = ["## Settings of the commands"], dict[str, type | None]()
     for name, schema in ROOTS.items():
-        kinds = {field.name: _group(kind) for field, kind in _typed_fields(schema)}
-        groups |= {key: kind for key, kind in kinds.items() if kind and key not in groups}
-        rows = [row for key, *row in _settings(schema) if key.partition(".")[0] not in groups]
+        groups |= {key: kind for key, kind in list_groups(name).items() if key not in groups}
+        rows = list(map(_row, list_settings(schema, depth=0)))
         parts += [f"### {name}", _settings_table(rows), _default_options(name)]
     parts.append("## Groups")
-    for name, schema in groups.items():
-        rows = [row for key, *row in _settings(schema, f"{name}.") if key != f"{name}.name"]
-        summary = (schema.__doc__ or "").partition("\n")[0]
+    for name, group in groups.items():
+        rows = list(map(_row, list_settings(group, f"{name}."))) if group else []
+        summary = (group.__doc__ or "").partition("\n")[0] if group else PRESET
         parts += [f"### {name}", _escape(summary), _settings_table(rows), _options(name)]
-    for name in OVERRIDING:
-        parts += [f"### {name}", "Each option sets values of other groups.", _options(name)]
     return "\n\n".join(filter(None, parts))
+
+
+def renamed() -> str:
+    """Return the old and new names of settings and options."""
+    published = [
+        (f"{group}={option}", new_name(f"{group}={option}") or "")
+        for group, options in PUBLISHED.items()
+        for option in options
+    ]
+    rows = [[f"`{old}`", f"`{new}`"] for old, new in sorted([*RENAMED.items(), *published])]
+    return _table(["old name", "new name"], rows)
 
 
 def columns(reference: str) -> str:
@@ -116,73 +116,13 @@ def _link_on_site(link: re.Match[str]) -> str:
 
 
 PARTS: dict[str, Callable[..., str]] = {
-    part.__name__: part for part in (commands, configuration, columns, document, modules)
+    part.__name__: part for part in (commands, configuration, renamed, columns, document, modules)
 }
 
 
-def _typed_fields(schema: Any) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
-    """Yield a dataclass's fields with their types."""
-    hints = get_type_hints(schema)
-    yield from ((field, hints[field.name]) for field in dataclasses.fields(schema))
-
-
-def _group(kind: Any) -> type | None:
-    """Return the dataclass that a setting holds, optional or not."""
-    kinds = [kind, *_members(kind)]
-    return next((k for k in kinds if isinstance(k, type) and dataclasses.is_dataclass(k)), None)
-
-
-def _members(kind: Any) -> tuple[Any, ...]:
-    """Return the types of a union."""
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
-
-
-def _settings(schema: Any, prefix: str = "") -> Iterator[list[str]]:
-    """Yield key, cell of the key, type, default and meaning of every setting below a dataclass."""
-    for field, kind in _typed_fields(schema):
-        key, group = f"{prefix}{field.name}", _group(kind)
-        if group is not None:
-            yield from _settings(group, f"{key}.")
-        elif key not in NOT_SET:
-            meaning = _escape(field.metadata.get("help", ""))
-            metadata = {**field.metadata, **TRAINER_CHOICES.get(key, {})}
-            yield [key, f"`{key}`", _type(kind, metadata), _default(field), meaning]
-
-
-def _type(kind: Any, metadata: Mapping[str, Any]) -> str:
-    """Return a setting's type and range in words."""
-    choices = ", ".join(f"`{choice}`" for choice in metadata.get("choices", ()))
-    limits = " and ".join(f"{word} {metadata[k]}" for k, word in LIMITS.items() if k in metadata)
-    return "; ".join(filter(None, [_type_name(kind), choices, limits]))
-
-
-def _type_name(kind: Any) -> str:
-    """Return a type in the words of YAML."""
-    if members := _members(kind):
-        return " or ".join(map(_type_name, members))
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return ", ".join(f"`{member.value}`" for member in kind)
-    if get_origin(kind) is list:
-        return f"list of {_type_name(get_args(kind)[0])}"
-    if get_origin(kind) is dict:
-        return f"mapping to {_type_name(get_args(kind)[1])}"
-    return TYPES.get(kind, "mapping")
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    """Return a setting's default as YAML; empty where an option or you must give it."""
-    if "library_default" in field.metadata:  # of the trainer group: written in Python
-        text = field.metadata["library_default"].strip("'")
-        return f"`{YAML.get(text, text)}`" if text else ""
-    value = field.default
-    if field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-    if value in (MISSING, dataclasses.MISSING):
-        return ""
-    if isinstance(value, list) and len(value) > LONG:
-        return f"{len(value)} values"
-    text = json.dumps(value, default=lambda item: item.value, ensure_ascii=False)
-    return f"`{text.strip(chr(34)) or text}`"
+def _row(setting: Setting) -> list[str]:
+    default = f"`{setting.default}`" if setting.default else ""
+    return [f"`{setting.key}`", setting.type, default, _escape(setting.help)]
 
 
 def _default_options(command: str) -> str:
@@ -190,35 +130,27 @@ def _default_options(command: str) -> str:
     defaults = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())["defaults"]
     chosen = [entry for entry in defaults if isinstance(entry, dict)]
     pairs = {key: value for entry in chosen for key, value in entry.items() if value}
-    named = ", ".join(f"`{key}={value}`" for key, value in pairs.items() if key != "cli")
+    named = ", ".join(f"`{key}={value}`" for key, value in pairs.items() if key != "hydra")
     return f"Default options: {named}." if named else ""
 
 
 def _options(group: str) -> str:
     """Return a group's options: what each is for, and what it sets."""
     rows = []
-    for path in sorted((conf_dir() / group).rglob("*.yaml")):
-        text = path.read_text(encoding="utf-8")
-        name = path.relative_to(conf_dir() / group).with_suffix("").as_posix()
-        settings = yaml.safe_load(text) or {}
-        settings |= settings.pop(group, {})  # an option with `@package _global_`
-        values = "" if group in OVERRIDING else _values(settings)
-        rows.append([f"`{group}={name}`", _comment(text), values])
+    for path in option_paths(group):
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if group not in PRESETS:
+            settings |= settings.pop(group, {})  # of an option with `@package _global_`
+        values = "" if group in PRESETS else _values(settings)
+        rows.append([f"`{group}={option_name(path)}`", _comment(option_comment(path)), values])
     return _table(["option", "purpose", "sets"], rows)
 
 
-def _comment(text: str) -> str:
+def _comment(lines: list[str]) -> str:
     """Return the comment on top of an option's file; commands in it become code."""
-    lines = []
-    for line in text.splitlines():
-        if line and not line.startswith("#"):
-            break
-        content = line.removeprefix("#").removeprefix(" ").rstrip()
-        if COMMAND_LINE.match(content):
-            lines.append(f"<br>`{content.strip()}`<br>")
-        elif not content.startswith("@package"):
-            lines.append(_escape(content))
-    return " ".join(filter(None, lines)).replace("<br> <br>", "<br>").removesuffix("<br>")
+    is_command = COMMAND_LINE.match
+    parts = [f"<br>`{line.strip()}`<br>" if is_command(line) else _escape(line) for line in lines]
+    return " ".join(parts).replace("<br> <br>", "<br>").removesuffix("<br>")
 
 
 def _values(settings: Any, prefix: str = "") -> str:
@@ -255,7 +187,7 @@ def _first_line(path: Path) -> str:
 
 
 def _settings_table(rows: list[list[str]]) -> str:
-    return _table(["key", "type", "default", "meaning"], rows)
+    return _table(["key", "type and range", "default", "meaning"], rows)
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> str:

@@ -125,11 +125,17 @@ def _run_command(command: str, arguments: list[str]) -> int:
         body = partial(_run_parsed, command, _parse(command, arguments))
         return run_command(body, INTERRUPTED.get(command, CONTINUES))
     if {"-h", "--help"} & set(arguments):
-        from exam.config.compose import help_text
-
-        print_result(help_text(command, COMMANDS[command]))
-        return 0
+        return run_command(partial(_print_help, command, arguments))
     return exit_if_distributed(run_command(partial(run_jobs, command, arguments, run_pipeline)))
+
+
+def _print_help(command: str, arguments: list[str]) -> int:
+    """Print a command's help, or that of the groups and keys among the arguments."""
+    from exam.config.help import help_text
+
+    topics = [word for word in arguments if not word.startswith("-") and "=" not in word]
+    print_result(help_text(command, COMMANDS[command], topics))
+    return 0
 
 
 def _explain_command(command: str) -> str:

@@ -15,7 +15,9 @@ from omegaconf import OmegaConf
 from exam import __version__
 from exam.cli import COMMANDS, main
 from exam.config import ROOTS, Chunking, Context, Retriever
-from exam.config.compose import SWEEPS, check_groups, composed, conf_dir, known_keys, with_prefix
+from exam.config.compose import check_groups, composed, conf_dir, known_keys, with_prefix
+from exam.config.help import SWEEPS, list_groups, list_settings, option_comment, option_paths
+from exam.config.renamed import PUBLISHED, RENAMED, new_name
 from exam.config.training_args import TrainerFields, trainer_choices
 from exam.core.errors import PROGRAM, spell_command
 
@@ -105,9 +107,62 @@ def test_help_lists_the_groups(command, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["exam"])
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
-    assert "corpus: demo, jsonl, text, wikipedia" in text
-    assert text.count(f"exam {command}") == 4
+    assert re.search(r"^  corpus +demo, jsonl, text, wikipedia$", text, re.MULTILINE)
+    assert "log_level: one of debug, info, warning, error; default info" in text
     assert f"exam {command} --cfg job" in text
+
+
+@pytest.mark.parametrize(
+    ("topic", "lines"),
+    [
+        (
+            "context",
+            [
+                "  context=inference_only  Train closed book and answer open book.",
+                "  context.order: one of best_first, best_last; default best_first",
+                "      Order of the passages.",
+            ],
+        ),
+        ("num_passages", ["  context.num_passages: integer, at least 0; default 5"]),
+        ("reranker.weight", ["  reranker.weight: number, above 0 and at most 1; default 1.0"]),
+        ("trainer", ["  trainer.per_device_train_batch_size: integer, at least 1; default 8"]),
+        (
+            "experiment",
+            ['  experiment=awp  System 10. itsuki9180, "Introducing adversarial weight'],
+        ),
+    ],
+)
+def test_help_describes_the_keys_of_a_group(topic, lines, capsys):
+    assert main(["train", "--help", topic]) == 0
+    text = capsys.readouterr().out
+    assert [line for line in lines if line not in text] == []
+
+
+def test_help_names_the_nearest_key(capsys):
+    assert main(["train", "--help", "modle"]) == 2
+    assert "Did you mean model?" in capsys.readouterr().err
+
+
+def test_every_new_name_exists():
+    keys = {key for schema in ROOTS.values() for key in known_keys(schema)}
+    moved = [new_name(f"{group}={option}") for group in PUBLISHED for option in PUBLISHED[group]]
+    for name in [*RENAMED.values(), *moved]:
+        key, _, value = name.partition("=")
+        assert key in keys
+        assert (
+            key not in list_groups("train")
+            or not value
+            or (conf_dir() / key / f"{value}.yaml").is_file()
+        )
+
+
+def test_every_setting_and_option_is_described():
+    settings = [setting for schema in ROOTS.values() for setting in list_settings(schema)]
+    paths = [
+        path for command in ROOTS for group in list_groups(command) for path in option_paths(group)
+    ]
+    assert [s.key for s in settings if not s.help] == []
+    assert [path for path in paths if not option_comment(path)] == []
 
 
 def test_help_lists_the_commands(capsys):
@@ -117,7 +172,9 @@ def test_help_lists_the_commands(capsys):
         assert re.search(rf"^  {name} +{purpose}$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["compare"], ["doctor"], ["bundle"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["train"], ["train", "trainer"], ["compare"], ["doctor"], ["bundle"]]
+)
 def test_help_is_quick(arguments):
     code = (
         f"from exam.cli import main\ntry: main({[*arguments, '--help']})\nexcept SystemExit: pass"

@@ -124,7 +124,9 @@ class Train(Retrieving):
     task: Task = setting(Task.reader, "Model to train.")
     name: str = setting(MISSING, "Name of the run's folder.")
     seed: Any = setting(42, "Seed, or a list: one run for each.")
-    resume: str = setting("auto", "auto, never, or the folder of a run to resume.")
+    resume: str = setting(
+        "auto", "auto reuses finished work, never starts over, a run's folder resumes it."
+    )
     launch: Any = setting("auto", "Processes: auto (one on each GPU), single, or a number.")
 
 
@@ -133,7 +135,7 @@ class Retrieve(Retrieving):
     """`exam retrieve`."""
 
     evaluate: bool = setting(True, "Score the retrieved passages.")
-    resume: Resume = setting(Resume.auto, "Reuse what is done (auto), or start anew (never).")
+    resume: Resume = setting(Resume.auto, "auto reuses finished work; never starts over.")
 
 
 @dataclass
@@ -148,7 +150,7 @@ class Restore(Command):
     reranker: Reranker | None = setting(None, "Cross-encoder over the ranking; null: the run's.")
     metric: RestoredMetric = setting(RestoredMetric, "MAP@k of the results.")
     run: dict[str, Any] = setting(dict, "Values of the run to change.")
-    resume: Resume = setting(Resume.auto, "Reuse what is done (auto), or start anew (never).")
+    resume: Resume = setting(Resume.auto, "auto reuses finished work; never starts over.")
 
 
 @dataclass
@@ -157,9 +159,9 @@ class Infer(Restore):
 
     ckpt: Any = setting(None, "Folder of a run, or a list of them.")
     predictions: Any = setting(None, "Prediction files to combine instead of runs.")
-    ensemble: Ensemble | None = setting(None, "How several readers become one.")
+    ensemble: Ensemble | None = setting(None, "How the answers of several readers are combined.")
     cascade: Cascade = setting(Cascade, "Which questions further readers answer.")
-    variants: list[str] = setting(list, "Overrides of the run, one reading of the questions each.")
+    variants: list[str] = setting(list, "Overrides of the run; it answers once with each.")
     option_rotations: int = setting(1, "Rotations of the options to average over.", minimum=1)
     launch: Any = setting("auto", "Processes: auto (one on each GPU), single, or a number.")
     merge_adapters: bool = setting(
@@ -179,12 +181,14 @@ class Bundle(Restore):
     """`exam bundle`: pack everything that a machine without a network needs."""
 
     out: str = setting(MISSING, "Folder to write.")
-    ensemble: Ensemble | None = setting(None, "How several readers become one.")
+    ensemble: Ensemble | None = setting(None, "How the answers of several readers are combined.")
     cascade: Cascade = setting(Cascade, "Which questions further readers answer.")
     constraints: str | None = setting(
         None, "File of (python -VV; pip freeze) on the target machine."
     )
-    python: str | None = setting(None, "Python of the target; null: the image's, else Kaggle's.")
+    python: str | None = setting(
+        None, "Python of the target; null: that of constraints, else Kaggle's."
+    )
     platforms: list[str] = setting(
         lambda: (
             [f"manylinux_2_{v}_x86_64" for v in range(34, 4, -1)]
@@ -193,7 +197,7 @@ class Bundle(Restore):
         ),
         "Platform tags of the target, best first.",
     )
-    with_corpus: bool = setting(True, "Include corpus and index.")
+    with_corpus: bool = setting(True, "Include the corpus and its index.")
     limit_gib: float = setting(200.0, "GiB of the bundle, at most.")
     hours: float = setting(9.0, "Hours that the target allows.")
     questions: int = setting(4000, "Questions of the estimate: about Kaggle's hidden test set.")
@@ -209,7 +213,7 @@ class Generate(Command):
     index: Index = setting(MISSING, "How vectors are searched.")
     generator: Generator = setting(MISSING, "How questions are written.")
     num_questions: int = setting(1000, "Questions to write.", minimum=1)
-    resume: Resume = setting(Resume.auto, "Reuse what is done (auto), or start anew (never).")
+    resume: Resume = setting(Resume.auto, "auto reuses finished work; never starts over.")
 
 
 ROOTS: dict[str, type] = {

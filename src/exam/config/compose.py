@@ -8,7 +8,8 @@ from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,32 +23,10 @@ from exam.core.errors import ExamError, spell_command
 log = logging.getLogger(__name__)
 
 GROUPS = ("data", "corpus", "retriever", "context", "reranker")  # that may replace a run's own
-PRESETS = {"experiment", "debug"}  # groups that set values of others
 FLAGS = {  # of Hydra
     *("--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
     *("--multirun", "-m", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
     *("--experimental-rerun", "--info", "-i", "-sc", "--shell-completion"),
-}
-HELP = """\
-{command}: {summary}
-Choose an option of a group, or set any value:
-  {command} group=option group.key=value
-
-{groups}
-
-Every value and its default:  {command} --cfg job
-Several runs:                 {command} -m {sweep}
-Completion by the shell:      eval "$(exam -sc install=bash)"{more}"""
-LAUNCH = """
-Several GPUs:                 each has a process; launch=single keeps one, launch=2 starts two"""
-SWEEPS = {  # an example for each command
-    "train": "context.num_passages=0,3,5",
-    "retrieve": "retriever=bm25,two_stage",
-    "infer": "ckpt=RUN run.context.num_passages=1,3,5",
-    "evidence": "ckpt=RUN_A,RUN_B",
-    "stress": "ckpt=RUN_A,RUN_B",
-    "generate": "generator.seed=0,1",
-    "bundle": "ckpt=RUN out=bundle_a,bundle_b",
 }
 
 
@@ -211,26 +190,6 @@ def with_prefix(override: str) -> str:
     return f"++{override}" if override.startswith(new) else override
 
 
-def help_text(command: str, summary: str) -> str:
-    """Return the help of a command: its groups and their options.
-
-    Hydra's own help takes two seconds.
-    """
-    settings = {field.name for field in fields(ROOTS[command])}
-    groups = {
-        folder.name: ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        for folder in sorted(conf_dir().iterdir())
-        if folder.is_dir() and folder.name in settings | PRESETS
-    }
-    return HELP.format(
-        command=spell_command(command),
-        summary=summary,
-        groups="\n".join(f"{name}: {options}" for name, options in groups.items()),
-        sweep=SWEEPS[command],
-        more=LAUNCH if "launch" in settings else "",
-    )
-
-
 def mark_required(text: str, command: str) -> str:
     """Return a printed configuration that shows mandatory settings as required.
 
@@ -254,14 +213,14 @@ def explain(error: Exception, command: str) -> str:
         return _explain_option(text)
     unknown = re.search(r"Key '([^']+)' (?:is not in|not in) .*?full_key: (\S+)", detail, re.DOTALL)
     if unknown:
-        return _explain_key(unknown[2], command)
+        return unknown_key(unknown[2], command)
     mistyped = re.search(r"^(.*)\n\s+full_key: (\S+)", detail)
     if mistyped:
         listing = f"{spell_command(command)} --cfg job"
         return f"{mistyped[2]}: {mistyped[1]}\nSee its type and default with: {listing}"
     override = re.search(r"Could not override '([^']+)'", text)
     if override:
-        return _explain_key(override[1], command)
+        return unknown_key(override[1], command)
     return text
 
 
@@ -281,7 +240,7 @@ def _explain_option(text: str) -> str:
     )
 
 
-def _explain_key(key: str, command: str) -> str:
+def unknown_key(key: str, command: str) -> str:
     """Name the setting that is nearest to an unknown one."""
     group, dot, last = key.rpartition(".")
     names = [name.rpartition(".") for name in known_keys(ROOTS[command])]
@@ -310,8 +269,17 @@ def known_keys(schema: Any, prefix: str = "") -> list[str]:
     for field in fields(schema):
         name = f"{prefix}{field.name}"
         keys.append(name)
-        kinds = [hints[field.name], *get_args(hints[field.name])]
-        group = next((k for k in kinds if isinstance(k, type) and is_dataclass(k)), None)
-        if group is not None and not str(hints[field.name]).startswith("list"):
+        if (group := group_of(hints[field.name])) is not None:
             keys += known_keys(group, f"{name}.")
     return keys
+
+
+def group_of(kind: Any) -> type | None:
+    """Return the dataclass that a setting of this type holds, optional or not."""
+    kinds = [kind, *union_members(kind)]
+    return next((k for k in kinds if isinstance(k, type) and is_dataclass(k)), None)
+
+
+def union_members(kind: Any) -> tuple[Any, ...]:
+    """Return the types of a union; of any other type none."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else ()

@@ -32,7 +32,7 @@ class Ensemble:
     """How several readers' predictions become one answer."""
 
     name: str = setting(MISSING, "Name in messages and reports.")
-    kind: EnsembleKind = setting(MISSING, "How the answers become one.")
+    kind: EnsembleKind = setting(MISSING, "How the answers are combined.")
     space: Scale = setting(Scale.probability, "Which scores are averaged.")
     weights: list[float] | None = setting(None, "Weight of each member; null: equal.", minimum=0)
     vote_points: list[float] | None = setting(None, "vote: points by rank; null: 3, 2, 1.")

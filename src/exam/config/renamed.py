@@ -16,6 +16,7 @@ RENAMED = {
     "context.top_k": "context.num_passages",
     "context.train_top_k": "context.train_num_passages",
     "context=only_when_asked": "context=inference_only",
+    "context=seven_best_last": "context=published/top7_best_last",
     "corpus.also": "corpus.extra_corpora",
     "corpus.reader": "corpus.format",
     "data.extra": "data.extra_train",
@@ -69,7 +70,7 @@ RENAMED = {
     "tuning.rslora": "tuning.use_rslora",
 }
 PUBLISHED = {  # options that are now <group>=published/<option>
-    "context": ("seven_best_last", "twenty_sentences"),
+    "context": ("twenty_sentences",),
     "corpus": ("stem_270k",),
     "data": (
         *("official_200", "official_200_answered", "radek_6k", "sixty_k", "stem_1k"),
@@ -92,7 +93,7 @@ def new_name(setting: str) -> str | None:
     key, _, value = setting.partition("=")
     key = MEMBER.sub("retriever.", key)
     if value in PUBLISHED.get(key, ()):
-        return RENAMED.get(f"{key}=published/{value}", f"{key}=published/{value}")
+        return f"{key}=published/{value}"
     if (name := RENAMED.get(f"{key}={value}") or RENAMED.get(key)) is not None:
         return name
     group, _, last = key.rpartition(".")

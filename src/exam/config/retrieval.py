@@ -150,7 +150,7 @@ class Retriever(Search):
     fusion: Fusion = setting(Fusion.rrf, "hybrid: how rankings are fused.")
     # Cormack and others, 2009
     rrf_k: int = setting(60, "hybrid: a larger value weakens the lead of the first ranks.")
-    weights: dict[str, float] = setting(dict, "hybrid: weight of each member; 1 where missing.")
+    weights: dict[str, float] = setting(dict, "hybrid: weight of each member; 1 by default.")
 
     def validate(self) -> None:
         """Refuse a hybrid of fewer than two rankings that search, and weights of no member."""
