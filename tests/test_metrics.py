@@ -97,10 +97,10 @@ def test_map_equals_its_definition(case, k):
 
 def test_interval_of_a_coin_is_that_of_the_binomial():
     scores = np.array([0.0, 1.0] * 200)
-    found = estimate(scores)
-    assert found.value == 0.5
-    assert (found.low, found.high) == pytest.approx((0.451, 0.549), abs=0.006)
-    assert estimate(scores) == found  # seeded
+    interval = estimate(scores)
+    assert interval.value == 0.5
+    assert (interval.low, interval.high) == pytest.approx((0.451, 0.549), abs=0.006)
+    assert estimate(scores) == interval  # seeded
 
 
 def test_recall_counts_ranks_up_to_k():
@@ -114,11 +114,11 @@ def test_intervals_are_those_of_scipy(n, values):
 
     random = np.random.default_rng(5)
     scores = random.integers(0, values, n) / values
-    found = estimate(scores, seed=3)
+    interval = estimate(scores, seed=3)
     expected = bootstrap(
         (scores,), np.mean, n_resamples=10_000, method="percentile", batch=500, rng=random
     ).confidence_interval
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=0.01)
 
 
 def test_equal_scores_have_no_interval():

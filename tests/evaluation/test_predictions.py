@@ -35,17 +35,17 @@ def test_what_is_written_is_read(path):
     turned = replace(OURS, logits=OURS.logits[:, ::-1][[0, 0, 2]], order="rotated by 1")
     other = replace(OURS, contexts="two_stage", labels=[2, 0, None])
     write_predictions(path, [OURS, replace(turned, logits=OURS.logits + 1), other])
-    found = read_all_predictions(path)
-    assert [(p.reader, p.contexts, p.order) for p in found] == [
+    predictions = read_all_predictions(path)
+    assert [(p.reader, p.contexts, p.order) for p in predictions] == [
         ("minilm", "bm25", "given"),
         ("minilm", "bm25", "rotated by 1"),
         ("minilm", "two_stage", "given"),
     ]
-    for one in found:
+    for one in predictions:
         assert (one.ids, one.labels) == (OURS.ids, OURS.labels)
-    assert np.array_equal(found[0].logits, OURS.logits)
-    assert np.array_equal(found[1].logits, OURS.logits + 1)
-    assert found[1].name == "minilm · bm25 · rotated by 1"
+    assert np.array_equal(predictions[0].logits, OURS.logits)
+    assert np.array_equal(predictions[1].logits, OURS.logits + 1)
+    assert predictions[1].name == "minilm · bm25 · rotated by 1"
     with pytest.raises(ExamError, match=r"holds rows of minilm · bm25, minilm · bm25 · rotated"):
         read_predictions(path)
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from helpers import jsonl_corpus, make_articles, make_place, tiny
 
-from exam.bundle.contents import Contents, check
+from exam.bundle.contents import Contents, check_bundle
 from exam.config import Checkpoint, Dtype, Encoder, Index, IndexType
 from exam.config.compose import composed
 from exam.core import artifacts
@@ -362,9 +362,9 @@ def test_a_damaged_bundle_is_refused_by_name(tmp_path):
     for name in ("wheels/a.whl", "corpus/0/articles.jsonl", "model/model.safetensors"):
         contents.add(tmp_path / "source", name)
     contents.close(limit_gib=1, python="{}.{}".format(*sys.version_info))
-    check(tmp_path / "b")
+    check_bundle(tmp_path / "b")
     for file in files_of(tmp_path / "b"):
         for damage in damages(file):
-            message = refusal(lambda: check(tmp_path / "b"))
+            message = refusal(lambda: check_bundle(tmp_path / "b"))
             assert message is not None, damage
             assert message.startswith(str(file)), damage

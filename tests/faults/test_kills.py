@@ -21,7 +21,7 @@ from fakes import Endpoint, question_about
 from helpers import make_place
 from processes import DECODER, GIVEN, TINY, copied, die_at, run, start
 
-from exam.bundle.contents import check
+from exam.bundle.contents import check_bundle
 from exam.core.artifacts import MANIFEST, load_stage
 
 KILLS = int(os.environ.get("EXAM_KILLS", "0"))
@@ -172,7 +172,7 @@ def done(workdir: Path) -> dict[Path, bytes]:
     for path in manifests:
         load_stage(path.parent)
     if (workdir / "bundle").exists():
-        check(workdir / "bundle")
+        check_bundle(workdir / "bundle")
     return manifests
 
 

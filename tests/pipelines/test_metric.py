@@ -7,6 +7,7 @@ import pytest
 from helpers import kaggle_rows, make_place, tiny, write_csv
 
 from exam import evaluate
+from exam.bundle.bundle import _overrides as list_overrides
 from exam.config.compose import composed
 from exam.config.saved import load_run
 from exam.core.errors import ExamError
@@ -157,6 +158,14 @@ def test_jobs_with_different_k_are_not_ranked(place):
     with pytest.raises(ExamError, match=r"MAP@3 and accuracy\.\n.*--k 3"):
         compare_jobs(jobs)
     assert "   accuracy   " in compare_jobs([jobs[0], jobs[0]])
+
+
+def test_the_notebook_of_a_bundle_sets_k(place):
+    assert "metric.k=2" in list_overrides(
+        place.command("bundle", "ckpt=run", "out=b", "metric.k=2")
+    )
+    unset = list_overrides(place.command("bundle", "ckpt=run", "out=b"))
+    assert not any("metric" in override for override in unset)
 
 
 @pytest.mark.parametrize(("data", "k"), [("kaggle", 3), ("mmlu", 1), ("arc", 1), ("race", 1)])

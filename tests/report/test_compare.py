@@ -37,8 +37,8 @@ def place(retrieved, tmp_path):
 
 
 def contexts(place, name):
-    (found,) = place.glob(f"outputs/contexts/kaggle-{name}-????????")
-    return found
+    (folder,) = place.glob(f"outputs/contexts/kaggle-{name}-????????")
+    return folder
 
 
 def test_retrieve_evaluates_what_has_answers(retrieved):
@@ -57,16 +57,16 @@ def test_compare_pairs_contexts_and_draws_them(retrieved, tmp_path):
     folders = [contexts(retrieved, f"valid-{kind}") for kind in ("bm25", "tfidf")]
     fit_on = [contexts(retrieved, f"train-{kind}") for kind in ("bm25", "tfidf")]
     printed = compare_context_folders(folders, fit_on, tmp_path / "compared.json")
-    found = json.loads((tmp_path / "compared.json").read_text())
+    figures = json.loads((tmp_path / "compared.json").read_text())
     assert (tmp_path / "compared.png").read_bytes().startswith(b"\x89PNG")
-    assert [row["system"] for row in found["rows"]] == [f.name for f in folders]
+    assert [row["system"] for row in figures["rows"]] == [f.name for f in folders]
     metrics = {"recall_at_1", "recall_at_3", "mrr", "supported", "map_at_3"}
-    assert metrics <= {pair["metric"] for pair in found["paired"]}
-    first, second = (row["mrr"]["value"] for row in found["rows"])
-    (pair,) = [pair for pair in found["paired"] if pair["metric"] == "mrr"]
+    assert metrics <= {pair["metric"] for pair in figures["paired"]}
+    first, second = (row["mrr"]["value"] for row in figures["rows"])
+    (pair,) = [pair for pair in figures["paired"] if pair["metric"] == "mrr"]
     assert pair["difference"] == pytest.approx(first - second)
-    assert found["seconds"].keys() == found["curves"].keys() == {f.name for f in folders}
-    recall = [p["value"] for p in found["curves"][folders[0].name]["recall"]]
+    assert figures["seconds"].keys() == figures["curves"].keys() == {f.name for f in folders}
+    recall = [p["value"] for p in figures["curves"][folders[0].name]["recall"]]
     assert recall == sorted(recall)
     lines = printed.splitlines()
     assert lines[0].split()[:3] == ["contexts", "recall_at_1", "recall_at_3"]

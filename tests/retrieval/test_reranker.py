@@ -164,7 +164,7 @@ def test_interrupted_scoring_continues_and_equals_a_whole_one(
     assert len(pairs) == len(set(pairs)) == 7 * 5  # no pair is scored twice
     assert not list(stage.folder.glob("scores-*"))
     whole = Retrieval(
-        retrieval.corpus, retrieval.encoder, retrieval.passages, retrieval.retriever,
+        retrieval.corpus, retrieval.encoder, retrieval.chunking, retrieval.retriever,
         retrieval.index, tmp_path / "o2", retrieval.reranker,
     )  # fmt: skip
     assert resumed.equals(pq.read_table(whole.contexts(questions, "q").folder / "contexts.parquet"))

@@ -73,7 +73,7 @@ def mined(**settings):
 
 
 def test_binary_positives_belong_to_the_article_of_the_question():
-    example = mined(target=Target.binary, num_positives=1, negatives=9)
+    example = mined(target=Target.binary, num_positives=1, num_negatives=9)
     assert example.query == "Where 0? deep river marsh"
     assert example.passages[0] == "T. the deep river"  # its best by support, not by rank
     assert sorted(example.passages[1:]) == ["T. a marsh", "T. a pond"]  # "a river" supports half
@@ -91,7 +91,13 @@ def test_graded_pairs_carry_the_right_options_support():
 
 
 def test_pairs_come_from_the_configured_ranks_and_are_seeded():
-    settings = {"target": Target.support, "per_question": 1, "negatives": 2, "first": 2, "last": 5}
+    settings = {
+        "target": Target.support,
+        "num_positives": 1,
+        "num_negatives": 2,
+        "min_rank": 2,
+        "max_rank": 5,
+    }
     draws = {tuple(mined(**settings).passages) for _ in range(3)}
     assert len(draws) == 1
     assert not {"T. a river", "T. a river again"} & set(draws.pop())
@@ -120,7 +126,7 @@ def test_a_positives_file_of_another_form_is_refused(tmp_path):
 
 
 def test_training_without_any_pair_is_refused():
-    pairs = TrainingPairs(target=Target.binary, last=6)
+    pairs = TrainingPairs(target=Target.binary, max_rank=6)
     with pytest.raises(ExamError) as caught:
         mine_pairs(questions(article="a9"), CONTEXTS, IDF, pairs, Query.prompt, 0)
     assert str(caught.value).startswith(
@@ -140,8 +146,8 @@ def run_config(task, encoder, *overrides):
     return composed(
         "train", f"task={task}", f"encoder.name_or_path={encoder}", "reranker=cross_encoder",
         f"reranker.ckpt={encoder}", "reranker.max_length=32", "reranker.top_k=6",
-        "training_pairs.max_rank=6",
-        "training_pairs.num_negatives=2", "trainer.logging_steps=1", "trainer.num_train_epochs=2",
+        "training_pairs.max_rank=6", "training_pairs.num_negatives=2",
+        "trainer.logging_steps=1", "trainer.num_train_epochs=2",
         "trainer.per_device_train_batch_size=4", "trainer.learning_rate=1e-2",
         "trainer.warmup_steps=0", *overrides,
     )  # fmt: skip
@@ -253,11 +259,10 @@ def workspace(tmp_path_factory, encoder):
 @pytest.mark.slow
 def test_reranker_from_training_to_answers(workspace, encoder):
     root, overrides = workspace
-    first = ["retriever=bm25", "retriever.top_k=6", "passages.words=8"]
+    first = ["retriever=bm25", "retriever.top_k=6", "chunking.chunk_words=8"]
     trained = exam(
         "train", "task=reranker", f"reranker.ckpt={encoder}", "reranker.top_k=6",
-        "training_pairs.max_rank=6",
-        *first, *overrides,
+        "training_pairs.max_rank=6", *first, *overrides,
     )  # fmt: skip
     (run,) = (root / "outputs" / "train").glob("kaggle-cross_encoder-bm25-*")
     results = json.loads((run / "results.json").read_text())
@@ -285,9 +290,8 @@ def test_reranker_from_training_to_answers(workspace, encoder):
 
     run_exam(
         "train", "task=reranker", f"reranker.ckpt={run}", "reranker.top_k=6",
-        "training_pairs=binary",
-        "training_pairs.positives=reader", f"training_pairs.reader={reader}",
-        "training_pairs.max_rank=3", "training_pairs.max_support=1",
+        "training_pairs=binary", "training_pairs.positives=reader", "training_pairs.max_rank=3",
+        "training_pairs.max_support=1", f"training_pairs.reader={reader}",
         *first, *overrides,
     )  # fmt: skip
     (path,) = (root / "outputs" / "gains").glob("*/gains.parquet")
@@ -304,13 +308,14 @@ def test_reranker_from_training_to_answers(workspace, encoder):
 @pytest.mark.slow
 def test_encoder_from_training_to_retrieval(workspace):
     root, overrides = workspace
-    run_exam(
+    done = exam(
         "train",
         "task=encoder",
         "training_pairs.max_rank=6",
         "training_pairs.max_support=1",
         *overrides,
     )
+    assert done.returncode == 0, done.stderr
     (run,) = (root / "outputs" / "train").glob("kaggle-encoder-minilm-two_stage-*")
     assert len(json.loads((run / "results.json").read_text())["rows"]) == 2
     kept = [o for o in overrides if not o.startswith(("encoder.", "trainer.", "data.folds"))]

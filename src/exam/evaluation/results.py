@@ -142,8 +142,8 @@ def choose_k(k: int | None, remembered: Mapping[str, int], option: str) -> int:
     """
     if k is not None or not remembered:
         return k or DEFAULT_K
-    (first, k), *others = remembered.items()
-    for name, other in others:
+    (first, k), *rest = remembered.items()
+    for name, other in rest:
         if other != k:
             titles = [metric_title(metric_name(n)) for n in (k, other)]
             raise ExamError(

@@ -125,12 +125,12 @@ def rank_contexts(stage: Stage, k: int, fitted_on: Stage | None = None) -> Ranke
 
 def compare_contexts(systems: list[RankedContexts]) -> dict[str, Any]:
     """Return the content of results.json: every system's scores, and the first less each other."""
-    first, *others = systems
+    first, *rest = systems
     return {
         "rows": [_row(system) for system in systems],
         "paired": [
             {"metric": metric, **_pair(first, other, values, theirs)}
-            for other in others
+            for other in rest
             for metric, values in first.scores.items()
             if (theirs := other.scores.get(metric)) is not None
         ],
@@ -139,8 +139,10 @@ def compare_contexts(systems: list[RankedContexts]) -> dict[str, Any]:
     }
 
 
-def _pair(a: RankedContexts, b: RankedContexts, scores: Floats, others: Floats) -> dict[str, Any]:
-    return pair_systems(ScoredSystem(a.name, scores, a.k), ScoredSystem(b.name, others, b.k))
+def _pair(
+    a: RankedContexts, b: RankedContexts, scores: Floats, other_scores: Floats
+) -> dict[str, Any]:
+    return pair_systems(ScoredSystem(a.name, scores, a.k), ScoredSystem(b.name, other_scores, b.k))
 
 
 def trace_depth(systems: list[RankedContexts]) -> dict[str, Any]:

@@ -292,20 +292,19 @@ def answer(infer: Infer, rows: Any = None) -> Answers:
     with shared_stage(outputs, "infer", name, key, infer.resume.value) as stage:
         if not stage.reused:
             reader = load_reader(config, folder / MODEL, stage.folder, merge=infer.merge_adapters)
-            work = stage.folder / CHECKPOINTS
             rotated = _predict_rotated(
-                reader, questions, contexts, infer.option_rotations, config, work
+                reader, questions, contexts, infer.option_rotations, config, stage
             )
             predictions, tokens = zip(*rotated, strict=True)
-        if not stage.reused and distributed.rank() == 0:
-            write_predictions(stage.folder / PREDICTIONS, list(predictions))
-            final = load_answers(stage.folder)
-            path, k = stage.folder / SUBMISSION, config.metric.k
-            write_submission(path, final.ids, final.logits, k, letters)
-            if None not in questions["label"]:
-                write_scores(stage, questions, contexts, inputs)
-            write_run(stage, config, questions, contexts, tokens[-1])
-            stage.finish(list_run_files(stage.folder), questions=len(questions))
+            if distributed.rank() == 0:
+                write_predictions(stage.folder / PREDICTIONS, list(predictions))
+                final = load_answers(stage.folder)
+                path, k = stage.folder / SUBMISSION, config.metric.k
+                write_submission(path, final.ids, final.logits, k, letters)
+                if None not in questions["label"]:
+                    write_scores(stage, questions, contexts, inputs)
+                write_run(stage, config, questions, contexts, tokens[-1])
+                stage.finish(list_run_files(stage.folder), questions=len(questions))
         if distributed.rank() == 0:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     return Answers(stage, questions, contexts, inputs, config, retrieval.opened_stages)
@@ -317,13 +316,13 @@ def _predict_rotated(
     contexts: Stage,
     rotations: int,
     config: Train,
-    work: Path,
+    stage: Stage,
 ) -> Iterator[tuple[Predictions, TokenCounts | None]]:
     """Yield predictions and token counts for each rotation of the options, from 0 on.
 
-    Read the predictions that an interrupted run left in `work`; they have no token counts.
+    Read the predictions that an interrupted run left; they have no token counts.
     """
-    model = config.model
+    model, work = config.model, stage.folder / CHECKPOINTS
     by_letter = model.kind is ReaderKind.causal_lm and model.scoring is Scoring.letters
     if rotations > 1 and not by_letter:
         log.warning("infer: this reader ignores the order of options: option_rotations=1 is enough")

@@ -114,12 +114,7 @@ def run_stress(stress: Stress) -> None:
     distributed.require_single_process("exam stress")
     run, config = restore_run(stress)
     check_saved_reader(config, run.folder / MODEL)
-    questions = read_test_questions(config)
-    if None in questions["label"]:
-        raise ExamError(
-            f"data={config.data.name} has questions without an answer.\n"
-            "Set questions that have one: data.test=<file>, or data=<name>"
-        )
+    questions = _read_labelled_questions(config)
     retrieval = Retrieval.from_config(config)
     contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     key = {
@@ -153,6 +148,16 @@ def run_stress(stress: Stress) -> None:
     print_result(
         f"{format_table(figures)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}"
     )
+
+
+def _read_labelled_questions(config: Train) -> Dataset:
+    questions = read_test_questions(config)
+    if None in questions["label"]:
+        raise ExamError(
+            f"data={config.data.name} has questions without an answer.\n"
+            "Set questions that have one: data.test=<file>, or data=<name>"
+        )
+    return questions
 
 
 def _write(stage: Stage, answers: Answers, contexts: Stage, earlier: list[Stage], k: int) -> None:

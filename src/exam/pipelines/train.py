@@ -347,9 +347,8 @@ def _check_unique(split: Split, soft_labels: SoftLabels, path: Path) -> None:
     for key in split.train["id"]:
         if key in soft_labels and f"{EXTRA_PREFIX}{key}" in ids:
             raise ExamError(
-                f"{path} answers question {key!r}; data.train and data.extra_train both have a "
-                "question with that id.\n"
-                "Rename the ids of one file, and predict its questions again."
+                f"{path} answers question {key!r}; data.train and data.extra_train both have one "
+                "with that id.\nRename the ids of one file, and predict its questions again."
             )
 
 

@@ -11,6 +11,7 @@ from exam.core.logging import print_result
 from exam.core.trainer import RESULTS
 from exam.core.version import __version__
 from exam.metrics import metric_name, metric_title
+from exam.report.page import load_template
 
 CARD = "README.md"
 NOT_PUSHED = ("checkpoints/*", "*.lock", "verified.json")
@@ -47,7 +48,7 @@ def write_card(stage: Stage, config: Train) -> None:
         tags=["multiple-choice", "open-book" if searches else "closed-book"],
         eval_results=[score],
     )
-    text = _template().render(
+    text = load_template("card.md.jinja", escapes=False).render(
         card_data=data.to_yaml(),
         name=config.name,
         version=__version__,
@@ -65,16 +66,6 @@ def write_card(stage: Stage, config: Train) -> None:
     )
     with write_atomically(stage.folder / CARD) as temporary:
         ModelCard(text).save(temporary)
-
-
-def _template() -> Any:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(  # noqa: S701 of Markdown
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    path = Path(__file__).with_name("card.md.jinja")
-    return environment.from_string(path.read_text(encoding="utf-8"))
 
 
 def _facts(config: Train) -> list[tuple[str, Any]]:

@@ -89,13 +89,13 @@ def evaluate_runs(runs: Sequence[Run], k: int | None = None) -> Evaluation:
             "Give a run of answered questions."
         )
     named = zip(_names(folders), predictions, strict=True)
-    first, *others = (score_logits(name, p.logits, labels, k) for name, p in named)
+    first, *rest = (score_logits(name, p.logits, labels, k) for name, p in named)
     options = np.isfinite(predictions[0].logits).sum(axis=1)
     check_k(k, options.max())
     rows = [system for system in runs[0].systems[:-1] if system.k == k]
     rows = rows or non_reading_baselines(options, labels, k)
-    pairs = [(first, other) for other in (*others, *rows[NON_READING:])]
-    return Evaluation([*rows, first, *others], pairs, predictions)
+    pairs = [(first, other) for other in (*rest, *rows[NON_READING:])]
+    return Evaluation([*rows, first, *rest], pairs, predictions)
 
 
 def compare_runs(folders: list[Path], target: Path, k: int | None = None) -> str:

@@ -38,7 +38,7 @@ def write_page(path: Path, page: Page) -> None:
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     rows = page.results.get("rows")
     metric = str(find_metric(rows[0])) if rows else ""
-    html = _template().render(
+    html = load_template("report.html.jinja", escapes=True).render(
         page=page,
         scripts=scripts,
         style=_text("report.css"),
@@ -97,10 +97,14 @@ def _text(name: str) -> str:
 
 
 @cache
-def _template() -> Any:
+def load_template(name: str, *, escapes: bool) -> Any:
+    """Load a template of this package; `escapes` protects HTML from untrusted text."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=escapes,  # noqa: S701 - Markdown has none
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.from_string(_text("report.html.jinja"))
+    return environment.from_string(_text(name))

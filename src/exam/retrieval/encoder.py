@@ -317,7 +317,7 @@ def _read(path: Path) -> tuple[Keys, _Shard]:
     """Map a shard into memory; return its keys and the shard."""
     try:
         with pa.memory_map(str(path)) as source:
-            table: Any = pa.ipc.open_file(source).read_all_predictions().combine_chunks()
+            table: Any = pa.ipc.open_file(source).read_all().combine_chunks()
         vectors: Vectors = table["vector"].chunk(0).values.to_numpy().reshape(len(table), -1)
         keys: Keys = table["key"].chunk(0).to_numpy()
     except (

@@ -113,7 +113,7 @@ def _split(
             while block := list(islice(stream, ARTICLES_PER_BLOCK)):
                 writer.write(_sentences(block, search.min_sentence_chars, prefix))
     with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all_predictions()
+        return pa.ipc.open_file(source).read_all()
 
 
 def _sentences(articles: list[tuple[int, Article]], min_chars: int, prefix: str) -> pa.RecordBatch:
