@@ -433,14 +433,10 @@ def large(tmp_path_factory):
     """A folder of DeBERTa-v3-large's shape; its weights are a sparse file of zeros."""
     folder = tmp_path_factory.mktemp("large")
     shape = {
-        "vocab_size": 128_100,
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 24,
-        "pooler_hidden_size": 1024,
+        "vocab_size": 128_100, "hidden_size": 1024, "intermediate_size": 4096,
+        "num_attention_heads": 16, "num_hidden_layers": 24, "pooler_hidden_size": 1024,
         "position_buckets": 256,
-    }
+    }  # fmt: skip
     (folder / "config.json").write_text(
         json.dumps({**TINY, **shape, "architectures": ["DebertaV2Model"]})
     )

@@ -31,15 +31,9 @@ def refusal(folder, **values) -> str:
 
 
 ROW = {
-    "id": "1",
-    "prompt": "Which?",
-    "A": "a",
-    "B": "None",
-    "C": "NA",
-    "D": "d",
-    "E": "e",
+    "id": "1", "prompt": "Which?", "A": "a", "B": "None", "C": "NA", "D": "d", "E": "e",
     "answer": "B",
-}
+}  # fmt: skip
 
 
 def test_csv_keeps_none_and_na_as_texts(tmp_path):

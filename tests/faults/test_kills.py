@@ -71,15 +71,9 @@ BUNDLE = Case(
     [TRAIN],
 )
 CASES = {
-    "retrieve": RETRIEVE,
-    "train": TRAIN,
-    "infer": INFER,
-    "ensemble": ENSEMBLE,
-    "generate": GENERATE,
-    "layerwise": LAYERWISE,
-    "orders": ORDERS,
-    "bundle": BUNDLE,
-}
+    "retrieve": RETRIEVE, "train": TRAIN, "infer": INFER, "ensemble": ENSEMBLE,
+    "generate": GENERATE, "layerwise": LAYERWISE, "orders": ORDERS, "bundle": BUNDLE,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
