@@ -188,7 +188,7 @@ def test_two_processes_train_what_one_does_with_twice_the_accumulation(place, tm
     for name, processes, steps in (("one", 1, 2), ("two", 2, 1)):
         overrides = [*tiny(place), *common, f"trainer.gradient_accumulation_steps={steps}"]
         overrides += [f"outputs={tmp_path / name}", "name=r", "model.dropout=0"]
-        run_exam("train", *overrides, cwd=tmp_path, processes=processes)
+        process = run_exam("train", *overrides, cwd=tmp_path, processes=processes)
         (run,) = (tmp_path / name / "train").glob("r-????????")
         state = json.loads((run / "trainer_state.json").read_text())
         losses.append([log["loss"] for log in state["log_history"] if "loss" in log])
