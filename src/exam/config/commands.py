@@ -135,7 +135,7 @@ class Retrieve(Retrieving):
     """`exam retrieve`."""
 
     evaluate: bool = setting(True, "Score the retrieved passages.")
-    resume: Resume = setting(Resume.auto, "auto reuses finished work; never starts over.")
+    resume: Resume = setting(Resume.auto, "Reuse finished work (auto), or start over (never).")
 
 
 @dataclass
@@ -150,7 +150,7 @@ class Restore(Command):
     reranker: Reranker | None = setting(None, "Cross-encoder over the ranking; null: the run's.")
     metric: RestoredMetric = setting(RestoredMetric, "MAP@k of the results.")
     run: dict[str, Any] = setting(dict, "Values of the run to change.")
-    resume: Resume = setting(Resume.auto, "auto reuses finished work; never starts over.")
+    resume: Resume = setting(Resume.auto, "Reuse finished work (auto), or start over (never).")
 
 
 @dataclass
@@ -213,7 +213,7 @@ class Generate(Command):
     index: Index = setting(MISSING, "How vectors are searched.")
     generator: Generator = setting(MISSING, "How questions are written.")
     num_questions: int = setting(1000, "Questions to write.", minimum=1)
-    resume: Resume = setting(Resume.auto, "auto reuses finished work; never starts over.")
+    resume: Resume = setting(Resume.auto, "Reuse finished work (auto), or start over (never).")
 
 
 ROOTS: dict[str, type] = {
