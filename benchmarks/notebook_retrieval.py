@@ -30,7 +30,7 @@ from side_by_side import command_line, median, parsed
 def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> dict[str, Any]:
     """Recall and answer support of passages, each over the questions where it is known."""
     from exam.data.questions import read_questions
-    from exam.metrics import figures
+    from exam.metrics import summarize
     from exam.retrieval.evaluation import option_support, question_scores
     from exam.retrieval.idf import split_words
 
@@ -46,7 +46,7 @@ def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> d
     support = option_support(questions, contexts, idf)
     scores = question_scores(questions, contexts, support)
     wanted_scores = ("recall_at_1", "recall_at_5", "supported")
-    return {name: figures(scores[name]) for name in wanted_scores if name in scores}
+    return {name: summarize(scores[name]) for name in wanted_scores if name in scores}
 
 
 def identical(ours: list[Any], theirs: list[Any]) -> dict[str, float]:

@@ -122,7 +122,8 @@ class Bench:
         """MAP@3 on the reported questions after one epoch, over several seeds."""
         import numpy as np
 
-        from exam.metrics import average_precision, figures, ranking
+        from exam.config import DEFAULT_K
+        from exam.metrics import average_precision, rank_options, summarize
 
         sides: dict[str, dict[str, Any]] = {
             "plain": {"side": "plain"},
@@ -134,15 +135,15 @@ class Bench:
             for side, settings in sides.items():
                 settings |= {"seed": seed, "logits": True, "questions": self.arguments.questions}
                 done = self.job("run", **settings)
-                order = ranking(np.array(done["logits"]))
-                scores[side].append(average_precision(order, np.array(done["labels"])))
+                order = rank_options(np.array(done["logits"]))
+                scores[side].append(average_precision(order, np.array(done["labels"]), DEFAULT_K))
         mean = {side: np.mean(found, axis=0) for side, found in scores.items()}
         return {
             "seeds": list(self.arguments.seeds),
             "each": {side: [float(np.mean(s)) for s in found] for side, found in scores.items()},
-            **{side: figures(values) for side, values in mean.items()},
-            "difference": figures(mean["ours"] - mean["plain"]),
-            "difference_without_dropout": figures(mean["ours"] - mean["plain_without_dropout"]),
+            **{side: summarize(values) for side, values in mean.items()},
+            "difference": summarize(mean["ours"] - mean["plain"]),
+            "difference_without_dropout": summarize(mean["ours"] - mean["plain_without_dropout"]),
         }
 
     def growth(self) -> dict[str, Any]:

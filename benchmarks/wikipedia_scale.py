@@ -193,7 +193,7 @@ def part_build(given: argparse.Namespace) -> dict[str, Any]:
     """Build the index of the stream."""
     centres = np.load(given.work / "centres.npy", mmap_mode="r", allow_pickle=False)
     rows = len(centres) if given.real else given.vectors
-    index = Index(type=IndexType.low_memory, nprobe=given.nprobe, refine_k=given.refine)
+    index = Index(type=IndexType.low_memory, nprobe=given.probe, refine_k=given.refine)
     spec = choose_index_spec(index, rows, centres.shape[1])
     folder = _folder(given)
     started = time.perf_counter()

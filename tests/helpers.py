@@ -23,17 +23,8 @@ if TYPE_CHECKING:  # a GPU machine without them still collects the tests
 ROOT = Path(__file__).parents[1]
 ANIMALS = ["otter", "heron", "badger", "newt", "falcon", "mole", "trout", "beetle", "lynx", "toad"]
 PLACES = [
-    "river",
-    "marsh",
-    "forest",
-    "pond",
-    "cliff",
-    "meadow",
-    "stream",
-    "log",
-    "mountain",
-    "well",
-]
+    "river", "marsh", "forest", "pond", "cliff", "meadow", "stream", "log", "mountain", "well",
+]  # fmt: skip
 
 
 def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -138,6 +129,15 @@ def exam(
     if processes > 1:
         return torchrun(["-m", "exam", command, *arguments], cwd, processes)
     return fork(["exam", command, *arguments], cwd)
+
+
+def run_exam(
+    command: str, *arguments: str, cwd: Path = ROOT, processes: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that must succeed."""
+    done = exam(command, *arguments, cwd=cwd, processes=processes)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def run_script(

@@ -107,9 +107,6 @@ def copied(place: Path, target: Path) -> Path:
     return shutil.copytree(place, target, symlinks=True)
 
 
-# What happens to a child.
-
-
 def die_at(boundary: int, events: str | None = None) -> None:
     """Kill this process at its n-th write boundary: a file written, not renamed; renamed.
 

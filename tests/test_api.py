@@ -82,7 +82,7 @@ def test_a_run_is_evaluated_on_other_questions(run, folder):
     evaluation = exam.evaluate(run, "data=csv", *data)
     assert evaluation.systems[-1].estimate.n == 12
     assert evaluation.predictions[0].ids == [str(i) for i in range(60, 72)]
-    with pytest.raises(exam.ExamError, match="answers are not known"):
+    with pytest.raises(exam.ExamError, match="right options are unknown"):
         exam.evaluate(run, "data=csv", data[0], "data.test=test.csv")
 
 

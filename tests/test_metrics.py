@@ -9,18 +9,45 @@ from exam.metrics import (
     average_precision,
     count_ties,
     estimate,
+    find_metric,
     map_at_k,
+    metric_name,
+    metric_title,
     random_average_precision,
-    ranking,
+    rank_options,
     recall_at_k,
 )
 
 
 def test_average_precision_is_one_over_the_rank_within_k():
     logits = np.array([[5, 4, 3, 2, 1]] * 5, dtype=float)
-    scores = average_precision(ranking(logits), np.arange(5), k=3)
+    scores = average_precision(rank_options(logits), np.arange(5), k=3)
     assert scores.tolist() == pytest.approx([1, 1 / 2, 1 / 3, 0, 0])
     assert map_at_k(logits, np.arange(5), k=3) == pytest.approx((1 + 1 / 2 + 1 / 3) / 5)
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [
+        (1, [1, 0, 0, 0, 0]),
+        (2, [1, 1 / 2, 0, 0, 0]),
+        (5, [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5]),
+    ],
+)
+def test_other_k_on_hand_worked_ranks(k, expected):
+    logits = np.array([[5, 4, 3, 2, 1]] * 5, dtype=float)
+    scores = average_precision(rank_options(logits), np.arange(5), k)
+    assert scores.tolist() == pytest.approx(expected)
+    random = random_average_precision(np.array([5]), k)  # each rank is as likely as another
+    assert random.tolist() == pytest.approx([np.mean(expected)])
+
+
+def test_k_1_is_called_accuracy():
+    assert [metric_name(k) for k in (1, 2, 5)] == ["accuracy", "map_at_2", "map_at_5"]
+    titles = [metric_title(metric_name(k)) for k in (1, 2, 5)]
+    assert titles == ["accuracy", "MAP@2", "MAP@5"]
+    assert find_metric({"system": "s", "n": 4, "map_at_5": 0.5, "ci": [0, 1]}) == "map_at_5"
+    assert find_metric({"system": "s", "recall_at_5": {}, "mrr": {}}) is None
 
 
 def test_k_above_the_option_count_counts_every_rank():
@@ -29,19 +56,19 @@ def test_k_above_the_option_count_counts_every_rank():
 
 def test_equal_logits_are_ranked_in_option_order_and_counted():
     logits = np.array([[1.0, 1.0, 0.0], [3.0, 2.0, 1.0]])
-    assert ranking(logits).tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert rank_options(logits).tolist() == [[0, 1, 2], [0, 1, 2]]
     assert count_ties(logits) == 1
 
 
 def test_options_that_a_question_lacks_come_last_and_are_no_ties():
     logits = np.array([[-5.0, 1.0, -np.inf, -np.inf]])
-    assert ranking(logits).tolist() == [[1, 0, 2, 3]]
+    assert rank_options(logits).tolist() == [[1, 0, 2, 3]]
     assert count_ties(logits) == 0
 
 
 def test_nan_is_refused():
     with pytest.raises(ValueError, match="NaN"):
-        ranking(np.array([[np.nan, 1.0]]))
+        rank_options(np.array([[np.nan, 1.0]]))
 
 
 def test_random_order_of_five_options_scores_11_thirtieths():
@@ -70,10 +97,10 @@ def test_map_equals_its_definition(case, k):
 
 def test_interval_of_a_coin_is_that_of_the_binomial():
     scores = np.array([0.0, 1.0] * 200)
-    found = estimate(scores)
-    assert found.value == 0.5
-    assert (found.low, found.high) == pytest.approx((0.451, 0.549), abs=0.006)
-    assert estimate(scores) == found  # seeded
+    interval = estimate(scores)
+    assert interval.value == 0.5
+    assert (interval.low, interval.high) == pytest.approx((0.451, 0.549), abs=0.006)
+    assert estimate(scores) == interval  # seeded
 
 
 def test_recall_counts_ranks_up_to_k():
@@ -87,11 +114,11 @@ def test_intervals_are_those_of_scipy(n, values):
 
     random = np.random.default_rng(5)
     scores = random.integers(0, values, n) / values
-    found = estimate(scores, seed=3)
+    interval = estimate(scores, seed=3)
     expected = bootstrap(
         (scores,), np.mean, n_resamples=10_000, method="percentile", batch=500, rng=random
     ).confidence_interval
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=0.01)
 
 
 def test_equal_scores_have_no_interval():

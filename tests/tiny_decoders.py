@@ -65,4 +65,4 @@ def model_of(family, tokenizer):
 
 def prompter_of(tokenizer, scoring, **more):
     own = Model(name="m", kind=ReaderKind.causal_lm, scoring=scoring, **more)
-    return Prompter.of(own, tokenizer)
+    return Prompter.from_config(own, tokenizer)

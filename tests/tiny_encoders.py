@@ -13,23 +13,12 @@ from exam.readers.multiple_choice.packing import attention_mask_for
 from exam.readers.multiple_choice.reader import MultipleChoiceReader
 
 TINY = {
-    "model_type": "deberta-v2",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "pooler_hidden_size": 32,
-    "relative_attention": True,
-    "position_buckets": 16,
-    "norm_rel_ebd": "layer_norm",
-    "share_att_key": True,
-    "pos_att_type": ["p2c", "c2p"],
-    "position_biased_input": False,
-    "type_vocab_size": 0,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "pooler_dropout": 0.0,
-}
+    "model_type": "deberta-v2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 32, "pooler_hidden_size": 32, "relative_attention": True,
+    "position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "type_vocab_size": 0,
+    "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "pooler_dropout": 0.0,
+}  # fmt: skip
 CPU = {
     "use_cpu": True,
     "bf16": False,
@@ -79,14 +68,9 @@ def features_of(reader, asked, contexts=None, max_length=48):
 
 
 SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "initializer_range": 0.5,
-}
+    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48,
+    "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.5,
+}  # fmt: skip
 FAMILIES = {
     "bert": {"model_type": "bert", **SMALL},
     "roberta": {"model_type": "roberta", **SMALL, "pad_token_id": 0, "type_vocab_size": 2},

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exam.config import Command, Retrieve, Train
-    from exam.evaluation.results import Evaluation
-    from exam.evaluation.scored import Run
+    from exam.evaluation.results import Evaluation, Run
     from exam.pipelines.ask import LoadedRun
     from exam.retrieval.contexts import ContextSet
 
@@ -54,7 +53,7 @@ def train(*overrides: str, config: "Train | None" = None) -> "Run":
 
     Returns:
         The run. `run.folder` holds the model, `run.systems` the baselines and, last, the reader;
-        `run.systems[-1].estimate` is its MAP@3 (0 to 1) with a 95 % interval. A reranker or an
+        `run.systems[-1].estimate` is its MAP@k (0 to 1) with a 95 % interval. A reranker or an
         encoder (`task=`) has no systems.
 
     Raises:
@@ -99,6 +98,7 @@ def evaluate(
     runs: "str | PathLike[str] | Sequence[str | PathLike[str]]",
     *overrides: str,
     outputs: str | PathLike[str] | None = None,
+    k: int | None = None,
 ) -> "Evaluation":
     """Score runs on the same questions, with 95 % intervals and beside baselines.
 
@@ -109,6 +109,7 @@ def evaluate(
         runs: a run or several: results of `exam.train`, or folders with predictions.
         overrides: settings of `exam infer`, such as `"data=csv"` and `"data.test=mine.csv"`.
         outputs: the folder of indexes and answers; by default the one that holds the run.
+        k: the ranks that score (MAP@k; 1 is accuracy); by default the k that all runs remember.
 
     Returns:
         The baselines and the runs (`systems`), and the first run's paired differences from the
@@ -126,7 +127,7 @@ def evaluate(
     from exam.report.compare import evaluate_runs
 
     each = [runs] if isinstance(runs, str | PathLike) else runs
-    return evaluate_runs([_answer(run, overrides, outputs) for run in each])
+    return evaluate_runs([_answer(run, overrides, outputs) for run in each], k)
 
 
 def load(
@@ -199,7 +200,7 @@ def _answer(
 
     from exam.config.compose import compose_infer
     from exam.core.artifacts import load_stage
-    from exam.evaluation.scored import Run
+    from exam.evaluation.results import Run
 
     if overrides:
         answered: Run = _run("infer", compose_infer(run, outputs, *overrides))

@@ -59,6 +59,13 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {  # of commands without a con
             "help": "contexts of other questions to fit the lexical reader on, one for each FOLDER "
             "in order; by default, cross-fit it on the compared contexts",
         },
+        "--k": {
+            "type": int,
+            "choices": range(1, 27),
+            "metavar": "K",
+            "help": "score by MAP@K, or by accuracy (1); by default as the runs were, contexts by "
+            "the default of metric.k",
+        },
         "--json": {
             "type": Path,
             "metavar": "FILE",
@@ -167,7 +174,7 @@ def _run_parsed(command: str, options: argparse.Namespace) -> int:
     if command == "compare":
         from exam.report.compare import compare_folders
 
-        print_result(compare_folders(options.FOLDER, options.fit_on, options.json))
+        print_result(compare_folders(options.FOLDER, options.fit_on, options.json, options.k))
     elif command == "ask":
         from exam.pipelines.ask import run_ask
 

@@ -1,5 +1,6 @@
-"""Ranking metrics and their uncertainty. Knows nothing of the rest of the project."""
+"""Ranking metrics and their uncertainty; imports nothing of exam."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,15 +9,32 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-K = 3
 RESAMPLES = 10_000
-FEW = 100  # values: counting them is faster than drawing every question
+FEW = 100  # distinct values: counting them is faster than drawing every question
 
 
-def ranking(logits: Floats) -> Ints:
-    """Options from best to worst, shape `(questions, options)`; equal logits keep their order.
+def metric_name(k: int) -> str:
+    """Return the name of MAP@k in files and logs: `map_at_<k>`, and `accuracy` for k = 1."""
+    return "accuracy" if k == 1 else f"map_at_{k}"
 
-    Options that a question does not have carry `-inf` and so come last.
+
+def metric_title(name: str) -> str:
+    """Return the title of a metric in tables, such as `MAP@3` for `map_at_3`."""
+    return name.replace("map_at_", "MAP@")
+
+
+def find_metric(names: Iterable[str]) -> str | None:
+    """Return the name of MAP@k among the columns of a result; None if no column has one."""
+    return next((name for name in names if name == "accuracy" or name.startswith("map_at_")), None)
+
+
+def rank_options(logits: Floats) -> Ints:
+    """Return the options from best to worst, shape `(questions, options)`; ties keep their order.
+
+    Options that a question lacks have the logit `-inf` and come last.
+
+    Raises:
+        ValueError: a logit is NaN.
     """
     if np.isnan(logits).any():
         raise ValueError("logits contain NaN")
@@ -24,14 +42,14 @@ def ranking(logits: Floats) -> Ints:
 
 
 def count_ties(logits: Floats) -> int:
-    """How many questions have two equal finite logits, so that option order decided."""
+    """Count the questions with two equal finite logits, where the order of the options decides."""
     ordered = np.sort(logits, axis=1)
     equal = (ordered[:, 1:] == ordered[:, :-1]) & np.isfinite(ordered[:, 1:])
     return int(equal.any(axis=1).sum())
 
 
-def average_precision(order: Ints, labels: Ints, k: int = 3) -> Floats:
-    """Each question's 1 / rank of the right option within the first `k`, else 0.
+def average_precision(order: Ints, labels: Ints, k: int) -> Floats:
+    """Return 1 / rank of each question's right option within the first `k` ranks, else 0.
 
     With one right option this is its average precision at k; the mean is MAP@k as the
     competition defines it. Shapes: order `(questions, options)`, labels `(questions,)`.
@@ -41,13 +59,13 @@ def average_precision(order: Ints, labels: Ints, k: int = 3) -> Floats:
     return scores
 
 
-def map_at_k(logits: Floats, labels: Ints, k: int = 3) -> float:
-    """Mean average precision at k."""
-    return float(average_precision(ranking(logits), labels, k).mean())
+def map_at_k(logits: Floats, labels: Ints, k: int) -> float:
+    """Return the mean average precision at k of logits `(questions, options)`."""
+    return float(average_precision(rank_options(logits), labels, k).mean())
 
 
-def random_average_precision(options: Ints, k: int = 3) -> Floats:
-    """Expected average precision at k of a random order, for questions with that many options."""
+def random_average_precision(options: Ints, k: int) -> Floats:
+    """Return the expected average precision at k of a random order, for numbers of options."""
     harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, k + 1))])
     expected: Floats = harmonic[np.minimum(options, k)] / options
     return expected
@@ -67,11 +85,11 @@ class Estimate:
 
 
 def estimate(scores: Floats, seed: int = 0) -> Estimate:
-    """Mean of per-question scores, shape `(questions,)`.
+    """Estimate the mean of per-question scores, shape `(questions,)`.
 
-    For a paired comparison pass their differences. The interval is that of
-    `scipy.stats.bootstrap` (percentile method). Where scores take few values, as average precision
-    does, a resample is how often it has each: a draw from a multinomial distribution.
+    For a paired comparison pass differences. The interval is that of `scipy.stats.bootstrap`
+    (percentile method). If scores have few distinct values, as average precision does, a resample
+    is a draw of their counts from a multinomial distribution.
     """
     n, value = len(scores), float(np.mean(scores))
     values, counts = np.unique(scores, return_counts=True)
@@ -89,14 +107,14 @@ def estimate(scores: Floats, seed: int = 0) -> Estimate:
     return Estimate(n, value, *np.percentile(means, (2.5, 97.5)).tolist())
 
 
-def figures(scores: Floats) -> dict[str, Any]:
-    """`estimate` as it is saved: n, value, and the interval's ends."""
-    found = estimate(scores)
-    return {"n": found.n, "value": found.value, "ci": [found.low, found.high]}
+def summarize(scores: Floats) -> dict[str, Any]:
+    """Return `estimate` as results.json keeps it: n, value, and the ends of the interval."""
+    mean = estimate(scores)
+    return {"n": mean.n, "value": mean.value, "ci": [mean.low, mean.high]}
 
 
-def questions_for(difference: float, spread: float) -> int:
-    """How many questions a difference of means takes to stand out of a 95 % interval.
+def count_questions_for(difference: float, spread: float) -> int:
+    """Return the questions that a difference of means takes to leave a 95 % interval.
 
     `spread` is the standard deviation of a question's paired difference.
     """
@@ -104,5 +122,5 @@ def questions_for(difference: float, spread: float) -> int:
 
 
 def recall_at_k(ranks: Floats, k: int) -> Floats:
-    """1 where the wanted item's rank (from 1; inf when absent) is within the first `k`."""
+    """Return 1 for each rank (from 1; inf if absent) within the first `k`, else 0."""
     return (ranks <= k).astype(np.float64)

@@ -1,7 +1,6 @@
-"""A bundle holds what answering needs, says how large it is, and works without a network."""
+"""A bundle: its wheels, its notebook, its files, its size and its work offline."""
 
 import json
-import subprocess
 import sys
 import tomllib
 from functools import partial
@@ -9,11 +8,11 @@ from importlib.metadata import distributions, version
 from zipfile import ZipFile
 
 import pytest
-from helpers import ROOT, exam, make_place, make_questions, tiny
+from helpers import ROOT, make_place, make_questions, python, run_exam, tiny
 
 from exam.bundle.bundle import estimate_seconds, format_estimate, run_bundle
-from exam.bundle.contents import Contents, atomic_directory, check, link_stages, unpack
-from exam.bundle.notebook import commands, write_notebook
+from exam.bundle.contents import Contents, atomic_directory, check_bundle, link_stages, unpack
+from exam.bundle.notebook import format_commands, write_notebook
 from exam.bundle.rehearsal import dry_run, has_namespaces
 from exam.bundle.wheels import Target, fetch_wheel, find_missing, parse_pins, read_target
 from exam.config import Bundle, Data
@@ -24,7 +23,7 @@ from exam.core.files import read_json, write_checksummed_json, write_json
 from exam.data.questions import read_questions
 
 RUNNING = "{}.{}".format(*sys.version_info)
-# Of Kaggle's image in 2026-08, what this project needs or nearly so.
+# The relevant packages of Kaggle's image in 2026-08.
 KAGGLE = """\
 Python 3.12.12 (main, Oct 10 2025, 08:52:57) [GCC 11.4.0]
 accelerate==1.13.0
@@ -61,7 +60,7 @@ def find(requirements, packages, python="3.12"):
     return find_missing(requirements, Target(python, [], packages))
 
 
-def test_an_images_packages_are_those_it_pins():
+def test_pins_are_parsed():
     lines = [
         "Python 3.12.12 (main, Oct 10 2025, 08:52:57)",
         "[GCC 11.4.0]",
@@ -80,23 +79,28 @@ def test_an_images_packages_are_those_it_pins():
     }
 
 
-def test_what_an_image_lacks_or_has_too_old_is_carried():
+def test_missing_and_old_packages_are_carried():
     have = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in distributions()}
     assert find(["hydra-core>=1.3"], have, "3.11") == {}
     older = {**have, "packaging": "1.0", "numpy": "1.26.4"}
     older.pop("hydra-core")
     older.pop("omegaconf")
-    wanted = ["hydra-core>=1.3", "numpy>=2", 'blingfire; sys_platform == "darwin"', "faiss-cpu"]
-    assert find(wanted, older, "3.11") == {
+    requirements = [
+        "hydra-core>=1.3",
+        "numpy>=2",
+        'blingfire; sys_platform == "darwin"',
+        "faiss-cpu",
+    ]
+    assert find(requirements, older, "3.11") == {
         name: have[name] for name in ("hydra-core", "omegaconf", "numpy")
-    }  # and packaging, in any version, is enough for hydra-core
+    }  # hydra-core takes any version of packaging
     with pytest.raises(ExamError, match="pip install no-such-thing"):
         find(["no-such-thing"], {}, "3.11")
     with pytest.raises(ExamError, match=rf"numpy>=99; this environment has {have['numpy']}"):
         find(["numpy>=99"], have, "3.11")
 
 
-def test_kaggles_image_lacks_newer_versions_and_what_they_need():
+def test_kaggles_image_lacks_newer_versions_and_dependencies():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     carried = find(project["dependencies"], parse_pins(KAGGLE.splitlines()))
     kept = {"numpy", "pandas", "scikit-learn", "scipy", "sentencepiece", "tiktoken", "torch"}
@@ -198,7 +202,7 @@ def test_a_wheel_for_another_python_or_platform_is_refused(tmp_path, registry, t
 
 def test_a_dependency_of_a_targets_wheel_has_to_be_installed_here(tmp_path, registry):
     registry("gpu", ["no-such-cublas; sys_platform == 'linux'"])
-    with pytest.raises(ExamError, match="no-such-cublas, or have the image bring the package"):
+    with pytest.raises(ExamError, match="no-such-cublas, or list the package in the image"):
         fetch(tmp_path, "gpu")
     registry("new", ["old>=2"])
     registry("old")
@@ -208,7 +212,7 @@ def test_a_dependency_of_a_targets_wheel_has_to_be_installed_here(tmp_path, regi
 
 def test_a_notebook_runs_the_same_lines(tmp_path):
     verb = ["ckpt={bundle}/runs/r", "data=csv", 'data.test="my test.csv"']
-    lines = commands([*verb, "run.corpus.dir={bundle}/corpus/0"], ["gguf"])
+    lines = format_commands([*verb, "run.corpus.dir={bundle}/corpus/0"], ["gguf"])
     assert lines[2] == (
         "HF_HUB_CACHE={bundle}/hub HF_HUB_OFFLINE=1 python -m exam infer "
         "'ckpt={bundle}/runs/r' data=csv 'data.test=\"my test.csv\"' "
@@ -244,14 +248,14 @@ def test_time_is_estimated_from_two_samples(tmp_path):
     ]
 
 
-def test_what_a_cascade_asks_further_costs_its_share(tmp_path):
-    def sampled(seconds, *, reused):
+def test_escalated_questions_cost_their_share(tmp_path):
+    def sample(seconds, *, reused):
         contexts = Stage("contexts", tmp_path, {}, seconds=8.0, reused=reused)
         return [contexts, Stage("infer", tmp_path, {}, seconds=seconds)]
 
-    few, many = sampled(1.0, reused=False), sampled(5.0, reused=False)
+    few, many = sample(1.0, reused=False), sample(5.0, reused=False)
     cheap = estimate_seconds(few, many, (10, 50), 1000)
-    few, many = sampled(2.0, reused=True), sampled(42.0, reused=True)
+    few, many = sample(2.0, reused=True), sample(42.0, reused=True)
     expensive = estimate_seconds(few, many, (10, 50), 1000, share=0.3)
     assert cheap == pytest.approx({"contexts": 8.0, "infer": 0.1 * 1000})
     assert expensive == pytest.approx({"contexts": 0.0, "infer": 1.0 * 300})
@@ -279,7 +283,7 @@ def bundled(tmp_path):
     return contents.folder
 
 
-def test_a_bundle_is_checked_where_it_is_unpacked(bundled, tmp_path):
+def test_unpacking_checks_a_bundle(bundled, tmp_path):
     (bundled / "notebook.ipynb").write_text("edited, as people do")
     unpack(bundled, tmp_path / "outputs")
     assert (tmp_path / "outputs" / "k" / "n" / "f").read_text() == "x"
@@ -295,8 +299,8 @@ def test_a_bundle_is_checked_where_it_is_unpacked(bundled, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_another_python_is_one_line_in_the_notebook_and_where_it_is_unpacked(bundled, tmp_path):
-    said = (
+def test_the_notebook_and_unpacking_refuse_another_python(bundled, tmp_path):
+    message = (
         "This is Python {}, and the bundle's wheels are for Python {}. "
         "Make the bundle again with python={}, or use it with Python {}."
     )
@@ -304,7 +308,7 @@ def test_another_python_is_one_line_in_the_notebook_and_where_it_is_unpacked(bun
     first = read_json(tmp_path / "n.ipynb")["cells"][1]
     with pytest.raises(SystemExit) as stopped:
         exec("".join(first["source"]))
-    assert str(stopped.value) == said.format(RUNNING, "3.99", RUNNING, "3.99")
+    assert str(stopped.value) == message.format(RUNNING, "3.99", RUNNING, "3.99")
     content = read_json(bundled / "contents.json")
     del content["sha256"]
     (bundled / "contents.json").unlink()
@@ -329,19 +333,19 @@ def test_other_lists_of_a_bundles_files_are_refused(bundled, content, reason):
     if content is not None:
         write_checksummed_json(path, content)
     with pytest.raises(ExamError) as caught:
-        check(bundled)
+        check_bundle(bundled)
     assert str(caught.value).startswith(str(path))
     assert reason in str(caught.value)
 
 
-def test_a_bundles_list_vouches_for_itself(bundled):
-    found = read_json(bundled / "contents.json")
-    write_json(bundled / "contents.json", {**found, "overrides": ["run.seed=1"]})
+def test_a_changed_list_of_files_is_refused(bundled):
+    contents = read_json(bundled / "contents.json")
+    write_json(bundled / "contents.json", {**contents, "overrides": ["run.seed=1"]})
     with pytest.raises(ExamError, match=r"contents\.json is not the file that was written"):
-        check(bundled)
+        check_bundle(bundled)
 
 
-def test_a_bundle_is_whole_or_not_there(tmp_path):
+def test_a_bundle_is_written_atomically(tmp_path):
     def fill(error):
         with atomic_directory(tmp_path / "b") as part:
             (part / "f").write_text("x")
@@ -357,7 +361,7 @@ def test_a_bundle_is_whole_or_not_there(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["b", "f"]
 
 
-def test_a_bundle_that_is_too_large_is_refused_with_its_largest_file(tmp_path):
+def test_too_large_a_bundle_names_its_largest_file(tmp_path):
     contents = Contents(tmp_path / "b")
     (tmp_path / "large").write_bytes(b"x" * 4096)
     contents.add(tmp_path / "large", "corpus/0/articles.jsonl")
@@ -368,7 +372,7 @@ def test_a_bundle_that_is_too_large_is_refused_with_its_largest_file(tmp_path):
     assert "with_corpus=false" in str(caught.value)
 
 
-def test_a_competitions_files_are_found_where_they_are_attached(tmp_path, monkeypatch):
+def test_attached_competition_files_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr("exam.data.files.INPUT", tmp_path)
     attached = make_questions(tmp_path / "my-exam")
     columns = {c: c for c in ["id", "prompt", *"ABCDE"]}
@@ -380,59 +384,57 @@ def test_a_competitions_files_are_found_where_they_are_attached(tmp_path, monkey
 
 
 @pytest.fixture
-def alone():
+def no_network():
     if not has_namespaces():
-        pytest.skip("this system gives no namespace without a network")
+        pytest.skip("this system has no network namespaces")
 
 
 @pytest.mark.slow
-def test_a_rehearsal_stops_at_the_line_that_fails_and_shows_what_it_said(alone, tmp_path):
+def test_a_rehearsal_stops_at_a_failing_line_and_prints_its_output(no_network, tmp_path):
     connect = "python -c 'import socket; socket.create_connection((\"1.1.1.1\", 53), 5)'"
     lines = ['echo {"a": 1}; which python', connect, "touch submission.csv"]
     write_notebook(tmp_path / "n.ipynb", lines, "b", RUNNING)
     with pytest.raises(ExamError) as caught:
         dry_run(tmp_path / "n.ipynb", Target(RUNNING, [], {}), tmp_path / "submission.csv")
-    said = str(caught.value).splitlines()
-    assert said[0].startswith("The bundle fails without a network")
-    assert "OSError: [Errno 101] Network is unreachable" in said
-    assert said[-1] == f"SystemExit: Failed: {connect}"
+    output = str(caught.value).splitlines()
+    assert output[0].startswith("The bundle fails without a network")
+    assert "OSError: [Errno 101] Network is unreachable" in output
+    assert output[-1] == f"SystemExit: Failed: {connect}"
     assert not (tmp_path / "submission.csv").exists()
 
 
 @pytest.mark.slow
-def test_a_bundle_answers_without_a_network(alone, tmp_path, encoder):
-    given = tiny(make_place(tmp_path), f"encoder.name_or_path={encoder}")
+def test_a_bundle_answers_without_a_network(no_network, tmp_path, encoder):
+    words = tiny(make_place(tmp_path), f"encoder.name_or_path={encoder}")
     for more in (["retriever=two_stage"], ["retriever=none", "name=closed"]):
-        done = exam("train", *given, *more)
-        assert done.returncode == 0, done.stderr
+        run_exam("train", *words, *more)
     (run,) = (tmp_path / "outputs" / "train").glob("kaggle-tiny-*")
     (closed,) = (tmp_path / "outputs" / "train").glob("closed-*")
     image = tmp_path / "image.txt"
     packages = {d.metadata["Name"].lower(): d.version for d in distributions()}
-    left_out = ("exam", "openbook-exam", "blingfire")  # the bundle must carry these
-    left_out += ("pip", "setuptools", "wheel")  # by pip freeze, of an image that has them
-    pins = [f"{name}=={version}" for name, version in packages.items() if name not in left_out]
+    excluded = ("exam", "openbook-exam", "blingfire")  # the bundle must carry these
+    excluded += ("pip", "setuptools", "wheel")  # pip freeze does not list them
+    pins = [f"{name}=={version}" for name, version in packages.items() if name not in excluded]
     image.write_text("\n".join([f"Python {sys.version}", *pins]))
     out = tmp_path / "bundle"
-    command = [sys.executable, "-m", "exam", "bundle", f"ckpt=[{closed},{run}]", *given[:2]]
+    command = [sys.executable, "-m", "exam", "bundle", f"ckpt=[{closed},{run}]", *words[:2]]
     command += [
         f"outputs={tmp_path / 'outputs'}",
         "data.test=test.csv",
         "cascade.escalate_fraction=0.5",
         f"out={out}",
-        f"image={image}",
+        f"constraints={image}",
         "rehearse=true",
         "questions=4000",
     ]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
+    bundling = python(*command[1:])
+    assert bundling.returncode == 0, bundling.stderr
     wheels = [path.name.split("-")[0] for path in (out / "wheels").glob("*.whl")]
     assert sorted(wheels) == ["blingfire", "openbook_exam"]
-    assert "rehearsed without a network: 6 questions in " in made.stdout
-    assert "Estimate for 4,000 questions" in made.stdout
-    here = [*given[:2], "data.test=test.csv", f"outputs={tmp_path / 'outputs'}"]
-    done = exam("infer", f"ckpt=[{closed},{run}]", "cascade.escalate_fraction=0.5", *here)
-    assert done.returncode == 0, done.stderr
+    assert "rehearsed without a network: 6 questions in " in bundling.stdout
+    assert "Estimate for 4,000 questions" in bundling.stdout
+    local = [*words[:2], "data.test=test.csv", f"outputs={tmp_path / 'outputs'}"]
+    run_exam("infer", f"ckpt=[{closed},{run}]", "cascade.escalate_fraction=0.5", *local)
     (submission,) = (tmp_path / "outputs" / "ensemble").glob("*/submission.csv")
     assert (tmp_path / "bundle-submission.csv").read_bytes() == submission.read_bytes()
     assert submission.read_text().count("\n") == 7
@@ -457,7 +459,7 @@ def test_a_bundle_answers_without_a_network(alone, tmp_path, encoder):
         (["ensemble=fitted", "ensemble.fit_on=[a]"], "ensemble=fitted", "ensemble.weights="),
     ],
 )
-def test_a_bundle_that_a_notebook_cannot_use_is_refused_first(tmp_path, overrides, problem, remedy):
+def test_settings_that_a_notebook_cannot_use_are_refused(tmp_path, overrides, problem, remedy):
     (tmp_path / "image.txt").write_text("Python 3.13.2 (main, Feb 17 2025)\n")
     values = [value.format(out=tmp_path) for value in ["out={out}/new", *overrides]]
     with pytest.raises(ExamError) as caught:

@@ -14,29 +14,21 @@ from exam.config.values import describe_range, setting
 from exam.core.errors import ExamError
 
 RANGES = {
-    "data.limit=0": "at least 1",
-    "data.folds=1": "at least 2",
+    "data.limit=0": "at least 1", "data.folds=1": "at least 2",
     "data.valid_fraction=1": "at least 0 and below 1",
     "data.valid_fraction=nan": "at least 0 and below 1",
-    "data.soft_weight=0": "above 0 and at most 1",
-    "context.num_passages=-1": "at least 0",
-    "retriever.articles=0": "at least 1",
-    "index.shard_size=0": "at least 1",
-    "index.max_memory_gib=0": "above 0",
-    "chunking.chunk_words=0": "at least 1",
-    "reranker.weight=0": "above 0 and at most 1",
-    "generator.options=27": "between 2 and 26",
-    "generator.llm.per_article=0": "at least 1",
-    "model.max_length=0": "at least 1",
-    "model.dropout=1": "at least 0 and below 1",
-    "tuning.layer_decay=0": "above 0 and at most 1",
-    "tuning.lora_rank=0": "at least 1",
-    "tuning.awp_lr=0": "above 0",
+    "data.soft_weight=0": "above 0 and at most 1", "context.num_passages=-1": "at least 0",
+    "retriever.articles=0": "at least 1", "index.shard_size=0": "at least 1",
+    "index.max_memory_gib=0": "above 0", "chunking.chunk_words=0": "at least 1",
+    "reranker.weight=0": "above 0 and at most 1", "generator.options=27": "between 2 and 26",
+    "generator.llm.per_article=0": "at least 1", "model.max_length=0": "at least 1",
+    "model.dropout=1": "at least 0 and below 1", "tuning.layer_decay=0": "above 0 and at most 1",
+    "tuning.lora_rank=0": "at least 1", "tuning.awp_lr=0": "above 0",
     "trainer.per_device_train_batch_size=0": "at least 1",
     "trainer.num_train_epochs=-1": "at least 0",
     "log_level=loud": "one of debug, info, warning, error",
     "trainer.eval_strategy=always": "one of no, steps, epoch",
-}
+}  # fmt: skip
 CONTRADICTIONS = {  # what the message names, and its remedy
     "train trainer.fp16=true": ["trainer.use_cpu", "trainer=gpu"],
     "train trainer.output_dir=x": ["trainer.output_dir", "outputs/train/<name>-<hash>"],

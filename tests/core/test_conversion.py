@@ -342,13 +342,11 @@ def test_a_folder_without_weights_or_configuration_says_what_it_holds(tmp_path):
         "checkpoint: model.name_or_path=<hub id or folder>"
     )
     (folder / "deberta" / "tf_model.h5").touch()
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(
+        ExamError,
+        match=rf"{folder}/deberta holds .*pytorch_model\.bin are missing\.\n.*model\.name_or_path=",
+    ):
         resolve_checkpoint(checkpoint(folder / "deberta"))
-    assert str(caught.value) == (
-        f"model.name_or_path={folder}/deberta holds config.json, tf_model.h5; model.safetensors "
-        "and pytorch_model.bin are missing.\nCopy all files of the checkpoint into that folder, or "
-        "choose another checkpoint: model.name_or_path=<hub id or folder>"
-    )
 
 
 def test_a_zip_bomb_of_names_stays_in_the_cache(tmp_path, mark):

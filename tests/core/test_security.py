@@ -73,7 +73,7 @@ from exam.generation.clients import Endpoint
 from exam.pipelines.infer import _warn_of_versions
 from exam.pipelines.tracking import track_run
 from exam.readers.causal_lm.layerwise import _map_tensors
-from exam.readers.causal_lm.load import _runner, load_runner
+from exam.readers.causal_lm.load import _build_runner, load_runner
 from exam.readers.multiple_choice.model import load_model
 from exam.retrieval.contexts import SCHEMA as CONTEXTS
 from exam.retrieval.contexts import read_contexts, read_support
@@ -109,9 +109,6 @@ def stage(tmp_path):
         (opened.folder / "a.txt").write_text("a")
         opened.finish(["a.txt"])
     return opened.folder
-
-
-# Pickles.
 
 
 @pytest.mark.parametrize(
@@ -265,9 +262,6 @@ def test_nothing_in_the_sources_unpickles_or_trusts_code():
     }
 
 
-# Code of a checkpoint.
-
-
 @pytest.fixture(scope="module")
 def config():
     """A composed configuration."""
@@ -305,9 +299,6 @@ def test_a_bundle_repeats_that_word_and_no_other(tmp_path):
         run_bundle(replace(bundle, run={"model": {"max_length": 3}}))
     with pytest.raises(ExamError, match=r"has no manifest\.json"):  # it went on to the run
         run_bundle(replace(bundle, run={"model": {"trust_remote_code": True}}))
-
-
-# Configurations.
 
 
 @pytest.mark.parametrize(
@@ -360,9 +351,6 @@ def test_a_configuration_without_end_is_not_read(saved, more, reason):
     saved.write_text(saved.read_text() + more)
     with pytest.raises(ExamError, match=f"is not the configuration that was written: {reason}"):
         load_run(saved, Infer(ckpt="run"))
-
-
-# Paths.
 
 
 def test_links_out_of_a_stage_are_refused(stage, tmp_path):
@@ -454,7 +442,7 @@ def test_broken_weights_read_layer_by_layer_are_one_message(tmp_path):
         name_or_path=str(tmp_path),
     )
     with pytest.raises(ExamError, match=rf"The reader {tmp_path} cannot be loaded: "):
-        _runner(config, tmp_path, LLAMA, tmp_path / "work")
+        _build_runner(config, tmp_path, LLAMA, tmp_path / "work")
 
 
 def test_a_pickle_of_a_language_model_or_a_reranker_runs_nothing(tmp_path, mark):
@@ -493,9 +481,6 @@ def test_a_zip_file_in_parts_is_unpacked_in_its_own_folder(tmp_path):
     evil = list(tmp_path.rglob("evil"))
     assert evil
     assert all(path.is_relative_to(folder) for path in evil)
-
-
-# Secrets.
 
 
 @pytest.fixture
@@ -578,9 +563,6 @@ def test_neither_code_nor_addresses_go_to_wandb(config, monkeypatch):
     assert (settings.disable_git, settings.disable_code, settings.console) == (True, True, "off")
 
 
-# Offline mode.
-
-
 ASKED = Generator(name="llm", kind=GeneratorKind.llm)
 
 
@@ -613,7 +595,7 @@ def test_a_bundle_is_not_made_offline():
     "writer", [LanguageModel(base_url="http://127.0.0.1:80/v1"), LanguageModel(local=True)]
 )
 def test_a_model_on_this_machine_is_no_network(config, writer):
-    validate(replace(config, offline=True, generator=replace(ASKED, writer=writer)))
+    validate(replace(config, offline=True, generator=replace(ASKED, llm=writer)))
 
 
 def test_nothing_is_fetched_offline(monkeypatch, tmp_path):
@@ -676,9 +658,6 @@ def test_train_and_infer_without_a_network_and_without_showing_keys(tmp_path, en
     printed = [done.stdout + done.stderr for done in (trained, answered)]
     for content in [*written.values(), *(text.encode() for text in printed)]:
         assert b"secret-of-" not in content
-
-
-# Hostile files.
 
 
 def test_the_tests_that_security_names_are_there():
@@ -761,9 +740,9 @@ def test_cells_that_python_has_no_value_for_are_refused(tmp_path):
         ({"id": ""}, "row 1 has no id"),
         ({"id": ["1"]}, "row 1: id is a list"),
         ({"prompt": b"x"}, "row 1: prompt is a bytes"),
-        ({"options": 5}, "options are no list of texts"),
-        ({"options": b"ab"}, "options are no list of texts"),
-        ({"options": [["a"], "b"]}, "options are no list of texts"),
+        ({"options": 5}, "options are not a list of texts"),
+        ({"options": b"ab"}, "options are not a list of texts"),
+        ({"options": [["a"], "b"]}, "options are not a list of texts"),
         ({"options": {"text": ["a", "b"], "label": ["A"]}}, "2 options have the labels A"),
         ({"options": {"text": ["a", "b"], "label": ["A", "A"]}}, "2 options have the labels A, A"),
         ({"options": ["a", float("nan")]}, "option B is empty"),
@@ -866,14 +845,14 @@ def test_gains_that_are_no_numbers_are_refused(tmp_path, gain):
 
 def test_an_endpoint_that_counts_in_words_counts_nothing(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    endpoint = Endpoint(Generator(llm=LanguageModel(base_url="http://127.0.0.1:1/v1")).writer)
+    endpoint = Endpoint(LanguageModel(base_url="http://127.0.0.1:1/v1"))
     message = SimpleNamespace(message=SimpleNamespace(content="{}"))
     usage = SimpleNamespace(prompt_tokens="many", completion_tokens=[3])
     response = SimpleNamespace(choices=[message], usage=usage)
     create = SimpleNamespace(create=lambda **_: response)
     endpoint.client = SimpleNamespace(chat=SimpleNamespace(completions=create))
-    assert endpoint.reply([]) == endpoint.reply([])
-    assert (endpoint.reply([]).read, endpoint.reply([]).written) == (0, 0)
+    reply = endpoint.reply([])
+    assert (reply.tokens_read, reply.tokens_written) == (0, 0)
 
 
 @pytest.mark.parametrize(

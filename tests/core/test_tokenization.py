@@ -9,12 +9,12 @@ import shutil
 import sys
 import unicodedata
 
-import pyarrow.parquet as pq
 import pytest
 import sentencepiece
 import torch
 from datasets import Dataset
-from helpers import ANIMALS, PLACES, exam, make_place, setting, tiny
+from helpers import ANIMALS, PLACES, make_place, run_exam, setting, tiny
+from tiny_encoders import TINY
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -42,32 +42,10 @@ SENTENCES = [
     for i, (animal, place) in enumerate(zip(ANIMALS * 20, PLACES * 20, strict=True))
 ]
 DEBERTA = {
-    "normalization_rule_name": "nmt_nfkc",
-    "pad_id": 0,
-    "bos_id": 1,
-    "eos_id": 2,
-    "unk_id": 3,
-    "pad_piece": "[PAD]",
-    "bos_piece": "[CLS]",
-    "eos_piece": "[SEP]",
-    "unk_piece": "[UNK]",
-}
-CONFIG = {
-    "model_type": "deberta-v2",
-    "vocab_size": 512,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "relative_attention": True,
-    "position_buckets": 16,
-    "norm_rel_ebd": "layer_norm",
-    "share_att_key": True,
-    "pos_att_type": "p2c|c2p",
-    "position_biased_input": False,
-    "max_relative_positions": -1,
-    "type_vocab_size": 0,
-}
+    "normalization_rule_name": "nmt_nfkc", "pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3,
+    "pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]",
+}  # fmt: skip
+CONFIG = {**TINY, "vocab_size": 512, "pos_att_type": "p2c|c2p", "max_relative_positions": -1}
 
 
 def sentencepiece_model(**options):
@@ -114,9 +92,6 @@ def tokenizer(deberta):
 
 def joined(tokenizer, text):
     return "".join(tokenizer.convert_ids_to_tokens(token_ids(tokenizer, [text])[0]))
-
-
-# The pieces.
 
 
 @pytest.mark.parametrize(
@@ -192,34 +167,6 @@ def test_ids_equal_sentencepieces_on_any_text(tokenizer, processor):
     assert {0, 1, 2}.isdisjoint(i for ids in expected for i in ids)
 
 
-@pytest.mark.slow
-def test_ids_equal_sentencepieces_on_all_articles(shared, tmp_path):
-    tables = [pq.read_table(path) for path in sorted((shared / "wikipedia").glob("*.parquet"))]
-    texts = [
-        text for t in tables if "text" in t.column_names for text in t.column("text").to_pylist()
-    ]
-    assert len(texts) == 12_672
-    writer = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts[::4]),
-        model_writer=writer,
-        **{**DEBERTA, "vocab_size": 8000, "minloglevel": 2},
-    )
-    folder = write_folder(tmp_path / "checkpoint", writer.getvalue())
-    reference = sentencepiece.SentencePieceProcessor(model_proto=writer.getvalue())
-    expected = [reference.encode(text) for text in texts]
-    tokenizer = load_tokenizer(folder)
-    assert token_ids(tokenizer, texts) == expected
-    called = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    assert called["input_ids"] == expected
-    library = AutoTokenizer.from_pretrained(folder)
-    differing = sum(
-        ids != library(text, add_special_tokens=False)["input_ids"]
-        for text, ids in zip(texts, expected, strict=True)
-    )
-    assert differing > 500  # else this test says nothing
-
-
 def test_special_tokens_have_the_published_ids_and_places(tokenizer, processor):
     the, field = processor.encode("the"), processor.encode("field")
     assert tokenizer.mask_token_id == len(processor) == len(tokenizer) - 1
@@ -237,8 +184,12 @@ def test_special_tokens_have_the_published_ids_and_places(tokenizer, processor):
     assert pair["input_ids"] == [1, *the, 2, *field, 2]
     assert pair["token_type_ids"] == [0] * first + [1] * second
     assert pair["special_tokens_mask"] == [1, *[0] * len(the), 1, *[0] * len(field), 1]
-    assert SpecialTokens.of(tokenizer, pair=True) == SpecialTokens([1], [2], [2], (0, 1))
-    assert SpecialTokens.of(tokenizer, pair=False) == SpecialTokens([1], [], [2], (0, 0))
+    assert SpecialTokens.from_tokenizer(tokenizer, pair=True) == SpecialTokens(
+        [1], [2], [2], (0, 1)
+    )
+    assert SpecialTokens.from_tokenizer(tokenizer, pair=False) == SpecialTokens(
+        [1], [], [2], (0, 0)
+    )
     assert tokenizer("the [MASK]")["input_ids"] == [1, *the, tokenizer.mask_token_id, 2]
     assert (prefix_space(tokenizer), unknown_id(tokenizer)) == ("", 3)
 
@@ -254,9 +205,6 @@ def test_a_batch_is_padded_and_cut_as_other_tokenizers_do(tokenizer, processor):
     ]
     assert batch["attention_mask"].sum(dim=1).tolist() == [6, len(the) + 2]
     assert tokenizer.decode(batch["input_ids"][1], skip_special_tokens=True) == "the"
-
-
-# Saved and loaded.
 
 
 def test_a_saved_tokenizer_gives_the_same_ids(tokenizer, tmp_path):
@@ -379,38 +327,25 @@ def test_the_digest_covers_the_normaliser(model, tokenizer, tmp_path):
     assert tokenizer_digest(other) != tokenizer_digest(tokenizer)
 
 
-# Refused.
-
-
 def test_splitting_by_punctuation_is_refused(model, tmp_path):
     folder = write_folder(tmp_path, model, tokenizer_config={"split_by_punct": True})
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"split_by_punct=true.*\n.*model=deberta_base"):
         load_tokenizer(folder)
-    assert str(caught.value) == (
-        f"{folder / 'spm.model'}: tokenizer_config.json sets split_by_punct=true, which is not "
-        "supported.\nChoose a checkpoint without it, such as model=deberta_base."
-    )
 
 
 def test_a_missing_sentencepiece_is_one_message(deberta, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"spm\.model.*\n.*pip install sentencepiece"):
         load_tokenizer(deberta)
-    assert str(caught.value) == (
-        f"{deberta} has its tokenizer in spm.model, and sentencepiece, which reads it, is not "
-        "installed.\nInstall it: pip install sentencepiece"
-    )
 
 
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n"])
 def test_a_file_that_is_no_sentencepiece_model_is_one_message(tmp_path, content):
     folder = write_folder(tmp_path, content)
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(
+        ExamError, match=r"spm\.model is not a sentencepiece model.*\nCopy it again"
+    ):
         load_tokenizer(folder)
-    assert str(caught.value) == (
-        f"{folder / 'spm.model'} is not a sentencepiece model, or is damaged.\n"
-        "Copy it again from the checkpoint."
-    )
 
 
 def test_ids_without_an_embedding_are_refused(tokenizer):
@@ -424,8 +359,6 @@ def test_ids_without_an_embedding_are_refused(tokenizer):
         "of one."
     )
 
-
-# Other families with a sentencepiece model.
 
 LLAMA = {"model_type": "bpe", "normalization_rule_name": "identity", "byte_fallback": True}
 LLAMA |= {"remove_extra_whitespaces": False, "allow_whitespace_only_pieces": True}
@@ -485,9 +418,6 @@ def test_a_tokenizer_that_splits_otherwise_than_its_model_is_refused(tmp_path):
     load_tokenizer(folder)  # the remedy works
 
 
-# Counted.
-
-
 def test_unknown_tokens_and_equal_options_are_counted(tokenizer, caplog):
     rows = [
         {"id": "a", "prompt": "the field", "options": ["102", "10²"], "label": 0},
@@ -499,11 +429,8 @@ def test_unknown_tokens_and_equal_options_are_counted(tokenizer, caplog):
     length = {text: len(token_ids(tokenizer, [text])[0]) for text in ("the", "field", "102")}
     in_questions = 3 * length["the"] + 2 * length["field"] + 2 * length["102"] + 2
     assert stats.tokens == TokenCounts(in_questions, 1, 5, 2, 1, ["a"])
-    assert caplog.messages[-1] == (
-        "features: 2 questions · cut {'questions': 0, 'passages': 0, 'tokens': 0} · unknown "
-        f"tokens 1 of {in_questions} in questions ({1 / in_questions:.2%}), 2 of 5 in passages "
-        "(40.00%) · questions with options of equal tokens 1"
-    )
+    figures = f"questions {1 / in_questions:.2%}, passages 40.00%"
+    assert f"unknown tokens {figures}" in caplog.messages[-1]
 
 
 def test_what_a_model_cannot_read_is_warned_of(caplog):
@@ -518,9 +445,6 @@ def test_what_a_model_cannot_read_is_warned_of(caplog):
         "features: 4 questions have two options with the same tokens, which the model cannot tell "
         "apart: a, b, c …",
     ]
-
-
-# In sentence-transformers.
 
 
 def encoder_folder(deberta, folder, kind=DebertaV2Model, **config):
@@ -573,26 +497,17 @@ def test_other_encoders_keep_their_tokenizer(encoder):
     assert BertConfig.model_type == model[0].config.model_type
 
 
-# From training to answers.
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return make_place(tmp_path_factory.mktemp("deberta_runs") / "place")
-
-
-def ran(verb, *overrides):
-    done = exam(verb, *overrides)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.mark.slow
 def test_a_reader_trains_is_saved_and_answers_with_the_same_ids(root, deberta, tmp_path):
     folder = encoder_folder(deberta, tmp_path / "reader")
     setup = tiny(root, "model=deberta_small", f"model.name_or_path={folder}", "data.limit=20")
-    trained = ran("train", *setup, "model.max_length=64", "model.config=null")
-    assert "unknown tokens " in trained.stderr
+    trained = run_exam("train", *setup, "model.max_length=64", "model.config=null")
+    assert re.search(r"tokens in \w+ are unknown", trained.stderr)
     (run,) = (root / "outputs" / "train").glob("kaggle-deberta_small-bm25-????????")
     assert (run / "model" / "spm.model").read_bytes() == (folder / "spm.model").read_bytes()
     assert not (run / "model" / "tokenizer.json").exists()
@@ -602,7 +517,7 @@ def test_a_reader_trains_is_saved_and_answers_with_the_same_ids(root, deberta, t
     facts = dict(re.findall(r"<dt>(.+?)</dt><dd>(.+?)</dd>", page))
     assert re.fullmatch(r"questions \d+\.\d\d%, passages \d+\.\d\d%", facts["unknown tokens"])
     assert facts["questions with options of equal tokens"] == "0"
-    ran("infer", f"ckpt={run}", f"outputs={root / 'outputs'}")
+    run_exam("infer", f"ckpt={run}", f"outputs={root / 'outputs'}")
     assert [*(root / "outputs" / "infer").glob("*/submission.csv")]
 
 
@@ -615,7 +530,7 @@ def test_encoders_and_rerankers_train_and_keep_their_tokenizer(root, deberta, tm
         "encoder": ["retriever=two_stage", f"encoder.name_or_path={folder}"],
         "reranker": ["retriever=bm25", f"reranker.ckpt={folder}", "reranker.top_k=6"],
     }[task]
-    ran(
+    run_exam(
         "train",
         *setting(root, f"task={task}", "trainer.num_train_epochs=1", *settings[:1]),
         "retriever.top_k=6", "chunking.chunk_words=8", "training_pairs.max_rank=6",

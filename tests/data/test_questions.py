@@ -31,15 +31,9 @@ def refusal(folder, **values) -> str:
 
 
 ROW = {
-    "id": "1",
-    "prompt": "Which?",
-    "A": "a",
-    "B": "None",
-    "C": "NA",
-    "D": "d",
-    "E": "e",
+    "id": "1", "prompt": "Which?", "A": "a", "B": "None", "C": "NA", "D": "d", "E": "e",
     "answer": "B",
-}
+}  # fmt: skip
 
 
 def test_csv_keeps_none_and_na_as_texts(tmp_path):
@@ -95,9 +89,6 @@ def test_qrels_beside_the_file_give_articles(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(2))
     write_csv(tmp_path / "q_qrels.csv", [{"question": "1", "article": "a7"}])
     assert read_questions(data(tmp_path), "q.csv")["article"][:] == [None, "a7"]
-
-
-# Refusals: file, row and remedy.
 
 
 def without(*columns: str) -> dict[str, str]:
@@ -277,8 +268,6 @@ def test_a_number_is_a_label_before_it_is_an_index(tmp_path):
     assert (question["options"], question["label"]) == (["x", "y", "z"], 0)
 
 
-# Public exams: rows in the shape that each hub data set has.
-
 PUBLIC = {
     "arc": (
         {
@@ -337,7 +326,7 @@ PUBLIC = {
 def preset(name: str) -> Data:
     schema = OmegaConf.structured(Data)
     return OmegaConf.to_object(
-        OmegaConf.merge(schema, OmegaConf.load(conf_dir() / "data" / f"{name}.yaml"))
+        OmegaConf.merge(schema, OmegaConf.load(conf_dir() / "data" / f"{name}.yaml").data)
     )
 
 
@@ -374,9 +363,6 @@ def test_withheld_answers_of_the_hub_are_unknown():
     assert parse_questions([{**row, "cop": -1}], preset("medmcqa"), "x")[0]["label"] is None
 
 
-# Folds.
-
-
 def test_near_duplicates_and_questions_of_one_article_share_a_fold(tmp_path):
     rows = kaggle_rows(30)
     rows.append({**rows[3], "id": "twin", "prompt": rows[3]["prompt"].replace("where", "Where")})
@@ -398,11 +384,13 @@ def test_splits_without_enough_questions_are_refused(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(8))
     with pytest.raises(ExamError, match=r"data\.folds=10\.\nSet data\.folds=8 or less"):
         assign_folds(read_questions(data(tmp_path), "q.csv"), 10, 0)
-    with pytest.raises(ExamError, match=r"^data\.valid_fraction=0\.9 of 8 .*\nSet a smaller share"):
+    with pytest.raises(
+        ExamError, match=r"^data\.valid_fraction=0\.9 of 8 .*\nSet a smaller fraction"
+    ):
         read_split(data(tmp_path, train="q.csv", valid_fraction=0.9), None)
 
 
-def test_split_is_a_partition_and_depends_on_the_seed_alone(tmp_path):
+def test_a_split_is_a_deterministic_partition(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(40))
     config = data(tmp_path, train="q.csv", valid_fraction=0.2, folds=5)
     split = read_split(config, None)

@@ -119,10 +119,10 @@ def test_no_splitter_at_all_is_one_message(without):
 def test_retrieval_runs_with_the_fall_back(tmp_path, encoder):
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['blingfire'] = None\n")
     folder = make_place(tmp_path / "place")
-    given = setting(folder, "retriever=two_stage", f"encoder.name_or_path={encoder}")
-    preferred = exam("retrieve", *given)
+    overrides = setting(folder, "retriever=two_stage", f"encoder.name_or_path={encoder}")
+    preferred = exam("retrieve", *overrides)
     path = os.pathsep.join([str(tmp_path), str(ROOT / "src")])
-    fallen_back = python(str(ROOT / "retrieve.py"), *given, PYTHONPATH=path)
+    fallen_back = python(str(ROOT / "retrieve.py"), *overrides, PYTHONPATH=path)
     assert (preferred.returncode, fallen_back.returncode) == (0, 0), fallen_back.stderr
     assert preferred.stderr.count("sentences: ") == 0
     assert fallen_back.stderr.count(f"; using {FALL_BACK} ") == 1

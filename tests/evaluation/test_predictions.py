@@ -11,8 +11,8 @@ from exam.core.errors import ExamError
 from exam.evaluation.predictions import (
     SCHEMA,
     Predictions,
-    aligned,
-    read_all,
+    align,
+    read_all_predictions,
     read_predictions,
     write_predictions,
 )
@@ -35,17 +35,17 @@ def test_what_is_written_is_read(path):
     turned = replace(OURS, logits=OURS.logits[:, ::-1][[0, 0, 2]], order="rotated by 1")
     other = replace(OURS, contexts="two_stage", labels=[2, 0, None])
     write_predictions(path, [OURS, replace(turned, logits=OURS.logits + 1), other])
-    found = read_all(path)
-    assert [(p.reader, p.contexts, p.order) for p in found] == [
+    predictions = read_all_predictions(path)
+    assert [(p.reader, p.contexts, p.order) for p in predictions] == [
         ("minilm", "bm25", "given"),
         ("minilm", "bm25", "rotated by 1"),
         ("minilm", "two_stage", "given"),
     ]
-    for one in found:
+    for one in predictions:
         assert (one.ids, one.labels) == (OURS.ids, OURS.labels)
-    assert np.array_equal(found[0].logits, OURS.logits)
-    assert np.array_equal(found[1].logits, OURS.logits + 1)
-    assert found[1].name == "minilm · bm25 · rotated by 1"
+    assert np.array_equal(predictions[0].logits, OURS.logits)
+    assert np.array_equal(predictions[1].logits, OURS.logits + 1)
+    assert predictions[1].name == "minilm · bm25 · rotated by 1"
     with pytest.raises(ExamError, match=r"holds rows of minilm · bm25, minilm · bm25 · rotated"):
         read_predictions(path)
 
@@ -67,11 +67,11 @@ WRONG = {
     "a duplicate row": (lambda rows: [*rows, rows[4]], "question 'q2' has two rows for option B"),
     "NaN": (
         lambda rows: rows[3].update(logit=float("nan")),
-        "question 'q2' has a logit that is no number at option A",
+        "question 'q2' has an infinite logit or NaN at option A",
     ),
     "an infinite logit": (
         lambda rows: rows[0].update(logit=float("inf")),
-        "question 'q1' has a logit that is no number at option A",
+        "question 'q1' has an infinite logit or NaN at option A",
     ),
     "two answers": (lambda rows: rows[1].update(label=0), "question 'q1' has two answers"),
     "an answer beyond the options": (
@@ -87,7 +87,7 @@ def test_wrong_rows_are_refused_by_name(path, name):
     change, said = WRONG[name]
     edited(path, change)
     with pytest.raises(ExamError) as caught:
-        read_all(path)
+        read_all_predictions(path)
     assert str(caught.value) == f"{path}: {said}.\n{WAY_OUT}"
 
 
@@ -96,7 +96,7 @@ def test_a_truncated_file_is_refused(path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ExamError, match=r"is not a predictions file: .*\nPredict again\."):
-        read_all(path)
+        read_all_predictions(path)
 
 
 def test_texts_in_no_encoding_are_refused(path):
@@ -106,17 +106,17 @@ def test_texts_in_no_encoding_are_refused(path):
     place = table.schema.names.index("question_id")
     pq.write_table(table.set_column(place, "question_id", broken), path)
     with pytest.raises(ExamError, match=f"{path} is not a predictions file: .*UTF8"):
-        read_all(path)
+        read_all_predictions(path)
 
 
 def test_empty_cells_and_empty_files_are_refused(path):
     edited(path, lambda rows: rows[2].update(logit=None))
     with pytest.raises(ExamError, match=r"has empty cells in logit\.\nPredict again\."):
-        read_all(path)
+        read_all_predictions(path)
     edited(path, lambda rows: [{}][:0] or rows[:0] or [])
     pq.write_table(SCHEMA.empty_table(), path)
     with pytest.raises(ExamError, match=r"has no rows\.\nPredict again\."):
-        read_all(path)
+        read_all_predictions(path)
 
 
 def test_members_are_put_in_the_first_ones_order():
@@ -127,7 +127,7 @@ def test_members_are_put_in_the_first_ones_order():
         logits=OURS.logits[order],
         labels=[OURS.labels[i] for i in order],
     )
-    first, second = aligned([OURS, other], ["a", "b"])
+    first, second = align([OURS, other], ["a", "b"])
     assert first is not second
     assert second.ids == OURS.ids
     assert second.labels == OURS.labels
@@ -145,12 +145,12 @@ def test_members_of_other_questions_options_or_answers_are_refused():
         "Question 'q2' has 2 options in a and 3 in b.\nGive predictions of the same questions.": (
             replace(OURS, logits=np.zeros((3, 3)))
         ),
-        "The right option of question 'q1' is C in a and B in b.\nThe options stand in another "
-        "order, or the answers differ: predict both from one file of questions.": (
+        "The right option of question 'q1' is C in a and B in b.\nThe order of the options "
+        "or the answers differ: predict both from one file of questions.": (
             replace(OURS, labels=[1, 0, None])
         ),
     }
     for said, other in cases.items():
         with pytest.raises(ExamError) as caught:
-            aligned([OURS, other], ["a", "b"])
+            align([OURS, other], ["a", "b"])
         assert str(caught.value) == said

@@ -5,22 +5,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers import make_place
-from processes import GIVEN, copied, start
+from processes import GIVEN, start
 
 from exam.core.artifacts import open_stage
 
 LEXICAL = [*GIVEN, "retriever=bm25", "evaluate=false"]
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return make_place(tmp_path_factory.mktemp("two") / "place")
-
-
-@pytest.fixture
-def workdir(prepared, tmp_path):
-    return copied(prepared, tmp_path / "place")
 
 
 def works_on(outputs, name, seconds):

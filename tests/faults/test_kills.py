@@ -21,7 +21,7 @@ from fakes import Endpoint, question_about
 from helpers import make_place
 from processes import DECODER, GIVEN, TINY, copied, die_at, run, start
 
-from exam.bundle.contents import check
+from exam.bundle.contents import check_bundle
 from exam.core.artifacts import MANIFEST, load_stage
 
 KILLS = int(os.environ.get("EXAM_KILLS", "0"))
@@ -71,15 +71,9 @@ BUNDLE = Case(
     [TRAIN],
 )
 CASES = {
-    "retrieve": RETRIEVE,
-    "train": TRAIN,
-    "infer": INFER,
-    "ensemble": ENSEMBLE,
-    "generate": GENERATE,
-    "layerwise": LAYERWISE,
-    "orders": ORDERS,
-    "bundle": BUNDLE,
-}
+    "retrieve": RETRIEVE, "train": TRAIN, "infer": INFER, "ensemble": ENSEMBLE,
+    "generate": GENERATE, "layerwise": LAYERWISE, "orders": ORDERS, "bundle": BUNDLE,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +114,7 @@ def places(tmp_path_factory, encoder, endpoint):
         known = {
             "run": os.path.relpath(run_, workdir),
             "url": endpoint.url,
-            "image": f"image={image}",
+            "image": f"constraints={image}",
         }
         named = [value.format(**known) for value in case.overrides]
         encodes = case.verb != "generate" and "retriever=none" not in named
@@ -178,7 +172,7 @@ def done(workdir: Path) -> dict[Path, bytes]:
     for path in manifests:
         load_stage(path.parent)
     if (workdir / "bundle").exists():
-        check(workdir / "bundle")
+        check_bundle(workdir / "bundle")
     return manifests
 
 
@@ -254,7 +248,7 @@ def test_orders_of_the_options_that_were_answered_are_kept(places, tmp_path):
     kept = start(workdir, ORDERS.verb, *overrides, fault=partial(die_at, second + 1))
     assert kept.wait() == -signal.SIGKILL, kept.log
     log = run(workdir, ORDERS.verb, *overrides).log
-    again = [line[9:] for line in log.splitlines() if "answered already" in line]
+    again = [line[9:] for line in log.splitlines() if "reusing predictions" in line]
     assert again == [
         "infer: reusing predictions with options given",
         "infer: reusing predictions with options rotated by 1",

@@ -6,8 +6,7 @@ import re
 from functools import partial
 
 import pytest
-from helpers import make_place
-from processes import GIVEN, Mounted, bound_by_permissions, copied, limit_files, refused, run
+from processes import GIVEN, Mounted, bound_by_permissions, limit_files, refused, run
 
 from exam.core import artifacts
 from exam.core.artifacts import load_stage, open_stage
@@ -17,16 +16,6 @@ from exam.core.files import write_atomically
 
 LEXICAL = [*GIVEN, "retriever=bm25", "evaluate=false"]
 CLOSED = [*GIVEN, "retriever=none", "model=lexical"]
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return make_place(tmp_path_factory.mktemp("refused") / "place")
-
-
-@pytest.fixture
-def workdir(prepared, tmp_path):
-    return copied(prepared, tmp_path / "place")
 
 
 @pytest.fixture

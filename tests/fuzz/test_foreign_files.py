@@ -45,7 +45,7 @@ from exam.data.schema import FEATURES, parse_questions
 from exam.data.sentences import sentence_offsets
 from exam.data.tables import read_rows, write_csv
 from exam.evaluation.predictions import SCHEMA as PREDICTIONS
-from exam.evaluation.predictions import predictions_of, read_all, write_predictions
+from exam.evaluation.predictions import make_predictions, read_all_predictions, write_predictions
 from exam.evaluation.submission import write_submission
 from exam.generation.llm import ReplyCache
 from exam.generation.prompts import parse_response
@@ -304,9 +304,6 @@ def test_any_bytes_as_any_table(tmp_path):
     fuzzed(st.binary(max_size=60), forms, st.booleans(), read=one)
 
 
-# What this project writes, and others may have written.
-
-
 PREDICTED = [
     {"id": str(i), "prompt": "?", "options": ["a", "b", "c"], "label": i % 3} for i in range(4)
 ]
@@ -343,7 +340,7 @@ def test_predictions(tmp_path):
     rows = [{**dict.fromkeys(FEATURES), **row} for row in PREDICTED]
     asked_of = Dataset.from_list(rows, features=FEATURES)
     logits = np.arange(12.0).reshape(4, 3)
-    write_predictions(path, [predictions_of(asked_of, logits, "r", "c")])
+    write_predictions(path, [make_predictions(asked_of, logits, "r", "c")])
     table, whole = pq.read_table(path), path.read_bytes()
 
     def one(data, bytes_alone):
@@ -355,7 +352,7 @@ def test_predictions(tmp_path):
         pq.write_table(own, path)
         if kind == "any" and bytes_alone:
             path.write_bytes(data.draw(damaged(whole)))
-        found = outcome(lambda: read_all(path))
+        found = outcome(lambda: read_all_predictions(path))
         if found is None:
             return False
         for part in found:
@@ -501,9 +498,6 @@ def test_command_lines():
     fuzzed(st.lists(overrides(), max_size=2), verbs, st.booleans(), read=one, examples=FEW)
 
 
-# What a model wrote, and what people are shown.
-
-
 def test_replies():
     generator = Generator(options=3)
     short = words.filter(lambda text: len(text) < 1000)
@@ -594,7 +588,7 @@ def test_submissions_give_every_id_back(tmp_path):
     path = tmp_path / "s.csv"
 
     def one(ids):
-        write_submission(path, ids, np.tile([0.0, 2.0, 1.0], (len(ids), 1)))
+        write_submission(path, ids, np.tile([0.0, 2.0, 1.0], (len(ids), 1)), 3)
         with path.open(encoding="utf-8", newline="") as file:
             _, *rows = csv.reader(file)
         assert rows == [[key, "B C A"] for key in ids]

@@ -75,7 +75,7 @@ def test_details_are_whole_and_their_kind_tells_what_may_replace_them():
         ("a 1 False", "heavy metal"),
     ]
     assert all(sentence[d.start :].startswith(d.text) for d in details)
-    assert details[1].replaced("7") == sentence.replace("2,500", "7")
+    assert details[1].replace("7") == sentence.replace("2,500", "7")
 
 
 @pytest.fixture
@@ -106,12 +106,12 @@ def retrieval(corpus, encoder, tmp_path):
     )
 
 
-def written(stage):
+def read_rows(stage):
     with (stage.folder / "questions.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def balanced(rows):
+def is_balanced(rows):
     """Every letter is right equally often, and the longest option no more often than chance."""
     longest = sum(max("ABCDE", key=lambda c: len(row[c])) == row["answer"] for row in rows)
     return Counter(r["answer"] for r in rows) == dict.fromkeys("ABCDE", len(rows) // 5) and (
@@ -119,22 +119,22 @@ def balanced(rows):
     )
 
 
-def asked(retrieval, corpus, kind, n):
+def generate_kind(retrieval, corpus, kind, n):
     """Generated questions of one kind: prompt, right and wrong options, and the article."""
     articles = {a["id"]: a for a in map(json.loads, corpus.read_text().splitlines())}
     config = Generator(name="rules", num_questions=n, num_neighbors=60, kinds=[QuestionKind(kind)])
-    rows = written(generate(retrieval, config))
+    rows = read_rows(generate(retrieval, config))
     assert len(rows) == n
     for row in rows:
         options = {c: row[c] for c in "ABCDE"}
         assert len(set(options.values())) == 5
         right = options.pop(row["answer"])
         yield row["prompt"], right, list(options.values()), articles[row["article"]]
-    assert balanced(rows)
+    assert is_balanced(rows)
 
 
 def test_statements_are_the_articles_own_and_do_not_name_it(retrieval, corpus):
-    for prompt, right, wrong, article in asked(retrieval, corpus, "statement", 40):
+    for prompt, right, wrong, article in generate_kind(retrieval, corpus, "statement", 40):
         assert article["title"] in prompt
         assert not any(article["title"].lower() in o.lower() for o in [right, *wrong])
         assert right.removeprefix("It ") in article["text"]
@@ -142,21 +142,21 @@ def test_statements_are_the_articles_own_and_do_not_name_it(retrieval, corpus):
 
 
 def test_definitions_are_of_what_is_asked_about(retrieval, corpus):
-    for prompt, right, wrong, article in asked(retrieval, corpus, "definition", 40):
+    for prompt, right, wrong, article in generate_kind(retrieval, corpus, "definition", 40):
         assert article["title"] in prompt
         assert f"is {right[0].lower()}{right[1:]}" in article["text"]
         assert all(o[1:] not in article["text"] for o in wrong)
 
 
 def test_a_gap_is_filled_by_what_the_article_says(retrieval, corpus):
-    for prompt, right, wrong, article in asked(retrieval, corpus, "detail", 40):
+    for prompt, right, wrong, article in generate_kind(retrieval, corpus, "detail", 40):
         sentence = prompt.partition(": ")[2]
         assert sentence.count("_____") == 1
         assert sentence.replace("_____", right) in article["text"]
         assert not any(sentence.replace("_____", o) in article["text"] for o in wrong)
 
 
-def shared(a, b):
+def count_shared(a, b):
     """How many words two sentences begin with, and then end with, alike."""
     same = sum(takewhile(bool, (x == y for x, y in zip(a, b, strict=False))))
     pairs = zip(reversed(a[same:]), reversed(b[same:]), strict=False)
@@ -164,23 +164,23 @@ def shared(a, b):
 
 
 def test_variants_differ_from_what_the_article_says_in_one_part(retrieval, corpus):
-    for prompt, right, wrong, article in asked(retrieval, corpus, "variant", 40):
+    for prompt, right, wrong, article in generate_kind(retrieval, corpus, "variant", 40):
         assert article["title"] in prompt
         assert right in article["text"]
         for option in wrong:
             assert option not in article["text"]
-            same, rest = shared(right.split(), option.split())
+            same, rest = count_shared(right.split(), option.split())
             assert 0 < len(right.split()) - same - rest <= 4
 
 
 def test_no_sentence_is_asked_about_twice(retrieval):
-    rows = written(
+    rows = read_rows(
         generate(retrieval, Generator(name="rules", num_questions=120, num_neighbors=60))
     )
     assert len({r["article"] for r in rows}) <= 64 < len(rows)
     right = [r[r["answer"]] for r in rows if "_____" not in r["prompt"]]
     assert len(set(right)) == len(right)
-    assert balanced(rows)
+    assert is_balanced(rows)
 
 
 def test_a_seed_gives_the_same_bytes_and_another_seed_others(retrieval, tmp_path):
@@ -195,35 +195,27 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(retrieval, tmp_path
     assert (other.folder / "questions.csv").read_bytes() != bytes_of[0]
 
 
-def test_excluded_articles_are_left_alone(retrieval, tmp_path):
-    first = written(
+def test_excluded_articles_give_no_questions(retrieval, tmp_path):
+    first = read_rows(
         generate(retrieval, Generator(name="rules", num_questions=20, num_neighbors=60))
     )
-    (tmp_path / "exam.csv").write_bytes(
-        (tmp_path / "outputs" / "generate").rglob("questions.csv").__next__().read_bytes()
-    )
+    (path,) = tmp_path.glob("outputs/generate/*/questions.csv")
+    (tmp_path / "exam.csv").write_bytes(path.read_bytes())
     config = Generator(
         name="rules", num_questions=20, num_neighbors=60, exclude=str(tmp_path / "exam.csv")
     )
-    second = written(generate(retrieval, config))
+    second = read_rows(generate(retrieval, config))
     assert not {r["article"] for r in first} & {r["article"] for r in second}
 
 
 def test_exclusion_that_excludes_nothing_is_refused(retrieval, tmp_path):
     (tmp_path / "exam.csv").write_text("id,prompt,A,B\n1,p,x,y\n")
     with pytest.raises(ExamError) as caught:
-        generate(
-            retrieval, Generator(name="r", num_questions=5, exclude=str(tmp_path / "exam.csv"))
-        )
-    assert str(caught.value) == (
-        f"generator.exclude={tmp_path}/exam.csv names no articles.\nIt needs a column `article`, "
-        "or exam_qrels.csv (question,article) beside it."
-    )
+        generate(retrieval, Generator(name="r", num_questions=5, exclude=f"{tmp_path}/exam.csv"))
+    assert f"generator.exclude={tmp_path}/exam.csv names no articles" in str(caught.value)
+    assert "exam_qrels.csv" in str(caught.value)
 
 
 def test_too_small_a_corpus_is_refused(retrieval):
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r"num_questions is 500\.\nSet generator\.num_questions="):
         generate(retrieval, Generator(name="rules", num_questions=500, num_neighbors=60))
-    message = str(caught.value)
-    assert message.startswith("The corpus states facts for ")
-    assert "generator.num_questions=500 are asked for.\nSet generator.num_questions=" in message

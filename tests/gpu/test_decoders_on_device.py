@@ -120,9 +120,6 @@ def decoder(folder, **values):
     return Model(name="m", kind=ReaderKind.causal_lm, name_or_path=str(folder), **values)
 
 
-# Learning letters.
-
-
 def letters(tokenizer):
     asked = asked_of(prompter := prompter_of(tokenizer, Scoring.letters))
     tokens = prompter.single_token_ids("ABC")
@@ -155,9 +152,6 @@ def test_letters_are_learned_and_read_again(tokenizer, tmp_path, folder, device,
     values = trainer_on(device, dtype, max_steps=80, learning_rate=3e-3)
     config = decoder(folder, scoring=Scoring.letters)
     learn_and_read_again(tmp_path, tokenizer, config, values, tuning, 1e-2)
-
-
-# In 4 bits.
 
 
 @pytest.mark.parametrize("device", DEVICES[1:])

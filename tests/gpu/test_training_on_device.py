@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from accelerators import DEVICES, FORMATS, NEAR, needs_gpus, on_gpu, trainer_on
-from helpers import exam, kaggle_rows, make_place, tiny
+from helpers import kaggle_rows, make_place, run_exam, tiny
 from tiny_encoders import FAMILIES, as_questions, features_of, model_of, texts
 
 from exam.config import Model, Packing, Tuning
@@ -188,6 +188,5 @@ def test_two_gpus_train_one_run(tmp_path, processes):
     pytest.importorskip("hydra")
     pytest.importorskip("altair")
     place = make_place(tmp_path)
-    done = exam("train", *tiny(place), "trainer.bf16=true", processes=processes)
-    assert done.returncode == 0, done.stderr
+    run_exam("train", *tiny(place), "trainer.bf16=true", processes=processes)
     assert "best" in json.loads(next(tmp_path.glob("outputs/train/*/training.json")).read_text())

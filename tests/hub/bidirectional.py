@@ -90,14 +90,9 @@ def longformer_base() -> Files:
 
 
 RACE_TOKENS = {
-    "bos_token": "<s>",
-    "cls_token": "<s>",
-    "eos_token": "</s>",
-    "mask_token": "<mask>",
-    "pad_token": "<pad>",
-    "sep_token": "</s>",
-    "unk_token": "<unk>",
-}
+    "bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>",
+    "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>",
+}  # fmt: skip
 RACE_SPECIAL = {
     name: {
         "content": token,

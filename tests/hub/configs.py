@@ -5,37 +5,22 @@ from typing import Any
 Config = dict[str, Any]
 DROPOUT = {"attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1}
 DEBERTA: Config = {
-    "model_type": "deberta-v2",
-    **DROPOUT,
-    "initializer_range": 0.02,
-    "max_position_embeddings": 512,
-    "relative_attention": True,
-    "position_buckets": 256,
-    "norm_rel_ebd": "layer_norm",
-    "share_att_key": True,
-    "pos_att_type": "p2c|c2p",
-    "layer_norm_eps": 1e-7,
-    "max_relative_positions": -1,
-    "position_biased_input": False,
+    "model_type": "deberta-v2", **DROPOUT, "initializer_range": 0.02,
+    "max_position_embeddings": 512, "relative_attention": True, "position_buckets": 256,
+    "norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": "p2c|c2p",
+    "layer_norm_eps": 1e-7, "max_relative_positions": -1, "position_biased_input": False,
     "type_vocab_size": 0,
-}
+}  # fmt: skip
 
 
 def bert(architecture: str, **more: Any) -> Config:
     """A BERT's config.json."""
     return {
-        "architectures": [architecture],
-        **DROPOUT,
-        "initializer_range": 0.02,
-        "layer_norm_eps": 1e-12,
-        "max_position_embeddings": 512,
-        "model_type": "bert",
-        "pad_token_id": 0,
-        "position_embedding_type": "absolute",
-        "type_vocab_size": 2,
-        "use_cache": True,
-        **more,
-    }
+        "architectures": [architecture], **DROPOUT, "initializer_range": 0.02,
+        "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "model_type": "bert",
+        "pad_token_id": 0, "position_embedding_type": "absolute", "type_vocab_size": 2,
+        "use_cache": True, **more,
+    }  # fmt: skip
 
 
 BERT_BASE_CASED = bert("BertForMaskedLM", gradient_checkpointing=False)
@@ -49,93 +34,44 @@ MS_MARCO |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
 MS_MARCO |= {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
 
 LONGFORMER: Config = {
-    "attention_mode": "longformer",
-    "attention_probs_dropout_prob": 0.1,
-    "attention_window": [512] * 12,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "gradient_checkpointing": False,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "ignore_attention_mask": False,
-    "initializer_range": 0.02,
-    "layer_norm_eps": 1e-5,
-    "max_position_embeddings": 4098,
-    "model_type": "longformer",
-    "pad_token_id": 1,
-    "sep_token_id": 2,
-    "type_vocab_size": 1,
-}
+    "attention_mode": "longformer", "attention_probs_dropout_prob": 0.1,
+    "attention_window": [512] * 12, "bos_token_id": 0, "eos_token_id": 2,
+    "gradient_checkpointing": False, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+    "ignore_attention_mask": False, "initializer_range": 0.02, "layer_norm_eps": 1e-5,
+    "max_position_embeddings": 4098, "model_type": "longformer", "pad_token_id": 1,
+    "sep_token_id": 2, "type_vocab_size": 1,
+}  # fmt: skip
 LONGFORMER_RACE = {
     "architectures": ["LongformerForMultipleChoice"],
     **LONGFORMER,
     "torch_dtype": "float32",
 }
 MPNET: Config = {
-    "architectures": ["MPNetForMaskedLM"],
-    **DROPOUT,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "gradient_checkpointing": False,
-    "initializer_range": 0.02,
-    "layer_norm_eps": 1e-5,
-    "max_position_embeddings": 514,
-    "model_type": "mpnet",
-    "pad_token_id": 1,
+    "architectures": ["MPNetForMaskedLM"], **DROPOUT, "bos_token_id": 0, "eos_token_id": 2,
+    "gradient_checkpointing": False, "initializer_range": 0.02, "layer_norm_eps": 1e-5,
+    "max_position_embeddings": 514, "model_type": "mpnet", "pad_token_id": 1,
     "relative_attention_num_buckets": 32,
-}
+}  # fmt: skip
 MODERNBERT: Config = {
-    "architectures": ["ModernBertForMaskedLM"],
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "bos_token_id": 50281,
-    "classifier_activation": "gelu",
-    "classifier_bias": False,
-    "classifier_dropout": 0.0,
-    "classifier_pooling": "mean",
-    "cls_token_id": 50281,
-    "decoder_bias": True,
-    "deterministic_flash_attn": False,
-    "embedding_dropout": 0.0,
-    "eos_token_id": 50282,
-    "global_attn_every_n_layers": 3,
-    "global_rope_theta": 160000.0,
-    "hidden_activation": "gelu",
-    "initializer_range": 0.02,
-    "layer_norm_eps": 1e-5,
-    "local_attention": 128,
-    "local_rope_theta": 10000.0,
-    "max_position_embeddings": 8192,
-    "mlp_bias": False,
-    "mlp_dropout": 0.0,
-    "model_type": "modernbert",
-    "norm_bias": False,
-    "norm_eps": 1e-5,
-    "pad_token_id": 50283,
-    "position_embedding_type": "absolute",
-    "sep_token_id": 50282,
-    "tie_word_embeddings": True,
-    "torch_dtype": "float32",
-}
+    "architectures": ["ModernBertForMaskedLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "bos_token_id": 50281, "classifier_activation": "gelu", "classifier_bias": False,
+    "classifier_dropout": 0.0, "classifier_pooling": "mean", "cls_token_id": 50281,
+    "decoder_bias": True, "deterministic_flash_attn": False, "embedding_dropout": 0.0,
+    "eos_token_id": 50282, "global_attn_every_n_layers": 3, "global_rope_theta": 160000.0,
+    "hidden_activation": "gelu", "initializer_range": 0.02, "layer_norm_eps": 1e-5,
+    "local_attention": 128, "local_rope_theta": 10000.0, "max_position_embeddings": 8192,
+    "mlp_bias": False, "mlp_dropout": 0.0, "model_type": "modernbert", "norm_bias": False,
+    "norm_eps": 1e-5, "pad_token_id": 50283, "position_embedding_type": "absolute",
+    "sep_token_id": 50282, "tie_word_embeddings": True, "torch_dtype": "float32",
+}  # fmt: skip
 XLM_ROBERTA: Config = {
-    "architectures": ["XLMRobertaForSequenceClassification"],
-    **DROPOUT,
-    "bos_token_id": 0,
-    "classifier_dropout": None,
-    "eos_token_id": 2,
-    "id2label": {"0": "LABEL_0"},
-    "initializer_range": 0.02,
-    "label2id": {"LABEL_0": 0},
-    "layer_norm_eps": 1e-5,
-    "max_position_embeddings": 8194,
-    "model_type": "xlm-roberta",
-    "output_past": True,
-    "pad_token_id": 1,
-    "position_embedding_type": "absolute",
-    "torch_dtype": "float32",
-    "type_vocab_size": 1,
-    "use_cache": True,
-}
+    "architectures": ["XLMRobertaForSequenceClassification"], **DROPOUT, "bos_token_id": 0,
+    "classifier_dropout": None, "eos_token_id": 2, "id2label": {"0": "LABEL_0"},
+    "initializer_range": 0.02, "label2id": {"LABEL_0": 0}, "layer_norm_eps": 1e-5,
+    "max_position_embeddings": 8194, "model_type": "xlm-roberta", "output_past": True,
+    "pad_token_id": 1, "position_embedding_type": "absolute", "torch_dtype": "float32",
+    "type_vocab_size": 1, "use_cache": True,
+}  # fmt: skip
 
 
 def decoder(kind: str) -> Config:

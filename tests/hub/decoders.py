@@ -27,18 +27,11 @@ JUDGE = (
     '"eq", "document") | map(attribute="content") | first }}<|im_end|>\n<|im_start|>assistant\n'
 )
 LLAMA_SETTINGS = {
-    "add_bos_token": True,
-    "add_eos_token": False,
-    "bos_token": "<s>",
-    "clean_up_tokenization_spaces": False,
-    "eos_token": "</s>",
-    "legacy": True,
-    "model_max_length": 10**30,
-    "pad_token": None,
-    "sp_model_kwargs": {},
-    "tokenizer_class": "LlamaTokenizer",
-    "unk_token": "<unk>",
-}
+    "add_bos_token": True, "add_eos_token": False, "bos_token": "<s>",
+    "clean_up_tokenization_spaces": False, "eos_token": "</s>", "legacy": True,
+    "model_max_length": 10**30, "pad_token": None, "sp_model_kwargs": {},
+    "tokenizer_class": "LlamaTokenizer", "unk_token": "<unk>",
+}  # fmt: skip
 LLAMA_SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
 SCORE = "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"

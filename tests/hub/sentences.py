@@ -54,21 +54,12 @@ MPNET_SPECIAL = {
     },
 }
 MPNET_SETTINGS = {
-    "do_lower_case": True,
-    "bos_token": "<s>",
-    "eos_token": "</s>",
-    "sep_token": "</s>",
-    "cls_token": "<s>",
-    "unk_token": "[UNK]",
-    "pad_token": "<pad>",
-    "mask_token": "<mask>",
-    "tokenize_chinese_chars": True,
-    "strip_accents": None,
-    "model_max_length": 512,
-    "special_tokens_map_file": None,
-    "name_or_path": "microsoft/mpnet-base",
+    "do_lower_case": True, "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>",
+    "cls_token": "<s>", "unk_token": "[UNK]", "pad_token": "<pad>", "mask_token": "<mask>",
+    "tokenize_chinese_chars": True, "strip_accents": None, "model_max_length": 512,
+    "special_tokens_map_file": None, "name_or_path": "microsoft/mpnet-base",
     "tokenizer_class": "MPNetTokenizer",
-}
+}  # fmt: skip
 
 
 def sentence_bert(

@@ -7,7 +7,7 @@ import sys
 import zipfile
 
 import pytest
-from helpers import ROOT, exam, python
+from helpers import ROOT, python, run_exam
 
 pytestmark = pytest.mark.slow
 
@@ -19,16 +19,14 @@ def test_real_data_through_the_whole_path(shared, tmp_path):
         f"outputs={tmp_path}",
     ]
     small = ["corpus=wikipedia", "data.limit=60", "model=tiny", "trainer.num_train_epochs=1"]
-    done = exam("train", "data=kaggle", *small, *place)
-    assert done.returncode == 0, done.stderr
+    run_exam("train", "data=kaggle", *small, *place)
     (contexts,) = tmp_path.glob("contexts/kaggle-valid-two_stage-*/manifest.json")
     scores = json.loads(contexts.read_text())["metadata"]["scores"]
     assert scores["recall_at_5"]["value"] >= 0.85
     assert scores["supported"]["n"] == 60
 
     (run,) = tmp_path.glob("train/kaggle-tiny-two_stage-*")
-    done = exam("infer", f"ckpt={run}", "data=kaggle_test", place[0], place[2])
-    assert done.returncode == 0, done.stderr
+    run_exam("infer", f"ckpt={run}", "data=kaggle_test", place[0], place[2])
     (submission,) = tmp_path.glob("infer/*/submission.csv")
     with submission.open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""Several readers, passes and conditions, on tiny runs."""
+"""Ensembles, cascades, variants and stress tests of tiny runs."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import exam, kaggle_rows, make_place, tiny, write_csv
+from helpers import kaggle_rows, make_place, run_exam, tiny, write_csv
 from scipy.special import log_softmax
 
 from exam.cli import main
@@ -17,13 +17,18 @@ from exam.config import Ensemble, EnsembleKind
 from exam.config.compose import composed, with_prefix
 from exam.core.artifacts import MANIFEST, read_manifest, write_manifest
 from exam.core.errors import ExamError
-from exam.evaluation.ensemble import combined
-from exam.evaluation.predictions import probabilities, read_all, read_predictions, write_predictions
+from exam.evaluation.ensemble import combine_logits
+from exam.evaluation.predictions import (
+    read_all_predictions,
+    read_predictions,
+    to_probabilities,
+    write_predictions,
+)
 from exam.pipelines.infer import run_infer
 from exam.pipelines.passage_gain import measure_gains, restore_reader
 from exam.pipelines.stress import run_stress
 from exam.pipelines.train import train_reader
-from exam.report.compare import compare
+from exam.report.compare import compare_runs
 from exam.retrieval.contexts import read_questions
 
 
@@ -41,10 +46,10 @@ class Place:
         )
 
     def infer(self, *overrides, verb="infer"):
-        own = [f"outputs={self.outputs}", *overrides]
-        if not any(o.startswith("predictions") for o in own):
-            own += ["data=kaggle", f"data.dir={self.folder / 'questions'}"]
-        return composed(verb, *own)
+        words = [f"outputs={self.outputs}", *overrides]
+        if not any(o.startswith("predictions") for o in words):
+            words += ["data=kaggle", f"data.dir={self.folder / 'questions'}"]
+        return composed(verb, *words)
 
     @property
     def both(self):
@@ -60,16 +65,16 @@ def predictions(run):
     return read_predictions(run.stage.folder / "predictions.parquet")
 
 
-def test_readers_answer_together_and_are_scored_beside_each_other(place, capsys):
+def test_an_ensemble_is_scored_beside_its_readers(place, capsys):
     run = run_infer(place.infer(place.both, "ensemble=mean", place.known))
     members = [
-        predictions(run_infer(place.infer(f"ckpt={one}", place.known)))
-        for one in (place.open, place.closed)
+        predictions(run_infer(place.infer(f"ckpt={folder}", place.known)))
+        for folder in (place.open, place.closed)
     ]
-    found = predictions(run)
-    assert found.ids == [str(i) for i in range(60, 68)]
-    expected = combined([m.logits for m in members], Ensemble("mean", EnsembleKind.mean))
-    assert found.logits == pytest.approx(expected)
+    combination = predictions(run)
+    assert combination.ids == [str(i) for i in range(60, 68)]
+    expected = combine_logits([m.logits for m in members], Ensemble("mean", EnsembleKind.mean))
+    assert combination.logits == pytest.approx(expected)
     results = json.loads((run.stage.folder / "results.json").read_text())
     assert [row["system"] for row in results["rows"]] == [
         "random order (expected)",
@@ -86,14 +91,14 @@ def test_readers_answer_together_and_are_scored_beside_each_other(place, capsys)
     assert "mean of probabilities" in capsys.readouterr().out
 
 
-def test_saved_predictions_are_scored_again_without_a_reader(place):
+def test_saved_predictions_combine_without_a_reader(place):
     run = run_infer(place.infer(place.both, "ensemble=vote"))  # test.csv, without answers
     files = [
-        run_infer(place.infer(f"ckpt={one}")).stage.folder / "predictions.parquet"
-        for one in (place.open, place.closed)
+        run_infer(place.infer(f"ckpt={folder}")).stage.folder / "predictions.parquet"
+        for folder in (place.open, place.closed)
     ]
-    given = f"predictions=[{files[0]},{files[1].parent}]"  # a file, and a folder of one
-    again = run_infer(place.infer(given, "ensemble=vote"))
+    saved = f"predictions=[{files[0]},{files[1].parent}]"  # a file and a folder
+    again = run_infer(place.infer(saved, "ensemble=vote"))
     assert predictions(again).logits == pytest.approx(predictions(run).logits)
     with (again.stage.folder / "submission.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -104,7 +109,7 @@ def test_saved_predictions_are_scored_again_without_a_reader(place):
     assert again.systems == []
 
 
-def test_weights_are_fitted_on_held_out_questions_alone(place, capsys):
+def test_weights_are_fitted_on_held_out_questions(place, capsys):
     fit_on = f"ensemble.fit_on=[{place.open},{place.closed}]"  # their answers to valid.csv
     run = run_infer(place.infer(place.both, "ensemble=fitted", fit_on, place.known))
     results = json.loads((run.stage.folder / "results.json").read_text())["fitted"]
@@ -120,96 +125,101 @@ def test_weights_are_fitted_on_held_out_questions_alone(place, capsys):
     with pytest.raises(ExamError, match="answers question '40'") as caught:
         run_infer(place.infer(place.both, "ensemble=fitted", fit_on, "data.test=valid.csv"))
     assert str(caught.value).startswith(f"ensemble.fit_on={place.open}/predictions.parquet: ")
-    one = place.infer(place.both, "ensemble=fitted", f"ensemble.fit_on={place.open}", place.known)
+    single = place.infer(
+        place.both, "ensemble=fitted", f"ensemble.fit_on={place.open}", place.known
+    )
     with pytest.raises(ExamError, match="fit_on has 1 predictions for 2 readers"):
-        run_infer(one)
+        run_infer(single)
 
 
-def test_a_reader_reads_in_several_ways(place):
-    passes = "variants=['retriever=bm25','retriever=none','run.context.num_passages=1']"
-    given = [f"ckpt={place.open}", "ensemble=max_over_contexts", place.known]
-    run = run_infer(place.infer(*given, passes))
-    ways = [["retriever=bm25"], ["retriever=none"], ["run.context.num_passages=1"]]
-    each = []
-    for (way,) in ways:
-        own = place.infer(f"ckpt={place.open}", place.known, with_prefix(way))
-        each.append(predictions(run_infer(own)))
-    expected = np.max([probabilities(one.logits) for one in each], axis=0)
+def test_variants_of_a_reader_combine(place):
+    variants = "variants=['retriever=bm25','retriever=none','run.context.num_passages=1']"
+    words = [f"ckpt={place.open}", "ensemble=max_over_contexts", place.known]
+    run = run_infer(place.infer(*words, variants))
+    overrides = [["retriever=bm25"], ["retriever=none"], ["run.context.num_passages=1"]]
+    outputs = []
+    for (override,) in overrides:
+        infer = place.infer(f"ckpt={place.open}", place.known, with_prefix(override))
+        outputs.append(predictions(run_infer(infer)))
+    expected = np.max([to_probabilities(output.logits) for output in outputs], axis=0)
     assert np.exp(predictions(run).logits) == pytest.approx(expected)
-    assert len({one.logits.tobytes() for one in each}) == 3
+    assert len({output.logits.tobytes() for output in outputs}) == 3
 
 
-def test_orders_of_options_are_averaged_and_put_back(place):
+def test_rotated_predictions_are_rotated_back(place):
     run = run_infer(place.infer(f"ckpt={place.open}", "option_rotations=5", place.known))
-    found = read_all(run.stage.folder / "predictions.parquet")
-    assert [one.order for one in found] == ["given", *(f"rotated by {i}" for i in range(1, 5))]
-    for one in found[1:]:  # this reader scores every option by itself
-        assert one.logits == pytest.approx(found[0].logits, abs=1e-4)
-        assert one.labels == found[0].labels
+    rotations = read_all_predictions(run.stage.folder / "predictions.parquet")
+    assert [rotated.order for rotated in rotations] == [
+        "given",
+        *(f"rotated by {i}" for i in range(1, 5)),
+    ]
+    for rotated in rotations[1:]:  # this reader scores options independently
+        assert rotated.logits == pytest.approx(rotations[0].logits, abs=1e-4)
+        assert rotated.labels == rotations[0].labels
 
 
-def test_a_submission_calls_the_options_as_the_file_does(place):
+def test_a_submission_has_the_files_letters(place):
     columns = {letter.lower(): letter for letter in "ABCDE"}
     renamed = [f"data.columns.{new}={old}" for new, old in columns.items()]
     first, second = (
-        run_infer(place.infer(f"ckpt={place.closed}", *map(with_prefix, given))).stage.folder
-        for given in ([], ["data.options=abcde", *renamed])
+        run_infer(place.infer(f"ckpt={place.closed}", *map(with_prefix, words))).stage.folder
+        for words in ([], ["data.options=abcde", *renamed])
     )
     upper, lower = ((folder / "submission.csv").read_text() for folder in (first, second))
     assert lower != upper
     assert lower.splitlines()[1:] == upper.lower().splitlines()[1:]
 
 
-def test_only_the_least_sure_are_asked_further(place):
+def test_a_cascade_escalates_the_least_certain(place):
     run = run_infer(place.infer(place.both, "cascade.escalate_fraction=0.5", place.known))
-    cheap, dear = (
-        predictions(run_infer(place.infer(f"ckpt={one}", place.known)))
-        for one in (place.open, place.closed)
+    cheap, expensive = (
+        predictions(run_infer(place.infer(f"ckpt={folder}", place.known)))
+        for folder in (place.open, place.closed)
     )
-    doubt = 1 - probabilities(cheap.logits).max(axis=1)
-    further = np.argsort(-doubt, kind="stable")[:4]
+    uncertainty = 1 - to_probabilities(cheap.logits).max(axis=1)
+    rows = np.argsort(-uncertainty, kind="stable")[:4]
     expected = cheap.logits.copy()
-    expected[further] = dear.logits[further]
+    expected[rows] = expensive.logits[rows]
     assert predictions(run).logits == pytest.approx(expected, abs=1e-4)
     folders = [
-        run_infer(place.infer(f"ckpt={one}", place.known)).stage.folder
-        for one in (place.open, place.closed)
+        run_infer(place.infer(f"ckpt={folder}", place.known)).stage.folder
+        for folder in (place.open, place.closed)
     ]
     both = f"predictions=[{folders[0]},{folders[1]}]"
-    again = run_infer(place.infer(both, "cascade.escalate_fraction=0.5"))
-    assert predictions(again).logits == pytest.approx(expected)
-    curve = json.loads((again.stage.folder / "results.json").read_text())["curve"]
+    replayed = run_infer(place.infer(both, "cascade.escalate_fraction=0.5"))
+    assert predictions(replayed).logits == pytest.approx(expected)
+    curve = json.loads((replayed.stage.folder / "results.json").read_text())["curve"]
     assert len(curve) == 21
     assert curve[-1]["seconds_a_question"] > curve[0]["seconds_a_question"] > 0
-    assert (again.stage.folder / "cascade.png").read_bytes().startswith(b"\x89PNG")
+    assert (replayed.stage.folder / "cascade.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_reader_that_is_asked_nothing_is_passed_over(place):
+def test_a_reader_without_questions_is_skipped(place):
     three = f"ckpt=[{place.open},{place.open},{place.closed}]"
-    found = run_infer(place.infer(three, "cascade.escalate_fraction=[0,0.5]", place.known))
+    skipped = run_infer(place.infer(three, "cascade.escalate_fraction=[0,0.5]", place.known))
     expected = run_infer(place.infer(place.both, "cascade.escalate_fraction=0.5", place.known))
-    assert predictions(found).logits == pytest.approx(predictions(expected).logits)
+    assert predictions(skipped).logits == pytest.approx(predictions(expected).logits)
 
 
 def test_compared_runs_are_paired_and_explained(place, tmp_path, capsys):
     folders = [
-        run_infer(place.infer(f"ckpt={one}", place.known)).stage.folder
-        for one in (place.open, place.closed)
+        run_infer(place.infer(f"ckpt={folder}", place.known)).stage.folder
+        for folder in (place.open, place.closed)
     ]
     assert main(["compare", *map(str, folders), "--json", str(tmp_path / "compared.json")]) == 0
     printed = capsys.readouterr().out
-    found = json.loads((tmp_path / "compared.json").read_text())
-    a, b = (row["map_at_3"] for row in found["rows"][2:])
-    assert found["paired"][0]["difference"] == pytest.approx(a - b)
-    assert set(found["paired"][0]["questions_needed"]) == {"0.005", "0.01", "0.02", "0.05"}
+    results = json.loads((tmp_path / "compared.json").read_text())
+    a, b = (row["map_at_3"] for row in results["rows"][2:])
+    assert results["paired"][0]["difference"] == pytest.approx(a - b)
+    assert set(results["paired"][0]["questions_needed"]) == {"0.005", "0.01", "0.02", "0.05"}
     for folder in folders:
-        own = found["statistics"][folder.name]
-        assert sum(own["by_place"]) == own["n"] == 8
-        assert f"{folder.name}: accuracy {own['accuracy']['value']:.3f} [" in printed
+        statistics = results["statistics"][folder.name]
+        assert sum(statistics["by_place"]) == statistics["n"] == 8
+        assert f"{folder.name}: accuracy {statistics['accuracy']['value']:.3f} [" in printed
     assert (tmp_path / "compared.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_runs_of_one_name_in_two_places_are_told_apart(place, tmp_path):
+def test_namesakes_in_two_folders_are_distinct(place, tmp_path):
     run = run_infer(place.infer(f"ckpt={place.open}", place.known)).stage.folder
     other = shutil.copytree(place.closed, tmp_path / run.name)
     answered = read_predictions(run / "predictions.parquet")
@@ -217,11 +227,12 @@ def test_runs_of_one_name_in_two_places_are_told_apart(place, tmp_path):
     write_predictions(other / "predictions.parquet", [wrong])
     manifest = read_manifest(run / MANIFEST)
     write_manifest(other / MANIFEST, **{**manifest, "files": ["predictions.parquet"]})
-    compare([run, other], tmp_path / "compared.json")
-    found = json.loads((tmp_path / "compared.json").read_text())
-    accuracy = {name: own["accuracy"]["value"] for name, own in found["statistics"].items()}
+    compare_runs([run, other], tmp_path / "compared.json")
+    results = json.loads((tmp_path / "compared.json").read_text())
+    accuracy = {name: values["accuracy"]["value"] for name, values in results["statistics"].items()}
     first, last = (
-        (one.logits.argmax(axis=1) == np.array(one.labels)).mean() for one in (answered, wrong)
+        (output.logits.argmax(axis=1) == np.array(output.labels)).mean()
+        for output in (answered, wrong)
     )
     assert accuracy == {str(run): first, str(other): last}
     assert first != last
@@ -239,16 +250,15 @@ def test_runs_of_other_questions_are_not_compared(place, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["ensemble=mean", "cascade.escalate_fraction=0.5"])
-def test_two_processes_answer_as_one_does(place, tmp_path, way):
-    own = [place.both, way, "data=kaggle", f"data.dir={place.folder / 'questions'}"]
-    own += [f"outputs={place.outputs}", place.known, "resume=never"]
-    found = []
+def test_two_processes_give_the_answers_of_one(place, tmp_path, way):
+    words = [place.both, way, "data=kaggle", f"data.dir={place.folder / 'questions'}"]
+    words += [f"outputs={place.outputs}", place.known, "resume=never"]
+    outputs = []
     for processes in (1, 2):
-        done = exam("infer", *own, cwd=tmp_path, processes=processes)
-        assert done.returncode == 0, done.stderr
-        (name,) = [line for line in done.stdout.splitlines() if line.endswith("submission.csv")]
-        found.append(read_predictions(Path(name).with_name("predictions.parquet")))
-    assert found[0].logits == pytest.approx(found[1].logits, abs=1e-5)
+        process = run_exam("infer", *words, cwd=tmp_path, processes=processes)
+        (name,) = [line for line in process.stdout.splitlines() if line.endswith("submission.csv")]
+        outputs.append(read_predictions(Path(name).with_name("predictions.parquet")))
+    assert outputs[0].logits == pytest.approx(outputs[1].logits, abs=1e-5)
 
 
 def test_shares_must_fit_the_readers(place):
@@ -259,21 +269,21 @@ def test_shares_must_fit_the_readers(place):
             run_infer(place.infer(runs, f"cascade.escalate_fraction={share}", place.known))
 
 
-def test_several_readers_need_a_way_to_become_one(place):
+def test_several_readers_need_an_ensemble(place):
     with pytest.raises(ExamError, match=r"2 readers and no ensemble\.\n.*ensemble=mean"):
         run_infer(place.infer(place.both, place.known))
     with pytest.raises(ExamError, match=r"ensemble\.weights has 3 weights for 2 readers"):
         run_infer(place.infer(place.both, place.known, "ensemble=mean", "ensemble.weights=[1,1,1]"))
 
 
-def test_a_pass_with_an_open_quote_is_refused(place):
-    with pytest.raises(ExamError, match=r"passes=.* cannot be read: .*\n.* close its quotes"):
+def test_a_variant_with_an_open_quote_is_refused(place):
+    with pytest.raises(ExamError, match=r"variants=.* cannot be read: .*\n.* close its quotes"):
         run_infer(place.infer(f"ckpt={place.open}", place.known, """variants=["a='b"]"""))
 
 
-def test_a_pass_changes_how_a_reader_reads_and_nothing_else(place):
+def test_a_variant_cannot_change_the_whole_command(place):
     with pytest.raises(
-        ExamError, match=r"variants='option_rotations=5' sets rotations.*\n.*run\.<key>"
+        ExamError, match=r"variants='option_rotations=5' sets option_rotations.*\n.*run\.<key>"
     ):
         run_infer(
             place.infer(
@@ -282,11 +292,11 @@ def test_a_pass_changes_how_a_reader_reads_and_nothing_else(place):
         )
 
 
-def test_a_context_of_another_layout_than_the_trained_one_is_named(place, caplog):
-    given = ["context=default", "context.layout=question_first"]
+def test_another_layout_than_at_training_is_logged(place, caplog):
+    words = ["context=default", "context.layout=question_first"]
     run_infer(place.infer(f"ckpt={place.open}", "context=default"))
     assert not [m for m in caplog.messages if "context.layout" in m]
-    run_infer(place.infer(f"ckpt={place.open}", *given))
+    run_infer(place.infer(f"ckpt={place.open}", *words))
     assert (
         "context.layout=question_first is given, and the run was trained with context_first"
     ) in caplog.messages
@@ -303,7 +313,7 @@ def reader_of_pairs(place, folder):
     return restore_reader(composed("train", *tiny(place.folder, *pairs)))
 
 
-def test_the_gain_of_a_passage_is_what_it_adds_to_the_log_probability(place):
+def test_a_gain_is_a_difference_of_log_probabilities(place):
     run, config = reader_of_pairs(place, place.open)
     answers = {}
     for top_k in (0, 1):
@@ -313,15 +323,15 @@ def test_the_gain_of_a_passage_is_what_it_adds_to_the_log_probability(place):
     questions = read_questions(contexts)
     path = measure_gains(run, config, questions, contexts, 1, place.outputs)
     log_probability = {
-        top_k: log_softmax(predictions(one).logits, axis=1)[range(8), questions["label"]]
-        for top_k, one in answers.items()
+        top_k: log_softmax(predictions(answered).logits, axis=1)[range(8), questions["label"]]
+        for top_k, answered in answers.items()
     }
     gains = pq.read_table(path)["gain"].to_pylist()
     assert len({round(gain, 6) for gain in gains}) > 4
     assert gains == pytest.approx(log_probability[1] - log_probability[0], abs=1e-5)
 
 
-def test_a_reader_that_cannot_read_passages_singly_is_refused(place):
+def test_a_reader_of_joint_passages_has_no_gains(place):
     lexical = train_reader(composed("train", *tiny(place.folder, "model=lexical"))).stage.folder
     features = ["model.overlap_features=true", "trainer.num_train_epochs=0"]
     joint = train_reader(composed("train", *tiny(place.folder, *features))).stage.folder
@@ -349,42 +359,40 @@ def test_a_reader_under_stress(place, capsys):
         "the right option is “None of the above”",
         "as given, where the longest option is wrong",
     ]
-    given, permuted = (
+    unchanged, permuted = (
         read_predictions(folder / f"{names[4:].index(name)}.parquet")
         for name in ("as given", "options in another order")
     )
-    assert np.sort(permuted.logits) == pytest.approx(np.sort(given.logits), abs=1e-3)
-    assert permuted.labels != given.labels
-    assert results["flip_rate"] == 0  # every option is scored by itself
+    assert np.sort(permuted.logits) == pytest.approx(np.sort(unchanged.logits), abs=1e-3)
+    assert permuted.labels != unchanged.labels
+    assert results["flip_rate"] == 0  # this reader scores options independently
     closed = read_predictions(folder / "1.parquet")
-    assert not np.allclose(closed.logits, given.logits)
+    assert not np.allclose(closed.logits, unchanged.logits)
     longest = [r["n"] for r in results["rows"] if r["system"].endswith("option is wrong")]
     assert 0 < longest[0] < 8
     assert "first choices that change with the order of options: 0.0%" in capsys.readouterr().out
 
 
-def test_damaged_predictions_of_an_interrupted_stress_test_are_made_again(place, monkeypatch):
-    def interrupted(*_):
+def test_damaged_predictions_of_an_interrupted_stress_test_are_repeated(place, monkeypatch):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     stress = place.infer(f"ckpt={place.closed}", place.known, verb="stress")
     with monkeypatch.context() as patched:
-        patched.setattr("exam.pipelines.stress._score", interrupted)
+        patched.setattr("exam.pipelines.stress._score", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_stress(stress)
     (path,) = (place.outputs / "stress").glob(f"kaggle-{place.closed.name}-*/1.parquet")
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
     run_stress(stress)
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == content
 
 
 @pytest.mark.slow
-def test_verbs_from_the_command_line(place):
-    own = ["data=kaggle", f"data.dir={place.folder / 'questions'}", f"outputs={place.outputs}"]
-    done = exam("infer", place.both, "ensemble=rank", *own)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith("submission.csv")
-    done = exam("stress", f"ckpt={place.open}", place.known, *own)
-    assert done.returncode == 0, done.stderr
-    assert "None of the above" in done.stdout
+def test_commands_from_the_command_line(place):
+    words = ["data=kaggle", f"data.dir={place.folder / 'questions'}", f"outputs={place.outputs}"]
+    process = run_exam("infer", place.both, "ensemble=rank", *words)
+    assert process.stdout.strip().endswith("submission.csv")
+    process = run_exam("stress", f"ckpt={place.open}", place.known, *words)
+    assert "None of the above" in process.stdout

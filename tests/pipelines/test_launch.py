@@ -26,9 +26,6 @@ READER = Workload(reader=True, retrieval=True)
 GPU = ["trainer=gpu", "model=tiny"]
 
 
-# Their number.
-
-
 @pytest.mark.parametrize(
     ("launch", "work", "gpus", "processes"),
     [
@@ -151,8 +148,6 @@ def test_a_process_trains_on_one_of_two_gpus(monkeypatch, tmp_path):
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
 
 
-# Their results.
-
 TWO_GPUS = """
 import sys
 import torch
@@ -231,8 +226,6 @@ def test_two_processes_give_the_answers_of_one_with_any_character(place, tmp_pat
         logits.append(read_predictions(saved).logits)
     assert logits[0] == pytest.approx(logits[1], abs=1e-5)
 
-
-# Their ends.
 
 LONG = ["trainer.num_train_epochs=300", "trainer.logging_steps=1", "launch=2", "log_level=debug"]
 

@@ -1,4 +1,4 @@
-"""The whole path on tiny data, as a person runs it: retrieve → train → infer."""
+"""Commands on tiny data, one after the other: retrieve, train, infer."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from helpers import ROOT, exam, make_place, setting, write_csv
+from helpers import ROOT, exam, make_place, run_exam, setting, write_csv
 
 from exam.config.compose import composed, with_prefix
 from exam.core.errors import ExamError
@@ -46,15 +46,15 @@ class Place:
         """Overrides of a run that takes seconds."""
         return setting(self.folder, f"encoder.name_or_path={self.encoder}")
 
-    def the(self, pattern: str) -> Path:
-        (found,) = sorted(self.outputs.glob(pattern))
-        return found
+    def find(self, pattern: str) -> Path:
+        (path,) = sorted(self.outputs.glob(pattern))
+        return path
 
     @property
     def run(self) -> Path:
-        return self.the("train/kaggle-tiny-two_stage-????????")
+        return self.find("train/kaggle-tiny-two_stage-????????")
 
-    def asked(self) -> list[str]:
+    def infer_overrides(self) -> list[str]:
         """Overrides of `exam infer` for the six questions without answers."""
         return [f"ckpt={self.run}", "data=kaggle_test", self.questions, self.out]
 
@@ -66,26 +66,20 @@ def place(tmp_path, encoder) -> Place:
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory, encoder) -> tuple[Place, str]:
-    """A place with a trained run, and what training printed."""
-    made = Place(make_place(tmp_path_factory.mktemp("trained") / "place"), encoder)
-    return made, ran("train", *made.setting, *TINY).stdout
+    """A place with a trained run, and the output of training."""
+    place = Place(make_place(tmp_path_factory.mktemp("trained") / "place"), encoder)
+    return place, run_exam("train", *place.setting, *TINY).stdout
 
 
 @pytest.fixture
 def trained(finished_run, tmp_path) -> Place:
-    """A copy of the trained place, to be changed at will."""
+    """A copy of the trained place that a test may change."""
     place, _ = finished_run
     shutil.copytree(place.folder, tmp_path / "place")
     return Place(tmp_path / "place", place.encoder)
 
 
-def ran(verb, *overrides):
-    done = exam(verb, *overrides)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def test_run_folder_holds_what_it_promises(finished_run):
+def test_a_run_folder_has_its_files(finished_run):
     place, printed = finished_run
     names = {p.name for p in place.run.iterdir() if not p.name.startswith(".")}
     assert names == {
@@ -94,21 +88,21 @@ def test_run_folder_holds_what_it_promises(finished_run):
         "trainer_state.json", "training.json",
     }  # fmt: skip
     assert not list(place.run.rglob("*.bin"))  # no pickle is kept
-    found = json.loads((place.run / "results.json").read_text())
-    assert [row["system"] for row in found["rows"]] == [
+    results = json.loads((place.run / "results.json").read_text())
+    assert [row["system"] for row in results["rows"]] == [
         "random order (expected)",
         "constant order (A, B, C)",
         "longest option first",
         "lexical (word overlap with the passages)",
         place.run.name,
     ]
-    assert all(row["n"] == 10 for row in found["rows"])
+    assert all(row["n"] == 10 for row in results["rows"])
     assert "95 % interval" in printed
 
 
 def test_submission_has_every_id_once_in_order(trained):
-    ran("infer", *trained.asked())
-    submission = trained.the("infer/*/submission.csv")
+    run_exam("infer", *trained.infer_overrides())
+    submission = trained.find("infer/*/submission.csv")
     with submission.open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["id", "prediction"]
@@ -117,10 +111,10 @@ def test_submission_has_every_id_once_in_order(trained):
     assert not (submission.parent / "results.json").exists()  # no answers, no score
 
 
-def test_infer_repeats_what_training_reported_in_another_place(trained):
-    asked = setting(trained.folder, "data.test=valid.csv")
-    run_infer(composed("infer", f"ckpt={trained.run}", *asked))
-    again = trained.the("infer/kaggle-kaggle-*")
+def test_infer_repeats_the_scores_of_training_in_another_folder(trained):
+    overrides = setting(trained.folder, "data.test=valid.csv")
+    run_infer(composed("infer", f"ckpt={trained.run}", *overrides))
+    again = trained.find("infer/kaggle-kaggle-*")
     tables = [pq.read_table(p / "predictions.parquet") for p in (trained.run, again)]
     before, after = (t["logit"].to_numpy() for t in tables)
     assert after == pytest.approx(before, abs=1e-6)
@@ -128,13 +122,13 @@ def test_infer_repeats_what_training_reported_in_another_place(trained):
     assert scores[0][-1]["map_at_3"] == scores[1][-1]["map_at_3"]
 
 
-def test_second_run_reuses_everything_and_never_makes_a_numbered_one(finished_run):
+def test_a_second_run_reuses_all_stages(finished_run):
     place, _ = finished_run
-    again = ran("train", *place.setting, *TINY)
+    again = run_exam("train", *place.setting, *TINY)
     (line,) = [line for line in again.stderr.splitlines() if "Reused" in line]
     assert line.endswith("Reused: index, words, 2 contexts, train")
     assert " done: " not in again.stderr
-    numbered = ran("train", *place.setting, *TINY, "resume=never")
+    numbered = run_exam("train", *place.setting, *TINY, "resume=never")
     assert numbered.stderr.count(" done: ") == 1
     second = place.run.with_name(f"{place.run.name}-2")
     same = [pq.read_table(p / "predictions.parquet").to_pylist() for p in (place.run, second)]
@@ -142,8 +136,8 @@ def test_second_run_reuses_everything_and_never_makes_a_numbered_one(finished_ru
 
 
 @pytest.mark.slow
-def test_a_run_folder_to_go_on_with_must_be_of_the_same_configuration(trained):
-    again = ran("train", *trained.setting, *TINY, f"resume={trained.run}")
+def test_resume_refuses_another_configuration(trained):
+    again = run_exam("train", *trained.setting, *TINY, f"resume={trained.run}")
     assert re.search(r"Reused: .*, train$", again.stderr, re.MULTILINE)
     other = exam("train", *trained.setting, *TINY, "seed=1", f"resume={trained.run}")
     assert (other.returncode, other.stderr.splitlines()[-2:]) == (
@@ -162,9 +156,11 @@ def test_a_run_folder_to_go_on_with_must_be_of_the_same_configuration(trained):
 
 def test_overrides_of_a_run_are_logged_and_wrong_ones_refused(trained, caplog):
     caplog.set_level("INFO")
-    run_infer(composed("infer", *trained.asked(), with_prefix("run.context.num_passages=1")))
+    run_infer(
+        composed("infer", *trained.infer_overrides(), with_prefix("run.context.num_passages=1"))
+    )
     assert "run.context.num_passages: 2 → 1" in caplog.messages
-    refused = exam("infer", *trained.asked(), "run.context.topk=1")
+    refused = exam("infer", *trained.infer_overrides(), "run.context.topk=1")
     assert refused.returncode == 2
     assert refused.stderr == (
         "run: Key 'topk' not in 'Context'\n"
@@ -176,14 +172,14 @@ def test_changed_or_unfinished_run_is_refused(trained):
     run = trained.run
     weights = run / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
-    changed = exam("infer", *trained.asked())
+    changed = exam("infer", *trained.infer_overrides())
     assert (changed.returncode, changed.stderr) == (
         2,
         f"{weights} is not the file that was written.\n"
         f"Delete the folder {run} and run the command again.\n",
     )
     (run / "manifest.json").unlink()
-    unfinished = exam("infer", *trained.asked())
+    unfinished = exam("infer", *trained.infer_overrides())
     assert (unfinished.returncode, unfinished.stderr) == (
         2,
         f"{run} is unfinished: it has no manifest.json.\n"
@@ -212,21 +208,21 @@ def test_changed_or_unfinished_run_is_refused(trained):
         ),
     ],
 )
-def test_infer_refuses_what_it_cannot_answer(finished_run, overrides, message):
+def test_infer_refuses_wrong_runs_and_settings(finished_run, overrides, message):
     place, _ = finished_run
-    folders = {"run": place.run, "contexts": place.the("contexts/kaggle-valid-*")}
+    folders = {"run": place.run, "contexts": place.find("contexts/kaggle-valid-*")}
     with pytest.raises(ExamError) as caught:
         run_infer(composed("infer", *(o.format(**folders) for o in overrides)))
     assert str(caught.value) == message.format(**folders)
 
 
-def test_unreachable_model_names_the_way_out(finished_run):
+def test_an_unreachable_model_has_a_remedy(finished_run):
     place, _ = finished_run
     nowhere = "/nowhere/deberta"
     overrides = ["model=deberta_large", f"model.name_or_path={nowhere}"]
-    done = exam("train", *place.setting, *overrides)
-    assert done.returncode == 2
-    message = done.stderr.splitlines()[-2:]
+    process = exam("train", *place.setting, *overrides)
+    assert process.returncode == 2
+    message = process.stderr.splitlines()[-2:]
     assert message[0].startswith(f"model.name_or_path={nowhere} does not exist; / holds ")
     assert message[1] == (
         "Give a folder or a hub id (owner/name): model.name_or_path=<folder or id>"
@@ -236,20 +232,20 @@ def test_unreachable_model_names_the_way_out(finished_run):
 def test_retrieve_scores_itself_when_articles_are_known(trained):
     rows = [{"question": str(i), "article": f"a{i % 10}"} for i in range(40, 50)]
     write_csv(trained.folder / "questions" / "valid_qrels.csv", rows)
-    done = ran("retrieve", *trained.setting, "data.train=null", "data.test=null")
-    assert re.search(r"valid contexts: .*recall_at_5 .*mrr .*supported ", done.stderr)
+    process = run_exam("retrieve", *trained.setting, "data.train=null", "data.test=null")
+    assert re.search(r"valid contexts: .*recall_at_5 .*mrr .*supported ", process.stderr)
 
 
-def killed_when(command, seen, log, limit=300):
-    """Start a command, wait until its log contains `seen`, kill it; its exit code."""
+def kill_when(command, text, log, limit=300):
+    """Start a command, kill it when its log has `text`, and return its exit code."""
     with log.open("w") as file:
         process = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL)
     end = time.monotonic() + limit
-    while seen not in log.read_text() and time.monotonic() < end and process.poll() is None:
+    while text not in log.read_text() and time.monotonic() < end and process.poll() is None:
         time.sleep(0.005)
     process.kill()
     process.wait()
-    assert seen in log.read_text()
+    assert text in log.read_text()
     return process.returncode
 
 
@@ -257,11 +253,11 @@ STEPS = ["trainer.num_train_epochs=2", "trainer.logging_steps=1", "index.shard_s
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, encoder) -> Place:
+def uninterrupted(tmp_path_factory, encoder) -> Place:
     """A place with a run that nothing interrupted."""
-    made = Place(make_place(tmp_path_factory.mktemp("whole") / "place"), encoder)
-    ran("train", *made.setting, *TINY, *STEPS)
-    return made
+    place = Place(make_place(tmp_path_factory.mktemp("uninterrupted") / "place"), encoder)
+    run_exam("train", *place.setting, *TINY, *STEPS)
+    return place
 
 
 @pytest.mark.slow
@@ -269,15 +265,15 @@ def whole(tmp_path_factory, encoder) -> Place:
     "moment",
     ["index: encoded 4 ", "contexts: encoded", "train: step 4 ", "train: train_runtime"],
 )
-def test_killed_and_repeated_equals_uninterrupted(place, whole, tmp_path, moment):
+def test_killed_and_repeated_equals_uninterrupted(place, uninterrupted, tmp_path, moment):
     command = [sys.executable, str(ROOT / "train.py"), *place.setting, *TINY, *STEPS]
     command.append("log_level=debug")
-    assert killed_when(command, moment, tmp_path / "log") == -signal.SIGKILL  # still at work
+    assert kill_when(command, moment, tmp_path / "log") == -signal.SIGKILL  # still at work
     assert not list(place.outputs.glob("train/*/manifest.json"))
-    resumed = ran("train", *place.setting, *TINY, *STEPS)
+    resumed = run_exam("train", *place.setting, *TINY, *STEPS)
     if moment.startswith("train: step"):
         assert "train: resuming at step 4 of 8" in resumed.stderr or "step 1 of 8" in resumed.stderr
-    runs = [place.run, whole.run]
+    runs = [place.run, uninterrupted.run]
     states = [json.loads((p / "trainer_state.json").read_text()) for p in runs]
     losses = [[h["loss"] for h in s["log_history"] if "loss" in h] for s in states]
     assert losses[0] == losses[1]

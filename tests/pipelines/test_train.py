@@ -10,12 +10,22 @@ import numpy as np
 import pytest
 import yaml
 from fakes import Endpoint, question_about
-from helpers import ROOT, exam, kaggle_rows, make_articles, make_place, run_script, tiny, write_csv
+from helpers import (
+    ROOT,
+    exam,
+    kaggle_rows,
+    make_articles,
+    make_place,
+    run_exam,
+    run_script,
+    tiny,
+    write_csv,
+)
 
 from exam.config.compose import composed, conf_dir
 from exam.data.splits import PAIRED_STD
 from exam.evaluation.predictions import read_predictions
-from exam.metrics import questions_for
+from exam.metrics import count_questions_for
 from exam.pipelines.infer import run_infer
 from exam.pipelines.train import train_reader
 
@@ -42,35 +52,32 @@ FILES = (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with questions and articles; what is retrieved is shared by the tests."""
+    """A folder with questions and articles; tests share the retrieved passages."""
     return make_place(tmp_path_factory.mktemp("runs"))
 
 
-def results_of(run):
+def read_results(run):
     return json.loads((run.stage.folder / "results.json").read_text())
 
 
-# Folds and seeds.
-
-
 @pytest.mark.slow
-def test_every_fold_is_predicted_by_what_the_others_trained(place):
+def test_each_fold_is_predicted_by_a_reader_of_the_others(place):
     overrides = tiny(place, "data.cross_validate=true", "name=folds")
     run = train_reader(composed("train", *overrides))
-    found = read_predictions(run.stage.folder / "predictions.parquet")
-    assert sorted(found.ids, key=int) == [str(i) for i in range(40)]
+    predictions = read_predictions(run.stage.folder / "predictions.parquet")
+    assert sorted(predictions.ids, key=int) == [str(i) for i in range(40)]
     folders = sorted((place / "outputs" / "train").glob("folds-fold*"))
     assert len(folders) == 4
-    own = [read_predictions(folder / "predictions.parquet") for folder in folders]
-    assert sum(len(part.ids) for part in own) == 40
-    place_of = {key: i for i, key in enumerate(found.ids)}
-    for part in own:
-        assert np.array_equal(part.logits, found.logits[[place_of[key] for key in part.ids]])
-    assert results_of(run)["rows"][-1]["n"] == 40
-    assert run.selection_score == pytest.approx(results_of(run)["rows"][-1]["map_at_3"])
+    parts = [read_predictions(folder / "predictions.parquet") for folder in folders]
+    assert sum(len(part.ids) for part in parts) == 40
+    row_of = {key: i for i, key in enumerate(predictions.ids)}
+    for part in parts:
+        assert np.array_equal(part.logits, predictions.logits[[row_of[key] for key in part.ids]])
+    assert read_results(run)["rows"][-1]["n"] == 40
+    assert run.selection_score == pytest.approx(read_results(run)["rows"][-1]["map_at_3"])
     again = train_reader(composed("train", *overrides))
     assert again.stage.reused
-    asked = run_infer(
+    answered = run_infer(
         composed(
             "infer",
             f"ckpt={folders[0]}",
@@ -79,26 +86,28 @@ def test_every_fold_is_predicted_by_what_the_others_trained(place):
             f"outputs={place / 'outputs'}",
         )
     )
-    assert (asked.stage.folder / "submission.csv").is_file()
+    assert (answered.stage.folder / "submission.csv").is_file()
 
 
 @pytest.mark.slow
 def test_several_seeds_give_their_mean_and_spread(place):
     run = train_reader(composed("train", *tiny(place, "seed=[1,2,3]", "name=seeds")))
-    found = results_of(run)
-    each = [row["map_at_3"] for row in found["rows"][-4:-1]]
-    assert found["seeds"] == {
+    results = read_results(run)
+    scores = [row["map_at_3"] for row in results["rows"][-4:-1]]
+    assert results["seeds"] == {
         "seeds": [1, 2, 3],
-        "map_at_3": pytest.approx(each),
-        "mean": pytest.approx(np.mean(each)),
-        "sd": pytest.approx(np.std(each, ddof=1)),
+        "map_at_3": pytest.approx(scores),
+        "mean": pytest.approx(np.mean(scores)),
+        "sd": pytest.approx(np.std(scores, ddof=1)),
     }
-    assert found["rows"][-1]["system"] == "mean of 3 seeds"
-    assert found["rows"][-1]["map_at_3"] == pytest.approx(np.mean(each))
-    assert len(set(each)) > 1
+    assert results["rows"][-1]["system"] == "mean of 3 seeds"
+    assert results["rows"][-1]["map_at_3"] == pytest.approx(np.mean(scores))
+    assert len(set(scores)) > 1
     states = (place / "outputs" / "train").glob("seeds-*/trainer_state.json")
-    on_its_fold = [json.loads(path.read_text())["best_metric"] for path in states]
-    assert run.selection_score == pytest.approx(np.mean(on_its_fold))  # not what is reported
+    dev_scores = [json.loads(path.read_text())["best_metric"] for path in states]
+    assert run.selection_score == pytest.approx(
+        np.mean(dev_scores)
+    )  # not of the reported questions
 
 
 @pytest.mark.slow
@@ -127,11 +136,11 @@ def test_a_trained_run_is_trained_further_with_adapters_and_merged(place):
     ]
     trained = read_predictions(run.stage.folder / "predictions.parquet").logits
     for merge in ("false", "true"):
-        answered = run_infer(composed("infer", *valid, f"merge={merge}"))
-        found = read_predictions(answered.stage.folder / "predictions.parquet").logits
-        assert found == pytest.approx(trained, abs=1e-4)
-        whole = answered.stage.folder / "model" / "model.safetensors"
-        assert whole.is_file() == (merge == "true")
+        answered = run_infer(composed("infer", *valid, f"merge_adapters={merge}"))
+        logits = read_predictions(answered.stage.folder / "predictions.parquet").logits
+        assert logits == pytest.approx(trained, abs=1e-4)
+        merged = answered.stage.folder / "model" / "model.safetensors"
+        assert merged.is_file() == (merge == "true")
 
 
 @pytest.mark.slow
@@ -151,11 +160,8 @@ def test_what_is_left_of_a_checkpoint_without_training(place):
 
 
 def test_how_many_questions_a_difference_takes():
-    assert questions_for(0.005, PAIRED_STD) == 21037
-    assert questions_for(0.05, PAIRED_STD) == 210
-
-
-# Several processes.
+    assert count_questions_for(0.005, PAIRED_STD) == 21037
+    assert count_questions_for(0.05, PAIRED_STD) == 210
 
 
 @pytest.mark.slow
@@ -182,18 +188,16 @@ def test_two_processes_train_what_one_does_with_twice_the_accumulation(place, tm
     for name, processes, steps in (("one", 1, 2), ("two", 2, 1)):
         overrides = [*tiny(place), *common, f"trainer.gradient_accumulation_steps={steps}"]
         overrides += [f"outputs={tmp_path / name}", "name=r", "model.dropout=0"]
-        done = exam("train", *overrides, cwd=tmp_path, processes=processes)
-        assert done.returncode == 0, done.stderr
+        process = run_exam("train", *overrides, cwd=tmp_path, processes=processes)
         (run,) = (tmp_path / name / "train").glob("r-????????")
         state = json.loads((run / "trainer_state.json").read_text())
         losses.append([log["loss"] for log in state["log_history"] if "loss" in log])
         logits.append(read_predictions(run / "predictions.parquet").logits)
-        assert done.stdout.count("95 % interval") == 1
-        assert done.stderr.count("train done") == 1
+        assert process.stdout.count("95 % interval") == 1
+        assert process.stderr.count("train done") == 1
     assert len(losses[0]) > 2
-    tolerance = (
-        1e-2 if "tuning.awp_lr=0.1" in more else 1e-4
-    )  # each process shifts by its own gradient
+    # Each process shifts the weights by the gradient of its own batch.
+    tolerance = 1e-2 if "tuning.awp_lr=0.1" in more else 1e-4
     assert losses[0] == pytest.approx(losses[1], rel=tolerance)
     if "tuning.awp_lr=0.1" not in more:
         assert logits[0] == pytest.approx(logits[1], abs=1e-3)
@@ -210,11 +214,12 @@ from transformers import TrainerCallback
 from exam.core.trainer import fit
 from exam.readers.multiple_choice.reader import MultipleChoiceReader
 stop, folder = int(sys.argv[1]), Path.cwd() / "c"
-asked = as_questions(kaggle_rows(24))
+questions = as_questions(kaggle_rows(24))
 values = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 2}
 values |= {"per_device_train_batch_size": 2, "save_total_limit": 2}
-reader = MultipleChoiceReader.build(model_of("bert"), {**CPU, **values}, folder, 0, texts(asked))
-features = features_of(reader, asked)
+model, texts = model_of("bert"), texts(questions)
+reader = MultipleChoiceReader.build(model, {**CPU, **values}, folder, 0, texts)
+features = features_of(reader, questions)
 trainer = reader.build_trainer(features, None, 5)
 class Stop(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
@@ -223,7 +228,7 @@ class Stop(TrainerCallback):
 trainer.add_callback(Stop())
 fit(trainer)
 if trainer.args.process_index == 0:
-    trainer.state.save_to_json("done.json")
+    trainer.state.save_to_json("process.json")
 """
 
 
@@ -231,20 +236,17 @@ if trainer.args.process_index == 0:
 def test_processes_that_resume_within_an_epoch_go_on_with_its_batches(tmp_path):
     (tmp_path / "run.py").write_text(RESUMED)
     losses = {}
-    for name, stops in {"whole": ["-1"], "resumed": ["9", "-1"]}.items():
+    for name, stops in {"uninterrupted": ["-1"], "resumed": ["9", "-1"]}.items():
         folder = tmp_path / name
         folder.mkdir()
         for stop in stops:
             path = [str(ROOT / "tests"), str(ROOT / "src")]
-            done = run_script(tmp_path / "run.py", stop, *path, cwd=folder, processes=2)
-            assert done.returncode == 0, done.stderr
-        history = json.loads((folder / "done.json").read_text())["log_history"]
+            process = run_script(tmp_path / "run.py", stop, *path, cwd=folder, processes=2)
+            assert process.returncode == 0, process.stderr
+        history = json.loads((folder / "process.json").read_text())["log_history"]
         losses[name] = {log["step"]: log["loss"] for log in history if "loss" in log}
-    assert len(losses["whole"]) == 18
-    assert losses["resumed"] == pytest.approx(losses["whole"], rel=1e-5)
-
-
-# Published recipes.
+    assert len(losses["uninterrupted"]) == 18
+    assert losses["resumed"] == pytest.approx(losses["uninterrupted"], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -281,7 +283,7 @@ def published(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "deepspeed"])
-def test_experiments_run_with_small_weights_of_their_own_architecture(published, encoder, name):
+def test_experiments_run_with_small_weights_of_their_architecture(published, encoder, name):
     overrides = [f"experiment={name}", "debug=smoke", f"data.dir={published}"]
     overrides += [f"outputs={published / 'outputs'}", f"encoder.name_or_path={encoder}"]
     if composed("train", *overrides).retriever.kind.searches:
@@ -298,49 +300,45 @@ def test_experiments_run_with_small_weights_of_their_own_architecture(published,
     assert np.isfinite(read_predictions(run.stage.folder / "predictions.parquet").logits).all()
 
 
-# Sweeps and trackers.
-
-
 @pytest.mark.slow
-def test_a_multirun_survives_a_failed_job_and_says_which(place, tmp_path):
+def test_a_multirun_survives_a_failed_job_and_names_it(place, tmp_path):
     overrides = [*tiny(place), f"outputs={tmp_path}", "tracker=wandb_offline"]
-    done = exam("train", *overrides, "-m", "context.num_passages=0,99,3", cwd=tmp_path)
-    assert done.returncode == 2
-    (failed,) = [line for line in done.stderr.splitlines() if line.startswith("Job ")]
+    process = exam("train", *overrides, "-m", "context.num_passages=0,99,3", cwd=tmp_path)
+    assert process.returncode == 2
+    (failed,) = [line for line in process.stderr.splitlines() if line.startswith("Job ")]
     assert failed.startswith("Job 1 (")
     assert "context.num_passages=99): context.num_passages=99 exceeds retriever.top_k" in failed
-    assert done.stderr.count("contexts done") == 2  # train and valid, once for both jobs
+    assert process.stderr.count("contexts done") == 2  # train and valid, once for both jobs
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
     (folder,) = (tmp_path / "sweeps").iterdir()
-    found = json.loads((folder / "results.json").read_text())
-    assert [row["system"] for row in found["rows"]] == [
+    results = json.loads((folder / "results.json").read_text())
+    assert [row["system"] for row in results["rows"]] == [
         "context.num_passages=0",
         "context.num_passages=3",
     ]
     assert (folder / "map_at_3.png").read_bytes().startswith(b"\x89PNG")
-    assert str(folder / "results.json") in done.stdout
+    assert str(folder / "results.json") in process.stdout
 
 
 @pytest.mark.slow
-def test_optuna_is_given_what_may_be_tuned_on(place, tmp_path):
+def test_optuna_maximises_the_dev_score(place, tmp_path):
     pytest.importorskip(
         "hydra_plugins.hydra_optuna_sweeper", reason="pip install 'openbook-exam[optuna]'"
     )
     overrides = [*tiny(place), f"outputs={tmp_path}", "hydra/sweeper=optuna"]
     overrides += ["hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=2"]
     rate = "trainer.learning_rate=tag(log, interval(1e-5, 1e-3))"
-    done = exam("train", *overrides, "hydra.sweeper.n_jobs=1", "-m", rate, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = tmp_path / "outputs" / "multirun" / "optimization_results.yaml"
-    best = yaml.safe_load(found.read_text())["best_value"]
+    run_exam("train", *overrides, "hydra.sweeper.n_jobs=1", "-m", rate, cwd=tmp_path)
+    path = tmp_path / "outputs" / "multirun" / "optimization_results.yaml"
+    best = yaml.safe_load(path.read_text())["best_value"]
     states = (tmp_path / "train").glob("*/trainer_state.json")
-    on_its_fold = [json.loads(path.read_text())["best_metric"] for path in states]
-    assert len(on_its_fold) == 2
-    assert best == pytest.approx(max(on_its_fold))
+    dev_scores = [json.loads(state.read_text())["best_metric"] for state in states]
+    assert len(dev_scores) == 2
+    assert best == pytest.approx(max(dev_scores))
 
 
 @pytest.mark.slow
-def test_sweep_files_give_commands_that_run(place, tmp_path):
+def test_sweep_files_make_working_commands(place, tmp_path):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
     sweep = yaml.safe_load((ROOT / "sweeps" / "retrieval_depth.yaml").read_text())
@@ -359,7 +357,7 @@ def test_sweep_files_give_commands_that_run(place, tmp_path):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "WANDB_MODE": "offline"}
     more = [*tiny(place), f"outputs={tmp_path}"]
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, *more],
         cwd=tmp_path,
         env=environment,
@@ -367,16 +365,16 @@ def test_sweep_files_give_commands_that_run(place, tmp_path):
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "sweeps").glob("*.yaml")))
-def test_sweep_files_set_values_that_exist(name):
+def test_sweep_files_set_known_values(name):
     sweep = yaml.safe_load((ROOT / "sweeps" / f"{name}.yaml").read_text())
     assert sweep["command"][-1] == "${args_no_hyphens}"
     first = [
-        f"{key}={given['values'][0] if 'values' in given else given['min']}"
-        for key, given in sweep["parameters"].items()
+        f"{key}={setting['values'][0] if 'values' in setting else setting['min']}"
+        for key, setting in sweep["parameters"].items()
     ]
     composed("train", *first)

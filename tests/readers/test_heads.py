@@ -1,4 +1,4 @@
-"""What joins an option's score, what is minimised, and how a question is laid out."""
+"""Extra scores of an option, losses, and the layout of a question."""
 
 from dataclasses import replace
 
@@ -13,7 +13,12 @@ from transformers import LongformerForMultipleChoice
 from exam.config import Layout, Loss, Model, Order, Packing, Tuning
 from exam.core.artifacts import open_stage
 from exam.core.files import write_json
-from exam.readers.lexical import OVERLAP_FEATURES, compute_logits, fit_weights, overlap_features
+from exam.readers.lexical import (
+    OVERLAP_FEATURES,
+    compute_logits,
+    compute_overlap_features,
+    fit_weights,
+)
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator, PackedCollator
 from exam.readers.multiple_choice.features import EncodingSettings, build_features, load_features
 from exam.readers.multiple_choice.model import tiny_tokenizer
@@ -28,7 +33,7 @@ READING = EncodingSettings(
 
 
 @pytest.fixture(scope="module")
-def asked():
+def questions():
     return as_questions(kaggle_rows(12))
 
 
@@ -36,9 +41,6 @@ def asked():
 def small():
     tokenizer = tiny_tokenizer(["a b c d e f g"])
     return tokenizer, {c: tokenizer.convert_tokens_to_ids(c) for c in "abcdefg"}
-
-
-# Layout and order.
 
 
 def test_the_question_comes_first_and_its_context_fills_the_rest(small):
@@ -73,7 +75,7 @@ def test_longformer_attends_globally_from_prompt_and_option(small, layout, conte
     assert batch["global_attention_mask"].tolist() == [[marks]]
 
 
-def test_longformer_trains_and_its_global_tokens_matter(tmp_path, asked):
+def test_longformer_trains_and_its_global_tokens_matter(tmp_path, questions):
     config = {
         "model_type": "longformer",
         **{k: v for k, v in FAMILIES["bert"].items() if k != "model_type"},
@@ -83,11 +85,11 @@ def test_longformer_trains_and_its_global_tokens_matter(tmp_path, asked):
     }
     model = Model(name="t", config=config, max_length=100)
     reader = MultipleChoiceReader.build(
-        model, {**CPU, "max_steps": 2}, tmp_path / "c", 0, texts(asked)
+        model, {**CPU, "max_steps": 2}, tmp_path / "c", 0, texts(questions)
     )
     assert isinstance(reader.model, LongformerForMultipleChoice)
-    long = contexts_of(asked, ["It lives in the river. The log is a place. " * 4])
-    features, _ = build_features(asked, long, reader.tokenizer, 100, 297)
+    long = contexts_of(questions, ["It lives in the river. The log is a place. " * 4])
+    features, _ = build_features(questions, long, reader.tokenizer, 100, 297)
     reader.train(features, features.select([]))
     batch = reader.build_collator(5)(features.to_list()[:1])
     batch.pop("labels"), batch.pop("option_mask")
@@ -100,37 +102,31 @@ def test_longformer_trains_and_its_global_tokens_matter(tmp_path, asked):
 
 def test_the_best_passage_can_stand_next_to_the_question(small):
     tokenizer, i = small
-    asked = as_questions([{**kaggle_rows(1)[0], "prompt": "c", **dict.fromkeys("ABCDE", "d")}])
-    found = {"0": [{"text": "a b"}, {"text": "e f"}, {"text": "g g g"}]}
-    best_last, _ = build_features(asked, found, tokenizer, 10, 512, Order.best_last)
+    questions = as_questions([{**kaggle_rows(1)[0], "prompt": "c", **dict.fromkeys("ABCDE", "d")}])
+    contexts = {"0": [{"text": "a b"}, {"text": "e f"}, {"text": "g g g"}]}
+    best_last, _ = build_features(questions, contexts, tokenizer, 10, 512, Order.best_last)
     assert best_last[0]["context"] == [i["g"], i["e"], i["f"], i["a"], i["b"]]
 
 
-# Losses.
-
-
-def test_binary_loss_judges_each_option_by_itself():
+def test_binary_loss_is_the_mean_of_each_option():
     logits = torch.tensor([[1.0, -2.0, -torch.inf], [0.0, 3.0, 1.0]])
     targets = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
-    def own(x, y):
+    def entropy(x, y):
         p = 1 / (1 + np.exp(-x))
         return -(y * np.log(p) + (1 - y) * np.log(1 - p))
 
     for share in (0.0, 0.2):
         yes, no = 1 - share / 2, share / 2
-        first = (own(1.0, yes) + own(-2.0, no)) / 2
-        second = (own(0.0, no) + own(3.0, yes) + own(1.0, no)) / 3
+        first = (entropy(1.0, yes) + entropy(-2.0, no)) / 2
+        second = (entropy(0.0, no) + entropy(3.0, yes) + entropy(1.0, no)) / 3
         expected = (first + second) / 2
         assert binary_loss(logits, targets, share).item() == pytest.approx(expected, rel=1e-5)
 
 
-# What joins the score.
-
-
-def stage_of(outputs, asked):
+def stage_of(outputs, questions):
     """A stage of contexts whose first passage names the right place."""
-    with open_stage(outputs, "contexts", "c", {"asked": asked["id"][:]}) as stage:
+    with open_stage(outputs, "contexts", "c", {"asked": questions["id"][:]}) as stage:
         rows = [
             [
                 {
@@ -142,7 +138,7 @@ def stage_of(outputs, asked):
                 }
                 for rank, text in enumerate(texts_of(question), start=1)
             ]
-            for question in asked
+            for question in questions
         ]
         write_contexts(stage, iter(rows))
         write_json(stage.folder / IDF, dict.fromkeys(PLACES, 2.0) | {"animal": 1.0})
@@ -154,22 +150,22 @@ def texts_of(question):
     return f"This animal lives in the {question['options'][question['label']]}.", "Nothing here."
 
 
-def features_of(reader, asked, stage):
-    return load_features("f", asked, stage, reader.tokenizer, READING)[0]
+def features_of(reader, questions, stage):
+    return load_features("f", questions, stage, reader.tokenizer, READING)[0]
 
 
-def joined(tmp_path, asked, packing=Packing.options, family="bert", **values):
+def joined(tmp_path, questions, packing=Packing.options, family="bert", **values):
     model = {"overlap_features": True, **values}
     config = Model(name="t", config=dict(FAMILIES[family]), packing=packing, **model)
     return MultipleChoiceReader.build(
-        config, {**CPU, "max_steps": 2}, tmp_path / "c", 0, texts(asked)
+        config, {**CPU, "max_steps": 2}, tmp_path / "c", 0, texts(questions)
     )
 
 
-def test_measures_are_literal_and_standardised_over_the_options(tmp_path):
+def test_overlap_features_are_standardised_over_the_options(tmp_path):
     rows = [{**kaggle_rows(1)[0], "prompt": "the animal", **dict.fromkeys("ABCDE", "x")}]
     rows[0] |= {"A": "river log marsh", "B": "pond", "answer": "A"}
-    asked = as_questions(rows)
+    questions = as_questions(rows)
     with open_stage(tmp_path, "contexts", "c", {}) as stage:
         empty = {**dict.fromkeys(SCHEMA.names), "question_id": "0"}
         passages = [
@@ -179,45 +175,47 @@ def test_measures_are_literal_and_standardised_over_the_options(tmp_path):
         write_contexts(stage, iter([passages]))
         write_json(stage.folder / IDF, dict.fromkeys(PLACES, 2.0) | {"animal": 1.0})
         stage.finish([CONTEXTS, IDF])
-    found = overlap_features(asked, stage, 2, 48)
-    assert found.shape == (1, 5, len(OVERLAP_FEATURES))
-    own = {name: found[0, :, OVERLAP_FEATURES.index(name)] for name in OVERLAP_FEATURES}
+    features = compute_overlap_features(questions, stage, 2, 48)
+    assert features.shape == (1, 5, len(OVERLAP_FEATURES))
+    by_name = {name: features[0, :, OVERLAP_FEATURES.index(name)] for name in OVERLAP_FEATURES}
 
     def standardised(values):
         return pytest.approx((np.array(values) - np.mean(values)) / np.std(values))
 
-    assert own["trigrams"] == standardised([6.0, 0, 0, 0, 0])
-    assert own["scored"] == standardised([0.75, 0.25, 0, 0, 0])
+    assert by_name["trigrams"] == standardised([6.0, 0, 0, 0, 0])
+    assert by_name["scored"] == standardised([0.75, 0.25, 0, 0, 0])
     # Squared idf: each of river, log, marsh and pond 4, animal 1; x has none.
     one = 1 / np.sqrt(13)
-    assert own["similarity"] == standardised([1.0, 2 / np.sqrt(5), one, one, one])
-    assert own["centrality"][:2].tolist() == pytest.approx(own["centrality"][[1, 0]].tolist())
+    assert by_name["similarity"] == standardised([1.0, 2 / np.sqrt(5), one, one, one])
+    assert by_name["centrality"][:2].tolist() == pytest.approx(
+        by_name["centrality"][[1, 0]].tolist()
+    )
 
 
-def test_a_question_measures_the_same_alone_and_among_others(tmp_path, asked):
+def test_overlap_features_do_not_depend_on_other_questions(tmp_path, questions):
     text = "The otter lives in the river. A log is in the marsh, and a well in the meadow."
-    found = []
-    for some in (asked, asked.select([0])):
+    features = []
+    for some in (questions, questions.select([0])):
         idf = {place: 2.0 for place in PLACES if any(place in q["options"] for q in some)}
         with open_stage(tmp_path, "contexts", "c", {"n": len(some)}) as stage:
             row = {**dict.fromkeys(SCHEMA.names), "rank": 1, "score": 1.0, "text": text}
             write_contexts(stage, ([{**row, "question_id": key}] for key in some["id"]))
             write_json(stage.folder / IDF, idf)
             stage.finish([CONTEXTS, IDF])
-        found.append(overlap_features(some, stage, 1, 48)[0])
-    assert np.array_equal(*found)
+        features.append(compute_overlap_features(some, stage, 1, 48)[0])
+    assert np.array_equal(*features)
 
 
-def test_evidence_starts_as_a_conditional_logit_and_joins_the_score(tmp_path, asked):
-    stage = stage_of(tmp_path, asked)
-    reader = joined(tmp_path, asked)
-    features = features_of(reader, asked, stage)
+def test_overlap_features_start_as_a_conditional_logit(tmp_path, questions):
+    stage = stage_of(tmp_path, questions)
+    reader = joined(tmp_path, questions)
+    features = features_of(reader, questions, stage)
     measured = np.array(features["evidence"][:])
     before = reader.predict_logits(features)
     reader = reader.prepare_for_training(features, Tuning())
-    added = compute_logits(measured, fit_weights(measured, np.array(asked["label"])))
+    added = compute_logits(measured, fit_weights(measured, np.array(questions["label"])))
     assert reader.predict_logits(features) == pytest.approx(before + added, abs=1e-4)
-    assert (added.argmax(1) == np.array(asked["label"])).all()
+    assert (added.argmax(1) == np.array(questions["label"])).all()
 
 
 @pytest.mark.parametrize(
@@ -228,15 +226,15 @@ def test_evidence_starts_as_a_conditional_logit_and_joins_the_score(tmp_path, as
         (Packing.cross, "bert", Tuning(lora_rank=2)),
     ],
 )
-def test_what_joins_is_trained_saved_and_read_again(tmp_path, asked, packing, family, tuning):
-    stage = stage_of(tmp_path, asked)
+def test_extra_scores_are_trained_and_reload(tmp_path, questions, packing, family, tuning):
+    stage = stage_of(tmp_path, questions)
     values = {"loss": Loss.binary, "cross_option_bias": True}
-    base = joined(tmp_path, asked, packing, family, **values)
+    base = joined(tmp_path, questions, packing, family, **values)
     base.save(tmp_path / "base")
     model = replace(base.config, config=None, name_or_path=str(tmp_path / "base"))
     arguments = {**CPU, "max_steps": 4, "learning_rate": 0.01}
     reader = MultipleChoiceReader.build(model, arguments, tmp_path / "c", 0)
-    features = features_of(reader, asked, stage)
+    features = features_of(reader, questions, stage)
     reader = reader.prepare_for_training(features, tuning)
     started = reader.model.get_submodule("evidence").weight.detach().clone()
     reader.train(features, features.select([]))
@@ -249,21 +247,23 @@ def test_what_joins_is_trained_saved_and_read_again(tmp_path, asked, packing, fa
     assert np.array_equal(again.predict_logits(features), logits)
 
 
-def test_trained_evidence_is_not_started_again(tmp_path, asked):
-    stage = stage_of(tmp_path, asked)
-    reader = joined(tmp_path, asked)
-    features = features_of(reader, asked, stage)
+def test_trained_overlap_weights_are_kept(tmp_path, questions):
+    stage = stage_of(tmp_path, questions)
+    reader = joined(tmp_path, questions)
+    features = features_of(reader, questions, stage)
     with torch.no_grad():
         reader.model.get_submodule("evidence").weight.fill_(0.5)
     again = reader.prepare_for_training(features, Tuning())
     assert (again.model.get_submodule("evidence").weight == 0.5).all()
 
 
-def test_the_others_are_the_mean_of_those_that_exist(tmp_path, asked):
+def test_the_cross_option_bias_ignores_missing_options(tmp_path, questions):
     reader = joined(
-        tmp_path, asked, overlap_features=False, loss=Loss.binary, cross_option_bias=True
+        tmp_path, questions, overlap_features=False, loss=Loss.binary, cross_option_bias=True
     )
-    rows = build_features(asked, contexts_of(asked), reader.tokenizer, 48, 512)[0].to_list()[:1]
+    rows = build_features(questions, contexts_of(questions), reader.tokenizer, 48, 512)[
+        0
+    ].to_list()[:1]
     rows[0]["options"] = rows[0]["options"][:3]
     batch = reader.build_collator(5)(rows)
     batch.pop("labels")
@@ -271,20 +271,20 @@ def test_the_others_are_the_mean_of_those_that_exist(tmp_path, asked):
     with torch.no_grad():
         alone = reader.model(**batch).logits[0, :3].numpy()
         reader.model.get_submodule("others").weight.fill_(2.0)
-        found = reader.model(**batch).logits[0, :3].numpy()
-    assert found == pytest.approx(alone + 2 * (alone.sum() - alone) / 2, abs=1e-5)
+        logits = reader.model(**batch).logits[0, :3].numpy()
+    assert logits == pytest.approx(alone + 2 * (alone.sum() - alone) / 2, abs=1e-5)
 
 
-def test_another_number_of_options_is_answered(tmp_path, asked):
-    stage = stage_of(tmp_path, asked)
-    reader = joined(tmp_path, asked)
-    features = features_of(reader, asked, stage)
+def test_another_number_of_options_is_predicted(tmp_path, questions):
+    stage = stage_of(tmp_path, questions)
+    reader = joined(tmp_path, questions)
+    features = features_of(reader, questions, stage)
     reader = reader.prepare_for_training(features, Tuning())
     reader.train(features, features.select([]))
-    rows = asked.to_list()
+    rows = questions.to_list()
     rows[0] |= {"options": ["river", "log", "well"], "label": 0}
     rows[1] |= {"options": [*rows[1]["options"], "glacier", "sea"]}
-    other = Dataset.from_list(rows[:2], features=asked.features)
+    other = Dataset.from_list(rows[:2], features=questions.features)
     logits = reader.predict_logits(features_of(reader, other, stage))
     assert logits.shape == (2, 7)
     assert np.isfinite(logits).sum(axis=1).tolist() == [3, 7]

@@ -15,10 +15,10 @@ from exam.readers.lexical import (
     FEATURES,
     compute_features,
     compute_logits,
+    compute_option_features,
     cross_fit,
     fit_weights,
     load_weights,
-    option_features,
     save_weights,
 )
 
@@ -26,7 +26,7 @@ IDF = {"is": 1.0, "cat": 2.0, "red": 1.0, "mat": 3.0, "a": 0.5, "blue": 2.0, "th
 
 
 def test_features_by_hand():
-    rows = option_features(
+    rows = compute_option_features(
         ["where", "is", "the", "cat"],
         [["the", "red", "mat"], ["a", "cat"], ["blue", "mat"]],
         [["a", "red", "mat", "is", "here"]],
@@ -41,20 +41,20 @@ def test_features_by_hand():
         {"window": 0.2, "coverage": 0.6, "bigrams": 0, "missing": 1, "missing_own": 2,
          "words": 2, "characters": log(8), "prompt": 0, "centrality": 1 / 8},
     ]  # fmt: skip
-    for row, wanted in zip(rows, expected, strict=True):
-        assert dict(zip(FEATURES, row, strict=True)) == pytest.approx(wanted)
+    for row, values in zip(rows, expected, strict=True):
+        assert dict(zip(FEATURES, row, strict=True)) == pytest.approx(values)
 
 
-def test_a_window_is_about_one_sentence():
+def test_a_window_spans_about_one_sentence():
     """Words 40 apart never stand in one window; words of two passages neither."""
     far = ["cat", *["x"] * 40, "mat"]
     for passages in ([far], [["cat"], ["mat"]]):
-        (row, _) = option_features(["cat"], [["mat"], ["red"]], passages, IDF)
+        (row, _) = compute_option_features(["cat"], [["mat"], ["red"]], passages, IDF)
         assert row[:2] == [0.0, 1.0]
 
 
-def test_without_passages_only_the_options_speak():
-    (row, _) = option_features(["cat"], [["mat"], ["red"]], [], IDF)
+def test_without_passages_only_options_count():
+    (row, _) = compute_option_features(["cat"], [["mat"], ["red"]], [], IDF)
     assert dict(zip(FEATURES, row, strict=True)) == pytest.approx(
         {"window": 0, "coverage": 0, "bigrams": 0, "missing": 1, "missing_own": 3,
          "words": 1, "characters": log(4), "prompt": 0, "centrality": 0}
@@ -67,12 +67,12 @@ texts = st.lists(st.sampled_from(sorted(IDF)), max_size=8)
 @given(texts, st.lists(texts, min_size=2, max_size=5), st.lists(texts, max_size=4), st.randoms())
 def test_permuted_options_permute_features(prompt, options, passages, random):
     order = random.sample(range(len(options)), len(options))
-    rows = option_features(prompt, options, passages, IDF)
-    again = option_features(prompt, [options[i] for i in order], passages, IDF)
+    rows = compute_option_features(prompt, options, passages, IDF)
+    again = compute_option_features(prompt, [options[i] for i in order], passages, IDF)
     assert again == [rows[i] for i in order]
 
 
-def asked(n, options=2):
+def make_questions(n, options=2):
     rows = [
         {"id": str(i), "prompt": f"p{i} q{i}", "options": [f"o{i}{j}" for j in range(options)],
          "label": i % options, "context": None, "article": None}
@@ -82,7 +82,7 @@ def asked(n, options=2):
 
 
 def test_budget_and_fewer_options():
-    rows = [*asked(1, 3), *asked(1, 2)]
+    rows = [*make_questions(1, 3), *make_questions(1, 2)]
     rows[1]["id"] = "1"
     questions = Dataset.from_list(rows, features=QUESTION)
     contexts = {"0": [{"text": "p0 q0 x"}, {"text": "o00"}]}
@@ -111,7 +111,7 @@ def test_fit_is_the_conditional_logit():
     assert fit_weights(features, labels) == pytest.approx(model.coef_[0] / spread, rel=1e-3)
 
 
-def test_a_feature_that_never_differs_weighs_nothing_and_absent_options_do_not_count():
+def test_a_constant_feature_and_a_missing_option_have_no_effect():
     features = np.random.default_rng(0).normal(size=(20, 3, 2))
     features[:, :, 1] = 7.0
     labels = np.zeros(20, dtype=np.int64)
@@ -121,14 +121,14 @@ def test_a_feature_that_never_differs_weighs_nothing_and_absent_options_do_not_c
     assert fit_weights(wider, labels) == pytest.approx(weights)
 
 
-def test_a_question_is_not_answered_by_a_reader_that_saw_it():
-    questions, features = asked(20), np.random.default_rng(0).normal(size=(20, 2, 3))
+def test_cross_fit_leaves_the_question_out():
+    questions, features = make_questions(20), np.random.default_rng(0).normal(size=(20, 2, 3))
     before = cross_fit(questions, features)
     rows = questions.to_list()
     rows[3]["label"] = 1 - rows[3]["label"]
     after = cross_fit(Dataset.from_list(rows, features=QUESTION), features)
     assert (after[3] == before[3]).all()
-    assert (after != before).any()  # the others' readers did see it
+    assert (after != before).any()  # the other folds' readers saw it
     assert cross_fit(questions.select([0]), features[:1]) is None
 
 
@@ -145,7 +145,7 @@ def test_weights_round_trip(tmp_path):
         ({"other": 1.0}, "does not have the features of this version (window, coverage, bigrams, "),
     ],
 )
-def test_weights_of_another_form_are_refused(tmp_path, change, message):
+def test_invalid_weights_are_refused(tmp_path, change, message):
     path = tmp_path / "lexical.json"
     save_weights(np.zeros(len(FEATURES)), path)
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))

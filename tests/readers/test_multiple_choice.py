@@ -36,7 +36,7 @@ from exam.retrieval.contexts import SCHEMA, write_contexts
 
 
 @pytest.fixture(scope="module")
-def asked() -> Dataset:
+def questions() -> Dataset:
     return as_questions(kaggle_rows(24))
 
 
@@ -48,60 +48,58 @@ CHOOSING = {
 }
 
 
-# Features.
-
-
-def test_context_comes_first_and_only_it_is_cut(asked):
-    tokenizer = tiny_tokenizer(texts(asked))
+def test_only_the_context_is_truncated(questions):
+    tokenizer = tiny_tokenizer(texts(questions))
     passages = ["It lives in the river.", "The log is a place.", "It is number 1."]
     first = [token_ids(tokenizer, [p])[0] for p in passages]
     needed = max(
         len(token_ids(tokenizer, [q["prompt"]])[0])
         + max(map(len, token_ids(tokenizer, q["options"])))
-        for q in asked.select([0])
+        for q in questions.select([0])
     ) + tokenizer.num_special_tokens_to_add(pair=True)
     room = len(first[0]) + 2
     rows, stats = build_features(
-        asked.select([0]), contexts_of(asked, passages), tokenizer, needed + room, 512
+        questions.select([0]), contexts_of(questions, passages), tokenizer, needed + room, 512
     )
     assert rows[0]["context"] == first[0] + first[1][:2]
-    assert rows[0]["prompt"] == token_ids(tokenizer, [asked[0]["prompt"]])[0]
-    assert rows[0]["options"] == token_ids(tokenizer, asked[0]["options"])
+    assert rows[0]["prompt"] == token_ids(tokenizer, [questions[0]["prompt"]])[0]
+    assert rows[0]["options"] == token_ids(tokenizer, questions[0]["options"])
     left = len(first[1]) - 2 + len(first[2])
     assert (stats.cut.questions, stats.cut.passages, stats.cut.tokens) == (1, 1, left)
 
 
-def test_question_longer_than_the_budget_loses_its_context_not_its_options(asked):
-    tokenizer = tiny_tokenizer(texts(asked))
-    rows, _ = build_features(asked, contexts_of(asked), tokenizer, max_length=5, longest=512)
+def test_question_longer_than_the_budget_loses_its_context_not_its_options(questions):
+    tokenizer = tiny_tokenizer(texts(questions))
+    rows, _ = build_features(
+        questions, contexts_of(questions), tokenizer, max_length=5, longest=512
+    )
     assert rows[0]["context"] == []
-    assert rows[0]["options"] == token_ids(tokenizer, asked[0]["options"])
+    assert rows[0]["options"] == token_ids(tokenizer, questions[0]["options"])
 
 
-def test_question_longer_than_the_model_is_refused(asked):
-    tokenizer = tiny_tokenizer(texts(asked))
+def test_question_longer_than_the_model_is_refused(questions):
+    tokenizer = tiny_tokenizer(texts(questions))
     with pytest.raises(ExamError, match=r"the model reads 8.\n.*shorten the question"):
-        build_features(asked, {}, tokenizer, max_length=8, longest=8)
+        build_features(questions, {}, tokenizer, max_length=8, longest=8)
 
 
-def test_special_tokens_in_a_text_stay_text(asked):
-    tokenizer = tiny_tokenizer(texts(asked))
+def test_special_tokens_in_a_text_stay_text(questions):
+    tokenizer = tiny_tokenizer(texts(questions))
     forged = token_ids(tokenizer, ["the [SEP] river [CLS]"])[0]
     assert not {tokenizer.sep_token_id, tokenizer.cls_token_id} & set(forged)
 
 
 def test_shuffled_options_keep_the_right_text_and_balance_the_letters():
-    asked = as_questions([{**r, "A": f"right {r['id']}", "answer": "A"} for r in kaggle_rows(100)])
-    shuffled = shuffle_options(asked, seed=1)
-    for before, after in zip(asked, shuffled, strict=True):
+    questions = as_questions(
+        [{**r, "A": f"right {r['id']}", "answer": "A"} for r in kaggle_rows(100)]
+    )
+    shuffled = shuffle_options(questions, seed=1)
+    for before, after in zip(questions, shuffled, strict=True):
         assert sorted(before["options"]) == sorted(after["options"])
         assert after["options"][after["label"]] == f"right {after['id']}"
     assert min(np.bincount(shuffled["label"], minlength=5)) >= 10
-    assert shuffle_options(asked, seed=1)["label"][:] == shuffled["label"][:]
-    assert shuffle_options(asked, seed=2)["label"][:] != shuffled["label"][:]
-
-
-# Collator.
+    assert shuffle_options(questions, seed=1)["label"][:] == shuffled["label"][:]
+    assert shuffle_options(questions, seed=2)["label"][:] != shuffled["label"][:]
 
 
 @pytest.fixture
@@ -151,13 +149,10 @@ def test_collator_pads_missing_options(small):
     assert batch["option_mask"].tolist() == [[True, True, True], [True, True, False]]
 
 
-def test_template_equals_the_tokenizer_own_pair(small):
+def test_special_tokens_equal_the_tokenizer(small):
     tokenizer, i = small
-    built = SpecialTokens.of(tokenizer, pair=True).build([i["a"]], [i["b"], i["c"]])
+    built = SpecialTokens.from_tokenizer(tokenizer, pair=True).build([i["a"]], [i["b"], i["c"]])
     assert built == dict(tokenizer("a", "b c", return_token_type_ids=True))
-
-
-# Model and loss.
 
 
 def test_loss_ignores_options_that_do_not_exist():
@@ -168,9 +163,11 @@ def test_loss_ignores_options_that_do_not_exist():
     )
 
 
-def test_head_stays_fp32_under_autocast(tmp_path, asked):
-    reader = reader_in(tmp_path, asked)
-    batch = MultipleChoiceCollator(reader.tokenizer, 5)(features_of(reader, asked).to_list()[:2])
+def test_head_stays_fp32_under_autocast(tmp_path, questions):
+    reader = reader_in(tmp_path, questions)
+    batch = MultipleChoiceCollator(reader.tokenizer, 5)(
+        features_of(reader, questions).to_list()[:2]
+    )
     batch.pop("option_mask"), batch.pop("labels")
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert reader.model(**batch).logits.dtype == torch.float32
@@ -198,48 +195,45 @@ def test_position_limits():
     assert max_input_tokens(model, 512) == 512
 
 
-# Training.
-
-
-def test_training_moves_every_parameter(tmp_path, asked):
-    reader = reader_in(tmp_path, asked, num_train_epochs=1)
+def test_training_moves_every_parameter(tmp_path, questions):
+    reader = reader_in(tmp_path, questions, num_train_epochs=1)
     before = {n: p.detach().clone() for n, p in reader.model.named_parameters()}
-    features = features_of(reader, asked)
+    features = features_of(reader, questions)
     reader.train(features, features.select([]))
     still = [n for n, p in reader.model.named_parameters() if torch.equal(before[n], p)]
     assert still == []
 
 
-def first_step(tmp_path, asked, batch, accumulation):
+def first_step(tmp_path, questions, batch, accumulation):
     """Loss and gradient norm that the Trainer logs for the first optimiser step."""
     reader = reader_in(
         tmp_path,
-        asked,
+        questions,
         max_steps=1,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
     )
-    features = features_of(reader, asked)
+    features = features_of(reader, questions)
     trainer = reader.build_trainer(features, None, 5)
     trainer.train()
     log = trainer.state.log_history[0]
     return log["loss"], log["grad_norm"]
 
 
-def test_accumulation_equals_a_larger_batch(tmp_path, asked):
-    whole = first_step(tmp_path / "a", asked, 8, 1)
-    parts = first_step(tmp_path / "b", asked, 1, 8)
+def test_accumulation_equals_a_larger_batch(tmp_path, questions):
+    whole = first_step(tmp_path / "a", questions, 8, 1)
+    parts = first_step(tmp_path / "b", questions, 1, 8)
     assert whole == pytest.approx(parts, rel=1e-4)
     assert whole[0] == pytest.approx(np.log(5), abs=0.05)  # not eight times that
 
 
-def test_predict_equals_evaluate_and_a_reloaded_model(tmp_path, asked):
-    reader = reader_in(tmp_path, asked, num_train_epochs=1, per_device_eval_batch_size=5)
-    features = features_of(reader, asked)
+def test_predict_equals_evaluate_and_a_reloaded_model(tmp_path, questions):
+    reader = reader_in(tmp_path, questions, num_train_epochs=1, per_device_eval_batch_size=5)
+    features = features_of(reader, questions)
     reader.train(features, features.select([]))
     logits = reader.predict_logits(features)
     evaluated = reader.build_trainer(None, features, 5).evaluate()
-    assert evaluated["eval_map_at_3"] == map_at_k(logits, np.array(asked["label"]))
+    assert evaluated["eval_map_at_3"] == map_at_k(logits, np.array(questions["label"]), 3)
     reader.model.save_pretrained(tmp_path / "m")
     reader.tokenizer.save_pretrained(tmp_path / "m")
     saved = replace(reader.config, name_or_path=str(tmp_path / "m"))
@@ -247,29 +241,33 @@ def test_predict_equals_evaluate_and_a_reloaded_model(tmp_path, asked):
         saved, {**CPU, "per_device_eval_batch_size": 5}, tmp_path, seed=9
     )
     weights = again.model.state_dict()
-    assert all(torch.equal(weights[name], own) for name, own in reader.model.state_dict().items())
+    assert all(
+        torch.equal(weights[name], weight) for name, weight in reader.model.state_dict().items()
+    )
     # The last bit of a matrix product depends on where its weights lie in memory.
-    assert again.predict_logits(features_of(again, asked)) == pytest.approx(logits, rel=0, abs=1e-8)
+    assert again.predict_logits(features_of(again, questions)) == pytest.approx(
+        logits, rel=0, abs=1e-8
+    )
 
 
-def test_partly_answered_questions_are_predicted(tmp_path, asked):
-    reader = reader_in(tmp_path, asked, per_device_eval_batch_size=4)
-    rows = [{**q, "label": None if i > 7 else q["label"]} for i, q in enumerate(asked)]
+def test_partly_answered_questions_are_predicted(tmp_path, questions):
+    reader = reader_in(tmp_path, questions, per_device_eval_batch_size=4)
+    rows = [{**q, "label": None if i > 7 else q["label"]} for i, q in enumerate(questions)]
     part = reader.predict_logits(features_of(reader, Dataset.from_list(rows, features=FEATURES)))
-    assert np.array_equal(part, reader.predict_logits(features_of(reader, asked)))
+    assert np.array_equal(part, reader.predict_logits(features_of(reader, questions)))
 
 
-def test_a_diverged_reader_is_refused(tmp_path, asked):
-    reader = reader_in(tmp_path, asked)
+def test_a_diverged_reader_is_refused(tmp_path, questions):
+    reader = reader_in(tmp_path, questions)
     with torch.no_grad():
         reader.model.classifier.weight.fill_(torch.nan)
     with pytest.raises(ExamError, match=r"NaN for 24 of 24 (.|\n)* lower trainer\.learning_rate"):
-        reader.predict_logits(features_of(reader, asked))
+        reader.predict_logits(features_of(reader, questions))
 
 
-def test_a_checkpoint_without_its_best_one_is_not_resumed(tmp_path, asked):
-    reader = reader_in(tmp_path, asked, **CHOOSING)
-    features = features_of(reader, asked)
+def test_a_checkpoint_without_its_best_one_is_not_resumed(tmp_path, questions):
+    reader = reader_in(tmp_path, questions, **CHOOSING)
+    features = features_of(reader, questions)
     reader.train(features.select(range(16)), features.select(range(16, 24)))
     folder = tmp_path / "c"
     newest = last_complete_checkpoint(folder)
@@ -285,9 +283,9 @@ def mark_whole(checkpoint):
     write_manifest(checkpoint / MANIFEST, [str(p.relative_to(checkpoint)) for p in files])
 
 
-def test_training_does_not_go_on_in_another_number_of_processes(tmp_path, asked):
-    reader = reader_in(tmp_path, asked, max_steps=2, save_strategy="steps", save_steps=1)
-    features = features_of(reader, asked)
+def test_training_does_not_resume_with_another_number_of_processes(tmp_path, questions):
+    reader = reader_in(tmp_path, questions, max_steps=2, save_strategy="steps", save_steps=1)
+    features = features_of(reader, questions)
     reader.train(features, features.select([]))
     newest = tmp_path / "c" / "checkpoint-2"
     for number in range(2):  # as two processes name them
@@ -301,14 +299,14 @@ def test_training_does_not_go_on_in_another_number_of_processes(tmp_path, asked)
     assert "resume=never" in str(caught.value)
 
 
-def test_predict_needs_no_labels_and_masks_missing_options(tmp_path, asked):
-    reader = reader_in(tmp_path, asked)
-    rows = [{**q, "label": None} for q in asked.select(range(3))]
+def test_predict_needs_no_labels_and_masks_missing_options(tmp_path, questions):
+    reader = reader_in(tmp_path, questions)
+    rows = [{**q, "label": None} for q in questions.select(range(3))]
     rows[1]["options"] = rows[1]["options"][:3]
     features = features_of(reader, Dataset.from_list(rows, features=FEATURES))
     logits = reader.predict_logits(features)
     assert np.isinf(logits).tolist() == [[False] * 5, [False] * 3 + [True] * 2, [False] * 5]
-    whole = reader.predict_logits(features_of(reader, asked.select(range(3))))
+    whole = reader.predict_logits(features_of(reader, questions.select(range(3))))
     assert logits[1, :3] == pytest.approx(whole[1, :3], abs=1e-5)
 
 
@@ -320,7 +318,7 @@ def losses(trainer_state):
     return [(h["step"], h["loss"]) for h in trainer_state if "loss" in h]
 
 
-def eight_steps(folder, asked):
+def eight_steps(folder, questions):
     """Training that saves every third step; its predictions and its state."""
     dropout = {**TINY, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     steps = {
@@ -329,19 +327,21 @@ def eight_steps(folder, asked):
         "save_steps": 3,
         "per_device_train_batch_size": 4,
     }
-    reader = reader_in(folder, asked, config=dropout, **steps)
-    features = features_of(reader, asked)
+    reader = reader_in(folder, questions, config=dropout, **steps)
+    features = features_of(reader, questions)
     reader.train(features, features.select([]))
     return reader.predict_logits(features), read_json(folder / "trainer_state.json")
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, asked):
-    return eight_steps(tmp_path_factory.mktemp("whole"), asked)
+def uninterrupted(tmp_path_factory, questions):
+    return eight_steps(tmp_path_factory.mktemp("whole"), questions)
 
 
 @pytest.mark.parametrize("cut", ["between checkpoints", "within a checkpoint"])
-def test_resumed_training_equals_uninterrupted(tmp_path, asked, uninterrupted, cut, monkeypatch):
+def test_resumed_training_equals_uninterrupted(
+    tmp_path, questions, uninterrupted, cut, monkeypatch
+):
     from transformers import Trainer
 
     whole, state = uninterrupted
@@ -357,61 +357,60 @@ def test_resumed_training_equals_uninterrupted(tmp_path, asked, uninterrupted, c
 
     monkeypatch.setattr(Trainer, name, dying)
     with pytest.raises(Stop):
-        eight_steps(tmp_path / "cut", asked)
+        eight_steps(tmp_path / "cut", questions)
     monkeypatch.setattr(Trainer, name, real)
     assert last_complete_checkpoint(tmp_path / "cut" / "c").name == "checkpoint-3"
-    resumed, resumed_state = eight_steps(tmp_path / "cut", asked)
+    resumed, resumed_state = eight_steps(tmp_path / "cut", questions)
     assert resumed_state["global_step"] == state["global_step"] == 8
     assert losses(resumed_state["log_history"]) == losses(state["log_history"])
     assert np.array_equal(resumed, whole)
 
 
-def test_best_checkpoint_is_chosen_on_the_dev_fold(tmp_path, asked):
-    reader = reader_in(tmp_path, asked, **CHOOSING)
-    features = features_of(reader, asked)
+def test_best_checkpoint_is_chosen_on_the_dev_fold(tmp_path, questions):
+    reader = reader_in(tmp_path, questions, **CHOOSING)
+    features = features_of(reader, questions)
     _, figures = reader.train(features.select(range(16)), features.select(range(16, 24)))
-    found = map_at_k(
-        reader.predict_logits(features.select(range(16, 24))), np.array(asked["label"][16:24])
+    score = map_at_k(
+        reader.predict_logits(features.select(range(16, 24))),
+        np.array(questions["label"][16:24]),
+        3,
     )
-    assert figures["best"] == pytest.approx(found)
+    assert figures["best"] == pytest.approx(score)
 
 
-# Features kept.
-
-
-def contexts_stage(outputs, asked, text):
+def contexts_stage(outputs, questions, text):
     with open_stage(outputs, "contexts", "c", {"text": text}) as stage:
         if not stage.reused:
             rows = [
                 [{**dict.fromkeys(SCHEMA.names), "question_id": key, "rank": 1, "text": text}]
-                for key in asked["id"]
+                for key in questions["id"]
             ]
             write_contexts(stage, iter(rows))
             stage.finish([CONTEXTS])
     return stage
 
 
-def test_features_are_kept_until_something_they_stand_on_changes(tmp_path, asked):
-    tokenizer = tiny_tokenizer(texts(asked))
-    stage = contexts_stage(tmp_path, asked, "It lives in the river.")
+def test_features_are_cached_until_an_input_changes(tmp_path, questions):
+    tokenizer = tiny_tokenizer(texts(questions))
+    stage = contexts_stage(tmp_path, questions, "It lives in the river.")
 
-    def features(contexts=stage, tokenizer=tokenizer, questions=asked, max_length=48):
+    def features(contexts=stage, tokenizer=tokenizer, questions=questions, max_length=48):
         reading = EncodingSettings(1, max_length, 512, Order.best_first)
-        found, _ = load_features("f", questions, contexts, tokenizer, reading)
+        encoded, _ = load_features("f", questions, contexts, tokenizer, reading)
         folders = sorted(p.name for p in (tmp_path / "features").iterdir() if p.is_dir())
-        return found.to_list(), len(folders)
+        return encoded.to_list(), len(folders)
 
     built, folders = features()
     direct = build_features(
-        asked, contexts_of(asked, ["It lives in the river."]), tokenizer, 48, 512
+        questions, contexts_of(questions, ["It lives in the river."]), tokenizer, 48, 512
     )
     assert built == direct[0].to_list()
     assert folders == 1
     assert features() == (built, 1)
-    other = contexts_stage(tmp_path, asked, "The log is a place.")
+    other = contexts_stage(tmp_path, questions, "The log is a place.")
     assert features(contexts=other)[1] == 2
-    assert features(tokenizer=tiny_tokenizer(texts(asked)[:9]))[1] == 3
-    assert features(questions=shuffle_options(asked, seed=3))[1] == 4
+    assert features(tokenizer=tiny_tokenizer(texts(questions)[:9]))[1] == 3
+    assert features(questions=shuffle_options(questions, seed=3))[1] == 4
     assert features(max_length=20)[1] == 5
     assert features() == (built, 5)
 

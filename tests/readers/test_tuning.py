@@ -29,35 +29,35 @@ def slow(*values):
 
 
 @pytest.fixture(scope="module")
-def asked():
+def questions():
     return as_questions(kaggle_rows(12))
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory, asked):
+def bases(tmp_path_factory, questions):
     """Folders of random models by family, as a checkpoint to start from."""
 
     def folder(family, packing=Packing.options):
-        place = tmp_path_factory.getbasetemp() / f"base-{family}-{packing.value}"
-        if not place.is_dir():
-            made = MultipleChoiceReader.build(
-                model_of(family, packing), CPU, place / "c", 0, texts(asked)
+        folder = tmp_path_factory.getbasetemp() / f"base-{family}-{packing.value}"
+        if not folder.is_dir():
+            reader = MultipleChoiceReader.build(
+                model_of(family, packing), CPU, folder / "c", 0, texts(questions)
             )
-            made.save(place)
-        return str(place)
+            reader.save(folder)
+        return str(folder)
 
     return folder
 
 
-def reader_of(tmp_path, asked, base, packing=Packing.options, **values):
+def reader_of(tmp_path, questions, base, packing=Packing.options, **values):
     config = Model(name="t", name_or_path=base, packing=packing)
     return MultipleChoiceReader.build(
-        config, {**CPU, "max_steps": 2, **values}, tmp_path / "c", 0, texts(asked)
+        config, {**CPU, "max_steps": 2, **values}, tmp_path / "c", 0, texts(questions)
     )
 
 
-def trained(reader, asked, tuning):
-    features = features_of(reader, asked)
+def trained(reader, questions, tuning):
+    features = features_of(reader, questions)
     reader = reader.prepare_for_training(features, tuning)
     reader.train(features, features.select([]))
     return reader, features
@@ -67,48 +67,44 @@ def weights(model):
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-# Freezing.
-
-
 @pytest.mark.parametrize("family", ["bert", slow("modernbert"), "deberta", slow("mpnet")])
-def test_what_is_frozen_stays_and_the_rest_moves(tmp_path, asked, bases, family):
-    reader = reader_of(tmp_path, asked, bases(family))
+def test_only_weights_that_are_not_frozen_move(tmp_path, questions, bases, family):
+    reader = reader_of(tmp_path, questions, bases(family))
     before = weights(reader.model)
-    trained(reader, asked, Tuning(name="f", freeze_embeddings=True, freeze_layers=1))
+    trained(reader, questions, Tuning(name="f", freeze_embeddings=True, freeze_layers=1))
     still = {n for n, p in reader.model.named_parameters() if torch.equal(before[n], p)}
     frozen = {n for n in before if ".embeddings." in n or ".layer.0." in n or ".layers.0." in n}
     assert still - {"classifier.bias"} == frozen
 
 
-def test_a_share_of_the_layers_is_counted_and_said(tmp_path, asked, bases, caplog):
-    reader = reader_of(tmp_path, asked, bases("bert"))
+def test_a_frozen_share_of_the_layers_is_logged(tmp_path, questions, bases, caplog):
+    reader = reader_of(tmp_path, questions, bases("bert"))
     with caplog.at_level("DEBUG"):
-        reader = reader.prepare_for_training(features_of(reader, asked), Tuning(freeze_layers=0.67))
+        reader = reader.prepare_for_training(
+            features_of(reader, questions), Tuning(freeze_layers=0.67)
+        )
     layers = reader.model.base_model.encoder.layer
     assert [all(p.requires_grad for p in layer.parameters()) for layer in layers] == [0, 0, 1]
-    found = count_parameters(reader.model)
+    counts = count_parameters(reader.model)
     per_layer = sum(p.numel() for p in layers[0].parameters())
-    assert found["all"] - found["trained"] == 2 * per_layer
-    said = f"train: {found['trained']:,} of {found['all']:,} parameters ({found['share']:.1%})"
+    assert counts["all"] - counts["trained"] == 2 * per_layer
+    said = f"train: {counts['trained']:,} of {counts['all']:,} parameters ({counts['share']:.1%})"
     assert said in caplog.messages
 
 
-def test_more_layers_than_there_are_cannot_be_frozen(tmp_path, asked, bases):
-    reader = reader_of(tmp_path, asked, bases("bert"))
+def test_more_layers_than_there_are_cannot_be_frozen(tmp_path, questions, bases):
+    reader = reader_of(tmp_path, questions, bases("bert"))
     with pytest.raises(ExamError) as caught:
-        reader.prepare_for_training(features_of(reader, asked), Tuning(freeze_layers=4))
+        reader.prepare_for_training(features_of(reader, questions), Tuning(freeze_layers=4))
     assert str(caught.value) == (
         "tuning.freeze_layers=4, but the model has 3 layers.\nSet at most 3, or a share below 1."
     )
 
 
-# Learning rates.
-
-
-def test_layers_and_head_learn_at_their_own_rates(tmp_path, asked, bases):
-    reader = reader_of(tmp_path, asked, bases("deberta"), learning_rate=0.01)
+def test_layers_and_head_learn_at_separate_rates(tmp_path, questions, bases):
+    reader = reader_of(tmp_path, questions, bases("deberta"), learning_rate=0.01)
     tuning = Tuning(layer_decay=0.5, head_learning_rate=0.1)
-    features = features_of(reader, asked)
+    features = features_of(reader, questions)
     trainer = reader.prepare_for_training(features, tuning).build_trainer(features, None, 5)
     optimizer = trainer.create_optimizer()
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -122,9 +118,6 @@ def test_layers_and_head_learn_at_their_own_rates(tmp_path, asked, bases):
     assert len(decays) == 1  # without weight decay both groups have the same
 
 
-# Adapters.
-
-
 @pytest.mark.parametrize(
     ("family", "packing"),
     [
@@ -134,18 +127,18 @@ def test_layers_and_head_learn_at_their_own_rates(tmp_path, asked, bases):
         slow("bert", Packing.none),
     ],
 )
-def test_adapters_reload_and_merge_to_the_same_logits(tmp_path, asked, bases, family, packing):
+def test_adapters_reload_and_merge_to_the_same_logits(tmp_path, questions, bases, family, packing):
     base = bases(family, packing)
-    reader = reader_of(tmp_path, asked, base, packing, activation_checkpointing=True)
+    reader = reader_of(tmp_path, questions, base, packing, activation_checkpointing=True)
     before = weights(reader.model)
-    reader, features = trained(reader, asked, LORA)
+    reader, features = trained(reader, questions, LORA)
     logits = reader.predict_logits(features)
     reader.save(tmp_path / "run" / "model")
     saved = {p.name for p in (tmp_path / "run" / "model").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "base.json"} <= saved
     assert "model.safetensors" not in saved
 
-    again = reader_of(tmp_path / "again", asked, str(tmp_path / "run"), packing)
+    again = reader_of(tmp_path / "again", questions, str(tmp_path / "run"), packing)
     assert np.array_equal(again.predict_logits(features), logits)
     whole = replace(again, model=merge_adapters(again.model))
     assert whole.predict_logits(features) == pytest.approx(logits, abs=1e-4)
@@ -155,10 +148,10 @@ def test_adapters_reload_and_merge_to_the_same_logits(tmp_path, asked, bases, fa
     assert any(not torch.equal(before[n], after[n]) for n in heads)
 
 
-def test_adapters_train_alone_and_count_themselves(tmp_path, asked, bases):
-    reader = reader_of(tmp_path, asked, bases("bert"))
+def test_only_adapters_and_head_train(tmp_path, questions, bases):
+    reader = reader_of(tmp_path, questions, bases("bert"))
     before = weights(reader.model)
-    reader, _ = trained(reader, asked, replace(LORA, freeze_layers=2, lora_targets=["query"]))
+    reader, _ = trained(reader, questions, replace(LORA, freeze_layers=2, lora_targets=["query"]))
     learning = [n for n, p in reader.model.named_parameters() if p.requires_grad]
     assert {n.split("bert.encoder.")[-1] for n in learning if "lora" in n} == {
         "layer.2.attention.self.query.lora_A.default.weight",
@@ -174,44 +167,52 @@ def test_adapters_train_alone_and_count_themselves(tmp_path, asked, bases):
     }
 
 
-def test_adapters_of_a_random_model_are_saved_merged(tmp_path, asked):
+def test_adapters_of_a_random_model_are_saved_merged(tmp_path, questions):
     reader = MultipleChoiceReader.build(
-        model_of("bert"), {**CPU, "max_steps": 2}, tmp_path / "c", 0, texts(asked)
+        model_of("bert"), {**CPU, "max_steps": 2}, tmp_path / "c", 0, texts(questions)
     )
-    reader, features = trained(reader, asked, LORA)
+    reader, features = trained(reader, questions, LORA)
     reader.save(tmp_path / "m")
-    again = reader_of(tmp_path, asked, str(tmp_path / "m"))
+    again = reader_of(tmp_path, questions, str(tmp_path / "m"))
     assert again.predict_logits(features) == pytest.approx(
         reader.predict_logits(features), abs=1e-4
     )
 
 
-def test_a_run_with_adapters_is_trained_further(tmp_path, asked, bases):
-    first, features = trained(reader_of(tmp_path, asked, bases("bert")), asked, LORA)
+def test_a_run_with_adapters_is_trained_further(tmp_path, questions, bases):
+    first, features = trained(reader_of(tmp_path, questions, bases("bert")), questions, LORA)
     first.save(tmp_path / "run" / "model")
-    again = reader_of(tmp_path / "a", asked, str(tmp_path / "run"), learning_rate=0.0)
-    again, _ = trained(again, asked, LORA)
+    again = reader_of(tmp_path / "a", questions, str(tmp_path / "run"), learning_rate=0.0)
+    again, _ = trained(again, questions, LORA)
     assert again.predict_logits(features) == pytest.approx(first.predict_logits(features), abs=1e-4)
 
 
-def test_adapters_of_another_base_are_refused(tmp_path, asked, bases):
+def test_adapters_of_another_base_are_refused(tmp_path, questions, bases):
     base = tmp_path / "base"
-    MultipleChoiceReader.build(model_of("bert"), CPU, tmp_path / "c", 0, texts(asked)).save(base)
-    trained(reader_of(tmp_path, asked, str(base)), asked, LORA)[0].save(tmp_path / "run" / "model")
-    MultipleChoiceReader.build(model_of("bert"), CPU, tmp_path / "c", 1, texts(asked)).save(base)
+    MultipleChoiceReader.build(model_of("bert"), CPU, tmp_path / "c", 0, texts(questions)).save(
+        base
+    )
+    trained(reader_of(tmp_path, questions, str(base)), questions, LORA)[0].save(
+        tmp_path / "run" / "model"
+    )
+    MultipleChoiceReader.build(model_of("bert"), CPU, tmp_path / "c", 1, texts(questions)).save(
+        base
+    )
     with pytest.raises(
         ExamError, match=f"adapters of {base}, which .* has changed since.\nRestore"
     ):
-        reader_of(tmp_path, asked, str(tmp_path / "run"))
+        reader_of(tmp_path, questions, str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
     ("targets", "named"), [(["query", "q_proj"], "q_proj"), (["nothing"], "nothing")]
 )
-def test_targets_that_match_nothing_are_named(tmp_path, asked, bases, targets, named):
-    reader = reader_of(tmp_path, asked, bases("bert"))
+def test_unknown_lora_targets_are_refused(tmp_path, questions, bases, targets, named):
+    reader = reader_of(tmp_path, questions, bases("bert"))
     with pytest.raises(ExamError) as caught:
-        reader.prepare_for_training(features_of(reader, asked), replace(LORA, lora_targets=targets))
+        reader.prepare_for_training(
+            features_of(reader, questions), replace(LORA, lora_targets=targets)
+        )
     assert str(caught.value) == (
         f"tuning.lora_targets={named} matches no module of the layers.\n"
         "Choose from: dense, key, query, value."
@@ -219,26 +220,23 @@ def test_targets_that_match_nothing_are_named(tmp_path, asked, bases, targets, n
 
 
 @pytest.mark.slow
-def test_accumulated_batches_are_the_whole_batch(tmp_path, asked, bases):
+def test_accumulated_batches_are_the_whole_batch(tmp_path, questions, bases):
     losses = []
     for batch, steps in ((8, 1), (1, 8)):
         reader = reader_of(
             tmp_path / str(batch),
-            asked.select(range(8)),
+            questions.select(range(8)),
             bases("bert"),
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=steps,
             max_steps=3,
         )
-        features = features_of(reader, asked.select(range(8)))
+        features = features_of(reader, questions.select(range(8)))
         reader = reader.prepare_for_training(features, LORA)
         trainer = reader.build_trainer(features, None, 5)
         trainer.train()
         losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-# Adversarial weight perturbation.
 
 
 def linear():
@@ -250,7 +248,7 @@ def linear():
 
 
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
-def test_the_shift_has_its_length_whatever_the_gradients_scale(scale):
+def test_the_shift_does_not_depend_on_the_gradients_scale(scale):
     module = linear()
     module.weight.grad *= scale
     before = module.weight.detach().clone()
@@ -261,7 +259,7 @@ def test_the_shift_has_its_length_whatever_the_gradients_scale(scale):
     assert torch.equal(module.weight, before)
 
 
-def test_no_value_moves_by_more_than_its_share():
+def test_no_weight_moves_by_more_than_awp_eps():
     module = linear()
     before = module.weight.detach().clone()
     with perturb_weights(module, awp_lr=10.0, awp_eps=0.01):
@@ -285,25 +283,27 @@ def test_weights_are_restored_when_the_step_raises():
 
 
 @pytest.mark.parametrize("tuning", [Tuning(), slow(LORA)], ids=["full", "lora"])
-def test_weight_perturbation_adds_its_gradient_from_its_epoch_on(tmp_path, asked, bases, tuning):
-    found = {}
+def test_weight_perturbation_adds_its_gradient_from_its_epoch_on(
+    tmp_path, questions, bases, tuning
+):
+    logits = {}
     awp = replace(tuning, awp_lr=0.1, awp_eps=None, awp_start_epoch=0.0)
     for name, setting in {
         "none": tuning,
         "later": replace(awp, awp_start_epoch=99.0),
         "now": awp,
     }.items():
-        reader = reader_of(tmp_path / name, asked, bases("bert"))
-        reader, features = trained(reader, asked, setting)
-        found[name] = reader.predict_logits(features)
-    assert np.array_equal(found["none"], found["later"])
-    assert not np.allclose(found["none"], found["now"], atol=1e-5)
+        reader = reader_of(tmp_path / name, questions, bases("bert"))
+        reader, features = trained(reader, questions, setting)
+        logits[name] = reader.predict_logits(features)
+    assert np.array_equal(logits["none"], logits["later"])
+    assert not np.allclose(logits["none"], logits["now"], atol=1e-5)
 
 
-def test_weight_perturbation_changes_no_weight_that_is_not_trained(tmp_path, asked, bases):
-    reader = reader_of(tmp_path, asked, bases("bert"))
+def test_weight_perturbation_changes_no_weight_that_is_not_trained(tmp_path, questions, bases):
+    reader = reader_of(tmp_path, questions, bases("bert"))
     before = weights(reader.model)
-    trained(reader, asked, replace(AWP, freeze_layers=2))
+    trained(reader, questions, replace(AWP, freeze_layers=2))
     layers = [n for n in before if ".layer.0." in n or ".layer.1." in n]
     after = weights(reader.model)
     assert layers
@@ -311,21 +311,20 @@ def test_weight_perturbation_changes_no_weight_that_is_not_trained(tmp_path, ask
 
 
 @pytest.mark.parametrize(("sharded", "named"), [("deepspeed", "DeepSpeed"), ("fsdp", "FSDP")])
-def test_weight_perturbation_needs_whole_weights(tmp_path, asked, bases, sharded, named):
-    reader = reader_of(tmp_path, asked, bases("bert"))
+def test_weight_perturbation_needs_whole_weights(tmp_path, questions, bases, sharded, named):
+    reader = reader_of(tmp_path, questions, bases("bert"))
     arguments = SimpleNamespace(**{"deepspeed": None, "fsdp": None, sharded: "settings"})
     with pytest.raises(ExamError) as caught:
-        replace(reader, arguments=arguments).prepare_for_training(features_of(reader, asked), AWP)
+        replace(reader, arguments=arguments).prepare_for_training(
+            features_of(reader, questions), AWP
+        )
     assert f"tuning.awp_lr shifts each weight by its gradient, and {named} splits" in str(
         caught.value
     )
     assert "Set tuning.awp_lr=null" in str(caught.value)
 
 
-# A full disk.
-
-
-def test_a_full_disk_leaves_the_last_whole_checkpoint_usable(tmp_path, asked, bases):
+def test_a_full_disk_leaves_the_last_whole_checkpoint_usable(tmp_path, questions, bases):
     whole, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
 
@@ -334,8 +333,8 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint_usable(tmp_path, asked, ba
             if state.global_step == 3:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
-    reader = reader_of(tmp_path, asked, bases("bert"), **settings)
-    features = features_of(reader, asked)
+    reader = reader_of(tmp_path, questions, bases("bert"), **settings)
+    features = features_of(reader, questions)
     trainer = reader.build_trainer(features, None, 5)
     trainer.add_callback(Fill())
     try:
@@ -349,16 +348,13 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint_usable(tmp_path, asked, ba
     kept = last_complete_checkpoint(tmp_path / "c")
     assert kept is not None
     assert kept.name == "checkpoint-2"
-    again = reader_of(tmp_path, asked, bases("bert"), **settings)
+    again = reader_of(tmp_path, questions, bases("bert"), **settings)
     _, resumed = again.train(features, features.select([]))
-    straight = reader_of(tmp_path / "other", asked, bases("bert"), **settings)
+    straight = reader_of(tmp_path / "other", questions, bases("bert"), **settings)
     straight.train(features, features.select([]))
     assert resumed["steps"] == 6
     assert "train_loss" not in resumed  # it would be that of the last steps alone
     assert np.array_equal(again.predict_logits(features), straight.predict_logits(features))
-
-
-# Memory.
 
 
 def test_memory_is_estimated_from_weights_and_tokens():

@@ -27,12 +27,12 @@ def run(place):
 def test_a_card_has_the_figures_of_its_results(run):
     card = ModelCard.load(run / "README.md")
     results = json.loads((run / "results.json").read_text())
-    own = results["rows"][-1]
+    reader = results["rows"][-1]
     (metric,) = card.data.eval_results
-    assert metric.metric_value == pytest.approx(own["map_at_3"], abs=1e-4)
+    assert metric.metric_value == pytest.approx(reader["map_at_3"], abs=1e-4)
     assert card.data.tags == ["multiple-choice", "open-book"]
-    low, high = own["ci"]
-    row = f"| {own['system']} | {own['map_at_3']:.3f} | [{low:.3f}, {high:.3f}] |"
+    low, high = reader["ci"]
+    row = f"| {reader['system']} | {reader['map_at_3']:.3f} | [{low:.3f}, {high:.3f}] |"
     assert row in card.text
     lines = card.text.splitlines()
     table = lines.index("| system | MAP@3 | 95 % interval |")
@@ -76,10 +76,10 @@ class Handler(BaseHTTPRequestHandler):
             )
         if self.path.endswith("/preupload/main"):
             files = json.loads(body)["files"]
-            own = [
+            files = [
                 {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files
             ]
-            return self._reply({"files": own})
+            return self._reply({"files": files})
         if self.path.endswith("/commit/main"):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
@@ -93,11 +93,11 @@ class Handler(BaseHTTPRequestHandler):
         self._reply({"id": "me/run", "sha": "abc", "siblings": [], "private": self.server.private})
 
     def _chunks(self):
-        found = b""
+        body = b""
         while size := int(self.rfile.readline().strip() or b"0", 16):
-            found += self.rfile.read(size)
+            body += self.rfile.read(size)
             self.rfile.readline()
-        return found
+        return body
 
     def _reply(self, value):
         data = json.dumps(value).encode()
@@ -139,7 +139,7 @@ def test_a_hub_out_of_reach_leaves_the_run_whole(place, run):
     assert done.returncode == 2
     first, second = done.stderr.splitlines()[-2:]
     assert first.startswith(f"{run} could not be pushed to me/run: ")
-    assert second == "The run is whole. Log in (hf auth login), and run the same command again."
+    assert "hf auth login" in second
 
 
 def test_nothing_is_pushed_to_a_public_repository_unasked(place, run):
@@ -147,7 +147,7 @@ def test_nothing_is_pushed_to_a_public_repository_unasked(place, run):
     hub.private = False
     done = pushed(place, hub)
     assert (done.returncode, hub.files) == (2, {})
-    assert done.stderr.splitlines()[-2:] == [
-        "me/run is there already, and public; nothing was pushed.",
-        "Set hub.private=false to push to it, or give another hub.repo=<owner>/<name>",
-    ]
+    first, second = done.stderr.splitlines()[-2:]
+    assert first.startswith("me/run ")
+    assert "hub.private=false" in second
+    assert "hub.repo=<owner>/<name>" in second

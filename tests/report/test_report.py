@@ -12,8 +12,8 @@ from random import Random
 import pytest
 
 from exam.report import charts
+from exam.report.charts import write_png
 from exam.report.page import Page, write_page
-from exam.report.png import write_png
 
 BROWSER = (
     os.environ.get("EXAM_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -54,11 +54,11 @@ QUESTIONS = [
     question(4, [0.3, 0.3, 0.4], None, support=None, passages=[]),
 ]
 CHARTS = [
-    charts.systems(ROWS),
-    charts.calibration(
+    charts.score_chart(ROWS),
+    charts.calibration_chart(
         [{"n": 3, "probability": 0.5, "accuracy": {"value": 0.4, "ci": [0.1, 0.8]}}], 0.1
     ),
-    charts.over(
+    charts.line_chart(
         HOSTILE,
         HOSTILE,
         "passages",
@@ -66,10 +66,10 @@ CHARTS = [
         {HOSTILE: [{"at": k, "value": 0.5, "ci": [0.4, 0.6]} for k in (1, 3, 10)]},
         log=True,
     ),
-    charts.learning(
-        [{"step": 1, "loss": 1.5}, {"step": 2, "loss": 1.0}, {"step": 2, "eval_map_at_3": 0.5}]
+    charts.learning_chart(
+        [{"step": 1, "loss": 1.5}, {"step": 2, "loss": 1.0}, {"step": 2, "eval_map_at_3": 0.5}], 3
     ),
-    charts.by_place(
+    charts.bar_by_group(
         "By letter", "", "letter", [{"group": HOSTILE, "n": 3, "value": 0.5, "ci": [0.2, 0.8]}]
     ),
 ]
@@ -101,7 +101,7 @@ def test_only_the_pages_own_scripts_may_run(written):
 
 
 def test_the_learning_curves_scores_have_the_whole_range():
-    one = charts.learning([{"step": 2, "loss": 1.0}, {"step": 2, "eval_map_at_3": 0.5}])
+    one = charts.learning_chart([{"step": 2, "loss": 1.0}, {"step": 2, "eval_map_at_3": 0.5}], 3)
     (axis,) = re.findall(r'"domain": \[[^]]*\]', json.dumps(one))
     assert axis == '"domain": [0, 1]'
 
@@ -110,9 +110,9 @@ def test_charts_are_drawn_side_by_side_without_a_display(tmp_path):
     lines = {name: [{"at": k, "value": 0.5, "ci": [0.4, 0.6]} for k in (1, 3)] for name in "ab"}
     bins = [{"n": 3, "probability": 0.5, "accuracy": {"value": 0.4, "ci": [0.1, 0.8]}}]
     found = {name: {"reliability": bins, "ece": 0.1} for name in (HOSTILE, "b")}
-    over = charts.over("Recall", "", "passages", "recall", lines, log=True)
+    over = charts.line_chart("Recall", "", "passages", "recall", lines, log=True)
     sizes = []
-    for number, made in enumerate(([over], [over, charts.calibrations(found)], CHARTS[:1])):
+    for number, made in enumerate(([over], [over, charts.compare_calibration(found)], CHARTS[:1])):
         path = tmp_path / f"{number}.png"
         write_png(made, path)
         drawn = path.read_bytes()
@@ -127,9 +127,6 @@ def test_charts_are_drawn_side_by_side_without_a_display(tmp_path):
 def test_a_page_without_charts_carries_no_charting_library(tmp_path):
     write_page(tmp_path / "small.html", Page("small", [], {}, [], QUESTIONS))
     assert (tmp_path / "small.html").stat().st_size < 40_000
-
-
-# In a browser.
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ def texts(text, **settings):
 
 
 def test_passages_hold_whole_sentences_and_share_the_last_one():
-    assert texts(TEXT, words=6, overlap=1) == [
+    assert texts(TEXT, chunk_words=6, overlap_sentences=1) == [
         "One two three. Four five six.",
         "Four five six. Seven eight nine.",
         "Seven eight nine. Ten eleven twelve.",
@@ -43,7 +43,7 @@ def test_a_sentence_longer_than_a_passage_is_split_between_words():
 
 def test_no_passage_repeats_the_previous_one():
     # The shared sentence and the next one exceed the limit together: drop the shared one.
-    passages = texts("a b c d e. f g h i j. k l m n o.", words=6, overlap=1)
+    passages = texts("a b c d e. f g h i j. k l m n o.", chunk_words=6, overlap_sentences=1)
     assert len(passages) == len(set(passages)) == 3
 
 
@@ -54,7 +54,9 @@ def test_no_passage_repeats_the_previous_one():
 )
 def test_every_sentence_is_in_a_passage(sentences, words, overlap):
     text = " ".join(sentences)
-    spans = chunk(text, Chunking(words=words, overlap=overlap, min_sentence_chars=1))
+    spans = chunk(
+        text, Chunking(chunk_words=words, overlap_sentences=overlap, min_sentence_chars=1)
+    )
     covered = {i for a, b in spans for i in range(a, b)}
     required = {
         i for a, b in sentence_offsets(text, 1) for i in range(a, b) if not text[i].isspace()
@@ -76,7 +78,9 @@ def test_the_table_holds_the_range_of_each_passage(tmp_path):
         {"id": "3", "title": "", "text": "No title here."},
     ]
     source = corpus(tmp_path / "a.jsonl", rows)
-    table = build_passages(source, Chunking(words=6, overlap=0), tmp_path / "outputs")
+    table = build_passages(
+        source, Chunking(chunk_words=6, overlap_sentences=0), tmp_path / "outputs"
+    )
     assert table.rows([2, 0]) == [
         {"article_id": "3", "title": "", "start": 0, "end": 14, "text": "No title here.",
          "source": "a.jsonl"},

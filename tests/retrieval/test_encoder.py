@@ -103,8 +103,10 @@ def test_auto_is_bfloat16_only_where_it_is_native(native, monkeypatch):
 def test_emulated_bfloat16_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
-    with pytest.raises(ExamError, match=r"(?s)encoder\.dtype=bfloat16.*Set encoder\.dtype=auto"):
+    with pytest.raises(ExamError) as caught:
         resolve_dtype(Dtype.bfloat16, "encoder.dtype")
+    assert "encoder.dtype=bfloat16" in str(caught.value)
+    assert "encoder.dtype=auto" in str(caught.value)
 
 
 def test_the_cache_encodes_a_text_once(tiny, tmp_path, encoded):
@@ -168,10 +170,8 @@ def test_vectors_under_other_keys_are_refused_by_name(tiny, tmp_path):
     data = shard.read_bytes()
     assert one + other in data
     shard.write_bytes(data.replace(one + other, other + one))
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=rf"^{shard} is a damaged .*\n.*Delete that file"):
         Embeddings(tiny, tmp_path).queries(["the otter"])
-    assert f"{shard} is a damaged shard of embeddings" in str(caught.value)
-    assert "Delete that file" in str(caught.value)
 
 
 ENCODE_FOREVER = """

@@ -427,9 +427,6 @@ def test_closed_book_retrieves_nothing_and_needs_no_corpus(retrieval, questions)
     assert read_support(stage, questions["id"][:]) is None
 
 
-# Scores, by hand.
-
-
 def passage(rank, article, text):
     return {"rank": rank, "article_id": article, "text": text}
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
-from helpers import exam, make_place, setting, write_csv
+from helpers import exam, make_place, run_exam, setting, write_csv
 from torch import nn
 from transformers import set_seed
 
@@ -73,7 +73,7 @@ def mined(**settings):
 
 
 def test_binary_positives_belong_to_the_article_of_the_question():
-    example = mined(target=Target.binary, num_positives=1, negatives=9)
+    example = mined(target=Target.binary, num_positives=1, num_negatives=9)
     assert example.query == "Where 0? deep river marsh"
     assert example.passages[0] == "T. the deep river"  # its best by support, not by rank
     assert sorted(example.passages[1:]) == ["T. a marsh", "T. a pond"]  # "a river" supports half
@@ -91,7 +91,13 @@ def test_graded_pairs_carry_the_right_options_support():
 
 
 def test_pairs_come_from_the_configured_ranks_and_are_seeded():
-    settings = {"target": Target.support, "per_question": 1, "negatives": 2, "first": 2, "last": 5}
+    settings = {
+        "target": Target.support,
+        "num_positives": 1,
+        "num_negatives": 2,
+        "min_rank": 2,
+        "max_rank": 5,
+    }
     draws = {tuple(mined(**settings).passages) for _ in range(3)}
     assert len(draws) == 1
     assert not {"T. a river", "T. a river again"} & set(draws.pop())
@@ -113,22 +119,19 @@ def test_positives_from_a_file(tmp_path):
 
 def test_a_positives_file_of_another_form_is_refused(tmp_path):
     path = write_csv(tmp_path / "p.csv", [{"question": "0", "passage_id": "x"}])
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(
+        ExamError, match=r"question_id and passage_id or text .*\n.*training_pairs\.reader=<run "
+    ):
         read_positives(path)
-    assert f"{path} has columns question, passage_id; question_id" in str(caught.value)
-    assert "training_pairs.positives=reader" in str(caught.value)
 
 
 def test_training_without_any_pair_is_refused():
-    pairs = TrainingPairs(target=Target.binary, last=6)
+    pairs = TrainingPairs(target=Target.binary, max_rank=6)
     with pytest.raises(ExamError) as caught:
         mine_pairs(questions(article="a9"), CONTEXTS, IDF, pairs, Query.prompt, 0)
     assert str(caught.value).startswith(
         "None of 1 training questions has both a positive and a negative passage among ranks 1 to 6"
     )
-
-
-# Training.
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +146,8 @@ def run_config(task, encoder, *overrides):
     return composed(
         "train", f"task={task}", f"encoder.name_or_path={encoder}", "reranker=cross_encoder",
         f"reranker.ckpt={encoder}", "reranker.max_length=32", "reranker.top_k=6",
-        "training_pairs.max_rank=6",
-        "training_pairs.num_negatives=2", "trainer.logging_steps=1", "trainer.num_train_epochs=2",
+        "training_pairs.max_rank=6", "training_pairs.num_negatives=2",
+        "trainer.logging_steps=1", "trainer.num_train_epochs=2",
         "trainer.per_device_train_batch_size=4", "trainer.learning_rate=1e-2",
         "trainer.warmup_steps=0", *overrides,
     )  # fmt: skip
@@ -256,13 +259,11 @@ def workspace(tmp_path_factory, encoder):
 @pytest.mark.slow
 def test_reranker_from_training_to_answers(workspace, encoder):
     root, overrides = workspace
-    first = ["retriever=bm25", "retriever.top_k=6", "passages.words=8"]
+    first = ["retriever=bm25", "retriever.top_k=6", "chunking.chunk_words=8"]
     trained = exam(
         "train", "task=reranker", f"reranker.ckpt={encoder}", "reranker.top_k=6",
-        "training_pairs.max_rank=6",
-        *first, *overrides,
+        "training_pairs.max_rank=6", *first, *overrides,
     )  # fmt: skip
-    assert trained.returncode == 0, trained.stderr
     (run,) = (root / "outputs" / "train").glob("kaggle-cross_encoder-bm25-*")
     results = json.loads((run / "results.json").read_text())
     after, before = [row["system"] for row in results["rows"]]
@@ -272,14 +273,12 @@ def test_reranker_from_training_to_answers(workspace, encoder):
     assert set(results["dev"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
     assert trained.stdout.endswith(f"{run / 'results.json'}\n")
 
-    read = exam(
+    run_exam(
         "train", "model=tiny", "reranker=cross_encoder", f"reranker.ckpt={run}",
         "reranker.top_k=6", *first, *overrides,
     )  # fmt: skip
-    assert read.returncode == 0, read.stderr
     (reader,) = (root / "outputs" / "train").glob("kaggle-tiny-bm25-*")
-    answered = exam("infer", f"ckpt={reader}", f"outputs={root / 'outputs'}")
-    assert answered.returncode == 0, answered.stderr
+    run_exam("infer", f"ckpt={reader}", f"outputs={root / 'outputs'}")
     assert list((root / "outputs" / "contexts").glob("kaggle-test-bm25-cross_encoder-*"))
 
     wrong = exam("infer", f"ckpt={run}", f"outputs={root / 'outputs'}")
@@ -289,14 +288,12 @@ def test_reranker_from_training_to_answers(workspace, encoder):
         "Use it to retrieve (reranker.ckpt=<folder>), and give the run of a reader here.\n"
     )
 
-    again = exam(
+    run_exam(
         "train", "task=reranker", f"reranker.ckpt={run}", "reranker.top_k=6",
-        "training_pairs=binary",
-        "training_pairs.positives=reader", f"training_pairs.reader={reader}",
-        "training_pairs.max_rank=3", "training_pairs.max_support=1",
+        "training_pairs=binary", "training_pairs.positives=reader", "training_pairs.max_rank=3",
+        "training_pairs.max_support=1", f"training_pairs.reader={reader}",
         *first, *overrides,
     )  # fmt: skip
-    assert again.returncode == 0, again.stderr
     (path,) = (root / "outputs" / "gains").glob("*/gains.parquet")
     rows = pq.read_table(path).to_pylist()
     assert len(rows) == 28 * 3  # the questions outside of the dev fold

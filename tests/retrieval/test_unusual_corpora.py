@@ -23,8 +23,8 @@ def retrieval(request, encoder, tmp_path):
     kind = RetrieverKind[request.param]
     members = {}
     if kind is RetrieverKind.hybrid:
-        alone = ("two_stage", "bm25", "tfidf")
-        members = {k: Search(name=k, kind=RetrieverKind[k], top_k=3) for k in alone}
+        kinds = ("two_stage", "bm25", "tfidf")
+        members = {k: Search(name=k, kind=RetrieverKind[k], top_k=3) for k in kinds}
     return Retrieval(
         jsonl_corpus(tmp_path / "corpus.jsonl"),
         Encoder(name="tiny", name_or_path=str(encoder)),
@@ -36,7 +36,7 @@ def retrieval(request, encoder, tmp_path):
 
 
 @pytest.fixture
-def asked(tmp_path):
+def questions(tmp_path):
     rows = kaggle_rows(3)
     rows[1] |= {"prompt": "Zzyx qwv?", "A": "xq", "B": "vj", "C": "kk", "D": "jj", "E": "ww"}
     return read_csv(tmp_path / "q.csv", rows)
@@ -50,20 +50,20 @@ def write(folder, *articles):
 @pytest.mark.parametrize(
     "articles", [[], [("1", "", ""), ("2", "Otter", "")]], ids=["no article", "no text"]
 )
-def test_a_corpus_without_text(retrieval, asked, tmp_path, articles):
+def test_a_corpus_without_text(retrieval, questions, tmp_path, articles):
     write(tmp_path, *articles)
     if not articles:
         (tmp_path / "corpus.jsonl").write_text("\n")
     if articles and retrieval.retriever.kind is RetrieverKind.two_stage:
-        assert read_contexts(retrieval.contexts(asked, "q")) == {}
+        assert read_contexts(retrieval.contexts(questions, "q")) == {}
         return
-    with pytest.raises(ExamError, match=r"holds no (article|text)\.\nGive"):
-        retrieval.contexts(asked, "q")
+    with pytest.raises(ExamError, match=r"has no (articles|text)\.\nName"):
+        retrieval.contexts(questions, "q")
 
 
-def test_one_article_is_all_that_is_found(retrieval, asked, tmp_path):
+def test_one_article_is_all_that_is_found(retrieval, questions, tmp_path):
     write(tmp_path, ("1", "Otter", TEXT))
-    stage = retrieval.contexts(asked, "q")
+    stage = retrieval.contexts(questions, "q")
     contexts = read_contexts(stage)
     for passages in contexts.values():
         assert {p["article_id"] for p in passages} == {"1"}
@@ -73,52 +73,50 @@ def test_one_article_is_all_that_is_found(retrieval, asked, tmp_path):
     assert stage.metadata["scores"]["supported"]["n"] == 3
 
 
-def test_a_question_whose_words_occur_nowhere_harms_no_other(retrieval, asked, tmp_path):
+def test_a_question_whose_words_occur_nowhere_harms_no_other(retrieval, questions, tmp_path):
     write(tmp_path, *((str(i), "", f"The {w} lives here {i}.") for i, w in enumerate("abcdefg")))
-    contexts = read_contexts(retrieval.contexts(asked, "q"))
-    alone = read_contexts(retrieval.contexts(asked.select([0, 2]), "q2"))
+    contexts = read_contexts(retrieval.contexts(questions, "q"))
+    alone = read_contexts(retrieval.contexts(questions.select([0, 2]), "q2"))
     for key in ("0", "2"):
         assert [p["passage_id"] for p in contexts[key]] == [p["passage_id"] for p in alone[key]]
 
 
-def test_passages_of_a_hundred_thousand_characters(retrieval, asked, tmp_path):
+def test_passages_of_a_hundred_thousand_characters(retrieval, questions, tmp_path):
     long = "otter river " * 8_334
     write(
         tmp_path, ("1", "Long", long), ("2", "", "x" * 100_000), ("3", "Otter", "It is an otter.")
     )
-    stage = retrieval.contexts(asked, "q")
+    stage = retrieval.contexts(questions, "q")
     found = {p["article_id"] for p in read_contexts(stage)["0"]}
     assert "1" in found
     assert stage.metadata["questions"] == 3
 
 
-def test_two_articles_of_one_id_are_refused(retrieval, asked, tmp_path):
+def test_two_articles_of_one_id_are_refused(retrieval, questions, tmp_path):
     write(tmp_path, ("1", "Otter", TEXT), ("1", "Heron", "The heron lives in the marsh."))
     with pytest.raises(ExamError, match="article 2 has the id '1' of an earlier one"):
-        retrieval.contexts(asked, "q")
+        retrieval.contexts(questions, "q")
 
 
-def test_a_corpus_file_cut_in_the_middle_is_refused(retrieval, asked, tmp_path):
+def test_a_corpus_file_cut_in_the_middle_is_refused(retrieval, questions, tmp_path):
     write(tmp_path, *((str(i), "Heron", TEXT) for i in range(20)))
     path = tmp_path / "corpus.jsonl"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ExamError, match=r"corpus\.jsonl, line \d+ is not JSON"):
-        retrieval.contexts(asked, "q")
+        retrieval.contexts(questions, "q")
     retrieval.corpus.format, retrieval.corpus.files = CorpusFormat.wikipedia, "corpus.parquet"
     path = tmp_path / "corpus.parquet"
     rows = [{"id": str(i), "title": "Heron", "text": TEXT * i} for i in range(200)]
     pq.write_table(pa.Table.from_pylist(rows), path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ExamError, match=r"corpus\.parquet is not a whole Parquet file"):
-        retrieval.contexts(asked, "q")
+        retrieval.contexts(questions, "q")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_passages_than_are_ranked_are_refused(kind):
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(
+        ExamError, match=r"^context\.num_passages=5 .*retriever\.top_k=4\.\n.*retriever\.top_k=5"
+    ):
         composed("train", f"retriever={kind}", "retriever.top_k=4", "context.num_passages=5")
-    assert str(caught.value) == (
-        "context.num_passages=5 exceeds retriever.top_k=4.\n"
-        "Set retriever.top_k=5, or a smaller context.num_passages."
-    )
     validate(composed("train", f"retriever={kind}", "retriever.top_k=5", "context.num_passages=5"))

@@ -20,9 +20,9 @@ from exam.retrieval.vectors import (
 )
 
 
-def built(folder, vectors, recipe, **values):
+def built(folder, vectors, index_type, **values):
     folder.mkdir(exist_ok=True)
-    spec = choose_index_spec(Index(recipe=recipe, **values), *vectors.shape)
+    spec = choose_index_spec(Index(type=index_type, **values), *vectors.shape)
     files, facts = build_vectors(streamed(vectors), folder, spec)
     cleanup_partial_build(folder)
     return VectorIndex(folder, spec), files, facts
@@ -45,7 +45,7 @@ def test_exact_search_equals_brute_force_over_several_blocks(tmp_path, monkeypat
     assert (tmp_path / "i" / "vectors.npy").stat().st_size == 128 + 4 * 24 * 1000
 
 
-def test_low_ram_finds_nearly_what_brute_force_finds(tmp_path):
+def test_low_memory_finds_nearly_what_brute_force_finds(tmp_path):
     vectors, queries = unit(6000, 32, 0), unit(100, 32, 1)
     index, files, facts = built(
         tmp_path / "i", vectors, IndexType.low_memory, nprobe=32, refine_k=100
@@ -79,10 +79,10 @@ def test_lists_that_hold_too_few_are_all_read(tmp_path):
     assert all(len(set(row)) == 290 and row.min() >= 0 for row in rows)
 
 
-@pytest.mark.parametrize("recipe", [IndexType.exact, IndexType.low_memory])
-def test_k_may_exceed_the_number_of_vectors(tmp_path, recipe):
+@pytest.mark.parametrize("index_type", [IndexType.exact, IndexType.low_memory])
+def test_k_may_exceed_the_number_of_vectors(tmp_path, index_type):
     vectors = unit(1, 16, 0)
-    index, _, _ = built(tmp_path / "i", vectors, recipe)
+    index, _, _ = built(tmp_path / "i", vectors, index_type)
     scores, rows = index.search(vectors, 5)
     assert rows.tolist() == [[0]]
     assert scores[0, 0] == pytest.approx(1, abs=1e-3)
@@ -91,15 +91,12 @@ def test_k_may_exceed_the_number_of_vectors(tmp_path, recipe):
 
 def test_queries_of_another_dimension_are_refused(tmp_path):
     index, _, _ = built(tmp_path / "i", unit(10, 16, 0), IndexType.exact)
-    with pytest.raises(ExamError) as caught:
+    with pytest.raises(ExamError, match=r" 16-d vectors, .* 24-d queries\.\n.*exam retrieve"):
         index.search(unit(2, 24, 0), 1)
-    assert f"{tmp_path / 'i'} holds 16-d vectors" in str(caught.value)
-    assert "24-d queries" in str(caught.value)
-    assert "exam retrieve" in str(caught.value)
 
 
 def test_auto_takes_what_fits_the_budget():
-    auto = Index(recipe=IndexType.auto, max_memory_gib=4.0)
+    auto = Index(type=IndexType.auto, max_memory_gib=4.0)
     assert choose_index_spec(auto, 1_000_000, 384).lists == 0  # 1.43 GiB
     spec = choose_index_spec(auto, 6_286_775, 384)
     assert (spec.lists, spec.nprobe, spec.refine_k) == (4096, 256, 200)
@@ -120,7 +117,7 @@ def test_auto_logs_its_prediction(caplog):
 
 def test_auto_prefers_exact_on_a_gpu(monkeypatch):
     monkeypatch.setattr(vectors_module.import_faiss(), "get_num_gpus", lambda: 1)
-    auto = Index(recipe=IndexType.auto, max_memory_gib=0.001)
+    auto = Index(type=IndexType.auto, max_memory_gib=0.001)
     assert choose_index_spec(auto, 100_000, 64).lists == 0
     assert index_key(auto)["gpu"] is True
     assert index_key(Index()) == {"type": "exact"}
@@ -130,7 +127,7 @@ BUILD = """
 import sys, os, signal
 import numpy as np
 from pathlib import Path
-from exam.config import Index, Recipe
+from exam.config import Index, IndexType
 from exam.retrieval import vectors as module
 from exam.retrieval.vectors import choose_index_spec
 from helpers import unit, streamed
@@ -144,7 +141,7 @@ def killed(blocks, spec, what):
         yield block
 module._track = killed
 vectors = unit(4500, 32, 0)
-spec = choose_index_spec(Index(recipe=IndexType.low_memory), *vectors.shape)
+spec = choose_index_spec(Index(type=IndexType.low_memory), *vectors.shape)
 module.build_vectors(streamed(vectors), folder, spec)
 module.cleanup_partial_build(folder)
 """

@@ -1,1 +1,1 @@
-"""Bundle what a machine without a network needs to answer: runs, index, weights and wheels."""
+"""Bundle everything that an offline machine needs: runs, index, weights and wheels."""

@@ -1,4 +1,4 @@
-"""`exam bundle`: collect, measure, and try out what an offline notebook needs."""
+"""`exam bundle`: collect everything that an offline notebook needs, and estimate its time."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from exam.bundle.contents import (
     collect,
     link_stages,
 )
-from exam.bundle.notebook import commands, write_notebook
+from exam.bundle.notebook import format_commands, write_notebook
 from exam.bundle.rehearsal import check_dry_run, dry_run
 from exam.bundle.wheels import Target, add_wheels, read_target
 from exam.config import Bundle, Cascade, Data, EnsembleKind, Infer, Train, names, plain
@@ -24,15 +24,16 @@ from exam.core.errors import ExamError, spell_command
 from exam.core.logging import print_result
 from exam.data.files import INPUT
 from exam.data.schema import LETTERS
+from exam.evaluation.results import choose_k
 from exam.evaluation.submission import validate_submission
-from exam.pipelines.ensemble import check_readers
+from exam.pipelines.ensemble import ONE_METRIC, check_readers
 from exam.pipelines.infer import answer, read_test_questions, restore_run
 
 log = logging.getLogger(__name__)
 
 SAMPLES = (8, 40)  # questions
 MEASURED = ("contexts", "infer")  # kinds of stages
-TRUST = {"trust_remote_code": True}  # the one override of a run that a notebook repeats
+TRUST = {"trust_remote_code": True}  # the only override of a run that a notebook repeats
 
 
 def run_bundle(bundle: Bundle) -> None:
@@ -41,16 +42,17 @@ def run_bundle(bundle: Bundle) -> None:
     folders = [Path(name) for name in names(bundle.ckpt)]
     runs = [restore_run(replace(bundle, ckpt=str(folder))) for folder in folders]
     configs = [config for _, config in runs]
+    choose_k(None, {str(run.folder): config.metric.k for run, config in runs}, ONE_METRIC)
     stages = [
         stage
         for folder, config in zip(folders, configs, strict=True)
         for stage in answer(_sample(bundle, folder, config, SAMPLES[0])).opened
     ]
-    overrides, extra = _overrides(bundle), extra_packages(configs)
+    overrides, extra = _format_overrides(bundle), extra_packages(configs)
     with atomic_directory(Path(bundle.out)) as folder:
         contents = collect(bundle, folder, runs, stages)
         wheels = add_wheels(target, folder / "wheels", extra)
-        lines = commands([*overrides, *contents.overrides], extra)
+        lines = format_commands([*overrides, *contents.overrides], extra)
         attached = f"{INPUT}/{Path(bundle.out).name}"
         write_notebook(folder / NOTEBOOK, lines, attached, target.python)
         listing = contents.close(bundle.limit_gib, target.python)
@@ -60,12 +62,12 @@ def run_bundle(bundle: Bundle) -> None:
     print_result(_estimate(bundle, contents, dict(zip(folders, configs, strict=True))))
     if bundle.rehearse:
         local = with_local_data([*overrides, *contents.overrides], configs[0].data)
-        _rehearse(target, contents, commands(local, extra), configs[0])
+        _rehearse(target, contents, format_commands(local, extra), configs[0])
     print_result(f"{contents.folder / NOTEBOOK}\n{contents.folder / CONTENTS}")
 
 
 def _check(bundle: Bundle) -> Target:
-    """Refuse, before any work, what the notebook cannot do; return the machine it is for."""
+    """Refuse, before any work, settings that a notebook cannot follow; return its machine."""
     out = Path(bundle.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExamError(f"{out} is not empty.\nSet another folder, out=<folder>, or delete it.")
@@ -75,13 +77,13 @@ def _check(bundle: Bundle) -> Target:
     is_changed = any(values != TRUST for values in bundle.run.values())
     if is_changed or bundle.retriever or bundle.context or bundle.reranker:
         raise ExamError(
-            "A bundle carries no changes of a run: run.<key>, retriever=, context=, reranker=.\n"
+            "A bundle cannot change a run: run.<key>, retriever=, context= and reranker= are set.\n"
             "Leave them out, and add them to the notebook's infer line."
         )
     if bundle.ensemble is not None and bundle.ensemble.kind is EnsembleKind.fitted:
         raise ExamError(
             "ensemble=fitted needs held-out predictions, which a bundle does not carry.\n"
-            f"Fit once with {spell_command('infer')}, and give what it prints: "
+            f"Fit once with {spell_command('infer')}, and set the weights that it prints: "
             "ensemble=mean 'ensemble.weights=[…]'"
         )
     readers = len(names(bundle.ckpt))
@@ -91,26 +93,27 @@ def _check(bundle: Bundle) -> Target:
     return target
 
 
-def _overrides(bundle: Bundle) -> list[str]:
-    """Return the notebook's overrides for the runs, the data and how to merge predictions.
+def _format_overrides(bundle: Bundle) -> list[str]:
+    """Return the notebook's overrides for the runs, the data, the ensemble and the cascade.
 
-    The notebook finds the data's folder.
+    The notebook finds the folder of the data.
     """
     runs = [f"{{bundle}}/runs/{Path(name).name}" for name in names(bundle.ckpt)]
     overrides = [f"ckpt=[{','.join(runs)}]" if len(runs) > 1 else f"ckpt={runs[0]}"]
     if bundle.data is not None:
         defaults = {**plain(Data()), "dir": bundle.data.dir}
-        overrides += ["data=csv", *_format("data", plain(bundle.data), defaults)]
+        overrides += ["data=csv", *_format_group("data", plain(bundle.data), defaults)]
     overrides += [f"run.{group}.trust_remote_code=true" for group in bundle.run]
     if bundle.ensemble is not None:
         values = plain(bundle.ensemble)
         merging = {name: values[name] for name in ("space", "weights", "vote_points")}
-        overrides += [f"ensemble={bundle.ensemble.name}", *_format("ensemble", merging, {})]
-    return overrides + _format("cascade", plain(bundle.cascade), {})
+        overrides += [f"ensemble={bundle.ensemble.name}", *_format_group("ensemble", merging, {})]
+    overrides += _format_group("metric", plain(bundle.metric), {})
+    return overrides + _format_group("cascade", plain(bundle.cascade), {})
 
 
-def _format(group: str, values: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
-    """Return the values of a group that differ from its defaults, or from None, as overrides."""
+def _format_group(group: str, values: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
+    """Return overrides for the values of a group that differ from its defaults, or from None."""
     return [
         f"{group}.{name}={json.dumps(value)}"
         for name, value in values.items()
@@ -119,17 +122,18 @@ def _format(group: str, values: dict[str, Any], defaults: dict[str, Any]) -> lis
 
 
 def with_local_data(overrides: list[str], data: Data) -> list[str]:
-    """Add the folder of this machine's questions; a namespace without a network has no launcher."""
+    """Add this machine's folder of questions; the launcher does not work without a network."""
     folder = json.dumps(str(Path(data.dir or ".").resolve()))
     return [*overrides, f"data.dir={folder}", "launch=single"]
 
 
 def _sample(bundle: Bundle, folder: Path, config: Train, questions: int) -> Infer:
-    """Return the command that answers the first questions with a run."""
+    """Return a command that answers a run's first questions."""
     groups = ("corpus", "retriever", "context", "reranker")
     return Infer(
         ckpt=str(folder),
         data=replace(config.data, limit=questions),
+        metric=bundle.metric,
         run=bundle.run,
         outputs=bundle.outputs,
         log_level=bundle.log_level,
@@ -144,9 +148,9 @@ def estimate_seconds(
     questions: int,
     share: float = 1.0,
 ) -> dict[str, float]:
-    """Return each kind's seconds for all questions, from the stages over two samples of `sizes`.
+    """Extrapolate each kind's seconds to all questions from two samples of `sizes`.
 
-    The reader answers a `share` of the questions. A reused stage counts where it was computed.
+    The reader answers a `share` of the questions. Reused stages cost nothing here.
     """
     seconds = {}
     for kind in MEASURED:
@@ -161,7 +165,7 @@ def estimate_seconds(
 
 
 def format_estimate(readers: list[dict[str, float]], questions: int, hours: float) -> str:
-    """Return a table of all readers' seconds, and their fractions of the budget in hours."""
+    """Format a table of all readers' seconds, and their fractions of the budget in hours."""
     rows = {kind: sum(seconds[kind] for seconds in readers) for kind in MEASURED}
     rows["total"] = sum(rows.values())
     title = f"Estimate for {questions:,} questions, from two samples; the limit is {hours:g} h"
@@ -170,14 +174,13 @@ def format_estimate(readers: list[dict[str, float]], questions: int, hours: floa
 
 
 def _estimate(bundle: Bundle, contents: Contents, runs: dict[Path, Train]) -> str:
-    """Answer two samples with the unpacked bundle, and return the estimate of the full time."""
+    """Answer two samples with the unpacked bundle, and format an estimate of the full time."""
     share = bundle.cascade.escalate_fraction
-    later = share if isinstance(share, list) else [share] * (len(runs) - 1)
-    shares = [1.0] * len(runs) if share is None else [1.0, *later]
+    rest = share if isinstance(share, list) else [1.0 if share is None else share] * (len(runs) - 1)
     few, many = (_measure(bundle, contents, runs, size) for size in SAMPLES)
     readers = [
         estimate_seconds(small, large, SAMPLES, bundle.questions, share)
-        for small, large, share in zip(few, many, shares, strict=True)
+        for small, large, share in zip(few, many, [1.0, *rest], strict=True)
     ]
     return format_estimate(readers, bundle.questions, bundle.hours)
 
@@ -190,16 +193,16 @@ def _measure(
         link_stages(contents.folder, Path(outputs))
         samples = [_sample(bundle, folder, config, size) for folder, config in runs.items()]
         answers = [answer(replace(sample, outputs=outputs)) for sample in samples]
-    return [[*one.opened, one.stage] for one in answers]
+    return [[*answer.opened, answer.stage] for answer in answers]
 
 
 def extra_packages(configs: list[Train]) -> list[str]:
-    """Return the packages of this project's extras that the runs need."""
-    needed = {
+    """List the packages of exam's extras that the runs need."""
+    packages = {
         "gguf": any(config.model.gguf_file is not None for config in configs),
         "bitsandbytes": any(config.model.load_in_4bit for config in configs),
     }
-    return [name for name, is_needed in needed.items() if is_needed]
+    return [name for name, is_needed in packages.items() if is_needed]
 
 
 def _rehearse(target: Target, contents: Contents, lines: list[str], config: Train) -> None:
@@ -211,7 +214,9 @@ def _rehearse(target: Target, contents: Contents, lines: list[str], config: Trai
         seconds = dry_run(notebook, target, submission)
     questions = read_test_questions(config)
     options = [len(texts) for texts in questions["options"]]
-    validate_submission(submission, questions["id"], options, config.data.options or LETTERS)
+    validate_submission(
+        submission, questions["id"], options, config.metric.k, config.data.options or LETTERS
+    )
     print_result(
         f"rehearsed without a network: {len(questions)} questions in {seconds:.0f} s\n{submission}"
     )

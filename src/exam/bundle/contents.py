@@ -1,4 +1,4 @@
-"""Collect into one folder what runs need to answer, wherever that folder will lie."""
+"""Collect everything that runs need to answer in one folder that can be moved."""
 
 import json
 import logging
@@ -30,13 +30,13 @@ OF_QUESTIONS = ("contexts", "features", "infer", "ensemble", "stressed", "embedd
 
 @dataclass
 class Contents:
-    """A bundle's folder, and the overrides that let `exam infer` find what is in it."""
+    """A bundle's folder, and the overrides that make `exam infer` use its files."""
 
-    folder: Path  # where it is collected
+    folder: Path
     overrides: list[str] = field(default_factory=list)
 
     def add(self, source: Path, name: str) -> None:
-        """Copy a file or folder, without links to elsewhere."""
+        """Copy a file or a folder; copy the targets of links."""
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
@@ -47,10 +47,10 @@ class Contents:
         log.info("bundle: %s", name)
 
     def close(self, limit_gib: float, python: str) -> dict[str, Any]:
-        """Write every file's size and sha256, and the target's Python (major and minor version).
+        """Write the size and sha256 of every file, and the target's Python, such as 3.12.
 
         Raises:
-            ExamError: it is larger than the limit.
+            ExamError: the bundle is larger than the limit.
         """
         sizes = {
             str(path.relative_to(self.folder)): path.stat().st_size
@@ -61,7 +61,7 @@ class Contents:
         if size > limit_gib * 2**30:
             largest = max(sizes, key=lambda name: sizes[name])
             raise ExamError(
-                f"The bundle has {size / 2**30:.1f} GiB; limit_gib={limit_gib:g} allows no more.\n"
+                f"The bundle has {size / 2**30:.1f} GiB, more than limit_gib={limit_gib:g}.\n"
                 f"The largest file is {largest}. Attach the corpus separately "
                 "(with_corpus=false), or choose a smaller index (index=low_memory)."
             )
@@ -83,11 +83,11 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def check(bundle: Path) -> None:
-    """Refuse a bundle for another Python, or with a missing or changed file.
+def check_bundle(bundle: Path) -> None:
+    """Check a bundle's Python and files.
 
     Raises:
-        ExamError: the Python differs; a file, or the list of files, is missing or changed.
+        ExamError: this Python is another one; or a file, or their list, is missing or changed.
     """
     remedy = "Upload the bundle again, or make it again."
     if not (bundle / CONTENTS).is_file():
@@ -107,7 +107,7 @@ def unpack(bundle: Path, outputs: Path) -> None:
     Raises:
         ExamError: a file of the bundle is missing or changed.
     """
-    check(bundle)
+    check_bundle(bundle)
     link_stages(bundle, outputs)
 
 
@@ -123,10 +123,10 @@ def link_stages(bundle: Path, outputs: Path) -> None:
 def collect(
     bundle: Bundle, folder: Path, runs: list[tuple[Stage, Train]], stages: list[Stage]
 ) -> Contents:
-    """Copy the runs, the stages of their retrieval, the corpora, and weights outside of wheels.
+    """Copy the runs, the stages of their retrieval, the corpora, and the weights.
 
     Raises:
-        ExamError: the runs retrieve in different ways, or a checkpoint cannot be copied.
+        ExamError: the runs retrieve differently, or a checkpoint cannot be copied.
     """
     contents = Contents(folder)
     for stage, _ in runs:
@@ -137,7 +137,8 @@ def collect(
     searching = [(s, config) for s, config in runs if config.retriever.kind.searches]
     if searching:
         stage, first = searching[0]
-        different = [s.folder.name for s, c in searching if _retrieval(c) != _retrieval(first)]
+        settings = _retrieval_settings(first)
+        different = [s.folder.name for s, c in searching if _retrieval_settings(c) != settings]
         if different:
             raise ExamError(
                 f"{different[0]} retrieves from another corpus, or with another encoder, than "
@@ -154,37 +155,37 @@ def collect(
 
 
 def _add_checkpoint(contents: Contents, run: Path, config: Train, *, is_only: bool) -> None:
-    """Copy the checkpoint of a run whose folder does not hold one.
+    """Copy the checkpoint that a run's folder lacks, if any.
 
     Raises:
-        ExamError: no override can tell the run where a local folder lies on the target.
+        ExamError: no override can name a local checkpoint on the target.
     """
     saved, checkpoint = run / MODEL, config.model.checkpoint
     base = find_adapter_base(saved)
     if base is not None:
         if hub_repository(base) is None and base.name not in PACKAGED:
             raise ExamError(
-                f"{run.name} holds adapters of {base.name}, a folder of this machine.\n"
-                "Train from a hub id, or with tuning=full, and bundle that run."
+                f"{run.name} holds adapters of {base.name}, a local folder.\n"
+                "Train from a hub id or with tuning=full, and bundle that run."
             )
         _add_weights(contents, base)
     elif checkpoint is not None and not (saved / CONFIG).is_file():
         if not is_only and hub_repository(checkpoint) is None:
             raise ExamError(
-                f"{run.name} answers with a checkpoint in a local folder; only a bundle of one run "
-                "carries that.\n"
+                f"{run.name} answers with a checkpoint in a local folder, which only a bundle of "
+                "one run can carry.\n"
                 "Make a bundle of each run, and merge their predictions: predictions=[…] "
                 "ensemble=mean."
             )
         _add_weights(contents, checkpoint)
 
 
-def _retrieval(config: Train) -> Any:
+def _retrieval_settings(config: Train) -> Any:
     return plain(config.corpus), plain(config.encoder), plain(config.reranker)
 
 
 def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
-    """Copy the articles' files, each part of a corpus to a separate folder."""
+    """Copy the files of articles, each part of a corpus to a separate folder."""
     parts: list[CorpusSource] = [config.corpus, *config.corpus.extra_corpora]
     if any(part.format is CorpusFormat.demo for part in parts):
         stage = fetch_demo_articles(Path(config.outputs)).parent
@@ -192,7 +193,7 @@ def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
     if config.corpus.format is CorpusFormat.demo:
         return
     if not bundle.with_corpus:
-        log.info("bundle: without the corpus; attach it, and set run.corpus.dir=<folder>")
+        log.info("bundle: no corpus; attach it, and set run.corpus.dir=<folder>")
         return
     for number, part in enumerate(parts):
         for file in list_files(part, Path(config.outputs)):
@@ -207,9 +208,9 @@ def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
 
 
 def _add_weights(contents: Contents, checkpoint: Checkpoint) -> None:
-    """Copy the files that a checkpoint is loaded from, unless an installed package carries them.
+    """Copy the files that a checkpoint is loaded from, unless an installed package has them.
 
-    A hub checkpoint is laid out as in the hub's own cache, so that its id finds it on the target.
+    A hub checkpoint has the layout of the hub's cache, so that its id works on the target.
     """
     if checkpoint.revision is None and find_packaged_folder(checkpoint.name) is not None:
         return
@@ -219,13 +220,13 @@ def _add_weights(contents: Contents, checkpoint: Checkpoint) -> None:
         target = f"weights/{checkpoint.group}"
         contents.overrides.append(f"run.{checkpoint.key}={{bundle}}/{target}")
     else:
-        target = _cache_folder(contents, repository)
+        target = _add_reference(contents, repository)
     for name in loaded_files(folder, checkpoint):
         contents.add(folder / name, f"{target}/{name}")
 
 
-def _cache_folder(contents: Contents, repository: Repository) -> str:
-    """Return where the hub's cache keeps a commit, and note which commit a branch named."""
+def _add_reference(contents: Contents, repository: Repository) -> str:
+    """Write the commit of a branch as the hub's cache does; return the folder of that commit."""
     from huggingface_hub.file_download import repo_folder_name
 
     commit = resolve_commit(repository)

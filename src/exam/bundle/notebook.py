@@ -1,4 +1,4 @@
-"""The notebook that answers an exam with a bundle."""
+"""Write the notebook that answers an exam with a bundle."""
 
 import json
 import re
@@ -21,8 +21,8 @@ if _exit_code:
     raise SystemExit({message!r})"""
 
 
-def commands(overrides: list[str], extra_packages: list[str]) -> list[str]:
-    """Return shell lines that install the bundle and the extra packages, and write submission.csv.
+def format_commands(overrides: list[str], extra_packages: list[str]) -> list[str]:
+    """Return shell lines that install the bundle and extra packages, and write submission.csv.
 
     `{bundle}` stands for the bundle's folder.
     """
@@ -39,19 +39,19 @@ def commands(overrides: list[str], extra_packages: list[str]) -> list[str]:
 
 
 def write_notebook(path: Path, lines: list[str], folder: str, python: str) -> None:
-    """Write a notebook that runs the lines for a bundle in `folder`, up to one that fails."""
+    """Write a notebook that runs shell lines for a bundle in `folder`; a failing line ends it."""
     message = OTHER_PYTHON.format(python=python, running="{running}")
     code = [
         CHECK.format(python=python, message=message),
         *(
-            LINE.format(literal=_literal(line), message=f"Failed: {line}")
+            LINE.format(literal=_escape(line), message=f"Failed: {line}")
             for line in (text.replace("{bundle}", folder) for text in lines)
         ),
     ]
     notebook = {
         "cells": [
-            _cell("markdown", 0, "Answer the exam with the attached bundle, without a network."),
-            *(_cell("code", number, source) for number, source in enumerate(code, 1)),
+            _make_cell("markdown", 0, "Answer the exam offline with the attached bundle."),
+            *(_make_cell("code", number, source) for number, source in enumerate(code, 1)),
         ],
         "metadata": {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -63,12 +63,12 @@ def write_notebook(path: Path, lines: list[str], folder: str, python: str) -> No
         temporary.write_text(json.dumps(notebook, indent=1) + "\n", encoding="utf-8")
 
 
-def _literal(line: str) -> str:
-    """Double the braces and dollars that IPython would replace by Python's values."""
+def _escape(line: str) -> str:
+    """Double the braces and dollars that IPython would replace by Python values."""
     return re.sub(r"[{}]|\$(?=\w)", r"\g<0>\g<0>", line)
 
 
-def _cell(kind: str, number: int, source: str) -> dict[str, object]:
+def _make_cell(kind: str, number: int, source: str) -> dict[str, object]:
     outputs: dict[str, object] = {"outputs": [], "execution_count": None} if kind == "code" else {}
     identity = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}}
     return {**identity, "source": source.splitlines(keepends=True), **outputs}

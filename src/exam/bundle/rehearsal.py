@@ -1,4 +1,4 @@
-"""Run a bundle's notebook in an empty environment, in a namespace without a network."""
+"""Rehearse a bundle's notebook in an empty environment without a network."""
 
 import os
 import shutil
@@ -19,16 +19,16 @@ from exam.core.errors import ExamError
 RUNNER = ("IPython", "nbformat")  # run the notebook
 SUBMISSION = "submission.csv"
 SETUPTOOLS = "setuptools"  # torch needs it; images have it, but `pip freeze` does not list it
-# util-linux's command; the only device is a loopback that is down.
+# of util-linux; the namespace has only a loopback device, which is down
 NO_NETWORK = ("unshare", "--map-root-user", "--net")
 
 
 def check_dry_run(target: Target) -> None:
-    """Refuse a rehearsal that this machine cannot run.
+    """Check that this machine can rehearse a bundle.
 
     Raises:
         ExamError: the bundle is for another Python, the notebook's packages are missing, or this
-            system gives no network namespace.
+            system has no network namespaces.
     """
     running = "{}.{}".format(*sys.version_info)
     if running != target.python:
@@ -44,27 +44,30 @@ def check_dry_run(target: Target) -> None:
         )
     if not has_namespaces():
         raise ExamError(
-            "A rehearsal needs a namespace without a network, which this system does not offer "
-            f"({' '.join(NO_NETWORK)}).\nRehearse on Linux, or leave out rehearse=true."
+            f"A rehearsal needs network namespaces, but {' '.join(NO_NETWORK)} fails here.\n"
+            "Rehearse on Linux, or leave out rehearse=true."
         )
 
 
 def has_namespaces() -> bool:
-    """Tell whether this system runs a process in a namespace without a network."""
+    """Tell whether this system can run a process in a namespace without a network."""
     if shutil.which(NO_NETWORK[0]) is None:
         return False
     return subprocess.run([*NO_NETWORK, "true"], check=False).returncode == 0
 
 
 def dry_run(notebook: Path, target: Target, submission: Path) -> float:
-    """Run a bundle's notebook without a network and keep its submission; return the seconds taken.
+    """Run a bundle's notebook without a network, and keep its submission.
 
-    Link the image's packages from this environment; the bundle must bring all others.
+    Link the image's packages from this environment; the bundle must bring all other packages.
+
+    Returns:
+        The seconds that the notebook took.
 
     Raises:
         ExamError: a line failed.
     """
-    with _empty_environment(target) as folder:
+    with _make_environment(target) as folder:
         start = time.perf_counter()
         _run(notebook, folder)
         shutil.copyfile(folder / SUBMISSION, submission)
@@ -98,8 +101,8 @@ def _run(notebook: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _empty_environment(target: Target) -> Iterator[Path]:
-    """Make an environment with the image's packages and IPython, and nothing else."""
+def _make_environment(target: Target) -> Iterator[Path]:
+    """Make an environment with only the image's packages and IPython."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
@@ -113,14 +116,14 @@ def _empty_environment(target: Target) -> Iterator[Path]:
 
 
 def _link(package: str, site: Path) -> None:
-    """Link an installed package into `site`, instead of the image's.
+    """Link an installed package into `site`, in place of the image's.
 
-    Create the folders that packages share: pip would write through a link to one.
+    Create the folders that packages share, since pip would write through a link to one.
     """
     try:
         installed = distribution(package)
     except PackageNotFoundError:
-        return  # only in the image: the bundle may not need it
+        return  # only the image has it, and the bundle may not need it
     root = Path(str(installed.locate_file("")))
     for file in installed.files or []:
         top = root / file.parts[0]

@@ -1,6 +1,6 @@
-"""Describe the machine that a bundle is for, and collect wheels of the packages that it lacks.
+"""Describe a bundle's target machine, and collect wheels of the packages that it lacks.
 
-`pip` downloads the wheels. It cannot resolve the requirements: it evaluates markers for the Python
+`pip` downloads the wheels but cannot resolve the requirements: it evaluates markers for the Python
 and the system that run it, not for the target's.
 """
 
@@ -27,9 +27,9 @@ from exam.core.errors import ExamError
 log = logging.getLogger(__name__)
 
 CLONE = Path(__file__).parents[3]
-KAGGLE_PYTHON = "3.12"  # of its image since 2025-12
+KAGGLE_PYTHON = "3.12"  # of Kaggle's image since 2025-12
 WRITE_IMAGE = "(python -VV; pip freeze) > image.txt"
-USE_IMAGE = "have the image bring the package (constraints=<constraints file>)"
+USE_IMAGE = "list the package in the image's file (constraints=<file>)"
 LINUX = {
     "os_name": "posix",
     "sys_platform": "linux",
@@ -42,28 +42,25 @@ LINUX = {
 
 @dataclass(frozen=True)
 class Target:
-    """A machine that answers with a bundle.
+    """A machine that answers with a bundle."""
 
-    `python` is its major and minor version; `packages` maps the names it has to versions.
-    """
-
-    python: str
+    python: str  # major and minor version
     platforms: list[str]
-    packages: dict[str, str]
+    packages: dict[str, str]  # versions by name
 
 
 def read_target(bundle: Bundle) -> Target:
-    """Read the target from the image's file, and its Python from `python=` where that has none.
+    """Read the target from the image's file, and its Python from `python=` if the file has none.
 
     Raises:
-        ExamError: the two name different Pythons, or one that this project does not run on; or
-            this is not a clone, whose wheel a bundle carries.
+        ExamError: the two name different Pythons, or one that exam does not run on; or exam does
+            not run from a clone, from which a bundle's wheel is built.
     """
     project = CLONE / "pyproject.toml"
     if not project.is_file():
         raise ExamError(
-            "A bundle carries this project's wheel, which is built from a clone.\n"
-            "Run the command in a clone of the project."
+            "A bundle needs a wheel of exam, which is built from a clone.\n"
+            "Run the command in a clone of the repository."
         )
     lines = _read_lines(Path(bundle.constraints)) if bundle.constraints else []
     match = re.match(r"Python (\d+\.\d+)\.", lines[0]) if lines else None  # of `python -VV`
@@ -71,12 +68,12 @@ def read_target(bundle: Bundle) -> Target:
     python = bundle.python or image_python or KAGGLE_PYTHON
     if not re.fullmatch(r"3\.\d+", python):
         raise ExamError(
-            f"python={python} is not a version with two parts.\n"
+            f"python={python} must be a version with two parts.\n"
             f"Set the target's, as in python={KAGGLE_PYTHON}."
         )
     if image_python not in (None, python):
         raise ExamError(
-            f"python={python}, and Python {image_python} wrote constraints={bundle.constraints}.\n"
+            f"python={python}, but Python {image_python} wrote constraints={bundle.constraints}.\n"
             f"Leave out python=, or write the file again on the target machine: {WRITE_IMAGE}"
         )
     supported = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["requires-python"]
@@ -96,7 +93,7 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def parse_pins(lines: list[str]) -> dict[str, str]:
-    """Return names and versions that a constraints file (`pip freeze` of the image) pins."""
+    """Parse the versions that a constraints file (`pip freeze` of the image) pins, by name."""
     pins = {}
     for line in lines:
         name, pinned, version = line.partition("#")[0].partition(";")[0].strip().partition("==")
@@ -106,10 +103,10 @@ def parse_pins(lines: list[str]) -> dict[str, str]:
 
 
 def add_wheels(target: Target, folder: Path, extra_packages: list[str]) -> list[str]:
-    """Add this project's wheel and those that it needs beside the image; return all file names.
+    """Add the wheels of exam and of the packages that the image lacks; return all file names.
 
-    The runs need `extra_packages` besides the project's requirements. Versions are those installed
-    here, with which the runs were trained.
+    The runs need `extra_packages` besides exam's requirements. Versions are those installed here,
+    with which the runs were trained.
 
     Raises:
         ExamError: a package that the target needs is not installed here, or has no wheel for it.
@@ -117,7 +114,7 @@ def add_wheels(target: Target, folder: Path, extra_packages: list[str]) -> list[
     folder.mkdir(parents=True)
     options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
     if error := _run_pip("wheel", *options, str(CLONE)):
-        raise ExamError(f"Building this project's wheel failed: {error}\nRun: make setup")
+        raise ExamError(f"Building exam's wheel failed: {error}\nRun: make setup")
     (project,) = folder.glob("*.whl")
     requirements = [*(_read_metadata(project).requires or []), *extra_packages]
     find_missing(requirements, target, partial(fetch_wheel, target, folder))
@@ -144,11 +141,10 @@ def find_missing(
     target: Target,
     fetch: Callable[[str], Distribution] = find_installed,
 ) -> dict[str, str]:
-    """Return packages, dependencies included, of which the target has no suitable version.
+    """Map packages of which the target has no suitable version to the versions installed here.
 
-    Versions are those installed here. Packages that the target keeps have their dependencies there.
-    `fetch` returns a package as the target will have it: torch for a GPU needs packages that torch
-    for a CPU does not.
+    Include dependencies, except of packages that the target has. `fetch` returns a package as built
+    for the target: torch for a GPU needs packages that torch for a CPU does not.
 
     Raises:
         ExamError: this environment has no version of a package that suits.
@@ -161,10 +157,10 @@ def find_missing(
         name = str(canonicalize_name(requirement.name))
         specifiers[name] = specifiers.get(name, SpecifierSet()) & requirement.specifier
         if name not in missing:
-            if _suits(target.packages.get(name), specifiers[name]):
+            if _is_suitable(target.packages.get(name), specifiers[name]):
                 continue
             missing[name] = fetch(name)
-        if not _suits(missing[name].version, specifiers[name]):
+        if not _is_suitable(missing[name].version, specifiers[name]):
             raise ExamError(
                 f"The target needs {name}{specifiers[name]}; this environment has "
                 f"{missing[name].version}.\nInstall it here, or {USE_IMAGE}."
@@ -173,27 +169,27 @@ def find_missing(
             visited.add(str(requirement))
             for extra in ("", *requirement.extras):
                 pending += _select_needed(missing[name].requires or [], extra, target.python)
-    return {name: _public(package.version) for name, package in missing.items()}
+    return {name: _drop_local_part(package.version) for name, package in missing.items()}
 
 
-def _suits(version: str | None, specifier: SpecifierSet) -> bool:
+def _is_suitable(version: str | None, specifier: SpecifierSet) -> bool:
     return version is not None and specifier.contains(version, prereleases=True)
 
 
 def _select_needed(requirements: list[str], extra: str, python: str) -> list[Requirement]:
-    """Return the requirements whose markers hold on the target, including those of an extra."""
+    """Select the requirements whose markers hold on the target, including those of an extra."""
     versions = {"python_version": python, "python_full_version": f"{python}.0", "extra": extra}
     parsed = [Requirement(text) for text in requirements]
     return [r for r in parsed if r.marker is None or r.marker.evaluate({**LINUX, **versions})]
 
 
 def fetch_wheel(target: Target, folder: Path, name: str) -> Distribution:
-    """Download the wheel of a package for the target; where there is none, build a pure one.
+    """Download a package's wheel for the target, or build a pure one if there is none.
 
     Raises:
-        ExamError: the target can install neither.
+        ExamError: the target can install neither wheel.
     """
-    requirement = f"{name}=={_public(find_installed(name).version)}"
+    requirement = f"{name}=={_drop_local_part(find_installed(name).version)}"
     log.info("bundle: %s", requirement)
     options = ["--only-binary", ":all:", "--implementation", "cp"]
     options += ["--python-version", target.python]
@@ -210,8 +206,8 @@ def fetch_wheel(target: Target, folder: Path, name: str) -> Distribution:
     )
 
 
-def _public(version: str) -> str:
-    """Return a version without its local part, such as +cu128, which no registry has."""
+def _drop_local_part(version: str) -> str:
+    """Drop a version's local part, such as +cu128, which no registry has."""
     return version.partition("+")[0]
 
 

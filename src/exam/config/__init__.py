@@ -6,13 +6,16 @@ A module holds the groups of one stage; all of their names are read from here.
 """
 
 from exam.config.commands import (
+    DEFAULT_K,
     ROOTS,
     Bundle,
     Command,
     Generate,
     Hub,
     Infer,
+    Metric,
     Restore,
+    RestoredMetric,
     Resume,
     Retrieve,
     Retrieving,

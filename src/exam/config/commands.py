@@ -23,6 +23,7 @@ from exam.config.training_args import TrainerFields, trainer_values
 from exam.config.values import setting
 from exam.core.precision import choose_formats
 
+DEFAULT_K = 3  # of MAP@k
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -59,6 +60,22 @@ class Tracker:
 
 
 @dataclass
+class Metric:
+    """MAP@k, which chooses checkpoints and which every table reports."""
+
+    k: int = setting(DEFAULT_K, "Ranks that score; 1 is accuracy.", minimum=1, maximum=26)
+
+
+@dataclass
+class RestoredMetric:
+    """The metric of commands that load a run."""
+
+    k: int | None = setting(
+        None, "Ranks that score; 1 is accuracy, null: the run's.", minimum=1, maximum=26
+    )
+
+
+@dataclass
 class Hub:
     """Upload of a finished run; the token is the hub's (`hf auth login`, HF_TOKEN)."""
 
@@ -88,6 +105,7 @@ class Retrieving(Command):
     index: Index = setting(MISSING, "How vectors are searched.")
     generator: Generator = setting(MISSING, "How questions are written for data.train=generated.")
     reranker: Reranker = setting(Reranker, "Cross-encoder over the ranking.")
+    metric: Metric = setting(Metric, "MAP@k of the results.")
 
 
 @dataclass
@@ -130,6 +148,7 @@ class Restore(Command):
     retriever: Retriever | None = setting(None, "How passages are ranked; null: the run's.")
     context: Context | None = setting(None, "Passages that the reader sees; null: the run's.")
     reranker: Reranker | None = setting(None, "Cross-encoder over the ranking; null: the run's.")
+    metric: RestoredMetric = setting(RestoredMetric, "MAP@k of the results.")
     run: dict[str, Any] = setting(dict, "Values of the run to change.")
     resume: Resume = setting(Resume.auto, "auto reuses finished work; never starts over.")
 

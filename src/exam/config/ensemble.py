@@ -17,7 +17,7 @@ class EnsembleKind(Enum):
     rank = "rank"  # the mean rank
     vote = "vote"  # points for a reader's first choices
     max_over_contexts = "max_over_contexts"  # the greatest probability over one reader's contexts
-    fitted = "fitted"  # the mean, with the weights of the greatest MAP@3 on held-out questions
+    fitted = "fitted"  # the mean, with the weights of the best metric on held-out questions
 
 
 class Scale(Enum):

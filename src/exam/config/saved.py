@@ -79,6 +79,7 @@ def load_run(path: Path, own: Restore, *, log_changes: bool = True) -> Train:
     config.outputs, config.log_level, config.resume = own.outputs, own.log_level, "auto"
     config.offline = own.offline
     config.data.update(split)
+    config.metric.k = own.metric.k or config.metric.k
     restored: Train = typed(config)
     if restored.task is not Task.reader:
         task = restored.task.value
@@ -157,7 +158,7 @@ def _check_restored(key: str, saved: Train) -> None:
 
     A language model that answers as it is may lie elsewhere now; that it is the same is checked.
     """
-    own = ("data", "outputs", "log_level", "resume", "offline", "launch", "name")
+    own = ("data", "outputs", "log_level", "resume", "offline", "launch", "name", "metric")
     if key.split(".", maxsplit=1)[0] in own:
         raise ExamError(f"run.{key} is the command's own.\nGive it as {key}=<value>, without run.")
     as_it_is = saved.model.kind is ReaderKind.causal_lm and saved.trainer.num_train_epochs == 0

@@ -33,8 +33,8 @@ MANAGED = {
     "do_predict": "choose the command: exam train or exam infer",
     "local_rank": "the launcher sets it",
     "dataloader_drop_last": "every question is trained on and answered",
-    "eval_do_concat_batches": "MAP@3 is measured over all questions at once",
-    "batch_eval_metrics": "MAP@3 is measured over all questions at once",
+    "eval_do_concat_batches": "the metric is measured over all questions at once",
+    "batch_eval_metrics": "the metric is measured over all questions at once",
     "hub_token": "it would be saved; log in (hf auth login), or set HF_TOKEN",
     "push_to_hub": "hub.push=true uploads the finished run",
 }

@@ -159,7 +159,7 @@ def hub_repository(checkpoint: Checkpoint) -> Repository | None:
         parent = next((p for p in Path(name).parents if p.is_dir()), Path())
         raise ExamError(
             f"{key}={name} does not exist; {parent} holds "
-            f"{_listed(p.name for p in parent.iterdir())}.\n"
+            f"{_join_names(p.name for p in parent.iterdir())}.\n"
             f"Give a folder or a hub id (owner/name): {key}=<folder or id>"
         )
     return Repository(name, checkpoint.revision, key)
@@ -226,7 +226,7 @@ def _select_complete(checkpoint: Checkpoint, names: list[str], modules: set[str]
     quantized = [n for n in names if n.endswith(".gguf")]
     if checkpoint.gguf_file is not None and quantized:
         raise ExamError(
-            f"{key}={name} has no file {checkpoint.gguf_file}; it holds {_listed(quantized)}.\n"
+            f"{key}={name} has no file {checkpoint.gguf_file}; it holds {_join_names(quantized)}.\n"
             f"Name one of them: {checkpoint.group}.gguf_file=<file>"
         )
     described = {CONFIG, "adapter_config.json", MODULES} & set(needed)
@@ -235,13 +235,13 @@ def _select_complete(checkpoint: Checkpoint, names: list[str], modules: set[str]
         return needed
     missing = "model.safetensors and pytorch_model.bin are" if described else f"{CONFIG} is"
     raise ExamError(
-        f"{key}={name} holds {_listed(names)}; {missing} missing.\n"
+        f"{key}={name} holds {_join_names(names)}; {missing} missing.\n"
         f"{_missing_remedy(checkpoint, names, is_described=bool(described))}, or choose another "
         f"checkpoint: {key}=<hub id or folder>"
     )
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     """Return the first names as a list in a sentence."""
     ordered = sorted(names)
     more = f" and {len(ordered) - MOST_NAMED} more" if len(ordered) > MOST_NAMED else ""

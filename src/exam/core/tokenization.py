@@ -1,8 +1,8 @@
 """Load tokenizers as their checkpoints publish them, and turn texts into token ids.
 
-transformers rebuilds a tokenizer by its class and may lose settings of the checkpoint's files:
-DeBERTa's normalises by NFC where `spm.model` says NFKC, so that `10²`, `½` and
-full-width letters become unknown. Here the published file decides.
+transformers rebuilds a tokenizer from its class and may lose settings of the checkpoint's files.
+DeBERTa's normalises by NFC although `spm.model` requires NFKC, so that `10²`, `½` and full-width
+letters become unknown. This module follows the published file.
 """
 
 import json
@@ -50,14 +50,14 @@ SPECIAL_TOKENS = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
-# Lower case and without accents: some families remove both before sentencepiece sees a text.
+# In lower case and without accents, which some families remove before sentencepiece.
 PROBES = ("two words", "10² m", "h₂o", "½ cup", "the ﬁeld", "ｆｕｌｌ　ｗｉｄｔｈ", "no\u00a0break")
 
 
 class DebertaV2Tokenizer(SentencePieceBackend):
-    """DeBERTa's tokenizer with exactly the pieces that sentencepiece gives.
+    """DeBERTa's tokenizer with sentencepiece's pieces.
 
-    Its name is that of transformers' class, so that transformers can open a saved one without exam.
+    The class is named after transformers' own, which can therefore load a saved tokenizer.
     """
 
     vocab_files_names = {"vocab_file": DEBERTA_MODEL}  # noqa: RUF012 as in the library's classes
@@ -89,7 +89,7 @@ class DebertaV2Tokenizer(SentencePieceBackend):
         )
 
     def text_ids(self, texts: list[str]) -> list[list[int]]:
-        """Return the ids of texts in which the names of special tokens are text."""
+        """Return the ids of texts; names of special tokens count as text."""
         if self.do_lower_case:
             texts = [text.lower() for text in texts]
         added = {token.content for token in self.added_tokens_decoder.values() if not token.special}
@@ -102,7 +102,7 @@ class DebertaV2Tokenizer(SentencePieceBackend):
         return [self._split_ids(trie.split(text), added) for text in texts]
 
     def _split_ids(self, parts: list[str], added: set[str]) -> list[int]:
-        """Return the ids of a text's parts, some of which are tokens that were added."""
+        """Return the ids of a text's parts, some of which are added tokens."""
         encoder = self.added_tokens_encoder
         return [
             i
@@ -111,7 +111,7 @@ class DebertaV2Tokenizer(SentencePieceBackend):
         ]
 
     def _tokenize(self, text: str, **_: Any) -> list[str]:
-        """Return the pieces of a text, an unknown one as `[UNK]`: no surface becomes a token."""
+        """Return the pieces of a text; unknown ones are `[UNK]`, never a token of their text."""
         if self.do_lower_case:
             text = text.lower()
         pieces: list[str] = self.sp_model.id_to_piece(self.sp_model.encode(text))
@@ -141,7 +141,7 @@ def load_tokenizer(
     if (folder / DEBERTA_MODEL).is_file():
         return _load_deberta(folder, options)
     if published.is_file() and _model_type(folder) == DEBERTA:
-        return _as_deberta(_load(PreTrainedTokenizerFast, folder, options))
+        return _add_deberta_tokens(_load(PreTrainedTokenizerFast, folder, options))
     _check_merges(folder)
     tokenizer = _load(AutoTokenizer, folder, options)
     check_complete(tokenizer, folder)
@@ -154,7 +154,7 @@ def load_tokenizer(
 
 
 def check_complete(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Refuse a tokenizer without words: transformers makes one where the files are missing.
+    """Refuse a tokenizer without words, which transformers builds if files are missing.
 
     Raises:
         ExamError: its vocabulary holds special tokens only.
@@ -165,7 +165,7 @@ def check_complete(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def _check_merges(folder: Path) -> None:
-    """Refuse a vocabulary of pairs of bytes or characters without its merges, or the reverse."""
+    """Refuse a byte-pair vocabulary without its merges, or merges without a vocabulary."""
     pair = [(folder / name).is_file() for name in ("vocab.json", "merges.txt")]
     if any(pair) and not all(pair) and not (folder / TOKENIZER).is_file():
         raise _missing_vocabulary(folder)
@@ -183,8 +183,7 @@ def _missing_vocabulary(folder: Path) -> ExamError:
 def adopt_tokenizer(model: "SentenceTransformer | CrossEncoder") -> None:
     """Give a loaded sentence-transformers model its checkpoint's published tokenizer.
 
-    The library constructs the tokenizer from its own class; only DeBERTa's is replaced. The
-    settings that the library changed meanwhile stay.
+    Only DeBERTa's is replaced. The new tokenizer keeps the settings that the library changed.
     """
     module: Any = model[0]
     loaded = getattr(module, "processor", None)
@@ -198,15 +197,15 @@ def adopt_tokenizer(model: "SentenceTransformer | CrossEncoder") -> None:
 
 
 def check_sentencepiece(folder: Path) -> None:
-    """Refuse a folder with an `spm.model` where sentencepiece, which reads it, is missing.
+    """Refuse a folder with an `spm.model` if sentencepiece is not installed.
 
     Raises:
         ExamError: sentencepiece is not installed.
     """
     if (folder / DEBERTA_MODEL).is_file() and find_spec("sentencepiece") is None:
         raise ExamError(
-            f"{folder} has its tokenizer in {DEBERTA_MODEL}, and sentencepiece, which reads it, "
-            "is not installed.\nInstall it: pip install sentencepiece"
+            f"{folder} has its tokenizer in {DEBERTA_MODEL}, and sentencepiece is not installed.\n"
+            "Install it: pip install sentencepiece"
         )
 
 
@@ -253,7 +252,10 @@ def _load_deberta(folder: Path, options: dict[str, Any]) -> PreTrainedTokenizerB
     check_sentencepiece(folder)
     try:
         return _load(DebertaV2Tokenizer, folder, options)
-    except (OSError, RuntimeError) as error:  # sentencepiece's, for any file that it cannot parse
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # sentencepiece raises both for files that it cannot parse
         raise ExamError(
             f"{folder / DEBERTA_MODEL} is not a sentencepiece model, or is damaged.\n"
             "Copy it again from the checkpoint."
@@ -275,8 +277,8 @@ def _model_type(folder: Path) -> Any:
     return read_object(path).get("model_type") if path.is_file() else None
 
 
-def _as_deberta(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Add the inputs and special tokens of DeBERTa's class, which its tokenizer.json lacks."""
+def _add_deberta_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Add DeBERTa's inputs and special tokens, which its tokenizer.json lacks."""
     tokenizer.model_input_names = DebertaV2Tokenizer.model_input_names
     for name, token in SPECIAL_TOKENS.items():
         if getattr(tokenizer, name) is None:
@@ -291,11 +293,11 @@ def _take_splitting(tokenizer: PreTrainedTokenizerBase, published: Path) -> None
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Return the ids of texts without special tokens, also where a text contains their names."""
+    """Return the ids of texts without special tokens, even if a text contains their names."""
     if not texts:
         return []
     ids: list[list[int]] = []
-    with _all_processors(), progress_bar("tokenised", len(texts), "texts") as bar:
+    with _use_all_processors(), progress_bar("tokenised", len(texts), "texts") as bar:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             block = texts[start : start + TEXTS_AT_ONCE]
             ids += _block_ids(tokenizer, block)
@@ -317,8 +319,8 @@ def _block_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[lis
 
 
 @contextmanager
-def _all_processors() -> Iterator[None]:
-    """Let tokenizers use all processors; afterwards one, so that processes can be forked safely."""
+def _use_all_processors() -> Iterator[None]:
+    """Let tokenizers use all processors for the block; forking is safe only with one."""
     before = os.environ.get(PARALLEL)
     os.environ[PARALLEL] = "true"
     try:
@@ -332,24 +334,24 @@ def _all_processors() -> Iterator[None]:
 def prefix_space(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the space to put before a text that continues another, or an empty string.
 
-    Byte-level vocabularies (RoBERTa's, ModernBERT's, most decoders') tell the beginning of a word
-    by the space in front; others do without.
+    Byte-level vocabularies (RoBERTa's, ModernBERT's, most decoders') mark the beginning of a word
+    by the space before it; others do not.
     """
     whole, first, spaced, plain = token_ids(tokenizer, ["a b", "a", " b", "b"])
     return " " if whole == first + spaced and whole != first + plain else ""
 
 
 def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the id of unknown tokens; None where the vocabulary covers every text.
+    """Return the id of unknown tokens, or None if the vocabulary covers every text.
 
-    GPT-2 and its like split any text into bytes, and name the end of a text as unknown.
+    Tokenizers like GPT-2's split any text into bytes, and name the end of a text as unknown.
     """
     unknown: int | None = tokenizer.unk_token_id
     return None if unknown == tokenizer.eos_token_id else unknown
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash the settings that determine the ids: not truncation and padding, which calls change."""
+    """Hash the settings that determine the ids, without truncation and padding."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         content = json.loads(backend.to_str())

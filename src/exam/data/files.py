@@ -20,14 +20,11 @@ def check_paths(config: Command) -> None:
     Raises:
         ExamError: the first of them.
     """
-    for name in names(config.ckpt) if isinstance(config, Restore) else ():
-        check_finished(Path(name))
-    if (
-        isinstance(config, Train)
-        and config.task is not Task.reader
-        and config.training_pairs.reader
-    ):
-        check_finished(Path(config.training_pairs.reader))
+    runs = names(config.ckpt) if isinstance(config, Restore) else []
+    if isinstance(config, Train) and config.task is not Task.reader:
+        runs = names(config.training_pairs.reader or None)
+    for run in runs:
+        check_finished(Path(run))
     data: Data | None = getattr(config, "data", None)
     if data is None or data.source is not Source.files:
         return

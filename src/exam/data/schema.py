@@ -74,16 +74,12 @@ def parse_questions(rows: Iterable[dict[str, Any]], data: Data, source: str) -> 
     return Dataset.from_list(questions, features=FEATURES)
 
 
-def _column(data: Data, name: str) -> str | None:
-    return data.columns.get(name, name if len(name) == 1 else None)
-
-
 def _check_columns(row: dict[str, Any], data: Data, source: str) -> None:
     """Refuse a row that lacks a column that every question needs."""
     header, options = f"{source} has columns {', '.join(row)}", data.options or ""
     for letter in options:
-        if _column(data, letter) not in row:
-            present = "".join(c for c in options if _column(data, c) in row)
+        if data.columns.get(letter, letter) not in row:
+            present = "".join(c for c in options if data.columns.get(c, c) in row)
             alternative = f", or set data.options={present}" if len(present) >= 2 else ""
             raise ExamError(
                 f"{header}; option '{letter}' is missing.\nEvery question needs the same options. "
@@ -107,7 +103,7 @@ def _check_columns(row: dict[str, Any], data: Data, source: str) -> None:
 def _check_cells(row: dict[str, Any], number: int, data: Data, source: str) -> None:
     """Refuse an empty id, and cells that are neither text nor number."""
     columns = {c for name, c in data.columns.items() if c and (name != "options" or data.options)}
-    columns |= {str(_column(data, letter)) for letter in data.options or ()}
+    columns |= {str(data.columns.get(letter, letter)) for letter in data.options or ()}
     for column in columns & row.keys():
         if not isinstance(row[column], CELLS):
             raise ExamError(
@@ -163,7 +159,7 @@ def _text(value: Any) -> str:
 def _parse_options(row: dict[str, Any], data: Data, location: str) -> tuple[list[str], list[str]]:
     """Return the texts and names of the options, from letter columns or from one list column."""
     if data.options:
-        return [_text(row[str(_column(data, c))]) for c in data.options], list(data.options)
+        return [_text(row[str(data.columns.get(c, c))]) for c in data.options], list(data.options)
     value = row[str(data.columns["options"])]
     texts, names = (
         (value.get("text"), value.get("label")) if isinstance(value, dict) else (value, None)

@@ -14,14 +14,14 @@ from exam.config import Data, Source, names
 from exam.core.errors import ExamError
 from exam.data.questions import prefix_ids, read_questions
 from exam.data.schema import LETTERS
-from exam.metrics import questions_for
+from exam.metrics import count_questions_for
 
 log = logging.getLogger(__name__)
 
 MAX_IDS = 10  # of a log line
 MIN_COSINE = 0.9  # of near-duplicates
 BLOCK = 2000  # questions compared with all others at a time
-MIN_DIFFERENCE = 0.005  # of MAP@3
+MIN_DIFFERENCE = 0.005
 PAIRED_STD = (
     0.37  # of a question's paired difference, which two readers of this project had (n = 300)
 )
@@ -32,9 +32,8 @@ class Split:
     """Questions to train on, to choose the checkpoint on, and to report the result on.
 
     `all_train` holds every question of `data.train` and `data.extra_train` in order, whichever
-    part it
-    went to. With cross-validation, `train` and `valid` both hold all of them, and `extra` those
-    that every fold trains on; otherwise `extra` is empty.
+    part it went to. With cross-validation, `train` and `valid` are the same questions, and every
+    fold also trains on `extra`; otherwise `extra` is empty.
     """
 
     all_train: Dataset
@@ -96,19 +95,19 @@ def _separate_valid(data: Data, train: Dataset, generated: Path | None) -> tuple
     )
 
 
-def _hold_out(questions: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Return the rest and about `share` of the questions, without splitting a group."""
+def _hold_out(questions: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Return the rest and about `fraction` of the questions, without splitting a group."""
     from sklearn.model_selection import GroupShuffleSplit
 
     groups = group_near_duplicates(questions)
     count = len(set(groups.tolist()))
-    if ceil(share * count) >= count:
+    if ceil(fraction * count) >= count:
         raise ExamError(
-            f"data.valid_fraction={share} of {len(questions)} questions, {count} without "
+            f"data.valid_fraction={fraction} of {len(questions)} questions, {count} without "
             "near-duplicates, leaves none to train on.\n"
-            "Set a smaller share, bring more questions, or give a file: data.valid=<file>"
+            "Set a smaller fraction, bring more questions, or give a file: data.valid=<file>"
         )
-    splitter = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+    splitter = GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=seed)
     rest, held_out = next(splitter.split(questions["id"], groups=groups))
     return questions.select(sorted(rest)), questions.select(sorted(held_out))
 
@@ -214,10 +213,10 @@ def _log_sizes(train: Dataset, valid: Dataset) -> None:
         counts = Counter(label for label in part["label"] if label is not None)
         shares = " ".join(f"{LETTERS[i]} {counts[i] / len(part):.0%}" for i in sorted(counts))
         log.debug("questions: %d %s · right options %s", len(part), name, shares)
-    required = questions_for(MIN_DIFFERENCE, PAIRED_STD)
+    required = count_questions_for(MIN_DIFFERENCE, PAIRED_STD)
     if len(valid) < required:
         log.info(
-            "With %d validation questions, differences under %.3f MAP@3 are noise; to see %.3f "
+            "With %d validation questions, differences under %.3f are noise; to see %.3f "
             "takes about %d.",
             len(valid),
             1.96 * PAIRED_STD / sqrt(len(valid)),

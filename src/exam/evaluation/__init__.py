@@ -1,1 +1,1 @@
-"""Answers: saved predictions, baselines, results and submissions."""
+"""Predictions, ensembles, scores beside baselines, and submissions."""

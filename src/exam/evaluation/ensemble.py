@@ -1,116 +1,184 @@
-"""Several predictions of the same questions made into one."""
+"""Combine several readers' predictions of the same questions: ensembles and cascades."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from exam.config import Ensemble, EnsembleKind, Scale
-from exam.evaluation.predictions import probabilities
-from exam.metrics import Floats, Ints, average_precision, ranking
+from exam.config import Cascade, Ensemble, EnsembleKind, Scale
+from exam.evaluation.predictions import to_probabilities
+from exam.metrics import Floats, Ints, average_precision, metric_name, rank_options, summarize
 
 FOLDS = 5
 POINTS = (3.0, 2.0, 1.0)  # of a voter's first, second and third choice
 # Blends of more than four models overfitted 500 questions (the 21st place's write-up).
 QUESTIONS_PER_WEIGHT = 125
 TINY = 1e-9
+SHARES = np.linspace(0, 1, 21)
 
 
-def combined(
+# Ensembles.
+
+
+def combine_logits(
     members: list[Floats], ensemble: Ensemble, weights: list[float] | None = None
 ) -> Floats:
-    """Scores of shape `(questions, options)` from each member's logits of that shape.
+    """Combine each member's logits `(questions, options)` into scores of that shape.
 
-    Members count equally where no weights are given.
-
-    Higher is better; `-inf` where a question has no such option. Of averaged and greatest
-    probabilities they are the logarithms, so that softmax gives the (normalised) probabilities.
+    Members have equal weights by default. Higher scores are better; `-inf` marks options that a
+    question lacks. Of averaged or maximal probabilities the scores are the logarithms, so that
+    softmax gives the normalised probabilities.
     """
-    each = np.stack(members)
-    missing = np.isneginf(each[0])
-    given = np.ones(len(members)) if weights is None else np.asarray(weights)
-    share = (given / given.sum())[:, None, None]
+    logits = np.stack(members)
+    missing = np.isneginf(logits[0])
+    weight = np.ones(len(members)) if weights is None else np.asarray(weights)
+    share = (weight / weight.sum())[:, None, None]
     if ensemble.kind is EnsembleKind.rank:
-        found = -(share * _ranks(each)).sum(axis=0)
+        scores = -(share * _ranks(logits)).sum(axis=0)
     elif ensemble.kind is EnsembleKind.vote:
-        points = np.array([*(ensemble.vote_points or POINTS), *[0.0] * each.shape[2]])
-        votes = (given[:, None, None] * points[_ranks(each)]).sum(axis=0)
+        points = np.array([*(ensemble.vote_points or POINTS), *[0.0] * logits.shape[2]])
+        votes = (weight[:, None, None] * points[_ranks(logits)]).sum(axis=0)
         # Equal votes go to the more probable option, not to the first.
-        found = votes + TINY * _mean(each, share, Scale.probability)
+        scores = votes + TINY * _mean(logits, share, Scale.probability)
     elif ensemble.kind is EnsembleKind.max_over_contexts:
-        found = np.log(np.maximum(_probabilities(each).max(axis=0), TINY))
+        scores = np.log(np.maximum(_probabilities(logits).max(axis=0), TINY))
     else:
-        mean = _mean(each, share, ensemble.space)
-        found = mean if ensemble.space is Scale.logit else np.log(np.maximum(mean, TINY))
-    scores: Floats = np.where(missing, -np.inf, found)
-    return scores
+        mean = _mean(logits, share, ensemble.space)
+        scores = mean if ensemble.space is Scale.logit else np.log(np.maximum(mean, TINY))
+    combined: Floats = np.where(missing, -np.inf, scores)
+    return combined
 
 
-def _probabilities(each: Floats) -> Floats:
-    return np.stack([probabilities(logits) for logits in each])
+def _probabilities(logits: Floats) -> Floats:
+    return np.stack([to_probabilities(member) for member in logits])
 
 
-def _ranks(each: Floats) -> Ints:
-    """Each option's place in each member's ranking, from 0."""
-    return np.stack([np.argsort(ranking(logits), axis=1) for logits in each])
+def _ranks(logits: Floats) -> Ints:
+    """Return each option's rank in each member's ranking, from 0."""
+    return np.stack([np.argsort(rank_options(member), axis=1) for member in logits])
 
 
-def _mean(each: Floats, share: Floats, of: Scale) -> Floats:
-    values = (
-        _probabilities(each) if of is Scale.probability else np.where(np.isneginf(each), 0.0, each)
-    )
+def _mean(logits: Floats, share: Floats, scale: Scale) -> Floats:
+    is_probability = scale is Scale.probability
+    values = _probabilities(logits) if is_probability else np.where(np.isneginf(logits), 0, logits)
     mean: Floats = (share * values).sum(axis=0)
     return mean
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """Weights chosen for MAP@3 on questions with answers, and what that is worth."""
+class FittedWeights:
+    """Weights fitted on answered questions, and each question's score with them.
+
+    Attributes:
+        weights: One for each member; they sum to 1.
+        optimistic: Scores of the questions that the weights were fitted on; shape `(questions,)`.
+        nested: Scores with weights that were fitted on other folds; shape `(questions,)`.
+    """
 
     weights: list[float]
-    optimistic: Floats  # each question's score with the weights that it helped to choose
-    nested: Floats  # the same with weights chosen on other folds
+    optimistic: Floats
+    nested: Floats
 
 
-def fit_weights(members: list[Floats], labels: Ints, seed: int) -> Fitted:
-    """Weights of the members' probabilities, each at least 0 and 1 in sum, that raise MAP@3 most.
+def fit_weights(members: list[Floats], labels: Ints, k: int, seed: int) -> FittedWeights:
+    """Fit weights of the members' probabilities that maximise MAP@k, at least 0 and 1 in sum.
 
-    By differential evolution (Storn and Price, 1997), as MAP@3 has no gradient. Nested folds say
-    what the choice is worth on questions that had no part in it.
+    MAP@k has no gradient, so differential evolution (Storn and Price, 1997) searches them. Nested
+    folds estimate the score on questions that took no part in the fit.
     """
     from sklearn.model_selection import KFold
 
-    each, nested = _probabilities(np.stack(members)), np.zeros(len(labels))
+    chances, nested = _probabilities(np.stack(members)), np.zeros(len(labels))
     folds = KFold(min(FOLDS, len(labels)), shuffle=True, random_state=seed)
     for inside, outside in folds.split(labels):
-        weights = _best(each[:, inside], labels[inside], seed)
-        nested[outside] = _scores(each[:, outside], labels[outside], weights)
-    weights = _best(each, labels, seed)
-    return Fitted(weights.tolist(), _scores(each, labels, weights), nested)
+        weights = _search_weights(chances[:, inside], labels[inside], k, seed)
+        nested[outside] = _score(chances[:, outside], labels[outside], weights, k)
+    weights = _search_weights(chances, labels, k, seed)
+    return FittedWeights(weights.tolist(), _score(chances, labels, weights, k), nested)
 
 
-def _best(each: Floats, labels: Ints, seed: int) -> Floats:
+def _search_weights(chances: Floats, labels: Ints, k: int, seed: int) -> Floats:
     from scipy.optimize import differential_evolution
 
     def loss(weights: Floats) -> float:
-        return -float(_scores(each, labels, weights).mean())
+        return -float(_score(chances, labels, weights, k).mean())
 
-    number = len(each)
+    number = len(chances)
     equal = np.full(number, 1.0)
     drawn = np.random.default_rng(seed).random((10 * number, number))
-    start = np.vstack([equal, np.eye(number), drawn])  # each alone, too
+    start = np.vstack([equal, np.eye(number), drawn])  # the identity holds each single member
     bounds = [(0.0, 1.0)] * number
-    found = differential_evolution(loss, bounds, init=start, rng=seed, maxiter=60, polish=False)
+    best = differential_evolution(loss, bounds, init=start, rng=seed, maxiter=60, polish=False)
     # Where nothing is gained, equal weights are the better guess.
-    chosen = found.x if found.fun < loss(equal) and found.x.sum() > 0 else equal
+    chosen = best.x if best.fun < loss(equal) and best.x.sum() > 0 else equal
     weights: Floats = chosen / chosen.sum()
     return weights
 
 
-def _scores(each: Floats, labels: Ints, weights: Floats) -> Floats:
-    mean = np.tensordot(weights, each, axes=1)
-    return average_precision(ranking(mean), labels)
+def _score(chances: Floats, labels: Ints, weights: Floats, k: int) -> Floats:
+    mean = np.tensordot(weights, chances, axes=1)
+    return average_precision(rank_options(mean), labels, k)
 
 
-def enough_questions(members: int, questions: int) -> bool:
-    """Whether there are enough questions to fit that many weights."""
+def has_enough_questions(members: int, questions: int) -> bool:
+    """Return whether that many questions suffice to fit a weight for each member."""
     return questions >= QUESTIONS_PER_WEIGHT * members
+
+
+# Cascades.
+
+
+def uncertainty(logits: Floats) -> Floats:
+    """Return 1 minus the best option's probability of each question, shape `(questions,)`."""
+    lacking: Floats = 1 - to_probabilities(logits).max(axis=1)
+    return lacking
+
+
+def select_uncertain(logits: Floats, cascade: Cascade, stage: int) -> Ints:
+    """Return the rows that reader number `stage` (from 1) answers, in ascending order.
+
+    These are the least certain share of all questions, or all below the threshold.
+    """
+    lacking = uncertainty(logits)
+    if cascade.threshold is not None:
+        return np.flatnonzero(1 - lacking < cascade.threshold)
+    share = cascade.escalate_fraction
+    if isinstance(share, list):
+        share = share[stage - 1]
+    return select_share(lacking, share)
+
+
+def select_share(lacking: Floats, share: float) -> Ints:
+    """Return the rows of a share of all questions with the greatest uncertainty; ties by row."""
+    return np.sort(np.argsort(-lacking, kind="stable")[: round(share * len(lacking))])
+
+
+def merge_logits(logits: Floats, rows: Ints, other: Floats) -> Floats:
+    """Replace some rows of logits by another reader's, which may have fewer options."""
+    merged = logits.copy()
+    merged[rows] = -np.inf
+    merged[rows, : other.shape[1]] = other
+    return merged
+
+
+def cascade_curve(
+    cheap: Floats, expensive: Floats, labels: Ints, seconds: tuple[float, float], k: int
+) -> list[dict[str, Any]]:
+    """Return MAP@k and seconds per question over the share that the expensive reader answers.
+
+    `seconds` are those that the cheap and the expensive reader take for a question.
+    """
+    lacking, points = uncertainty(cheap), []
+    for share in SHARES.tolist():
+        rows = select_share(lacking, share)
+        logits = merge_logits(cheap, rows, expensive[rows])
+        summary = summarize(average_precision(rank_options(logits), labels, k))
+        point = {
+            "share": share,
+            "n": summary["n"],
+            metric_name(k): summary["value"],
+            "ci": summary["ci"],
+            "seconds_a_question": seconds[0] + seconds[1] * len(rows) / len(labels),
+        }
+        points.append(point)
+    return points

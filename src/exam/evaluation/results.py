@@ -1,47 +1,69 @@
-"""Result tables: systems with intervals, paired differences, baselines; printed and as JSON."""
+"""Score systems beside baselines, compare them in pairs, and print and save the results."""
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
+from exam.config import DEFAULT_K, Ensemble, EnsembleKind, Train
 from exam.core.artifacts import Stage
-from exam.evaluation.predictions import Predictions
+from exam.core.errors import ExamError
+from exam.core.files import read_json, write_json
+from exam.core.logging import print_result
+from exam.core.trainer import REPORT, RESULTS
+from exam.evaluation.ensemble import combine_logits
+from exam.evaluation.predictions import (
+    Predictions,
+    make_predictions,
+    read_all_predictions,
+    write_predictions,
+)
 from exam.metrics import (
     Estimate,
     Floats,
     Ints,
-    K,
     average_precision,
     estimate,
-    figures,
+    find_metric,
+    metric_name,
+    metric_title,
     random_average_precision,
-    ranking,
+    rank_options,
+    summarize,
 )
+from exam.retrieval.contexts import read_support
 
+log = logging.getLogger(__name__)
+
+PREDICTIONS = "predictions.parquet"
 RANDOM = "random order (expected)"
 CONSTANT = "constant order (A, B, C)"
 LONGEST = "longest option first"
 LEXICAL = "lexical (word overlap with the passages)"
-BLIND = 2  # rows that nothing is compared with: random and constant order
+NON_READING = 2  # rows that nothing is compared with: random and constant order
 
 
 @dataclass(frozen=True)
-class System:
+class ScoredSystem:
     """A named row of a table.
 
     Attributes:
         name: The name of a run or baseline.
-        scores: Each question's average precision at 3, from 0 to 1; shape `(questions,)`.
+        scores: Each question's average precision at k, from 0 to 1; shape `(questions,)`.
+        k: The ranks that score; 1 is accuracy.
     """
 
     name: str
     scores: Floats
+    k: int
 
     @property
     def estimate(self) -> Estimate:
-        """MAP@3 with its 95 % interval over questions."""
+        """MAP@k with its 95 % interval over questions."""
         return estimate(self.scores)
 
 
@@ -55,103 +77,235 @@ class Evaluation:
         predictions: One for each run, all in the first one's order of questions.
     """
 
-    systems: list[System]
-    pairs: list[tuple[System, System]]
+    systems: list[ScoredSystem]
+    pairs: list[tuple[ScoredSystem, ScoredSystem]]
     predictions: list[Predictions]
 
     @property
     def differences(self) -> dict[tuple[str, str], Estimate]:
-        """Mean paired differences of MAP@3, by the names of the two systems."""
+        """Mean paired differences of MAP@k, by the names of the two systems."""
         return {(a.name, b.name): estimate(a.scores - b.scores) for a, b in self.pairs}
 
     def __str__(self) -> str:
-        return table(results(self.systems, self.pairs, []))
+        return format_table(build_results(self.systems, self.pairs, []))
 
 
-def of_logits(name: str, logits: Floats, labels: list[int]) -> System:
-    """A reader's row."""
-    return System(name, average_precision(ranking(logits), np.array(labels), K))
+@dataclass(frozen=True)
+class Run:
+    """A finished run of a command; as a path, it is its folder.
+
+    Attributes:
+        stage: The run's folder, its key, and what it cost.
+        stages: All stages that it depends on, and its own.
+        systems: Baselines first, the reader last; empty where answers are unknown.
+        selection_score: MAP@k of the questions that chose the checkpoint, never of those reported.
+    """
+
+    stage: Stage
+    stages: list[Stage]
+    systems: list[ScoredSystem]
+    selection_score: float | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder with the model, predictions, results and report."""
+        return self.stage.folder
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __str__(self) -> str:
+        return str(self.folder)
 
 
-def blind(options: Ints, labels: list[int]) -> list[System]:
-    """What answers without reading: random order and constant order, of so many options each."""
+# The metric of a run.
+
+
+def metric_key(k: int) -> dict[str, int]:
+    """Return the part of a stage's key that keeps `k`; the default changes no older key."""
+    return {} if k == DEFAULT_K else {"k": k}
+
+
+def read_k(stage: Stage) -> int:
+    """Return the k that a stage remembers."""
+    k: int = stage.key.get("k", DEFAULT_K)
+    return k
+
+
+def choose_k(k: int | None, remembered: Mapping[str, int], option: str) -> int:
+    """Return `k`, or the k that all runs remember; `remembered` maps a run's name to its k.
+
+    Without either, return the default.
+
+    Raises:
+        ExamError: the runs differ, and `k` is None; the message names the `option` that decides.
+    """
+    if k is not None or not remembered:
+        return k or DEFAULT_K
+    (first, k), *rest = remembered.items()
+    for name, other in rest:
+        if other != k:
+            titles = [metric_title(metric_name(n)) for n in (k, other)]
+            raise ExamError(
+                f"{first} is scored by {titles[0]}, and {name} by {titles[1]}.\n"
+                f"Choose one metric for all of them: {option}"
+            )
+    return k
+
+
+def check_k(k: int, options: int) -> None:
+    """Refuse a k above `options`, the greatest number of options of a question.
+
+    Raises:
+        ExamError: no question has that many options.
+    """
+    if k > options:
+        raise ExamError(
+            f"metric.k={k}, but no question has more than {options} options.\n"
+            f"Set metric.k to {options} or less; metric.k=1 is accuracy."
+        )
+
+
+# Scores.
+
+
+def score_logits(name: str, logits: Floats, labels: list[int], k: int) -> ScoredSystem:
+    """Score logits `(questions, options)` by MAP@k."""
+    return ScoredSystem(name, average_precision(rank_options(logits), np.array(labels), k), k)
+
+
+def non_reading_baselines(options: Ints, labels: list[int], k: int) -> list[ScoredSystem]:
+    """Score random and constant order; `options` is each question's number of options."""
     constant = np.where(np.arange(options.max()) < options[:, None], 0.0, -np.inf)
     return [
-        System(RANDOM, random_average_precision(options, K)),
-        of_logits(CONSTANT, constant, labels),
+        ScoredSystem(RANDOM, random_average_precision(options, k), k),
+        score_logits(CONSTANT, constant, labels, k),
     ]
 
 
-def baselines(questions: Dataset, support: list[list[float]] | None) -> list[System]:
-    """Random and constant order, longest option first, and by words that the passages support.
-
-    The last row only where there are passages.
-    """
+def score_baselines(
+    questions: Dataset, support: list[list[float]] | None, k: int
+) -> list[ScoredSystem]:
+    """Score random and constant order, longest option first and, with `support`, word overlap."""
     labels = list(questions["label"])
-    lengths = [[float(len(o)) for o in q] for q in questions["options"]]
-    found = [
-        *blind(np.array([len(q) for q in lengths]), labels),
-        of_logits(LONGEST, padded(lengths), labels),
+    lengths = [[float(len(option)) for option in options] for options in questions["options"]]
+    systems = [
+        *non_reading_baselines(np.array([len(options) for options in lengths]), labels, k),
+        score_logits(LONGEST, pad_scores(lengths), labels, k),
     ]
     if support is not None:
-        found.append(of_logits(LEXICAL, padded(support), labels))
-    return found
+        systems.append(score_logits(LEXICAL, pad_scores(support), labels, k))
+    return systems
 
 
-def padded(values: list[list[float]]) -> Floats:
-    """Lists of one value per option as an array, `-inf` where a question has fewer."""
+def pad_scores(values: list[list[float]]) -> Floats:
+    """Return lists of one value per option as an array, `-inf` for options that do not exist."""
     array = np.full((len(values), max(map(len, values))), -np.inf)
     for row, value in zip(array, values, strict=True):
         row[: len(value)] = value
     return array
 
 
-def paired(a: System, b: System) -> dict[str, Any]:
-    """The mean of a - b on the same questions, with its interval."""
-    own = figures(a.scores - b.scores)
-    return {
-        "a": a.name, "b": b.name, "n": own["n"], "difference": own["value"], "ci": own["ci"],
-    }  # fmt: skip
+def pair_systems(a: ScoredSystem, b: ScoredSystem) -> dict[str, Any]:
+    """Return the mean of a - b on the same questions, with its interval."""
+    summary = summarize(a.scores - b.scores)
+    difference = {"difference": summary["value"], "ci": summary["ci"]}
+    return {"a": a.name, "b": b.name, "n": summary["n"], **difference}
 
 
-def results(
-    systems: list[System], pairs: list[tuple[System, System]], stages: list[Stage]
+def build_results(
+    systems: list[ScoredSystem], pairs: list[tuple[ScoredSystem, ScoredSystem]], stages: list[Stage]
 ) -> dict[str, Any]:
-    """The content of results.json."""
+    """Return the content of results.json."""
     return {
         "rows": [_row(system) for system in systems],
-        "paired": [paired(a, b) for a, b in pairs],
+        "paired": [pair_systems(a, b) for a, b in pairs],
         "seconds": {_label(s): round(s.seconds, 1) for s in stages},
         "peak_mib": {_label(s): round(s.peak_mib) for s in stages},
         "reused": [_label(s) for s in stages if s.reused],
     }
 
 
-def _row(system: System) -> dict[str, Any]:
-    own = figures(system.scores)
-    return {"system": system.name, "n": own["n"], "map_at_3": own["value"], "ci": own["ci"]}
+def _row(system: ScoredSystem) -> dict[str, Any]:
+    summary = summarize(system.scores)
+    score = {metric_name(system.k): summary["value"], "ci": summary["ci"]}
+    return {"system": system.name, "n": summary["n"], **score}
 
 
 def _label(stage: Stage) -> str:
     return f"{stage.kind}/{stage.folder.name}"
 
 
-def table(found: dict[str, Any]) -> str:
-    """The results as plain text: `rows`, and the differences of `paired`."""
-    width = max(len(row["system"]) for row in found["rows"])
-    lines = [f"{'system':<{width}}     n   MAP@3   95 % interval"]
-    for row in found["rows"]:
+def format_table(results: dict[str, Any]) -> str:
+    """Return `rows` and `paired` of results as plain text."""
+    rows = results["rows"]
+    metric = str(find_metric(rows[0]))
+    title = metric_title(metric)
+    width, column = max(len(row["system"]) for row in rows), max(len(title), 5)
+    lines = [f"{'system':<{width}}     n   {title:<{column}}   95 % interval"]
+    for row in rows:
         low, high = row["ci"]
-        lines.append(
-            f"{row['system']:<{width}} {row['n']:>5}    {row['map_at_3']:.3f}   "
-            f"[{low:.3f}, {high:.3f}]"
-        )
-    return "\n".join([*lines, *map(shown_pair, found["paired"])])
+        score = f"{row[metric]:<{column}.3f}   [{low:.3f}, {high:.3f}]"
+        lines.append(f"{row['system']:<{width}} {row['n']:>5}    {score}")
+    return "\n".join([*lines, *map(format_pair, results["paired"])])
 
 
-def shown_pair(pair: dict[str, Any]) -> str:
-    """A paired difference as plain text."""
+def format_pair(pair: dict[str, Any]) -> str:
+    """Return a paired difference as plain text."""
     low, high = pair["ci"]
     verdict = "" if low > 0 or high < 0 else " (within noise)"
     interval = f"{pair['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
     return f"{pair['a']} − {pair['b']}: {interval}{verdict}"
+
+
+# The folder of a run.
+
+
+def write_answers(
+    stage: Stage, config: Train, questions: Dataset, contexts: Stage, logits: Floats
+) -> None:
+    """Write predictions.parquet; logits of shape `(questions, options)`."""
+    predictions = make_predictions(questions, logits, config.name, contexts.folder.name)
+    write_predictions(stage.folder / PREDICTIONS, [predictions])
+
+
+def load_answers(folder: Path) -> Predictions:
+    """Return a run's predictions, averaged over option rotations."""
+    predictions = read_all_predictions(folder / PREDICTIONS)
+    mean = combine_logits([p.logits for p in predictions], Ensemble("mean", EnsembleKind.mean))
+    return replace(predictions[0], logits=mean) if len(predictions) > 1 else predictions[0]
+
+
+def score_systems(stage: Stage, questions: Dataset, contexts: Stage) -> list[ScoredSystem]:
+    """Score the baselines and, last, the reader whose predictions the stage holds."""
+    logits, labels, k = load_answers(stage.folder).logits, questions["label"], read_k(stage)
+    baselines = score_baselines(questions, read_support(contexts, questions["id"]), k)
+    return [*baselines, score_logits(stage.folder.name, logits, labels, k)]
+
+
+def write_scores(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> None:
+    """Write results.json: the reader beside the baselines, paired with those that read."""
+    *baselines, reader = score_systems(stage, questions, contexts)
+    stage.measure()
+    pairs = [(reader, row) for row in baselines[NON_READING:]]
+    results = build_results([*baselines, reader], pairs, [*stages, stage])
+    write_json(stage.folder / RESULTS, results)
+
+
+def print_report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> Run:
+    """Print the saved results, and return the run."""
+    paths = [stage.folder / name for name in (RESULTS, REPORT)]
+    print_result("\n".join([format_table(read_json(paths[0])), *map(str, paths)]))
+    return Run(stage, [*stages, stage], score_systems(stage, questions, contexts))
+
+
+def log_scores(stage: Stage, name: str) -> None:
+    """Log the scores of contexts; at the level debug, with intervals."""
+    scores = stage.metadata["scores"]
+    if scores:
+        values = " · ".join(f"{metric} {score['value']:.3f}" for metric, score in scores.items())
+        log.info("%s contexts: %s", name, values)
+    for metric, score in scores.items():
+        low, high = score["ci"]
+        value = f"{score['value']:.3f} [{low:.3f}, {high:.3f}]"
+        log.debug("%s: %s %s (n = %d)", name, metric, value, score["n"])

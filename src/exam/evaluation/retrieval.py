@@ -1,7 +1,7 @@
-"""Contexts scored without a neural reader, compared in pairs, and drawn over depth.
+"""Score and compare contexts without a neural reader, also over their depth.
 
-Article recall saturates on small corpora; answer support and what the lexical reader gets out of
-the passages (*reader-free MAP@3*) tell retrievers apart.
+Article recall saturates on small corpora. Answer support and the lexical reader's score on the
+passages (*reader-free MAP@k*) tell retrievers apart.
 """
 
 from dataclasses import dataclass
@@ -12,29 +12,40 @@ import numpy as np
 from datasets import Dataset
 
 from exam.core.artifacts import Stage
-from exam.evaluation.results import System, paired, shown_pair
-from exam.metrics import Floats, average_precision, figures, ranking, recall_at_k
+from exam.evaluation.results import ScoredSystem, format_pair, pair_systems
+from exam.metrics import (
+    Floats,
+    average_precision,
+    find_metric,
+    metric_name,
+    rank_options,
+    recall_at_k,
+    summarize,
+)
 from exam.readers.lexical import compute_features, compute_logits, cross_fit, fit_weights
 from exam.retrieval.contexts import read_contexts, read_idf, read_questions, read_support
 from exam.retrieval.evaluation import DEPTHS, Contexts, article_ranks, question_scores
 from exam.retrieval.idf import WORD_BUDGET
 
-MAP = "map_at_3"
 CURVES_UP_TO = 2000  # questions: beyond, fitting the lexical reader at every depth takes long
-METRICS = (*(f"recall_at_{k}" for k in DEPTHS), "mrr", "supported", MAP)
-PRINTED = ("supported", MAP)  # of the paired differences; the JSON has all
+METRICS = (*(f"recall_at_{k}" for k in DEPTHS), "mrr", "supported")
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """A contexts stage and what the lexical reader is fitted on.
+class RankedContexts:
+    """A contexts stage, and the contexts that the lexical reader is fitted on.
 
-    That is the contexts of other questions or, without them, the other folds of the same ones.
+    Attributes:
+        stage: The contexts to score.
+        k: Ranks of the right option that score; 1 is accuracy.
+        fitted_on: Contexts of other questions; without them the reader is cross-fitted.
+        among: Some of the stage's questions, if not all count.
     """
 
     stage: Stage
-    fitted_on: "Ranked | None" = None
-    among: Dataset | None = None  # some of its questions, where not all count
+    k: int
+    fitted_on: "RankedContexts | None" = None
+    among: Dataset | None = None
 
     @property
     def name(self) -> str:
@@ -43,12 +54,12 @@ class Ranked:
 
     @cached_property
     def questions(self) -> Dataset:
-        """The questions that passages were ranked for, or those of them that count."""
+        """The questions that count."""
         return read_questions(self.stage) if self.among is None else self.among
 
     @cached_property
     def answered(self) -> Dataset:
-        """Those of them whose answer is known."""
+        """The questions that count and whose answer is known."""
         labels = self.questions["label"]
         return self.questions.select([i for i, label in enumerate(labels) if label is not None])
 
@@ -59,7 +70,7 @@ class Ranked:
 
     @property
     def deepest(self) -> int:
-        """How many passages the longest ranking has."""
+        """The number of passages in the longest ranking."""
         return max(map(len, self.contexts.values()), default=0)
 
     @cached_property
@@ -71,15 +82,15 @@ class Ranked:
         ]
         scores = question_scores(self.questions, self.contexts, support)
         precision = self.precision(None, WORD_BUDGET)
-        return scores if precision is None else {**scores, MAP: precision}
+        return scores if precision is None else {**scores, metric_name(self.k): precision}
 
     def features(self, top_k: int | None, budget: int | None) -> Floats:
-        """Lexical features of the answered questions."""
+        """Return lexical features of the answered questions."""
         contexts = {key: passages[:top_k] for key, passages in self.contexts.items()}
         return compute_features(self.answered, contexts, read_idf(self.stage), budget)
 
     def precision(self, top_k: int | None, budget: int | None) -> Floats | None:
-        """Each answered question's average precision; None when no reader can be fitted."""
+        """Return each answered question's average precision; None if no reader can be fitted."""
         if not len(self.answered):
             return None
         features, labels = self.features(top_k, budget), np.array(self.answered["label"])
@@ -89,35 +100,37 @@ class Ranked:
             known = np.array(self.fitted_on.answered["label"])
             weights = fit_weights(self.fitted_on.features(top_k, budget), known)
             logits = compute_logits(features, weights)
-        return None if logits is None else average_precision(ranking(logits), labels)
+        return None if logits is None else average_precision(rank_options(logits), labels, self.k)
 
     @cached_property
     def curves(self) -> dict[str, dict[int, Floats]]:
-        """Recall at every depth; MAP@3 of the best k passages, however long, at some depths."""
+        """Recall at every depth; reader-free MAP@k at some depths, however long the passages."""
         ranks = article_ranks(self.questions, self.contexts)
-        depths = [k for k in DEPTHS if k <= self.deepest]
-        precision = {k: self.precision(k, None) for k in depths}
-        recall = {k: recall_at_k(ranks, k) for k in range(1, self.deepest + 1)}
+        depths = [depth for depth in DEPTHS if depth <= self.deepest]
+        precision = {depth: self.precision(depth, None) for depth in depths}
+        recall = {depth: recall_at_k(ranks, depth) for depth in range(1, self.deepest + 1)}
         return {
             "recall": recall if len(ranks) else {},
-            MAP: {k: values for k, values in precision.items() if values is not None},
+            metric_name(self.k): {
+                d: values for d, values in precision.items() if values is not None
+            },
         }
 
 
-def ranked(stage: Stage, fitted_on: Stage | None = None) -> Ranked:
-    """A contexts stage to be scored; the reader is cross-fitted where no other answer is known."""
-    others = None if fitted_on is None else Ranked(fitted_on)
-    return Ranked(stage, others if others and len(others.answered) else None)
+def rank_contexts(stage: Stage, k: int, fitted_on: Stage | None = None) -> RankedContexts:
+    """Prepare a contexts stage for scoring; cross-fit if no other answers are known."""
+    other = None if fitted_on is None else RankedContexts(fitted_on, k)
+    return RankedContexts(stage, k, other if other and len(other.answered) else None)
 
 
-def comparison(systems: list[Ranked]) -> dict[str, Any]:
-    """The content of results.json: every system's figures, and the first less each other one."""
-    first, *others = systems
+def compare_contexts(systems: list[RankedContexts]) -> dict[str, Any]:
+    """Return the content of results.json: every system's scores, and the first less each other."""
+    first, *rest = systems
     return {
         "rows": [_row(system) for system in systems],
         "paired": [
-            {"metric": metric, **paired(System(first.name, values), System(other.name, theirs))}
-            for other in others
+            {"metric": metric, **_pair(first, other, values, theirs)}
+            for other in rest
             for metric, values in first.scores.items()
             if (theirs := other.scores.get(metric)) is not None
         ],
@@ -126,45 +139,57 @@ def comparison(systems: list[Ranked]) -> dict[str, Any]:
     }
 
 
-def curves(systems: list[Ranked]) -> dict[str, Any]:
-    """Every system's figures over depth."""
+def _pair(
+    a: RankedContexts, b: RankedContexts, scores: Floats, other_scores: Floats
+) -> dict[str, Any]:
+    return pair_systems(ScoredSystem(a.name, scores, a.k), ScoredSystem(b.name, other_scores, b.k))
+
+
+def trace_depth(systems: list[RankedContexts]) -> dict[str, Any]:
+    """Return every system's scores over depth."""
     return {
         system.name: {
-            metric: [{"depth": k, **figures(values)} for k, values in curve.items()]
+            metric: [{"depth": depth, **summarize(values)} for depth, values in curve.items()]
             for metric, curve in system.curves.items()
         }
         for system in systems
     }
 
 
-def _row(system: Ranked) -> dict[str, Any]:
-    found = {metric: figures(values) for metric, values in system.scores.items()}
-    last = found.pop(MAP, None)
-    own = {} if last is None else {"n": last["n"], MAP: last["value"], "ci": last["ci"]}
+def _row(system: RankedContexts) -> dict[str, Any]:
+    summaries = {metric: summarize(values) for metric, values in system.scores.items()}
+    metric = metric_name(system.k)
+    last = summaries.pop(metric, None)
+    score = {} if last is None else {"n": last["n"], metric: last["value"], "ci": last["ci"]}
     fitted_on = "cross-fitted" if system.fitted_on is None else system.fitted_on.name
-    return {"system": system.name, **own, "lexical_reader": fitted_on, **found}
+    return {"system": system.name, **score, "lexical_reader": fitted_on, **summaries}
 
 
-def table(found: dict[str, Any]) -> str:
-    """A comparison as plain text: value ± half of the 95 % interval, and paired differences."""
-    rows = [(row["system"], _cells(row)) for row in found["rows"]]
-    metrics = [metric for metric in METRICS if any(metric in cells for _, cells in rows)]
+def format_retrieval_table(results: dict[str, Any]) -> str:
+    """Return a comparison as text: value ± half of the 95 % interval, and paired differences.
+
+    The text has the differences in support and MAP@k; results.json has all.
+    """
+    rows = [(row["system"], _cells(row)) for row in results["rows"]]
+    used = {metric for _, cells in rows for metric in cells}
+    metric = find_metric(used)
+    metrics = [*(name for name in METRICS if name in used), *([metric] if metric else [])]
     width = max(len(name) for name, _ in rows)
-    heads = "".join(f"{metric:>14}" for metric in metrics)
+    heads = "".join(f"{name:>14}" for name in metrics)
     lines = [f"{'contexts':<{width}}{heads}  seconds     MiB"]
     for name, cells in rows:
-        values = "".join(f"{cells.get(metric, '–'):>14}" for metric in metrics)
-        cost = f"{found['seconds'][name]:>9.1f}{found['peak_mib'][name]:>8,}"
+        values = "".join(f"{cells.get(column, '–'):>14}" for column in metrics)
+        cost = f"{results['seconds'][name]:>9.1f}{results['peak_mib'][name]:>8,}"
         lines.append(f"{name:<{width}}{values}{cost}")
-    shown = [pair for pair in found["paired"] if pair["metric"] in PRINTED]
-    lines += [f"{pair['metric']}: {shown_pair(pair)}" for pair in shown]
+    pairs = [pair for pair in results["paired"] if pair["metric"] in ("supported", metric)]
+    lines += [f"{pair['metric']}: {format_pair(pair)}" for pair in pairs]
     return "\n".join(lines)
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:
-    found = {name: value for name, value in row.items() if isinstance(value, dict)}
-    if MAP in row:
-        found[MAP] = {"value": row[MAP], "ci": row["ci"]}
+    scores = {name: value for name, value in row.items() if isinstance(value, dict)}
+    if metric := find_metric(row):
+        scores[metric] = {"value": row[metric], "ci": row["ci"]}
     return {
-        name: f"{v['value']:.3f} ±{(v['ci'][1] - v['ci'][0]) / 2:.3f}" for name, v in found.items()
+        name: f"{v['value']:.3f} ±{(v['ci'][1] - v['ci'][0]) / 2:.3f}" for name, v in scores.items()
     }

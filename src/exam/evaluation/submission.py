@@ -1,4 +1,4 @@
-"""The submission file: the best three labels of every question, in the order of the input."""
+"""The submission file: the best k labels of every question, in the order of the input."""
 
 import csv
 from pathlib import Path
@@ -9,29 +9,33 @@ from exam.core.errors import ExamError
 from exam.core.files import write_atomically
 from exam.data.schema import LETTERS
 from exam.data.tables import write_csv
-from exam.metrics import Floats, K, ranking
+from exam.metrics import Floats, rank_options
 
 
-def write_submission(path: Path, ids: list[str], logits: Floats, letters: str = LETTERS) -> None:
-    """Write `id,prediction`, then read the file back and validate it."""
+def write_submission(
+    path: Path, ids: list[str], logits: Floats, k: int, letters: str = LETTERS
+) -> None:
+    """Write `id,prediction` with the best `k` labels, then read the file back and validate it."""
     chosen = [
-        [letters[option] for option in best if logit[option] > -np.inf][:K]
-        for best, logit in zip(ranking(logits), logits, strict=True)
+        [letters[option] for option in best if logit[option] > -np.inf][:k]
+        for best, logit in zip(rank_options(logits), logits, strict=True)
     ]
     with write_atomically(path) as temporary:
         rows = [[key, " ".join(best)] for key, best in zip(ids, chosen, strict=True)]
         write_csv(temporary, ["id", "prediction"], rows)
         options = np.isfinite(logits).sum(axis=1).tolist()
-        validate_submission(temporary, ids, options, letters)
+        validate_submission(temporary, ids, options, k, letters)
 
 
 def validate_submission(
-    path: Path, ids: list[str], options: list[int], letters: str = LETTERS
+    path: Path, ids: list[str], options: list[int], k: int, letters: str = LETTERS
 ) -> None:
-    """Every id once, in the input's order, each with K distinct labels of its own options.
+    """Require every id once, in the order of the input, with `k` distinct labels of its options.
+
+    A question with fewer options needs all of them.
 
     Raises:
-        ExamError: the first row that is not so.
+        ExamError: the first row that differs.
     """
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
@@ -44,8 +48,8 @@ def validate_submission(
     for (key, prediction), count in zip(rows, options, strict=True):
         labels = prediction.split(" ")
         distinct = set(labels) & set(letters[:count])
-        if len(labels) != min(K, count) or len(distinct) != len(labels):
+        if len(labels) != min(k, count) or len(distinct) != len(labels):
             raise ExamError(
                 f"{path}: question {key!r} has prediction {prediction!r}; "
-                f"{min(K, count)} distinct labels of {letters[:count]} are required."
+                f"{min(k, count)} distinct labels of {letters[:count]} are required."
             )

@@ -1,4 +1,4 @@
-"""Language models that write: an OpenAI-compatible endpoint, or a model on this machine."""
+"""Clients for language models: an OpenAI-compatible endpoint, or a model on this machine."""
 
 import os
 from dataclasses import dataclass
@@ -7,71 +7,71 @@ from typing import Any, Protocol
 from exam.config import LanguageModel, Model, ReaderKind
 from exam.core.devices import compute_device
 from exam.core.errors import ExamError
-from exam.generation.prompts import schema
+from exam.generation.prompts import response_format
 
 KEY = "OPENAI_API_KEY"
 OPENAI = "https://api.openai.com/v1"
-MARK = "[[request]]"
-BROKEN = 10  # replies in a row: the address is no such endpoint
+PLACEHOLDER = "[[request]]"
+MAX_FAILURES = 10  # unusable replies in a row, after which the address is not an endpoint
 
 
 @dataclass(frozen=True)
-class Completion:
-    """A reply, and how many tokens were read and written for it."""
+class Reply:
+    """The text of a reply, and the tokens that it cost."""
 
     text: str
-    read: int
-    written: int
+    tokens_read: int
+    tokens_written: int
 
 
 class ChatModel(Protocol):
-    """What replies to messages."""
+    """A model that replies to messages."""
 
-    def reply(self, messages: list[dict[str, str]]) -> Completion:
-        """One reply.
+    def reply(self, messages: list[dict[str, str]]) -> Reply:
+        """Return one reply.
 
         Raises:
-            ValueError: what came back is none.
+            ValueError: the reply is unusable; another one may be usable.
         """
 
 
-def open_llm(writer: LanguageModel, seed: int) -> ChatModel:
-    """The configured one."""
-    return Local(writer, seed) if writer.local else Endpoint(writer)
+def open_llm(llm: LanguageModel, seed: int) -> ChatModel:
+    """Connect to the configured endpoint, or load the local model."""
+    return Local(llm, seed) if llm.local else Endpoint(llm)
 
 
-def check_llm(writer: LanguageModel) -> None:
-    """Refuse a language model that cannot be asked.
+def check_llm(llm: LanguageModel) -> None:
+    """Refuse a language model that cannot be used.
 
     Raises:
         ExamError: its checkpoint cannot be loaded, or its endpoint has no client or no key.
     """
-    if not writer.local:
-        Endpoint(writer)
+    if not llm.local:
+        Endpoint(llm)
         return
     from exam.readers.causal_lm.load import inspect_decoder
 
-    inspect_decoder(_local_model(writer))
+    inspect_decoder(_local_model(llm))
 
 
-def _local_model(writer: LanguageModel) -> Model:
+def _local_model(llm: LanguageModel) -> Model:
     return Model(
         name="writer",
         kind=ReaderKind.causal_lm,
-        name_or_path=writer.model,
-        revision=writer.revision,
-        gguf_file=writer.gguf_file,
+        name_or_path=llm.model,
+        revision=llm.revision,
+        gguf_file=llm.gguf_file,
     )
 
 
 class Endpoint:
-    """An OpenAI-compatible endpoint; the client repeats what failed on the way."""
+    """An OpenAI-compatible endpoint; the client retries failed requests."""
 
-    def __init__(self, writer: LanguageModel) -> None:
-        """Find the key.
+    def __init__(self, llm: LanguageModel) -> None:
+        """Create the client with the key of the environment.
 
         Raises:
-            ExamError: the client is not installed, or OpenAI's own endpoint has no key.
+            ExamError: the client is not installed, or OpenAI's endpoint has no key.
         """
         try:
             from openai import OpenAI
@@ -81,123 +81,116 @@ class Endpoint:
                 "Install it: pip install 'openbook-exam[llm]'"
             ) from None
         key = os.environ.get(KEY)
-        if not key and writer.base_url is None:
+        if not key and llm.base_url is None:
             raise ExamError(
-                f"generator={writer.model} is asked at OpenAI, and {KEY} is not set.\n"
-                f"Set it in the environment, or give your own endpoint: "
-                "generator.llm.base_url=<url>"
+                f"generator.llm.model={llm.model} is OpenAI's, and {KEY} is not set.\nSet it in "
+                "the environment, or give another endpoint: generator.llm.base_url=<url>"
             )
-        url = writer.base_url or OPENAI  # not what the environment names, which no key would tell
         self.client: Any = OpenAI(
             api_key=key or "none",
-            base_url=url,
-            timeout=writer.timeout,
-            max_retries=writer.retries,
+            base_url=llm.base_url or OPENAI,  # not OPENAI_BASE_URL, which no stage key would hold
+            timeout=llm.timeout,
+            max_retries=llm.retries,
         )
-        self.writer, self.broken = writer, 0
+        self.llm, self.failures = llm, 0
 
-    def reply(self, messages: list[dict[str, str]]) -> Completion:
-        """One reply.
+    def reply(self, messages: list[dict[str, str]]) -> Reply:
+        """Return one reply.
 
         Raises:
-            ExamError: the endpoint is out of reach, or refuses, or has long sent nothing usable.
-            ValueError: what it sent is no chat completion.
+            ExamError: the endpoint cannot be reached, refuses, or sends nothing usable for long.
+            ValueError: it refused this request, or did not send a chat completion.
         """
         from openai import APIConnectionError, APIStatusError, BadRequestError
 
-        own = self.writer
+        llm = self.llm
         try:
-            found = self.client.chat.completions.create(
-                model=own.model,
+            completion = self.client.chat.completions.create(
+                model=llm.model,
                 messages=messages,
-                temperature=own.temperature,
-                max_tokens=own.max_tokens,
-                **({"response_format": schema()} if own.json_schema else {}),
+                temperature=llm.temperature,
+                max_tokens=llm.max_tokens,
+                **({"response_format": response_format()} if llm.json_schema else {}),
             )
         except APIStatusError as error:
-            self.broken += 1
-            if isinstance(error, BadRequestError) and self.broken < BROKEN:
-                # This request alone, perhaps: refused by a filter, or too long.
+            self.failures += 1
+            if isinstance(error, BadRequestError) and self.failures < MAX_FAILURES:
+                # It may concern this request only: a content filter, or too many tokens.
                 raise ValueError(f"HTTP {error.status_code}") from None
-            said = error.message.splitlines()[0][:200].replace(self.client.api_key, "…")
+            reason = error.message.splitlines()[0][:200].replace(self.client.api_key, "…")
             raise ExamError(
-                f"The endpoint refused generator.llm.model={own.model}: HTTP "
-                f"{error.status_code}, {said}\nWhat is written is kept: correct the model, the "
+                f"The endpoint refused generator.llm.model={llm.model}: HTTP "
+                f"{error.status_code}, {reason}\nReplies so far are kept: correct the model, the "
                 f"key ({KEY}), your quota or generator.llm.json_schema, and run again."
             ) from None
         except APIConnectionError:
             raise ExamError(
                 f"The endpoint {self.client.base_url.host} cannot be reached.\n"
-                "What is written is kept: set generator.llm.base_url=<url>, or run again later."
+                "Replies so far are kept: set generator.llm.base_url=<url>, or run again later."
             ) from None
-        except ValueError:  # no JSON
-            found = None
+        except ValueError:  # not JSON
+            completion = None
         try:
-            text = "" + (found.choices[0].message.content or "")
+            text = "" + (completion.choices[0].message.content or "")
         except (AttributeError, LookupError, TypeError):
-            self._count_broken()
+            self._count_failure()
             raise ValueError("no chat completion") from None
-        self.broken = 0
-        used = (getattr(found.usage, f"{part}_tokens", 0) for part in ("prompt", "completion"))
-        return Completion(text, *(n if isinstance(n, int) else 0 for n in used))
+        self.failures = 0
+        counts = (getattr(completion.usage, f"{k}_tokens", 0) for k in ("prompt", "completion"))
+        return Reply(text, *(count if isinstance(count, int) else 0 for count in counts))
 
-    def _count_broken(self) -> None:
-        """One more reply that is none.
-
-        Raises:
-            ExamError: there were too many in a row.
-        """
-        self.broken += 1
-        if self.broken >= BROKEN:
+    def _count_failure(self) -> None:
+        self.failures += 1
+        if self.failures >= MAX_FAILURES:
             raise ExamError(
-                f"The last {BROKEN} replies of {self.client.base_url.host} are no chat completions."
-                "\nWhat is written is kept: give the address of the API, such as "
+                f"The last {MAX_FAILURES} replies of {self.client.base_url.host} are not chat "
+                "completions.\nReplies so far are kept: give the address of the API, such as "
                 "generator.llm.base_url=http://localhost:8000/v1, and run again."
             )
 
 
 class Local:
-    """A causal language model on this machine, one request at a time."""
+    """A causal language model on this machine, which serves one request at a time."""
 
-    def __init__(self, writer: LanguageModel, seed: int) -> None:
-        """Load it."""
+    def __init__(self, llm: LanguageModel, seed: int) -> None:
+        """Load the checkpoint, and seed the sampling."""
         from transformers import set_seed
 
         from exam.core.precision import default_half_dtype
         from exam.readers.causal_lm.load import load_causal_lm
 
         set_seed(seed)
-        model, tokenizer = load_causal_lm(_local_model(writer), default_half_dtype())
+        model, tokenizer = load_causal_lm(_local_model(llm), default_half_dtype())
         self.tokenizer: Any = tokenizer
         self.device = compute_device()
-        self.model, self.writer = model.to(self.device).eval(), writer
+        self.model, self.llm = model.to(self.device).eval(), llm
 
-    def reply(self, messages: list[dict[str, str]]) -> Completion:
-        """One reply; no text of an article becomes a special token."""
+    def reply(self, messages: list[dict[str, str]]) -> Reply:
+        """Return one reply; texts of articles never become special tokens."""
         import torch
 
         from exam.core.tokenization import token_ids
         from exam.readers.causal_lm.prompts import apply_chat_template
 
         system, user = (message["content"] for message in messages)
-        framed = apply_chat_template(
+        template = apply_chat_template(
             self.tokenizer,
-            [{"role": "system", "content": system}, {"role": "user", "content": MARK}],
+            [{"role": "system", "content": system}, {"role": "user", "content": PLACEHOLDER}],
         )
-        before, after = (
+        prefix, suffix = (
             self.tokenizer(part, add_special_tokens=False)["input_ids"]
-            for part in framed.split(MARK)
+            for part in template.split(PLACEHOLDER)
         )
-        ids = [*before, *token_ids(self.tokenizer, [user])[0], *after]
-        own = self.writer
+        ids = [*prefix, *token_ids(self.tokenizer, [user])[0], *suffix]
+        temperature = self.llm.temperature
         with torch.inference_mode():
-            found = self.model.generate(
+            new_ids = self.model.generate(
                 torch.tensor([ids], device=self.device),
                 attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self.device),
-                max_new_tokens=own.max_tokens,
-                do_sample=own.temperature > 0,
-                **({"temperature": own.temperature} if own.temperature > 0 else {}),
+                max_new_tokens=self.llm.max_tokens,
+                do_sample=temperature > 0,
+                **({"temperature": temperature} if temperature > 0 else {}),
                 pad_token_id=self.tokenizer.pad_token_id,
             )[0, len(ids) :]
-        text = self.tokenizer.decode(found, skip_special_tokens=True)
-        return Completion(text, len(ids), len(found))
+        text = self.tokenizer.decode(new_ids, skip_special_tokens=True)
+        return Reply(text, len(ids), len(new_ids))

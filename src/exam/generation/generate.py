@@ -1,7 +1,10 @@
-"""The stage that writes generated questions, and what makes it refuse them."""
+"""The stage that writes generated questions, by rules or by a language model."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from datasets import concatenate_datasets
 
@@ -15,16 +18,18 @@ from exam.data.questions import DEMO, empty_questions, questions_digest, read_ex
 from exam.data.schema import LETTERS
 from exam.data.sentences import splitter
 from exam.data.tables import read_rows, write_csv
-from exam.generation.rules import questions
+from exam.generation import rules
 from exam.retrieval.retriever import Retrieval
 
 log = logging.getLogger(__name__)
 
 QUESTIONS = "questions.csv"
+Rows = list[dict[str, str]]
+Write = Callable[[], tuple[Rows, dict[str, Any]]]
 
 
 def generate_if_used(data: Data, retrieval: Retrieval, generator: Generator) -> Stage | None:
-    """The generated questions, where the data name them."""
+    """Generate questions if the data name them."""
     return generate(retrieval, generator) if data.uses_generated_questions else None
 
 
@@ -32,123 +37,102 @@ def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -
     """Write `questions.csv`: Kaggle's columns and `article`.
 
     Raises:
-        ExamError: fewer than `generator.num_questions` questions could be made.
+        ExamError: too few questions can be written, or their lengths give the answers away.
     """
     by_llm = generator.kind is GeneratorKind.llm
-    return (_by_llm if by_llm else _by_rules)(retrieval, generator, resume)
-
-
-def _by_rules(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
-    left_out = _left_out(generator)
-    key = {
-        "index": retrieval.article_index.stage.hash,
-        "generator": {k: v for k, v in plain(generator).items() if k not in ("kind", "llm")},
-        "left_out": sorted(left_out),
-    }
+    key, write = (_prepare_llm if by_llm else _prepare_rules)(retrieval, generator)
     label = f"{generator.name}-{retrieval.corpus.name}"
     with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
         if not stage.reused:
-            asked = questions(retrieval.article_index, generator, left_out)
-            made = list(track(asked, "questions", generator.num_questions))
-            _check(made, generator)
-            _write(stage.folder / QUESTIONS, made)
-            longest = sum(map(_longest_is_right, made))
-            stage.finish([QUESTIONS], questions=len(made), longest_is_right=longest)
+            rows, counts = write()
+            longest = _check(rows, generator)
+            header = list(rows[0])
+            with write_atomically(stage.folder / QUESTIONS) as temporary:
+                write_csv(temporary, header, [[row[name] for name in header] for row in rows])
+            stage.finish([QUESTIONS], questions=len(rows), longest_option_correct=longest, **counts)
     return stage
 
 
-def _by_llm(retrieval: Retrieval, generator: Generator, resume: str) -> Stage:
+def _prepare_rules(retrieval: Retrieval, generator: Generator) -> tuple[dict[str, Any], Write]:
+    """Return the stage's key and a function that writes the questions by rules."""
+    excluded: set[str] = set()
+    for path in _excluded_files(generator):
+        articles = _articles(path)
+        if not articles:
+            raise ExamError(
+                f"generator.exclude={path} names no articles.\nIt needs a column `article`, or "
+                f"{path.stem}_qrels.csv (question,article) beside it."
+            )
+        excluded |= articles
+    key = {
+        "index": retrieval.article_index.stage.hash,
+        "generator": {k: v for k, v in plain(generator).items() if k not in ("kind", "llm")},
+        "left_out": sorted(excluded),
+    }
+
+    def write() -> tuple[Rows, dict[str, Any]]:
+        questions = rules.generate_questions(retrieval.article_index, generator, excluded)
+        return list(track(questions, "questions", generator.num_questions)), {}
+
+    return key, write
+
+
+def _prepare_llm(retrieval: Retrieval, generator: Generator) -> tuple[dict[str, Any], Write]:
+    """Return the stage's key and a function that has a language model write the questions."""
     from exam.generation import llm
 
     files = corpus_files(retrieval.corpus, retrieval.outputs)
-    places = _excluded(generator)
-    known = concatenate_datasets([empty_questions(), *map(read_exam_csv, places)])
-    left_out = set().union(*map(_articles, places))
+    paths = _excluded_files(generator)
+    exams = concatenate_datasets([empty_questions(), *map(read_exam_csv, paths)])
+    excluded = set().union(*map(_articles, paths))
     settings = plain(generator)
     key = {
         "corpus": corpus_key(files),
         "generator": {k: settings[k] for k in ("kind", "num_questions", "options", "seed")},
         "writer": llm.llm_key(generator.llm),
-        "exams": questions_digest(known),
-        "left_out": sorted(left_out),
+        "exams": questions_digest(exams),
+        "left_out": sorted(excluded),
         **splitter().key,
     }
-    label = f"{generator.name}-{retrieval.corpus.name}"
-    with open_stage(retrieval.outputs, "generate", label, key, resume) as stage:
-        if not stage.reused:
-            made, facts = llm.questions(files, generator, left_out, known, retrieval.outputs)
-            if len(made) < generator.num_questions:
-                raise ExamError(
-                    f"{len(made)} questions were written; "
-                    f"generator.num_questions={generator.num_questions} are asked "
-                    f"for.\nSet generator.num_questions={max(1, len(made))}, more "
-                    "generator.llm.attempts, "
-                    "or a larger corpus; what is written is kept, and not paid for again."
-                )
-            _write(stage.folder / QUESTIONS, made)
-            longest = sum(map(_longest_is_right, made))
-            log.info(
-                "generate: the longest option is right in %.0f %% of %d, by chance in %.0f %%",
-                100 * longest / len(made),
-                len(made),
-                100 / generator.options,
-            )
-            stage.finish([QUESTIONS], questions=len(made), longest_is_right=longest, **facts)
-    return stage
+    outputs = retrieval.outputs
+    return key, partial(llm.generate_questions, files, generator, excluded, exams, outputs)
 
 
-def _excluded(generator: Generator) -> list[Path]:
+def _check(rows: Rows, generator: Generator) -> int:
+    """Refuse too few questions, and rules that give answers away; count longest right options."""
+    by_llm = generator.kind is GeneratorKind.llm
+    if len(rows) < generator.num_questions:
+        setting = "generator.llm.attempts" if by_llm else "generator.num_neighbors"
+        raise ExamError(
+            f"The corpus gives {len(rows)} questions, and generator.num_questions is "
+            f"{generator.num_questions}.\nSet generator.num_questions={max(1, len(rows))}, more "
+            f"{setting}, or a larger corpus{'; replies so far are kept' if by_llm else ''}."
+        )
+    longest = sum(
+        max((c for c in LETTERS if c in row), key=lambda c: len(row[c])) == row["answer"]
+        for row in rows
+    )
+    chance = len(rows) / generator.options
+    if by_llm:
+        log.info(
+            "generate: the longest option is right in %d of %d, by chance in %.0f",
+            longest,
+            len(rows),
+            chance,
+        )
+    elif longest > chance + 3 * chance**0.5:
+        raise ExamError(
+            f"The longest option is right in {longest} of {len(rows)} questions, which gives "
+            f"answers away: {chance:.0f} are expected.\nSet another generator.seed."
+        )
+    return longest
+
+
+def _excluded_files(generator: Generator) -> list[Path]:
     return [DEMO if name == "demo" else Path(name) for name in names(generator.exclude)]
 
 
-def _left_out(generator: Generator) -> set[str]:
-    """Ids and titles of the articles that the excluded questions rest on.
-
-    Raises:
-        ExamError: a file names no articles, so that nothing could be left out.
-    """
-    left_out: set[str] = set()
-    for name, path in zip(names(generator.exclude), _excluded(generator), strict=True):
-        articles = _articles(path)
-        if not articles:
-            raise ExamError(
-                f"generator.exclude={name} names no articles.\nIt needs a column `article`, or "
-                f"{path.stem}_qrels.csv (question,article) beside it."
-            )
-        left_out |= articles
-    return left_out
-
-
 def _articles(path: Path) -> set[str]:
-    """Ids or titles of the articles that a file's questions rest on, where it names them."""
-    named = {row["article"] for row in read_rows(path) if row.get("article")}
-    return named | set(read_qrels(path.with_name(f"{path.stem}_qrels.csv")).values())
-
-
-def _longest_is_right(question: dict[str, str]) -> bool:
-    options = {c: question[c] for c in LETTERS if c in question}
-    return max(options, key=lambda c: len(options[c])) == question["answer"]
-
-
-def _check(questions: list[dict[str, str]], generator: Generator) -> None:
-    """Refuse a set that is too small or that gives its answers away by their length."""
-    if len(questions) < generator.num_questions:
-        raise ExamError(
-            f"The corpus states facts for {len(questions)} questions; "
-            f"generator.num_questions={generator.num_questions} "
-            f"are asked for.\nSet generator.num_questions={max(1, len(questions))}, a larger "
-            "generator.num_neighbors, or a larger corpus."
-        )
-    longest = sum(map(_longest_is_right, questions))
-    chance = len(questions) / generator.options
-    if longest > chance + 3 * chance**0.5:
-        raise ExamError(
-            f"The longest option is right in {longest} of {len(questions)} questions, which gives "
-            f"answers away: {chance:.0f} are expected.\nSet another generator.seed."
-        )
-
-
-def _write(path: Path, questions: list[dict[str, str]]) -> None:
-    header = list(questions[0])
-    with write_atomically(path) as temporary:
-        write_csv(temporary, header, [[row[name] for name in header] for row in questions])
+    """Return the ids or titles of the articles of a file's questions, if it names them."""
+    column = {row["article"] for row in read_rows(path) if row.get("article")}
+    return column | set(read_qrels(path.with_name(f"{path.stem}_qrels.csv")).values())

@@ -1,16 +1,16 @@
-"""Five-option questions written by a language model, one article at a time.
+"""Write questions with a language model, one article at a time.
 
-Every article's questions are noted as soon as they are written, so that an interrupted run pays
-for nothing twice.
+Every reply is cached at once, so that an interrupted run pays for none twice.
 """
 
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache, partial
 from hashlib import blake2b
 from heapq import nsmallest
 from itertools import islice
@@ -32,28 +32,29 @@ from exam.data.corpus import Article, CorpusFile, iter_articles
 from exam.data.schema import FEATURES, LETTERS
 from exam.data.splits import group_near_duplicates
 from exam.generation.clients import ChatModel, open_llm
-from exam.generation.prompts import excerpt, parse_response, request
+from exam.generation.prompts import excerpt, make_messages, parse_response
 
 log = logging.getLogger(__name__)
 
-FOLDER = "replies"  # of the outputs: what models wrote, whatever became of it
-JOURNAL = "replies.jsonl"
-UNIMPORTANT = (
+FOLDER = "replies"  # of the outputs; holds refused replies too
+FILE = "replies.jsonl"
+NOT_IN_KEY = {
     "concurrency",
     "timeout",
     "retries",
     "usd_per_million_input_tokens",
     "usd_per_million_output_tokens",
     "attempts",
-)  # for what a model writes
-SUM = "sha256"  # of a line's other values
-NOTED = {"asked", "article", "questions", "refused", "read", "written"}
-SPARE = 4  # articles looked up for each one needed: some are too short, some replies are invalid
+}
+CHECKSUM = "sha256"  # of a line's other values
+FIELDS = {"asked", "article", "questions", "refused", "read", "written"}
+SPARE = 4  # articles drawn for each one needed: some are too short, some replies are refused
+Rows = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a model is asked about an article, and what tells it from everything else asked."""
+    """The messages about an article; `key` is their hash."""
 
     article: Article
     messages: list[dict[str, str]]
@@ -62,7 +63,7 @@ class Request:
 
 @dataclass
 class ReplyCache:
-    """What was written so far, by what was asked; the file is only ever added to."""
+    """The replies to each request so far, in a file that only grows."""
 
     path: Path
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -70,23 +71,21 @@ class ReplyCache:
 
     @classmethod
     def read(cls, path: Path) -> "ReplyCache":
-        """The notes of an interrupted run; a line that is not as it was written is left out."""
+        """Read the replies of earlier runs, without damaged lines."""
         lines = path.read_bytes().split(b"\n") if path.is_file() else []
-        found = [_note(line) for line in lines if line]
-        rows = {row["asked"]: row for row in found if row is not None}
-        if None in found:
-            broken = found.count(None)
-            log.warning("generate: %d lines of %s are broken, and left out", broken, path)
-        return cls(path, rows)
+        rows = [_parse_line(line) for line in lines if line]
+        if damaged := rows.count(None):
+            log.warning("generate: %d lines of %s are broken, and left out", damaged, path)
+        return cls(path, {row["asked"]: row for row in rows if row is not None})
 
-    def settled(self, asked: str, attempts: int) -> bool:
-        """Whether an article has its questions, or was asked about often enough."""
-        row = self.rows.get(asked)
+    def is_settled(self, key: str, attempts: int) -> bool:
+        """Tell whether a request has its questions, or was sent often enough."""
+        row = self.rows.get(key)
         return row is not None and bool(row["questions"] or len(row["refused"]) >= attempts)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Note one article; a line that was cut short before is ended first."""
-        line = f"{json.dumps({**row, SUM: digest(row)}, ensure_ascii=False)}\n".encode()
+        """Append a request's replies; end a line that an interrupted run cut short."""
+        line = f"{json.dumps({**row, CHECKSUM: digest(row)}, ensure_ascii=False)}\n".encode()
         with self.lock, self.path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, SEEK_END)
@@ -95,185 +94,180 @@ class ReplyCache:
         self.rows[row["asked"]] = row
 
 
-def _note(line: bytes) -> dict[str, Any] | None:
-    """What a line of the journal says; None where it is not as it was written."""
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    """Return a line's row, or None if it is damaged."""
     with suppress(ValueError, AttributeError, TypeError, RecursionError):
         row: dict[str, Any] = json.loads(line)
-        signed = row.pop(SUM, None) == digest(row)
-        return row if signed and row.keys() == NOTED and isinstance(row["asked"], str) else None
+        is_intact = row.pop(CHECKSUM, None) == digest(row)
+        return row if is_intact and row.keys() == FIELDS and isinstance(row["asked"], str) else None
     return None
 
 
-def questions(
+def llm_key(llm: LanguageModel) -> dict[str, Any]:
+    """Return what determines the model's replies."""
+    key = {name: value for name, value in plain(llm).items() if name not in NOT_IN_KEY}
+    return {**key, "weights": checkpoint_fingerprint(llm.checkpoint)} if llm.local else key
+
+
+def generate_questions(
     files: list[CorpusFile],
     generator: Generator,
-    left_out: set[str],
+    excluded: set[str],
     exams: Dataset,
     outputs: Path,
-) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """Up to `n` questions in a seeded order of articles, and what writing them took.
+) -> tuple[Rows, dict[str, Any]]:
+    """Write up to `num_questions` questions about articles in a seeded order, and count the work.
 
-    Near-repetitions of each other, and of the questions of `exams`, are left out. What the model
-    wrote is kept below `outputs`, and serves every later run that asks the same.
+    Drop near-duplicates of each other and of `exams`. Replies are cached below `outputs`, for
+    every later run that sends the same requests.
     """
     folder = outputs / FOLDER / digest(llm_key(generator.llm))[:8]
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        return _questions(files, generator, left_out, exams, ReplyCache.read(folder / JOURNAL))
-
-
-def llm_key(writer: LanguageModel) -> dict[str, Any]:
-    """What determines what a model writes."""
-    own = {k: v for k, v in plain(writer).items() if k not in UNIMPORTANT}
-    return {**own, "weights": checkpoint_fingerprint(writer.checkpoint)} if writer.local else own
-
-
-def _questions(
-    files: list[CorpusFile],
-    generator: Generator,
-    left_out: set[str],
-    exams: Dataset,
-    journal: ReplyCache,
-) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    log.info("generate: %s holds %d replies", journal.path, len(journal.rows))
-    chosen = _chosen(files, generator, left_out)
-    order: list[Request] = []
-    model: ChatModel | None = None
-    with progress_bar("questions", generator.num_questions) as bar:
-        kept: list[dict[str, str]] = []
-        repeated = 0
-        while len(kept) < generator.num_questions:
-            needed = ceil((generator.num_questions - len(kept)) / generator.llm.per_article)
-            block = list(islice(chosen, needed))
+    number = generator.num_questions
+    requests: list[Request] = []
+    rows: Rows = []
+    unique: Rows = []
+    with FileLock(folder.with_suffix(".lock")), progress_bar("questions", number) as bar:
+        replies = ReplyCache.read(folder / FILE)
+        log.info("generate: %s holds %d replies", replies.path, len(replies.rows))
+        open_once = cache(partial(open_llm, generator.llm, generator.seed))
+        drawn = _draw_requests(files, generator, excluded)
+        while len(unique) < number:
+            missing = ceil((number - len(unique)) / generator.llm.per_article)
+            block = list(islice(drawn, missing))
             if not block:
                 break
-            order += block
-            attempts = generator.llm.attempts
-            unasked = [one for one in block if not journal.settled(one.key, attempts)]
-            if unasked:
-                model = model or open_llm(generator.llm, generator.seed)
-                _ask(model, unasked, generator, journal)
-            written = [
-                question
-                for one in order
-                for question in _laid_out(one.article.id, journal.rows[one.key], generator.seed)
+            _send(block, open_once, generator, replies)
+            requests += block
+            rows = [
+                row
+                for request in requests
+                for row in _format_questions(request, replies.rows[request.key], generator.seed)
             ]
-            kept = _kept(written, exams)
-            repeated = len(written) - len(kept)
-            bar.update(min(len(kept), generator.num_questions) - bar.n)
-    facts = _facts([journal.rows[one.key] for one in order], generator)
-    log.info("generate: %s", " · ".join(f"{name} {value}" for name, value in facts.items()))
-    made = [
-        {**row, "id": f"llm-{number:05d}"}
-        for number, row in enumerate(kept[: generator.num_questions])
-    ]
-    return made, {**facts, "repeated": repeated}
+            unique = _deduplicate(rows, exams)
+            bar.update(min(len(unique), number) - bar.n)
+    counts = _count([replies.rows[request.key] for request in requests], generator)
+    log.info("generate: %s", " · ".join(f"{name} {value}" for name, value in counts.items()))
+    numbered = [{**row, "id": f"llm-{i:05d}"} for i, row in enumerate(unique[:number])]
+    return numbered, {**counts, "repeated": len(rows) - len(unique)}
 
 
-def _chosen(files: list[CorpusFile], generator: Generator, left_out: set[str]) -> Iterator[Request]:
-    """What is asked about articles with enough text, in a seeded order."""
-    wanted = SPARE * ceil(generator.num_questions / generator.llm.per_article)
+def _draw_requests(
+    files: list[CorpusFile], generator: Generator, excluded: set[str]
+) -> Iterator[Request]:
+    """Yield requests about articles with enough text, in a seeded order."""
 
-    def drawn(article: Article) -> bytes:
+    def draw(article: Article) -> bytes:
         return blake2b(f"{generator.seed}:{article.id}".encode(), digest_size=16).digest()
 
-    every = (article for file in files for article in iter_articles(file))
-    fit = (article for article in every if not {article.id, article.title} & left_out)
-    for article in nsmallest(wanted, fit, key=drawn):
+    number = SPARE * ceil(generator.num_questions / generator.llm.per_article)
+    articles = (article for file in files for article in iter_articles(file))
+    allowed = (a for a in articles if not {a.id, a.title} & excluded)
+    for article in nsmallest(number, allowed, key=draw):
         text = excerpt(article, generator)
         if text is not None:
-            messages = request(article, text, generator)
+            messages = make_messages(article, text, generator)
             yield Request(article, messages, digest(messages)[:16])
 
 
-def _ask(model: ChatModel, block: list[Request], generator: Generator, journal: ReplyCache) -> None:
-    """Have questions written about some articles; each is noted when it is done."""
+def _send(
+    block: list[Request],
+    open_model: Callable[[], ChatModel],
+    generator: Generator,
+    replies: ReplyCache,
+) -> None:
+    """Send the requests that are not settled, and cache each one's replies."""
+    settings = generator.llm
+    pending = [r for r in block if not replies.is_settled(r.key, settings.attempts)]
+    if not pending:
+        return
+    model = open_model()
 
-    def ask(one: Request) -> None:
-        journal.add(_written(model, one, generator, journal.rows.get(one.key, {})))
+    def send(request: Request) -> None:
+        earlier = replies.rows.get(request.key, {})
+        replies.add(_get_replies(model, request, generator, earlier))
 
-    with ThreadPoolExecutor(1 if generator.llm.local else generator.llm.concurrency) as pool:
+    with ThreadPoolExecutor(1 if settings.local else settings.concurrency) as pool:
         try:
-            for _ in pool.map(ask, block):
-                pass
+            list(pool.map(send, pending))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _written(
-    model: ChatModel, one: Request, generator: Generator, before: dict[str, Any]
+def _get_replies(
+    model: ChatModel, request: Request, generator: Generator, earlier: dict[str, Any]
 ) -> dict[str, Any]:
-    """An article's note: its questions, or why every reply was refused, those `before` too."""
-    note: dict[str, Any] = {"asked": one.key, "article": one.article.id, "questions": []}
-    note |= {"refused": [], "read": 0, "written": 0, **before}
-    while not note["questions"] and len(note["refused"]) < generator.llm.attempts:
+    """Return a request's questions, or why each reply was refused, `earlier` ones included."""
+    row: dict[str, Any] = {"asked": request.key, "article": request.article.id, "questions": []}
+    row |= {"refused": [], "read": 0, "written": 0, **earlier}
+    while not row["questions"] and len(row["refused"]) < generator.llm.attempts:
         try:
-            reply = model.reply(one.messages)
-            note["read"] += reply.read
-            note["written"] += reply.written
-            note["questions"] = [q.model_dump() for q in parse_response(reply.text, generator)]
+            reply = model.reply(request.messages)
+            row["read"] += reply.tokens_read
+            row["written"] += reply.tokens_written
+            row["questions"] = [q.model_dump() for q in parse_response(reply.text, generator)]
         except ValueError as error:
-            note["refused"] = [*note["refused"], str(error)]
-    return note
+            row["refused"] = [*row["refused"], str(error)]
+    return row
 
 
-def _laid_out(article: str, note: dict[str, Any], seed: int) -> Iterator[dict[str, str]]:
-    """An article's questions with their options in an order of their own: models favour places."""
-    for number, one in enumerate(note["questions"]):
-        order = list(range(len(one["options"])))
+def _format_questions(
+    request: Request, reply: dict[str, Any], seed: int
+) -> Iterator[dict[str, str]]:
+    """Yield a reply's questions with shuffled options: models favour positions."""
+    article = request.article.id
+    for number, question in enumerate(reply["questions"]):
+        order = list(range(len(question["options"])))
         Random(f"{seed}:{article}:{number}").shuffle(order)
-        options = [" ".join(one["options"][i].split()) for i in order]
+        options = [" ".join(question["options"][i].split()) for i in order]
         yield {
             "id": "",
-            "prompt": " ".join(one["question"].split()),
+            "prompt": " ".join(question["question"].split()),
             **dict(zip(LETTERS, options, strict=False)),
-            "answer": LETTERS[order.index(one["answer"])],
+            "answer": LETTERS[order.index(question["answer"])],
             "article": article,
         }
 
 
-def _kept(written: list[dict[str, str]], exams: Dataset) -> list[dict[str, str]]:
-    """The questions that nearly repeat none before them, and none of the exams."""
-    if not written:
+def _deduplicate(rows: Rows, exams: Dataset) -> Rows:
+    """Drop near-duplicates of earlier rows and of the exams."""
+    if not rows:
         return []
-    rows = [
+    # Without `article`: two questions about one article are not duplicates.
+    questions = [
         {
-            "id": str(number),
+            **dict.fromkeys(FEATURES),
             "prompt": row["prompt"],
             "options": [row[letter] for letter in LETTERS if letter in row],
-            "label": None,
-            "context": None,
-            "article": None,  # two questions about one article are no repetition
         }
-        for number, row in enumerate(written)
+        for row in rows
     ]
-    questions = Dataset.from_list(rows, features=FEATURES)
-    group = group_near_duplicates(concatenate_datasets([exams, questions]))
-    seen = set(group[: len(exams)].tolist())
-    kept = []
-    for row, own in zip(written, group[len(exams) :].tolist(), strict=True):
-        if own not in seen:
-            kept.append(row)
-        seen.add(own)
-    return kept
+    written = Dataset.from_list(questions, features=FEATURES)
+    groups = group_near_duplicates(concatenate_datasets([exams, written])).tolist()
+    seen = set(groups[: len(exams)])
+    unique = []
+    for row, group in zip(rows, groups[len(exams) :], strict=True):
+        if group not in seen:
+            unique.append(row)
+        seen.add(group)
+    return unique
 
 
-def _facts(rows: list[dict[str, Any]], generator: Generator) -> dict[str, Any]:
-    """What was asked, refused and paid; of all articles that the questions come from."""
-    reasons = Counter(reason for row in rows for reason in row["refused"])
-    read, written = (sum(row[name] for row in rows) for name in ("read", "written"))
-    found: dict[str, Any] = {
-        "articles": len(rows),
-        "without": sum(not row["questions"] for row in rows),
-        "refused": sum(reasons.values()),
+def _count(replies: list[dict[str, Any]], generator: Generator) -> dict[str, Any]:
+    """Count articles, refused replies, tokens and cost in US dollars, and log the main refusals."""
+    refusals = Counter(reason for reply in replies for reason in reply["refused"])
+    read, written = (sum(reply[name] for reply in replies) for name in ("read", "written"))
+    for reason, count in refusals.most_common(3):
+        log.info("generate: %d replies refused: %s", count, reason)
+    counts: dict[str, Any] = {
+        "articles": len(replies),
+        "without": sum(not reply["questions"] for reply in replies),
+        "refused": refusals.total(),
         "tokens_read": read,
         "tokens_written": written,
     }
-    for reason, times in reasons.most_common(3):
-        log.info("generate: %d replies refused: %s", times, reason)
-    paid = (
-        read * generator.llm.usd_per_million_input_tokens
-        + written * generator.llm.usd_per_million_output_tokens
-    )
-    return found | ({"cost": round(paid / 1e6, 4)} if paid else {})
+    settings = generator.llm
+    cost = read * settings.usd_per_million_input_tokens
+    cost += written * settings.usd_per_million_output_tokens
+    return counts | ({"cost": round(cost / 1e6, 4)} if cost else {})

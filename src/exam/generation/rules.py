@@ -1,13 +1,13 @@
-"""Five-option questions by rules, without a language model.
+"""Write multiple-choice questions by rules, without a language model.
 
 Letters are balanced, and the right option is the longest no more often than chance. Every
-sentence of the corpus is asked about once at most.
+sentence of the corpus gives at most one question.
 """
 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from random import Random
 from typing import TypeVar
 
@@ -32,12 +32,12 @@ GAPS = {
     "number": ("How many: {}", "Which number is missing: {}"),
     "name": ("Which name is missing: {}", "Who or which: {}"),
 }
-NEAREST_LEFT_OUT = 3
-BLOCK = 256  # articles that are read together with their neighbours
-KEPT = 30_000  # articles whose notes are kept
+SKIPPED = 3  # nearest neighbours, whose sentences may state the same fact
+BLOCK = 256  # articles read at a time, with their neighbours
+CACHE_SIZE = 30_000  # articles
 T = TypeVar("T")
-LENGTH = (40, 180)  # characters of a statement
-LONGEST = 300  # characters of a sentence that is asked about
+STATEMENT_CHARS = (40, 180)
+MAX_SENTENCE_CHARS = 300
 SUBJECTS = r"it|they|he|she|this|these|its [a-z]+|their [a-z]+|the [a-z]+(?: [a-z]+)?"
 VERBS = (
     r"is|are|was|were|has|have|had|can|may|will|would|does|do|did|became|occurs?|contains?|"
@@ -52,25 +52,14 @@ DEFINITION = re.compile(
     r"(?:also |usually |generally )?(?P<what>(?:an?|the|any|one of) .+)$"
 )
 PLURAL = {"are", "were", "have", "do"}
-NO_TERM = {
-    "It",
-    "This",
-    "That",
-    "These",
-    "Those",
-    "They",
-    "There",
-    "He",
-    "She",
-    "In",
-    "One",
-    "What",
+NOT_TERMS = {
+    *("It", "This", "That", "These", "Those", "They", "There", "He", "She", "In", "One", "What")
 }
-LITTLE = (
+STOPWORDS = (
     r"a|an|the|of|by|for|with|in|from|as|or|and|to|on|at|into|through|between|that|which|who|"
     r"whose|where|when|is|are|was|were|be|been|has|have|had|can|may|its|their|his|her|it|they|this"
 )
-WORD = rf"(?!(?:{LITTLE})\b)[a-z][a-z-]{{2,}}"
+WORD = rf"(?!(?:{STOPWORDS})\b)[a-z][a-z-]{{2,}}"
 DETAILS = {
     "year": re.compile(r"(?<![\d,.–-])(?:1\d{3}|20[0-2]\d)(?![\d,.–-]*\d)(?!s)"),
     "number": re.compile(r"(?<![\w,.–-])\d{1,3}(?:,\d{3})*(?:\.\d+)?(?![\w–-])(?!,\d)"),
@@ -78,15 +67,15 @@ DETAILS = {
         r"(?<=[a-z,] )[A-Z][\w'’-]+(?: (?:(?:of|the|de|van|von) )*[A-Z][\w'’-]+){0,3}(?!\w)"
     ),
     "phrase": re.compile(
-        rf"(?<=\b)(?P<before>a|an|the|of|by|for|with|in|from|as) (?P<own>{WORD}(?: {WORD}){{0,2}})"
-        rf"(?=[,.;:)]| (?:{LITTLE})\b)"
+        rf"(?<=\b)(?P<before>a|an|the|of|by|for|with|in|from|as) (?P<text>{WORD}(?: {WORD}){{0,2}})"
+        rf"(?=[,.;:)]| (?:{STOPWORDS})\b)"
     ),
 }
 
 
 @dataclass(frozen=True)
 class Statement:
-    """What a sentence says about its article's subject, which it does not name."""
+    """A sentence's claim about its article's subject, which the text does not name."""
 
     sentence: str
     text: str
@@ -94,7 +83,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Definition:
-    """What a sentence says that something is."""
+    """A sentence's definition of a term."""
 
     sentence: str
     term: str
@@ -104,21 +93,21 @@ class Definition:
 
 @dataclass(frozen=True)
 class Detail:
-    """A part of a sentence, in whose place others of its kind could stand."""
+    """A part of a sentence that other texts of its kind could replace."""
 
     sentence: str
     start: int
     kind: str
     text: str
 
-    def replaced(self, by: str) -> str:
-        """The sentence with something else in the part's place."""
-        return f"{self.sentence[: self.start]}{by}{self.sentence[self.start + len(self.text) :]}"
+    def replace(self, text: str) -> str:
+        """Return the sentence with another text in the part's place."""
+        return f"{self.sentence[: self.start]}{text}{self.sentence[self.start + len(self.text) :]}"
 
 
 @dataclass(frozen=True)
-class Notes:
-    """What an article offers to questions about it."""
+class Facts:
+    """An article, and the facts that questions can be about."""
 
     id: str
     title: str
@@ -130,7 +119,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Draft:
-    """A question without its wrong options: what could become one, the best first."""
+    """A question with its right option and candidates for wrong ones, the best first."""
 
     sentence: str
     prompt: str
@@ -138,240 +127,232 @@ class Draft:
     wrong: list[str]
 
 
-def questions(
-    index: ArticleIndex, generator: Generator, left_out: set[str]
+def generate_questions(
+    index: ArticleIndex, generator: Generator, excluded: set[str]
 ) -> Iterator[dict[str, str]]:
-    """Questions in a seeded order of articles, until there are `n` or no more can be made."""
+    """Yield questions about articles in a seeded order, until there are enough or no more facts."""
     random = Random(generator.seed)
     order = list(range(len(index)))
     random.shuffle(order)
-    letters = [i % generator.options for i in range(generator.num_questions)]
-    random.shuffle(letters)
-    made, asked, notebook = 0, set[str](), NotesCache(index)
+    labels = [i % generator.options for i in range(generator.num_questions)]
+    random.shuffle(labels)
+    number, used, cache = 0, set[str](), dict[int, Facts]()
     for turn in count():
-        before = made
-        for place, (own, near) in enumerate(notebook.pages(order, generator.num_neighbors)):
-            if made == generator.num_questions:
+        before = number
+        pages = _iter_facts(index, order, generator.num_neighbors, cache)
+        for i, (facts, near) in enumerate(pages):
+            if number == generator.num_questions:
                 return
-            if {own.id, own.title} & left_out:
+            if {facts.id, facts.title} & excluded:
                 continue
-            kind = generator.kinds[(turn + place) % len(generator.kinds)]
-            drafts = DRAFTS[kind](own, near, random)
-            draft = next((d for d in drafts if d.sentence not in asked), None)
+            kind = generator.kinds[(turn + i) % len(generator.kinds)]
+            drafts = DRAFTS[kind](facts, near, random)
+            draft = next((draft for draft in drafts if draft.sentence not in used), None)
             if draft is None:
                 continue
-            wrong = _wrong(draft, made % generator.options, generator.options - 1)
+            wrong = _choose_wrong(draft, number % generator.options, generator.options - 1)
             if wrong is None:
                 continue
             random.shuffle(wrong)
-            asked.add(draft.sentence)
-            options = [*wrong[: letters[made]], draft.right, *wrong[letters[made] :]]
+            used.add(draft.sentence)
+            label = labels[number]
+            options = [*wrong[:label], draft.right, *wrong[label:]]
             yield {
-                "id": f"rules-{made:05d}",
+                "id": f"rules-{number:05d}",
                 "prompt": draft.prompt,
                 **dict(zip(LETTERS, options, strict=False)),
-                "answer": LETTERS[letters[made]],
-                "article": own.id,
+                "answer": LETTERS[label],
+                "article": facts.id,
             }
-            made += 1
-        if made == before and turn >= len(generator.kinds):
+            number += 1
+        if number == before and turn >= len(generator.kinds):
             return
 
 
-class NotesCache:
-    """Notes of articles and of those near them in meaning, read a block at a time."""
-
-    def __init__(self, index: ArticleIndex) -> None:
-        """Take the articles."""
-        self.index = index
-        self.found: dict[int, Notes] = {}
-
-    def pages(self, order: list[int], neighbours: int) -> Iterator[tuple[Notes, list[Notes]]]:
-        """Each article's notes, and those of its neighbours, nearest first.
-
-        The very nearest are left out: their sentences may say the same of the same thing.
-        """
-        for start in range(0, len(order), BLOCK):
-            block = order[start : start + BLOCK]
-            near = {
-                row: self.index.find_neighbors(row, neighbours + NEAREST_LEFT_OUT)[
-                    NEAREST_LEFT_OUT:
-                ]
-                for row in block
-            }
-            self._read({*block, *(other for rows in near.values() for other in rows)})
-            for row in block:
-                yield self.found[row], [self.found[other] for other in near[row]]
-
-    def _read(self, rows: set[int]) -> None:
-        if len(self.found) > KEPT:
-            self.found.clear()
-        missing = sorted(rows - self.found.keys())
-        self.found |= {
-            row: extract_facts(article) for row, article in self.index.get_articles(missing)
-        }
+def _iter_facts(
+    index: ArticleIndex, order: list[int], num_neighbors: int, cache: dict[int, Facts]
+) -> Iterator[tuple[Facts, list[Facts]]]:
+    """Yield each article's facts and those of its neighbours, nearest first."""
+    for start in range(0, len(order), BLOCK):
+        block = order[start : start + BLOCK]
+        near = {row: index.find_neighbors(row, num_neighbors + SKIPPED)[SKIPPED:] for row in block}
+        if len(cache) > CACHE_SIZE:
+            cache.clear()
+        missing = {*block, *chain.from_iterable(near.values())} - cache.keys()
+        articles = index.get_articles(sorted(missing))
+        cache |= {row: extract_facts(article) for row, article in articles}
+        for row in block:
+            yield cache[row], [cache[neighbor] for neighbor in near[row]]
 
 
-def _statement(own: Notes, near: list[Notes], random: Random) -> Iterator[Draft]:
-    """A fact of the article among facts of others; no option names its subject."""
-    name = name_words(own.title)
+def _draft_statements(facts: Facts, near: list[Facts], random: Random) -> Iterator[Draft]:
+    """Ask which statement is about the article; no option names its subject."""
+    words = title_words(facts.title)
     wrong = [
-        s.text
-        for other in near
-        for s in other.statements
-        if s.sentence not in own.text and not shares(name, s.text)
+        statement.text
+        for neighbor in near
+        for statement in neighbor.statements
+        if statement.sentence not in facts.text and not shares_word(words, statement.text)
     ]
-    for statement in _shuffled(own.statements, random) if own.title else ():
-        prompt = random.choice(ABOUT).format(own.title)
-        yield Draft(statement.sentence, prompt, statement.text, _shuffled(wrong, random))
+    for statement in _shuffle(facts.statements, random) if facts.title else ():
+        prompt = random.choice(ABOUT).format(facts.title)
+        yield Draft(statement.sentence, prompt, statement.text, _shuffle(wrong, random))
 
 
-def _definition(own: Notes, near: list[Notes], random: Random) -> Iterator[Draft]:
-    """What something is, among what other things are."""
-    for definition in _shuffled(own.definitions, random):
-        name = name_words(definition.term)
+def _draft_definitions(facts: Facts, near: list[Facts], random: Random) -> Iterator[Draft]:
+    """Ask for the definition of a term among definitions of others."""
+    for definition in _shuffle(facts.definitions, random):
+        words = title_words(definition.term)
         wrong = [
-            d.text
-            for other in (own, *near)
-            for d in other.definitions
-            if d.term != definition.term and not shares(name, f"{d.term} {d.text}")
+            other.text
+            for article in (facts, *near)
+            for other in article.definitions
+            if other.term != definition.term
+            and not shares_word(words, f"{other.term} {other.text}")
         ]
         prompt = random.choice(DEFINED).format(definition.verb, definition.term)
-        yield Draft(definition.sentence, prompt, definition.text, _shuffled(wrong, random))
+        yield Draft(definition.sentence, prompt, definition.text, _shuffle(wrong, random))
 
 
-def _detail(own: Notes, near: list[Notes], random: Random) -> Iterator[Draft]:
-    """A part of a sentence, among parts of its kind that the article or its neighbours have."""
-    for detail in _shuffled(own.details, random):
+def _draft_gaps(facts: Facts, near: list[Facts], random: Random) -> Iterator[Draft]:
+    """Ask for a missing part of a sentence."""
+    for detail in _shuffle(facts.details, random):
         prompts = GAPS.get(detail.kind.split()[0], GAP)
-        prompt = random.choice(prompts).format(detail.replaced("_____"))
-        wrong = _alike(detail, own, near, random)
+        prompt = random.choice(prompts).format(detail.replace("_____"))
+        wrong = _similar_texts(detail, facts, near, random)
         yield Draft(detail.sentence, prompt, detail.text, wrong)
 
 
-def _variant(own: Notes, near: list[Notes], random: Random) -> Iterator[Draft]:
-    """A sentence among others that differ from it in one part."""
-    prompts = [prompt.format(own.title) for prompt in ABOUT] if own.title else UNTITLED
-    for detail in _shuffled(own.details, random):
-        wrong = [detail.replaced(by) for by in _alike(detail, own, near, random)]
+def _draft_variants(facts: Facts, near: list[Facts], random: Random) -> Iterator[Draft]:
+    """Ask for the true sentence among variants that differ in one part."""
+    prompts = [prompt.format(facts.title) for prompt in ABOUT] if facts.title else UNTITLED
+    for detail in _shuffle(facts.details, random):
+        wrong = [detail.replace(text) for text in _similar_texts(detail, facts, near, random)]
         yield Draft(detail.sentence, random.choice(prompts), detail.sentence, wrong)
 
 
-DRAFTS: dict[QuestionKind, Callable[[Notes, list[Notes], Random], Iterator[Draft]]] = {
-    QuestionKind.statement: _statement,
-    QuestionKind.definition: _definition,
-    QuestionKind.detail: _detail,
-    QuestionKind.variant: _variant,
+DRAFTS: dict[QuestionKind, Callable[[Facts, list[Facts], Random], Iterator[Draft]]] = {
+    QuestionKind.statement: _draft_statements,
+    QuestionKind.definition: _draft_definitions,
+    QuestionKind.detail: _draft_gaps,
+    QuestionKind.variant: _draft_variants,
 }
 
 
-def _alike(detail: Detail, own: Notes, near: list[Notes], random: Random) -> list[str]:
-    """Texts that could stand for a detail: of its article first, then of others."""
-    found = []
-    for notes in ([own], near):
-        texts = {d.text for page in notes for d in page.details if d.kind == detail.kind}
-        found += _shuffled(sorted(texts), random)
+def _similar_texts(detail: Detail, facts: Facts, near: list[Facts], random: Random) -> list[str]:
+    """Return texts of a detail's kind, those of its article first."""
+    candidates = []
+    for articles in ([facts], near):
+        texts = {d.text for article in articles for d in article.details if d.kind == detail.kind}
+        candidates += _shuffle(sorted(texts), random)
     sentence = detail.sentence.lower()
-    return [text for text in found if text.lower() not in sentence]
+    return [text for text in candidates if text.lower() not in sentence]
 
 
-def _wrong(draft: Draft, longer: int, number: int) -> list[str] | None:
-    """Wrong options of similar length, `longer` of them longer than the right one.
+def _choose_wrong(draft: Draft, longer: int, number: int) -> list[str] | None:
+    """Choose `number` wrong options of similar length, `longer` of them longer than the right one.
 
-    Where all have about the same length, as years have, length tells nothing and is left alone.
+    Where all texts are about as long, as years are, length gives nothing away and is ignored.
     """
-    right = draft.right
-    near = [
+    length = len(draft.right)
+    similar = [
         text
         for text in dict.fromkeys(draft.wrong)
-        if 0.6 < len(text) / len(right) < 1.7 and text != right
+        if 0.6 < len(text) / length < 1.7 and text != draft.right
     ]
-    if all(abs(len(text) - len(right)) <= 1 for text in near):
-        chosen = near[:number]
+    if all(abs(len(text) - length) <= 1 for text in similar):
+        chosen = similar[:number]
     else:
-        above = [text for text in near if len(text) > len(right)]
-        chosen = above[:longer] + [t for t in near if len(t) <= len(right)][: number - longer]
+        chosen = [text for text in similar if len(text) > length][:longer]
+        chosen += [text for text in similar if len(text) <= length][: number - longer]
     return chosen if len(chosen) == number else None
 
 
-def _shuffled(values: list[T], random: Random) -> list[T]:
+def _shuffle(values: list[T], random: Random) -> list[T]:
     return random.sample(values, len(values))
 
 
-def extract_facts(article: Article) -> Notes:
-    """Read an article for what can be asked about it."""
-    sentences = [article.text[a:b] for a, b in sentence_offsets(article.text, LENGTH[0])]
-    plain = [re.sub(r"\s*\([^)]*\)", "", sentence).strip() for sentence in sentences]
-    whole = [s for s in plain if len(s) <= LONGEST and s[-1:] == "." and "\n" not in s]
-    return Notes(
+def extract_facts(article: Article) -> Facts:
+    """Extract the facts of an article's sentences, without their parentheses."""
+    offsets = sentence_offsets(article.text, STATEMENT_CHARS[0])
+    sentences = [re.sub(r"\s*\([^)]*\)", "", article.text[a:b]).strip() for a, b in offsets]
+    complete = [
+        s for s in sentences if len(s) <= MAX_SENTENCE_CHARS and s[-1:] == "." and "\n" not in s
+    ]
+    return Facts(
         article.id,
         article.title,
         article.text,
-        list(_statements(article.title, plain)),
-        list(_definitions(whole)),
-        [detail for sentence in whole for detail in _details(sentence)],
+        list(_extract_statements(article.title, sentences)),
+        list(_extract_definitions(complete)),
+        [detail for sentence in complete for detail in _extract_details(sentence)],
     )
 
 
-def _statements(title: str, sentences: list[str]) -> Iterator[Statement]:
-    """Statements about the title, with the subject replaced by "It" or left out.
+def _extract_statements(title: str, sentences: list[str]) -> Iterator[Statement]:
+    """Yield statements about the title, whose subject is replaced by "It" or "They".
 
-    A statement that still contains a word of the title is dropped: it would give itself away.
+    Drop those that contain a word of the title, which would give the answer away.
     """
-    name = name_words(title)
+    words = title_words(title)
     for sentence in sentences:
-        match = FACT.match(_subject_first(sentence, title))
+        match = FACT.match(_replace_subject(sentence, title))
         if match is None:
             continue
         statement = match[1].strip()
-        plural = statement.split()[0].lower() in PLURAL
-        text = f"{'They' if plural else 'It'} {statement}"
-        if LENGTH[0] <= len(text) <= LENGTH[1] and not shares(name, text):
+        subject = "They" if statement.split()[0].lower() in PLURAL else "It"
+        text = f"{subject} {statement}"
+        if _fits(text) and not shares_word(words, text):
             yield Statement(sentence, text)
 
 
-def _subject_first(sentence: str, title: str) -> str:
-    """The sentence, its subject "It" where it starts with the title."""
+def _fits(text: str) -> bool:
+    return STATEMENT_CHARS[0] <= len(text) <= STATEMENT_CHARS[1]
+
+
+def _replace_subject(sentence: str, title: str) -> str:
+    """Replace the title at the start of a sentence by "It"."""
     bare = re.sub(r"^(?:the|an?) ", "", sentence, flags=re.IGNORECASE)
     if title and bare.lower().startswith(title.lower()):
         return f"It{bare[len(title) :]}"
     return sentence
 
 
-def _definitions(sentences: list[str]) -> Iterator[Definition]:
+def _extract_definitions(sentences: list[str]) -> Iterator[Definition]:
     for sentence in sentences:
         match = DEFINITION.match(sentence)
-        if match is None or match["term"].split()[0] in NO_TERM:
+        if match is None or match["term"].split()[0] in NOT_TERMS:
             continue
         term = re.sub(r"^(?:The|An?) ", lambda article: article[0].lower(), match["term"])
         text = match["what"][0].upper() + match["what"][1:]
-        if LENGTH[0] <= len(text) <= LENGTH[1] and not shares(name_words(term), text):
+        if _fits(text) and not shares_word(title_words(term), text):
             yield Definition(sentence, term, match["verb"], text)
 
 
-def _details(sentence: str) -> Iterator[Detail]:
-    """Years, numbers, names and phrases; a phrase's kind tells what stands before it, and its end.
+def _extract_details(sentence: str) -> Iterator[Detail]:
+    """Yield years, numbers, names and phrases.
 
-    So that what replaces it fits the grammar of the sentence.
+    A phrase's kind holds the word before it, its length and its ending, so that a replacement
+    fits the grammar of the sentence.
     """
     for kind, pattern in DETAILS.items():
         for match in pattern.finditer(sentence):
-            group = "own" if kind == "phrase" else 0
+            group = "text" if kind == "phrase" else 0
             text = match[group]
             if kind == "name":
-                detailed = f"name {text.count(' ') > 0}"
+                subkind = f"name {' ' in text}"
             elif kind == "phrase":
-                detailed = f"{match['before']} {text.count(' ')} {text.endswith('s')}"
+                subkind = f"{match['before']} {text.count(' ')} {text.endswith('s')}"
             else:
-                detailed = kind
-            yield Detail(sentence, match.start(group), detailed, text)
+                subkind = kind
+            yield Detail(sentence, match.start(group), subkind, text)
 
 
-def name_words(title: str) -> set[str]:
-    """The words of a title that would give it away."""
-    return {w for w in re.findall(r"\w+", title.lower()) if len(w) > 3}
+def title_words(title: str) -> set[str]:
+    """Return the words of a title that would give it away."""
+    return {word for word in re.findall(r"\w+", title.lower()) if len(word) > 3}
 
 
-def shares(name: set[str], text: str) -> bool:
-    """Whether a text contains a word of the title, or one that starts like it (a plural)."""
-    return any(w.startswith(n[:6]) for n in name for w in re.findall(r"\w+", text.lower()))
+def shares_word(words: set[str], text: str) -> bool:
+    """Tell whether a text has one of the words, or one that begins like it (a plural)."""
+    return any(w.startswith(n[:6]) for n in words for w in re.findall(r"\w+", text.lower()))

@@ -77,7 +77,7 @@ class LoadedRun:
         from datasets import Dataset
 
         from exam.data.schema import FEATURES, LETTERS
-        from exam.evaluation.predictions import probabilities
+        from exam.evaluation.predictions import to_probabilities
         from exam.retrieval.contexts import read_contexts
 
         if not 2 <= len(options) <= len(LETTERS):
@@ -90,7 +90,7 @@ class LoadedRun:
             passages = read_contexts(contexts, self.config.context.passages(training=False))
         finally:
             shutil.rmtree(self._stages, ignore_errors=True)
-        values = probabilities(logits)[0, : len(options)].tolist()
+        values = to_probabilities(logits)[0, : len(options)].tolist()
         return Answer(list(options), values, passages.get(ID, []))
 
 

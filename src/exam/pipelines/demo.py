@@ -17,18 +17,17 @@ def run_demo() -> None:
     from exam.config.compose import composed
     from exam.core.files import write_json
     from exam.core.trainer import REPORT
-    from exam.evaluation.results import System, results, table
-    from exam.evaluation.scored import PREDICTIONS
+    from exam.evaluation.results import PREDICTIONS, ScoredSystem, build_results, format_table
     from exam.pipelines.train import train_reader
 
     config = composed("train", *OVERRIDES)
     open_book = train_reader(config)
     closed_book = train_reader(composed("train", *OVERRIDES, "retriever=none"))
     *baselines, reader = open_book.systems
-    without = System(CLOSED, closed_book.systems[-1].scores)
-    within = System(OPEN, reader.scores)
+    without = ScoredSystem(CLOSED, closed_book.systems[-1].scores, reader.k)
+    within = ScoredSystem(OPEN, reader.scores, reader.k)
     stages = {s.folder: s for s in (*closed_book.stages, *open_book.stages)}
-    figures = results(
+    figures = build_results(
         [*baselines, without, within],
         [(within, without), (within, baselines[-1])],
         list(stages.values()),
@@ -41,4 +40,6 @@ def run_demo() -> None:
     )
     files = [run.stage.folder / PREDICTIONS for run in (open_book, closed_book)]
     report = open_book.stage.folder / REPORT
-    print_result("\n".join(["", table(figures), "", times, "", *map(str, [path, *files, report])]))
+    print_result(
+        "\n".join(["", format_table(figures), "", times, "", *map(str, [path, *files, report])])
+    )

@@ -40,15 +40,25 @@ from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, RESULTS, list_run_files
 from exam.data.questions import questions_digest, read_questions
 from exam.data.schema import LETTERS, permute_options
 from exam.evaluation.predictions import (
-    GIVEN,
+    ORIGINAL_ORDER,
     Predictions,
-    predictions_of,
+    make_predictions,
     read_predictions,
     write_predictions,
 )
-from exam.evaluation.scored import PREDICTIONS, Run, answers, report, score
+from exam.evaluation.results import (
+    PREDICTIONS,
+    Run,
+    check_k,
+    choose_k,
+    load_answers,
+    metric_key,
+    print_report,
+    write_scores,
+)
 from exam.evaluation.submission import write_submission
 from exam.pipelines.ensemble import (
+    ONE_METRIC,
     SUBMISSION,
     ReaderOutput,
     check_readers,
@@ -90,7 +100,11 @@ def run_infer(infer: Infer) -> Run:
 def _run_predictions(infer: Infer) -> Run:
     outputs = load_predictions(names(infer.predictions))
     check_readers(infer, len(outputs))
-    return combine(infer, outputs) if infer.ensemble is not None else replay_cascade(infer, outputs)
+    remembered = {output.source: output.k for output in outputs if output.k is not None}
+    k = choose_k(infer.metric.k, remembered, ONE_METRIC)
+    check_k(k, max(output.logits.shape[1] for output in outputs))
+    run = replay_cascade if infer.ensemble is None else combine
+    return run(infer, outputs, k)
 
 
 def _run_readers(infer: Infer) -> Run:
@@ -102,19 +116,22 @@ def _run_readers(infer: Infer) -> Run:
     if len(variants) == 1 and infer.ensemble is None and not is_cascade(infer):
         return _run_single(variants[0])
     check_readers(infer, len(variants))
+    remembered = {}
     for variant in variants:  # check all before the first answers
         run, config = restore_run(variant)
         check_saved_reader(config, run.folder / MODEL)
+        remembered[str(run.folder)] = config.metric.k
+    k = choose_k(None, remembered, ONE_METRIC)
     if is_cascade(infer):
-        return run_cascade(infer, [partial(_output, variant) for variant in variants])
-    return combine(infer, [_output(variant, None) for variant in variants])
+        return run_cascade(infer, [partial(_output, variant) for variant in variants], k)
+    return combine(infer, [_output(variant, None) for variant in variants], k)
 
 
 def _run_single(infer: Infer) -> Run:
     answered = answer(infer)
     print_result(str(answered.stage.folder / SUBMISSION))
     if (answered.stage.folder / RESULTS).is_file():
-        return report(answered.stage, answered.questions, answered.contexts, answered.inputs)
+        return print_report(answered.stage, answered.questions, answered.contexts, answered.inputs)
     return Run(answered.stage, [*answered.inputs, answered.stage], [])
 
 
@@ -123,7 +140,7 @@ def _output(infer: Infer, rows: Any) -> ReaderOutput:
     answered = answer(infer, rows)
     stage, questions = answered.stage, answered.questions
     return ReaderOutput(
-        answers(stage.folder),
+        load_answers(stage.folder),
         str(stage.folder),
         stage.hash,
         stage.seconds / len(questions),
@@ -131,6 +148,7 @@ def _output(infer: Infer, rows: Any) -> ReaderOutput:
         questions,
         answered.contexts,
         option_letters(answered.config.data),
+        answered.config.metric.k,
     )
 
 
@@ -209,6 +227,7 @@ def read_test_questions(config: Train) -> Dataset:
     questions = read_questions(data, data.test or data.valid)
     if not len(questions):
         raise ExamError(f"data={data.name} has no questions.\nGive a file: data.test=<file>")
+    check_k(config.metric.k, max(map(len, questions["options"])))
     return questions
 
 
@@ -222,6 +241,7 @@ def answers_key(run: Stage, config: Train, questions: Dataset, contexts: Stage) 
         "context": plain(config.context),
         "model": {**plain(config.model), **_checkpoint_key(run, config)},
         "trainer": reader_values(config),
+        **metric_key(config.metric.k),
     }
 
 
@@ -272,19 +292,19 @@ def answer(infer: Infer, rows: Any = None) -> Answers:
     with shared_stage(outputs, "infer", name, key, infer.resume.value) as stage:
         if not stage.reused:
             reader = load_reader(config, folder / MODEL, stage.folder, merge=infer.merge_adapters)
-            work = stage.folder / CHECKPOINTS
             rotated = _predict_rotated(
-                reader, questions, contexts, infer.option_rotations, config, work
+                reader, questions, contexts, infer.option_rotations, config, stage
             )
             predictions, tokens = zip(*rotated, strict=True)
-        if not stage.reused and distributed.rank() == 0:
-            write_predictions(stage.folder / PREDICTIONS, list(predictions))
-            final = answers(stage.folder)
-            write_submission(stage.folder / SUBMISSION, final.ids, final.logits, letters)
-            if None not in questions["label"]:
-                score(stage, questions, contexts, inputs)
-            write_run(stage, config, questions, contexts, tokens[-1])
-            stage.finish(list_run_files(stage.folder), questions=len(questions))
+            if distributed.rank() == 0:
+                write_predictions(stage.folder / PREDICTIONS, list(predictions))
+                final = load_answers(stage.folder)
+                path, k = stage.folder / SUBMISSION, config.metric.k
+                write_submission(path, final.ids, final.logits, k, letters)
+                if None not in questions["label"]:
+                    write_scores(stage, questions, contexts, inputs)
+                write_run(stage, config, questions, contexts, tokens[-1])
+                stage.finish(list_run_files(stage.folder), questions=len(questions))
         if distributed.rank() == 0:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     return Answers(stage, questions, contexts, inputs, config, retrieval.opened_stages)
@@ -296,18 +316,21 @@ def _predict_rotated(
     contexts: Stage,
     rotations: int,
     config: Train,
-    work: Path,
+    stage: Stage,
 ) -> Iterator[tuple[Predictions, TokenCounts | None]]:
     """Yield predictions and token counts for each rotation of the options, from 0 on.
 
-    Read the predictions that an interrupted run left in `work`; they have no token counts.
+    Read the predictions that an interrupted run left; they have no token counts.
     """
-    model = config.model
+    model, work = config.model, stage.folder / CHECKPOINTS
     by_letter = model.kind is ReaderKind.causal_lm and model.scoring is Scoring.letters
     if rotations > 1 and not by_letter:
         log.warning("infer: this reader ignores the order of options: option_rotations=1 is enough")
     for shift in range(rotations):
-        order, path = f"rotated by {shift}" if shift else GIVEN, work / f"order-{shift}.parquet"
+        order, path = (
+            f"rotated by {shift}" if shift else ORIGINAL_ORDER,
+            work / f"order-{shift}.parquet",
+        )
         is_done = checksum_matches(path) if distributed.rank() == 0 else None
         if distributed.broadcast_from_rank0(is_done):
             log.info("infer: reusing predictions with options %s", order)
@@ -317,7 +340,7 @@ def _predict_rotated(
         logits, tokens = reader.predict(rotated, contexts)
         for row, options in zip(logits, questions["options"], strict=True):
             row[: len(options)] = np.roll(row[: len(options)], shift)
-        predictions = predictions_of(questions, logits, config.name, contexts.folder.name, order)
+        predictions = make_predictions(questions, logits, config.name, contexts.folder.name, order)
         if distributed.rank() == 0:
             with write_with_checksum(path) as temporary:
                 write_predictions(temporary, [predictions])

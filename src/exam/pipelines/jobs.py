@@ -42,7 +42,7 @@ class Jobs:
         Keep the failure of a single job: Hydra would log one that is raised here.
 
         Returns:
-            The MAP@3 for a sweeper to maximise: of the fold that chooses the checkpoint, or of all
+            The metric for a sweeper to maximise: of the fold that chooses the checkpoint, or of all
             folds.
         """
         from hydra.core.hydra_config import HydraConfig

@@ -10,12 +10,18 @@ from exam.core.files import read_json, write_json
 from exam.core.logging import print_result
 from exam.core.trainer import REPORT, RESULTS
 from exam.data.questions import read_questions
-from exam.evaluation.retrieval import CURVES_UP_TO, comparison, curves, ranked, table
-from exam.evaluation.scored import log_scores
+from exam.evaluation.results import check_k, log_scores, metric_key
+from exam.evaluation.retrieval import (
+    CURVES_UP_TO,
+    compare_contexts,
+    format_retrieval_table,
+    rank_contexts,
+    trace_depth,
+)
 from exam.generation.generate import QUESTIONS, generate_if_used
 from exam.pipelines.preflight import check_models
 from exam.readers.lexical import FEATURES
-from exam.report.compare_page import write_contexts
+from exam.report.compare import write_retrieval_report
 from exam.retrieval.contexts import ContextSet
 from exam.retrieval.retriever import Retrieval
 
@@ -43,6 +49,8 @@ def run_retrieve(config: Retrieve) -> dict[str, ContextSet]:
     for name, entries in parts.items():
         generated = generation.folder / QUESTIONS if generation else None
         questions = read_questions(data, entries, generated)
+        if config.evaluate:
+            check_k(config.metric.k, max(map(len, questions["options"])))
         stage = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
         log_scores(stage, name)
         contexts[name] = stage
@@ -60,16 +68,17 @@ def _evaluate(stage: Stage, fitted_on: Stage | None, config: Retrieve) -> None:
         "contexts": stage.hash,
         "fitted_on": None if fitted_on is None else fitted_on.hash,
         "features": list(FEATURES),
+        **metric_key(config.metric.k),
     }
     outputs, name = Path(config.outputs), stage.folder.name
     with open_stage(outputs, "evaluation", name, key, config.resume.value) as evaluation:
         path = evaluation.folder / RESULTS
         if not evaluation.reused:
-            system = ranked(stage, fitted_on)
-            figures = comparison([system])
+            system = rank_contexts(stage, config.metric.k, fitted_on)
+            figures = compare_contexts([system])
             if len(system.questions) <= CURVES_UP_TO:
-                figures["curves"] = curves([system])
+                figures["curves"] = trace_depth([system])
             write_json(path, figures)
-            write_contexts(evaluation.folder / REPORT, figures, name)
+            write_retrieval_report(evaluation.folder / REPORT, figures, name)
             evaluation.finish([RESULTS, REPORT])
-    print_result(f"{table(read_json(path))}\n{path}\n{evaluation.folder / REPORT}")
+    print_result(f"{format_retrieval_table(read_json(path))}\n{path}\n{evaluation.folder / REPORT}")

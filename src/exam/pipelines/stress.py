@@ -21,9 +21,15 @@ from exam.core.logging import print_result
 from exam.core.trainer import CHECKPOINTS, REPORT, RESULTS
 from exam.data.questions import questions_digest
 from exam.data.schema import permute_options
-from exam.evaluation.predictions import predictions_of, read_predictions, write_predictions
-from exam.evaluation.results import System, baselines, of_logits, results, table
-from exam.metrics import Floats, ranking
+from exam.evaluation.predictions import make_predictions, read_predictions, write_predictions
+from exam.evaluation.results import (
+    ScoredSystem,
+    build_results,
+    format_table,
+    score_baselines,
+    score_logits,
+)
+from exam.metrics import Floats, rank_options
 from exam.pipelines.infer import answers_key, read_test_questions, restore_run
 from exam.pipelines.preflight import check_saved_reader
 from exam.readers.base import load_reader
@@ -108,12 +114,7 @@ def run_stress(stress: Stress) -> None:
     distributed.require_single_process("exam stress")
     run, config = restore_run(stress)
     check_saved_reader(config, run.folder / MODEL)
-    questions = read_test_questions(config)
-    if None in questions["label"]:
-        raise ExamError(
-            f"data={config.data.name} has questions without an answer.\n"
-            "Set questions that have one: data.test=<file>, or data=<name>"
-        )
+    questions = _read_labelled_questions(config)
     retrieval = Retrieval.from_config(config)
     contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     key = {
@@ -135,22 +136,34 @@ def run_stress(stress: Stress) -> None:
                         perturbation, contexts, changed, config, stress.seed, frequencies
                     )
                     logits, _ = reader.predict(changed, passages)
-                    predictions = predictions_of(changed, logits, config.name, perturbation.name)
+                    predictions = make_predictions(changed, logits, config.name, perturbation.name)
                     with write_with_checksum(path) as temporary:
                         write_predictions(temporary, [predictions])
                 answers[perturbation.name] = changed, read_predictions(path).logits
-            _write(stage, answers, contexts, retrieval.stages)
+            _write(stage, answers, contexts, retrieval.stages, config.metric.k)
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     log_reused([*retrieval.stages, contexts, stage])
     figures = read_json(stage.folder / RESULTS)
     flips = f"first choices that change with the order of options: {figures['flip_rate']:.1%}"
-    print_result(f"{table(figures)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+    print_result(
+        f"{format_table(figures)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}"
+    )
 
 
-def _write(stage: Stage, answers: Answers, contexts: Stage, earlier: list[Stage]) -> None:
+def _read_labelled_questions(config: Train) -> Dataset:
+    questions = read_test_questions(config)
+    if None in questions["label"]:
+        raise ExamError(
+            f"data={config.data.name} has questions without an answer.\n"
+            "Set questions that have one: data.test=<file>, or data=<name>"
+        )
+    return questions
+
+
+def _write(stage: Stage, answers: Answers, contexts: Stage, earlier: list[Stage], k: int) -> None:
     """Write the results, the report and the manifest."""
     stage.measure()
-    figures = _score(answers, contexts, [*earlier, stage])
+    figures = _score(answers, contexts, [*earlier, stage], k)
     write_json(stage.folder / RESULTS, figures)
     unchanged = [row["system"] for row in figures["rows"]].index(UNCHANGED)
     write_results(stage.folder / REPORT, stage.folder.name, figures, unchanged)
@@ -200,20 +213,21 @@ def _change_contexts(
     return stage
 
 
-def _score(answers: Answers, contexts: Stage, stages: list[Stage]) -> dict[str, Any]:
+def _score(answers: Answers, contexts: Stage, stages: list[Stage], k: int) -> dict[str, Any]:
     """Score every perturbation, paired with the unchanged questions, beside the baselines."""
     systems = [
-        of_logits(name, logits, questions["label"]) for name, (questions, logits) in answers.items()
+        score_logits(name, logits, questions["label"], k)
+        for name, (questions, logits) in answers.items()
     ]
     unchanged, questions = systems[0], answers[UNCHANGED][0]
     longest = [int(np.argmax([len(text) for text in texts])) for texts in questions["options"]]
     is_wrong = np.array(longest) != np.array(questions["label"])
     rows = [
-        *baselines(questions, read_support(contexts, questions["id"])),
+        *score_baselines(questions, read_support(contexts, questions["id"]), k),
         *systems,
-        System(LONGEST_WRONG, unchanged.scores[is_wrong]),
+        ScoredSystem(LONGEST_WRONG, unchanged.scores[is_wrong], k),
     ]
-    figures = results(rows, [(system, unchanged) for system in systems[1:]], stages)
+    figures = build_results(rows, [(system, unchanged) for system in systems[1:]], stages)
     return {**figures, "flip_rate": _flip_rate(answers)}
 
 
@@ -222,7 +236,7 @@ def _flip_rate(answers: Answers) -> float:
     first, second = (
         [
             texts[best]
-            for texts, best in zip(questions["options"], ranking(logits)[:, 0], strict=True)
+            for texts, best in zip(questions["options"], rank_options(logits)[:, 0], strict=True)
         ]
         for questions, logits in (answers[UNCHANGED], answers[PERMUTED])
     )

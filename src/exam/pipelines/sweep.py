@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exam.config import DEFAULT_K
+from exam.core.errors import ExamError, spell_command
 from exam.core.files import digest, read_json, write_json
 from exam.core.trainer import REPORT, RESULTS
-from exam.evaluation.results import table
+from exam.evaluation.results import format_table
+from exam.metrics import find_metric, metric_title
 from exam.report import charts
-from exam.report.charts import Chart
+from exam.report.charts import Chart, write_png
 from exam.report.page import Page, write_page
-from exam.report.png import write_png
-
-PLOT = "map_at_3.png"
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,31 @@ def compare_jobs(jobs: list[Job]) -> str:
         reader = read_json(job.results)["rows"][-1]
         name = " ".join(f"{key}={job.values[key]}" for key in changing) or reader["system"]
         rows.append({**reader, "system": name, "results": str(job.results), "values": job.values})
+    metrics = {str(find_metric(row)) for row in rows}
+    if len(metrics) > 1:
+        raise ExamError(
+            f"The jobs are scored by {' and '.join(sorted(map(metric_title, metrics)))}.\n"
+            f"Compare their runs by one: {spell_command('compare')} RUN_A RUN_B --k {DEFAULT_K}"
+        )
+    (metric,) = metrics
+    plot = f"{metric}.png"
     folder = jobs[0].results.parents[2] / "sweeps" / digest([job.values for job in jobs])[:8]
     figures = {"rows": rows, "paired": []}
     write_json(folder / RESULTS, figures)
-    plots = _plot(rows, changing)
-    write_png(plots[-1:], folder / PLOT)
+    plots = _plot(rows, changing, metric)
+    write_png(plots[-1:], folder / plot)
     facts = [("jobs", str(len(rows))), ("changing", ", ".join(changing) or "nothing")]
-    write_page(folder / REPORT, Page(f"sweep {folder.name}", facts, figures, plots, own=None))
-    return "\n".join([table(figures), *(str(folder / name) for name in (RESULTS, PLOT, REPORT))])
+    write_page(
+        folder / REPORT, Page(f"sweep {folder.name}", facts, figures, plots, highlight_row=None)
+    )
+    return "\n".join(
+        [format_table(figures), *(str(folder / name) for name in (RESULTS, plot, REPORT))]
+    )
 
 
-def _plot(rows: list[dict[str, Any]], changing: list[str]) -> list[Chart]:
-    """Plot MAP@3 of every job, and over the setting that changes, if it is one number."""
-    plots = [charts.systems(rows)]
+def _plot(rows: list[dict[str, Any]], changing: list[str], metric: str) -> list[Chart]:
+    """Plot the metric of every job, and over the setting that changes, if it is one number."""
+    plots = [charts.score_chart(rows)]
     if len(changing) != 1:
         return plots
     (label,) = changing
@@ -55,8 +67,9 @@ def _plot(rows: list[dict[str, Any]], changing: list[str]) -> list[Chart]:
     except ValueError:
         return plots
     points = [
-        {"at": value, "value": row["map_at_3"], "ci": row["ci"]}
+        {"at": value, "value": row[metric], "ci": row["ci"]}
         for value, row in sorted(zip(values, rows, strict=True), key=lambda pair: pair[0])
     ]
-    line = charts.over(f"Over {label}", "", label, "MAP@3", {"MAP@3": points}, log=False)
+    title = metric_title(metric)
+    line = charts.line_chart(f"Over {label}", "", label, title, {title: points}, log=False)
     return [*plots, line]

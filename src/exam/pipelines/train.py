@@ -23,11 +23,23 @@ from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAININ
 from exam.data.questions import questions_digest
 from exam.data.schema import LETTERS
 from exam.data.splits import Split, assign_folds, read_split
-from exam.evaluation.predictions import probabilities, read_predictions
-from exam.evaluation.results import BLIND, System, results, table
-from exam.evaluation.scored import PREDICTIONS, Run, log_scores, report, score, write_answers
+from exam.evaluation.predictions import read_predictions, to_probabilities
+from exam.evaluation.results import (
+    NON_READING,
+    PREDICTIONS,
+    Run,
+    ScoredSystem,
+    build_results,
+    check_k,
+    format_table,
+    log_scores,
+    metric_key,
+    print_report,
+    write_answers,
+    write_scores,
+)
 from exam.generation.generate import QUESTIONS, generate_if_used
-from exam.metrics import Floats
+from exam.metrics import Floats, metric_name, metric_title
 from exam.pipelines.preflight import ReaderLimits, check_models, check_reader, check_room
 from exam.pipelines.tracking import log_summary, track_run
 from exam.readers.base import reader_class
@@ -104,11 +116,11 @@ def _prepare(config: Train, limits: ReaderLimits | None) -> Inputs:
     retrieval, data = Retrieval.from_config(config), config.data
     if distributed.world_size() > 1:
         if not data.uses_generated_questions:
-            _read_questions(data, None, limits)  # refuse mistakes before building indexes
+            _read_questions(config, None, limits)  # refuse mistakes before building indexes
         retrieval.build(generates=data.uses_generated_questions)
     with distributed.main_process_first():
         generation = generate_if_used(data, retrieval, config.generator)
-        split = _read_questions(data, generation, limits)
+        split = _read_questions(config, generation, limits)
         fold = (
             assign_folds(split.train, data.folds, data.split_seed) if data.cross_validate else None
         )
@@ -120,14 +132,15 @@ def _prepare(config: Train, limits: ReaderLimits | None) -> Inputs:
     return Inputs(split, fold, pool, valid, [stage for stage in stages if stage is not None])
 
 
-def _read_questions(data: Data, generation: Stage | None, limits: ReaderLimits | None) -> Split:
+def _read_questions(config: Train, generation: Stage | None, limits: ReaderLimits | None) -> Split:
     """Read the questions, including the generated ones.
 
     Raises:
         ExamError: a file or row is invalid, or a question is too long for the reader.
     """
-    split = read_split(data, generation.folder / QUESTIONS if generation else None)
-    split = add_soft_labels(split, data)
+    split = read_split(config.data, generation.folder / QUESTIONS if generation else None)
+    split = add_soft_labels(split, config.data)
+    check_k(config.metric.k, max(map(len, split.valid["options"])))
     if limits is not None:
         limits.check(split.all_train)
         limits.check(split.valid)
@@ -163,13 +176,13 @@ def _train_run(config: Train, inputs: Inputs) -> Run:
             logits, tokens = reader.predict(split.valid, valid)
             if leads:
                 write_answers(stage, config, split.valid, valid, logits)
-                score(stage, split.valid, valid, inputs.stages)
+                write_scores(stage, split.valid, valid, inputs.stages)
                 write_run(stage, config, split.valid, valid, tokens)
                 write_card(stage, config)
                 stage.finish(list_run_files(stage.folder), questions=len(split.train))
         if leads:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
-    run = report(stage, split.valid, valid, inputs.stages)
+    run = print_report(stage, split.valid, valid, inputs.stages)
     if leads and config.hub.push:
         push(stage.folder, config)
     path = stage.folder / TRAINING  # only of a reader that chose a checkpoint
@@ -189,6 +202,7 @@ def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[s
         "tuning": plain(config.tuning),
         "trainer": reader_values(config),
         "seed": config.seed,
+        **metric_key(config.metric.k),
         **_processes(config),
     }
 
@@ -237,16 +251,20 @@ def _cross_validate(config: Train, inputs: Inputs) -> Run:
         stages.append(run.stage)
         rows.append(inside)
         logits.append(read_predictions(run.stage.folder / PREDICTIONS).logits)
-    key = {"runs": [stage.hash for stage in stages], "questions": questions_digest(questions)}
+    key = {
+        "runs": [stage.hash for stage in stages],
+        "questions": questions_digest(questions),
+        **metric_key(config.metric.k),
+    }
     outputs = Path(config.outputs)
     with shared_stage(outputs, "folds", config.name, key, config.resume) as stage:
         if not stage.reused and distributed.rank() == 0:
             joined = _join_folds(questions, rows, logits)
             write_answers(stage, config, questions, contexts, joined)
-            score(stage, questions, contexts, [*inputs.stages, *stages])
+            write_scores(stage, questions, contexts, [*inputs.stages, *stages])
             write_run(stage, config, questions, contexts)
             stage.finish([PREDICTIONS, RESULTS, REPORT], questions=len(questions))
-    run = report(stage, questions, contexts, [*inputs.stages, *stages])
+    run = print_report(stage, questions, contexts, [*inputs.stages, *stages])
     return replace(run, selection_score=float(run.systems[-1].scores.mean()))
 
 
@@ -263,18 +281,18 @@ def _average_seeds(config: Train, runs: list[Run]) -> Run:
     """Report all runs and their mean, whose interval is over questions, not seeds."""
     systems = [run.systems[-1] for run in runs]
     scores = np.array([system.scores for system in systems])
-    mean = System(f"mean of {len(runs)} seeds", scores.mean(axis=0))
+    mean = ScoredSystem(f"mean of {len(runs)} seeds", scores.mean(axis=0), config.metric.k)
     values = scores.mean(axis=1)
     *baselines, _ = runs[0].systems
     outputs, key = Path(config.outputs), {"runs": [run.stage.hash for run in runs]}
     with shared_stage(outputs, "seeds", config.name, key, config.resume) as stage:
         if not stage.reused and distributed.rank() == 0:
             stages = {stage.folder: stage for run in runs for stage in run.stages}
-            pairs = [(mean, row) for row in baselines[BLIND:]]
-            figures = results([*baselines, *systems, mean], pairs, list(stages.values()))
+            pairs = [(mean, row) for row in baselines[NON_READING:]]
+            figures = build_results([*baselines, *systems, mean], pairs, list(stages.values()))
             figures["seeds"] = {
                 "seeds": config.seed,
-                "map_at_3": values.tolist(),
+                metric_name(config.metric.k): values.tolist(),
                 "mean": float(values.mean()),
                 "sd": float(values.std(ddof=1)),
             }
@@ -283,8 +301,11 @@ def _average_seeds(config: Train, runs: list[Run]) -> Run:
             stage.finish([RESULTS, REPORT], seeds=len(runs))
     figures = read_json(stage.folder / RESULTS)
     seeds = figures["seeds"]
-    line = f"MAP@3 over seeds: {seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
-    print_result(f"{table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}")
+    title = metric_title(metric_name(config.metric.k))
+    line = f"{title} over seeds: {seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
+    print_result(
+        f"{format_table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}"
+    )
     selection = [run.selection_score for run in runs if run.selection_score is not None]
     mean_selection = float(np.mean(selection)) if selection else None
     return Run(stage, [*runs[0].stages, stage], [*baselines, *systems, mean], mean_selection)
@@ -326,16 +347,15 @@ def _check_unique(split: Split, soft_labels: SoftLabels, path: Path) -> None:
     for key in split.train["id"]:
         if key in soft_labels and f"{EXTRA_PREFIX}{key}" in ids:
             raise ExamError(
-                f"{path} answers question {key!r}; data.train and data.extra_train both have a "
-                "question with that id.\n"
-                "Rename the ids of one file, and predict its questions again."
+                f"{path} answers question {key!r}; data.train and data.extra_train both have one "
+                "with that id.\nRename the ids of one file, and predict its questions again."
             )
 
 
 def _read_soft_labels(path: Path) -> SoftLabels:
     predictions = read_predictions(path)
     is_option = np.isfinite(predictions.logits)
-    values = probabilities(predictions.logits)
+    values = to_probabilities(predictions.logits)
     rows = zip(predictions.ids, values, is_option, predictions.labels, strict=True)
     return {key: (row[mask].tolist(), label) for key, row, mask, label in rows}
 

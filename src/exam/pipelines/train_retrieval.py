@@ -16,8 +16,8 @@ from exam.core.precision import choose_formats
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, RESULTS, list_run_files
 from exam.data.questions import questions_digest
 from exam.data.splits import Split
-from exam.evaluation.retrieval import comparison, ranked, table
-from exam.evaluation.scored import Run
+from exam.evaluation.results import Run
+from exam.evaluation.retrieval import compare_contexts, format_retrieval_table, rank_contexts
 from exam.pipelines.passage_gain import measure_gains, restore_reader
 from exam.retrieval.contexts import read_contexts, read_idf
 from exam.retrieval.reranker import has_head
@@ -82,9 +82,14 @@ def _report(config: Train, retrieval: Retrieval, split: Split, stage: Stage) -> 
     """Rank the validation questions before and after; print and save the paired figures."""
     name = f"{config.data.name}-valid"
     rankings = _rankings(config, retrieval, stage)
-    figures = comparison([ranked(ranking.contexts(split.valid, name)) for ranking in rankings])
+    figures = compare_contexts(
+        [
+            rank_contexts(ranking.contexts(split.valid, name), config.metric.k)
+            for ranking in rankings
+        ]
+    )
     write_json(stage.folder / RESULTS, {**figures, "dev": read_json(stage.folder / DEV)})
-    print_result(f"{table(figures)}\n{stage.folder / RESULTS}")
+    print_result(f"{format_retrieval_table(figures)}\n{stage.folder / RESULTS}")
 
 
 def _rankings(config: Train, retrieval: Retrieval, stage: Stage) -> list[Retrieval]:

@@ -23,7 +23,15 @@ from exam.core.errors import ExamError, spell_command
 from exam.core.files import read_json, write_json
 from exam.core.logging import track
 from exam.data.splits import Split, assign_folds, group_near_duplicates
-from exam.metrics import Floats, Ints, K, average_precision, figures, ranking
+from exam.metrics import (
+    Floats,
+    Ints,
+    average_precision,
+    metric_name,
+    metric_title,
+    rank_options,
+    summarize,
+)
 from exam.retrieval.contexts import read_contexts, read_idf
 from exam.retrieval.evaluation import Contexts
 from exam.retrieval.idf import split_words, take_words
@@ -76,14 +84,16 @@ def compute_features(
             passages = take_words(ranked, budget)
         prompt, *options = map(split_words, [question["prompt"], *question["options"]])
         values = row[: len(options)]
-        values[:, : len(FEATURES)] = option_features(prompt, options, passages, idf)
+        values[:, : len(FEATURES)] = compute_option_features(prompt, options, passages, idf)
         if names == OVERLAP_FEATURES:
             scores = [passage["score"] for passage in ranked[: len(passages)]]
-            values[:, len(FEATURES) :] = passage_features(prompt, options, passages, scores, idf)
+            values[:, len(FEATURES) :] = compute_passage_features(
+                prompt, options, passages, scores, idf
+            )
     return features
 
 
-def overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
+def compute_overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
     """Compute OVERLAP_FEATURES `(questions, options, features)` with the best passages of a stage.
 
     Each is standardised over its question's options: 0 where they are equal, NaN for missing
@@ -97,7 +107,7 @@ def overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) 
     return standardised
 
 
-def option_features(
+def compute_option_features(
     prompt: Words, options: list[Words], passages: list[Words], idf: dict[str, float]
 ) -> list[list[float]]:
     """Compute FEATURES of every option of one question; every text is a list of words."""
@@ -132,7 +142,7 @@ def option_features(
     return rows
 
 
-def passage_features(
+def compute_passage_features(
     prompt: Words,
     options: list[Words],
     passages: list[Words],
@@ -253,16 +263,18 @@ class LexicalReader:
 
     @classmethod
     def fit(cls, config: Train, folder: Path, split: Split, pool: Stage) -> Self:
-        """Fit on all training questions, and log the cross-fitted MAP@3."""
+        """Fit on all training questions, and log the cross-fitted MAP@k."""
         questions = concatenate_datasets([split.train, split.dev])
         passages = config.context.passages(training=True), config.model.length(training=True)
         features = _read_features(questions, pool, *passages)
         labels = np.array(questions["label"])
         logits = cross_fit(questions, features)
         if logits is not None:
-            estimate = figures(average_precision(ranking(logits), labels, K))
+            k = config.metric.k
+            estimate = summarize(average_precision(rank_options(logits), labels, k))
             log.info(
-                "train: cross-fitted MAP@3 %.3f [%.3f, %.3f] (n = %d)",
+                "train: cross-fitted %s %.3f [%.3f, %.3f] (n = %d)",
+                metric_title(metric_name(k)),
                 estimate["value"],
                 *estimate["ci"],
                 estimate["n"],

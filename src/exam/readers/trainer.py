@@ -20,10 +20,10 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from transformers.utils.import_utils import is_bitsandbytes_available
 
-from exam.config import BatchBy, Loss, Model, Tuning
+from exam.config import DEFAULT_K, BatchBy, Loss, Model, Tuning
 from exam.core.errors import ExamError
 from exam.core.trainer import SingleDeviceArguments, build_training_arguments
-from exam.metrics import Floats, map_at_k
+from exam.metrics import Floats, map_at_k, metric_name
 from exam.readers.tuning import set_learning_rates
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class ReaderTrainingArguments(SingleDeviceArguments):
     loss: Loss = Loss.softmax
     batch_by: BatchBy = BatchBy.questions
     cross_option_bias: bool = False  # the model takes `option_mask`
+    metric_k: int = DEFAULT_K  # of MAP@k, which chooses the checkpoint
     layer_decay: float = 1.0
     head_learning_rate: float | None = None
     awp_lr: float | None = None  # None: no adversarial weight perturbation
@@ -58,7 +59,7 @@ class ReaderTrainingArguments(SingleDeviceArguments):
 
 
 def build_reader_arguments(
-    values: dict[str, Any], folder: Path, seed: int, model: Model
+    values: dict[str, Any], folder: Path, seed: int, model: Model, k: int = DEFAULT_K
 ) -> ReaderTrainingArguments:
     """Build the Trainer's arguments of a configuration, saving below `folder`."""
     if values.get("optim") == EIGHT_BIT and not (
@@ -71,7 +72,7 @@ def build_reader_arguments(
         values,
         folder,
         seed,
-        "map_at_3",
+        metric_name(k),
         choose_format=True,
         remove_unused_columns=False,
         label_names=["labels"],
@@ -79,17 +80,18 @@ def build_reader_arguments(
         loss=model.loss,
         batch_by=model.batch_by,
         cross_option_bias=model.cross_option_bias,
+        metric_k=k,
     )
 
 
 # Metric.
 
 
-def compute_map_at_3(prediction: EvalPrediction) -> dict[str, float]:
-    """Compute the Trainer's metric, `eval_map_at_3`."""
+def compute_metric(prediction: EvalPrediction, k: int) -> dict[str, float]:
+    """Compute the Trainer's metric, `eval_map_at_<k>`; for k = 1, `eval_accuracy`."""
     logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
     refuse_nan(logits)
-    return {"map_at_3": map_at_k(logits.astype(np.float64), labels, k=3)}
+    return {metric_name(k): map_at_k(logits.astype(np.float64), labels, k)}
 
 
 def refuse_nan(logits: Floats) -> None:

@@ -85,7 +85,7 @@ def _add_adapters(
     """
     from peft import LoraConfig, get_peft_model
 
-    linear, targets = list(_linear_modules(model, frozen)), names(tuning.lora_targets)
+    linear, targets = list(_find_linear_modules(model, frozen)), names(tuning.lora_targets)
     selected = [name for name in linear if not targets or name.rpartition(".")[2] in targets]
     known = sorted({name.rpartition(".")[2] for name in linear})
     unknown = sorted(set(targets) - set(known))
@@ -99,7 +99,7 @@ def _add_adapters(
         lora_alpha=tuning.lora_alpha,
         lora_dropout=tuning.lora_dropout,
         target_modules=selected,
-        modules_to_save=_heads(model),
+        modules_to_save=_head_names(model),
         use_rslora=tuning.use_rslora,
         use_dora=tuning.use_dora,
     )
@@ -109,7 +109,7 @@ def _add_adapters(
     return adapted
 
 
-def _linear_modules(model: Any, frozen: int) -> Iterator[str]:
+def _find_linear_modules(model: Any, frozen: int) -> Iterator[str]:
     """Yield the full names of the linear modules in the layers that are not frozen."""
     paths = {id(module): name for name, module in model.named_modules()}
     for layer in get_layers(model)[frozen:]:
@@ -118,7 +118,7 @@ def _linear_modules(model: Any, frozen: int) -> Iterator[str]:
                 yield paths[id(module)]
 
 
-def _heads(model: Any) -> list[str]:
+def _head_names(model: Any) -> list[str]:
     """Return the names of the trained modules above the layers, without a vocabulary's."""
     heads = [
         name
@@ -209,7 +209,7 @@ def set_learning_rates(
     embeddings at that of one more layer; modules above the layers at `head_rate`, by default
     `rate`.
     """
-    rates = _rates(model, rate, layer_decay, rate if head_rate is None else head_rate)
+    rates = _rate_by_weight(model, rate, layer_decay, rate if head_rate is None else head_rate)
     groups = []
     for group in optimizer.param_groups:
         by_rate: dict[float, list[nn.Parameter]] = {}
@@ -219,7 +219,9 @@ def set_learning_rates(
     optimizer.param_groups[:] = groups
 
 
-def _rates(model: Any, rate: float, layer_decay: float, head_rate: float) -> dict[int, float]:
+def _rate_by_weight(
+    model: Any, rate: float, layer_decay: float, head_rate: float
+) -> dict[int, float]:
     """Return each weight's learning rate by the weight's id."""
     whole = model.get_base_model() if is_adapted(model) else model
     layers = get_layers(whole)

@@ -1,1 +1,1 @@
-"""What people look at: a run, a comparison or a sweep as one page that needs nothing else."""
+"""Reports: runs, comparisons and sweeps as pages in one file."""

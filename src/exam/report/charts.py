@@ -1,38 +1,47 @@
-"""Charts as Vega-Lite specifications; text and axes take the page's own colour."""
+"""Charts as Vega-Lite specifications, drawn in a page or as PNG files."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import altair as alt
 
-HEIGHT = 220
-FIRST, SECOND = "#3b82c4", "#d9822b"  # told apart in both modes, and by the colour-blind
+from exam.core.files import write_atomically
+from exam.metrics import find_metric, metric_name, metric_title
+
+HEIGHT = 220  # in a page
+PNG_WIDTH, PNG_HEIGHT = 480, 320
+FIRST, SECOND = "#3b82c4", "#d9822b"  # distinct in both modes, and for the colour-blind
 COLOURS = [FIRST, SECOND, "#4c9f70", "#a05195", "#b8a123", "#6c757d", "#c44e52", "#2a9d9d"]
 CURRENT = "currentColor"
+INK = "#333333"  # replaces the page's colour in a PNG
 ON_THE_DIAGONAL = "On the diagonal, probabilities mean what they say."
 Chart = dict[str, Any]  # title, note, spec
 Point = dict[str, Any]
 
 
-def systems(rows: list[dict[str, Any]]) -> Chart:
-    """Every row's MAP@3 with its interval."""
+def score_chart(rows: list[dict[str, Any]]) -> Chart:
+    """Draw every row's score with its interval."""
+    metric = str(find_metric(rows[0]))
     data = [
-        {"system": row["system"], "map": row["map_at_3"], "low": row["ci"][0], "high": row["ci"][1]}
+        {"system": row["system"], "map": row[metric], "low": row["ci"][0], "high": row["ci"][1]}
         for row in rows
     ]
+    title = f"{metric_title(metric)}, 95 % interval"
     base = alt.Chart(_values(data)).encode(y=alt.Y("system:N", sort=None, title=None))
-    bars = base.mark_rule(color=CURRENT).encode(x=_x("low", "MAP@3, 95 % interval"), x2="high:Q")
+    bars = base.mark_rule(color=CURRENT).encode(x=_x("low", title), x2="high:Q")
     dots = base.mark_point(filled=True, size=70, color=FIRST).encode(
         x="map:Q", tooltip=["system:N", _rounded("map"), _rounded("low"), _rounded("high")]
     )
     return _chart("Beside the baselines", "", bars + dots, height=24 * len(rows) + 20)
 
 
-def learning(history: list[dict[str, Any]]) -> Chart | None:
-    """The training loss over steps, and MAP@3 on the fold that chooses the checkpoint."""
+def learning_chart(history: list[dict[str, Any]], k: int) -> Chart | None:
+    """Draw the training loss over steps, and MAP@k on the fold that chooses the checkpoint."""
+    metric = metric_name(k)
+    title, key = metric_title(metric), f"eval_{metric}"
     losses = [{"step": e["step"], "value": e["loss"]} for e in history if "loss" in e]
-    scores = [
-        {"step": e["step"], "value": e["eval_map_at_3"]} for e in history if "eval_map_at_3" in e
-    ]
+    scores = [{"step": e["step"], "value": e[key]} for e in history if key in e]
     if not losses:
         return None
     x = alt.X("step:Q", title="step")
@@ -47,32 +56,33 @@ def learning(history: list[dict[str, Any]]) -> Chart | None:
     score = (
         alt.Chart(_values(scores))
         .mark_line(point=True, color=SECOND, strokeDash=[4, 2])
-        # One checkpoint alone would have an axis of one rounded tick: the whole range is shown.
+        # For a single checkpoint, a fitted axis would have one rounded tick: show the whole range.
         .encode(
-            x=x, y=alt.Y("value:Q", title="MAP@3, checkpoint fold", scale=alt.Scale(domain=[0, 1]))
+            x=x,
+            y=alt.Y("value:Q", title=f"{title}, checkpoint fold", scale=alt.Scale(domain=[0, 1])),
         )
     )
     both = alt.layer(loss, score).resolve_scale(y="independent")
-    return _chart("Learning curve", f"{note} Dashed: MAP@3 where checkpoints are chosen.", both)
+    return _chart("Learning curve", f"{note} Dashed: {title} where checkpoints are chosen.", both)
 
 
-def calibration(bins: list[dict[str, Any]], error: float) -> Chart:
-    """How often the first choice is right, over the probability it was given."""
+def calibration_chart(bins: list[dict[str, Any]], error: float) -> Chart:
+    """Draw the accuracy of the first choice over its probability."""
     data = [_interval(b["accuracy"], x=b["probability"], n=b["n"]) for b in bins]
     note = f"{ON_THE_DIAGONAL} Mean gap (ECE): {error:.3f}."
     return _chart("Calibration", note, _diagonal() + _points(data, "x:Q"))
 
 
-def calibrations(found: dict[str, dict[str, Any]]) -> Chart:
-    """The same of several readers (`reliability`, `ece`), a colour for each."""
+def compare_calibration(readers: dict[str, dict[str, Any]]) -> Chart:
+    """Draw the calibration of several readers (`reliability`, `ece`), a colour for each."""
     data = [
         _interval(
-            b["accuracy"], x=b["probability"], n=b["n"], name=f"{name} (ECE {own['ece']:.3f})"
+            b["accuracy"], x=b["probability"], n=b["n"], name=f"{name} (ECE {reader['ece']:.3f})"
         )
-        for name, own in found.items()
-        for b in own["reliability"]
+        for name, reader in readers.items()
+        for b in reader["reliability"]
     ]
-    points = _points(data, "x:Q", color=_named(len(found)))
+    points = _points(data, "x:Q", color=_named(len(readers)))
     return _chart("Calibration", ON_THE_DIAGONAL, _diagonal() + points)
 
 
@@ -84,17 +94,17 @@ def _diagonal() -> Any:
     )
 
 
-def by_place(title: str, note: str, label: str, points: list[Point]) -> Chart:
-    """A share with its interval for each of several named groups (`group`, `value`, `ci`, `n`)."""
+def bar_by_group(title: str, note: str, label: str, points: list[Point]) -> Chart:
+    """Draw a share with its interval for each group (`group`, `value`, `ci`, `n`)."""
     data = [_interval(p, x=f"{p['group']}", n=p["n"]) for p in points]
     return _chart(title, note, _points(data, alt.X("x:N", sort=None, title=label)))
 
 
-def over(
+def line_chart(
     title: str, note: str, label: str, unit: str, lines: dict[str, list[Point]], *, log: bool
 ) -> Chart:
-    """Means over a number (`at`, `value`, `ci`), a line for each name."""
-    data = [_interval(p, x=p["at"], name=name) for name, own in lines.items() for p in own]
+    """Draw means over a number (`at`, `value`, `ci`), a line for each name."""
+    data = [_interval(p, x=p["at"], name=name) for name, line in lines.items() for p in line]
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale()
     base = alt.Chart(_values(data)).encode(
         x=alt.X("x:Q", title=label, scale=scale),
@@ -108,8 +118,28 @@ def over(
     return _chart(title, note, band + line)
 
 
+def depth_charts(curves: dict[str, Any]) -> list[Chart]:
+    """Draw recall and reader-free MAP@k over the number of passages, a line for each contexts."""
+    charts = []
+    for metric in dict.fromkeys(metric for curve in curves.values() for metric in curve):
+        lines = {
+            system: [{"at": point["depth"], **point} for point in curve[metric]]
+            for system, curve in curves.items()
+            if curve[metric]
+        }
+        if metric == "recall":
+            title, unit = "Recall over depth", "recall"
+            note = "Whether the question's own article is there."
+        else:
+            unit = metric_title(metric)
+            title, note = f"Reader-free {unit} over depth", "By the words that options share."
+        if lines:
+            charts.append(line_chart(title, note, "passages", unit, lines, log=True))
+    return charts
+
+
 def _named(number: int) -> Any:
-    """A colour for each name; the legend only where there are several."""
+    """Encode names as colours, with a legend if there are several."""
     legend = alt.Legend(orient="bottom", columns=1, labelLimit=440) if number > 1 else None
     scale = alt.Scale(range=COLOURS)
     return alt.Color("name:N", title=None, sort=None, scale=scale, legend=legend)
@@ -124,8 +154,8 @@ def _points(data: list[Point], x: Any, **more: Any) -> Any:
     return bars + dots
 
 
-def _interval(found: dict[str, Any], **more: Any) -> Point:
-    return {"value": found["value"], "low": found["ci"][0], "high": found["ci"][1], **more}
+def _interval(mean: dict[str, Any], **more: Any) -> Point:
+    return {"value": mean["value"], "low": mean["ci"][0], "high": mean["ci"][1], **more}
 
 
 def _rounded(name: str) -> Any:
@@ -142,7 +172,7 @@ def _values(rows: list[Point]) -> Any:
 
 
 def _chart(title: str, note: str, chart: Any, height: int = HEIGHT) -> Chart:
-    """A specification that is as wide as its place, with an axis' colours from the page."""
+    """Return a specification as wide as its container, in the colours of the page."""
     axis = {
         "labelColor": CURRENT,
         "titleColor": CURRENT,
@@ -153,11 +183,35 @@ def _chart(title: str, note: str, chart: Any, height: int = HEIGHT) -> Chart:
         "labelLimit": 170,
     }
     legend = {"labelColor": CURRENT, "titleColor": CURRENT}
-    shown = (
+    styled = (
         chart.properties(width="container", height=height, background="transparent")
         .configure_view(strokeOpacity=0)
         .configure_axis(**axis)
         .configure_axisX(labelAngle=0)
         .configure_legend(**legend)
     )
-    return {"title": title, "note": note, "spec": shown.to_dict()}
+    return {"title": title, "note": note, "spec": styled.to_dict()}
+
+
+def write_png(charts: list[Chart], path: Path) -> None:
+    """Draw charts side by side, each below its title."""
+    import vl_convert
+
+    first = charts[0]["spec"]
+    row = {
+        "$schema": first["$schema"],
+        "background": "white",
+        "config": first["config"],
+        "hconcat": [_panel(chart) for chart in charts],
+    }
+    text = json.dumps(row).replace(f'"{CURRENT}"', f'"{INK}"')
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(vl_convert.vegalite_to_png(text, ppi=150, allowed_base_urls=[]))
+
+
+def _panel(chart: Chart) -> Chart:
+    """Return one chart of a row, without the settings that the row has for all."""
+    shared = ("$schema", "background", "config", "width", "height")
+    spec = {name: value for name, value in chart["spec"].items() if name not in shared}
+    title = {"text": chart["title"], "subtitle": chart["note"], "anchor": "start"}
+    return {"title": title, "width": PNG_WIDTH, "height": PNG_HEIGHT, **spec}

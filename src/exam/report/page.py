@@ -1,4 +1,4 @@
-"""One page in one file: charts, figures and questions, with nothing fetched from anywhere."""
+"""A page in one file that fetches nothing: charts, scores and questions."""
 
 import base64
 import gzip
@@ -11,31 +11,34 @@ from pathlib import Path
 from typing import Any
 
 from exam.core.files import write_atomically
+from exam.metrics import find_metric, metric_title
 from exam.report.charts import Chart
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a page shows. Every text of it is untrusted, and escaped."""
+    """The content of a page. Every text is untrusted, and escaped."""
 
     title: str
     facts: list[tuple[str, str]]  # name and value, in a line each
     results: dict[str, Any]  # as in results.json: rows, paired, seconds, peak_mib, reused
     charts: list[Chart] = field(default_factory=list)
-    questions: list[dict[str, Any]] = field(default_factory=list)  # see `run.browsed`
-    common: list[str] = field(default_factory=list)  # words that are not marked in passages
-    own: int | None = -1  # which row the page is about; None where it is about all
+    questions: list[dict[str, Any]] = field(default_factory=list)  # see `run.question_rows`
+    stopwords: list[str] = field(default_factory=list)  # words that are not marked in passages
+    highlight_row: int | None = -1  # the headline; None: none
 
 
 def write_page(path: Path, page: Page) -> None:
     """Write a page that opens from disk.
 
-    Data are compressed, and inflated by the browser. Only the page's own scripts may run: the
-    policy in it names their hashes, and forbids any connection.
+    The browser inflates the compressed data. A content policy allows only the scripts of the page,
+    by their hashes, and no connection.
     """
     scripts = [*([_charts_script()] if page.charts else []), _text("report.js")]
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
-    html = _template().render(
+    rows = page.results.get("rows")
+    metric = str(find_metric(rows[0])) if rows else ""
+    html = load_template("report.html.jinja", escapes=True).render(
         page=page,
         scripts=scripts,
         style=_text("report.css"),
@@ -43,23 +46,24 @@ def write_page(path: Path, page: Page) -> None:
             f"default-src 'none'; script-src {hashes} 'unsafe-eval'; "  # Vega compiles expressions
             "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
         ),
-        specs=_packed([chart["spec"] for chart in page.charts]),
-        questions=_packed({"questions": page.questions, "common": page.common}),
+        specs=_pack([chart["spec"] for chart in page.charts]),
+        questions=_pack({"questions": page.questions, "stopwords": page.stopwords}),
         costs=_costs(page.results),
-        own=_own(page),
+        highlighted=_highlighted(page),
+        metric=metric,
+        metric_title=metric_title(metric),
     )
     with write_atomically(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
 
 
-def _own(page: Page) -> dict[str, Any] | None:
-    """The row that the page is about."""
+def _highlighted(page: Page) -> dict[str, Any] | None:
     rows: list[dict[str, Any]] = page.results.get("rows", [])
-    return None if page.own is None or not rows else rows[page.own]
+    return None if page.highlight_row is None or not rows else rows[page.highlight_row]
 
 
 def _costs(results: dict[str, Any]) -> list[tuple[str, float, int, str]]:
-    """Each stage's name, seconds, peak MiB, and whether it was done or reused."""
+    """Return each stage's name, seconds, peak MiB, and `done` or `reused`."""
     reused = set(results.get("reused", []))
     peaks = results.get("peak_mib", {})
     return [
@@ -68,8 +72,8 @@ def _costs(results: dict[str, Any]) -> list[tuple[str, float, int, str]]:
     ]
 
 
-def _packed(value: Any) -> str:
-    """JSON, compressed, in letters that mean nothing to a browser."""
+def _pack(value: Any) -> str:
+    """Return compressed JSON in base64, which HTML cannot misread."""
     data = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     return base64.b64encode(gzip.compress(data, mtime=0)).decode()
 
@@ -80,12 +84,12 @@ def _digest(script: str) -> str:
 
 @cache
 def _charts_script() -> str:
-    """Vega, Vega-Lite and Vega-Embed in one script."""
+    """Return Vega, Vega-Lite and Vega-Embed in one script."""
     from vl_convert import javascript_bundle
 
-    bundle: Any = javascript_bundle  # its stub wants an argument that it does without
-    found: str = bundle()
-    return found.replace("</script", "<\\/script")
+    bundle: Any = javascript_bundle  # its stub requires an argument that the function does not
+    script: str = bundle()
+    return script.replace("</script", "<\\/script")
 
 
 def _text(name: str) -> str:
@@ -93,10 +97,14 @@ def _text(name: str) -> str:
 
 
 @cache
-def _template() -> Any:
+def load_template(name: str, *, escapes: bool) -> Any:
+    """Load a template of this package; `escapes` protects HTML from untrusted text."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=escapes,  # noqa: S701 - Markdown has none
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.from_string(_text("report.html.jinja"))
+    return environment.from_string(_text(name))

@@ -3,7 +3,7 @@
 (async () => {
   const PAGE = 50, SURE = 0.8, SUPPORTED = 0.6;
   const WORD = /[\p{L}\p{N}]+/gu;
-  const COMMON = new Set(); // words that say nothing of an option
+  const STOPWORDS = new Set();
 
   async function unpacked(id) {
     const packed = document.getElementById(id).content.textContent.trim();
@@ -85,7 +85,7 @@
 
     function show(place) {
       buttons.forEach((button, own) => button.setAttribute("aria-pressed", String(own === place)));
-      const wanted = new Set(words(question.options[place]).filter((word) => !asked.has(word) && !COMMON.has(word)));
+      const wanted = new Set(words(question.options[place]).filter((word) => !asked.has(word) && !STOPWORDS.has(word)));
       if (!question.passages.length) return;
       passages.replaceChildren(...question.passages.map((passage) => {
         const made = element("div", "passage");
@@ -119,8 +119,8 @@
 
   async function browse() {
     if (!document.getElementById("browser")) return;
-    const { questions, common } = await unpacked("data");
-    common.forEach((word) => COMMON.add(word));
+    const { questions, stopwords } = await unpacked("data");
+    stopwords.forEach((word) => STOPWORDS.add(word));
     questions.forEach((question) => {
       question.top = question.chances[question.first];
     });

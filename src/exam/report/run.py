@@ -1,4 +1,4 @@
-"""The page of a run that answered questions: how well, why, and every question."""
+"""The page of a run: scores, what they depend on, and a browser of questions."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -11,21 +11,20 @@ from exam.config import Train
 from exam.core.artifacts import Stage
 from exam.core.files import read_json
 from exam.core.trainer import REPORT, RESULTS, STATE, TRAINING
-from exam.evaluation.predictions import Predictions, probabilities
-from exam.evaluation.retrieval import CURVES_UP_TO, Ranked, curves
-from exam.evaluation.scored import answers
-from exam.evaluation.statistics import statistics
-from exam.metrics import figures, ranking
+from exam.evaluation.calibration import summarize_predictions
+from exam.evaluation.predictions import Predictions, to_probabilities
+from exam.evaluation.results import load_answers
+from exam.evaluation.retrieval import CURVES_UP_TO, RankedContexts, trace_depth
+from exam.metrics import rank_options, summarize
 from exam.readers.multiple_choice.features import TokenCounts
 from exam.report import charts
 from exam.report.charts import Chart, Point
-from exam.report.compare_page import over_depth
 from exam.report.page import Page, write_page
 from exam.retrieval.contexts import read_contexts, read_idf, read_support
 from exam.retrieval.evaluation import SUPPORT_THRESHOLD, Contexts, passage_support
 from exam.retrieval.idf import split_words
 
-COMMON = 2.0  # inverse document frequency of words that more than one text in eight has
+STOPWORD_IDF = 2.0  # words below it stand in more than one text of eight
 GROUPS = 4  # of questions by length
 RANKS = ((1, 1), (2, 2), (3, 5), (6, 10))
 
@@ -38,48 +37,49 @@ def write_run(
     tokens: TokenCounts | None = None,
 ) -> None:
     """Write `report.html` beside the run's results."""
-    found = answers(stage.folder)
-    read = read_contexts(contexts, config.context.passages(training=False))
+    predictions = load_answers(stage.folder)
+    passages = read_contexts(contexts, config.context.passages(training=False))
     support = read_support(contexts, questions["id"])
     results = read_json(stage.folder / RESULTS) if (stage.folder / RESULTS).is_file() else {}
-    known = found.known is not None
+    drawn = []
+    if predictions.known is not None:
+        drawn = _charts(stage, config, questions, contexts, predictions, results)
     page = Page(
         title=stage.folder.name,
         facts=_facts(stage.folder, config, contexts) + (tokens.facts() if tokens else []),
         results=results,
-        charts=_charts(stage, config, questions, contexts, found, results) if known else [],
-        questions=browsed(questions, found, read, support),
-        common=_common(contexts) if config.retriever.kind.searches else [],
+        charts=drawn,
+        questions=question_rows(questions, predictions, passages, support),
+        stopwords=_stopwords(contexts) if config.retriever.kind.searches else [],
     )
     write_page(stage.folder / REPORT, page)
 
 
-def _common(contexts: Stage) -> list[str]:
-    """Words that say little, by the corpus."""
-    return [word for word, idf in read_idf(contexts).items() if idf < COMMON]
+def _stopwords(contexts: Stage) -> list[str]:
+    """Return the most frequent words of the corpus."""
+    return [word for word, idf in read_idf(contexts).items() if idf < STOPWORD_IDF]
 
 
-def write_results(path: Path, title: str, results: dict[str, Any], own: int = -1) -> None:
-    """A page of results alone, the row of number `own` on top: of several seeds or readers."""
-    page = Page(title, [], results, [charts.systems(results["rows"])], own=own)
-    write_page(path, page)
+def write_results(path: Path, title: str, results: dict[str, Any], row: int = -1) -> None:
+    """Write a page of results without questions; number `row` is the headline."""
+    drawn = [charts.score_chart(results["rows"])]
+    write_page(path, Page(title, [], results, drawn, highlight_row=row))
 
 
 def _facts(folder: Path, config: Train, contexts: Stage) -> list[tuple[str, str]]:
     model = config.model
-    found = [
+    facts = [
         ("reader", str(model.name_or_path or model.architecture or model.kind.value)),
         ("contexts", contexts.folder.name),
         ("passages read", str(config.context.passages(training=False))),
         ("seed", str(config.seed)),
     ]
     if (folder / TRAINING).is_file():
-        own = read_json(folder / TRAINING)
-        if "parameters" in own:
-            counts = own["parameters"]
+        counts = read_json(folder / TRAINING).get("parameters")
+        if counts:
             trained = f"{counts['trained']:,} of {counts['all']:,}"
-            found.append(("trained parameters", trained))
-    return found
+            facts.append(("trained parameters", trained))
+    return facts
 
 
 def _charts(
@@ -87,42 +87,43 @@ def _charts(
     config: Train,
     questions: Dataset,
     contexts: Stage,
-    found: Predictions,
+    predictions: Predictions,
     results: dict[str, Any],
 ) -> list[Chart]:
-    own = statistics(found)
-    right = (ranking(found.logits)[:, 0] == np.array(found.known)).astype(np.float64)
-    made = [
-        charts.systems(results["rows"]),
-        _learning(stage.folder),
-        *_depths(contexts, questions),
-        charts.calibration(own["reliability"], own["ece"]),
-        charts.by_place(
+    statistics = summarize_predictions(predictions, config.metric.k)
+    first = rank_options(predictions.logits)[:, 0]
+    right = (first == np.array(predictions.known)).astype(np.float64)
+    drawn = [
+        charts.score_chart(results["rows"]),
+        _learning(stage.folder, config.metric.k),
+        *_depths(contexts, questions, config.metric.k),
+        charts.calibration_chart(statistics["reliability"], statistics["ece"]),
+        charts.bar_by_group(
             "By the right option's letter",
             "How often the first choice is right.",
             "right option",
-            [{"group": k, **v} for k, v in own["by_right_option"].items() if v],
+            [{"group": k, **v} for k, v in statistics["by_right_option"].items() if v],
         ),
-        charts.by_place(
+        charts.bar_by_group(
             "By length", "Words of prompt and options.", "words", _by_length(questions, right)
         ),
         _by_support(questions, contexts, config, right),
     ]
-    return [chart for chart in made if chart is not None]
+    return [chart for chart in drawn if chart is not None]
 
 
-def _learning(folder: Path) -> Chart | None:
+def _learning(folder: Path, k: int) -> Chart | None:
     if not (folder / STATE).is_file():
         return None
-    return charts.learning(read_json(folder / STATE)["log_history"])
+    return charts.learning_chart(read_json(folder / STATE)["log_history"], k)
 
 
-def _depths(contexts: Stage, questions: Dataset) -> list[Chart]:
-    """Recall of the own article, and MAP@3 of the lexical reader, over the number of passages."""
-    system = Ranked(contexts, among=questions)
+def _depths(contexts: Stage, questions: Dataset, k: int) -> list[Chart]:
+    """Draw article recall and reader-free MAP@k over the number of passages."""
+    system = RankedContexts(contexts, k, among=questions)
     if len(questions) > CURVES_UP_TO or not system.deepest:
         return []
-    return over_depth(curves([system]))
+    return charts.depth_charts(trace_depth([system]))
 
 
 def _by_length(questions: Dataset, right: Any) -> list[Point]:
@@ -141,20 +142,12 @@ def _by_length(questions: Dataset, right: Any) -> list[Point]:
 
 
 def _by_support(questions: Dataset, contexts: Stage, config: Train, right: Any) -> Chart | None:
-    """By the rank of the first passage that supports the right option by itself."""
-    read = read_contexts(contexts)
-    if not read:
+    """Draw accuracy by the rank of the first passage that supports the right option."""
+    passages = read_contexts(contexts)
+    if not passages:
         return None
     idf = read_idf(contexts)
-    first = np.array(
-        [
-            next(
-                (p["rank"] for p in read.get(q["id"], []) if _supports(q, p, idf)),
-                0,
-            )
-            for q in questions.to_list()
-        ]
-    )
+    first = np.array([_supporting_rank(q, passages, idf) for q in questions.to_list()])
     points = []
     for low, high in RANKS:
         label = f"{low}" if low == high else f"{low}–{high}"
@@ -163,38 +156,44 @@ def _by_support(questions: Dataset, contexts: Stage, config: Train, right: Any) 
     points += _point("none", right[first == 0])
     depth = config.context.passages(training=False)
     note = f"Rank of the first passage with the right option's words; {depth} were read."
-    return charts.by_place("By the supporting passage", note, "rank", points)
+    return charts.bar_by_group("By the supporting passage", note, "rank", points)
 
 
-def _supports(question: dict[str, Any], passage: dict[str, Any], idf: dict[str, float]) -> bool:
-    return passage_support(question, passage, idf) > SUPPORT_THRESHOLD
+def _supporting_rank(question: dict[str, Any], contexts: Contexts, idf: dict[str, float]) -> int:
+    """Return the rank of the first passage that supports the right option; 0 without one."""
+    for passage in contexts.get(question["id"], []):
+        if passage_support(question, passage, idf) > SUPPORT_THRESHOLD:
+            rank: int = passage["rank"]
+            return rank
+    return 0
 
 
 def _point(group: str, values: Any) -> list[Point]:
-    return [{"group": group, **figures(values)}] if len(values) else []
+    return [{"group": group, **summarize(values)}] if len(values) else []
 
 
-def browsed(
+def question_rows(
     questions: Dataset,
-    found: Predictions,
+    predictions: Predictions,
     contexts: Contexts,
     support: list[list[float]] | None,
 ) -> list[dict[str, Any]]:
-    """Every question as the page's browser takes it."""
-    chances, first = probabilities(found.logits), ranking(found.logits)[:, 0]
+    """Return the data of every question for the page's browser."""
+    logits = predictions.logits
+    chances, first = to_probabilities(logits), rank_options(logits)[:, 0]
     rows = []
-    for place, question in enumerate(questions.to_list()):
+    for i, question in enumerate(questions.to_list()):
         number, label = len(question["options"]), question["label"]
-        own = None if support is None or label is None else support[place][label]
+        supported = None if support is None or label is None else round(support[i][label], 3)
         rows.append(
             {
                 "id": question["id"],
                 "prompt": question["prompt"],
                 "options": question["options"],
-                "chances": [round(float(p), 4) for p in chances[place, :number]],
+                "chances": [round(float(p), 4) for p in chances[i, :number]],
                 "label": label,
-                "first": int(first[place]),
-                "support": None if own is None else round(own, 3),
+                "first": int(first[i]),
+                "support": supported,
                 "passages": [
                     {"rank": p["rank"], "title": p["title"], "text": p["text"]}
                     for p in contexts.get(question["id"], [])

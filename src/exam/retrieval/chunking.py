@@ -67,29 +67,29 @@ def passage_text(passage: dict[str, Any]) -> str:
     return f"{title}. {text}" if title else text
 
 
-def build_passages(corpus: Corpus, passages: Chunking, outputs: Path) -> PassageTable:
+def build_passages(corpus: Corpus, chunking: Chunking, outputs: Path) -> PassageTable:
     """Split a corpus into passages, one file's articles after another.
 
     Raises:
         ExamError: the corpus has no text.
     """
     files = corpus_files(corpus, outputs)
-    key = {"corpus": corpus_key(files), "passages": asdict(passages), **splitter().key}
+    key = {"corpus": corpus_key(files), "passages": asdict(chunking), **splitter().key}
     with open_stage(outputs, "passages", corpus.name, key) as stage:
         if not stage.reused:
-            articles, count = _write(stage.folder / FILE, files, passages)
+            articles, count = _write(stage.folder / FILE, files, chunking)
             if not count:
                 raise ExamError(
                     f"corpus={corpus.name} has no text.\n"
                     "Name its files with corpus.dir= and corpus.files=, or set a smaller "
-                    "passages.min_sentence_chars."
+                    "chunking.min_sentence_chars."
                 )
             stage.finish([FILE], articles=articles, passages=count)
     with pa.memory_map(str(stage.folder / FILE)) as source:
         return PassageTable(stage, files, pa.ipc.open_file(source).read_all())
 
 
-def _write(path: Path, files: list[CorpusFile], passages: Chunking) -> tuple[int, int]:
+def _write(path: Path, files: list[CorpusFile], chunking: Chunking) -> tuple[int, int]:
     """Write the passages of every article; return the numbers of articles and passages."""
     articles = count = 0
     sources = (
@@ -103,7 +103,7 @@ def _write(path: Path, files: list[CorpusFile], passages: Chunking) -> tuple[int
             rows = [
                 (article.id, article.title, start, end, article.text[start:end], source)
                 for source, article in block
-                for start, end in chunk(article.text, passages)
+                for start, end in chunk(article.text, chunking)
             ]
             articles += len(block)
             count += len(rows)
@@ -112,25 +112,25 @@ def _write(path: Path, files: list[CorpusFile], passages: Chunking) -> tuple[int
     return articles, count
 
 
-def chunk(text: str, passages: Chunking) -> list[tuple[int, int]]:
+def chunk(text: str, chunking: Chunking) -> list[tuple[int, int]]:
     """Return start and end of each passage: whole sentences of up to `chunking.chunk_words` words.
 
-    A passage repeats the last `passages.overlap` sentences of the previous one, if they leave room
-    for the next sentence. A sentence longer than a passage (often a list) is split between words.
+    A passage repeats the last sentences of the previous one (`chunking.overlap_sentences`), if they
+    leave room for the next. A sentence longer than a passage (often a list) is split between words.
     """
     pieces = [
         piece
-        for start, end in sentence_offsets(text, passages.min_sentence_chars)
-        for piece in _pieces(text, start, end, passages.chunk_words)
+        for start, end in sentence_offsets(text, chunking.min_sentence_chars)
+        for piece in _pieces(text, start, end, chunking.chunk_words)
     ]
     spans: list[tuple[int, int]] = []
     fresh = 0  # the first piece without a passage
     while fresh < len(pieces):
-        first = max(0, fresh - passages.overlap_sentences)
-        while sum(words for _, _, words in pieces[first : fresh + 1]) > passages.chunk_words:
+        first = max(0, fresh - chunking.overlap_sentences)
+        while sum(words for _, _, words in pieces[first : fresh + 1]) > chunking.chunk_words:
             first += 1
         last, words = first, 0
-        while last < len(pieces) and words + pieces[last][2] <= passages.chunk_words:
+        while last < len(pieces) and words + pieces[last][2] <= chunking.chunk_words:
             words += pieces[last][2]
             last += 1
         spans.append((pieces[first][0], pieces[last - 1][1]))

@@ -16,7 +16,7 @@ from exam.core.errors import ExamError
 from exam.core.files import digest, read_object, write_atomically, write_json
 from exam.data.schema import FEATURES
 from exam.data.tables import translate_parquet_errors
-from exam.metrics import Estimate, figures
+from exam.metrics import Estimate, summarize
 from exam.retrieval.evaluation import Contexts, Row, option_support, question_scores
 from exam.retrieval.idf import DocumentFrequencies, split_words
 
@@ -208,4 +208,4 @@ def evaluate(
     by_question = dict(zip(questions["id"], support, strict=bool(contexts)))
     write_json(stage.folder / SUPPORT, by_question)
     scores = question_scores(questions, contexts, support) if contexts else {}
-    return {name: figures(values) for name, values in scores.items()}
+    return {name: summarize(values) for name, values in scores.items()}

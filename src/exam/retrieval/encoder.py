@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from exam.core.checkpoints import (
     translate_load_errors,
 )
 from exam.core.errors import ExamError
-from exam.core.files import digest, write_atomically, write_json
+from exam.core.files import checksum_matches, digest, write_json, write_with_checksum
 from exam.core.logging import log_progress, progress_bar
 from exam.core.precision import resolve_dtype
 from exam.retrieval.queries import first_positions
@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 
 WIDTH = 16  # tokens
 TEXTS_PER_SHARD = 2048
-CHECKSUM = b"sha256"  # of a shard's vectors, verified at their first use
 Keys = NDArray[np.int64]  # hashes of texts: among ten million, two are equal once in 400,000 times
 
 
@@ -221,13 +220,13 @@ class _Shard:
 
     path: Path
     vectors: Vectors
-    checksum: str | None  # None: the vectors are verified
+    is_verified: bool = False
 
     def verified_vectors(self) -> Vectors:
-        """Return the vectors; compare their checksum at the first call."""
-        if self.checksum not in (None, sha256(self.vectors.data).hexdigest()):
-            raise _damaged(self.path, "its vectors are not those that were written")
-        self.checksum = None
+        """Return the vectors; verify the file at the first call."""
+        if not self.is_verified and not checksum_matches(self.path):
+            raise _damaged(self.path, "it is not the file that was written")
+        self.is_verified = True
         return self.vectors
 
 
@@ -289,9 +288,9 @@ class Embeddings:
             "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1]),
         }
         path = self.folder / f"{_name(keys)}.arrow"
-        table = pa.table(columns, metadata={CHECKSUM: sha256(vectors.data).hexdigest()})
+        table = pa.table(columns)
         with (
-            write_atomically(path) as temporary,
+            write_with_checksum(path) as temporary,
             pa.ipc.new_file(str(temporary), table.schema) as writer,
         ):
             writer.write_table(table)
@@ -321,7 +320,6 @@ def _read(path: Path) -> tuple[Keys, _Shard]:
             table: Any = pa.ipc.open_file(source).read_all().combine_chunks()
         vectors: Vectors = table["vector"].chunk(0).values.to_numpy().reshape(len(table), -1)
         keys: Keys = table["key"].chunk(0).to_numpy()
-        checksum = table.schema.metadata[CHECKSUM].decode()
     except (
         pa.ArrowException,
         OSError,
@@ -331,9 +329,7 @@ def _read(path: Path) -> tuple[Keys, _Shard]:
         AttributeError,
     ) as error:
         raise _damaged(path, str(error)) from None
-    if _name(keys) != path.stem:
-        raise _damaged(path, "its keys are not those that were written")
-    return keys, _Shard(path, vectors, checksum)
+    return keys, _Shard(path, vectors)
 
 
 def _damaged(path: Path, reason: str) -> ExamError:

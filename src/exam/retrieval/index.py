@@ -111,7 +111,7 @@ def build_index(
     """Encode every article's title and first sentence; continue at the first missing shard.
 
     Raises:
-        ExamError: the corpus holds no article.
+        ExamError: the corpus has no articles.
     """
     files = corpus_files(corpus, outputs)
     stream = (

@@ -40,9 +40,9 @@ def mine_pairs(
 ) -> list[Example]:
     """Return each question's positives and hard negatives: other passages of high rank.
 
-    Positives come from the file `training_pairs.positives` or, without one, are the passages that
-    best support the right option. With binary targets these belong to the question's article or, if
-    no article is known, support the option. Questions without both kinds are skipped.
+    Positives come from the file `pairs.positives` or, without one, are the passages that best
+    support the right option. With binary targets these belong to the question's article or, if no
+    article is known, support the option. Questions without both kinds are skipped.
 
     Raises:
         ExamError: no question has both kinds.

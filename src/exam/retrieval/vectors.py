@@ -22,7 +22,7 @@ from exam.core.errors import ExamError, spell_command
 from exam.core.estimates import FP32, GIB
 from exam.core.files import checksum_matches, write_atomically, write_with_checksum
 from exam.core.logging import log_progress, progress_bar
-from exam.metrics import figures
+from exam.metrics import summarize
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +85,11 @@ class IndexSpec:
 
 def index_key(index: Index) -> dict[str, Any]:
     """Return the settings, and for `auto` the hardware, that determine the index."""
-    key: dict[str, Any] = {"recipe": index.type.value}
+    key: dict[str, Any] = {"type": index.type.value}
     if index.type is not IndexType.exact:
-        key |= {"probe": index.nprobe, "refine": index.refine_k}
+        key |= {"nprobe": index.nprobe, "refine_k": index.refine_k}
     if index.type is IndexType.auto:
-        key |= {"memory_gib": index.max_memory_gib, "gpu": import_faiss().get_num_gpus() > 0}
+        key |= {"max_memory_gib": index.max_memory_gib, "gpu": import_faiss().get_num_gpus() > 0}
     return key
 
 
@@ -108,8 +108,9 @@ def choose_index_spec(index: Index, vectors: int, dimension: int) -> IndexSpec:
         if exact.memory > budget and not import_faiss().get_num_gpus():
             spec = low_memory
             if spec.memory > budget:
-                limit = index.max_memory_gib
-                log.warning("index: even low_memory exceeds index.max_memory_gib=%g", limit)
+                log.warning(
+                    "index: even low_memory exceeds index.max_memory_gib=%g", index.max_memory_gib
+                )
     log.debug("index: %s · %d bytes in memory, %d on disk", spec, spec.memory, spec.disk)
     return spec
 
@@ -355,6 +356,6 @@ def _measure_recall(blocks: Blocks, index: VectorIndex) -> dict[str, Any]:
     recall: dict[str, Any] = {"queries": len(queries)}
     for k in (k for k in RECALL_DEPTHS if k < deepest):
         shares = [len(np.intersect1d(a[:k], b[:k])) / k for a, b in pairs]
-        recall[f"recall_at_{k}"] = figure = figures(np.array(shares))
+        recall[f"recall_at_{k}"] = figure = summarize(np.array(shares))
         log.info("index: recall@%d %.3f against exact search", k, figure["value"])
     return recall

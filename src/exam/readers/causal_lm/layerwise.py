@@ -18,13 +18,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from exam.core.errors import ExamError
-from exam.core.files import (
-    checksum_matches,
-    digest,
-    read_object,
-    write_json,
-    write_with_checksum,
-)
+from exam.core.files import checksum_matches, digest, read_object, write_json, write_with_checksum
 from exam.core.logging import progress_bar
 from exam.core.security import escapes_directory
 from exam.readers.causal_lm.scoring import (

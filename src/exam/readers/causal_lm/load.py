@@ -62,9 +62,9 @@ def load_runner(config: Model, work: Path) -> tuple[Runner, Prompter, int]:
     States and weights that do not fit in memory go to files below `work`.
     """
     folder, architecture, tokenizer = _load_parts(config)
-    runner = _runner(config, folder, architecture, work)
+    runner = _build_runner(config, folder, architecture, work)
     window = get_window(config, architecture, training=False)
-    return runner, Prompter.of(config, tokenizer), window
+    return runner, Prompter.from_config(config, tokenizer), window
 
 
 def load_causal_lm(config: Model, default: Dtype) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -86,7 +86,7 @@ def build_random_decoder(
     tokenizer = tiny_tokenizer([*texts, *([template, "yes no", *LETTERS] * 100)])
     architecture = AutoConfig.for_model(**small_architecture(config), vocab_size=len(tokenizer))
     if type(architecture) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise _no_decoder(f"model.architecture={architecture.model_type}", architecture)
+        raise _not_decoder_error(f"model.architecture={architecture.model_type}", architecture)
     factory: Any = AutoModelForCausalLM
     return factory.from_config(architecture), tokenizer
 
@@ -108,7 +108,7 @@ def _load_parts(config: Model) -> tuple[Path, Any, PreTrainedTokenizerBase]:
     is_unnamed = not names and kind in MODEL_FOR_CAUSAL_LM_MAPPING  # read from a GGUF file
     is_decoder = is_unnamed and kind not in MODEL_FOR_MASKED_LM_MAPPING
     if not is_decoder and not any(name.endswith(DECODERS) for name in names):
-        raise _no_decoder(f"model.name_or_path={config.name_or_path}", architecture)
+        raise _not_decoder_error(f"model.name_or_path={config.name_or_path}", architecture)
     with translate_load_errors(checkpoint):
         tokenizer = load_tokenizer(folder, **options)
     set_padding(tokenizer, architecture)
@@ -122,7 +122,7 @@ def _gguf_file(config: Model, folder: Path) -> dict[str, Any]:
     return {"gguf_file": config.gguf_file}
 
 
-def _no_decoder(setting: str, architecture: Any) -> ExamError:
+def _not_decoder_error(setting: str, architecture: Any) -> ExamError:
     names = ", ".join(architecture.architectures or []) or architecture.model_type
     return ExamError(
         f"{setting} is not a decoder ({names}), and model.kind=causal_lm needs one.\n"
@@ -130,7 +130,7 @@ def _no_decoder(setting: str, architecture: Any) -> ExamError:
     )
 
 
-def _runner(config: Model, folder: Path, architecture: Any, work: Path) -> Runner:
+def _build_runner(config: Model, folder: Path, architecture: Any, work: Path) -> Runner:
     weights = dtype_kwargs(config, default_half_dtype())
     device = compute_device()
     memory = round(config.max_memory_gib * 2**30)

@@ -89,7 +89,7 @@ class Prompter:
     space: str  # a space before a placeholder belongs to the inserted text
 
     @classmethod
-    def of(cls, config: Model, tokenizer: PreTrainedTokenizerBase) -> "Prompter":
+    def from_config(cls, config: Model, tokenizer: PreTrainedTokenizerBase) -> "Prompter":
         """Build the configured prompter.
 
         Raises:
@@ -106,7 +106,7 @@ class Prompter:
             text = apply_chat_template(tokenizer, [{"role": "user", "content": template}])
         else:
             text = template if config.template else f"{template}{PLAIN_END}"
-            start = SpecialTokens.of(tokenizer, pair=False).prefix
+            start = SpecialTokens.from_tokenizer(tokenizer, pair=False).prefix
         if config.scoring is Scoring.likelihood:
             text += "{option}" if is_chat else " {option}"
         pieces = PLACEHOLDERS.split(text)
@@ -118,11 +118,7 @@ class Prompter:
         return int(self.tokenizer.pad_token_id)
 
     def build_prompts(
-        self,
-        questions: Dataset,
-        contexts: Contexts,
-        window: int,
-        order: Order = Order.best_first,
+        self, questions: Dataset, contexts: Contexts, window: int, order: Order = Order.best_first
     ) -> list[Prompt]:
         """Build the prompt of every question; truncate only passages, the least relevant first.
 
@@ -153,11 +149,15 @@ class Prompter:
         )
         values = {"{prompt}": question["prompt"], "{options}": listed}
         end = self.pieces.index("{option}") if "{option}" in self.pieces else len(self.pieces)
-        before = [self._ids(i, values) for i in range(end)]
-        tail = [token for i in range(end + 1, len(self.pieces)) for token in self._ids(i, values)]
+        before = [self._encode_piece(i, values) for i in range(end)]
+        tail = [
+            token
+            for i in range(end + 1, len(self.pieces))
+            for token in self._encode_piece(i, values)
+        ]
         suffixes = []
         if end < len(self.pieces):
-            suffixes = [self._ids(end, {"{option}": option}) + tail for option in options]
+            suffixes = [self._encode_piece(end, {"{option}": option}) + tail for option in options]
         fixed = len(self.start) + sum(map(len, before)) + max(map(len, suffixes), default=0)
         if fixed > window:
             raise ExamError(
@@ -178,7 +178,7 @@ class Prompter:
             prefix += context if piece == "{context}" else ids
         return Prompt(prefix, suffixes, len(options))
 
-    def _ids(self, number: int, values: dict[str, str]) -> list[int]:
+    def _encode_piece(self, number: int, values: dict[str, str]) -> list[int]:
         """Return the token ids of a piece; only the template's text may hold special tokens."""
         piece = self.pieces[number]
         if piece == "{context}":
@@ -189,9 +189,9 @@ class Prompter:
             return token_ids(self.tokenizer, [text])[0]
         precedes_placeholder = number + 1 < len(self.pieces)
         text = piece.removesuffix(" ") if precedes_placeholder else piece
-        return self._template_ids(text)
+        return self._encode_template(text)
 
-    def _template_ids(self, text: str) -> list[int]:
+    def _encode_template(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -202,11 +202,11 @@ class Prompter:
             ExamError: a word takes several tokens of this model, or is unknown to it.
         """
         tail = self.pieces[-1]
-        before = self._template_ids(tail)
+        before = self._encode_template(tail)
         space = "" if not tail or tail[-1].isspace() else " "
         tokens = []
         for word in words:
-            *start, token = self._template_ids(f"{tail}{space}{word}")
+            *start, token = self._encode_template(f"{tail}{space}{word}")
             if start != before or token == self.tokenizer.unk_token_id:
                 raise ExamError(
                     f"The model has no single token for {word!r}.\n"

@@ -28,7 +28,7 @@ from exam.readers.causal_lm.prompts import Prompter
 from exam.readers.causal_lm.scoring import Runner, compute_logits, pad, score_options
 from exam.readers.multiple_choice.collator import Collator, Row
 from exam.readers.multiple_choice.heads import make_subclass
-from exam.readers.multiple_choice.model import question_texts
+from exam.readers.multiple_choice.model import iter_texts
 from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.readers.trainer import refuse_nan
 from exam.readers.tuning import find_adapter_base, load_adapters
@@ -58,7 +58,7 @@ class ZeroShotReader:
         """Load the checkpoint; random weights are saved in `folder` first."""
         model = config.model
         if model.name_or_path is None:
-            texts = question_texts(split.train)
+            texts = iter_texts(split.train)
             for part in build_random_decoder(model, config.seed, texts):
                 part.save_pretrained(folder / MODEL)
             model = model.at(folder / MODEL)
@@ -105,7 +105,7 @@ class LetterReader(MultipleChoiceReader):
     @cached_property
     def prompter(self) -> Prompter:
         """Builds the prompts."""
-        return Prompter.of(self.config, self.tokenizer)
+        return Prompter.from_config(self.config, self.tokenizer)
 
     def build_collator(self, options: int) -> Collator:
         """Build the collator of questions with at most `options` options."""
@@ -160,7 +160,7 @@ class LetterCollator(Collator):
         """Count the tokens of the prompt."""
         return len(row["prefix"])
 
-    def _inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+    def _build_inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         ids, mask = pad([row["prefix"] for row in rows], self.tokenizer.pad_token_id, left=True)
         longest = max((row["options"] for row in rows), key=len)
         letters = [*longest, *longest[:1] * (self.options - len(longest))]

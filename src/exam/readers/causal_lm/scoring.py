@@ -35,22 +35,9 @@ class Batch:
         """The number of suffixes of each question."""
         return len(self.suffixes) // len(self.prefix)
 
-    @property
-    def positions(self) -> Tensor:
-        """Positions of the prefixes' tokens, from 0 after the padding."""
-        return (self.prefix_mask.cumsum(-1) - 1).clamp(min=0)
-
-    @property
-    def suffix_positions(self) -> Tensor:
-        """Positions of the suffixes' tokens, which continue those of the prefix."""
-        start = self.prefix_mask.sum(-1).repeat_interleave(self.suffixes_per_question)
-        return start[:, None] + torch.arange(self.suffixes.shape[1])
-
-    @property
-    def full_mask(self) -> Tensor:
-        """The tokens that a suffix attends to: prefix and suffix without padding."""
-        prefix = self.prefix_mask.repeat_interleave(self.suffixes_per_question, 0)
-        return torch.cat([prefix, self.suffixes_mask], 1)
+    def repeat(self, prefixes: Tensor) -> Tensor:
+        """Repeat a tensor of prefixes `(questions, …)` for every suffix."""
+        return prefixes.repeat_interleave(self.suffixes_per_question, 0)
 
 
 @dataclass(frozen=True)
@@ -98,19 +85,20 @@ def pad(sequences: list[list[int]], padding: int, *, left: bool) -> tuple[Tensor
 
 
 def compute_hidden_states(
-    base: Any,
-    batch: Batch,
-    inputs: dict[str, dict[str, Tensor]],
-    cache: Any,
-    device: torch.device,
+    base: Any, batch: Batch, inputs: dict[str, dict[str, Tensor]], cache: Any, device: torch.device
 ) -> dict[str, Tensor]:
     """Compute the states of a batch's `prefix` and, with its keys and values, of its `suffixes`.
 
     `inputs` are ids or embeddings of both, or of the prefix only.
     """
+    prefix_mask = batch.repeat(batch.prefix_mask)
+    start = prefix_mask.sum(-1, keepdim=True)  # suffixes continue the positions of the prefix
     masks = {
-        "prefix": (batch.prefix_mask, batch.positions),
-        "suffixes": (batch.full_mask, batch.suffix_positions),
+        "prefix": (batch.prefix_mask, (batch.prefix_mask.cumsum(-1) - 1).clamp(min=0)),
+        "suffixes": (
+            torch.cat([prefix_mask, batch.suffixes_mask], 1),
+            start + torch.arange(batch.suffixes.shape[1]),
+        ),
     }
     states = {}
     for name, arguments in inputs.items():
@@ -185,7 +173,7 @@ def _subtract_no_from_yes(
 
 def _compute_likelihoods(runner: Runner, batch: Batch, hidden: Hidden) -> Tensor:
     """Return the mean log-probability of each suffix's tokens; each token predicts the next."""
-    before = hidden.last.repeat_interleave(batch.suffixes_per_question, 0)[:, None]
+    before = batch.repeat(hidden.last)[:, None]
     logits = runner.head(torch.cat([before, hidden.suffixes[:, :-1]], 1))
     ids, mask = batch.suffixes.to(logits.device), batch.suffixes_mask.to(logits.device)
     loss = cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)

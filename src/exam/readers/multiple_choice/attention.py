@@ -1,10 +1,10 @@
 """Attention over sequences that start with a shared part.
 
-A packed question is a shared part, which attends to itself, and options, which attend to that part
-and each to itself; an ordinary sequence is a shared part without options. On a GPU, one call of
-SDPA takes the whole mask. On a CPU, SDPA computes masked scores too, and its backward pass in
-bfloat16 costs nine times its forward pass. There, training computes each question separately, at
-its length and in blocks that fit the processor's cache: first the shared part, then the options.
+In a packed question, the shared part attends to itself, and each option to the shared part and to
+itself; an ordinary sequence is a shared part without options. On a GPU, one call of SDPA takes the
+whole mask. On a CPU, SDPA also computes masked scores, and its backward pass in bfloat16 costs nine
+times its forward pass. There, training computes each question separately, at its length and in
+blocks that fit the processor's cache: first the shared part, then the options.
 """
 
 import math
@@ -21,7 +21,7 @@ from exam.config import FLASH
 from exam.core.errors import ExamError
 
 NAME = "one_by_one"
-STEP = 16  # tokens; a product's kernel is made for a shape once, and questions have many
+STEP = 16  # tokens; each new shape of a product costs the construction of a kernel
 
 
 def round_up(length: int) -> int:
@@ -120,9 +120,9 @@ def split_blocks(allowed: Tensor) -> list[list[Block]]:
     """
     length = allowed.shape[-1]
     shared = allowed[:, 0, 0].sum(dim=-1).tolist()
-    whole = allowed[:, 0].any(dim=1).sum(dim=-1).tolist()
+    total = allowed[:, 0].any(dim=1).sum(dim=-1).tolist()
     questions = []
-    for number, (part, end) in enumerate(zip(shared, whole, strict=True)):
+    for number, (part, end) in enumerate(zip(shared, total, strict=True)):
         first, last = part // STEP * STEP, min(length, round_up(end))
         columns = min(length, round_up(part))
         blocks = [Block(0, first, columns, None, part)] if first else []
@@ -171,7 +171,7 @@ class PerQuestionAttention(torch.autograd.Function):
                 weights = torch.softmax(scores, dim=-1)
                 kept.append(weights)
                 if dropout:
-                    kept.append(_dropout_mask(weights, dropout))
+                    kept.append(_draw_dropout_mask(weights, dropout))
                     weights = weights * kept[-1]
                 states[number, rows] = (weights @ value[number, :, :columns]).transpose(0, 1)
         ctx.save_for_backward(query, key, value, keys, queries, index, *kept)
@@ -227,7 +227,7 @@ def _distance_index(index: Tensor, number: int, block: Block, heads: int) -> Ten
     return rows.expand(heads, -1, -1)
 
 
-def _dropout_mask(weights: Tensor, share: float) -> Tensor:
+def _draw_dropout_mask(weights: Tensor, share: float) -> Tensor:
     return torch.empty_like(weights).bernoulli_(1 - share).div_(1 - share)
 
 
@@ -276,32 +276,34 @@ class DisentangledAttention(DisentangledSelfAttention):
         `relative_pos` `(batch or 1, length, length)` holds the bucketed distances.
         """
         queries = hidden_states if query_states is None else query_states
-        query = self._heads(self.query_proj(queries))
-        key, value = (self._heads(p(hidden_states)) for p in (self.key_proj, self.value_proj))
+        query = self._split_heads(self.query_proj(queries))
+        key, value = (self._split_heads(p(hidden_states)) for p in (self.key_proj, self.value_proj))
         scale = 1 / math.sqrt(query.shape[-1] * (1 + len(POSITIONS & {*self.pos_att_type})))
         distances = None
         if self.relative_attention and self.pos_att_type:
-            distances = self._distances(relative_pos, rel_embeddings, scale)
+            distances = self._build_distances(relative_pos, rel_embeddings, scale)
         dropout = self.dropout.p if self.training else 0.0
         states = attend(query, key, value, attention_mask.bool(), scale, dropout, distances)
         return states.flatten(2), None
 
-    def _heads(self, states: Tensor) -> Tensor:
+    def _split_heads(self, states: Tensor) -> Tensor:
         """Reshape `(…, length, hidden)` to `(…, heads, length, size)`."""
         split = states.view(*states.shape[:-1], self.num_attention_heads, -1)
         return split.transpose(-2, -3)
 
-    def _distances(self, relative_pos: Tensor, rel_embeddings: Any, scale: float) -> Distances:
+    def _build_distances(
+        self, relative_pos: Tensor, rel_embeddings: Any, scale: float
+    ) -> Distances:
         """Build the terms content to position and position to content."""
         span = self.pos_ebd_size
         embedded = self.pos_dropout(rel_embeddings[: 2 * span])
         keys = queries = None
         if "c2p" in self.pos_att_type:
             project = self.key_proj if self.share_att_key else self.pos_key_proj
-            keys = self._heads(project(embedded)).mT
+            keys = self._split_heads(project(embedded)).mT
         if "p2c" in self.pos_att_type:
             project = self.query_proj if self.share_att_key else self.pos_query_proj
-            queries = self._heads(project(embedded)).mT * scale
+            queries = self._split_heads(project(embedded)).mT * scale
         return Distances(keys, queries, (relative_pos + span).clamp(0, 2 * span - 1))
 
 

@@ -30,32 +30,29 @@ class Collator:
     pair: SpecialTokens = field(init=False)
 
     def __post_init__(self) -> None:
-        self.single = SpecialTokens.of(self.tokenizer, pair=False)
-        self.pair = SpecialTokens.of(self.tokenizer, pair=True)
+        self.single = SpecialTokens.from_tokenizer(self.tokenizer, pair=False)
+        self.pair = SpecialTokens.from_tokenizer(self.tokenizer, pair=True)
 
     def __call__(self, rows: list[Row]) -> dict[str, Tensor]:
         """Return the model's inputs, `option_mask`, and `labels` if every row has one."""
-        batch = self._inputs(rows)
+        batch = self._build_inputs(rows)
         batch["option_mask"] = torch.tensor(
             [[i < len(row["options"]) for i in range(self.options)] for row in rows]
         )
         if all(row.get("labels") is not None for row in rows):
             batch["labels"] = torch.tensor([row["labels"] for row in rows])
-        if TARGETS in rows[0]:
-            batch["targets"] = torch.zeros(batch["option_mask"].shape)
-            for targets, row in zip(batch["targets"], rows, strict=True):
-                targets[: len(row["options"])] = torch.tensor(row[TARGETS])
-        if "evidence" in rows[0]:
-            batch["evidence"] = torch.zeros(*batch["option_mask"].shape, len(OVERLAP_FEATURES))
-            for evidence, row in zip(batch["evidence"], rows, strict=True):
-                evidence[: len(row["options"])] = torch.tensor(row["evidence"])
+        for name, shape in {TARGETS: (), "evidence": (len(OVERLAP_FEATURES),)}.items():
+            if name in rows[0]:
+                batch[name] = torch.zeros(*batch["option_mask"].shape, *shape)
+                for values, row in zip(batch[name], rows, strict=True):
+                    values[: len(row["options"])] = torch.tensor(row[name])
         return batch
 
     def count_tokens(self, row: Row) -> int:
         """Count the tokens of a question in a batch of questions as long, with padding."""
         raise NotImplementedError
 
-    def _inputs(self, rows: list[Row]) -> dict[str, Tensor]:
+    def _build_inputs(self, rows: list[Row]) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def _build(self, row: Row, question: list[int]) -> dict[str, list[int]]:
@@ -64,7 +61,7 @@ class Collator:
         ordered = texts if self.layout is Layout.context_first else texts[::-1]
         return (self.pair if row["context"] else self.single).build(*ordered)
 
-    def _padded(self, sequences: list[dict[str, list[int]]], length: int) -> dict[str, Tensor]:
+    def _pad(self, sequences: list[dict[str, list[int]]], length: int) -> dict[str, Tensor]:
         """Pad sequences to tensors of a length; all but token ids with 0."""
         padding = {"input_ids": self.tokenizer.pad_token_id}
         return {
@@ -79,40 +76,37 @@ class Collator:
 class MultipleChoiceCollator(Collator):
     """Build one padded sequence per option: `(questions, options, length)`.
 
-    The first option replaces missing ones. `global_attention` marks the tokens of prompt and option
-    as global: they attend to all others and all others attend to them (Longformer).
+    The first option replaces missing ones. `global_attention` marks the tokens of prompt and
+    option, which attend to all tokens and all tokens attend to (Longformer).
     """
 
     global_attention: bool = False
 
     def count_tokens(self, row: Row) -> int:
         """Count the longest option's sequence, once for every option."""
-        return self.options * max(len(self._sequence(row, o)["input_ids"]) for o in row["options"])
+        return self.options * max(
+            len(self._build_sequence(row, o)["input_ids"]) for o in row["options"]
+        )
 
-    def _inputs(self, rows: list[Row]) -> dict[str, Tensor]:
+    def _build_inputs(self, rows: list[Row]) -> dict[str, Tensor]:
         sequences = [
-            self._sequence(row, option)
+            self._build_sequence(row, option)
             for row in rows
-            for option in [*row["options"], *row["options"][:1] * self._missing(row)]
+            for option in row["options"] + row["options"][:1] * (self.options - len(row["options"]))
         ]
-        padded = self._padded(sequences, max(len(s["input_ids"]) for s in sequences))
+        padded = self._pad(sequences, max(len(s["input_ids"]) for s in sequences))
         return {name: value.view(len(rows), self.options, -1) for name, value in padded.items()}
 
-    def _missing(self, row: Row) -> int:
-        return self.options - len(row["options"])
-
-    def _sequence(self, row: Row, option: list[int]) -> dict[str, list[int]]:
+    def _build_sequence(self, row: Row, option: list[int]) -> dict[str, list[int]]:
         question = [*row["prompt"], *option]
         sequence = self._build(row, question)
         if self.global_attention:
             length = len(sequence["input_ids"])
+            first = len(self.pair.prefix)
             if self.layout is Layout.context_first or not row["context"]:
-                last = length - len(self.pair.suffix)
-                first = last - len(question)
-            else:
-                first = len(self.pair.prefix)
-                last = first + len(question)
-            sequence["global_attention_mask"] = [int(first <= i < last) for i in range(length)]
+                first = length - len(self.pair.suffix) - len(question)
+            marks = [int(first <= i < first + len(question)) for i in range(length)]
+            sequence["global_attention_mask"] = marks
         return sequence
 
 
@@ -126,16 +120,16 @@ class PackedCollator(Collator):
 
     def count_tokens(self, row: Row) -> int:
         """Count the tokens of the question's sequence."""
-        return round_up(len(self._sequence(row)["input_ids"]))
+        return round_up(len(self._build_sequence(row)["input_ids"]))
 
-    def _inputs(self, rows: list[Row]) -> dict[str, Tensor]:
-        sequences = [self._sequence(row) for row in rows]
-        batch = self._padded(sequences, round_up(max(len(s["input_ids"]) for s in sequences)))
+    def _build_inputs(self, rows: list[Row]) -> dict[str, Tensor]:
+        sequences = [self._build_sequence(row) for row in rows]
+        batch = self._pad(sequences, round_up(max(len(s["input_ids"]) for s in sequences)))
         numbers = torch.arange(1, self.options + 1)[None, :, None]
         batch["option_tokens"] = batch.pop("owner")[:, None] == numbers
         return batch
 
-    def _sequence(self, row: Row) -> dict[str, list[int]]:
+    def _build_sequence(self, row: Row) -> dict[str, list[int]]:
         """Build the question's tokens; `owner` is 0 in the shared part, 1 in the first option."""
         sequence = self._build(row, row["prompt"])
         suffix = self.pair.suffix

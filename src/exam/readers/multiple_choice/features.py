@@ -20,7 +20,7 @@ from exam.core.files import write_atomically
 from exam.core.tokenization import prefix_space, token_ids, tokenizer_digest, unknown_id
 from exam.data.questions import questions_digest
 from exam.data.schema import permute_options
-from exam.readers.lexical import OVERLAP_FEATURES, overlap_features
+from exam.readers.lexical import OVERLAP_FEATURES, compute_overlap_features
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.evaluation import Contexts
 
@@ -56,7 +56,7 @@ class SpecialTokens:
     types: tuple[int, int]  # token types of the first and the second text
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, pair: bool) -> "SpecialTokens":
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, pair: bool) -> "SpecialTokens":
         """Find the special tokens in an encoded example."""
         texts = ("a", "a") if pair else ("a",)
         row = tokenizer(*texts, return_special_tokens_mask=True, return_token_type_ids=True)
@@ -195,7 +195,7 @@ def build_features(
         for text in (row["prompt"], *row["options"], *context)
     )
     ids = dict(zip(texts, token_ids(tokenizer, list(texts)), strict=True))
-    special = len(SpecialTokens.of(tokenizer, pair=True))
+    special = len(SpecialTokens.from_tokenizer(tokenizer, pair=True))
     cut, counts = TruncationStats(), TokenCounts()
     features: dict[str, list[Any]] = {name: [] for name in FEATURES}
     for row, context in zip(rows, passages, strict=True):
@@ -221,7 +221,10 @@ def check_lengths(questions: Dataset, tokenizer: PreTrainedTokenizerBase, longes
     Raises:
         ExamError: the first such question.
     """
-    space, special = prefix_space(tokenizer), len(SpecialTokens.of(tokenizer, pair=True))
+    space, special = (
+        prefix_space(tokenizer),
+        len(SpecialTokens.from_tokenizer(tokenizer, pair=True)),
+    )
     for question in questions.to_list():
         options = [space + option for option in question["options"]]
         characters = len(question["prompt"]) + max(map(len, options))
@@ -281,7 +284,9 @@ def load_features(
                 settings.order,
             )
             if settings.evidence:
-                overlap = overlap_features(questions, contexts, settings.top_k, settings.max_length)
+                overlap = compute_overlap_features(
+                    questions, contexts, settings.top_k, settings.max_length
+                )
                 rows = [
                     row[: len(options)].tolist()
                     for row, options in zip(overlap, questions["options"], strict=True)

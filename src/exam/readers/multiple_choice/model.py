@@ -80,7 +80,7 @@ def inspect_model(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     dtype_kwargs(config, Dtype.float32)
     model, tokenizer, *_ = _load(config, device_map="meta")
     check_vocabulary(tokenizer, count_embeddings(model))
-    _head(model)
+    _get_head(model)
     return model, tokenizer
 
 
@@ -199,14 +199,14 @@ def _prepare(model: Any, tokenizer: PreTrainedTokenizerBase, config: Model) -> N
         model.base_model.embeddings.register_forward_hook(_narrow)
     if isinstance(model, DecoderReader):
         set_padding(tokenizer, model.config)
-    _head(model).__class__ = Fp32Linear
+    _get_head(model).__class__ = Fp32Linear
     for module in model.modules():  # weights in 16 bits would not move at a usual rate
         if isinstance(module, Fp32Linear):
             module.float()
     model.accepts_loss_kwargs = False
 
 
-def _head(model: Any) -> Any:
+def _get_head(model: Any) -> Any:
     """Return the layer that scores an option.
 
     Raises:
@@ -226,7 +226,7 @@ def _narrow(_embeddings: nn.Module, _inputs: Any, hidden: torch.Tensor) -> torch
     return hidden.to(compute_dtype(hidden)) if hidden.device.type == "cpu" else hidden
 
 
-def question_texts(questions: Dataset) -> Iterator[str]:
+def iter_texts(questions: Dataset) -> Iterator[str]:
     """Yield prompts and options, which train the tokenizer of a random model."""
     return (text for q in questions for text in [q["prompt"], *q["options"]])
 

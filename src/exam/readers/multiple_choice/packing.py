@@ -1,9 +1,8 @@
-"""Packed readers: one sequence for each question, with all options behind a shared context.
+"""Packed readers: one sequence for each question, with all options after a shared context.
 
-The shared part attends to itself, an option to the shared part and to itself, and the positions
-of every option continue from the prompt. So the context is computed once instead of once for each
-option. Context and prompt do not attend to the options, and there is no pooler: an option's score
-is a linear function of the mean of its last hidden states.
+The shared part attends to itself; an option attends to the shared part and to itself. The positions
+of every option continue from the prompt, so the context is computed once for all options. There is
+no pooler: an option's score is a linear function of the mean of its last hidden states.
 """
 
 from collections.abc import Callable
@@ -34,8 +33,9 @@ class PackedBatch:
     positions: Tensor  # (questions, length)
     allowed: Tensor  # (questions, length, length): which token attends to which
 
+    @property
     def distances(self) -> Tensor:
-        """Return a token's position less another's, `(questions, length, length)`."""
+        """Each token's position minus every other's, `(questions, length, length)`."""
         return self.positions[:, :, None] - self.positions[:, None, :]
 
 
@@ -63,7 +63,7 @@ def make_packed_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     convolves = getattr(config, "conv_kernel_size", None)
     if config.model_type not in FAMILIES or convolves:
         raise ExamError(
-            f"model.packing={config.packing} reads {', '.join(FAMILIES)}, and this is a "
+            f"model.packing={config.packing} needs one of {', '.join(FAMILIES)}, and this is a "
             f"{config.model_type} model{' with a convolution' if convolves else ''}.\n"
             "Set model.packing=none."
         )
@@ -94,7 +94,7 @@ class PackedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
         for module in self.modules():
             if type(module) is MPNetLayer:
                 module.__class__ = _CheckpointedLayer
-        if FAMILIES[config.model_type] is _absolute:
+        if FAMILIES[config.model_type] is _run_absolute:
             self.set_attn_implementation(NAME)
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -108,8 +108,8 @@ class PackedReader(PreTrainedModel):  # type: ignore[no-untyped-call]
     ) -> MultipleChoiceModelOutput:
         """Return logits `(questions, options)` of ids `(questions, length)`."""
         allowed = attention_mask_for(attention_mask, option_tokens)
-        layout = PackedBatch(input_ids, token_type_ids, position_ids, allowed)
-        hidden = FAMILIES[self.config.model_type](self.base_model, layout)
+        batch = PackedBatch(input_ids, token_type_ids, position_ids, allowed)
+        hidden = FAMILIES[self.config.model_type](self.base_model, batch)
         with torch.autocast(hidden.device.type, enabled=False):
             share = option_tokens.float()
             share = share / share.sum(dim=-1, keepdim=True).clamp(min=1)
@@ -132,70 +132,69 @@ def compute_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _absolute(backbone: Any, layout: PackedBatch) -> Any:
+def _run_absolute(backbone: Any, batch: PackedBatch) -> Any:
     """Run a backbone with position embeddings; RoBERTa's start after the padding's."""
     padding = backbone.embeddings.position_embeddings.padding_idx
     return backbone(
-        input_ids=layout.ids,
-        token_type_ids=layout.types,
-        position_ids=layout.positions + (0 if padding is None else padding + 1),
-        attention_mask=layout.allowed[:, None],
+        input_ids=batch.ids,
+        token_type_ids=batch.types,
+        position_ids=batch.positions + (0 if padding is None else padding + 1),
+        attention_mask=batch.allowed[:, None],
     ).last_hidden_state
 
 
-def _mpnet(backbone: Any, layout: PackedBatch) -> Any:
+def _run_mpnet(backbone: Any, batch: PackedBatch) -> Any:
     """Run MPNet: position embeddings, and a bias by distance that all layers share."""
     embeddings, encoder = backbone.embeddings, backbone.encoder
     hidden = embeddings(
-        input_ids=layout.ids, position_ids=layout.positions + embeddings.padding_idx + 1
+        input_ids=batch.ids, position_ids=batch.positions + embeddings.padding_idx + 1
     )
     dtype = compute_dtype(hidden)
-    farthest = int(layout.positions.shape[1])
-    steps = torch.arange(-farthest, farthest + 1, device=layout.ids.device)
+    farthest = int(batch.positions.shape[1])
+    steps = torch.arange(-farthest, farthest + 1, device=batch.ids.device)
     by_distance = encoder.relative_attention_bias(encoder.relative_position_bucket(-steps))
-    bias = by_distance.to(dtype)[layout.distances() + farthest].permute(0, 3, 1, 2)
-    blocked = torch.zeros_like(layout.allowed, dtype=dtype)
-    blocked = blocked.masked_fill(~layout.allowed, torch.finfo(dtype).min)
+    bias = by_distance.to(dtype)[batch.distances + farthest].permute(0, 3, 1, 2)
+    blocked = torch.zeros_like(batch.allowed, dtype=dtype)
+    blocked = blocked.masked_fill(~batch.allowed, torch.finfo(dtype).min)
     bias = bias + blocked[:, None]
     for layer in encoder.layer:
         hidden = layer(hidden, bias)[0]
     return hidden
 
 
-def _modernbert(backbone: Any, layout: PackedBatch) -> Any:
+def _run_modernbert(backbone: Any, batch: PackedBatch) -> Any:
     """Run ModernBERT: rotary positions, and layers that attend to a window only."""
-    near = layout.distances().abs() <= backbone.config.sliding_window
+    near = batch.distances.abs() <= backbone.config.sliding_window
     masks = {
-        "full_attention": layout.allowed[:, None],
-        "sliding_attention": (layout.allowed & near)[:, None],
+        "full_attention": batch.allowed[:, None],
+        "sliding_attention": (batch.allowed & near)[:, None],
     }
     return backbone(
-        input_ids=layout.ids, position_ids=layout.positions, attention_mask=masks
+        input_ids=batch.ids, position_ids=batch.positions, attention_mask=masks
     ).last_hidden_state
 
 
-def _deberta(backbone: Any, layout: PackedBatch) -> Any:
+def _run_deberta(backbone: Any, batch: PackedBatch) -> Any:
     """Run DeBERTa: relative positions in buckets that widen with the distance."""
     encoder = backbone.encoder
-    distances = layout.distances()
+    distances = batch.distances
     if encoder.relative_attention and encoder.position_buckets > 0:
         distances = make_log_bucket_position(
             distances, encoder.position_buckets, encoder.max_relative_positions
         ).long()
     hidden = backbone.embeddings(
-        input_ids=layout.ids, token_type_ids=layout.types, position_ids=layout.positions
+        input_ids=batch.ids, token_type_ids=batch.types, position_ids=batch.positions
     )
     return encoder(
-        hidden, layout.allowed[:, None], relative_pos=distances, output_hidden_states=False
+        hidden, batch.allowed[:, None], relative_pos=distances, output_hidden_states=False
     ).last_hidden_state
 
 
-Family = Callable[[Any, PackedBatch], Any]
-FAMILIES: dict[str, Family] = {
-    "bert": _absolute,
-    "roberta": _absolute,
-    "xlm-roberta": _absolute,
-    "mpnet": _mpnet,
-    "modernbert": _modernbert,
-    "deberta-v2": _deberta,
+FAMILIES: dict[str, Callable[[Any, PackedBatch], Any]] = {
+    "bert": _run_absolute,
+    "roberta": _run_absolute,
+    "xlm-roberta": _run_absolute,
+    "mpnet": _run_mpnet,
+    "modernbert": _run_modernbert,
+    "deberta-v2": _run_deberta,
 }

@@ -1,9 +1,10 @@
-"""A reader with a neural model: load, train, predict, save."""
+"""A reader that scores options with a transformer under the Hugging Face Trainer."""
 
 import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from exam.config import (
+    DEFAULT_K,
     Context,
     Layout,
     Model,
@@ -26,7 +28,7 @@ from exam.config import (
 )
 from exam.core import distributed
 from exam.core.artifacts import Stage
-from exam.core.checkpoints import MODEL, max_input_tokens, resolve_checkpoint
+from exam.core.checkpoints import MODEL, Checkpoint, max_input_tokens, resolve_checkpoint
 from exam.core.errors import ExamError
 from exam.core.estimates import step_mib
 from exam.core.files import write_json
@@ -42,12 +44,12 @@ from exam.readers.multiple_choice.features import (
     load_features,
     shuffle_options,
 )
-from exam.readers.multiple_choice.model import load_model, question_texts
+from exam.readers.multiple_choice.model import iter_texts, load_model
 from exam.readers.trainer import (
     ReaderTrainer,
     ReaderTrainingArguments,
     build_reader_arguments,
-    compute_map_at_3,
+    compute_metric,
     refuse_nan,
 )
 from exam.readers.tuning import (
@@ -85,12 +87,13 @@ class MultipleChoiceReader:
         seed: int,
         texts: Iterable[str] = (),
         context: Context | None = None,
+        k: int = DEFAULT_K,
     ) -> Self:
         """Load a configured model; its Trainer saves below `folder`.
 
-        `texts` train the tokenizer of a random model.
+        `texts` train the tokenizer of a random model. MAP@k chooses the checkpoint.
         """
-        arguments = build_reader_arguments(trainer, folder, seed, config)
+        arguments = build_reader_arguments(trainer, folder, seed, config, k)
         return cls(*cls.load_model(config, seed, texts), arguments, config, context or Context())
 
     load_model = staticmethod(load_model)
@@ -99,8 +102,10 @@ class MultipleChoiceReader:
     def fit(cls, config: Train, folder: Path, split: Split, pool: Stage) -> Self:
         """Train on a split; save the model, its tokenizer and the figures of the training."""
         work, values = folder / CHECKPOINTS, trainer_values(config.trainer)
-        texts = question_texts(split.train)
-        reader = cls.build(config.model, values, work, config.seed, texts, config.context)
+        texts = iter_texts(split.train)
+        reader = cls.build(
+            config.model, values, work, config.seed, texts, config.context, config.metric.k
+        )
         shuffled = shuffle_options(split.train, config.seed)
         questions = shuffled.select_columns(list(split.dev.column_names))  # without soft labels
         train, _ = reader.encode(f"{config.data.name}-train", questions, pool, training=True)
@@ -128,7 +133,7 @@ class MultipleChoiceReader:
         """Return the reader with the weights that `tuning` trains on `features`."""
         _check_sharding(self, tuning)
         if self.config.overlap_features:
-            _start_evidence(self.model, features)
+            _fit_overlap_weights(self.model, features)
         model = apply_tuning(self.model, tuning, self.config.name_or_path)
         counts = count_parameters(model)
         log.debug("train: %s", "{trained:,} of {all:,} parameters ({share:.1%})".format(**counts))
@@ -182,11 +187,11 @@ class MultipleChoiceReader:
         Adapters are saved without the checkpoint that they change, if that has a folder: a random
         model and a checkpoint with adapters have none, and are saved merged.
         """
-        trainer, model, base = self.sharded, self.model, self.config.checkpoint
+        trainer, model = self.sharded, self.model
         state = trainer and trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if distributed.rank() > 0:
             return
-        if is_adapted(model) and base is not None and _has_whole_base(self):
+        if is_adapted(model) and (base := _find_whole_base(self)) is not None:
             save_adapters(model, base, folder, state)
         else:
             whole: Any = merge_adapters(model) if is_adapted(model) else model
@@ -230,7 +235,7 @@ class MultipleChoiceReader:
     def build_trainer(
         self, train: Dataset | None, dev: Dataset | None, options: int
     ) -> ReaderTrainer:
-        """Build the Trainer, with MAP@3 as its metric."""
+        """Build the Trainer, with MAP@k as its metric."""
         collator = self.build_collator(options)
         trainer = ReaderTrainer(
             model=self.model,
@@ -238,7 +243,7 @@ class MultipleChoiceReader:
             train_dataset=None if train is None else add_token_counts(train, collator),
             eval_dataset=None if dev is None else add_token_counts(dev, collator),
             data_collator=collator,
-            compute_metrics=compute_map_at_3,
+            compute_metrics=partial(compute_metric, k=self.arguments.metric_k),
             processing_class=self.tokenizer,
         )
         add_callbacks(trainer)
@@ -265,15 +270,15 @@ def _estimate_memory(
     return sizes
 
 
-def _start_evidence(model: Any, features: Dataset) -> None:
-    """Start untrained evidence weights from a conditional logit fitted on the measures.
+def _fit_overlap_weights(model: Any, features: Dataset) -> None:
+    """Fit untrained weights of the overlap features as a conditional logit.
 
     From zero, the learning rates that suit the other weights would hardly move these.
     """
-    answered = features.filter(lambda row: row["labels"] is not None, load_from_cache_file=False)
-    evidence, labels = answered["evidence"], answered["labels"]
     if model.evidence.weight.any():
         return
+    answered = features.filter(lambda row: row["labels"] is not None, load_from_cache_file=False)
+    evidence, labels = answered["evidence"], answered["labels"]
     values = np.full((len(labels), max(map(len, evidence)), len(OVERLAP_FEATURES)), np.nan)
     for row, options in zip(values, evidence, strict=True):
         row[: len(options)] = options
@@ -284,8 +289,8 @@ def _start_evidence(model: Any, features: Dataset) -> None:
 def _widen_trained_weights(model: nn.Module) -> None:
     """Convert the fp16 weights that are trained to fp32.
 
-    A step is below fp16's precision, and a gradient scaler refuses it. Autocast narrows the weights
-    again in every product.
+    A step is below fp16's precision, and a gradient scaler refuses fp16 weights. Autocast narrows
+    the weights again in every product.
     """
     for weight in model.parameters():
         if weight.requires_grad and weight.dtype is torch.float16:
@@ -293,7 +298,7 @@ def _widen_trained_weights(model: nn.Module) -> None:
 
 
 def _check_sharding(reader: MultipleChoiceReader, tuning: Tuning) -> None:
-    """Refuse settings that need whole weights where each process has a part."""
+    """Refuse settings that need whole weights if each process holds a part of them."""
     libraries = {"DeepSpeed": reader.arguments.deepspeed, "FSDP": reader.arguments.fsdp}
     for name, setting in libraries.items():
         launched = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false")  # accelerate launch
@@ -302,19 +307,17 @@ def _check_sharding(reader: MultipleChoiceReader, tuning: Tuning) -> None:
         if tuning.awp_lr is not None:
             raise ExamError(
                 f"tuning.awp_lr shifts each weight by its gradient, and {name} splits weights.\n"
-                f"Set tuning.awp_lr=null, or train without {name} (torchrun trains a whole copy on "
-                "every GPU)."
+                f"Set tuning.awp_lr=null, or train without {name}: torchrun trains a whole copy on "
+                "every GPU."
             )
-        if tuning.lora_rank is not None and not _has_whole_base(reader):
+        if tuning.lora_rank is not None and _find_whole_base(reader) is None:
             raise ExamError(
-                "Adapters of a random or adapted model are saved merged, and "
-                f"{name} splits weights.\n"
-                "Give a whole checkpoint, model.name_or_path=<hub id or folder>, or choose "
-                "tuning=full."
+                f"Adapters of a random or adapted model are saved merged, and {name} splits "
+                "weights.\nSet model.name_or_path to a whole checkpoint, or choose tuning=full."
             )
 
 
-def _has_whole_base(reader: MultipleChoiceReader) -> bool:
-    """Return whether the reader's checkpoint is a whole model that adapters can refer to."""
+def _find_whole_base(reader: MultipleChoiceReader) -> Checkpoint | None:
+    """Return the reader's checkpoint if it is a whole model, to which adapters can refer."""
     base = reader.config.checkpoint
-    return base is not None and find_adapter_base(resolve_checkpoint(base)) is None
+    return base if base and find_adapter_base(resolve_checkpoint(base)) is None else None
