@@ -102,7 +102,7 @@ def check_saved_reader(config: Train, saved: Path) -> ReaderLimits | None:
     Raises:
         ExamError: the reader cannot be loaded, or does not fit in memory.
     """
-    if config.model.kind is ReaderKind.lexical:
+    if not config.model.kind.is_neural:
         return None
     model = resolve_model(config, saved)
     limits = check_reader(model)
