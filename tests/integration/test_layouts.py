@@ -90,6 +90,7 @@ def test_every_id_of_the_configuration_is_published():
     named = set()
     for path in (ROOT / "conf").rglob("*.yaml"):
         values = yaml.safe_load(path.read_text()) or {}
+        values |= values.get("data", {}) if isinstance(values.get("data"), dict) else {}
         named |= {values.get(key) for key in ("name_or_path", "ckpt", "hub")}
     named = {name for name in named if name and "/" in name and "$" not in name}
     assert named - MODELS.keys() == DATA_SETS.keys()
