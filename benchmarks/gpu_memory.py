@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMultipleChoice
 
 from exam.config import trainer_values
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.core.estimates import step_mib
 from exam.core.logging import print_result, quiet_libraries
 from exam.readers.multiple_choice.heads import make_decoder_class
@@ -85,7 +85,7 @@ class Need:
 
 def need(model: str, overrides: str) -> Need:
     """Count a model that is never loaded."""
-    config = composed("train", f"model={model}", *overrides.split())
+    config = compose_config("train", f"model={model}", *overrides.split())
     own, values = config.model, trainer_values(config.trainer)
     architecture = AutoConfig.for_model(own.architecture, **SHAPES[model])
     with torch.device("meta"):

@@ -15,9 +15,9 @@ SETTINGS = {
 
 def configured(name: str, data: Path, outputs: Path, limit: int | None) -> Any:
     """A configuration of `exam retrieve`."""
-    from exam.config.compose import composed
+    from exam.config.compose import compose_config
 
-    return composed(
+    return compose_config(
         "retrieve",
         "data=kaggle",
         "corpus=wikipedia",

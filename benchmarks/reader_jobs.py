@@ -15,11 +15,11 @@ PHASES = {"train": 3, "predict": 1}  # forward passes that each costs
 def ours(job: dict[str, Any], train: Any, asked: Any, work: Path) -> Any:
     """The configured reader, in the same form."""
     from exam.config import trainer_values
-    from exam.config.compose import composed
+    from exam.config.compose import compose_config
     from exam.readers.multiple_choice.features import build_features
     from exam.readers.multiple_choice.reader import MultipleChoiceReader
 
-    config: Any = composed(
+    config: Any = compose_config(
         "train",
         f"model={CONFIGURED[job['model']]}",
         f"model.name_or_path={checkpoint(job['model'], work)}",

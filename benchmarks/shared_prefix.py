@@ -21,10 +21,10 @@ TOP_K = 5
 
 def prepared(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     """The model, its prompter, and the questions in tokens."""
-    from exam.config.compose import composed
+    from exam.config.compose import compose_config
     from exam.readers.causal_lm.load import load_runner
 
-    model = composed(
+    model = compose_config(
         "train",
         "model=smollm2",
         "model.dtype=float32",

@@ -59,12 +59,12 @@ def questions_and_contexts(
     data: Path, work: Path, part: str, top_k: int, limit: int | None = None
 ) -> tuple[Any, Any]:
     """The first questions of a file, or all, and their `top_k` best BM25 passages."""
-    from exam.config.compose import composed
+    from exam.config.compose import compose_config
     from exam.data.questions import read_questions
     from exam.retrieval.contexts import read_contexts
     from exam.retrieval.retriever import Retrieval
 
-    config: Any = composed(
+    config: Any = compose_config(
         "retrieve",
         "data=kaggle",
         "corpus=wikipedia",

@@ -139,7 +139,7 @@ def _random() -> tuple[Vectors, Vectors]:
 
 def _encoded(given: argparse.Namespace) -> tuple[Vectors, Vectors]:
     """A sample of the corpus's distinct sentences, and of all prompts, by the default encoder."""
-    from exam.config.compose import composed
+    from exam.config.compose import compose_config
     from exam.data.corpus import corpus_files, iter_articles
     from exam.data.sentences import sentence_offsets
     from exam.retrieval.encoder import SentenceEncoder
@@ -150,7 +150,7 @@ def _encoded(given: argparse.Namespace) -> tuple[Vectors, Vectors]:
     for name in ("train", "valid", "test"):
         with (data / "exam" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
             prompts += [row["prompt"] for row in csv.DictReader(file)]
-    encoder = SentenceEncoder(composed("retrieve", "encoder=minilm").encoder)
+    encoder = SentenceEncoder(compose_config("retrieve", "encoder=minilm").encoder)
     queries = encoder.queries(_drawn(prompts, QUERIES))
     if given.centres:
         return np.load(given.centres, allow_pickle=False), queries

@@ -11,7 +11,7 @@ from helpers import ANIMALS, PLACES, ROOT, kaggle_rows, write_csv
 
 from exam import cli
 from exam.config import ROOTS
-from exam.config.compose import composed, conf_dir, known_keys, with_prefix
+from exam.config.compose import add_hydra_prefix, compose_config, conf_dir, known_keys
 from exam.pipelines.train import run_train
 
 README = ROOT / "README.md"
@@ -86,7 +86,7 @@ def compose(name, arguments):
     words = [re.sub(r"^([\w.]+=[\d.]+),.*", r"\1", word) for word in words]
     words = [re.sub(r"=tag\(.*", "=1e-4", word).replace("<name>", "m") for word in words]
     words = [word.replace("<url>", "http://localhost/v1").replace("[…]", "[a,b]") for word in words]
-    return composed(name, *map(with_prefix, words))
+    return compose_config(name, *map(add_hydra_prefix, words))
 
 
 def is_known(name, value):
@@ -191,7 +191,7 @@ def add_data(command, arguments, name):
 def test_commands_run(folder):
     tiny = [*DATA, *CORPUS, "model=tiny", "data.folds=4"]
     runs = [
-        run_train(composed("train", *tiny, f"retriever={name}")).stage.folder
+        run_train(compose_config("train", *tiny, f"retriever={name}")).stage.folder
         for name in ("two_stage", "none")
     ]
     ran = []

@@ -16,7 +16,7 @@ from exam.bundle.notebook import format_commands, write_notebook
 from exam.bundle.rehearsal import dry_run, has_namespaces
 from exam.bundle.wheels import Target, fetch_wheel, find_missing, parse_pins, read_target
 from exam.config import Bundle, Data
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.core.artifacts import Stage
 from exam.core.errors import ExamError
 from exam.core.files import read_json, write_checksummed_json, write_json
@@ -463,7 +463,7 @@ def test_settings_that_a_notebook_cannot_use_are_refused(tmp_path, overrides, pr
     (tmp_path / "image.txt").write_text("Python 3.13.2 (main, Feb 17 2025)\n")
     values = [value.format(out=tmp_path) for value in ["out={out}/new", *overrides]]
     with pytest.raises(ExamError) as caught:
-        run_bundle(composed("bundle", "ckpt=nothing", *values))
+        run_bundle(compose_config("bundle", "ckpt=nothing", *values))
     observed, _, instruction = str(caught.value).partition("\n")
     assert problem.format(out=tmp_path) in observed
     assert remedy in instruction

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from exam import __version__
 from exam.cli import COMMANDS, main
 from exam.config import ROOTS, Chunking, Context, Retriever
-from exam.config.compose import check_groups, composed, conf_dir, known_keys, with_prefix
+from exam.config.compose import add_hydra_prefix, check_groups, compose_config, conf_dir, known_keys
 from exam.config.help import SWEEPS, list_groups, list_settings, option_comment, option_paths
 from exam.config.renamed import PUBLISHED, RENAMED, new_name
 from exam.config.training_args import TrainerFields, trainer_choices
@@ -23,26 +23,26 @@ from exam.core.errors import PROGRAM, spell_command
 
 MISTAKES = {
     "modle=minilm": (
-        "modle is not a value of exam train.\n"
-        "Did you mean model? All of them are listed by: exam train --cfg job\n"
+        "modle is not a setting of exam train.\n"
+        "Did you mean model? List all settings: exam train --cfg job\n"
     ),
     "context.num_passage=3": (
-        "context.num_passage is not a value of exam train.\n"
-        "Did you mean context.num_passages? All of them are listed by: exam train --cfg job\n"
+        "context.num_passage is not a setting of exam train.\n"
+        "Did you mean context.num_passages? List all settings: exam train --cfg job\n"
     ),
     "trainer.learning_rat=1": (
-        "trainer.learning_rat is not a value of exam train.\n"
-        "Did you mean trainer.learning_rate? All of them are listed by: exam train --cfg job\n"
+        "trainer.learning_rat is not a setting of exam train.\n"
+        "Did you mean trainer.learning_rate? List all settings: exam train --cfg job\n"
     ),
     "max_steps=1": (
-        "max_steps is not a value of exam train.\n"
-        "Did you mean trainer.max_steps? All of them are listed by: exam train --cfg job\n"
+        "max_steps is not a setting of exam train.\n"
+        "Did you mean trainer.max_steps? List all settings: exam train --cfg job\n"
     ),
     "retriever=two_stages": (
-        "retriever=two_stages is no option of retriever.\n"
-        "Did you mean retriever=two_stage? There are: bm25, hybrid, none, passages, "
+        "Unknown option retriever=two_stages.\n"
+        "Did you mean retriever=two_stage? Options: bm25, hybrid, none, passages, "
         "provided, tfidf, two_stage, two_stage_prefiltered. "
-        "For your own values choose one and set retriever.<key>=<value>.\n"
+        "For other values, choose one and set retriever.<key>=<value>.\n"
     ),
     "trainer.num_train_epochs=abc": (
         "trainer.num_train_epochs: Value 'abc' of type 'str' could not be converted to Float\n"
@@ -82,14 +82,13 @@ def test_missing_checkpoint_asks_for_generated():
     [
         (
             "data.test=my.csv",
-            "data.test is given, and no data.\n"
-            "Choose the option too, data=<option> data.test=<value>.\n",
+            "data.test needs an option of data.\nChoose one, data=<option> data.test=<value>.\n",
         ),
         (
             "context.num_passages=8",
-            "context.num_passages is given, and no context.\n"
-            "Choose the option too, context=<option> context.num_passages=<value>, or change the "
-            "run's: run.context.num_passages=<value>.\n",
+            "context.num_passages needs an option of context.\n"
+            "Choose one, context=<option> context.num_passages=<value>, or change the run's: "
+            "run.context.num_passages=<value>.\n",
         ),
     ],
 )
@@ -261,10 +260,10 @@ def test_a_name_that_no_file_can_have_is_one_message(override):
 
 @pytest.mark.parametrize("verb", ROOTS)
 def test_the_example_of_several_runs_is_one(verb):
-    overrides = [with_prefix(override) for override in SWEEPS[verb].split()]
+    overrides = [add_hydra_prefix(override) for override in SWEEPS[verb].split()]
     check_groups(verb, overrides)
     first = [re.sub(",.*", "", override) for override in overrides]
-    assert composed(verb, *first)
+    assert compose_config(verb, *first)
 
 
 @pytest.mark.parametrize("verb", ["train", "infer", "retrieve"])
@@ -326,7 +325,7 @@ def test_trainer_choices_are_those_of_the_installed_transformers():
 
 
 def test_any_training_argument_is_overridden_without_plus():
-    config = composed("train", "trainer.warmup_steps=0.25", "trainer.optim=adafactor")
+    config = compose_config("train", "trainer.warmup_steps=0.25", "trainer.optim=adafactor")
     assert (config.trainer.warmup_steps, config.trainer.optim) == (0.25, "adafactor")
 
 
@@ -346,7 +345,7 @@ def test_every_option_of_every_group_fits_the_schema(group, option):
     if (group, option) == ("model", "published/platypus2_70b"):  # answers as it is
         needed = ["trainer=zero_shot"]
     verb = "infer" if group == "ensemble" else "train"
-    config = composed(verb, f"{group}={option}", *closed, *needed)
+    config = compose_config(verb, f"{group}={option}", *closed, *needed)
     assert hasattr(config, group) or group in ("experiment", "debug")  # these set others
 
 
@@ -374,5 +373,5 @@ def test_known_keys_cover_nested_groups():
 
 
 def test_defaults_are_those_that_need_no_hub():
-    config = composed("train")
+    config = compose_config("train")
     assert (config.data.name, config.corpus.name, config.model.name) == ("demo", "demo", "minilm")

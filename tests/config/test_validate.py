@@ -7,7 +7,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from exam.config import ROOTS, Restore
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.config.saved import load_run
 from exam.config.training_args import TrainerFields
 from exam.config.values import describe_range, setting
@@ -100,14 +100,14 @@ CONTRADICTIONS = {  # what the message names, and its remedy
 def test_a_value_out_of_range_is_refused(override):
     key, _, _ = override.partition("=")
     with pytest.raises(ExamError) as caught:
-        composed("train", override)
+        compose_config("train", override)
     assert str(caught.value).startswith(f"{key} must be {RANGES[override]} (got ")
 
 
 @pytest.mark.parametrize("command", CONTRADICTIONS)
 def test_a_contradiction_is_refused(command):
     with pytest.raises(ExamError) as caught:
-        composed(*command.split(" "))
+        compose_config(*command.split(" "))
     assert [part for part in CONTRADICTIONS[command] if part not in str(caught.value)] == []
 
 
@@ -115,15 +115,15 @@ def test_every_item_of_a_list_is_within_range_and_a_member_is_named():
     with pytest.raises(
         ExamError, match=r"^cascade\.escalate_fraction must be between 0 and 1 \(got 2\)"
     ):
-        composed("infer", "ckpt=[a,b,c]", "cascade.escalate_fraction=[0.5,2]")
+        compose_config("infer", "ckpt=[a,b,c]", "cascade.escalate_fraction=[0.5,2]")
     with pytest.raises(ExamError, match=r"^ensemble\.weights must be at least 0 \(got -1.0\)"):
-        composed("infer", "ckpt=[a,b]", "ensemble=mean", "ensemble.weights=[1,-1]")
+        compose_config("infer", "ckpt=[a,b]", "ensemble=mean", "ensemble.weights=[1,-1]")
     with pytest.raises(
         ExamError, match=r"^cascade\.escalate_fraction must be between 0 and 1 \(got half\)"
     ):
-        composed("infer", "ckpt=[a,b]", "cascade.escalate_fraction=half")
+        compose_config("infer", "ckpt=[a,b]", "cascade.escalate_fraction=half")
     with pytest.raises(ExamError, match=r"^retriever\.members\.bm25\.top_k must be at least 1"):
-        composed("train", "retriever=hybrid", "retriever.members.bm25.top_k=0")
+        compose_config("train", "retriever=hybrid", "retriever.members.bm25.top_k=0")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_every_item_of_a_list_is_within_range_and_a_member_is_named():
 )
 def test_an_old_name_is_refused_with_the_new_one(override, name):
     with pytest.raises(ExamError, match=rf"renamed to {re.escape(name)}\.\nWrite"):
-        composed("train", override)
+        compose_config("train", override)
 
 
 def test_a_run_with_an_old_name_has_to_be_trained_again(tmp_path):

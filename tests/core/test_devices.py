@@ -26,7 +26,7 @@ from exam.config import (
     Tuning,
     reader_values,
 )
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.core.devices import check_devices, has_kernels
 from exam.core.errors import ExamError
 from exam.core.estimates import checkpoint_bytes, training_bytes
@@ -135,7 +135,7 @@ def test_a_command_is_refused_before_it_makes_a_folder(
 def test_what_computes_on_the_processor_needs_no_kernels(cards, tmp_path):
     cards(P100_CARD)
     workdir = make_place(tmp_path / "place")
-    config = composed("train", *tiny(workdir))  # use_cpu: true, BM25
+    config = compose_config("train", *tiny(workdir))  # use_cpu: true, BM25
     assert not start_processes(config, "train", [])
 
 
@@ -227,7 +227,7 @@ def test_what_is_evaluated_in_half_precision_follows(machine, caplog):
 
 def test_weights_in_bfloat16_become_float16(machine, caplog):
     caplog.set_level(logging.INFO)
-    config = composed("train", "model=mistral_7b").model  # dtype: bfloat16
+    config = compose_config("train", "model=mistral_7b").model  # dtype: bfloat16
     machine(*A100)
     assert dtype_kwargs(config, Dtype.float32) == {"dtype": torch.bfloat16}
     assert caplog.messages == []
@@ -242,14 +242,14 @@ def test_weights_in_bfloat16_become_float16(machine, caplog):
 
 
 def test_the_format_is_part_of_what_determines_a_run(machine):
-    config = composed("train", "trainer=gpu", "model=tiny")
+    config = compose_config("train", "trainer=gpu", "model=tiny")
     machine(*A100)
     native = reader_values(config)
     machine(*T4)
     other = reader_values(config)
     assert {k: v for k, v in native.items() if other[k] != v} == {"bf16": True}
     assert {k: v for k, v in other.items() if native.get(k) != v} == {"bf16": False, "fp16": True}
-    lexical = composed("train", "trainer=gpu", "model=lexical")
+    lexical = compose_config("train", "trainer=gpu", "model=lexical")
     assert reader_values(lexical)["bf16"] is True  # which nothing reads
 
 
@@ -457,7 +457,7 @@ def large(tmp_path_factory):
 
 def config_of(large, tmp_path, *overrides):
     model = ["model=deberta_large", f"model.name_or_path={large}", f"outputs={tmp_path}"]
-    return composed("train", *model, "trainer=gpu", *overrides)
+    return compose_config("train", *model, "trainer=gpu", *overrides)
 
 
 def messages(caplog):

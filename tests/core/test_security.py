@@ -43,7 +43,7 @@ from exam.config import (
     TrackerMode,
     WeightsLocation,
 )
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.config.saved import load_run, save_run
 from exam.config.validate import validate
 from exam.core import packages
@@ -265,7 +265,7 @@ def test_nothing_in_the_sources_unpickles_or_trusts_code():
 @pytest.fixture(scope="module")
 def config():
     """A composed configuration."""
-    return composed("train", "model=tiny")
+    return compose_config("train", "model=tiny")
 
 
 @pytest.fixture
@@ -284,11 +284,8 @@ def test_a_run_cannot_switch_code_on(saved, group):
     saved.write_text(head + tail.replace("trust_remote_code: false", "trust_remote_code: true", 1))
     with pytest.raises(ExamError) as caught:
         load_run(saved, Infer(ckpt="run"))
-    assert str(caught.value) == (
-        f"{saved} wants its checkpoint's own code to be run ({group}.trust_remote_code=true).\n"
-        f"Where you have read it, and trust it, say so: run.{group}.trust_remote_code=true\n"
-        f"Beside training_pairs.reader, set {group}.trust_remote_code=true."
-    )
+    assert str(caught.value).startswith(f"{saved} runs code that comes with its checkpoint")
+    assert f"set run.{group}.trust_remote_code=true" in str(caught.value)
     trusting = Infer(ckpt="run", run={group: {"trust_remote_code": True}})
     assert getattr(load_run(saved, trusting), group).trust_remote_code
 
@@ -349,7 +346,7 @@ def test_offline_is_the_commands_own(saved):
 )
 def test_a_configuration_without_end_is_not_read(saved, more, reason):
     saved.write_text(saved.read_text() + more)
-    with pytest.raises(ExamError, match=f"is not the configuration that was written: {reason}"):
+    with pytest.raises(ExamError, match=f"is not a configuration that exam wrote: {reason}"):
         load_run(saved, Infer(ckpt="run"))
 
 
@@ -859,19 +856,19 @@ def test_an_endpoint_that_counts_in_words_counts_nothing(monkeypatch):
     "override", ["model=1", "model=null", "+model=1.5", "trainer=true", "model={a: 1}", "~model=1"]
 )
 def test_a_number_is_no_option_of_a_group(override):
-    with pytest.raises(ExamError, match=r"is no option of (model|trainer)"):
-        composed("train", override)
+    with pytest.raises(ExamError, match=r"does not name an option of (model|trainer)"):
+        compose_config("train", override)
 
 
 def test_a_value_without_a_name_is_refused():
-    with pytest.raises(ExamError, match=r"'=0\.5' names no value"):
-        composed("train", "=0.5")
+    with pytest.raises(ExamError, match=r"'=0\.5' has no key"):
+        compose_config("train", "=0.5")
 
 
 @pytest.mark.parametrize("override", ["+x=1", "+context.x=1"])
 def test_a_value_that_no_group_has_cannot_be_added(override):
-    with pytest.raises(ExamError, match=r"x is not a value of the configuration"):
-        composed("train", override)
+    with pytest.raises(ExamError, match=r"x is not a setting"):
+        compose_config("train", override)
 
 
 @pytest.mark.parametrize("text", ["a\x85", "\ud800", "\x1b", "\u2028"])

@@ -19,7 +19,7 @@ from helpers import jsonl_corpus, make_articles, make_place, tiny
 
 from exam.bundle.contents import Contents, check_bundle
 from exam.config import Checkpoint, Dtype, Encoder, Index, IndexType
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.core import artifacts
 from exam.core.artifacts import MANIFEST, load_stage, open_stage, stages_differing_only_in
 from exam.core.checkpoints import MODEL, checkpoint_fingerprint
@@ -82,7 +82,7 @@ def refusal(use):
 def outputs(tmp_path_factory):
     """Every stage of a run that reads passages."""
     workdir = make_place(tmp_path_factory.mktemp("damaged"))
-    train_reader(composed("train", *tiny(workdir)))
+    train_reader(compose_config("train", *tiny(workdir)))
     return workdir / "outputs"
 
 

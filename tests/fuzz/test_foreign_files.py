@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
 from exam.config import Data, Generator, Infer
-from exam.config.compose import composed, explain
+from exam.config.compose import compose_config, explain
 from exam.config.saved import load_run, save_run
 from exam.config.validate import validate
 from exam.core.artifacts import Stage, load_stage
@@ -437,7 +437,7 @@ def test_manifests(tmp_path):
 def test_run_configurations(tmp_path):
     path, own = tmp_path / "config.yaml", Infer(ckpt="run")
     overrides = ["model=tiny", "trainer.num_train_epochs=1"]
-    config = composed("train", *overrides)
+    config = compose_config("train", *overrides)
     save_run(config, path)
     whole = path.read_text()
     lines = whole.splitlines()
@@ -483,7 +483,7 @@ def overrides(draw) -> str:
 def as_typed(verb, *given):
     """The configuration of a command line, or the message that its user sees."""
     try:
-        return composed(verb, *given)
+        return compose_config(verb, *given)
     except (HydraException, OmegaConfBaseException) as error:
         raise ExamError(explain(error, verb)) from None
 

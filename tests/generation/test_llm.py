@@ -17,7 +17,7 @@ from fakes import Endpoint, question_about
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from exam.config import Generator, GeneratorKind, LanguageModel
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.core.errors import ExamError
 from exam.core.files import digest
 from exam.data.corpus import Article
@@ -85,7 +85,7 @@ def corpus(tmp_path):
 
 
 def settings(corpus, endpoint, *more):
-    return composed(
+    return compose_config(
         "generate",
         "corpus=jsonl",
         f"corpus.dir={corpus}",
@@ -251,7 +251,7 @@ def test_an_endpoint_that_refuses_every_request_ends_the_run(corpus):
 
 def test_an_address_with_a_password_is_refused(corpus):
     with pytest.raises(ExamError, match=r"generator\.llm\.base_url contains a user, a password"):
-        composed("generate", "generator=llm", "generator.llm.base_url=https://me:pw@host/v1")
+        compose_config("generate", "generator=llm", "generator.llm.base_url=https://me:pw@host/v1")
 
 
 def test_a_missing_key_is_named(corpus, monkeypatch):

@@ -11,7 +11,7 @@ from helpers import imported, make_place, tiny
 
 from exam import load
 from exam.cli import main
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.core.errors import ExamError
 from exam.data.sentences import splitter
 from exam.pipelines import doctor
@@ -23,7 +23,7 @@ OPTIONS = ["in the river", "on a cliff", "under the log"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     place = make_place(tmp_path_factory.mktemp("ask"))
-    return train_reader(composed("train", *tiny(place))).stage.folder
+    return train_reader(compose_config("train", *tiny(place))).stage.folder
 
 
 def test_a_loaded_run_answers_from_its_index(run):
@@ -62,7 +62,7 @@ def test_an_override_locates_moved_articles(run, moved):
 
 
 def test_a_mistyped_override_is_one_message(run):
-    with pytest.raises(ExamError, match="corpus=nope is no option of corpus"):
+    with pytest.raises(ExamError, match="Unknown option corpus=nope"):
         load(run, "corpus=nope")
 
 

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 
 from exam.cli import main
 from exam.config import Ensemble, EnsembleKind
-from exam.config.compose import composed, with_prefix
+from exam.config.compose import add_hydra_prefix, compose_config
 from exam.core.artifacts import MANIFEST, read_manifest, write_manifest
 from exam.core.errors import ExamError
 from exam.evaluation.ensemble import combine_logits
@@ -41,7 +41,7 @@ class Place:
         known = write_csv(folder / "questions" / "known.csv", kaggle_rows(8, start=60))
         self.known = f"data.test={known.name}"
         self.open, self.closed = (
-            train_reader(composed("train", *tiny(folder, f"retriever={name}"))).stage.folder
+            train_reader(compose_config("train", *tiny(folder, f"retriever={name}"))).stage.folder
             for name in ("bm25", "none")
         )
 
@@ -49,7 +49,7 @@ class Place:
         words = [f"outputs={self.outputs}", *overrides]
         if not any(o.startswith("predictions") for o in words):
             words += ["data=kaggle", f"data.dir={self.folder / 'questions'}"]
-        return composed(verb, *words)
+        return compose_config(verb, *words)
 
     @property
     def both(self):
@@ -139,7 +139,7 @@ def test_variants_of_a_reader_combine(place):
     overrides = [["retriever=bm25"], ["retriever=none"], ["run.context.num_passages=1"]]
     outputs = []
     for (override,) in overrides:
-        infer = place.infer(f"ckpt={place.open}", place.known, with_prefix(override))
+        infer = place.infer(f"ckpt={place.open}", place.known, add_hydra_prefix(override))
         outputs.append(predictions(run_infer(infer)))
     expected = np.max([to_probabilities(output.logits) for output in outputs], axis=0)
     assert np.exp(predictions(run).logits) == pytest.approx(expected)
@@ -162,7 +162,7 @@ def test_a_submission_has_the_files_letters(place):
     columns = {letter.lower(): letter for letter in "ABCDE"}
     renamed = [f"data.columns.{new}={old}" for new, old in columns.items()]
     first, second = (
-        run_infer(place.infer(f"ckpt={place.closed}", *map(with_prefix, words))).stage.folder
+        run_infer(place.infer(f"ckpt={place.closed}", *map(add_hydra_prefix, words))).stage.folder
         for words in ([], ["data.options=abcde", *renamed])
     )
     upper, lower = ((folder / "submission.csv").read_text() for folder in (first, second))
@@ -310,14 +310,14 @@ def reader_of_pairs(place, folder):
         "training_pairs.positives=reader",
         f"training_pairs.reader={folder}",
     ]
-    return restore_reader(composed("train", *tiny(place.folder, *pairs)))
+    return restore_reader(compose_config("train", *tiny(place.folder, *pairs)))
 
 
 def test_a_gain_is_a_difference_of_log_probabilities(place):
     run, config = reader_of_pairs(place, place.open)
     answers = {}
     for top_k in (0, 1):
-        override = with_prefix(f"run.context.num_passages={top_k}")
+        override = add_hydra_prefix(f"run.context.num_passages={top_k}")
         answers[top_k] = run_infer(place.infer(f"ckpt={place.open}", place.known, override))
     (contexts,) = (stage for stage in answers[1].stages if stage.kind == "contexts")
     questions = read_questions(contexts)
@@ -332,9 +332,11 @@ def test_a_gain_is_a_difference_of_log_probabilities(place):
 
 
 def test_a_reader_of_joint_passages_has_no_gains(place):
-    lexical = train_reader(composed("train", *tiny(place.folder, "model=lexical"))).stage.folder
+    lexical = train_reader(
+        compose_config("train", *tiny(place.folder, "model=lexical"))
+    ).stage.folder
     features = ["model.overlap_features=true", "trainer.num_train_epochs=0"]
-    joint = train_reader(composed("train", *tiny(place.folder, *features))).stage.folder
+    joint = train_reader(compose_config("train", *tiny(place.folder, *features))).stage.folder
     for folder, setting in (
         (lexical, "model.kind=lexical"),
         (joint, "model.overlap_features=true"),

@@ -15,7 +15,7 @@ import torch
 from helpers import ROOT, exam, make_place, run_script, tiny
 
 from exam.config import Infer
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.core.errors import ExamError
 from exam.core.trainer import SingleDeviceArguments
 from exam.evaluation.predictions import read_predictions
@@ -99,9 +99,9 @@ def test_too_large_a_number_is_refused(work, gpus, multirun, reason, remedy):
 @pytest.mark.parametrize("launch", ["two", "0", "-1", "true", "null", "1.5"])
 def test_launch_is_auto_single_or_a_number(launch):
     with pytest.raises(ExamError, match=r"launch must be auto, single or a number"):
-        composed("train", f"launch={launch}")
+        compose_config("train", f"launch={launch}")
     with pytest.raises(ExamError, match=r"launch must be auto, single or a number"):
-        composed("infer", "ckpt=a", f"launch={launch}")
+        compose_config("infer", "ckpt=a", f"launch={launch}")
 
 
 @pytest.mark.parametrize(
@@ -127,16 +127,16 @@ def test_launch_is_auto_single_or_a_number(launch):
     ],
 )
 def test_a_training_has_a_workload(overrides, work):
-    assert workload_of(composed("train", *overrides)) == work
+    assert workload_of(compose_config("train", *overrides)) == work
 
 
 def test_other_commands_have_a_workload(tmp_path):
-    bm25 = composed("retrieve", "retriever=bm25", "data=kaggle")
+    bm25 = compose_config("retrieve", "retriever=bm25", "data=kaggle")
     assert workload_of(bm25) == Workload(False, False, "exam retrieve")
-    ranked = composed("retrieve", "retriever=bm25", "data=kaggle", "reranker=cross_encoder")
+    ranked = compose_config("retrieve", "retriever=bm25", "data=kaggle", "reranker=cross_encoder")
     assert workload_of(ranked).retrieval
-    assert workload_of(composed("generate")) == Workload(False, True, "exam generate")
-    assert not workload_of(composed("generate", "generator=llm")).uses_gpu
+    assert workload_of(compose_config("generate")) == Workload(False, True, "exam generate")
+    assert not workload_of(compose_config("generate", "generator=llm")).uses_gpu
     saved = Infer(predictions=[str(tmp_path / "a.parquet")])
     assert workload_of(saved) == Workload(False, False, "predictions=")
 
@@ -212,7 +212,7 @@ def test_two_gpus_give_the_results_of_torchrun(place, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_give_the_answers_of_one_with_any_character(place, tmp_path):
-    base = train_reader(composed("train", *tiny(place), f"outputs={tmp_path}")).stage.folder
+    base = train_reader(compose_config("train", *tiny(place), f"outputs={tmp_path}")).stage.folder
     data = ["data=kaggle", f"data.dir={place / 'questions'}", "data.test=test.csv"]
     overrides = [f"ckpt={base}", *data]
     logits = []

@@ -8,7 +8,7 @@ from helpers import kaggle_rows, make_place, tiny, write_csv
 
 from exam import evaluate
 from exam.bundle.bundle import _format_overrides as list_overrides
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.config.saved import load_run
 from exam.core.errors import ExamError
 from exam.pipelines.infer import run_infer
@@ -40,11 +40,11 @@ class Place:
         choosing = ("trainer.eval_strategy=epoch", "trainer.save_strategy=epoch")
         best = "trainer.load_best_model_at_end=true"
         overrides = ("data.options=ABCD", *choosing, best, *overrides)
-        return train_reader(composed("train", *tiny(self.folder, *overrides)))
+        return train_reader(compose_config("train", *tiny(self.folder, *overrides)))
 
     def command(self, name, *overrides):
         data = ["data=kaggle", f"data.dir={self.folder / 'questions'}", "data.options=ABCD"]
-        return composed(name, f"outputs={self.outputs}", *data, *overrides)
+        return compose_config(name, f"outputs={self.outputs}", *data, *overrides)
 
     def infer(self, *overrides):
         return run_infer(self.command("infer", *overrides))
@@ -134,8 +134,8 @@ def test_readers_that_remember_different_k_answer_together_by_one(place, combina
     assert results(run.folder)["rows"][-1]["map_at_2"] == run.systems[-1].estimate.value
     saved = f"predictions=[{place.accuracy},{place.map_at_3}]"
     with pytest.raises(ExamError, match=r"metric\.k=3"):
-        run_infer(composed("infer", saved, combination, f"outputs={place.outputs}"))
-    again = composed("infer", saved, combination, f"outputs={place.outputs}", "metric.k=1")
+        run_infer(compose_config("infer", saved, combination, f"outputs={place.outputs}"))
+    again = compose_config("infer", saved, combination, f"outputs={place.outputs}", "metric.k=1")
     assert [len(row) for row in labels(run_infer(again))] == [1] * 8
 
 
@@ -144,7 +144,7 @@ def test_stress_and_retrieval_follow_k(place, capsys):
     assert "   accuracy   " in capsys.readouterr().out
     settings = tiny(place.folder, "data.options=ABCD", "metric.k=1")
     without_reader = [s for s in settings if not s.startswith(("model", "trainer"))]
-    run_retrieve(composed("retrieve", *without_reader))
+    run_retrieve(compose_config("retrieve", *without_reader))
     (path,) = place.outputs.glob("evaluation/*valid*/results.json")
     assert 0 <= results(path.parent)["rows"][0]["accuracy"] <= 1
     assert "accuracy" in capsys.readouterr().out
@@ -170,9 +170,9 @@ def test_the_notebook_of_a_bundle_sets_k(place):
 
 @pytest.mark.parametrize(("data", "k"), [("kaggle", 3), ("mmlu", 1), ("arc", 1), ("race", 1)])
 def test_exams_that_are_scored_by_accuracy_bring_k_1(data, k):
-    assert composed("train", f"data={data}").metric.k == k
-    assert composed("train", f"data={data}", "metric.k=2").metric.k == 2
-    restored = composed("infer", "ckpt=run", f"data={data}").metric.k
+    assert compose_config("train", f"data={data}").metric.k == k
+    assert compose_config("train", f"data={data}", "metric.k=2").metric.k == 2
+    restored = compose_config("infer", "ckpt=run", f"data={data}").metric.k
     assert restored == (1 if k == 1 else None)
 
 
@@ -181,4 +181,4 @@ def test_a_run_of_an_earlier_version_has_k_3(place, tmp_path):
     assert "metric:\n  k: 1\n" in text
     older = tmp_path / "config.yaml"
     older.write_text(text.replace("metric:\n  k: 1\n", ""))
-    assert load_run(older, composed("infer", "ckpt=run")).metric.k == 3
+    assert load_run(older, compose_config("infer", "ckpt=run")).metric.k == 3

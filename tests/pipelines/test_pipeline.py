@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import ROOT, exam, make_place, run_exam, setting, write_csv
 
-from exam.config.compose import composed, with_prefix
+from exam.config.compose import add_hydra_prefix, compose_config
 from exam.core.errors import ExamError
 from exam.pipelines.infer import run_infer
 
@@ -113,7 +113,7 @@ def test_submission_has_every_id_once_in_order(trained):
 
 def test_infer_repeats_the_scores_of_training_in_another_folder(trained):
     overrides = setting(trained.folder, "data.test=valid.csv")
-    run_infer(composed("infer", f"ckpt={trained.run}", *overrides))
+    run_infer(compose_config("infer", f"ckpt={trained.run}", *overrides))
     again = trained.find("infer/kaggle-kaggle-*")
     tables = [pq.read_table(p / "predictions.parquet") for p in (trained.run, again)]
     before, after = (t["logit"].to_numpy() for t in tables)
@@ -157,7 +157,9 @@ def test_resume_refuses_another_configuration(trained):
 def test_overrides_of_a_run_are_logged_and_wrong_ones_refused(trained, caplog):
     caplog.set_level("INFO")
     run_infer(
-        composed("infer", *trained.infer_overrides(), with_prefix("run.context.num_passages=1"))
+        compose_config(
+            "infer", *trained.infer_overrides(), add_hydra_prefix("run.context.num_passages=1")
+        )
     )
     assert "run.context.num_passages: 2 → 1" in caplog.messages
     refused = exam("infer", *trained.infer_overrides(), "run.context.topk=1")
@@ -212,7 +214,7 @@ def test_infer_refuses_wrong_runs_and_settings(finished_run, overrides, message)
     place, _ = finished_run
     folders = {"run": place.run, "contexts": place.find("contexts/kaggle-valid-*")}
     with pytest.raises(ExamError) as caught:
-        run_infer(composed("infer", *(o.format(**folders) for o in overrides)))
+        run_infer(compose_config("infer", *(o.format(**folders) for o in overrides)))
     assert str(caught.value) == message.format(**folders)
 
 

@@ -12,7 +12,7 @@ from hub.layouts import MODELS, deberta_folder, files_of_model, write
 from safetensors.torch import load_file, save_file
 
 from exam.config import Encoder, Model, Packing, ReaderKind, Reranker
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.core import conversion
 from exam.core.conversion import convert_file
 from exam.core.errors import ExamError
@@ -140,16 +140,16 @@ def test_a_revision_of_a_folder_is_refused(published):
 
 
 def test_an_encoder_is_checked_only_where_it_is_used():
-    train = composed("train", "retriever=bm25", "model=tiny")
+    train = compose_config("train", "retriever=bm25", "model=tiny")
     assert not uses_encoder(replace(train, data=replace(train.data, train=None)))
-    assert uses_encoder(composed("train", "retriever=two_stage", "model=tiny"))
-    assert uses_encoder(composed("retrieve", "retriever=hybrid"))
-    assert uses_encoder(composed("generate"))
-    assert not uses_encoder(composed("generate", "generator=llm"))
+    assert uses_encoder(compose_config("train", "retriever=two_stage", "model=tiny"))
+    assert uses_encoder(compose_config("retrieve", "retriever=hybrid"))
+    assert uses_encoder(compose_config("generate"))
+    assert not uses_encoder(compose_config("generate", "generator=llm"))
 
 
 def test_folders_and_packages_need_no_revision(published):
-    config = composed("train", "retriever=two_stage", f"model.name_or_path={published}")
+    config = compose_config("train", "retriever=two_stage", f"model.name_or_path={published}")
     pinned = pin_revisions(config)
     assert (pinned.model.revision, pinned.encoder.revision) == (None, None)
 

@@ -22,7 +22,7 @@ from helpers import (
     write_csv,
 )
 
-from exam.config.compose import composed, conf_dir
+from exam.config.compose import compose_config, conf_dir
 from exam.data.splits import PAIRED_STD
 from exam.evaluation.predictions import read_predictions
 from exam.metrics import count_questions_for
@@ -63,7 +63,7 @@ def read_results(run):
 @pytest.mark.slow
 def test_each_fold_is_predicted_by_a_reader_of_the_others(place):
     overrides = tiny(place, "data.cross_validate=true", "name=folds")
-    run = train_reader(composed("train", *overrides))
+    run = train_reader(compose_config("train", *overrides))
     predictions = read_predictions(run.stage.folder / "predictions.parquet")
     assert sorted(predictions.ids, key=int) == [str(i) for i in range(40)]
     folders = sorted((place / "outputs" / "train").glob("folds-fold*"))
@@ -75,10 +75,10 @@ def test_each_fold_is_predicted_by_a_reader_of_the_others(place):
         assert np.array_equal(part.logits, predictions.logits[[row_of[key] for key in part.ids]])
     assert read_results(run)["rows"][-1]["n"] == 40
     assert run.selection_score == pytest.approx(read_results(run)["rows"][-1]["map_at_3"])
-    again = train_reader(composed("train", *overrides))
+    again = train_reader(compose_config("train", *overrides))
     assert again.stage.reused
     answered = run_infer(
-        composed(
+        compose_config(
             "infer",
             f"ckpt={folders[0]}",
             "data=kaggle_test",
@@ -91,7 +91,7 @@ def test_each_fold_is_predicted_by_a_reader_of_the_others(place):
 
 @pytest.mark.slow
 def test_several_seeds_give_their_mean_and_spread(place):
-    run = train_reader(composed("train", *tiny(place, "seed=[1,2,3]", "name=seeds")))
+    run = train_reader(compose_config("train", *tiny(place, "seed=[1,2,3]", "name=seeds")))
     results = read_results(run)
     scores = [row["map_at_3"] for row in results["rows"][-4:-1]]
     assert results["seeds"] == {
@@ -115,7 +115,7 @@ def test_training_reads_fewer_passages_than_inference(place):
     overrides = tiny(
         place, "context.train_num_passages=0", "context.eval_num_passages=2", "name=depths"
     )
-    train_reader(composed("train", *overrides))
+    train_reader(compose_config("train", *overrides))
     keys = [json.loads(p.read_text()) for p in (place / "outputs/features").glob("*/key.json")]
     read = {key["num_passages"] for key in keys}
     assert {0, 2} <= read
@@ -123,9 +123,9 @@ def test_training_reads_fewer_passages_than_inference(place):
 
 @pytest.mark.slow
 def test_a_trained_run_is_trained_further_with_adapters_and_merged(place):
-    first = train_reader(composed("train", *tiny(place, "name=first")))
+    first = train_reader(compose_config("train", *tiny(place, "name=first")))
     further = [f"model.name_or_path={first.stage.folder}", "tuning=lora", "name=further"]
-    run = train_reader(composed("train", *tiny(place, *further)))
+    run = train_reader(compose_config("train", *tiny(place, *further)))
     assert (run.stage.folder / "model" / "adapter_model.safetensors").is_file()
     valid = [
         f"ckpt={run.stage.folder}",
@@ -136,7 +136,7 @@ def test_a_trained_run_is_trained_further_with_adapters_and_merged(place):
     ]
     trained = read_predictions(run.stage.folder / "predictions.parquet").logits
     for merge in ("false", "true"):
-        answered = run_infer(composed("infer", *valid, f"merge_adapters={merge}"))
+        answered = run_infer(compose_config("infer", *valid, f"merge_adapters={merge}"))
         logits = read_predictions(answered.stage.folder / "predictions.parquet").logits
         assert logits == pytest.approx(trained, abs=1e-4)
         merged = answered.stage.folder / "model" / "model.safetensors"
@@ -145,14 +145,14 @@ def test_a_trained_run_is_trained_further_with_adapters_and_merged(place):
 
 @pytest.mark.slow
 def test_what_is_left_of_a_checkpoint_without_training(place):
-    first = train_reader(composed("train", *tiny(place, "name=first")))
+    first = train_reader(compose_config("train", *tiny(place, "name=first")))
     untrained = [
         f"model.name_or_path={first.stage.folder}",
         "trainer=zero_shot",
         "trainer.num_train_epochs=0",
         "name=untrained",
     ]
-    run = train_reader(composed("train", *tiny(place, *untrained)))
+    run = train_reader(compose_config("train", *tiny(place, *untrained)))
     one, other = (
         read_predictions(r.stage.folder / "predictions.parquet").logits for r in (first, run)
     )
@@ -183,7 +183,7 @@ def test_two_processes_train_what_one_does_with_twice_the_accumulation(place, tm
         "++trainer.ddp_find_unused_parameters=false",
         *more,
     ]
-    base = train_reader(composed("train", *tiny(place, "name=first"), *more[:1])).stage.folder
+    base = train_reader(compose_config("train", *tiny(place, "name=first"), *more[:1])).stage.folder
     common += [f"model.name_or_path={base}"] if "tuning=lora" in more else []
     for name, processes, steps in (("one", 1, 2), ("two", 2, 1)):
         overrides = [*tiny(place), *common, f"trainer.gradient_accumulation_steps={steps}"]
@@ -251,7 +251,7 @@ def test_processes_that_resume_within_an_epoch_go_on_with_its_batches(tmp_path):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_name_their_checkpoints_command_and_score(name):
-    config = composed("train", f"experiment={name}")
+    config = compose_config("train", f"experiment={name}")
     assert config.model.name_or_path == HUB[name]
     assert config.name == name
     head = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
@@ -261,7 +261,9 @@ def test_experiments_name_their_checkpoints_command_and_score(name):
 
 
 def test_a_group_chosen_on_the_command_line_wins_over_the_experiment():
-    config = composed("train", "experiment=how_to_train_open_book", "trainer=cpu", "model=minilm")
+    config = compose_config(
+        "train", "experiment=how_to_train_open_book", "trainer=cpu", "model=minilm"
+    )
     assert config.trainer.learning_rate == 1e-4
     assert config.model.name_or_path == "sentence-transformers/all-MiniLM-L6-v2"
     assert config.tuning.freeze_layers == 0.75
@@ -286,14 +288,14 @@ def published(tmp_path_factory):
 def test_experiments_run_with_small_weights_of_their_architecture(published, encoder, name):
     overrides = [f"experiment={name}", "debug=smoke", f"data.dir={published}"]
     overrides += [f"outputs={published / 'outputs'}", f"encoder.name_or_path={encoder}"]
-    if composed("train", *overrides).retriever.kind.searches:
+    if compose_config("train", *overrides).retriever.kind.searches:
         overrides += ["corpus=jsonl", f"corpus.dir={published}", "corpus.files=articles.jsonl"]
     if name == "wiki_stem_1k":
         endpoint = Endpoint(lambda title, _: question_about(title))
         overrides += ["corpus=jsonl", f"corpus.dir={published}", "corpus.files=articles.jsonl"]
         overrides += [f"generator.llm.base_url={endpoint.url}", "generator.num_questions=10"]
         overrides += ["generator.llm.min_sentences=1"]
-    config = composed("train", *overrides)
+    config = compose_config("train", *overrides)
     run = train_reader(config)
     saved = json.loads((run.stage.folder / "model" / "config.json").read_text())
     assert saved["model_type"] == config.model.architecture
@@ -377,4 +379,4 @@ def test_sweep_files_set_known_values(name):
         f"{key}={setting['values'][0] if 'values' in setting else setting['min']}"
         for key, setting in sweep["parameters"].items()
     ]
-    composed("train", *first)
+    compose_config("train", *first)

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from exam.config import Context, Dtype, Model, ReaderKind, Scoring, Tuning
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.core.artifacts import open_stage
 from exam.core.checkpoints import resolve_checkpoint
 from exam.core.errors import ExamError
@@ -252,10 +252,10 @@ def test_a_run_of_a_random_decoder_reloads(tmp_path, more):
     if not more:
         overrides += ["model.weights_location=layerwise", "model.scoring=yes_no"]
         overrides += ["trainer.num_train_epochs=0"]
-    run = train_reader(composed("train", *overrides))
+    run = train_reader(compose_config("train", *overrides))
     scores = read_predictions(run.stage.folder / "predictions.parquet").logits
     assert np.isfinite(scores).all()
-    again = composed(
+    again = compose_config(
         "infer",
         f"ckpt={run.stage.folder}",
         f"outputs={tmp_path / 'outputs'}",
@@ -269,7 +269,7 @@ def test_a_run_of_a_random_decoder_reloads(tmp_path, more):
 
 @pytest.fixture(scope="module")
 def smollm2():
-    model = composed("train", "model=smollm2", "trainer=zero_shot").model
+    model = compose_config("train", "model=smollm2", "trainer=zero_shot").model
     try:
         resolve_checkpoint(model.checkpoint)
     except ExamError as error:

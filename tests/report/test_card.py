@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT, make_place, python, tiny
 from huggingface_hub import ModelCard
 
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.core.errors import ExamError
 from exam.pipelines.train import train_reader
 
@@ -21,7 +21,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(place):
-    return train_reader(composed("train", *tiny(place))).stage.folder
+    return train_reader(compose_config("train", *tiny(place))).stage.folder
 
 
 def test_a_card_has_the_figures_of_its_results(run):
@@ -45,13 +45,13 @@ def test_a_card_has_the_figures_of_its_results(run):
 def test_a_push_to_nowhere_is_refused_before_any_work(place):
     for repo in ("null", "name", "a/b/c", "/name", "me/na me"):
         with pytest.raises(ExamError, match=r"hub\.repo=<owner>/<name>"):
-            composed("train", *tiny(place), "hub.push=true", f"hub.repo={repo}")
+            compose_config("train", *tiny(place), "hub.push=true", f"hub.repo={repo}")
 
 
 @pytest.mark.parametrize("value", ["seed=[1,2]", "data.cross_validate=true", "task=encoder"])
 def test_only_one_reader_is_pushed(place, value):
     with pytest.raises(ExamError, match=r"hub\.push=true .*\n.*one seed, without data"):
-        composed("train", *tiny(place), "hub.push=true", "hub.repo=me/run", value)
+        compose_config("train", *tiny(place), "hub.push=true", "hub.repo=me/run", value)
 
 
 class Hub(ThreadingHTTPServer):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from helpers import make_place, setting, write_csv
 
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.core.errors import ExamError
 from exam.pipelines.infer import run_infer
 from exam.pipelines.retrieve import run_retrieve
@@ -26,7 +26,7 @@ def retrieved(tmp_path_factory):
     rows = [{"question": str(i), "article": f"a{i % 10}"} for i in range(40, 50)]
     write_csv(folder / "questions" / "valid_qrels.csv", rows)
     for retriever in ("bm25", "tfidf"):
-        run_retrieve(composed("retrieve", *setting(folder, WORDS), f"retriever={retriever}"))
+        run_retrieve(compose_config("retrieve", *setting(folder, WORDS), f"retriever={retriever}"))
     return folder
 
 
@@ -99,21 +99,25 @@ def test_contexts_that_do_not_compare_are_refused(retrieved, compared, fit_on, m
 
 def test_lexical_reader_trains_and_answers_like_any_other(place):
     overrides = setting(place, WORDS, "retriever=bm25", "model=lexical")
-    run = train_reader(composed("train", *overrides))
+    run = train_reader(compose_config("train", *overrides))
     files = {p.name for p in run.stage.folder.rglob("*") if p.is_file()}
     assert files == {
         "README.md", "config.yaml", "environment.json", "key.json", "manifest.json",
         "report.html", "lexical.json", "predictions.parquet", "results.json",
     }  # fmt: skip
     assert run.systems[-1].scores.mean() > 0.8  # a random order has .457
-    again = train_reader(composed("train", *overrides))
+    again = train_reader(compose_config("train", *overrides))
     assert again.stage.reused
     data = [f"data.dir={place / 'questions'}", f"outputs={place / 'outputs'}"]
     answered = run_infer(
-        composed("infer", f"ckpt={run.stage.folder}", "data=kaggle", *data, "data.test=valid.csv")
+        compose_config(
+            "infer", f"ckpt={run.stage.folder}", "data=kaggle", *data, "data.test=valid.csv"
+        )
     )
     assert answered.systems[-1].scores.tolist() == run.systems[-1].scores.tolist()
-    asked = run_infer(composed("infer", f"ckpt={run.stage.folder}", "data=kaggle_test", *data))
+    asked = run_infer(
+        compose_config("infer", f"ckpt={run.stage.folder}", "data=kaggle_test", *data)
+    )
     rows = (asked.stage.folder / "submission.csv").read_text().splitlines()
     assert rows[0] == "id,prediction"
     right = ["ABCDE"[i % 5] for i in range(50, 56)]

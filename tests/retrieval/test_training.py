@@ -14,7 +14,7 @@ from torch import nn
 from transformers import set_seed
 
 from exam.config import Encoder, PairLoss, Query, Reranker, Target, TrainingPairs
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.core.checkpoints import checkpoint_fingerprint
 from exam.core.errors import ExamError
 from exam.data.files import check_paths
@@ -143,7 +143,7 @@ def material():
 
 
 def run_config(task, encoder, *overrides):
-    return composed(
+    return compose_config(
         "train", f"task={task}", f"encoder.name_or_path={encoder}", "reranker=cross_encoder",
         f"reranker.ckpt={encoder}", "reranker.max_length=32", "reranker.top_k=6",
         "training_pairs.max_rank=6", "training_pairs.num_negatives=2",
@@ -237,7 +237,7 @@ def test_stopped_and_resumed_training_equals_an_uninterrupted_one(
 def test_a_missing_reader_of_pairs_is_refused_before_any_work():
     with pytest.raises(ExamError, match=r"^missing does not exist: it has no manifest\.json"):
         check_paths(
-            composed(
+            compose_config(
                 "train",
                 "task=reranker",
                 "training_pairs.positives=reader",

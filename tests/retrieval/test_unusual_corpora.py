@@ -8,7 +8,7 @@ import pytest
 from helpers import jsonl_corpus, kaggle_rows, read_csv
 
 from exam.config import Chunking, CorpusFormat, Encoder, Index, Retriever, RetrieverKind, Search
-from exam.config.compose import composed
+from exam.config.compose import compose_config
 from exam.config.validate import validate
 from exam.core.errors import ExamError
 from exam.retrieval.contexts import read_contexts
@@ -118,5 +118,7 @@ def test_more_passages_than_are_ranked_are_refused(kind):
     with pytest.raises(
         ExamError, match=r"^context\.num_passages=5 .*retriever\.top_k=4\.\n.*retriever\.top_k=5"
     ):
-        composed("train", f"retriever={kind}", "retriever.top_k=4", "context.num_passages=5")
-    validate(composed("train", f"retriever={kind}", "retriever.top_k=5", "context.num_passages=5"))
+        compose_config("train", f"retriever={kind}", "retriever.top_k=4", "context.num_passages=5")
+    validate(
+        compose_config("train", f"retriever={kind}", "retriever.top_k=5", "context.num_passages=5")
+    )

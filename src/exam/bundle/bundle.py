@@ -18,7 +18,7 @@ from exam.bundle.contents import (
 from exam.bundle.notebook import format_commands, write_notebook
 from exam.bundle.rehearsal import check_dry_run, dry_run
 from exam.bundle.wheels import Target, add_wheels, read_target
-from exam.config import Bundle, Cascade, Data, EnsembleKind, Infer, Train, names, plain
+from exam.config import Bundle, Cascade, Data, EnsembleKind, Infer, Train, as_list, to_dict
 from exam.core.artifacts import Stage
 from exam.core.errors import ExamError, spell_command
 from exam.core.logging import print_result
@@ -39,7 +39,7 @@ TRUST = {"trust_remote_code": True}  # the only override of a run that a noteboo
 def run_bundle(bundle: Bundle) -> None:
     """Collect all files, write the notebook, estimate its time, and rehearse it if configured."""
     target = _check(bundle)
-    folders = [Path(name) for name in names(bundle.ckpt)]
+    folders = [Path(name) for name in as_list(bundle.ckpt)]
     runs = [restore_run(replace(bundle, ckpt=str(folder))) for folder in folders]
     configs = [config for _, config in runs]
     choose_k(None, {str(run.folder): config.metric.k for run, config in runs}, ONE_METRIC)
@@ -86,8 +86,8 @@ def _check(bundle: Bundle) -> Target:
             f"Fit once with {spell_command('infer')}, and set the weights that it prints: "
             "ensemble=mean 'ensemble.weights=[…]'"
         )
-    readers = len(names(bundle.ckpt))
-    if readers > 1 or bundle.ensemble is not None or plain(bundle.cascade) != plain(Cascade()):
+    readers = len(as_list(bundle.ckpt))
+    if readers > 1 or bundle.ensemble is not None or to_dict(bundle.cascade) != to_dict(Cascade()):
         check_readers(bundle, readers)
     log.info("bundle: for Python %s with %d packages", target.python, len(target.packages))
     return target
@@ -98,18 +98,18 @@ def _format_overrides(bundle: Bundle) -> list[str]:
 
     The notebook finds the folder of the data.
     """
-    runs = [f"{{bundle}}/runs/{Path(name).name}" for name in names(bundle.ckpt)]
+    runs = [f"{{bundle}}/runs/{Path(name).name}" for name in as_list(bundle.ckpt)]
     overrides = [f"ckpt=[{','.join(runs)}]" if len(runs) > 1 else f"ckpt={runs[0]}"]
     if bundle.data is not None:
-        defaults = {**plain(Data()), "dir": bundle.data.dir}
-        overrides += ["data=csv", *_format_group("data", plain(bundle.data), defaults)]
+        defaults = {**to_dict(Data()), "dir": bundle.data.dir}
+        overrides += ["data=csv", *_format_group("data", to_dict(bundle.data), defaults)]
     overrides += [f"run.{group}.trust_remote_code=true" for group in bundle.run]
     if bundle.ensemble is not None:
-        values = plain(bundle.ensemble)
+        values = to_dict(bundle.ensemble)
         merging = {name: values[name] for name in ("space", "weights", "vote_points")}
         overrides += [f"ensemble={bundle.ensemble.name}", *_format_group("ensemble", merging, {})]
-    overrides += _format_group("metric", plain(bundle.metric), {})
-    return overrides + _format_group("cascade", plain(bundle.cascade), {})
+    overrides += _format_group("metric", to_dict(bundle.metric), {})
+    return overrides + _format_group("cascade", to_dict(bundle.cascade), {})
 
 
 def _format_group(group: str, values: dict[str, Any], defaults: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exam.bundle.notebook import OTHER_PYTHON
-from exam.config import Bundle, Checkpoint, CorpusFormat, CorpusSource, Train, plain
+from exam.config import Bundle, Checkpoint, CorpusFormat, CorpusSource, Train, to_dict
 from exam.core.artifacts import Stage, find_fault, read_manifest, write_manifest
 from exam.core.checkpoints import CONFIG, MODEL, hub_repository, loaded_files, resolve_checkpoint
 from exam.core.errors import ExamError
@@ -181,7 +181,7 @@ def _add_checkpoint(contents: Contents, run: Path, config: Train, *, is_only: bo
 
 
 def _retrieval_settings(config: Train) -> Any:
-    return plain(config.corpus), plain(config.encoder), plain(config.reranker)
+    return to_dict(config.corpus), to_dict(config.encoder), to_dict(config.reranker)
 
 
 def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
@@ -200,7 +200,7 @@ def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
             contents.add(file.path, f"corpus/{number}/{file.path.name}")
     contents.overrides.append("run.corpus.dir={bundle}/corpus/0")
     other_parts = [
-        {**plain(part), "dir": f"{{bundle}}/corpus/{number}"}
+        {**to_dict(part), "dir": f"{{bundle}}/corpus/{number}"}
         for number, part in enumerate(config.corpus.extra_corpora, 1)
     ]
     if other_parts:

@@ -68,6 +68,6 @@ from exam.config.training_args import (
     is_trained,
     trainer_values,
 )
-from exam.config.values import names, plain
+from exam.config.values import as_list, to_dict
 from exam.core.checkpoints import Checkpoint
 from exam.core.precision import Dtype

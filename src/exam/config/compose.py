@@ -1,4 +1,4 @@
-"""Compose a configuration from `conf/`, make a dataclass of it, and explain what is refused."""
+"""Compose a configuration from `conf/` into a dataclass, and explain mistakes in it."""
 
 import difflib
 import logging
@@ -22,7 +22,7 @@ from exam.core.errors import ExamError, spell_command
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("data", "corpus", "retriever", "context", "reranker")  # that may replace a run's own
+GROUPS = ("data", "corpus", "retriever", "context", "reranker")  # they may replace the run's
 FLAGS = {  # of Hydra
     *("--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
     *("--multirun", "-m", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
@@ -31,7 +31,7 @@ FLAGS = {  # of Hydra
 
 
 def register() -> None:
-    """Make the schemas known to Hydra under the names that `conf/*.yaml` start from."""
+    """Register the schemas with Hydra, under the names that `conf/*.yaml` start from."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
@@ -40,21 +40,21 @@ def register() -> None:
 
 
 def conf_dir() -> Path:
-    """The folder of YAML files: inside the installed package, or beside `src` in a clone."""
+    """Return the folder of YAML files: in the installed package, or beside `src` in a clone."""
     inside = Path(__file__).parents[1] / "conf"
     return inside if inside.is_dir() else Path(__file__).parents[3] / "conf"
 
 
-def typed(config: DictConfig) -> Any:
-    """The dataclass of a composed configuration, checked.
+def to_dataclass(config: DictConfig) -> Any:
+    """Convert a composed configuration to its dataclass, and validate it.
 
     Raises:
-        ExamError: a mandatory value is missing, or two values contradict each other.
+        ExamError: a mandatory setting has no value, or two settings contradict each other.
     """
     missing = sorted(k for k in OmegaConf.missing_keys(config) if not k.startswith("trainer."))
     if missing:
         raise ExamError(
-            f"{missing[0]} has no value.\nGive it on the command line: {missing[0]}=<value>"
+            f"{missing[0]} has no value.\nSet it on the command line: {missing[0]}=<value>"
         )
     values = {
         str(name): OmegaConf.to_object(node) if isinstance(node, Container) else node
@@ -66,34 +66,34 @@ def typed(config: DictConfig) -> Any:
         values["trainer"] = TrainerFields(**trainer)
     schema: Any = OmegaConf.get_type(config)
     known = {field.name for field in fields(schema)}
-    value = schema(**{name: own for name, own in values.items() if name in known})
-    for name in [*(values.keys() - known), *_unknown(value)]:
-        raise ExamError(f"{name} is not a value of the configuration.\nLeave +{name} out.")
-    validate(value)
-    return value
+    settings = schema(**{name: value for name, value in values.items() if name in known})
+    for name in [*(values.keys() - known), *_list_unknown(settings)]:
+        raise ExamError(f"{name} is not a setting.\nLeave +{name} out.")
+    validate(settings)
+    return settings
 
 
-def _unknown(value: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted names of what was added (+<key>=…) to a group that has no such value."""
+def _list_unknown(value: Any, prefix: str = "") -> Iterator[str]:
+    """List the dotted names of settings that were added (+<key>=…) to a group without them."""
     if is_dataclass(value):
         known = {field.name for field in fields(value)}
         yield from (f"{prefix}{name}" for name in vars(value).keys() - known)
-    own = vars(value) if is_dataclass(value) else value
-    for name, inner in own.items() if isinstance(own, dict) else ():
-        yield from _unknown(inner, f"{prefix}{name}.")
+    items = vars(value) if is_dataclass(value) else value
+    for name, inner in items.items() if isinstance(items, dict) else ():
+        yield from _list_unknown(inner, f"{prefix}{name}.")
 
 
-def composed(verb: str, *overrides: str) -> Any:
-    """A verb's configuration as its command line would compose it."""
+def compose_config(command: str, *overrides: str) -> Any:
+    """Compose a command's configuration as its command line does."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     register()
-    check_groups(verb, overrides)
-    if GlobalHydra.instance().is_initialized():  # inside a verb
-        return typed(compose(verb, list(overrides)))
+    check_groups(command, overrides)
+    if GlobalHydra.instance().is_initialized():  # inside a command
+        return to_dataclass(compose(command, list(overrides)))
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return typed(compose(verb, list(overrides)))
+        return to_dataclass(compose(command, list(overrides)))
 
 
 def compose_overrides(command: str, *overrides: str) -> Any:
@@ -105,7 +105,7 @@ def compose_overrides(command: str, *overrides: str) -> Any:
     from hydra.errors import HydraException
 
     try:
-        return composed(command, *map(with_prefix, overrides))
+        return compose_config(command, *map(add_hydra_prefix, overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ExamError(explain(error, command)) from None
 
@@ -124,28 +124,28 @@ def compose_infer(
     return replace(config, ckpt=str(folder), outputs=str(outputs))
 
 
-def check_groups(verb: str, overrides: Sequence[str]) -> None:
-    """Refuse a value of a group that a command leaves to the run, and that is not chosen.
+def check_groups(command: str, overrides: Sequence[str]) -> None:
+    """Refuse a setting of a group that comes from the run unless the override chooses an option.
 
     Raises:
-        ExamError: the first such value.
+        ExamError: the first such setting.
     """
     groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
-    given = [override.partition("=")[0].lstrip("+~") for override in overrides]
-    optional = {field.name for field in fields(ROOTS[verb]) if field.default is None}
-    for key, override in zip(given, overrides, strict=True):
+    keys = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    optional = {field.name for field in fields(ROOTS[command]) if field.default is None}
+    for key, override in zip(keys, overrides, strict=True):
         check_renamed(override)
         group, dot, _ = key.partition(".")
         if not group:
-            raise ExamError(f"{override[:50]!r} names no value.\nWrite <group>.<key>=<value>.")
+            raise ExamError(f"{override[:50]!r} has no key.\nWrite <group>.<key>=<value>.")
         if not dot and group in groups:
             _check_option(group, override)
-        if dot and group in optional and group not in given:
-            of_run = group in GROUPS and group != "data"
-            also = f", or change the run's: run.{key}=<value>" if of_run else ""
+        if dot and group in optional and group not in keys:
+            is_of_run = group in GROUPS and group != "data"
+            alternative = f", or change the run's: run.{key}=<value>" if is_of_run else ""
             raise ExamError(
-                f"{key} is given, and no {group}.\n"
-                f"Choose the option too, {group}=<option> {key}=<value>{also}."
+                f"{key} needs an option of {group}.\n"
+                f"Choose one, {group}=<option> {key}=<value>{alternative}."
             )
 
 
@@ -168,24 +168,24 @@ def check_flags(command: str, arguments: list[str]) -> None:
 
 
 def _check_option(group: str, override: str) -> None:
-    """Refuse a number where an option's name is to stand, which Hydra takes for a bug."""
+    """Refuse a number as the name of an option: Hydra reports it as a bug."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException:
-        return  # Hydra says where
-    named = str | None if override.startswith("~") else str | list
-    if not parsed.is_sweep_override() and not isinstance(parsed.value(), named):
+        return  # Hydra reports the position
+    kinds = str | None if override.startswith("~") else str | list
+    if not parsed.is_sweep_override() and not isinstance(parsed.value(), kinds):
         raise ExamError(
-            f"{override.lstrip('+')} is no option of {group}.\n"
-            "Give its name; a value of it is given as <group>.<key>=<value>."
+            f"{override.lstrip('+')} does not name an option of {group}.\n"
+            f"Write {group}=<option>, or set a key: {group}.<key>=<value>."
         )
 
 
-def with_prefix(override: str) -> str:
-    """An override as Hydra reads it, with new keys of the values that are dictionaries."""
+def add_hydra_prefix(override: str) -> str:
+    """Prefix an override that adds a key to a dictionary with `++`, as Hydra requires."""
     new = ("run.", "data.columns.", "retriever.weights.")
     return f"++{override}" if override.startswith(new) else override
 
@@ -234,8 +234,8 @@ def _explain_option(text: str) -> str:
     near = difflib.get_close_matches(name, options, n=1)
     hint = f"Did you mean {group}={near[0]}? " if near else ""
     return (
-        f"{group}={name} is no option of {group}.\n"
-        f"{hint}There are: {', '.join(options)}. For your own values choose one and set "
+        f"Unknown option {group}={name}.\n"
+        f"{hint}Options: {', '.join(options)}. For other values, choose one and set "
         f"{group}.<key>=<value>."
     )
 
@@ -250,13 +250,11 @@ def unknown_key(key: str, command: str) -> str:
     nearest = complete if complete != key else next(iter(near), None)
     hint = f"Did you mean {nearest}? " if nearest else ""
     program = spell_command(command)
-    return (
-        f"{key} is not a value of {program}.\n{hint}All of them are listed by: {program} --cfg job"
-    )
+    return f"{key} is not a setting of {program}.\n{hint}List all settings: {program} --cfg job"
 
 
 def complete_key(name: str, command: str) -> str:
-    """Put the group before a setting's name where one group alone has it: `trainer.max_steps`."""
+    """Put the group before a setting's name if a single group has it: `trainer.max_steps`."""
     keys = known_keys(ROOTS[command])
     complete = [key for key in keys if key.endswith(f".{name}") and key.count(".") == 1]
     return complete[0] if name not in keys and len(complete) == 1 else name

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from exam.config.values import check_folder_name, names, setting
+from exam.config.values import as_list, check_folder_name, setting
 from exam.core.errors import ExamError
 
 
@@ -62,7 +62,7 @@ class Data:
     def uses_generated_questions(self) -> bool:
         """Whether generated questions are among those that it names."""
         entries = (self.train, self.valid, self.test, self.extra_train)
-        return any("generated" in names(entry) for entry in entries)
+        return any("generated" in as_list(entry) for entry in entries)
 
     def validate(self) -> None:
         """Refuse names, options, folds and soft labels that contradict each other."""

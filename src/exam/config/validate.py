@@ -22,7 +22,7 @@ from exam.config.generation import GeneratorKind
 from exam.config.reader import BatchBy, Layout, ReaderKind, Scoring, Tuning, WeightsLocation
 from exam.config.retrieval import READER, Query, Target, TrainingPairs
 from exam.config.training_args import check_trainer_values, is_trained, trainer_values
-from exam.config.values import check_folder_name, check_group, plain
+from exam.config.values import check_folder_name, check_group, to_dict
 from exam.core import distributed
 from exam.core.errors import ExamError
 from exam.core.security import UNPRINTABLE, has_secret
@@ -109,7 +109,7 @@ def _check_launch(launch: Any) -> None:
 
 def _check_secrets(config: Command) -> None:
     """Refuse keys, tokens and addresses with a login: every value is saved, logged and compared."""
-    for key, text in _texts(plain(config)):
+    for key, text in _texts(to_dict(config)):
         if UNPRINTABLE.search(text):
             raise ExamError(f"{key} contains unprintable characters: {text!a}.\nRemove them.")
         if has_secret(text):

@@ -101,21 +101,21 @@ def check_folder_name(key: str, name: str) -> None:
         )
 
 
-def names(value: Any) -> list[str]:
+def as_list(value: Any) -> list[str]:
     """One name, a list of names or nothing, as a list."""
     if value is None:
         return []
     return [str(v) for v in value] if isinstance(value, list) else [str(value)]
 
 
-def plain(settings: Any) -> Any:
+def to_dict(settings: Any) -> Any:
     """A dataclass's values as JSON can hold them, for keys."""
     if isinstance(settings, Enum):
         return settings.value
     if is_dataclass(settings):
-        return {f.name: plain(getattr(settings, f.name)) for f in fields(settings)}
+        return {f.name: to_dict(getattr(settings, f.name)) for f in fields(settings)}
     if isinstance(settings, dict):
-        return {name: plain(value) for name, value in settings.items()}
+        return {name: to_dict(value) for name, value in settings.items()}
     if isinstance(settings, list):
-        return [plain(value) for value in settings]
+        return [to_dict(value) for value in settings]
     return settings

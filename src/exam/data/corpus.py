@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from exam.config import Corpus, CorpusFormat, CorpusSource, names
+from exam.config import Corpus, CorpusFormat, CorpusSource, as_list
 from exam.core.artifacts import open_stage
 from exam.core.errors import ExamError
 from exam.core.files import file_digest, write_atomically
@@ -80,7 +80,7 @@ def list_files(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
     if part.format is CorpusFormat.demo:
         return [CorpusFile(fetch_demo_articles(outputs), part.columns)]
     folder = Path(part.dir or ".")
-    patterns = names(part.files) or [PATTERNS[part.format]]
+    patterns = as_list(part.files) or [PATTERNS[part.format]]
     paths = sorted({path for pattern in patterns for path in _match(folder, pattern)})
     if part.format is CorpusFormat.wikipedia:
         paths = [path for path in paths if _has_columns(path, part.columns)]

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from exam.config import Command, Data, Restore, Source, Task, Train, names
+from exam.config import Command, Data, Restore, Source, Task, Train, as_list
 from exam.core.artifacts import check_finished
 from exam.core.errors import ExamError
 from exam.core.security import require_network
@@ -20,19 +20,19 @@ def check_paths(config: Command) -> None:
     Raises:
         ExamError: the first of them.
     """
-    runs = names(config.ckpt) if isinstance(config, Restore) else []
+    runs = as_list(config.ckpt) if isinstance(config, Restore) else []
     if isinstance(config, Train) and config.task is not Task.reader:
-        runs = names(config.training_pairs.reader or None)
+        runs = as_list(config.training_pairs.reader or None)
     for run in runs:
         check_finished(Path(run))
     data: Data | None = getattr(config, "data", None)
     if data is None or data.source is not Source.files:
         return
     if isinstance(config, Restore):
-        entries = names(data.test or data.valid)
+        entries = as_list(data.test or data.valid)
     else:
         last = data.extra_train if isinstance(config, Train) else data.test
-        entries = [*names(data.train), *names(data.valid), *names(last)]
+        entries = [*as_list(data.train), *as_list(data.valid), *as_list(last)]
     for entry in entries:
         if entry not in BUILTIN:
             find_question_file(data, entry)

@@ -12,7 +12,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from exam.config import Data, Source, names
+from exam.config import Data, Source, as_list
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import digest
 from exam.core.hub import Repository, access_error, translate_hub_errors
@@ -35,7 +35,7 @@ def read_questions(data: Data, entries: Any, generated: Path | None = None) -> D
     Raises:
         ExamError: a file or row does not match the configuration; names file, row and remedy.
     """
-    entries = names(entries)
+    entries = as_list(entries)
     sets = [_read_entry(data, entry, generated) for entry in entries]
     if len(sets) > 1:  # ids count from 0 in every public file
         sets = [prefix_ids(part, Path(name).stem) for part, name in zip(sets, entries, strict=True)]

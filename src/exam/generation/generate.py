@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import concatenate_datasets
 
-from exam.config import Data, Generator, GeneratorKind, names, plain
+from exam.config import Data, Generator, GeneratorKind, as_list, to_dict
 from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
 from exam.core.files import write_atomically
@@ -66,7 +66,7 @@ def _prepare_rules(retrieval: Retrieval, generator: Generator) -> tuple[dict[str
         excluded |= articles
     key = {
         "index": retrieval.article_index.stage.hash,
-        "generator": {k: v for k, v in plain(generator).items() if k not in ("kind", "llm")},
+        "generator": {k: v for k, v in to_dict(generator).items() if k not in ("kind", "llm")},
         "left_out": sorted(excluded),
     }
 
@@ -85,7 +85,7 @@ def _prepare_llm(retrieval: Retrieval, generator: Generator) -> tuple[dict[str, 
     paths = _excluded_files(generator)
     exams = concatenate_datasets([empty_questions(), *map(read_exam_csv, paths)])
     excluded = set().union(*map(_articles, paths))
-    settings = plain(generator)
+    settings = to_dict(generator)
     key = {
         "corpus": corpus_key(files),
         "generator": {k: settings[k] for k in ("kind", "num_questions", "options", "seed")},
@@ -129,7 +129,7 @@ def _check(rows: Rows, generator: Generator) -> int:
 
 
 def _excluded_files(generator: Generator) -> list[Path]:
-    return [DEMO if name == "demo" else Path(name) for name in names(generator.exclude)]
+    return [DEMO if name == "demo" else Path(name) for name in as_list(generator.exclude)]
 
 
 def _articles(path: Path) -> set[str]:

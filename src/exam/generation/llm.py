@@ -24,7 +24,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 from filelock import FileLock
 
-from exam.config import Generator, LanguageModel, plain
+from exam.config import Generator, LanguageModel, to_dict
 from exam.core.checkpoints import checkpoint_fingerprint
 from exam.core.files import digest
 from exam.core.logging import progress_bar
@@ -105,7 +105,7 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
 
 def llm_key(llm: LanguageModel) -> dict[str, Any]:
     """Return what determines the model's replies."""
-    key = {name: value for name, value in plain(llm).items() if name not in NOT_IN_KEY}
+    key = {name: value for name, value in to_dict(llm).items() if name not in NOT_IN_KEY}
     return {**key, "weights": checkpoint_fingerprint(llm.checkpoint)} if llm.local else key
 
 

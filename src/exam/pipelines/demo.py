@@ -14,15 +14,15 @@ CLOSED, OPEN = "closed book (MiniLM)", "open book (MiniLM)"
 
 def run_demo() -> None:
     """Train and evaluate both readers, and print and save the table."""
-    from exam.config.compose import composed
+    from exam.config.compose import compose_config
     from exam.core.files import write_json
     from exam.core.trainer import REPORT
     from exam.evaluation.results import PREDICTIONS, ScoredSystem, build_results, format_table
     from exam.pipelines.train import train_reader
 
-    config = composed("train", *OVERRIDES)
+    config = compose_config("train", *OVERRIDES)
     open_book = train_reader(config)
-    closed_book = train_reader(composed("train", *OVERRIDES, "retriever=none"))
+    closed_book = train_reader(compose_config("train", *OVERRIDES, "retriever=none"))
     *baselines, reader = open_book.systems
     without = ScoredSystem(CLOSED, closed_book.systems[-1].scores, reader.k)
     within = ScoredSystem(OPEN, reader.scores, reader.k)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from exam.config import DEFAULT_K, Bundle, Ensemble, EnsembleKind, Infer, names, plain
+from exam.config import DEFAULT_K, Bundle, Ensemble, EnsembleKind, Infer, as_list, to_dict
 from exam.core import distributed
 from exam.core.artifacts import Stage, load_stage, shared_stage
 from exam.core.errors import ExamError, spell_command
@@ -144,7 +144,7 @@ def check_readers(infer: Infer | Bundle, readers: int) -> None:
             "Set one for each reader, in their order."
         )
     if ensemble.kind is EnsembleKind.fitted:
-        held_out = len(load_predictions(names(ensemble.fit_on)))
+        held_out = len(load_predictions(as_list(ensemble.fit_on)))
         if held_out != readers:
             raise ExamError(
                 f"ensemble.fit_on has {held_out} predictions for {readers} readers.\n"
@@ -163,10 +163,10 @@ def combine(infer: Infer, outputs: list[ReaderOutput], k: int) -> Run:
     ensemble: Any = infer.ensemble
     outputs = _align(outputs)
     logits = [output.logits for output in outputs]
-    key = {"members": [o.hash for o in outputs], "ensemble": plain(ensemble), **metric_key(k)}
+    key = {"members": [o.hash for o in outputs], "ensemble": to_dict(ensemble), **metric_key(k)}
     weights, details = ensemble.weights, None
     if ensemble.kind is EnsembleKind.fitted:
-        held_out = load_predictions(names(ensemble.fit_on))
+        held_out = load_predictions(as_list(ensemble.fit_on))
         key["fit_on"] = [output.hash for output in held_out]
         weights, details = _fit_weights(ensemble, outputs, held_out, k)
     mean = combine_logits(logits, Ensemble("mean", EnsembleKind.mean))
@@ -213,7 +213,7 @@ def _write_cascade(
     infer: Infer, outputs: list[ReaderOutput], logits: Floats, k: int, details: dict[str, Any]
 ) -> Run:
     """Write and score a cascade's answers."""
-    key = {"members": [o.hash for o in outputs], "cascade": plain(infer.cascade), **metric_key(k)}
+    key = {"members": [o.hash for o in outputs], "cascade": to_dict(infer.cascade), **metric_key(k)}
     return _write(infer, EnsembleResult("cascade", outputs, logits, key, k, details=details))
 
 

@@ -22,12 +22,12 @@ from exam.config import (
     Scoring,
     Source,
     Train,
+    as_list,
     is_trained,
-    names,
-    plain,
     reader_values,
+    to_dict,
 )
-from exam.config.compose import GROUPS, composed, with_prefix
+from exam.config.compose import GROUPS, add_hydra_prefix, compose_config
 from exam.config.saved import CONFIG, load_run
 from exam.core import distributed
 from exam.core.artifacts import Stage, load_stage, log_reused, shared_stage
@@ -98,7 +98,7 @@ def run_infer(infer: Infer) -> Run:
 
 
 def _run_predictions(infer: Infer) -> Run:
-    outputs = load_predictions(names(infer.predictions))
+    outputs = load_predictions(as_list(infer.predictions))
     check_readers(infer, len(outputs))
     remembered = {output.source: output.k for output in outputs if output.k is not None}
     k = choose_k(infer.metric.k, remembered, ONE_METRIC)
@@ -110,7 +110,7 @@ def _run_predictions(infer: Infer) -> Run:
 def _run_readers(infer: Infer) -> Run:
     variants = [
         _override(replace(infer, ckpt=ckpt), overrides)
-        for ckpt in names(infer.ckpt)
+        for ckpt in as_list(infer.ckpt)
         for overrides in infer.variants or [""]
     ]
     if len(variants) == 1 and infer.ensemble is None and not is_cascade(infer):
@@ -169,7 +169,7 @@ def _override(infer: Infer, overrides: str) -> Infer:
             f"variants={overrides!r} sets {unknown[0]}, which holds for the whole command.\n"
             f"Each value changes {', '.join(GROUPS)} or run.<key>; set the rest beside variants."
         )
-    variant: Infer = composed("infer", f"ckpt={infer.ckpt}", *map(with_prefix, words))
+    variant: Infer = compose_config("infer", f"ckpt={infer.ckpt}", *map(add_hydra_prefix, words))
     groups: dict[str, Any] = {
         name: getattr(variant, name) or getattr(infer, name) for name in GROUPS
     }
@@ -238,8 +238,8 @@ def answers_key(run: Stage, config: Train, questions: Dataset, contexts: Stage) 
         "weights": run.files,
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
-        "context": plain(config.context),
-        "model": {**plain(config.model), **_checkpoint_key(run, config)},
+        "context": to_dict(config.context),
+        "model": {**to_dict(config.model), **_checkpoint_key(run, config)},
         "trainer": reader_values(config),
         **metric_key(config.metric.k),
     }

@@ -81,12 +81,12 @@ class Jobs:
 
     def _run_pipeline(self, composed: "DictConfig", *, is_sweep: bool) -> Any:
         """Run the command on its configuration, in this process or in several."""
-        from exam.config.compose import typed
+        from exam.config.compose import to_dataclass
         from exam.core.security import enable_offline_mode
         from exam.data.files import check_paths
         from exam.pipelines.launch import start_processes
 
-        config = typed(composed)
+        config = to_dataclass(composed)
         if config.offline:
             enable_offline_mode()
         setup_process(config.log_level)
@@ -113,18 +113,18 @@ def run_jobs(command: str, arguments: list[str], pipeline: Pipeline) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from exam.config.compose import (
+        add_hydra_prefix,
         check_flags,
         check_groups,
         conf_dir,
         explain,
         register,
-        with_prefix,
     )
 
     check_flags(command, arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, and exam prints them
     flags = [word for word in arguments if word in MULTIRUN]
-    sys.argv[1:] = [*flags, *(with_prefix(word) for word in arguments if word not in MULTIRUN)]
+    sys.argv[1:] = [*flags, *(add_hydra_prefix(word) for word in arguments if word not in MULTIRUN)]
     register()
     decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)
     jobs = Jobs(command, arguments, pipeline)

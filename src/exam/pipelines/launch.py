@@ -28,8 +28,8 @@ from exam.config import (
     Task,
     Train,
     WeightsLocation,
+    as_list,
     is_trained,
-    names,
     trainer_values,
 )
 from exam.config.saved import CONFIG, load_run
@@ -283,7 +283,7 @@ def workload_of(config: Command) -> Workload:
 
 def _workload_of_runs(config: Infer | Stress) -> Workload:
     """Return the workload of all runs that a command restores."""
-    files = [Path(name) / CONFIG for name in names(config.ckpt)]
+    files = [Path(name) / CONFIG for name in as_list(config.ckpt)]
     runs = [load_run(file, config, log_changes=False) for file in files if file.is_file()]
     reasons = [reason for run in runs if (reason := _single(run))]
     if isinstance(config, Stress):

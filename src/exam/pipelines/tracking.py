@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from exam.config import Train, plain, trainer_values
+from exam.config import Train, to_dict, trainer_values
 from exam.core import distributed
 from exam.core.errors import ExamError
 from exam.core.trainer import open_wandb_run
@@ -32,7 +32,7 @@ def track_run(config: Train) -> Iterator[None]:
             name=config.name,
             mode=mode,
             dir=config.outputs,
-            config={**plain(config), "trainer": trainer_values(config.trainer)},
+            config={**to_dict(config), "trainer": trainer_values(config.trainer)},
             settings=wandb.Settings(  # no code, no addresses of git remotes
                 console="off", init_timeout=60, disable_git=True, disable_code=True
             ),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, List, Value, concatenate_datasets
 
-from exam.config import Data, Task, Train, is_trained, plain, reader_values
+from exam.config import Data, Task, Train, is_trained, reader_values, to_dict
 from exam.config.saved import CONFIG, save_run
 from exam.core import distributed
 from exam.core.artifacts import MANIFEST, Stage, log_reused, shared_stage
@@ -197,9 +197,9 @@ def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[s
     return {
         "questions": {name: questions_digest(part) for name, part in parts.items()},
         "contexts": {"train": pool.hash, "valid": valid.hash},
-        "context": plain(config.context),
-        "model": {**plain(config.model), **evidence, "checkpoint": checkpoint},
-        "tuning": plain(config.tuning),
+        "context": to_dict(config.context),
+        "model": {**to_dict(config.model), **evidence, "checkpoint": checkpoint},
+        "tuning": to_dict(config.tuning),
         "trainer": reader_values(config),
         "seed": config.seed,
         **metric_key(config.metric.k),

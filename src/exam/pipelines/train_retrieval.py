@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exam.config import READER, Reranker, Task, Train, TrainingPairs, plain, trainer_values
+from exam.config import READER, Reranker, Task, Train, TrainingPairs, to_dict, trainer_values
 from exam.config.saved import CONFIG, save_run
 from exam.core.artifacts import Stage, log_reused, open_stage
 from exam.core.checkpoints import checkpoint_fingerprint
@@ -68,9 +68,9 @@ def _key(config: Train, pairs: TrainingPairs, split: Split, pool: Stage) -> dict
         "task": config.task.value,
         "questions": {part: questions_digest(questions) for part, questions in parts.items()},
         "contexts": pool.hash,
-        "pairs": {**plain(pairs), "positives": positives},
+        "pairs": {**to_dict(pairs), "positives": positives},
         config.task.value: {
-            **plain(trained),
+            **to_dict(trained),
             "checkpoint": checkpoint_fingerprint(trained.checkpoint),
         },
         "trainer": choose_formats(trainer_values(config.trainer), choose=False),

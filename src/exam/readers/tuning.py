@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import get_model_param_count
 
-from exam.config import Checkpoint, Tuning, names
+from exam.config import Checkpoint, Tuning, as_list
 from exam.core.checkpoints import POOLERS, checkpoint_fingerprint
 from exam.core.errors import ExamError
 from exam.core.files import read_object, write_json
@@ -85,7 +85,7 @@ def _add_adapters(
     """
     from peft import LoraConfig, get_peft_model
 
-    linear, targets = list(_find_linear_modules(model, frozen)), names(tuning.lora_targets)
+    linear, targets = list(_find_linear_modules(model, frozen)), as_list(tuning.lora_targets)
     selected = [name for name in linear if not targets or name.rpartition(".")[2] in targets]
     known = sorted({name.rpartition(".")[2] for name in linear})
     unknown = sorted(set(targets) - set(known))

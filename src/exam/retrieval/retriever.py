@@ -22,7 +22,7 @@ from exam.config import (
     RetrieverKind,
     Retrieving,
     Search,
-    plain,
+    to_dict,
 )
 from exam.config import Retriever as RetrieverConfig
 from exam.core.artifacts import Stage, open_stage
@@ -208,7 +208,7 @@ class Retriever:
         A member of a hybrid has the same key as the retriever outside the hybrid.
         """
         names = {f.name for f in fields(Search)} - {"name", "kind"}
-        settings = {name: value for name, value in plain(self.config).items() if name in names}
+        settings = {name: value for name, value in to_dict(self.config).items() if name in names}
         indexes = {name: getattr(self.shared, name).stage.hash for name in self.indexes}
         return {"kind": self.config.kind.value, "retriever": settings, **indexes}
 

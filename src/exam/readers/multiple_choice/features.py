@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from exam.config import Order, plain
+from exam.config import Order, to_dict
 from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
 from exam.core.files import write_atomically
@@ -267,7 +267,7 @@ def load_features(
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
         "tokenizer": tokenizer_digest(tokenizer),
-        **plain(settings),
+        **to_dict(settings),
         "evidence": list(OVERLAP_FEATURES) if settings.evidence else None,
     }
     outputs = contexts.folder.parents[1]
