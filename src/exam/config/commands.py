@@ -36,7 +36,7 @@ class Task(Enum):
 
 
 class Resume(Enum):
-    """Whether to reuse an earlier run of the same configuration."""
+    """The reuse of an earlier run of the same configuration."""
 
     auto = "auto"
     never = "never"

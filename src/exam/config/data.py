@@ -11,7 +11,7 @@ from exam.core.errors import ExamError
 
 
 class Source(Enum):
-    """Where questions come from."""
+    """The source of questions."""
 
     files = "files"
     hub = "hub"
@@ -60,7 +60,7 @@ class Data:
 
     @property
     def uses_generated_questions(self) -> bool:
-        """Whether generated questions are among those that it names."""
+        """True if any entry names generated questions."""
         entries = (self.train, self.valid, self.test, self.extra_train)
         return any("generated" in as_list(entry) for entry in entries)
 

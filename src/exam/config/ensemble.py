@@ -11,7 +11,7 @@ from exam.core.errors import ExamError
 
 
 class EnsembleKind(Enum):
-    """How several readers' answers become one."""
+    """The way to combine several readers' answers."""
 
     mean = "mean"
     rank = "rank"  # the mean rank
@@ -29,7 +29,7 @@ class Scale(Enum):
 
 @dataclass
 class Ensemble:
-    """How several readers' predictions become one answer."""
+    """The combination of several readers' predictions."""
 
     name: str = setting(MISSING, "Name in messages and reports.")
     kind: EnsembleKind = setting(MISSING, "How the answers are combined.")

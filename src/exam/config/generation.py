@@ -13,7 +13,7 @@ from exam.core.errors import ExamError
 
 
 class QuestionKind(Enum):
-    """What a generated question asks."""
+    """The kind of a generated question."""
 
     statement = "statement"  # which statement is true of an article
     definition = "definition"  # what something is
@@ -22,7 +22,7 @@ class QuestionKind(Enum):
 
 
 class GeneratorKind(Enum):
-    """How questions are written."""
+    """The source of generated questions."""
 
     rules = "rules"
     llm = "llm"
@@ -74,7 +74,7 @@ class LanguageModel:
 
 @dataclass
 class Generator:
-    """How questions are written from articles: by rules, or by a language model."""
+    """Generation of questions from articles, by rules or by a language model."""
 
     name: str = setting(MISSING, "Name in messages and reports.")
     kind: GeneratorKind = setting(GeneratorKind.rules, "Rules or a language model.")

@@ -22,12 +22,12 @@ class ReaderKind(Enum):
 
     @property
     def is_neural(self) -> bool:
-        """Whether it loads the checkpoint of a transformer."""
+        """True if it loads the checkpoint of a transformer."""
         return self in (ReaderKind.transformer, ReaderKind.causal_lm)
 
 
 class Scoring(Enum):
-    """How a causal language model scores options."""
+    """The way in which a causal language model scores options."""
 
     letters = "letters"  # the logit of each option's letter
     yes_no = "yes_no"  # the logit of yes minus that of no, after each option
@@ -35,7 +35,7 @@ class Scoring(Enum):
 
 
 class WeightsLocation(Enum):
-    """Where a causal language model's weights are while it runs."""
+    """The location of a causal language model's weights while it runs."""
 
     memory = "memory"  # on the device
     offload = "offload"  # on devices, in memory and on disk, distributed by accelerate
@@ -43,7 +43,7 @@ class WeightsLocation(Enum):
 
 
 class Packing(Enum):
-    """How a question is laid out for a transformer."""
+    """The order of a question's parts in a transformer's input."""
 
     none = "none"  # one sequence for each option
     options = "options"  # all options after one shared context

@@ -22,7 +22,7 @@ class CorpusFormat(Enum):
 
 
 class RetrieverKind(Enum):
-    """How contexts are retrieved."""
+    """The kinds of retrieval."""
 
     none = "none"
     provided = "provided"
@@ -66,7 +66,7 @@ class PairLoss(Enum):
 
 
 class Fusion(Enum):
-    """How several rankings become one."""
+    """The way to fuse several rankings."""
 
     rrf = "rrf"
     weighted = "weighted"
@@ -144,7 +144,7 @@ class Search:
 
 @dataclass
 class Retriever(Search):
-    """How contexts are retrieved."""
+    """The retrieval of contexts."""
 
     members: dict[str, Search] = setting(dict, "hybrid: the rankings to fuse.")
     fusion: Fusion = setting(Fusion.rrf, "hybrid: how rankings are fused.")
@@ -179,7 +179,7 @@ class Retriever(Search):
 
 @dataclass
 class Chunking:
-    """How a corpus is split into passages: windows of whole sentences."""
+    """The split of a corpus into passages: windows of whole sentences."""
 
     chunk_words: int = setting(90, "Words of a passage, at most.", minimum=1)
     overlap_sentences: int = setting(1, "Sentences that consecutive passages share.")
@@ -187,7 +187,7 @@ class Chunking:
 
 
 class IndexType(Enum):
-    """How vectors are stored and searched."""
+    """The kinds of vector indexes."""
 
     exact = "exact"
     low_memory = "low_memory"
@@ -251,7 +251,7 @@ class TrainingPairs:
 
 @dataclass
 class Index:
-    """How vectors are stored and searched."""
+    """Storage and search of vectors."""
 
     type: IndexType = setting(IndexType.exact, "Exact search, compressed vectors, or auto.")
     shard_size: int = setting(4096, "Texts to encode between two checkpoints.", minimum=1)

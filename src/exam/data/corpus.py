@@ -53,7 +53,7 @@ class CorpusFile:
 
     @property
     def is_parquet(self) -> bool:
-        """Whether articles can be counted and looked up without reading all of them."""
+        """True if articles can be counted and looked up without reading all of them."""
         return bool(self.columns) and self.path.suffix != ".jsonl"
 
 

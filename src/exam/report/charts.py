@@ -31,7 +31,8 @@ def score_chart(rows: list[dict[str, Any]]) -> Chart:
     base = alt.Chart(_values(data)).encode(y=alt.Y("system:N", sort=None, title=None))
     bars = base.mark_rule(color=CURRENT).encode(x=_x("low", title), x2="high:Q")
     dots = base.mark_point(filled=True, size=70, color=FIRST).encode(
-        x="map:Q", tooltip=["system:N", _rounded("map"), _rounded("low"), _rounded("high")]
+        x="map:Q",
+        tooltip=["system:N", _round_values("map"), _round_values("low"), _round_values("high")],
     )
     return _chart("Beside the baselines", "", bars + dots, height=24 * len(rows) + 20)
 
@@ -82,7 +83,7 @@ def compare_calibration(readers: dict[str, dict[str, Any]]) -> Chart:
         for name, reader in readers.items()
         for b in reader["reliability"]
     ]
-    points = _points(data, "x:Q", color=_named(len(readers)))
+    points = _points(data, "x:Q", color=_color_by_name(len(readers)))
     return _chart("Calibration", ON_THE_DIAGONAL, _diagonal() + points)
 
 
@@ -108,12 +109,19 @@ def line_chart(
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale()
     base = alt.Chart(_values(data)).encode(
         x=alt.X("x:Q", title=label, scale=scale),
-        color=_named(len(lines)),
+        color=_color_by_name(len(lines)),
     )
     near = alt.Y("low:Q", title=unit, scale=alt.Scale(zero=False))
     band = base.mark_area(opacity=0.18).encode(y=near, y2="high:Q")
     line = base.mark_line(point=True).encode(
-        y="value:Q", tooltip=["name:N", "x:Q", _rounded("value"), _rounded("low"), _rounded("high")]
+        y="value:Q",
+        tooltip=[
+            "name:N",
+            "x:Q",
+            _round_values("value"),
+            _round_values("low"),
+            _round_values("high"),
+        ],
     )
     return _chart(title, note, band + line)
 
@@ -138,7 +146,7 @@ def depth_charts(curves: dict[str, Any]) -> list[Chart]:
     return charts
 
 
-def _named(number: int) -> Any:
+def _color_by_name(number: int) -> Any:
     """Encode names as colours, with a legend if there are several."""
     legend = alt.Legend(orient="bottom", columns=1, labelLimit=440) if number > 1 else None
     scale = alt.Scale(range=COLOURS)
@@ -149,7 +157,8 @@ def _points(data: list[Point], x: Any, **more: Any) -> Any:
     base = alt.Chart(_values(data)).encode(x=x, **more)
     bars = base.mark_rule(color=FIRST).encode(y=alt.Y("low:Q", title="share right"), y2="high:Q")
     dots = base.mark_point(filled=True, size=60, color=FIRST).encode(
-        y="value:Q", tooltip=["n:Q", _rounded("value"), _rounded("low"), _rounded("high")]
+        y="value:Q",
+        tooltip=["n:Q", _round_values("value"), _round_values("low"), _round_values("high")],
     )
     return bars + dots
 
@@ -158,7 +167,7 @@ def _interval(mean: dict[str, Any], **more: Any) -> Point:
     return {"value": mean["value"], "low": mean["ci"][0], "high": mean["ci"][1], **more}
 
 
-def _rounded(name: str) -> Any:
+def _round_values(name: str) -> Any:
     return alt.Tooltip(f"{name}:Q", format=".3f")
 
 

@@ -49,7 +49,7 @@ def write_page(path: Path, page: Page) -> None:
         specs=_pack([chart["spec"] for chart in page.charts]),
         questions=_pack({"questions": page.questions, "stopwords": page.stopwords}),
         costs=_costs(page.results),
-        highlighted=_highlighted(page),
+        highlighted=_highlight(page),
         metric=metric,
         metric_title=metric_title(metric),
     )
@@ -57,7 +57,7 @@ def write_page(path: Path, page: Page) -> None:
         temporary.write_text(html, encoding="utf-8")
 
 
-def _highlighted(page: Page) -> dict[str, Any] | None:
+def _highlight(page: Page) -> dict[str, Any] | None:
     rows: list[dict[str, Any]] = page.results.get("rows", [])
     return None if page.highlight_row is None or not rows else rows[page.highlight_row]
 

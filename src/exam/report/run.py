@@ -105,9 +105,9 @@ def _charts(
             [{"group": k, **v} for k, v in statistics["by_right_option"].items() if v],
         ),
         charts.bar_by_group(
-            "By length", "Words of prompt and options.", "words", _by_length(questions, right)
+            "By length", "Words of prompt and options.", "words", _score_by_length(questions, right)
         ),
-        _by_support(questions, contexts, config, right),
+        _support_chart(questions, contexts, config, right),
     ]
     return [chart for chart in drawn if chart is not None]
 
@@ -126,7 +126,7 @@ def _depths(contexts: Stage, questions: Dataset, k: int) -> list[Chart]:
     return charts.depth_charts(trace_depth([system]))
 
 
-def _by_length(questions: Dataset, right: Any) -> list[Point]:
+def _score_by_length(questions: Dataset, right: Any) -> list[Point]:
     lengths = np.array(
         [
             sum(len(split_words(t)) for t in (q["prompt"], *q["options"]))
@@ -141,7 +141,7 @@ def _by_length(questions: Dataset, right: Any) -> list[Point]:
     return points
 
 
-def _by_support(questions: Dataset, contexts: Stage, config: Train, right: Any) -> Chart | None:
+def _support_chart(questions: Dataset, contexts: Stage, config: Train, right: Any) -> Chart | None:
     """Draw accuracy by the rank of the first passage that supports the right option."""
     passages = read_contexts(contexts)
     if not passages:

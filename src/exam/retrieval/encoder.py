@@ -225,7 +225,7 @@ class _Shard:
     def verified_vectors(self) -> Vectors:
         """Return the vectors; verify the file at the first call."""
         if not self.is_verified and not checksum_matches(self.path):
-            raise _damaged(self.path, "it is not the file that was written")
+            raise _damaged_shard_error(self.path, "it is not the file that was written")
         self.is_verified = True
         return self.vectors
 
@@ -328,11 +328,11 @@ def _read(path: Path) -> tuple[Keys, _Shard]:
         TypeError,
         AttributeError,
     ) as error:
-        raise _damaged(path, str(error)) from None
+        raise _damaged_shard_error(path, str(error)) from None
     return keys, _Shard(path, vectors)
 
 
-def _damaged(path: Path, reason: str) -> ExamError:
+def _damaged_shard_error(path: Path, reason: str) -> ExamError:
     return ExamError(
         f"{path} is a damaged shard of embeddings: {reason.splitlines()[0]}\n"
         "Delete that file: its texts are encoded again."

@@ -155,7 +155,7 @@ def _reranker(config: Train, examples: list[Example], checkpoints: Path) -> Trai
         "args": build_training_arguments(
             RerankerArguments, trainer_values(config.trainer), checkpoints, config.seed, METRIC
         ),
-        "train_dataset": (_lists if is_listwise else _labelled)(examples),
+        "train_dataset": (_lists if is_listwise else _label_pairs)(examples),
         "loss": loss(scorer.model),
     }
     return TrainerSetup(scorer.model, scorer.scores, CrossEncoderTrainer, options)
@@ -186,7 +186,7 @@ def _encoder(config: Train, examples: list[Example], checkpoints: Path) -> Train
     return TrainerSetup(encoder.model, cosines, SentenceTransformerTrainer, options)
 
 
-def _labelled(examples: list[Example]) -> Dataset:
+def _label_pairs(examples: list[Example]) -> Dataset:
     """Return one row for each pair, for losses over single passages."""
     return Dataset.from_list(
         [

@@ -245,7 +245,7 @@ def _check_length(question_id: str, needed: int, longest: int) -> None:
 
 @dataclass(frozen=True)
 class EncodingSettings:
-    """How many passages and tokens a reader reads, and in which order."""
+    """The number of passages and tokens in a reader's input, and their order."""
 
     top_k: int
     max_length: int
