@@ -12,6 +12,7 @@ from helpers import ROOT
 
 from exam.config import Dtype, Encoder
 from exam.core.errors import ExamError
+from exam.core.files import CHECKSUMS
 from exam.core.precision import resolve_dtype
 from exam.retrieval import encoder as encoder_module
 from exam.retrieval.encoder import Embeddings, SentenceEncoder, batch_by_length, fingerprint_texts
@@ -118,6 +119,14 @@ def test_the_cache_encodes_a_text_once(tiny, tmp_path, encoded):
     np.testing.assert_array_equal(again, first[::-1])
     Embeddings(tiny, tmp_path).queries(["the otter", "the mole"])
     assert encoded[1:] == [["query: the mole"]]
+
+
+def test_a_copy_without_checksums_is_encoded_again(tiny, tmp_path, encoded):
+    store = Embeddings(tiny, tmp_path)
+    vectors = store.queries(TEXTS)
+    (store.folder / CHECKSUMS).unlink()
+    np.testing.assert_array_equal(Embeddings(tiny, tmp_path).queries(TEXTS), vectors)
+    assert len(encoded) == 2
 
 
 def test_shards_are_searched_together(tiny, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The groups of retrieval: corpus, encoder, retriever, passages, index, reranker, pairs."""
+"""The groups of retrieval: corpus, encoder, retriever, chunking, index, reranker, pairs."""
 
 from dataclasses import dataclass
 from enum import Enum

@@ -82,7 +82,7 @@ def _check_inputs(config: Infer) -> None:
         config.variants or config.option_rotations > 1 or config.run
     ):
         raise ExamError(
-            "passes, rotations and run.<key> need a run, but predictions=… loads none.\n"
+            "variants, option_rotations and run.<key> need a run, but predictions=… loads none.\n"
             "Give the runs: ckpt=[<folder>,…]"
         )
 

@@ -69,8 +69,14 @@ def checksum_matches(path: Path) -> bool:
     checksums = path.with_name(CHECKSUMS)
     if checksums.is_file() and _checksum_line(path.name, path) in checksums.read_bytes():
         return True
-    log.warning("%s is not the file that was written; writing it again", path)
+    log.warning("%s is not the file that was written", path)
     return False
+
+
+def has_checksum(path: Path) -> bool:
+    """Tell whether a checksum of a partial result was recorded, whatever the file holds now."""
+    checksums = path.with_name(CHECKSUMS)
+    return checksums.is_file() and f" {path.name}\n".encode() in checksums.read_bytes()
 
 
 def _checksum_line(name: str, path: Path) -> bytes:

@@ -39,7 +39,7 @@ def check_paths(config: Command) -> None:
 
 
 def find_question_file(data: Data, entry: str) -> Path:
-    """Return the file of an entry of `data.train`, `valid`, `test` or `extra`.
+    """Return the file of an entry of `data.train`, `valid`, `test` or `extra_train`.
 
     Raises:
         ExamError: neither `data.dir` nor the data's competition has it.

@@ -156,10 +156,12 @@ def choose_k(k: int | None, remembered: Mapping[str, int], option: str) -> int:
 def check_k(k: int, options: int) -> None:
     """Refuse a k above `options`, the greatest number of options of a question.
 
+    The default suits questions with fewer options, too: all of them are ranked.
+
     Raises:
         ExamError: no question has that many options.
     """
-    if k > options:
+    if k > max(options, DEFAULT_K):
         raise ExamError(
             f"metric.k={k}, but no question has more than {options} options.\n"
             f"Set metric.k to {options} or less; metric.k=1 is accuracy."

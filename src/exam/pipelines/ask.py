@@ -90,6 +90,7 @@ class LoadedRun:
             passages = read_contexts(contexts, self.config.context.passages(training=False))
         finally:
             shutil.rmtree(self._stages, ignore_errors=True)
+            self.retrieval.used.clear()
         values = to_probabilities(logits)[0, : len(options)].tolist()
         return Answer(list(options), values, passages.get(ID, []))
 

@@ -174,7 +174,8 @@ def _override(infer: Infer, overrides: str) -> Infer:
         name: getattr(variant, name) or getattr(infer, name) for name in GROUPS
     }
     run: Any = OmegaConf.to_container(OmegaConf.merge(infer.run, variant.run))
-    return replace(infer, **groups, run=run, variants=[])
+    metric = infer.metric if variant.metric.k is None else variant.metric
+    return replace(infer, **groups, run=run, variants=[], metric=metric)
 
 
 def restore_run(command: Restore, *, reads_questions: bool = True) -> tuple[Stage, Train]:
@@ -227,7 +228,8 @@ def read_test_questions(config: Train) -> Dataset:
     questions = read_questions(data, data.test or data.valid)
     if not len(questions):
         raise ExamError(f"data={data.name} has no questions.\nGive a file: data.test=<file>")
-    check_k(config.metric.k, max(map(len, questions["options"])))
+    if data.limit is None:  # the first questions may have fewer options
+        check_k(config.metric.k, max(map(len, questions["options"])))
     return questions
 
 

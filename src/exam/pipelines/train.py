@@ -124,8 +124,8 @@ def _prepare(config: Train, limits: ReaderLimits | None) -> Inputs:
         fold = (
             assign_folds(split.train, data.folds, data.split_seed) if data.cross_validate else None
         )
-        if distributed.rank() == 0 and not _has_earlier_run(config):
-            check_room(config)
+        if distributed.rank() == 0:
+            _check_room_early(config)
         pool, valid = _retrieve_contexts(retrieval, split, data)
     log_scores(valid, "valid")
     stages = (*retrieval.stages, generation, pool, None if valid is pool else valid)
@@ -155,9 +155,18 @@ def _retrieve_contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[
     return pool, retrieval.contexts(split.valid, f"{data.name}-valid")
 
 
-def _has_earlier_run(config: Train) -> bool:
-    """Tell whether a finished run has this name; it may be the configured one."""
-    return any(Path(config.outputs).glob(f"train/{config.name}-*/{MANIFEST}"))
+def _check_room_early(config: Train) -> None:
+    """Refuse, before retrieval, a run that cannot fit; warn if the run may be finished already.
+
+    Raises:
+        ExamError: the run does not fit, and no finished run has its name.
+    """
+    try:
+        check_room(config)
+    except ExamError as error:
+        if not any(Path(config.outputs).glob(f"train/{config.name}-*/{MANIFEST}")):
+            raise
+        log.warning("%s", error)
 
 
 def _train_run(config: Train, inputs: Inputs) -> Run:

@@ -37,6 +37,7 @@ from exam.metrics import find_metric
 from exam.report import charts
 from exam.report.charts import compare_calibration, write_png
 from exam.report.page import Page, write_page
+from exam.retrieval.contexts import FILE, QUESTIONS
 
 
 def compare_folders(
@@ -47,7 +48,7 @@ def compare_folders(
     Raises:
         ExamError: a folder is unfinished, or the folders hold different questions.
     """
-    if fit_on or (folders[0] / "contexts.parquet").is_file():
+    if fit_on or (folders[0] / FILE).is_file():
         return compare_context_folders(folders, fit_on, target, k or DEFAULT_K)
     return compare_runs(folders, target or _default_target(folders, k), k)
 
@@ -154,7 +155,7 @@ def compare_context_folders(
 def _check_contexts(stages: list[Stage], fits: list[Stage]) -> None:
     """Refuse folders without contexts, or with contexts of different questions."""
     for stage in [*stages, *fits]:
-        if "questions.parquet" not in stage.files:
+        if QUESTIONS not in stage.files:
             raise ExamError(
                 f"{stage.folder} holds no contexts with their questions.\n"
                 "Give folders of outputs/contexts; write older ones again with "

@@ -6,7 +6,7 @@ same file.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -30,7 +30,7 @@ from exam.core.checkpoints import (
     translate_load_errors,
 )
 from exam.core.errors import ExamError
-from exam.core.files import checksum_matches, digest, write_json, write_with_checksum
+from exam.core.files import checksum_matches, digest, has_checksum, write_json, write_with_checksum
 from exam.core.logging import log_progress, progress_bar
 from exam.core.precision import resolve_dtype
 from exam.retrieval.queries import first_positions
@@ -243,7 +243,8 @@ class Embeddings:
         self._shards: list[_Shard] = []
         self._keys = np.empty(0, np.int64)  # ascending
         self._rows = np.empty((0, 2), np.int64)  # for each key: its shard, and the row there
-        self._include(sorted(self.folder.glob("*.arrow")))
+        # A copy of the folder may lack the checksums: those texts are encoded again.
+        self._include(filter(has_checksum, sorted(self.folder.glob("*.arrow"))))
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         """Return unit vectors of queries, shape `(texts, dimension)`; encode missing ones."""
@@ -296,7 +297,7 @@ class Embeddings:
             writer.write_table(table)
         self._include([path])
 
-    def _include(self, paths: list[Path]) -> None:
+    def _include(self, paths: Iterable[Path]) -> None:
         """Add shards to the cache; of equal keys the first vector stays."""
         keys, rows = [self._keys], [self._rows]
         for path in paths:
@@ -329,6 +330,8 @@ def _read(path: Path) -> tuple[Keys, _Shard]:
         AttributeError,
     ) as error:
         raise _damaged_shard_error(path, str(error)) from None
+    if _name(keys) != path.stem:
+        raise _damaged_shard_error(path, "its keys are not those that were written")
     return keys, _Shard(path, vectors)
 
 
