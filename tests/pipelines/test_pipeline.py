@@ -166,7 +166,7 @@ def test_overrides_of_a_run_are_logged_and_wrong_ones_refused(trained, caplog):
     assert refused.returncode == 2
     assert refused.stderr == (
         "run: Key 'topk' not in 'Context'\n"
-        f"Override a value that {trained.run}/config.yaml has, as run.<key>=<value>.\n"
+        f"Override a setting of {trained.run}/config.yaml: run.<key>=<value>.\n"
     )
 
 
@@ -202,11 +202,11 @@ def test_changed_or_unfinished_run_is_refused(trained):
         ),
         (
             ["ckpt={run}", "++run.data.limit=2"],
-            "run.data.limit is the command's own.\nGive it as data.limit=<value>, without run.",
+            "run.data.limit belongs to the command.\nSet data.limit=<value>, without run.",
         ),
         (
             ["ckpt={run}", "++run.model.name_or_path=x"],
-            "run.model.name_or_path is what the run trained.\nGive another run: ckpt=<folder>",
+            "run.model.name_or_path is fixed by training.\nChoose another run: ckpt=<folder>",
         ),
     ],
 )
