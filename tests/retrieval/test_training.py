@@ -284,8 +284,8 @@ def test_reranker_from_training_to_answers(workspace, encoder):
     wrong = exam("infer", f"ckpt={run}", f"outputs={root / 'outputs'}")
     assert wrong.returncode == 2
     assert wrong.stderr.endswith(
-        f"{run} is a run of task=reranker: it answers no questions.\n"
-        "Use it to retrieve (reranker.ckpt=<folder>), and give the run of a reader here.\n"
+        f"{run} is a run of task=reranker, which does not answer questions.\n"
+        "Use it to retrieve (reranker.ckpt=<folder>), and set the run of a reader here.\n"
     )
 
     run_exam(
