@@ -15,22 +15,19 @@ from exam.report.page import load_template
 
 CARD = "README.md"
 NOT_PUSHED = ("checkpoints/*", "*.lock", "verified.json")
-UNKNOWN = "Passages: the licence of your corpus."
 LICENCES = {
     CorpusFormat.demo: "Passages: lead sections of English Wikipedia, CC BY-SA 4.0.",
     CorpusFormat.wikipedia: "Passages: English Wikipedia, CC BY-SA 4.0.",
-    CorpusFormat.jsonl: UNKNOWN,
-    CorpusFormat.text: UNKNOWN,
 }
+UNKNOWN = "Passages: the licence of your corpus."
 
 
 def write_card(stage: Stage, config: Train) -> None:
     """Write `README.md` into a run's folder, from its results."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    results = read_json(stage.folder / RESULTS)
-    rows, base = results["rows"], config.model.name_or_path
-    reader = rows[-1]
+    results, base = read_json(stage.folder / RESULTS), config.model.name_or_path
+    reader = results["rows"][-1]
     searches = config.retriever.kind.searches
     metric = metric_name(config.metric.k)
     score = EvalResult(
@@ -59,7 +56,7 @@ def write_card(stage: Stage, config: Train) -> None:
         n=reader["n"],
         metric=metric,
         metric_title=metric_title(metric),
-        rows=rows,
+        rows=results["rows"],
         paired=results["paired"],
         facts=_facts(config),
         licences=_licences(config),
@@ -88,7 +85,7 @@ def _licences(config: Train) -> list[str]:
     lines = ["Weights: the licence of the checkpoint that they were trained from."]
     if config.retriever.kind.searches:
         parts = [config.corpus, *config.corpus.extra_corpora]
-        lines += dict.fromkeys(LICENCES[part.format] for part in parts)
+        lines += dict.fromkeys(LICENCES.get(part.format, UNKNOWN) for part in parts)
     return lines
 
 
@@ -104,14 +101,16 @@ def push(folder: Path, config: Train) -> None:
     try:
         api.create_repo(str(hub.repo), private=hub.private, exist_ok=True)
         is_exposed = hub.private and not api.repo_info(str(hub.repo)).private
-        commit = None
-        if not is_exposed:
-            commit = api.upload_folder(
+        commit = (
+            None
+            if is_exposed
+            else api.upload_folder(
                 repo_id=str(hub.repo),
                 folder_path=folder,
                 ignore_patterns=list(NOT_PUSHED),
                 commit_message=f"{config.name}: {folder.name}",
             )
+        )
     except Exception as error:  # noqa: BLE001 client, transport and files share no base class
         reason = (str(error) or repr(error)).splitlines()[0]
         raise ExamError(

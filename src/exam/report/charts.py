@@ -28,11 +28,11 @@ def score_chart(rows: list[dict[str, Any]]) -> Chart:
         for row in rows
     ]
     title = f"{metric_title(metric)}, 95 % interval"
-    base = alt.Chart(_values(data)).encode(y=alt.Y("system:N", sort=None, title=None))
-    bars = base.mark_rule(color=CURRENT).encode(x=_x("low", title), x2="high:Q")
+    base = _base(data).encode(y=alt.Y("system:N", sort=None, title=None))
+    x = alt.X("low:Q", title=title, scale=alt.Scale(zero=False, nice=True))
+    bars = base.mark_rule(color=CURRENT).encode(x=x, x2="high:Q")
     dots = base.mark_point(filled=True, size=70, color=FIRST).encode(
-        x="map:Q",
-        tooltip=["system:N", _round_values("map"), _round_values("low"), _round_values("high")],
+        x="map:Q", tooltip=["system:N", *_rounded("map", "low", "high")]
     )
     return _chart("Beside the baselines", "", bars + dots, height=24 * len(rows) + 20)
 
@@ -45,24 +45,22 @@ def learning_chart(history: list[dict[str, Any]], k: int) -> Chart | None:
     scores = [{"step": e["step"], "value": e[key]} for e in history if key in e]
     if not losses:
         return None
-    x = alt.X("step:Q", title="step")
-    loss = (
-        alt.Chart(_values(losses))
-        .mark_line(point=True, color=FIRST)
-        .encode(x=x, y=alt.Y("value:Q", title="training loss", scale=alt.Scale(zero=False)))
-    )
+
+    def line(points: list[Point], axis: str, scale: Any, **style: Any) -> Any:
+        y = alt.Y("value:Q", title=axis, scale=scale)
+        return (
+            _base(points)
+            .mark_line(point=True, **style)
+            .encode(x=alt.X("step:Q", title="step"), y=y)
+        )
+
+    loss = line(losses, "training loss", alt.Scale(zero=False), color=FIRST)
     note = "Loss of the training questions."
     if not scores:
         return _chart("Learning curve", note, loss)
-    score = (
-        alt.Chart(_values(scores))
-        .mark_line(point=True, color=SECOND, strokeDash=[4, 2])
-        # For a single checkpoint, a fitted axis would have one rounded tick: show the whole range.
-        .encode(
-            x=x,
-            y=alt.Y("value:Q", title=f"{title}, checkpoint fold", scale=alt.Scale(domain=[0, 1])),
-        )
-    )
+    # For a single checkpoint, a fitted axis would have one rounded tick: show the whole range.
+    whole = alt.Scale(domain=[0, 1])
+    score = line(scores, f"{title}, checkpoint fold", whole, color=SECOND, strokeDash=[4, 2])
     both = alt.layer(loss, score).resolve_scale(y="independent")
     return _chart("Learning curve", f"{note} Dashed: {title} where checkpoints are chosen.", both)
 
@@ -70,8 +68,7 @@ def learning_chart(history: list[dict[str, Any]], k: int) -> Chart | None:
 def calibration_chart(bins: list[dict[str, Any]], error: float) -> Chart:
     """Draw the accuracy of the first choice over its probability."""
     data = [_interval(b["accuracy"], x=b["probability"], n=b["n"]) for b in bins]
-    note = f"{ON_THE_DIAGONAL} Mean gap (ECE): {error:.3f}."
-    return _chart("Calibration", note, _diagonal() + _points(data, "x:Q"))
+    return _calibration(f"{ON_THE_DIAGONAL} Mean gap (ECE): {error:.3f}.", data)
 
 
 def compare_calibration(readers: dict[str, dict[str, Any]]) -> Chart:
@@ -83,16 +80,17 @@ def compare_calibration(readers: dict[str, dict[str, Any]]) -> Chart:
         for name, reader in readers.items()
         for b in reader["reliability"]
     ]
-    points = _points(data, "x:Q", color=_color_by_name(len(readers)))
-    return _chart("Calibration", ON_THE_DIAGONAL, _diagonal() + points)
+    return _calibration(ON_THE_DIAGONAL, data, color=_color_by_name(len(readers)))
 
 
-def _diagonal() -> Any:
-    diagonal = alt.Chart(_values([{"x": 0, "y": 0}, {"x": 1, "y": 1}]))
-    return diagonal.mark_line(color=CURRENT, opacity=0.4, strokeDash=[3, 3]).encode(
+def _calibration(note: str, data: list[Point], **color: Any) -> Chart:
+    """Draw points beside the diagonal."""
+    diagonal = _base([{"x": 0, "y": 0}, {"x": 1, "y": 1}]).encode(
         x=alt.X("x:Q", title="probability of the first choice"),
         y=alt.Y("y:Q", title="share right"),
     )
+    line = diagonal.mark_line(color=CURRENT, opacity=0.4, strokeDash=[3, 3])
+    return _chart("Calibration", note, line + _points(data, "x:Q", **color))
 
 
 def bar_by_group(title: str, note: str, label: str, points: list[Point]) -> Chart:
@@ -107,21 +105,12 @@ def line_chart(
     """Draw means over a number (`at`, `value`, `ci`), a line for each name."""
     data = [_interval(p, x=p["at"], name=name) for name, line in lines.items() for p in line]
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale()
-    base = alt.Chart(_values(data)).encode(
-        x=alt.X("x:Q", title=label, scale=scale),
-        color=_color_by_name(len(lines)),
-    )
-    near = alt.Y("low:Q", title=unit, scale=alt.Scale(zero=False))
-    band = base.mark_area(opacity=0.18).encode(y=near, y2="high:Q")
+    x = alt.X("x:Q", title=label, scale=scale)
+    base = _base(data).encode(x=x, color=_color_by_name(len(lines)))
+    y = alt.Y("low:Q", title=unit, scale=alt.Scale(zero=False))
+    band = base.mark_area(opacity=0.18).encode(y=y, y2="high:Q")
     line = base.mark_line(point=True).encode(
-        y="value:Q",
-        tooltip=[
-            "name:N",
-            "x:Q",
-            _round_values("value"),
-            _round_values("low"),
-            _round_values("high"),
-        ],
+        y="value:Q", tooltip=["name:N", "x:Q", *_rounded("value", "low", "high")]
     )
     return _chart(title, note, band + line)
 
@@ -154,11 +143,10 @@ def _color_by_name(number: int) -> Any:
 
 
 def _points(data: list[Point], x: Any, **more: Any) -> Any:
-    base = alt.Chart(_values(data)).encode(x=x, **more)
+    base = _base(data).encode(x=x, **more)
     bars = base.mark_rule(color=FIRST).encode(y=alt.Y("low:Q", title="share right"), y2="high:Q")
     dots = base.mark_point(filled=True, size=60, color=FIRST).encode(
-        y="value:Q",
-        tooltip=["n:Q", _round_values("value"), _round_values("low"), _round_values("high")],
+        y="value:Q", tooltip=["n:Q", *_rounded("value", "low", "high")]
     )
     return bars + dots
 
@@ -167,37 +155,25 @@ def _interval(mean: dict[str, Any], **more: Any) -> Point:
     return {"value": mean["value"], "low": mean["ci"][0], "high": mean["ci"][1], **more}
 
 
-def _round_values(name: str) -> Any:
-    return alt.Tooltip(f"{name}:Q", format=".3f")
+def _rounded(*names: str) -> list[Any]:
+    return [alt.Tooltip(f"{name}:Q", format=".3f") for name in names]
 
 
-def _x(name: str, title: str) -> Any:
-    return alt.X(f"{name}:Q", title=title, scale=alt.Scale(zero=False, nice=True))
-
-
-def _values(rows: list[Point]) -> Any:
-    kind: Any = alt.Data
-    return kind(values=rows)
+def _base(rows: list[Point]) -> Any:
+    untyped: Any = alt.Data
+    return alt.Chart(untyped(values=rows))
 
 
 def _chart(title: str, note: str, chart: Any, height: int = HEIGHT) -> Chart:
     """Return a specification as wide as its container, in the colours of the page."""
-    axis = {
-        "labelColor": CURRENT,
-        "titleColor": CURRENT,
-        "tickColor": CURRENT,
-        "domainColor": CURRENT,
-        "gridColor": CURRENT,
-        "gridOpacity": 0.12,
-        "labelLimit": 170,
-    }
-    legend = {"labelColor": CURRENT, "titleColor": CURRENT}
+    text = dict.fromkeys(("labelColor", "titleColor"), CURRENT)
+    lines = dict.fromkeys(("tickColor", "domainColor", "gridColor"), CURRENT)
     styled = (
         chart.properties(width="container", height=height, background="transparent")
         .configure_view(strokeOpacity=0)
-        .configure_axis(**axis)
+        .configure_axis(**text, **lines, gridOpacity=0.12, labelLimit=170)
         .configure_axisX(labelAngle=0)
-        .configure_legend(**legend)
+        .configure_legend(**text)
     )
     return {"title": title, "note": note, "spec": styled.to_dict()}
 
@@ -206,13 +182,9 @@ def write_png(charts: list[Chart], path: Path) -> None:
     """Draw charts side by side, each below its title."""
     import vl_convert
 
-    first = charts[0]["spec"]
-    row = {
-        "$schema": first["$schema"],
-        "background": "white",
-        "config": first["config"],
-        "hconcat": [_panel(chart) for chart in charts],
-    }
+    panels = [_panel(chart) for chart in charts]
+    shared = {name: charts[0]["spec"][name] for name in ("$schema", "config")}
+    row = {**shared, "background": "white", "hconcat": panels}
     text = json.dumps(row).replace(f'"{CURRENT}"', f'"{INK}"')
     with write_atomically(path) as temporary:
         temporary.write_bytes(vl_convert.vegalite_to_png(text, ppi=150, allowed_base_urls=[]))

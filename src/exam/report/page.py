@@ -48,28 +48,11 @@ def write_page(path: Path, page: Page) -> None:
         ),
         specs=_pack([chart["spec"] for chart in page.charts]),
         questions=_pack({"questions": page.questions, "stopwords": page.stopwords}),
-        costs=_costs(page.results),
-        highlighted=_highlight(page),
         metric=metric,
         metric_title=metric_title(metric),
     )
     with write_atomically(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
-
-
-def _highlight(page: Page) -> dict[str, Any] | None:
-    rows: list[dict[str, Any]] = page.results.get("rows", [])
-    return None if page.highlight_row is None or not rows else rows[page.highlight_row]
-
-
-def _costs(results: dict[str, Any]) -> list[tuple[str, float, int, str]]:
-    """Return each stage's name, seconds, peak MiB, and `done` or `reused`."""
-    reused = set(results.get("reused", []))
-    peaks = results.get("peak_mib", {})
-    return [
-        (name, seconds, peaks.get(name, 0), "reused" if name in reused else "done")
-        for name, seconds in results.get("seconds", {}).items()
-    ]
 
 
 def _pack(value: Any) -> str:

@@ -41,6 +41,7 @@ def write_run(
     passages = read_contexts(contexts, config.context.passages(training=False))
     support = read_support(contexts, questions["id"])
     results = read_json(stage.folder / RESULTS) if (stage.folder / RESULTS).is_file() else {}
+    frequencies = read_idf(contexts) if config.retriever.kind.searches else {}
     drawn = []
     if predictions.known is not None:
         drawn = _charts(stage, config, questions, contexts, predictions, results)
@@ -50,14 +51,9 @@ def write_run(
         results=results,
         charts=drawn,
         questions=question_rows(questions, predictions, passages, support),
-        stopwords=_stopwords(contexts) if config.retriever.kind.searches else [],
+        stopwords=[word for word, idf in frequencies.items() if idf < STOPWORD_IDF],
     )
     write_page(stage.folder / REPORT, page)
-
-
-def _stopwords(contexts: Stage) -> list[str]:
-    """Return the most frequent words of the corpus."""
-    return [word for word, idf in read_idf(contexts).items() if idf < STOPWORD_IDF]
 
 
 def write_results(path: Path, title: str, results: dict[str, Any], row: int = -1) -> None:
@@ -74,11 +70,9 @@ def _facts(folder: Path, config: Train, contexts: Stage) -> list[tuple[str, str]
         ("passages read", str(config.context.passages(training=False))),
         ("seed", str(config.seed)),
     ]
-    if (folder / TRAINING).is_file():
-        counts = read_json(folder / TRAINING).get("parameters")
-        if counts:
-            trained = f"{counts['trained']:,} of {counts['all']:,}"
-            facts.append(("trained parameters", trained))
+    training = read_json(folder / TRAINING) if (folder / TRAINING).is_file() else {}
+    if counts := training.get("parameters"):
+        facts.append(("trained parameters", f"{counts['trained']:,} of {counts['all']:,}"))
     return facts
 
 
@@ -127,12 +121,8 @@ def _depths(contexts: Stage, questions: Dataset, k: int) -> list[Chart]:
 
 
 def _score_by_length(questions: Dataset, right: Any) -> list[Point]:
-    lengths = np.array(
-        [
-            sum(len(split_words(t)) for t in (q["prompt"], *q["options"]))
-            for q in questions.to_list()
-        ]
-    )
+    texts = [" ".join([q["prompt"], *q["options"]]) for q in questions.to_list()]
+    lengths = np.array([len(split_words(text)) for text in texts])
     ends = np.unique(np.quantile(lengths, np.linspace(0, 1, GROUPS + 1)).astype(int))
     points = []
     for low, high in pairwise(ends.tolist()):
@@ -161,11 +151,12 @@ def _support_chart(questions: Dataset, contexts: Stage, config: Train, right: An
 
 def _supporting_rank(question: dict[str, Any], contexts: Contexts, idf: dict[str, float]) -> int:
     """Return the rank of the first passage that supports the right option; 0 without one."""
-    for passage in contexts.get(question["id"], []):
-        if passage_support(question, passage, idf) > SUPPORT_THRESHOLD:
-            rank: int = passage["rank"]
-            return rank
-    return 0
+    ranks = (
+        int(passage["rank"])
+        for passage in contexts.get(question["id"], [])
+        if passage_support(question, passage, idf) > SUPPORT_THRESHOLD
+    )
+    return next(ranks, 0)
 
 
 def _point(group: str, values: Any) -> list[Point]:
