@@ -29,7 +29,7 @@ def find_metric(names: Iterable[str]) -> str | None:
 
 
 def rank_options(logits: Floats) -> Ints:
-    """Return the options from best to worst, shape `(questions, options)`; ties keep their order.
+    """Return the options of `(…, options)` logits from best to worst; ties keep their order.
 
     Options that a question lacks have the logit `-inf` and come last.
 
@@ -38,7 +38,7 @@ def rank_options(logits: Floats) -> Ints:
     """
     if np.isnan(logits).any():
         raise ValueError("logits contain NaN")
-    return np.argsort(-np.asarray(logits, dtype=np.float64), axis=1, kind="stable")
+    return np.argsort(-np.asarray(logits, dtype=np.float64), axis=-1, kind="stable")
 
 
 def count_ties(logits: Floats) -> int:
@@ -111,6 +111,12 @@ def summarize(scores: Floats) -> dict[str, Any]:
     """Return `estimate` as results.json keeps it: n, value, and the ends of the interval."""
     mean = estimate(scores)
     return {"n": mean.n, "value": mean.value, "ci": [mean.low, mean.high]}
+
+
+def summarize_metric(scores: Floats, k: int) -> dict[str, Any]:
+    """Return `summarize` of average precision at k, with the value under the metric's name."""
+    summary = summarize(scores)
+    return {"n": summary["n"], metric_name(k): summary["value"], "ci": summary["ci"]}
 
 
 def count_questions_for(difference: float, spread: float) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 
 from exam.config import Cascade, Ensemble, EnsembleKind, Scale
 from exam.evaluation.predictions import to_probabilities
-from exam.metrics import Floats, Ints, average_precision, metric_name, rank_options, summarize
+from exam.metrics import Floats, Ints, average_precision, rank_options, summarize_metric
 
 FOLDS = 5
 POINTS = (3.0, 2.0, 1.0)  # of a voter's first, second and third choice
@@ -30,39 +30,25 @@ def combine_logits(
     softmax gives the normalised probabilities.
     """
     logits = np.stack(members)
-    missing = np.isneginf(logits[0])
-    weight = np.ones(len(members)) if weights is None else np.asarray(weights)
-    share = (weight / weight.sum())[:, None, None]
+    probabilities = to_probabilities(logits)
+    ranks = np.argsort(rank_options(logits), axis=-1)  # each option's rank, from 0
+    weight = (np.ones(len(members)) if weights is None else np.asarray(weights))[:, None, None]
+    share = weight / weight.sum()
+    mean = (share * probabilities).sum(axis=0)
     if ensemble.kind is EnsembleKind.rank:
-        scores = -(share * _ranks(logits)).sum(axis=0)
+        scores = -(share * ranks).sum(axis=0)
     elif ensemble.kind is EnsembleKind.vote:
         points = np.array([*(ensemble.vote_points or POINTS), *[0.0] * logits.shape[2]])
-        votes = (weight[:, None, None] * points[_ranks(logits)]).sum(axis=0)
         # Equal votes go to the more probable option, not to the first.
-        scores = votes + TINY * _mean(logits, share, Scale.probability)
+        scores = (weight * points[ranks]).sum(axis=0) + TINY * mean
     elif ensemble.kind is EnsembleKind.max_over_contexts:
-        scores = np.log(np.maximum(_probabilities(logits).max(axis=0), TINY))
+        scores = np.log(np.maximum(probabilities.max(axis=0), TINY))
+    elif ensemble.space is Scale.logit:
+        scores = (share * np.where(np.isneginf(logits), 0, logits)).sum(axis=0)
     else:
-        mean = _mean(logits, share, ensemble.space)
-        scores = mean if ensemble.space is Scale.logit else np.log(np.maximum(mean, TINY))
-    combined: Floats = np.where(missing, -np.inf, scores)
+        scores = np.log(np.maximum(mean, TINY))
+    combined: Floats = np.where(np.isneginf(logits[0]), -np.inf, scores)
     return combined
-
-
-def _probabilities(logits: Floats) -> Floats:
-    return np.stack([to_probabilities(member) for member in logits])
-
-
-def _ranks(logits: Floats) -> Ints:
-    """Return each option's rank in each member's ranking, from 0."""
-    return np.stack([np.argsort(rank_options(member), axis=1) for member in logits])
-
-
-def _mean(logits: Floats, share: Floats, scale: Scale) -> Floats:
-    is_probability = scale is Scale.probability
-    values = _probabilities(logits) if is_probability else np.where(np.isneginf(logits), 0, logits)
-    mean: Floats = (share * values).sum(axis=0)
-    return mean
 
 
 @dataclass(frozen=True)
@@ -88,7 +74,7 @@ def fit_weights(members: list[Floats], labels: Ints, k: int, seed: int) -> Fitte
     """
     from sklearn.model_selection import KFold
 
-    chances, nested = _probabilities(np.stack(members)), np.zeros(len(labels))
+    chances, nested = to_probabilities(np.stack(members)), np.zeros(len(labels))
     folds = KFold(min(FOLDS, len(labels)), shuffle=True, random_state=seed)
     for inside, outside in folds.split(labels):
         weights = _search_weights(chances[:, inside], labels[inside], k, seed)
@@ -104,7 +90,7 @@ def _search_weights(chances: Floats, labels: Ints, k: int, seed: int) -> Floats:
         return -float(_score(chances, labels, weights, k).mean())
 
     number = len(chances)
-    equal = np.full(number, 1.0)
+    equal = np.ones(number)
     drawn = np.random.default_rng(seed).random((10 * number, number))
     start = np.vstack([equal, np.eye(number), drawn])  # the identity holds each single member
     bounds = [(0.0, 1.0)] * number
@@ -172,13 +158,7 @@ def cascade_curve(
     for share in SHARES.tolist():
         rows = select_share(lacking, share)
         logits = merge_logits(cheap, rows, expensive[rows])
-        summary = summarize(average_precision(rank_options(logits), labels, k))
-        point = {
-            "share": share,
-            "n": summary["n"],
-            metric_name(k): summary["value"],
-            "ci": summary["ci"],
-            "seconds_a_question": seconds[0] + seconds[1] * len(rows) / len(labels),
-        }
-        points.append(point)
+        cost = seconds[0] + seconds[1] * len(rows) / len(labels)
+        summary = summarize_metric(average_precision(rank_options(logits), labels, k), k)
+        points.append({"share": share, **summary, "seconds_a_question": cost})
     return points

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 
@@ -59,16 +62,15 @@ class Predictions:
     @property
     def name(self) -> str:
         """The name in tables."""
-        return " · ".join(
-            [self.reader, self.contexts, *([self.order] * (self.order != ORIGINAL_ORDER))]
-        )
+        order = [] if self.order == ORIGINAL_ORDER else [self.order]
+        return " · ".join([self.reader, self.contexts, *order])
 
 
 def to_probabilities(logits: Floats) -> Floats:
-    """Return the softmax over each question's options, shape `(questions, options)`."""
+    """Return the softmax over the options of `(…, options)` logits."""
     from scipy.special import softmax
 
-    result: Floats = softmax(logits, axis=1)
+    result: Floats = softmax(logits, axis=-1)
     return result
 
 
@@ -140,26 +142,14 @@ def read_all_predictions(path: Path) -> list[Predictions]:
     if empty or not len(table):
         where = f"empty cells in {empty[0]}" if empty else "no rows"
         raise ExamError(f"{path} has {where}.\nPredict again.")
-    groups = ["reader", "contexts", "order"]
-    codes = np.stack([_codes(table[name])[0] for name in groups])
-    _, first, group = np.unique(codes, axis=1, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    predictions = []
-    for number in order:
-        rows = table.filter(pa.array(group.ravel() == number))
-        names = {name: rows[name][0].as_py() for name in groups}
-        predictions.append(_read_one(path, rows, names))
-    return predictions
+    groups = table.group_by(["reader", "contexts", "order"], use_threads=False).aggregate([])
+    return [_read_one(path, table, names) for names in groups.to_pylist()]
 
 
-def _codes(column: Any) -> tuple[Any, list[Any]]:
-    """Return a number for every value, by first appearance, and the distinct values."""
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-
-
-def _read_one(path: Path, rows: pa.Table, names: dict[str, str]) -> Predictions:
-    question, ids = _codes(rows["question_id"])
+def _read_one(path: Path, table: pa.Table, names: dict[str, str]) -> Predictions:
+    rows = table.filter(reduce(and_, (pc.field(name) == names[name] for name in names)))
+    encoded = rows["question_id"].combine_chunks().dictionary_encode()
+    question, ids = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
     option, logit = rows["option"].to_numpy(), rows["logit"].to_numpy()
     if option.min() < 0 or option.max() >= len(LETTERS):
         raise _wrong(path, ids[question[option.argmin()]], f"option {option.min()}")
@@ -171,13 +161,14 @@ def _read_one(path: Path, rows: pa.Table, names: dict[str, str]) -> Predictions:
     logits = np.full(times.shape, -np.inf)
     logits[question, option] = logit
     _refuse(path, ids, (times > 0) & ~np.isfinite(logits), "an infinite logit or NaN at option {}")
-    label = rows["label"].fill_null(-1).to_numpy()
-    low, high = np.full(len(ids), 127), np.full(len(ids), -1)
-    np.minimum.at(low, question, label)
-    np.maximum.at(high, question, label)
-    _refuse(path, ids, (low != high)[:, None], "two answers")
-    _refuse(path, ids, ((high < -1) | (high >= times.sum(axis=1)))[:, None], "an unknown answer")
-    labels = [None if value < 0 else int(value) for value in high.tolist()]
+    answers = np.full(times.shape, -1)
+    answers[question, option] = rows["label"].fill_null(-1).to_numpy()
+    answer = answers[:, :1]
+    _refuse(path, ids, expected & (answers != answer), "two answers")
+    _refuse(
+        path, ids, (answer < -1) | (answer >= expected.sum(1, keepdims=True)), "an unknown answer"
+    )
+    labels = [None if value < 0 else value for value in answer[:, 0].tolist()]
     return Predictions(ids, logits, labels, **names)
 
 
@@ -202,42 +193,40 @@ def align(predictions: list[Predictions], sources: list[str]) -> list[Prediction
         ExamError: two of `sources` answer different questions, or their options or answers differ.
     """
     first, name = predictions[0], sources[0]
-    known = set(first.ids)
     matched = []
     for one, source in zip(predictions, sources, strict=True):
         row_of = {key: row for row, key in enumerate(one.ids)}
-        unknown = next((key for key in one.ids if key not in known), None)
-        lacking = next((key for key in first.ids if key not in row_of), None)
-        if unknown is not None or lacking is not None:
-            key, has, lacks = (
-                (unknown, source, name) if unknown is not None else (lacking, name, source)
-            )
-            raise ExamError(
-                f"{has} answers question {key!r}, which {lacks} does not.\n"
-                "Give predictions of the same questions."
-            )
+        _check_ids(one.ids, first.ids, source, name)
+        _check_ids(first.ids, one.ids, name, source)
         rows = [row_of[key] for key in first.ids]
-        logits, labels = one.logits[rows], [one.labels[row] for row in rows]
-        _check_same(first, name, logits, labels, source)
-        matched.append(replace(one, ids=first.ids, logits=logits, labels=labels))
+        labels = [one.labels[row] for row in rows]
+        matched.append(replace(one, ids=first.ids, logits=one.logits[rows], labels=labels))
+        _check_same(first, matched[-1], name, source)
     return matched
 
 
-def _check_same(
-    first: Predictions, name: str, logits: Floats, labels: list[int | None], source: str
-) -> None:
+def _check_ids(ids: list[str], others: list[str], name: str, source: str) -> None:
+    """Refuse a question that others lack."""
+    known = set(others)
+    if lacking := [key for key in ids if key not in known]:
+        raise ExamError(
+            f"{name} answers question {lacking[0]!r}, which {source} does not.\n"
+            "Give predictions of the same questions."
+        )
+
+
+def _check_same(first: Predictions, second: Predictions, name: str, source: str) -> None:
     """Refuse a question with different numbers of options, or different right options."""
-    counts = [np.isfinite(values).sum(axis=1).tolist() for values in (first.logits, logits)]
-    for key, number, other, label, theirs in zip(
-        first.ids, *counts, first.labels, labels, strict=True
-    ):
-        if number != other:
+    a, b = (np.isfinite(one.logits).sum(axis=1).tolist() for one in (first, second))
+    for row, key in enumerate(first.ids):
+        if a[row] != b[row]:
             raise ExamError(
-                f"Question {key!r} has {number} options in {name} and {other} in {source}.\n"
+                f"Question {key!r} has {a[row]} options in {name} and {b[row]} in {source}.\n"
                 "Give predictions of the same questions."
             )
-        if label != theirs:
-            answers = [LETTERS[v] if v is not None else "unknown" for v in (label, theirs)]
+        labels = first.labels[row], second.labels[row]
+        if labels[0] != labels[1]:
+            answers = ["unknown" if label is None else LETTERS[label] for label in labels]
             raise ExamError(
                 f"The right option of question {key!r} is {answers[0]} in {name} and {answers[1]} "
                 f"in {source}.\nThe order of the options or the answers differ: predict both from "

@@ -33,7 +33,7 @@ from exam.metrics import (
     metric_title,
     random_average_precision,
     rank_options,
-    summarize,
+    summarize_metric,
 )
 from exam.retrieval.contexts import read_support
 
@@ -210,9 +210,9 @@ def pad_scores(values: list[list[float]]) -> Floats:
 
 def pair_systems(a: ScoredSystem, b: ScoredSystem) -> dict[str, Any]:
     """Return the mean of a - b on the same questions, with its interval."""
-    summary = summarize(a.scores - b.scores)
-    difference = {"difference": summary["value"], "ci": summary["ci"]}
-    return {"a": a.name, "b": b.name, "n": summary["n"], **difference}
+    mean = estimate(a.scores - b.scores)
+    difference = {"difference": mean.value, "ci": [mean.low, mean.high]}
+    return {"a": a.name, "b": b.name, "n": mean.n, **difference}
 
 
 def build_results(
@@ -220,18 +220,12 @@ def build_results(
 ) -> dict[str, Any]:
     """Return the content of results.json."""
     return {
-        "rows": [_row(system) for system in systems],
+        "rows": [{"system": s.name, **summarize_metric(s.scores, s.k)} for s in systems],
         "paired": [pair_systems(a, b) for a, b in pairs],
         "seconds": {_label(s): round(s.seconds, 1) for s in stages},
         "peak_mib": {_label(s): round(s.peak_mib) for s in stages},
         "reused": [_label(s) for s in stages if s.reused],
     }
-
-
-def _row(system: ScoredSystem) -> dict[str, Any]:
-    summary = summarize(system.scores)
-    score = {metric_name(system.k): summary["value"], "ci": summary["ci"]}
-    return {"system": system.name, "n": summary["n"], **score}
 
 
 def _label(stage: Stage) -> str:

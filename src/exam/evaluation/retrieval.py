@@ -21,6 +21,7 @@ from exam.metrics import (
     rank_options,
     recall_at_k,
     summarize,
+    summarize_metric,
 )
 from exam.readers.lexical import compute_features, compute_logits, cross_fit, fit_weights
 from exam.retrieval.contexts import read_contexts, read_idf, read_questions, read_support
@@ -84,6 +85,10 @@ class RankedContexts:
         precision = self.precision(None, WORD_BUDGET)
         return scores if precision is None else {**scores, metric_name(self.k): precision}
 
+    def scored(self, metric: str) -> ScoredSystem:
+        """Return the questions' scores by one metric, under the stage's name."""
+        return ScoredSystem(self.name, self.scores[metric], self.k)
+
     def features(self, top_k: int | None, budget: int | None) -> Floats:
         """Return lexical features of the answered questions."""
         contexts = {key: passages[:top_k] for key, passages in self.contexts.items()}
@@ -102,18 +107,19 @@ class RankedContexts:
             logits = compute_logits(features, weights)
         return None if logits is None else average_precision(rank_options(logits), labels, self.k)
 
-    @cached_property
-    def curves(self) -> dict[str, dict[int, Floats]]:
-        """Recall at every depth; reader-free MAP@k at some depths, however long the passages."""
+    def curves(self) -> dict[str, list[dict[str, Any]]]:
+        """Return recall at every depth, and reader-free MAP@k at some; passages count whole."""
         ranks = article_ranks(self.questions, self.contexts)
-        depths = [depth for depth in DEPTHS if depth <= self.deepest]
-        precision = {depth: self.precision(depth, None) for depth in depths}
-        recall = {depth: recall_at_k(ranks, depth) for depth in range(1, self.deepest + 1)}
+        depths = range(1, self.deepest + 1)
+        precision = {depth: self.precision(depth, None) for depth in DEPTHS if depth in depths}
+        recall = {depth: recall_at_k(ranks, depth) if len(ranks) else None for depth in depths}
         return {
-            "recall": recall if len(ranks) else {},
-            metric_name(self.k): {
-                d: values for d, values in precision.items() if values is not None
-            },
+            metric: [
+                {"depth": depth, **summarize(values)}
+                for depth, values in curve.items()
+                if values is not None
+            ]
+            for metric, curve in (("recall", recall), (metric_name(self.k), precision))
         }
 
 
@@ -129,40 +135,30 @@ def compare_contexts(systems: list[RankedContexts]) -> dict[str, Any]:
     return {
         "rows": [_row(system) for system in systems],
         "paired": [
-            {"metric": metric, **_pair(first, other, values, theirs)}
+            {"metric": metric, **pair_systems(first.scored(metric), other.scored(metric))}
             for other in rest
-            for metric, values in first.scores.items()
-            if (theirs := other.scores.get(metric)) is not None
+            for metric in first.scores
+            if metric in other.scores
         ],
         "seconds": {s.name: round(s.stage.seconds, 1) for s in systems},
         "peak_mib": {s.name: round(s.stage.peak_mib) for s in systems},
     }
 
 
-def _pair(
-    a: RankedContexts, b: RankedContexts, scores: Floats, other_scores: Floats
-) -> dict[str, Any]:
-    return pair_systems(ScoredSystem(a.name, scores, a.k), ScoredSystem(b.name, other_scores, b.k))
+def _row(system: RankedContexts) -> dict[str, Any]:
+    scores = {**system.scores}
+    precision = scores.pop(metric_name(system.k), None)
+    return {
+        "system": system.name,
+        **({} if precision is None else summarize_metric(precision, system.k)),
+        "lexical_reader": "cross-fitted" if system.fitted_on is None else system.fitted_on.name,
+        **{metric: summarize(values) for metric, values in scores.items()},
+    }
 
 
 def trace_depth(systems: list[RankedContexts]) -> dict[str, Any]:
     """Return every system's scores over depth."""
-    return {
-        system.name: {
-            metric: [{"depth": depth, **summarize(values)} for depth, values in curve.items()]
-            for metric, curve in system.curves.items()
-        }
-        for system in systems
-    }
-
-
-def _row(system: RankedContexts) -> dict[str, Any]:
-    summaries = {metric: summarize(values) for metric, values in system.scores.items()}
-    metric = metric_name(system.k)
-    last = summaries.pop(metric, None)
-    score = {} if last is None else {"n": last["n"], metric: last["value"], "ci": last["ci"]}
-    fitted_on = "cross-fitted" if system.fitted_on is None else system.fitted_on.name
-    return {"system": system.name, **score, "lexical_reader": fitted_on, **summaries}
+    return {system.name: system.curves() for system in systems}
 
 
 def format_retrieval_table(results: dict[str, Any]) -> str:

@@ -16,14 +16,13 @@ def write_submission(
     path: Path, ids: list[str], logits: Floats, k: int, letters: str = LETTERS
 ) -> None:
     """Write `id,prediction` with the best `k` labels, then read the file back and validate it."""
-    chosen = [
-        [letters[option] for option in best if logit[option] > -np.inf][:k]
-        for best, logit in zip(rank_options(logits), logits, strict=True)
+    options = np.isfinite(logits).sum(axis=1).tolist()
+    rows = [
+        [key, " ".join(letters[option] for option in best[: min(k, count)])]
+        for key, best, count in zip(ids, rank_options(logits), options, strict=True)
     ]
     with write_atomically(path) as temporary:
-        rows = [[key, " ".join(best)] for key, best in zip(ids, chosen, strict=True)]
         write_csv(temporary, ["id", "prediction"], rows)
-        options = np.isfinite(logits).sum(axis=1).tolist()
         validate_submission(temporary, ids, options, k, letters)
 
 
