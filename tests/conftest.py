@@ -70,6 +70,22 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def cross_encoder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The encoder's weights with a random scoring head, saved as a folder."""
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    folder = tmp_path_factory.mktemp("cross_encoder")
+    torch.manual_seed(1)
+    model = CrossEncoder(str(encoder.parent / "plain"), num_labels=1, device="cpu")
+    for weights in model.parameters():  # the library's own, near zero, score all pairs the same
+        if weights.ndim == 2:
+            torch.nn.init.normal_(weights, std=0.3)
+    model.save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Bench"]:
     """A local hub with everything published, and commands that use it."""
     from hub.bench import bench_in

@@ -4,21 +4,25 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import runpy
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
+from exam.core.errors import ExamError
 from exam.core.logging import quiet_libraries
 
 if TYPE_CHECKING:  # a GPU machine without them still collects the tests
     from datasets import Dataset
 
     from exam.config import Corpus
+    from exam.core.artifacts import Stage
 
 ROOT = Path(__file__).parents[1]
 ANIMALS = ["otter", "heron", "badger", "newt", "falcon", "mole", "trout", "beetle", "lynx", "toad"]
@@ -115,6 +119,38 @@ def read_csv(path: Path, rows: list[dict[str, str]]) -> "Dataset":
     write_csv(path, rows)
     columns = {c: c for c in ["id", "prompt", "answer", *"ABCDE"]}
     return read_questions(Data(name=path.stem, dir=str(path.parent), columns=columns), path.name)
+
+
+def contexts_stage(
+    outputs: Path, passages: dict[str, list[dict]], idf: dict[str, float] | None = None, **key: Any
+) -> "Stage":
+    """A finished stage of contexts: the passages of each question's id, best first."""
+    from exam.core.artifacts import open_stage
+    from exam.core.files import write_json
+    from exam.retrieval.contexts import FILE, IDF, SCHEMA, write_contexts
+
+    with open_stage(outputs, "contexts", "c", key) as stage:
+        if not stage.reused:
+            empty = dict.fromkeys(SCHEMA.names)
+            rows = (
+                [{**empty, "question_id": key, "rank": n, **own} for n, own in enumerate(ranked, 1)]
+                for key, ranked in passages.items()
+            )
+            write_contexts(stage, rows)
+            write_json(stage.folder / IDF, idf or {})
+            stage.finish([FILE, IDF])
+    return stage
+
+
+def read_losses(folder: Path) -> list[float]:
+    """The losses that a training logged."""
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [log["loss"] for log in history if "loss" in log]
+
+
+def refuses(*parts: str) -> pytest.RaisesExc[ExamError]:
+    """Expect an ExamError whose message holds these parts in this order."""
+    return pytest.raises(ExamError, match="(?s)" + ".*".join(map(re.escape, parts)))
 
 
 FORKS = multiprocessing.get_context("forkserver")

@@ -16,7 +16,7 @@ from exam import __version__
 from exam.cli import COMMANDS, main
 from exam.config import ROOTS, Chunking, Context, Retriever
 from exam.config.compose import add_hydra_prefix, check_groups, compose_config, conf_dir, known_keys
-from exam.config.help import SWEEPS, list_groups, list_settings, option_comment, option_paths
+from exam.config.help import SWEEPS, list_groups, option_comment, option_paths
 from exam.config.renamed import PUBLISHED, RENAMED, new_name
 from exam.config.training_args import TrainerFields, trainer_choices
 from exam.core.errors import PROGRAM, spell_command
@@ -68,33 +68,18 @@ def test_ungrammatical_override():
     assert "Traceback" not in done.stderr
 
 
-def test_missing_checkpoint_asks_for_generated():
-    done = exam("infer")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "ckpt and predictions are missing.\n"
-        "Give runs, ckpt=<folder>, or saved predictions, predictions=[<file>,…].\n",
-    )
-
-
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("overrides", "observed", "remedy"),
     [
-        (
-            "data.test=my.csv",
-            "data.test needs an option of data.\nChoose one, data=<option> data.test=<value>.\n",
-        ),
-        (
-            "context.num_passages=8",
-            "context.num_passages needs an option of context.\n"
-            "Choose one, context=<option> context.num_passages=<value>, or change the run's: "
-            "run.context.num_passages=<value>.\n",
-        ),
+        ([], "ckpt and predictions are missing", "predictions=[<file>,…]"),
+        (["ckpt=run", "data.test=my.csv"], "data.test needs an option of data", "data=<option>"),
+        (["ckpt=run", "context.num_passages=8"], "an option of context", "run.context."),
     ],
 )
-def test_a_value_of_no_group_is_refused(override, message):
-    done = exam("infer", "ckpt=run", override)
-    assert (done.returncode, done.stderr) == (2, message)
+def test_what_infer_lacks_is_named(overrides, observed, remedy):
+    done = exam("infer", *overrides)
+    first, second = done.stderr.splitlines()
+    assert (done.returncode, observed in first, remedy in second) == (2, True, True)
 
 
 HEAVY = ("torch", "transformers", "datasets", "numpy", "pyarrow")
@@ -114,21 +99,11 @@ def test_help_lists_the_groups(command, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("topic", "lines"),
     [
-        (
-            "context",
-            [
-                "  context=inference_only  Train closed book and answer open book.",
-                "  context.order: one of best_first, best_last; default best_first",
-                "      Order of the passages.",
-            ],
-        ),
+        ("context", ["  context=inference_only  ", "  context.order: one of best_first, best_"]),
         ("num_passages", ["  context.num_passages: integer, at least 0; default 5"]),
         ("reranker.weight", ["  reranker.weight: number, above 0 and at most 1; default 1.0"]),
         ("trainer", ["  trainer.per_device_train_batch_size: integer, at least 1; default 8"]),
-        (
-            "experiment",
-            ['  experiment=awp  System 10. itsuki9180, "Introducing adversarial weight'],
-        ),
+        ("experiment", ["  experiment=awp  System 10. "]),
     ],
 )
 def test_help_describes_the_keys_of_a_group(topic, lines, capsys):
@@ -148,19 +123,13 @@ def test_every_new_name_exists():
     for name in [*RENAMED.values(), *moved]:
         key, _, value = name.partition("=")
         assert key in keys
-        assert (
-            key not in list_groups("train")
-            or not value
-            or (conf_dir() / key / f"{value}.yaml").is_file()
-        )
+        if value and key in list_groups("train"):
+            assert (conf_dir() / key / f"{value}.yaml").is_file()
 
 
-def test_every_setting_and_option_is_described():
-    settings = [setting for schema in ROOTS.values() for setting in list_settings(schema)]
-    paths = [
-        path for command in ROOTS for group in list_groups(command) for path in option_paths(group)
-    ]
-    assert [s.key for s in settings if not s.help] == []
+def test_every_option_is_described():
+    groups = {group for command in ROOTS for group in list_groups(command)}
+    paths = [path for group in groups for path in option_paths(group)]
     assert [path for path in paths if not option_comment(path)] == []
 
 
@@ -291,18 +260,12 @@ def test_a_refusal_imports_nothing_heavy_and_is_quick(verb, override):
 def test_trainer_fields_are_those_of_the_installed_transformers():
     from transformers import TrainingArguments
 
-    accepted = [field.name for field in fields(TrainingArguments) if field.init]
-    assert [field.name for field in fields(TrainerFields)] == accepted
+    accepted = {field.name: field for field in fields(TrainingArguments) if field.init}
     types = {field.name: field.type for field in fields(TrainerFields)}
+    assert [*types] == [*accepted]
     assert types["learning_rate"] is float
     assert types["eval_steps"] == float | None
     assert (types["optim"], types["fsdp_config"]) == (str, Any)
-
-
-def test_trainer_help_and_defaults_are_those_of_the_installed_transformers():
-    from transformers import TrainingArguments
-
-    accepted = {field.name: field for field in fields(TrainingArguments) if field.init}
     for field in fields(TrainerFields):
         words = accepted[field.name].metadata["help"].replace("%%", "%").split()
         assert field.metadata["help"] == " ".join(words), field.name
@@ -365,11 +328,6 @@ def test_options_that_spell_the_defaults_out_hold_them(schema, option):
     found, expected = map(OmegaConf.to_container, (laid_over, default))
     differing = {key for key in expected if found[key] != expected[key]}
     assert differing <= {"name", "kind", "top_k"}
-
-
-def test_known_keys_cover_nested_groups():
-    keys = known_keys(ROOTS["train"])
-    assert {"data.columns", "trainer.learning_rate", "seed", "corpus.extra_corpora"} <= set(keys)
 
 
 def test_defaults_are_those_that_need_no_hub():

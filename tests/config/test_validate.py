@@ -5,6 +5,7 @@ from dataclasses import fields, is_dataclass
 from typing import get_args, get_type_hints
 
 import pytest
+from helpers import refuses
 
 from exam.config import ROOTS, Restore
 from exam.config.compose import compose_config
@@ -99,28 +100,22 @@ CONTRADICTIONS = {  # what the message names, and its remedy
 @pytest.mark.parametrize("override", RANGES)
 def test_a_value_out_of_range_is_refused(override):
     key, _, _ = override.partition("=")
-    with pytest.raises(ExamError) as caught:
+    with refuses(f"{key} must be {RANGES[override]} (got "):
         compose_config("train", override)
-    assert str(caught.value).startswith(f"{key} must be {RANGES[override]} (got ")
 
 
 @pytest.mark.parametrize("command", CONTRADICTIONS)
 def test_a_contradiction_is_refused(command):
-    with pytest.raises(ExamError) as caught:
+    with refuses(*CONTRADICTIONS[command]):
         compose_config(*command.split(" "))
-    assert [part for part in CONTRADICTIONS[command] if part not in str(caught.value)] == []
 
 
 def test_every_item_of_a_list_is_within_range_and_a_member_is_named():
-    with pytest.raises(
-        ExamError, match=r"^cascade\.escalate_fraction must be between 0 and 1 \(got 2\)"
-    ):
+    with refuses("cascade.escalate_fraction must be between 0 and 1 (got 2)"):
         compose_config("infer", "ckpt=[a,b,c]", "cascade.escalate_fraction=[0.5,2]")
     with pytest.raises(ExamError, match=r"^ensemble\.weights must be at least 0 \(got -1.0\)"):
         compose_config("infer", "ckpt=[a,b]", "ensemble=mean", "ensemble.weights=[1,-1]")
-    with pytest.raises(
-        ExamError, match=r"^cascade\.escalate_fraction must be between 0 and 1 \(got half\)"
-    ):
+    with refuses("cascade.escalate_fraction must be between 0 and 1 (got half)"):
         compose_config("infer", "ckpt=[a,b]", "cascade.escalate_fraction=half")
     with pytest.raises(ExamError, match=r"^retriever\.members\.bm25\.top_k must be at least 1"):
         compose_config("train", "retriever=hybrid", "retriever.members.bm25.top_k=0")

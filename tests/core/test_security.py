@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers import ROOT, exam, jsonl_corpus, make_place, make_questions, tiny
+from helpers import ROOT, exam, make_place, make_questions, refuses, tiny
 from transformers import LlamaConfig
 
 from exam import load
@@ -212,26 +212,18 @@ def test_a_checkpoint_to_resume_from_gives_numbers_alone(tmp_path, mark):
         "pytorch_model.bin.index.json",
     ):
         (newest / name).write_bytes(b"x")
-        with pytest.raises(ExamError) as caught:
+        with refuses(f"{newest / name} holds pickled weights", f"Delete {newest}, and run"):
             fit(again)
-        assert f"{newest / name} holds pickled weights" in str(caught.value)
-        assert f"Delete {newest}, and run" in str(caught.value)
         (newest / name).unlink()
 
 
-def test_a_checkpoints_list_that_leads_out_is_not_followed(tmp_path):
-    folder, state = tmp_path / "checkpoint-1", "trainer_state.json"
-    folder.mkdir()
-    write_json(folder / state, {"best_global_step": None})
-    (tmp_path / "elsewhere").write_text("x")
-    write_manifest(folder / MANIFEST, [state, "../elsewhere"])
-    assert last_complete_checkpoint(tmp_path) is None
-
-
-def test_a_checkpoints_list_without_its_state_is_not_whole(tmp_path):
+@pytest.mark.parametrize("files", [["trainer_state.json", "../elsewhere"], []])
+def test_a_checkpoints_list_that_leads_out_or_lacks_its_state_is_not_whole(tmp_path, files):
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()
-    write_manifest(folder / MANIFEST, [])
+    write_json(folder / "trainer_state.json", {"best_global_step": None})
+    (tmp_path / "elsewhere").write_text("x")
+    write_manifest(folder / MANIFEST, files)
     assert last_complete_checkpoint(tmp_path) is None
 
 
@@ -282,10 +274,8 @@ def test_a_run_cannot_switch_code_on(saved, group):
     start = text.index(f"\n{group}:")
     head, tail = text[:start], text[start:]
     saved.write_text(head + tail.replace("trust_remote_code: false", "trust_remote_code: true", 1))
-    with pytest.raises(ExamError) as caught:
+    with refuses(f"{saved} runs code", f"set run.{group}.trust_remote_code=true"):
         load_run(saved, Infer(ckpt="run"))
-    assert str(caught.value).startswith(f"{saved} runs code that comes with its checkpoint")
-    assert f"set run.{group}.trust_remote_code=true" in str(caught.value)
     trusting = Infer(ckpt="run", run={group: {"trust_remote_code": True}})
     assert getattr(load_run(saved, trusting), group).trust_remote_code
 
@@ -367,33 +357,22 @@ def test_links_out_of_a_stage_are_refused(stage, tmp_path):
 @pytest.mark.parametrize("name", ["../a.txt", "/etc/hostname", "..\\a.txt", "", "a\0b", "x" * 300])
 def test_names_in_a_manifest_stay_in_its_folder(stage, name):
     manifest = read_manifest(stage / MANIFEST)
-    write_checksummed_json(
-        stage / MANIFEST, {**manifest, "files": {name: {"bytes": 1, "sha256": "0"}}}
-    )
-    with pytest.raises(ExamError, match="leads out of its folder"):
-        load_stage(stage)
+    for named, message in ((name, "leads out of its folder"), ("b.txt", "b.txt is missing")):
+        write_checksummed_json(stage / MANIFEST, {**manifest, "files": {named: None}})
+        with refuses(message):
+            load_stage(stage)
 
 
-def test_a_file_of_which_a_manifest_says_nothing_is_missing(stage):
-    manifest = read_manifest(stage / MANIFEST)
-    write_checksummed_json(stage / MANIFEST, {**manifest, "files": {"b.txt": None}})
-    with pytest.raises(ExamError, match=r"b\.txt is missing"):
-        load_stage(stage)
+OTHER = [{}, {"key": 1}, {"key": {}, "metadata": [], "files": {}}]
 
 
-@pytest.mark.parametrize(
-    "content", ["[]", "{}", '{"key": 1}', "[" * 100_000, '{"key": {}, "metadata": [], "files": {}}']
-)
-def test_other_manifests_are_refused_in_one_message(stage, content):
-    (stage / MANIFEST).write_text(content)
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, *map(json.dumps, OTHER), *OTHER])
+def test_other_manifests_are_refused_even_if_they_vouch_for_themselves(stage, content):
+    if isinstance(content, dict):
+        write_checksummed_json(stage / MANIFEST, content)
+    else:
+        (stage / MANIFEST).write_text(content)
     with pytest.raises(ExamError, match=r"is not the (JSON )?file that was written"):
-        load_stage(stage)
-
-
-@pytest.mark.parametrize("content", [{}, {"key": 1}, {"key": {}, "metadata": [], "files": {}}])
-def test_other_manifests_that_vouch_for_themselves_are_refused_too(stage, content):
-    write_checksummed_json(stage / MANIFEST, content)
-    with pytest.raises(ExamError, match="is not the JSON file that was written"):
         load_stage(stage)
 
 
@@ -576,11 +555,8 @@ def test_what_needs_a_network_is_refused_offline(config, values, what):
     if "trainer" in values:
         values = {"trainer": replace(config.trainer, **values["trainer"])}
     validate(replace(config, **values))
-    with pytest.raises(ExamError) as caught:
+    with refuses(f"{what} needs a network, but offline=true", "Leave one of them out."):
         validate(replace(config, offline=True, **values))
-    assert str(caught.value) == (
-        f"{what} needs a network, but offline=true forbids it.\nLeave one of them out."
-    )
 
 
 def test_a_bundle_is_not_made_offline():
@@ -691,12 +667,8 @@ def test_numbers_without_a_value_are_refused(tmp_path, number):
     path = tmp_path / "run" / "results.json"
     path.parent.mkdir()
     path.write_text(f'{{"value": {number}}}')
-    with pytest.raises(ExamError) as refused:
+    with refuses(str(path), f"(it holds {number})", f"Delete the folder {path.parent}"):
         read_json(path)
-    assert str(refused.value) == (
-        f"{path} is not the JSON file that was written (it holds {number}).\n"
-        f"Delete the folder {path.parent} and run the command again."
-    )
 
 
 def test_of_two_equal_names_in_an_object_none_is_taken(tmp_path):
@@ -776,14 +748,6 @@ def test_ids_that_cannot_be_found_again_are_refused(tmp_path, kind):
         list(iter_articles(file))
 
 
-def test_an_article_whose_text_is_a_list_is_refused(tmp_path):
-    corpus = jsonl_corpus(tmp_path / "c.jsonl")
-    (tmp_path / "c.jsonl").write_text(json.dumps({"id": 1, "title": "", "text": ["a"]}) + "\n")
-    (file,) = corpus_files(corpus, tmp_path)
-    with pytest.raises(ExamError, match="article 1: 'text' is a list"):
-        list(iter_articles(file))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -823,20 +787,16 @@ def test_support_of_other_questions_is_refused(tmp_path, support):
             [{"question_id": "1", "text": "x"}, {"text": "x"}],
             "has columns text; question_id and passage_id or text are required",
         ),
+        *(
+            ([{"question_id": "1", "text": "x", "gain": gain}], "is not a finite number")
+            for gain in ("much", None, float("nan"), "1e999")
+        ),
     ],
 )
 def test_positives_of_another_form_are_refused(tmp_path, rows, message):
     path = tmp_path / "p.jsonl"
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with pytest.raises(ExamError, match=message):
-        read_positives(path)
-
-
-@pytest.mark.parametrize("gain", ["much", None, float("nan"), "1e999"])
-def test_gains_that_are_no_numbers_are_refused(tmp_path, gain):
-    path = tmp_path / "p.jsonl"
-    path.write_text(json.dumps({"question_id": "1", "text": "x", "gain": gain}) + "\n")
-    with pytest.raises(ExamError, match="is not a finite number"):
         read_positives(path)
 
 
@@ -853,22 +813,18 @@ def test_an_endpoint_that_counts_in_words_counts_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "override", ["model=1", "model=null", "+model=1.5", "trainer=true", "model={a: 1}", "~model=1"]
+    ("overrides", "message"),
+    [
+        (["model=1", "model=null", "+model=1.5", "model={a: 1}", "~model=1"], "an option of model"),
+        (["trainer=true"], "does not name an option of trainer"),
+        (["=0.5"], "'=0.5' has no key"),
+        (["+x=1", "+context.x=1"], "x is not a setting"),
+    ],
 )
-def test_a_number_is_no_option_of_a_group(override):
-    with pytest.raises(ExamError, match=r"does not name an option of (model|trainer)"):
-        compose_config("train", override)
-
-
-def test_a_value_without_a_name_is_refused():
-    with pytest.raises(ExamError, match=r"'=0\.5' has no key"):
-        compose_config("train", "=0.5")
-
-
-@pytest.mark.parametrize("override", ["+x=1", "+context.x=1"])
-def test_a_value_that_no_group_has_cannot_be_added(override):
-    with pytest.raises(ExamError, match=r"x is not a setting"):
-        compose_config("train", override)
+def test_a_value_is_neither_an_option_of_a_group_nor_added(overrides, message):
+    for override in overrides:
+        with refuses(message):
+            compose_config("train", override)
 
 
 @pytest.mark.parametrize("text", ["a\x85", "\ud800", "\x1b", "\u2028"])

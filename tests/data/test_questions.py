@@ -7,7 +7,7 @@ from itertools import chain
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import kaggle_rows, write_csv
+from helpers import kaggle_rows, refuses, write_csv
 from omegaconf import OmegaConf
 
 from exam.config import Data, Source
@@ -48,12 +48,12 @@ def test_parquet_and_jsonl_read_as_csv_does(tmp_path):
     write_csv(tmp_path / "q.csv", rows)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "q.parquet")
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    forms = [
+    first, *others = (
         read_questions(data(tmp_path), f"q.{form}").to_list()
         for form in ("csv", "parquet", "jsonl")
-    ]
-    assert forms[0] == forms[1] == forms[2]
-    assert len(forms[0]) == 7
+    )
+    assert others == [first, first]
+    assert len(first) == 7
 
 
 def test_answer_column_is_optional(tmp_path):
@@ -186,10 +186,8 @@ def test_questions_without_answers_are_neither_trained_on_nor_scored(tmp_path, p
     write_csv(tmp_path / "q.csv", [ROW, {**ROW, "id": "2", "answer": ""}])
     write_csv(tmp_path / "whole.csv", [ROW])
     entries = {"train": "whole.csv", "valid": "whole.csv", part: "q.csv"}
-    with pytest.raises(ExamError) as caught:
+    with refuses(f"1 of 2 {part} questions have no answer (first: 2)", "data.columns.answer="):
         read_split(data(tmp_path, fold=None, **entries), None)
-    assert f"1 of 2 {part} questions have no answer (first: 2)" in str(caught.value)
-    assert "data.columns.answer=<name>" in str(caught.value)
 
 
 def test_files_of_one_name_are_refused(tmp_path):
@@ -384,9 +382,7 @@ def test_splits_without_enough_questions_are_refused(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(8))
     with pytest.raises(ExamError, match=r"data\.folds=10\.\nSet data\.folds=8 or less"):
         assign_folds(read_questions(data(tmp_path), "q.csv"), 10, 0)
-    with pytest.raises(
-        ExamError, match=r"^data\.valid_fraction=0\.9 of 8 .*\nSet a smaller fraction"
-    ):
+    with refuses("data.valid_fraction=0.9 of 8", "Set a smaller fraction"):
         read_split(data(tmp_path, train="q.csv", valid_fraction=0.9), None)
 
 
