@@ -1,6 +1,6 @@
 """Train MiniLM with and without retrieved passages, and compare the two: `exam demo` in Python.
 
-python examples/quickstart.py [setting …]    90 s on 2 CPU cores; more settings are optional
+python examples/quickstart.py [setting …]    2 minutes on 2 CPU cores; more settings are optional
 """
 
 import sys
