@@ -31,7 +31,7 @@ def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> d
     """Recall and answer support of passages, each over the questions where it is known."""
     from exam.data.questions import read_questions
     from exam.metrics import summarize
-    from exam.retrieval.evaluation import option_support, question_scores
+    from exam.retrieval.contexts import option_support, question_scores
     from exam.retrieval.idf import split_words
 
     config = configured("exact", data, work / "exact", limit)

@@ -24,9 +24,8 @@ from exam.retrieval import idf
 from exam.retrieval import index as index_module
 from exam.retrieval import two_stage as two_stage_module
 from exam.retrieval.chunking import build_passages
-from exam.retrieval.contexts import read_contexts, read_support
+from exam.retrieval.contexts import option_support, question_scores, read_contexts, read_support
 from exam.retrieval.encoder import SentenceEncoder, fingerprint_texts
-from exam.retrieval.evaluation import option_support, question_scores
 from exam.retrieval.idf import build_document_frequencies, split_words, take_words
 from exam.retrieval.retriever import RETRIEVERS, Retrieval
 from exam.retrieval.two_stage import prefilter

@@ -24,8 +24,16 @@ from exam.metrics import (
     summarize_metric,
 )
 from exam.readers.lexical import compute_features, compute_logits, cross_fit, fit_weights
-from exam.retrieval.contexts import read_contexts, read_idf, read_questions, read_support
-from exam.retrieval.evaluation import DEPTHS, Contexts, article_ranks, question_scores
+from exam.retrieval.contexts import (
+    DEPTHS,
+    Contexts,
+    article_ranks,
+    question_scores,
+    read_contexts,
+    read_idf,
+    read_questions,
+    read_support,
+)
 from exam.retrieval.idf import WORD_BUDGET
 
 CURVES_UP_TO = 2000  # questions: beyond, fitting the lexical reader at every depth takes long

@@ -26,8 +26,7 @@ from exam.pipelines.infer import restore_run
 from exam.pipelines.preflight import check_saved_reader
 from exam.readers.multiple_choice.features import build_features
 from exam.readers.multiple_choice.reader import MultipleChoiceReader
-from exam.retrieval.contexts import read_contexts
-from exam.retrieval.evaluation import Contexts
+from exam.retrieval.contexts import Contexts, read_contexts
 
 log = logging.getLogger(__name__)
 

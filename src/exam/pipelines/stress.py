@@ -37,12 +37,12 @@ from exam.report.run import write_results
 from exam.retrieval.contexts import (
     EVALUATION_FILES,
     FILE,
+    Contexts,
     evaluate,
     read_contexts,
     read_support,
     write_contexts,
 )
-from exam.retrieval.evaluation import Contexts
 from exam.retrieval.idf import DocumentFrequencies
 from exam.retrieval.retriever import Retrieval
 

@@ -32,8 +32,7 @@ from exam.metrics import (
     rank_options,
     summarize,
 )
-from exam.retrieval.contexts import read_contexts, read_idf
-from exam.retrieval.evaluation import Contexts
+from exam.retrieval.contexts import Contexts, read_contexts, read_idf
 from exam.retrieval.idf import split_words, take_words
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,14 @@ from exam.readers.multiple_choice.features import TokenCounts
 from exam.report import charts
 from exam.report.charts import Chart, Point
 from exam.report.page import Page, write_page
-from exam.retrieval.contexts import read_contexts, read_idf, read_support
-from exam.retrieval.evaluation import SUPPORT_THRESHOLD, Contexts, passage_support
+from exam.retrieval.contexts import (
+    SUPPORT_THRESHOLD,
+    Contexts,
+    passage_support,
+    read_contexts,
+    read_idf,
+    read_support,
+)
 from exam.retrieval.idf import split_words
 
 STOPWORD_IDF = 2.0  # words below it stand in more than one text of eight

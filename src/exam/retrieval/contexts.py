@@ -1,12 +1,19 @@
-"""Read and write contexts: the ranked passages of each question."""
+"""Read, write and score contexts: the ranked passages of each question.
+
+Scores need no reader: recall, MRR and answer support. The *support* of an option is the share of
+its words, weighted by inverse document frequency, that occur in the question's best passages (up
+to 450 words). Words of the prompt do not count. A question is *supported* if its right option has
+a support above 0.6.
+"""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
@@ -14,11 +21,11 @@ from datasets import Dataset
 from exam.core.artifacts import Stage, load_stage, stages_differing_only_in
 from exam.core.errors import ExamError
 from exam.core.files import digest, read_object, write_atomically, write_json
+from exam.core.logging import track
 from exam.data.schema import FEATURES
 from exam.data.tables import translate_parquet_errors
-from exam.metrics import Estimate, summarize
-from exam.retrieval.evaluation import Contexts, Row, option_support, question_scores
-from exam.retrieval.idf import DocumentFrequencies, split_words
+from exam.metrics import Estimate, Floats, recall_at_k, summarize
+from exam.retrieval.idf import DocumentFrequencies, split_words, take_words
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +35,10 @@ SUPPORT = "support.json"
 IDF = "idf.json"
 EVALUATION_FILES = (QUESTIONS, SUPPORT, IDF)
 ROWS_PER_BLOCK = 20_000
-REQUIRED = ("question_id", "rank", "text")  # in every row
+SUPPORT_THRESHOLD = 0.6
+DEPTHS = (1, 3, 5, 10, 20, 50)
+Row = dict[str, Any]
+Contexts = dict[str, list[Row]]  # each question's passages, best first
 SCHEMA = pa.schema(
     {
         "question_id": pa.string(),  # the question's id in its file
@@ -72,20 +82,20 @@ class ContextSet:
         return {k: Estimate(v["n"], v["value"], *v["ci"]) for k, v in scores.items()}
 
 
-Rank = Callable[[Dataset], Iterator[list[Row]]]  # each question's passages, best first
+def rank_rows(scored: Iterable[tuple[float, Row]]) -> list[Row]:
+    """Return rows with their scores and ranks, from pairs that come best first."""
+    return [{**row, "rank": rank, "score": score} for rank, (score, row) in enumerate(scored, 1)]
 
 
 def context_rows(question: str, scored: Iterable[tuple[float, Row]]) -> list[Row]:
     """Return rows of SCHEMA for scored spans of articles, best first."""
     return [
         {
-            **passage,
+            **row,
             "question_id": question,
-            "rank": rank,
-            "score": score,
-            "passage_id": f"{passage['article_id']}:{passage['start']}-{passage['end']}",
+            "passage_id": f"{row['article_id']}:{row['start']}-{row['end']}",
         }
-        for rank, (score, passage) in enumerate(scored, 1)
+        for row in rank_rows(scored)
     ]
 
 
@@ -115,16 +125,6 @@ def _fingerprint(question: dict[str, Any]) -> str:
     return digest([question["prompt"], question["options"], question["context"]])
 
 
-def fill_missing(questions: Dataset, cached: Contexts, rank: Rank) -> Iterator[list[Row]]:
-    """Yield each question's cached passages, or those that `rank` finds."""
-    ids = questions["id"][:]
-    missing = [i for i, key in enumerate(ids) if key not in cached]
-    ranked = rank(questions.select(missing)) if missing else iter(())
-    for key in ids:
-        yield cached[key] if key in cached else next(ranked)
-    next(ranked, None)  # lets it delete its temporary files
-
-
 def write_contexts(stage: Stage, ranked: Iterator[list[Row]]) -> None:
     """Write ranked passages, a block of rows at a time."""
     with (
@@ -147,7 +147,7 @@ def read_contexts(stage: Stage, top_k: int | None = None) -> Contexts:
     with translate_parquet_errors(path):
         table = pq.read_table(path, schema=SCHEMA, filters=filters)
         rows = table.to_pylist()
-    if empty := [name for name in REQUIRED if table[name].null_count]:
+    if empty := [name for name in ("question_id", "rank", "text") if table[name].null_count]:
         raise ExamError(f"{path} has empty cells in {empty[0]}.\nRetrieve again.")
     contexts: Contexts = {}
     for row in rows:
@@ -203,9 +203,68 @@ def evaluate(
     with write_atomically(stage.folder / QUESTIONS) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
     write_json(stage.folder / IDF, idf)
-    contexts = read_contexts(stage)
-    support = option_support(questions, contexts, idf) if contexts else []
-    by_question = dict(zip(questions["id"], support, strict=bool(contexts)))
-    write_json(stage.folder / SUPPORT, by_question)
-    scores = question_scores(questions, contexts, support) if contexts else {}
+    support: list[list[float]] = []
+    scores: dict[str, Floats] = {}
+    if contexts := read_contexts(stage):
+        support = option_support(questions, contexts, idf)
+        scores = question_scores(questions, contexts, support)
+    write_json(stage.folder / SUPPORT, dict(zip(questions["id"], support, strict=bool(contexts))))
     return {name: summarize(values) for name, values in scores.items()}
+
+
+def option_support(
+    questions: Dataset, contexts: Contexts, idf: dict[str, float]
+) -> list[list[float]]:
+    """Return the support of every option; 1 for an option whose words all occur in the prompt."""
+    support = []
+    for question in track(questions.to_list(), "support", len(questions), "questions"):
+        passages = set().union(*take_words(contexts.get(question["id"], [])))
+        prompt = set(split_words(question["prompt"]))
+        support.append([_support(option, prompt, passages, idf) for option in question["options"]])
+    return support
+
+
+def _support(option: str, prompt: set[str], passages: set[str], idf: dict[str, float]) -> float:
+    new = [w for w in dict.fromkeys(split_words(option)) if w not in prompt]
+    total = sum(idf[w] for w in new)
+    return sum(idf[w] for w in new if w in passages) / total if total > 0 else 1.0
+
+
+def passage_support(question: Row, passage: Row, idf: dict[str, float]) -> float:
+    """Return the support of the right option by one passage."""
+    right = question["options"][question["label"]]
+    return _support(
+        right, set(split_words(question["prompt"])), set(split_words(passage["text"])), idf
+    )
+
+
+def question_scores(
+    questions: Dataset, contexts: Contexts, support: list[list[float]]
+) -> dict[str, Floats]:
+    """Score the questions: recall and 1 / rank of known articles, *supported* of known answers.
+
+    Recall is scored up to the depth of the deepest ranking.
+    """
+    scores: dict[str, Floats] = {}
+    ranks = article_ranks(questions, contexts)
+    if len(ranks):
+        deepest = max(map(len, contexts.values()), default=0)
+        scores.update({f"recall_at_{k}": recall_at_k(ranks, k) for k in DEPTHS if k <= deepest})
+        scores["mrr"] = 1.0 / ranks
+    labels = questions["label"][:]
+    right = [s[label] for label, s in zip(labels, support, strict=True) if label is not None]
+    if right:
+        scores["supported"] = (np.array(right) > SUPPORT_THRESHOLD).astype(np.float64)
+    return scores
+
+
+def article_ranks(questions: Dataset, contexts: Contexts) -> Floats:
+    """Return the rank of the first passage of each known article; inf if none is ranked."""
+    return np.array(
+        [
+            next((p["rank"] for p in contexts.get(key, []) if p["article_id"] == article), np.inf)
+            for key, article in zip(questions["id"], questions["article"], strict=True)
+            if article is not None
+        ],
+        dtype=np.float64,
+    )

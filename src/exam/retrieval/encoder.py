@@ -219,15 +219,14 @@ class _Shard:
     """Memory-mapped vectors of the cache."""
 
     path: Path
-    vectors: Vectors
-    is_verified: bool = False
+    unverified: Vectors
 
-    def verified_vectors(self) -> Vectors:
-        """Return the vectors; verify the file at the first call."""
-        if not self.is_verified and not checksum_matches(self.path):
+    @cached_property
+    def vectors(self) -> Vectors:
+        """The vectors; the first use verifies the file."""
+        if not checksum_matches(self.path):
             raise _damaged_shard_error(self.path, "it is not the file that was written")
-        self.is_verified = True
-        return self.vectors
+        return self.unverified
 
 
 class Embeddings:
@@ -258,38 +257,30 @@ class Embeddings:
 
         `texts` returns the texts, with their prefix, of some positions of `keys`.
         """
-        missing = self.missing(keys)
+        first = first_positions(keys)
+        missing = first[~np.isin(keys[first], self._keys)]
         for start in range(0, len(missing), TEXTS_PER_SHARD):
             block = missing[start : start + TEXTS_PER_SHARD]
             self._add(texts(block))
             done = start + len(block)
             log_progress(log, "contexts: encoded %d of %d new texts", done, len(missing))
 
-    def missing(self, keys: Keys) -> Rows:
-        """Return the positions of keys without a vector; of equal keys the first."""
-        first = first_positions(keys)
-        return first[~np.isin(keys[first], self._keys)]
-
     def vectors(self, keys: Keys) -> Vectors:
         """Return the vectors of cached keys, shape `(keys, dimension)`."""
         shards, rows = self._rows[np.searchsorted(self._keys, keys)].T
-        dimension = self._shards[0].vectors.shape[1] if self._shards else 0
+        dimension = self._shards[0].unverified.shape[1] if self._shards else 0
         vectors = np.empty((len(keys), dimension), np.float32)
         for number in np.unique(shards).tolist():
             mask = shards == number
-            vectors[mask] = self._shards[number].verified_vectors()[rows[mask]]
+            vectors[mask] = self._shards[number].vectors[rows[mask]]
         return vectors
 
     def _add(self, texts: Sequence[str]) -> None:
         """Encode texts, which include their prefix, and store the vectors as one shard."""
-        keys = fingerprint_texts(texts)
-        vectors = np.ascontiguousarray(self.encoder.encode(texts))
-        columns = {
-            "key": keys,
-            "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1]),
-        }
+        keys, vectors = fingerprint_texts(texts), self.encoder.encode(texts)
+        column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
+        table = pa.table({"key": keys, "vector": column})
         path = self.folder / f"{_name(keys)}.arrow"
-        table = pa.table(columns)
         with (
             write_with_checksum(path) as temporary,
             pa.ipc.new_file(str(temporary), table.schema) as writer,

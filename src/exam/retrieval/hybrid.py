@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exam.config import Fusion
-from exam.retrieval.evaluation import Row
+from exam.retrieval.contexts import Row, rank_rows
 from exam.retrieval.idf import split_words
 
 DUPLICATE = 0.8  # Jaccard index of the words of near duplicates, at least
@@ -51,9 +51,7 @@ def fuse(
         candidate.shares.setdefault(number, weights[number] * share)
     scored = [(sum(c.shares.values()), c.row) for c in candidates]
     scored.sort(key=lambda pair: -pair[0])
-    return [
-        {**row, "rank": rank, "score": score} for rank, (score, row) in enumerate(scored[:depth], 1)
-    ]
+    return rank_rows(scored[:depth])
 
 
 def _shares(ranking: list[Row], fusion: Fusion, rrf_k: int) -> list[float]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,14 +53,14 @@ log = logging.getLogger(__name__)
 ARTICLES = "articles.parquet"
 ARTICLE = pa.schema({"id": pa.string(), "title": pa.string(), "file": pa.int32()})
 PASSAGE = pa.schema({"passage": pa.int64()})
-Shard = tuple[pa.Table, list[str]]  # rows, and the text to encode for each
 
 
 class Source(NamedTuple):
-    """A stream of rows to encode, the function that turns a list of them into a shard, a count."""
+    """Rows to encode: their stream, the columns of a shard, the text of a row, and a count."""
 
-    stream: Iterator[Any]
-    to_shard: Callable[[list[Any]], Shard]
+    stream: Iterator[dict[str, Any]]
+    schema: pa.Schema
+    text: Callable[[dict[str, Any]], str]
     total: int | None  # None: unknown before the end
 
 
@@ -115,12 +116,14 @@ def build_index(
     """
     files = corpus_files(corpus, outputs)
     stream = (
-        (number, article)
+        {"id": article.id, "title": article.title, "file": number, "article": article}
         for number, file in enumerate(files)
         for article in check_unique_ids(file, iter_articles(file))
     )
     key = {"corpus": corpus_key(files), **splitter().key}
-    source = Source(stream, _articles, count_articles(files))
+    source = Source(
+        stream, ARTICLE, lambda row: title_and_first_sentence(row["article"]), count_articles(files)
+    )
     stage = _build(corpus.name, key, source, encoder, index, outputs)
     return ArticleIndex(stage, files, pq.read_table(stage.folder / ARTICLES, memory_map=True))
 
@@ -130,21 +133,11 @@ def build_passage_index(
 ) -> PassageIndex:
     """Encode every passage of a table; continue at the first missing shard."""
     name = table.stage.folder.name.rpartition("-")[0]
-    stream = enumerate(chain.from_iterable(table.texts()))
+    texts = chain.from_iterable(table.texts())
+    stream = ({"passage": number, "text": text} for number, text in enumerate(texts))
     key = {"passages": table.stage.hash}
-    source = Source(stream, _passages, len(table))
+    source = Source(stream, PASSAGE, itemgetter("text"), len(table))
     return PassageIndex(_build(f"{name}-passages", key, source, encoder, index, outputs))
-
-
-def _articles(rows: list[tuple[int, Article]]) -> Shard:
-    table = [{"id": a.id, "title": a.title, "file": i} for i, a in rows]
-    texts = [title_and_first_sentence(article) for _, article in rows]
-    return pa.Table.from_pylist(table, ARTICLE), texts
-
-
-def _passages(rows: list[tuple[int, str]]) -> Shard:
-    numbers, texts = zip(*rows, strict=True)
-    return pa.table({"passage": numbers}, PASSAGE), list(texts)
 
 
 def _build(
@@ -186,13 +179,12 @@ def _encode_shards(folder: Path, source: Source, size: int, encoder: SentenceEnc
             path = _shard_path(folder, size, number)
             is_mine = number % distributed.world_size() == distributed.rank()
             if is_mine and not checksum_matches(path):
-                table, texts = source.to_shard(rows)
-                vectors = encoder.passages(texts)
+                vectors = encoder.passages(list(map(source.text, rows)))
                 column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
-                table = table.append_column("vector", column)
+                table = pa.Table.from_pylist(rows, source.schema).append_column("vector", column)
                 with write_with_checksum(path) as temporary:
                     pq.write_table(table, temporary, compression="none", use_dictionary=False)
-                log_progress(log, "index: encoded %d texts", number * size + len(texts))
+                log_progress(log, "index: encoded %d texts", number * size + len(rows))
             number += 1
             bar.update(size)
     return number

@@ -14,7 +14,7 @@ from exam.config import Query, Target, TrainingPairs
 from exam.core.errors import ExamError
 from exam.data.tables import read_rows
 from exam.retrieval.chunking import passage_text
-from exam.retrieval.evaluation import SUPPORT_THRESHOLD, Contexts, Row, passage_support
+from exam.retrieval.contexts import SUPPORT_THRESHOLD, Contexts, Row, passage_support
 from exam.retrieval.queries import query_texts
 
 log = logging.getLogger(__name__)

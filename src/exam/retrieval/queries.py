@@ -1,6 +1,6 @@
 """Turn a question into queries, and merge their results."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,11 @@ def join_parts(parts: Parts) -> str:
 def first_positions(values: NDArray[Any]) -> NDArray[np.int64]:
     """Return the first position of each distinct value, ascending."""
     return np.sort(np.unique(values, return_index=True)[1])
+
+
+def split_by_group(values: NDArray[Any], groups: Sequence[Sized]) -> list[NDArray[Any]]:
+    """Split an array whose entries belong to groups, one group after another."""
+    return np.split(values, np.cumsum(list(map(len, groups)))[:-1])
 
 
 def merge_hits(hits: Iterable[Hits]) -> Hits:

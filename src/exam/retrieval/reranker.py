@@ -22,8 +22,8 @@ from exam.core.logging import log_progress, show_progress
 from exam.core.precision import resolve_dtype
 from exam.metrics import Floats
 from exam.retrieval.chunking import passage_text
+from exam.retrieval.contexts import Contexts, Row, rank_rows
 from exam.retrieval.encoder import inspect_network, load_model, width_multiple
-from exam.retrieval.evaluation import Contexts, Row
 from exam.retrieval.queries import query_texts
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PAIRS_PER_SHARD = 4096
+SCORES = "scores-{}.npy"
 SCORING = ("ForSequenceClassification", "ForCausalLM")  # a causal model answers "yes" or "no"
 Pair = tuple[str, str]  # query, passage
 
@@ -174,10 +175,8 @@ def reorder(passages: list[Row], scores: Floats, weight: float) -> list[Row]:
     """
     first = np.array([passage["score"] for passage in passages], dtype=np.float64)
     blended = weight * standardize(scores) + (1 - weight) * standardize(first)
-    return [
-        {**passages[i], "rank": rank, "score": float(blended[i])}
-        for rank, i in enumerate(np.argsort(-blended, kind="stable"), 1)
-    ]
+    order = np.argsort(-blended, kind="stable")
+    return rank_rows((float(blended[i]), passages[i]) for i in order)
 
 
 def standardize(scores: Floats) -> Floats:
@@ -191,7 +190,7 @@ def _score(pairs: list[Pair], scorer: PairScorer, work: Path) -> Floats:
     parts = [np.empty(0)]
     for start in range(0, len(pairs), PAIRS_PER_SHARD):
         shard = pairs[start : start + PAIRS_PER_SHARD]
-        path = work / f"scores-{digest(shard)[:16]}.npy"
+        path = work / SCORES.format(digest(shard)[:16])
         if not checksum_matches(path):
             scores = scorer.scores(shard)
             with write_with_checksum(path) as temporary, temporary.open("wb") as file:

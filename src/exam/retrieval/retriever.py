@@ -33,22 +33,21 @@ from exam.retrieval.chunking import PassageTable, build_passages
 from exam.retrieval.contexts import (
     EVALUATION_FILES,
     FILE,
+    Row,
     cached_contexts,
     context_rows,
     evaluate,
-    fill_missing,
     read_contexts,
     write_contexts,
 )
 from exam.retrieval.encoder import Embeddings, SentenceEncoder
-from exam.retrieval.evaluation import Row
 from exam.retrieval.hybrid import fuse
 from exam.retrieval.idf import DocumentFrequencies, build_document_frequencies
 from exam.retrieval.index import ArticleIndex, PassageIndex, build_index, build_passage_index
 from exam.retrieval.queries import Hits, Parts, join_parts, merge_hits, query_parts
-from exam.retrieval.reranker import PairScorer, rerank
+from exam.retrieval.reranker import SCORES, PairScorer, rerank
 from exam.retrieval.sparse import bm25_search, build_bm25, tfidf_search
-from exam.retrieval.two_stage import rank_sentences
+from exam.retrieval.two_stage import SENTENCES, rank_sentences
 
 log = logging.getLogger(__name__)
 
@@ -164,17 +163,18 @@ class Retrieval:
             # Open them for reused contexts too: a bundle includes every opened stage.
             frequencies = self.document_frequencies if retriever.searches else None
             if not stage.reused:
+                ids = questions["id"][:]
                 reuses = retriever.searches and resume != "never"
-                ranked = fill_missing(
-                    questions,
-                    cached_contexts(stage, questions) if reuses else {},
-                    lambda missing: retriever.rank(missing, inputs, stage.folder),
-                )
+                cached = cached_contexts(stage, questions) if reuses else {}
+                missing = questions.select([i for i, key in enumerate(ids) if key not in cached])
+                new = retriever.rank(missing, inputs, stage.folder) if len(missing) else iter(())
+                ranked = (cached[key] if key in cached else next(new) for key in ids)
                 write_contexts(stage, track(ranked, "ranked", len(questions), "questions"))
                 scores = evaluate(stage, questions, frequencies)
                 stage.finish([FILE, *EVALUATION_FILES], questions=len(questions), scores=scores)
-            for shard in stage.folder.glob("scores-*.npy"):
-                shard.unlink(missing_ok=True)
+            for pattern in (SCORES, SENTENCES):
+                for path in stage.folder.glob(pattern.format("*")):
+                    path.unlink(missing_ok=True)
         return stage
 
 

@@ -33,10 +33,10 @@ from exam.core.trainer import (
 from exam.data.splits import Split
 from exam.metrics import Floats
 from exam.retrieval.chunking import passage_text
+from exam.retrieval.contexts import Contexts, option_support, question_scores
 from exam.retrieval.encoder import SentenceEncoder
-from exam.retrieval.evaluation import Contexts, option_support, question_scores
 from exam.retrieval.mining import Example, mine_pairs
-from exam.retrieval.queries import query_texts
+from exam.retrieval.queries import query_texts, split_by_group
 from exam.retrieval.reranker import Pair, PairScorer, reorder
 
 log = logging.getLogger(__name__)
@@ -84,8 +84,7 @@ class RankingEvaluator(BaseEvaluator):
             for question in self.questions
             for text in query_texts(question, self.query)  # one: the command refuses per_option
         ]
-        ends = np.cumsum(list(map(len, pairs)))[:-1]
-        return np.split(self.scorer(list(chain.from_iterable(pairs))), ends)
+        return split_by_group(self.scorer(list(chain.from_iterable(pairs))), pairs)
 
     def figures(self, scores: list[Floats], weight: float) -> dict[str, float]:
         """Return the figures of the rankings that blend in `scores` by `weight`."""

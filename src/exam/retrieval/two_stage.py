@@ -18,12 +18,11 @@ from exam.config import Query, Search
 from exam.core.files import checksum_matches, digest, write_with_checksum
 from exam.data.corpus import Article
 from exam.data.sentences import sentence_offsets
-from exam.retrieval.contexts import context_rows
+from exam.retrieval.contexts import Row, context_rows
 from exam.retrieval.encoder import Embeddings, Keys, fingerprint_texts
-from exam.retrieval.evaluation import Row
 from exam.retrieval.idf import split_words
 from exam.retrieval.index import ArticleIndex
-from exam.retrieval.queries import first_positions, query_texts
+from exam.retrieval.queries import first_positions, query_texts, split_by_group
 from exam.retrieval.vectors import Rows, Vectors
 
 ARTICLES_PER_BLOCK = 1024
@@ -73,15 +72,13 @@ def rank_sentences(
             for pair in zip(candidates[block], queries[block], strict=True)
         ]
         yield from _passages(questions["id"][block], ranked, sentences, index)
-    for path in work.glob(SENTENCES.format("*")):
-        path.unlink()
 
 
 def _embed_queries(questions: Dataset, query: Query, embeddings: Embeddings) -> list[Vectors]:
     """Return the vectors of each question's queries, shape `(queries, dimension)`."""
     texts = [query_texts(question, query) for question in questions.to_list()]
     vectors = embeddings.queries(list(chain.from_iterable(texts)))
-    return np.split(vectors, np.cumsum(list(map(len, texts)))[:-1])
+    return split_by_group(vectors, texts)
 
 
 def _find_articles(
@@ -90,8 +87,7 @@ def _find_articles(
     """Return the rows of each question's nearest articles, by the best rank of its queries."""
     queries = _embed_queries(questions, search.article_query, embeddings)
     _, articles = index.search(np.concatenate(queries), search.articles)
-    ends = np.cumsum(list(map(len, queries)))[:-1]
-    ranked = [rows.T.ravel() for rows in np.split(articles, ends)]
+    ranked = [rows.T.ravel() for rows in split_by_group(articles, queries)]
     return [rows[first_positions(rows)][: search.articles] for rows in ranked]
 
 

@@ -216,10 +216,8 @@ def build_vectors(
         interrupted build stay until `cleanup_partial_build`.
     """
     if not spec.lists:
-        with write_atomically(folder / VECTORS) as temporary, temporary.open("wb") as file:
-            _write_header(file, spec)
-            for block in _track(blocks(), spec, "stored"):
-                file.write(np.ascontiguousarray(block).data)
+        for _ in _store(_track(blocks(), spec, "stored"), folder, spec):
+            pass
         return [VECTORS], {"spec": asdict(spec)}
     if not checksum_matches(folder / TRAINED):
         cleanup_partial_build(folder)  # parts of other lists
@@ -244,11 +242,15 @@ def _track(blocks: Iterator[Vectors], spec: IndexSpec, what: str) -> Iterator[Ve
             bar.update(len(block))
 
 
-def _write_header(file: Any, spec: IndexSpec) -> None:
-    """Write the header of a `.npy` file, whose rows follow as a stream."""
-    shape = (spec.vectors, spec.dimension)
-    header = {"descr": f"<f{spec.value_bytes}", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
+def _store(blocks: Iterator[Vectors], folder: Path, spec: IndexSpec) -> Iterator[Vectors]:
+    """Write the vectors to a `.npy` file, and yield each block once it is written."""
+    shape, dtype = (spec.vectors, spec.dimension), f"<f{spec.value_bytes}"
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    with write_atomically(folder / VECTORS) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, dtype).data)
+            yield block
 
 
 def _sample(blocks: Blocks, spec: IndexSpec, count: int, seed: int) -> tuple[Vectors, Rows]:
@@ -287,29 +289,21 @@ def _train(blocks: Blocks, path: Path, spec: IndexSpec) -> None:
 
 
 def _add(blocks: Blocks, folder: Path, spec: IndexSpec) -> list[Path]:
-    """Store the vectors, and their codes in parts; keep finished parts.
-
-    The vectors are written again: they have no checksum before the build is complete.
-    """
+    """Store all vectors again, and their codes in parts; keep finished parts."""
     faiss = import_faiss()
-    path = folder / VECTORS
-    parts = []
-    with path.open("r+b" if path.exists() else "w+b") as file:
-        _write_header(file, spec)
-        begin, first = file.tell(), 0
-        for number, block in enumerate(_track(_regroup(blocks(), spec), spec, "added")):
-            part = folder / PARTS.format(f"{number:05d}")
-            parts.append(part)
-            file.seek(begin + spec.value_bytes * first * spec.dimension)
-            file.write(block.astype(np.float16).data)
-            end = first + len(block)
-            if not checksum_matches(part):
-                index = faiss.read_index(str(folder / TRAINED))
-                index.add_with_ids(block, np.arange(first, end))
-                with write_with_checksum(part) as temporary:
-                    faiss.write_index(index, str(temporary))
-                log_progress(log, "index: added %d of %d vectors", end, spec.vectors)
-            first = end
+    parts: list[Path] = []
+    first = 0
+    for block in _store(_track(_regroup(blocks(), spec), spec, "added"), folder, spec):
+        part = folder / PARTS.format(f"{len(parts):05d}")
+        end = first + len(block)
+        if not checksum_matches(part):
+            index = faiss.read_index(str(folder / TRAINED))
+            index.add_with_ids(block, np.arange(first, end))
+            with write_with_checksum(part) as temporary:
+                faiss.write_index(index, str(temporary))
+            log_progress(log, "index: added %d of %d vectors", end, spec.vectors)
+        parts.append(part)
+        first = end
     return parts
 
 

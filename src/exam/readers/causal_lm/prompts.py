@@ -23,7 +23,7 @@ from exam.readers.multiple_choice.features import (
     TruncationStats,
     fit_passages,
 )
-from exam.retrieval.evaluation import Contexts
+from exam.retrieval.contexts import Contexts
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,7 @@ from exam.core.tokenization import prefix_space, token_ids, tokenizer_digest, un
 from exam.data.questions import questions_digest
 from exam.data.schema import permute_options
 from exam.readers.lexical import OVERLAP_FEATURES, compute_overlap_features
-from exam.retrieval.contexts import read_contexts
-from exam.retrieval.evaluation import Contexts
+from exam.retrieval.contexts import Contexts, read_contexts
 
 log = logging.getLogger(__name__)
 
