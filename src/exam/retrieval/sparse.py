@@ -7,7 +7,6 @@ the query.
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +15,6 @@ from exam.config import Search
 from exam.core.artifacts import Stage, open_stage
 from exam.retrieval.chunking import PassageTable
 from exam.retrieval.queries import Hits, Parts
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 NO_HITS: Hits = np.empty(0, np.int64), np.empty(0, np.float32)
 WORD = r"(?u)\b\w+\b"  # also one letter or digit: "vitamin c"
@@ -100,24 +96,15 @@ def tfidf_search(
     vectors = normalize((prompts + options).multiply(idf).tocsr())
     weight = TfidfTransformer(sublinear_tf=True)
     weight.idf_ = idf
-    yield from _best_of_blocks(
-        (weight.transform(counter.transform(block)) for block in table.texts("TF-IDF")), vectors, k
-    )
-
-
-def _best_of_blocks(
-    blocks: Iterator["csr_matrix"], queries: "csr_matrix", k: int
-) -> Iterator[Hits]:
-    """Yield each query's best rows over blocks of passages; memory holds one block."""
-    best = [NO_HITS] * queries.shape[0]
+    best = [NO_HITS] * len(queries)
     start = 0
-    for block in blocks:
-        scores = queries @ block.T
-        for i in range(queries.shape[0]):
+    for block in table.texts("TF-IDF"):  # memory holds the scores of one block
+        scores = vectors @ weight.transform(counter.transform(block)).T
+        for i, (best_rows, best_values) in enumerate(best):
             row = scores.getrow(i)
-            rows = np.concatenate([best[i][0], row.indices + start])
-            values = np.concatenate([best[i][1], row.data.astype(np.float32)])
+            rows = np.concatenate([best_rows, row.indices + start])
+            values = np.concatenate([best_values, row.data.astype(np.float32)])
             order = np.lexsort((rows, -values))[:k]
             best[i] = rows[order], values[order]
-        start += block.shape[0]
+        start += len(block)
     yield from best

@@ -3,15 +3,14 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from sentence_transformers import (
-    CrossEncoder,
-    SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
@@ -19,7 +18,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, LambdaLoss
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from transformers import Trainer, set_seed
+from transformers import set_seed
 
 from exam.config import Dtype, Encoder, PairLoss, Query, Task, Train, trainer_values
 from exam.core.checkpoints import MODEL
@@ -44,6 +43,7 @@ log = logging.getLogger(__name__)
 METRIC = "support"  # selects the checkpoint: finer than the share of supported questions
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 Scorer = Callable[[Sequence[Pair]], Floats]
+Preparation = tuple[Scorer, Callable[..., Any]]  # and the Trainer, which lacks its evaluator
 
 
 class RerankerArguments(SingleDeviceArguments, CrossEncoderTrainingArguments):
@@ -99,15 +99,6 @@ class RankingEvaluator(BaseEvaluator):
         return {METRIC: float(np.mean(right)), **{n: float(np.mean(scored[n])) for n in names}}
 
 
-class TrainerSetup(NamedTuple):
-    """A model to train, its scorer, and the class and arguments of its Trainer."""
-
-    model: CrossEncoder | SentenceTransformer
-    scorer: Scorer
-    trainer_class: Callable[..., Trainer]
-    options: dict[str, Any]
-
-
 def tune(
     config: Train, split: Split, contexts: Contexts, idf: dict[str, float], folder: Path
 ) -> dict[str, Any]:
@@ -121,17 +112,16 @@ def tune(
     examples = mine_pairs(split.train, contexts, idf, config.training_pairs, query, config.seed)
     depth = config.reranker.top_k if is_reranker else config.training_pairs.max_rank
     best = {key: passages[:depth] for key, passages in contexts.items()}
-    setup = (_reranker if is_reranker else _encoder)(config, examples, folder / CHECKPOINTS)
+    prepare = _prepare_reranker if is_reranker else _prepare_encoder
+    scorer, make_trainer = prepare(config, examples, folder / CHECKPOINTS)
     weight = config.reranker.weight if is_reranker else 1.0
-    evaluator = RankingEvaluator(split.dev, best, idf, query, weight, setup.scorer)
-    trainer = setup.trainer_class(
-        model=setup.model, evaluator=evaluator if len(split.dev) else None, **setup.options
-    )
+    evaluator = RankingEvaluator(split.dev, best, idf, query, weight, scorer)
+    trainer = make_trainer(evaluator=evaluator if len(split.dev) else None)
     add_callbacks(trainer)
     figures = fit(trainer)
     log.debug("train: %s", " · ".join(f"{k} {v}" for k, v in figures.items()))
     # Without a model card, which differs between equal runs: the files identify the model.
-    setup.model.save_pretrained(str(folder / MODEL), create_model_card=False)
+    trainer.model.save_pretrained(str(folder / MODEL), create_model_card=False)
     return _score_weights(evaluator) if len(split.dev) else {}
 
 
@@ -145,27 +135,34 @@ def _score_weights(evaluator: RankingEvaluator) -> dict[str, dict[str, float]]:
     return by_weight
 
 
-def _reranker(config: Train, examples: list[Example], checkpoints: Path) -> TrainerSetup:
-    """Prepare the training of the cross-encoder."""
+def _prepare_reranker(config: Train, examples: list[Example], checkpoints: Path) -> Preparation:
     scorer = PairScorer(replace(config.reranker, dtype=Dtype.float32))
     is_listwise = config.training_pairs.loss is PairLoss.lambda_loss
     loss = LambdaLoss if is_listwise else BinaryCrossEntropyLoss
-    options = {
-        "args": build_training_arguments(
+    return scorer.scores, partial(
+        CrossEncoderTrainer,
+        model=scorer.model,
+        args=build_training_arguments(
             RerankerArguments, trainer_values(config.trainer), checkpoints, config.seed, METRIC
         ),
-        "train_dataset": (_lists if is_listwise else _label_pairs)(examples),
-        "loss": loss(scorer.model),
-    }
-    return TrainerSetup(scorer.model, scorer.scores, CrossEncoderTrainer, options)
+        train_dataset=(_lists if is_listwise else _label_pairs)(examples),
+        loss=loss(scorer.model),
+    )
 
 
-def _encoder(config: Train, examples: list[Example], checkpoints: Path) -> TrainerSetup:
-    """Prepare the training of the sentence encoder."""
+def _prepare_encoder(config: Train, examples: list[Example], checkpoints: Path) -> Preparation:
     settings = replace(config.encoder, dtype=Dtype.float32)
     encoder = SentenceEncoder(settings)
-    options = {
-        "args": build_training_arguments(
+
+    def cosines(pairs: Sequence[Pair]) -> Floats:
+        queries = encoder.queries([query for query, _ in pairs])
+        passages = encoder.passages([passage for _, passage in pairs])
+        return np.asarray((queries * passages).sum(axis=1), dtype=np.float64)
+
+    return cosines, partial(
+        SentenceTransformerTrainer,
+        model=encoder.model,
+        args=build_training_arguments(
             EncoderArguments,
             trainer_values(config.trainer),
             checkpoints,
@@ -173,16 +170,9 @@ def _encoder(config: Train, examples: list[Example], checkpoints: Path) -> Train
             METRIC,
             batch_sampler="no_duplicates",  # a repeated passage would be a negative of its query
         ),
-        "train_dataset": _triplets(examples, settings, config.training_pairs.num_negatives),
-        "loss": MultipleNegativesRankingLoss(encoder.model),
-    }
-
-    def cosines(pairs: Sequence[Pair]) -> Floats:
-        queries = encoder.queries([query for query, _ in pairs])
-        passages = encoder.passages([passage for _, passage in pairs])
-        return np.asarray((queries * passages).sum(axis=1), dtype=np.float64)
-
-    return TrainerSetup(encoder.model, cosines, SentenceTransformerTrainer, options)
+        train_dataset=_triplets(examples, settings, config.training_pairs.num_negatives),
+        loss=MultipleNegativesRankingLoss(encoder.model),
+    )
 
 
 def _label_pairs(examples: list[Example]) -> Dataset:
