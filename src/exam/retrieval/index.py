@@ -12,7 +12,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -92,7 +91,7 @@ class ArticleIndex(PassageIndex):
 
     def find_neighbors(self, row: int, k: int) -> list[int]:
         """Return the rows of the `k` articles nearest to another, best first."""
-        vector = self.vectors.vectors_at(np.array([row]))
+        vector = self.vectors.vectors_at([row])
         _, rows = self.search(vector, k + 1)
         return [int(r) for r in rows[0] if r != row][:k]
 

@@ -51,12 +51,12 @@ def mine_pairs(
     examples: list[Example] = []
     for question in questions.to_list():
         candidates = contexts.get(question["id"], [])[pairs.min_rank - 1 : pairs.max_rank]
-        support = [passage_support(question, c, idf) for c in candidates]
+        scored = [(passage_support(question, row, idf), row) for row in candidates]
         if listed is None:
-            positives = _best_supporting(question, candidates, support, pairs)
+            positives = _best_supporting(question, scored, pairs)
         else:
             positives = _look_up(listed.get(question["id"], []), candidates, pairs)
-        negatives = _draw_negatives(question, candidates, support, positives, pairs, seed)
+        negatives = _draw_negatives(question, scored, positives, pairs, seed)
         if positives and negatives:
             rows = [*positives, *negatives]
             labels = [1.0] * len(positives) + [0.0] * len(negatives)
@@ -77,19 +77,19 @@ def mine_pairs(
 
 
 def _best_supporting(
-    question: Row, candidates: list[Row], support: list[float], pairs: TrainingPairs
+    question: Row, scored: list[tuple[float, Row]], pairs: TrainingPairs
 ) -> list[Row]:
     """Return the passages that best support the right option, best first."""
 
-    def is_positive(i: int) -> bool:
+    def is_positive(share: float, row: Row) -> bool:
         if pairs.target is Target.support:
             return True
         if question["article"] is None:
-            return support[i] > SUPPORT_THRESHOLD
-        return bool(candidates[i]["article_id"] == question["article"])
+            return share > SUPPORT_THRESHOLD
+        return bool(row["article_id"] == question["article"])
 
-    order = sorted(filter(is_positive, range(len(candidates))), key=lambda i: -support[i])
-    return [candidates[i] for i in order[: pairs.num_positives]]
+    ranked = sorted(scored, key=lambda pair: -pair[0])
+    return [row for share, row in ranked if is_positive(share, row)][: pairs.num_positives]
 
 
 def _look_up(rows: list[Row], candidates: list[Row], pairs: TrainingPairs) -> list[Row]:
@@ -104,8 +104,7 @@ def _look_up(rows: list[Row], candidates: list[Row], pairs: TrainingPairs) -> li
 
 def _draw_negatives(
     question: Row,
-    candidates: list[Row],
-    support: list[float],
+    scored: list[tuple[float, Row]],
     positives: list[Row],
     pairs: TrainingPairs,
     seed: int,
@@ -117,7 +116,7 @@ def _draw_negatives(
     positive_texts = {row["text"] for row in positives}
     rest = [
         row
-        for row, share in zip(candidates, support, strict=True)
+        for share, row in scored
         if row["text"] not in positive_texts
         and (
             pairs.target is Target.support
@@ -157,8 +156,8 @@ def read_positives(path: Path) -> dict[str, list[Row]]:
         )
     if "gain" in columns:
         gains = [_read_gain(row["gain"], number, path) for number, row in enumerate(rows, 1)]
-        order = sorted(range(len(rows)), key=lambda i: -gains[i])
-        rows = [rows[i] for i in order if gains[i] > 0]
+        ranked = sorted(zip(gains, rows, strict=True), key=lambda pair: -pair[0])
+        rows = [row for gain, row in ranked if gain > 0]
     for row in rows:
         if not all(isinstance(row.get(n), str | None) for n in ("passage_id", "title", "text")):
             raise ExamError(

@@ -161,10 +161,11 @@ class Retrieval:
         with open_stage(outputs, "contexts", label, key, resume) as stage:
             self.used.append(stage)
             # Open them for reused contexts too: a bundle includes every opened stage.
-            frequencies = self.document_frequencies if retriever.searches else None
+            searches = retriever.config.kind.searches
+            frequencies = self.document_frequencies if searches else None
             if not stage.reused:
                 ids = questions["id"][:]
-                reuses = retriever.searches and resume != "never"
+                reuses = searches and resume != "never"
                 cached = cached_contexts(stage, questions) if reuses else {}
                 missing = questions.select([i for i, key in enumerate(ids) if key not in cached])
                 new = retriever.rank(missing, inputs, stage.folder) if len(missing) else iter(())
@@ -185,7 +186,6 @@ class Retriever:
     shared: Retrieval
     config: Search
 
-    searches: ClassVar[bool] = True
     indexes: ClassVar[tuple[str, ...]] = ()  # attributes of `shared`
 
     @property
@@ -223,8 +223,6 @@ class Retriever:
 
 class _NoRetriever(Retriever):
     """Returns no passages, for closed-book readers."""
-
-    searches = False
 
     def key(self, questions: Dataset) -> dict[str, Any]:
         return {"kind": self.config.kind.value}

@@ -70,7 +70,6 @@ class RankingEvaluator(BaseEvaluator):
     scorer: Scorer  # holds the model in training
 
     def __post_init__(self) -> None:
-        """Initialize the base class."""
         super().__init__()  # type: ignore[no-untyped-call]
 
     def __call__(self, model: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
