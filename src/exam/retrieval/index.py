@@ -153,11 +153,11 @@ def _build(
         if not stage.reused:
             if source.total is not None and distributed.rank() == 0:
                 _check_room(stage.folder, source.total, encoder, index)
-            number = _encode_shards(stage.folder, source, index.shard_size, encoder)
+            shards = _encode_shards(stage.folder, source, index.shard_size, encoder)
             distributed.barrier()
         if distributed.rank() == 0:
             if not stage.reused:
-                files, facts = _assemble(stage.folder, index, number)
+                files, facts = _assemble(stage.folder, index, shards)
                 stage.finish(files, **facts)
             for shard in stage.folder.glob("shard-*.parquet"):
                 shard.unlink(missing_ok=True)
@@ -165,17 +165,13 @@ def _build(
     return stage if distributed.rank() == 0 else load_stage(stage.folder)
 
 
-def _shard_path(folder: Path, size: int, number: int) -> Path:
-    """Return the file of a shard of `size` texts; another size has other files."""
-    return folder / f"shard-{size}-{number:06d}.parquet"
-
-
-def _encode_shards(folder: Path, source: Source, size: int, encoder: SentenceEncoder) -> int:
-    """Encode the missing shards of this process; return the number of all shards."""
-    number = 0
+def _encode_shards(folder: Path, source: Source, size: int, encoder: SentenceEncoder) -> list[Path]:
+    """Encode the missing shards of this process; return the files of all shards."""
+    shards: list[Path] = []
     with progress_bar("index", source.total, "texts") as bar:
         while rows := list(islice(source.stream, size)):
-            path = _shard_path(folder, size, number)
+            number = len(shards)
+            path = folder / f"shard-{size}-{number:06d}.parquet"  # other sizes: other files
             is_mine = number % distributed.world_size() == distributed.rank()
             if is_mine and not checksum_matches(path):
                 vectors = encoder.passages(list(map(source.text, rows)))
@@ -184,9 +180,9 @@ def _encode_shards(folder: Path, source: Source, size: int, encoder: SentenceEnc
                 with write_with_checksum(path) as temporary:
                     pq.write_table(table, temporary, compression="none", use_dictionary=False)
                 log_progress(log, "index: encoded %d texts", number * size + len(rows))
-            number += 1
+            shards.append(path)
             bar.update(size)
-    return number
+    return shards
 
 
 def _read_vectors(shards: list[Path]) -> Iterator[Vectors]:
@@ -205,13 +201,12 @@ def _check_room(folder: Path, rows: int, encoder: SentenceEncoder, index: Index)
     check_disk(f"an index of {rows:,} vectors", parts, folder)
 
 
-def _assemble(folder: Path, index: Index, number: int) -> tuple[list[str], dict[str, Any]]:
+def _assemble(folder: Path, index: Index, shards: list[Path]) -> tuple[list[str], dict[str, Any]]:
     """Build the index of the vectors, and the table of the articles, one shard at a time."""
-    if not number:
+    if not shards:
         raise ExamError(
             "The corpus has no articles.\nName its files with corpus.dir= and corpus.files="
         )
-    shards = [_shard_path(folder, index.shard_size, i) for i in range(number)]
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:
         raise ExamError(

@@ -211,9 +211,8 @@ def build_vectors(
 ) -> tuple[list[str], dict[str, Any]]:
     """Build an index of a stream in a folder; continue where an interrupted build stopped.
 
-    Returns:
-        The names of its files, and its facts: the spec and the measured recall. The files of an
-        interrupted build stay until `cleanup_partial_build`.
+    Return the names of its files, and its facts: the spec and the measured recall. The files of
+    an interrupted build stay until `cleanup_partial_build`.
     """
     if not spec.lists:
         for _ in _store(_track(blocks(), spec, "stored"), folder, spec):
