@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from uuid import uuid4
 
 from exam.config import (
     Command,
@@ -96,7 +95,8 @@ def start_processes(
         ExitError: a process failed; its message has been printed.
     """
     if distributed.reports_folder() is not None:
-        _end_with_parent()
+        if sys.platform == "linux":  # end with the parent process, even if it is killed
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         return False
     work = workload_of(config)
     gpus = count_gpus() if work.uses_gpu else 0
@@ -123,12 +123,10 @@ def count_processes(launch: str | int, work: Workload, gpus: int, *, multirun: b
     if isinstance(launch, int):
         _check_number(launch, reason, gpus)
         return launch
-    if reason is None and launch == SINGLE:
-        reason = "launch=single"
-    elif reason is None and not work.reader:
-        reason = "trainer.use_cpu=true"
     if reason is None:
-        return max(gpus, 1)
+        if launch != SINGLE and work.reader:
+            return max(gpus, 1)
+        reason = "launch=single" if launch == SINGLE else "trainer.use_cpu=true"
     if gpus > 1 and not work.spreads:
         remedy = REMEDIES.get(reason, OTHER_GPU).format(gpus=gpus)
         log.info("launch: using one of %d GPUs (%s). %s", gpus, reason, remedy)
@@ -149,6 +147,7 @@ def _check_number(number: int, reason: str | None, gpus: int) -> None:
 
 def _run(command: str, arguments: list[str], number: int) -> None:
     """Run the command in `number` processes, and end as the first one that fails."""
+    from accelerate.utils import patch_environment
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -156,13 +155,15 @@ def _run(command: str, arguments: list[str], number: int) -> None:
     handled = [name for name in SIGNALS if signal.getsignal(signal.Signals[name]) != signal.SIG_IGN]
     # The launcher replaces parts of its arguments by Template's rules, where $$ is a dollar.
     words = ["-P", "-m", "exam", command, *(text.replace("$", "$$") for text in arguments)]
-    with TemporaryDirectory(prefix="exam-launch-") as folder, _environment(folder, number):
+    with (
+        TemporaryDirectory(prefix="exam-launch-") as folder,
+        patch_environment(**_environment(folder, number)),
+    ):
         launcher = elastic_launch(
             LaunchConfig(
                 min_nodes=1,
                 max_nodes=1,
                 nproc_per_node=number,
-                run_id=str(uuid4()),
                 rdzv_backend="c10d",
                 rdzv_endpoint="localhost:0",
                 local_addr="localhost",
@@ -175,7 +176,7 @@ def _run(command: str, arguments: list[str], number: int) -> None:
         )
         received = None
         try:
-            with _restore_signals(), _silence_launcher():
+            with _contain_launcher():
                 launcher(*words)
         except SignalException as error:
             received = error.sigval
@@ -215,53 +216,32 @@ def _report_signal(rank: int, number: int) -> int:
     return 128 + number
 
 
-@contextmanager
-def _environment(folder: str, number: int) -> Iterator[None]:
-    """Tell new processes where to report and to find this package, and share the cores."""
+def _environment(folder: str, number: int) -> dict[str, str]:
+    """Return what tells new processes where to report and to find this package, and its cores."""
     source = str(Path(__file__).parents[2])
-    changes = {distributed.REPORTS: folder, PROGRAM: sys.argv[0]}
+    variables = {distributed.REPORTS: folder, PROGRAM: sys.argv[0]}
     if source != sysconfig.get_path("purelib"):
         paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
-        changes["PYTHONPATH"] = os.pathsep.join(paths)
+        variables["PYTHONPATH"] = os.pathsep.join(paths)
     if "OMP_NUM_THREADS" not in os.environ:
-        changes["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // number))
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // number))
+    return variables
 
 
 @contextmanager
-def _restore_signals() -> Iterator[None]:
-    """Restore the signal handlers that torch's launcher replaces."""
+def _contain_launcher() -> Iterator[None]:
+    """Silence torch's launcher, and restore the signal handlers that it replaces.
+
+    The processes report why they end.
+    """
     handlers = {name: signal.getsignal(signal.Signals[name]) for name in SIGNALS}
-    try:
-        yield
-    finally:
-        for name, handler in handlers.items():
-            signal.signal(signal.Signals[name], handler)
-
-
-@contextmanager
-def _silence_launcher() -> Iterator[None]:
-    """Silence the launcher's log: the processes report why they end."""
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _end_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent process ends, even if it is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        for name, handler in handlers.items():
+            signal.signal(signal.Signals[name], handler)
 
 
 def workload_of(config: Command) -> Workload:
@@ -293,7 +273,7 @@ def _workload_of_runs(config: Infer | Stress) -> Workload:
         any(map(_reads_on_gpu, runs)),
         bool(runs) and (has_variants or any(map(_retrieves_on_gpu, runs))),
         reasons[0] if reasons else None if runs else "predictions=",
-        any(map(_spreads, runs)),
+        any(run.model.weights_location is WeightsLocation.offload for run in runs),
     )
 
 
@@ -315,10 +295,6 @@ def _reads_on_gpu(config: Train) -> bool:
     if config.model.kind is ReaderKind.causal_lm and not is_trained(config.trainer):
         return True
     return config.model.kind.is_neural and not trainer_values(config.trainer).get("use_cpu")
-
-
-def _spreads(config: Train) -> bool:
-    return config.model.weights_location is WeightsLocation.offload
 
 
 def _retrieves_on_gpu(config: Retrieving | Generate) -> bool:
