@@ -124,10 +124,18 @@ def evaluate(
         print(exam.evaluate("outputs/train/RUN", "data=csv", "data.test=mine.csv"))
         ```
     """
+    from pathlib import Path
+
+    from exam.config.compose import compose_infer
+    from exam.core.artifacts import load_stage
+    from exam.evaluation.results import Run
     from exam.report.compare import evaluate_runs
 
     each = [runs] if isinstance(runs, str | PathLike) else runs
-    return evaluate_runs([_answer(run, overrides, outputs) for run in each], k)
+    if overrides:
+        each = [_run("infer", compose_infer(run, outputs, *overrides)) for run in each]
+    scored = [run if isinstance(run, Run) else Run(load_stage(Path(run)), [], []) for run in each]
+    return evaluate_runs(scored, k)
 
 
 def load(
@@ -190,19 +198,3 @@ def _run(command: str, config: "Command") -> Any:
     with translate_os_errors():
         check_paths(config)
         return run_pipeline(command, config)
-
-
-def _answer(
-    run: str | PathLike[str], overrides: tuple[str, ...], outputs: str | PathLike[str] | None
-) -> "Run":
-    """Answer the questions that overrides name; without overrides, return the run as a `Run`."""
-    from pathlib import Path
-
-    from exam.config.compose import compose_infer
-    from exam.core.artifacts import load_stage
-    from exam.evaluation.results import Run
-
-    if overrides:
-        answered: Run = _run("infer", compose_infer(run, outputs, *overrides))
-        return answered
-    return run if isinstance(run, Run) else Run(load_stage(Path(run)), [], [])

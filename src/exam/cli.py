@@ -114,7 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if words else 2
     if command in COMPLETION:
         return exit_if_distributed(run_command(partial(_complete, words)))
-    print_error(_explain_command(command))
+    similar = difflib.get_close_matches(command, COMMANDS, n=1)
+    hint = f"Did you mean {spell_command(similar[0])}? " if similar else ""
+    print_error(f"{command} is not a command of exam.\n{hint}Commands: {', '.join(COMMANDS)}.")
     return 2
 
 
@@ -136,12 +138,6 @@ def _print_help(command: str, arguments: list[str]) -> int:
     topics = [word for word in arguments if not word.startswith("-") and "=" not in word]
     print_result(help_text(command, COMMANDS[command], topics))
     return 0
-
-
-def _explain_command(command: str) -> str:
-    similar = difflib.get_close_matches(command, COMMANDS, n=1)
-    hint = f"Did you mean {spell_command(similar[0])}? " if similar else ""
-    return f"{command} is not a command of exam.\n{hint}Commands: {', '.join(COMMANDS)}."
 
 
 def _complete(arguments: list[str]) -> int:

@@ -41,17 +41,7 @@ class LoadedRun:
     def __init__(
         self, run: str | PathLike[str], *overrides: str, outputs: str | PathLike[str] | None = None
     ) -> None:
-        """Load the reader and its index.
-
-        Args:
-            run: the run, or its folder.
-            overrides: settings of `exam infer`, such as `run.corpus.dir=<folder>` if the corpus
-                has moved.
-            outputs: the folder of the index; by default the one that holds the run.
-
-        Raises:
-            ExamError: the folder is not a finished run, or an override is not a setting.
-        """
+        """Load the reader and its index; see `exam.load` for the arguments and errors."""
         from exam.config.compose import compose_infer
 
         infer = compose_infer(run, outputs, *overrides)

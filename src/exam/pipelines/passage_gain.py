@@ -61,11 +61,8 @@ def restore_reader(config: Train) -> tuple[Stage, Train]:
     run, settings = restore_run(restore, reads_questions=False)
     model, saved = settings.model, run.folder / MODEL
     if model.kind is not ReaderKind.transformer or model.overlap_features:
-        state = (
-            "model.overlap_features=true"
-            if model.overlap_features
-            else f"model.kind={model.kind.value}"
-        )
+        kind = f"model.kind={model.kind.value}"
+        state = "model.overlap_features=true" if model.overlap_features else kind
         raise ExamError(
             f"training_pairs.reader={run.folder} has {state}; training_pairs.positives=reader "
             "needs a transformer that reads one passage at a time.\n"

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from exam.config import (
     Checkpoint,
-    Data,
     Generate,
     GeneratorKind,
     Retrieving,
@@ -89,12 +88,8 @@ def _repositories(
 ) -> dict[str, Repository]:
     """Map configuration groups to the repositories that a command reads."""
     repositories = {checkpoint.group: hub_repository(checkpoint) for checkpoint in checkpoints}
-    if isinstance(config, Retrieving):
-        repositories["data"] = _data_repository(config.data)
+    if isinstance(config, Retrieving) and config.data.source is Source.hub:
+        name = config.data.hub
+        if name is not None and not Path(name).exists():
+            repositories["data"] = Repository(name, config.data.revision, "data.hub", "dataset")
     return {group: repo for group, repo in repositories.items() if repo is not None}
-
-
-def _data_repository(data: Data) -> Repository | None:
-    if data.source is not Source.hub or data.hub is None or Path(data.hub).exists():
-        return None
-    return Repository(data.hub, data.revision, "data.hub", "dataset")

@@ -10,8 +10,7 @@ from exam.core.files import digest, read_json, write_json
 from exam.core.trainer import REPORT, RESULTS
 from exam.evaluation.results import format_table
 from exam.metrics import find_metric, metric_title
-from exam.report import charts
-from exam.report.charts import Chart, write_png
+from exam.report.charts import Chart, line_chart, score_chart, write_png
 from exam.report.page import Page, write_page
 
 
@@ -58,7 +57,7 @@ def compare_jobs(jobs: list[Job]) -> str:
 
 def _plot(rows: list[dict[str, Any]], changing: list[str], metric: str) -> list[Chart]:
     """Plot the metric of every job, and over the setting that changes, if it is one number."""
-    plots = [charts.score_chart(rows)]
+    plots = [score_chart(rows)]
     if len(changing) != 1:
         return plots
     (label,) = changing
@@ -71,5 +70,5 @@ def _plot(rows: list[dict[str, Any]], changing: list[str], metric: str) -> list[
         for value, row in sorted(zip(values, rows, strict=True), key=lambda pair: pair[0])
     ]
     title = metric_title(metric)
-    line = charts.line_chart(f"Over {label}", "", label, title, {title: points}, log=False)
+    line = line_chart(f"Over {label}", "", label, title, {title: points}, log=False)
     return [*plots, line]
