@@ -193,7 +193,7 @@ def _measure(
         link_stages(contents.folder, Path(outputs))
         samples = [_sample(bundle, folder, config, size) for folder, config in runs.items()]
         answers = [answer(replace(sample, outputs=outputs)) for sample in samples]
-    return [[*answer.opened, answer.stage] for answer in answers]
+    return [[*answer.opened, answer.stages[-1]] for answer in answers]
 
 
 def extra_packages(configs: list[Train]) -> list[str]:

@@ -290,9 +290,14 @@ def write_scores(stage: Stage, questions: Dataset, contexts: Stage, stages: list
 
 def print_report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> Run:
     """Print the saved results, and return the run."""
-    paths = [stage.folder / name for name in (RESULTS, REPORT)]
-    print_result("\n".join([format_table(read_json(paths[0])), *map(str, paths)]))
+    print_results(stage.folder)
     return Run(stage, [*stages, stage], score_systems(stage, questions, contexts))
+
+
+def print_results(folder: Path, *notes: str) -> None:
+    """Print the table of a stage's results.json, then notes, then the paths of its files."""
+    paths = [folder / name for name in (RESULTS, REPORT)]
+    print_result("\n".join([format_table(read_json(paths[0])), *notes, *map(str, paths)]))
 
 
 def log_scores(stage: Stage, name: str) -> None:

@@ -2,23 +2,21 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
 from exam.config import DEFAULT_K, Bundle, Ensemble, EnsembleKind, Infer, as_list, to_dict
 from exam.core import distributed
 from exam.core.artifacts import Stage, load_stage, shared_stage
 from exam.core.errors import ExamError, spell_command
-from exam.core.files import file_digest, read_json, write_json
+from exam.core.files import file_digest, read_json
 from exam.core.logging import print_result
-from exam.core.trainer import REPORT, RESULTS, list_run_files
+from exam.core.trainer import RESULTS, list_run_files
 from exam.data.schema import LETTERS
 from exam.evaluation.ensemble import (
-    FittedWeights,
     cascade_curve,
     combine_logits,
     fit_weights,
@@ -35,39 +33,36 @@ from exam.evaluation.results import (
     format_table,
     metric_key,
     non_reading_baselines,
+    print_results,
     read_k,
-    score_baselines,
     score_logits,
 )
 from exam.evaluation.submission import write_submission
 from exam.metrics import Floats, Ints, metric_name, metric_title
 from exam.report.charts import Chart, line_chart, write_png
 from exam.report.run import write_results
-from exam.retrieval.contexts import read_support
 
 log = logging.getLogger(__name__)
 
 SUBMISSION = "submission.csv"
 CURVE = "cascade.png"
+MEAN = Ensemble("mean", EnsembleKind.mean)
 ONE_METRIC = f"metric.k={DEFAULT_K}, or metric.k=1 for accuracy."
 
 
 @dataclass(frozen=True)
 class ReaderOutput:
-    """One reader's predictions, and their source.
-
-    Predictions from files have no questions and contexts.
-    """
+    """One reader's predictions, and their source; those of a file have no stages."""
 
     predictions: Predictions
     source: str  # a folder or file, for messages
     hash: str
-    seconds: float = 0.0  # for each question
-    stages: tuple[Stage, ...] = ()
-    questions: Dataset | None = None
-    contexts: Stage | None = None
+    k: int | None  # of MAP@k, as the run remembers it; None for a file
+    seconds: float  # for each question
     letters: str = LETTERS  # the options' labels in a submission
-    k: int | None = None  # of MAP@k, as the run remembers it; None for a file
+    stages: list[Stage] = field(default_factory=list)  # all that it depends on, and its own
+    systems: list[ScoredSystem] = field(default_factory=list)  # baselines, reader; if labelled
+    opened: list[Stage] = field(default_factory=list)  # of retrieval, also those of other stages
 
     @property
     def logits(self) -> Floats:
@@ -76,29 +71,6 @@ class ReaderOutput:
 
 
 Answer = Callable[[Ints | None], ReaderOutput]  # to some rows of the questions, or to all
-
-
-@dataclass(frozen=True)
-class EnsembleResult:
-    """Combined logits, and the settings and figures that explain them."""
-
-    name: str
-    outputs: list[ReaderOutput]
-    logits: Floats
-    key: dict[str, Any]
-    k: int  # of MAP@k
-    mean: Floats | None = None  # the mean of probabilities, to compare with
-    details: dict[str, Any] | None = None  # fitted weights, or a cascade's curve
-
-    @property
-    def predictions(self) -> Predictions:
-        """The combined logits as the predictions of one reader."""
-        return replace(
-            self.outputs[0].predictions,
-            logits=self.logits,
-            reader=self.name,
-            contexts="+".join(number_names(self.outputs)),
-        )
 
 
 def load_predictions(paths: list[str]) -> list[ReaderOutput]:
@@ -112,7 +84,7 @@ def load_predictions(paths: list[str]) -> list[ReaderOutput]:
             key = f"{file_digest(file)} {predictions.name}"
             seconds_each = seconds / len(predictions.ids)
             k = read_k(stage) if stage else None
-            outputs.append(ReaderOutput(predictions, str(file), key, seconds_each, k=k))
+            outputs.append(ReaderOutput(predictions, str(file), key, k, seconds_each))
     return outputs
 
 
@@ -163,15 +135,16 @@ def combine(infer: Infer, outputs: list[ReaderOutput], k: int) -> Run:
     ensemble: Any = infer.ensemble
     outputs = _align(outputs)
     logits = [output.logits for output in outputs]
-    key = {"members": [o.hash for o in outputs], "ensemble": to_dict(ensemble), **metric_key(k)}
-    weights, details = ensemble.weights, None
+    settings = {"ensemble": to_dict(ensemble)}
+    weights, details = ensemble.weights, dict[str, Any]()
     if ensemble.kind is EnsembleKind.fitted:
         held_out = load_predictions(as_list(ensemble.fit_on))
-        key["fit_on"] = [output.hash for output in held_out]
+        settings["fit_on"] = [output.hash for output in held_out]
         weights, details = _fit_weights(ensemble, outputs, held_out, k)
-    mean = combine_logits(logits, Ensemble("mean", EnsembleKind.mean))
-    scores = combine_logits(logits, ensemble, weights)
-    return _write(infer, EnsembleResult(ensemble.name, outputs, scores, key, k, mean, details))
+    mean = combine_logits(logits, MEAN)
+    combined = combine_logits(logits, ensemble, weights)
+    scores = [("mean of probabilities", mean), (ensemble.name, combined)]
+    return _write(infer, outputs, scores, settings, k, details)
 
 
 def run_cascade(infer: Infer, readers: Sequence[Answer], k: int) -> Run:
@@ -189,7 +162,8 @@ def run_cascade(infer: Infer, readers: Sequence[Answer], k: int) -> Run:
         ids, labels = first.predictions.ids, first.predictions.labels
         answered = replace(output.predictions, ids=ids, logits=logits, labels=labels)
         outputs.append(replace(output, predictions=answered))
-    return _write_cascade(infer, outputs, logits, k, {"asked_further": counts})
+    settings, details = {"cascade": to_dict(infer.cascade)}, {"asked_further": counts}
+    return _write(infer, outputs, [("cascade", logits)], settings, k, details)
 
 
 def replay_cascade(infer: Infer, outputs: list[ReaderOutput], k: int) -> Run:
@@ -206,15 +180,8 @@ def replay_cascade(infer: Infer, outputs: list[ReaderOutput], k: int) -> Run:
         cheap, expensive = outputs[:2]
         costs = cheap.seconds, expensive.seconds
         details["curve"] = cascade_curve(cheap.logits, expensive.logits, np.array(labels), costs, k)
-    return _write_cascade(infer, outputs, logits, k, details)
-
-
-def _write_cascade(
-    infer: Infer, outputs: list[ReaderOutput], logits: Floats, k: int, details: dict[str, Any]
-) -> Run:
-    """Write and score a cascade's answers."""
-    key = {"members": [o.hash for o in outputs], "cascade": to_dict(infer.cascade), **metric_key(k)}
-    return _write(infer, EnsembleResult("cascade", outputs, logits, key, k, details=details))
+    settings = {"cascade": to_dict(infer.cascade)}
+    return _write(infer, outputs, [("cascade", logits)], settings, k, details)
 
 
 def _align(outputs: list[ReaderOutput]) -> list[ReaderOutput]:
@@ -257,31 +224,27 @@ def _fit_weights(
         )
     logits = [output.logits for output in held_out]
     fit = fit_weights(logits, np.array(labels), k, ensemble.seed)
-    readers = number_names(outputs)
-    weights = dict(zip(readers, fit.weights, strict=True))
-    return fit.weights, {
-        "fitted": {"weights": weights, **_score_fit(readers, logits, labels, fit, k)}
-    }
-
-
-def _score_fit(
-    readers: list[str], logits: list[Floats], labels: list[int], fit: FittedWeights, k: int
-) -> dict[str, Any]:
-    """Score each reader, equal weights and the fitted ones on the held-out questions."""
-    systems = [
-        score_logits(name, row, labels, k) for name, row in zip(readers, logits, strict=True)
-    ]
-    best = max(systems, key=lambda system: float(system.scores.mean()))
-    equal = combine_logits(logits, Ensemble("mean", EnsembleKind.mean))
-    mean = score_logits("mean (equal weights)", equal, labels, k)
+    names = number_names(outputs)
+    readers, best = _score_readers(names, logits, labels, k)
+    mean = score_logits("mean (equal weights)", combine_logits(logits, MEAN), labels, k)
     optimistic = ScoredSystem(
         "fitted, weights from the same questions (optimistic)", fit.optimistic, k
     )
     nested = ScoredSystem("fitted, weights from other folds (honest)", fit.nested, k)
-    figures = build_results(
-        [*systems, mean, optimistic, nested], [(nested, best), (nested, mean)], []
-    )
-    return {"rows": figures["rows"], "paired": figures["paired"]}
+    systems = [*readers, mean, optimistic, nested]
+    figures = build_results(systems, [(nested, best), (nested, mean)], [])
+    weights = dict(zip(names, fit.weights, strict=True))
+    fitted = {"weights": weights, "rows": figures["rows"], "paired": figures["paired"]}
+    return fit.weights, {"fitted": fitted}
+
+
+def _score_readers(
+    names: list[str], logits: list[Floats], labels: list[int], k: int
+) -> tuple[list[ScoredSystem], ScoredSystem]:
+    """Score each reader; also return the best."""
+    pairs = zip(names, logits, strict=True)
+    systems = [score_logits(name, values, labels, k) for name, values in pairs]
+    return systems, max(systems, key=lambda system: float(system.scores.mean()))
 
 
 def _shared_questions(held_out: Predictions, answered: Predictions) -> set[str]:
@@ -291,64 +254,60 @@ def _shared_questions(held_out: Predictions, answered: Predictions) -> set[str]:
     return shared if all(first[key] == second[key] for key in shared) else set()
 
 
-def _write(infer: Infer, result: EnsembleResult) -> Run:
-    """Write the predictions, the submission and, where labels are known, the scores."""
-    outputs, folder = result.outputs, Path(infer.outputs)
-    name = f"{len(outputs)}-{result.name}"
+def _write(
+    infer: Infer,
+    outputs: list[ReaderOutput],
+    combined: list[tuple[str, Floats]],
+    settings: dict[str, Any],
+    k: int,
+    details: dict[str, Any],
+) -> Run:
+    """Write the predictions, the submission and, where labels are known, the scores.
+
+    `combined` holds names and logits to score, the result last. The result depends on `settings`,
+    and `details` explain it.
+    """
+    name, logits = combined[-1]
+    key = {"members": [output.hash for output in outputs], **settings, **metric_key(k)}
+    contexts = "+".join(number_names(outputs))
+    predictions = replace(outputs[0].predictions, logits=logits, reader=name, contexts=contexts)
     inputs = list({stage.folder: stage for o in outputs for stage in o.stages}.values())
-    systems, predictions = _score(result), result.predictions
-    with shared_stage(folder, "ensemble", name, result.key, infer.resume.value) as stage:
+    systems, pairs = _score(outputs, combined, k)
+    label = f"{len(outputs)}-{name}"
+    with shared_stage(Path(infer.outputs), "ensemble", label, key, infer.resume.value) as stage:
+        folder = stage.folder
         if not stage.reused and distributed.rank() == 0:
-            write_predictions(stage.folder / PREDICTIONS, [predictions])
-            write_submission(
-                stage.folder / SUBMISSION,
-                predictions.ids,
-                predictions.logits,
-                result.k,
-                outputs[0].letters,
-            )
+            write_predictions(folder / PREDICTIONS, [predictions])
+            write_submission(folder / SUBMISSION, predictions.ids, logits, k, outputs[0].letters)
             stage.measure()
             if systems:
-                figures = _compare(result, systems, [*inputs, stage])
-                write_json(stage.folder / RESULTS, figures)
-                write_results(stage.folder / REPORT, stage.folder.name, figures)
-            if result.details and "curve" in result.details:
-                write_png(_cascade_charts(result.details["curve"], result.k), stage.folder / CURVE)
-            stage.finish(list_run_files(stage.folder), questions=len(result.logits))
-    print_result(str(stage.folder / SUBMISSION))
+                write_results(folder, build_results(systems, pairs, [*inputs, stage]) | details)
+            if "curve" in details:
+                write_png(_cascade_charts(details["curve"], k), folder / CURVE)
+            stage.finish(list_run_files(folder), questions=len(logits))
+    print_result(str(folder / SUBMISSION))
     if systems:
-        print_result(f"{_format(read_json(stage.folder / RESULTS))}\n{stage.folder / RESULTS}")
-        print_result(str(stage.folder / REPORT))
+        print_results(folder, *_describe_fit(read_json(folder / RESULTS)))
     return Run(stage, [*inputs, stage], systems)
 
 
-def _score(result: EnsembleResult) -> list[ScoredSystem]:
-    """Score the baselines, the readers, their mean and, last, the result; [] without labels."""
-    first = result.outputs[0]
-    labels, k = first.predictions.known, result.k
+def _score(
+    outputs: list[ReaderOutput], combined: list[tuple[str, Floats]], k: int
+) -> tuple[list[ScoredSystem], list[tuple[ScoredSystem, ScoredSystem]]]:
+    """Score the baselines, the readers and `combined`, the result last; nothing without labels.
+
+    Also pair the result with the best reader and with the rest of `combined`.
+    """
+    labels = outputs[0].predictions.known
     if labels is None:
-        return []
-    if first.questions is None or first.contexts is None:
-        systems = non_reading_baselines(np.isfinite(result.logits).sum(axis=1), labels, k)
-    else:
-        support = read_support(first.contexts, first.questions["id"])
-        systems = score_baselines(first.questions, support, k)
-    for name, output in zip(number_names(result.outputs), result.outputs, strict=True):
-        systems.append(score_logits(name, output.logits, labels, k))
-    if result.mean is not None:
-        systems.append(score_logits("mean of probabilities", result.mean, labels, k))
-    return [*systems, score_logits(result.name, result.logits, labels, k)]
-
-
-def _compare(
-    result: EnsembleResult, systems: list[ScoredSystem], stages: list[Stage]
-) -> dict[str, Any]:
-    """Compare the result with the best reader, and with the mean of probabilities."""
-    *rest, final = systems
-    means = [rest.pop()] if result.mean is not None else []
-    best = max(rest[-len(result.outputs) :], key=lambda system: float(system.scores.mean()))
-    figures = build_results(systems, [(final, system) for system in (best, *means)], stages)
-    return figures | (result.details or {})
+        return [], []
+    options = np.isfinite(combined[-1][1]).sum(axis=1)
+    baselines = outputs[0].systems[:-1] or non_reading_baselines(options, labels, k)
+    logits = [output.logits for output in outputs]
+    readers, best = _score_readers(number_names(outputs), logits, labels, k)
+    *means, result = [score_logits(name, values, labels, k) for name, values in combined]
+    pairs = [(result, system) for system in (best, *means)]
+    return [*baselines, *readers, *means, result], pairs
 
 
 def _cascade_charts(points: list[dict[str, Any]], k: int) -> list[Chart]:
@@ -364,14 +323,10 @@ def _cascade_charts(points: list[dict[str, Any]], k: int) -> list[Chart]:
     ]
 
 
-def _format(figures: dict[str, Any]) -> str:
-    """Return the table, followed by the fitted weights and their scores."""
-    lines = [format_table(figures)]
-    if "fitted" in figures:
-        weights = " · ".join(f"{n} {w:.2f}" for n, w in figures["fitted"]["weights"].items())
-        lines += [
-            "",
-            f"weights, fitted on held-out questions: {weights}",
-            format_table(figures["fitted"]),
-        ]
-    return "\n".join(lines)
+def _describe_fit(figures: dict[str, Any]) -> list[str]:
+    """Return lines with the fitted weights and their scores, if weights were fitted."""
+    if "fitted" not in figures:
+        return []
+    weights = " · ".join(f"{n} {w:.2f}" for n, w in figures["fitted"]["weights"].items())
+    line = f"weights, fitted on held-out questions: {weights}"
+    return ["", line, format_table(figures["fitted"])]

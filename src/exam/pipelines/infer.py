@@ -5,7 +5,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from datasets import Dataset
 from omegaconf import OmegaConf
 
 from exam.config import (
-    Data,
     Infer,
     ReaderKind,
     Restore,
@@ -53,10 +52,12 @@ from exam.evaluation.results import (
     choose_k,
     load_answers,
     metric_key,
-    print_report,
+    print_results,
+    score_systems,
     write_scores,
 )
 from exam.evaluation.submission import write_submission
+from exam.metrics import Ints
 from exam.pipelines.ensemble import (
     ONE_METRIC,
     SUBMISSION,
@@ -76,18 +77,6 @@ from exam.report.run import write_run
 from exam.retrieval.retriever import Retrieval
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A finished stage with one reader's answers, and the stages that it used."""
-
-    stage: Stage
-    questions: Dataset
-    contexts: Stage
-    inputs: list[Stage]
-    config: Train
-    opened: list[Stage]  # every stage of retrieval, also those that only other stages read
 
 
 def run_infer(infer: Infer) -> Run:
@@ -114,7 +103,12 @@ def _run_readers(infer: Infer) -> Run:
         for overrides in infer.variants or [""]
     ]
     if len(variants) == 1 and infer.ensemble is None and not is_cascade(infer):
-        return _run_single(variants[0])
+        output = answer(variants[0])
+        stage = output.stages[-1]
+        print_result(str(stage.folder / SUBMISSION))
+        if output.systems:
+            print_results(stage.folder)
+        return Run(stage, output.stages, output.systems)
     check_readers(infer, len(variants))
     remembered = {}
     for variant in variants:  # check all before the first answers
@@ -123,33 +117,8 @@ def _run_readers(infer: Infer) -> Run:
         remembered[str(run.folder)] = config.metric.k
     k = choose_k(None, remembered, ONE_METRIC)
     if is_cascade(infer):
-        return run_cascade(infer, [partial(_output, variant) for variant in variants], k)
-    return combine(infer, [_output(variant, None) for variant in variants], k)
-
-
-def _run_single(infer: Infer) -> Run:
-    answered = answer(infer)
-    print_result(str(answered.stage.folder / SUBMISSION))
-    if (answered.stage.folder / RESULTS).is_file():
-        return print_report(answered.stage, answered.questions, answered.contexts, answered.inputs)
-    return Run(answered.stage, [*answered.inputs, answered.stage], [])
-
-
-def _output(infer: Infer, rows: Any) -> ReaderOutput:
-    """Answer the questions, or some rows of them, for an ensemble or a cascade."""
-    answered = answer(infer, rows)
-    stage, questions = answered.stage, answered.questions
-    return ReaderOutput(
-        load_answers(stage.folder),
-        str(stage.folder),
-        stage.hash,
-        stage.seconds / len(questions),
-        (*answered.inputs, stage),
-        questions,
-        answered.contexts,
-        option_letters(answered.config.data),
-        answered.config.metric.k,
-    )
+        return run_cascade(infer, [partial(answer, variant) for variant in variants], k)
+    return combine(infer, [answer(variant) for variant in variants], k)
 
 
 def _override(infer: Infer, overrides: str) -> Infer:
@@ -267,23 +236,23 @@ def _checkpoint_key(run: Stage, config: Train) -> dict[str, Any]:
     return {"checkpoint": fingerprint}
 
 
-def answer(infer: Infer, rows: Any = None) -> Answers:
+def answer(infer: Infer, rows: Ints | None = None) -> ReaderOutput:
     """Answer the questions, or some rows of them, with one run; reuse a finished stage."""
     folder = Path(infer.ckpt)
     run, config = restore_run(infer)
-    limits = check_saved_reader(config, folder / MODEL)
+    check_questions = check_saved_reader(config, folder / MODEL)
     retrieval = Retrieval.from_config(config)
     questions = read_test_questions(config)
     if rows is not None:
         questions = questions.select(rows)
-    if limits is not None:
-        limits.check(questions)
+    if check_questions is not None:
+        check_questions(questions)
     if distributed.world_size() > 1:
         retrieval.build(generates=False)
     with distributed.main_process_first():
         contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     inputs = [*retrieval.stages, contexts]
-    letters = option_letters(config.data)
+    letters = config.data.options or LETTERS
     key = {
         **answers_key(run, config, questions, contexts),
         "merge": infer.merge_adapters,
@@ -294,12 +263,11 @@ def answer(infer: Infer, rows: Any = None) -> Answers:
     with shared_stage(outputs, "infer", name, key, infer.resume.value) as stage:
         if not stage.reused:
             reader = load_reader(config, folder / MODEL, stage.folder, merge=infer.merge_adapters)
-            rotated = _predict_rotated(
-                reader, questions, contexts, infer.option_rotations, config, stage
-            )
+            rotations = infer.option_rotations
+            rotated = _predict_rotated(reader, questions, contexts, rotations, config, stage)
             predictions, tokens = zip(*rotated, strict=True)
             if distributed.rank() == 0:
-                write_predictions(stage.folder / PREDICTIONS, list(predictions))
+                write_predictions(stage.folder / PREDICTIONS, predictions)
                 final = load_answers(stage.folder)
                 path, k = stage.folder / SUBMISSION, config.metric.k
                 write_submission(path, final.ids, final.logits, k, letters)
@@ -309,7 +277,18 @@ def answer(infer: Infer, rows: Any = None) -> Answers:
                 stage.finish(list_run_files(stage.folder), questions=len(questions))
         if distributed.rank() == 0:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
-    return Answers(stage, questions, contexts, inputs, config, retrieval.opened_stages)
+    is_scored = (stage.folder / RESULTS).is_file()
+    return ReaderOutput(
+        load_answers(stage.folder),
+        source=str(stage.folder),
+        hash=stage.hash,
+        k=config.metric.k,
+        seconds=stage.seconds / len(questions),
+        letters=letters,
+        stages=[*inputs, stage],
+        systems=score_systems(stage, questions, contexts) if is_scored else [],
+        opened=retrieval.opened_stages,
+    )
 
 
 def _predict_rotated(
@@ -324,15 +303,13 @@ def _predict_rotated(
 
     Read the predictions that an interrupted run left; they have no token counts.
     """
-    model, work = config.model, stage.folder / CHECKPOINTS
+    model = config.model
     by_letter = model.kind is ReaderKind.causal_lm and model.scoring is Scoring.letters
     if rotations > 1 and not by_letter:
         log.warning("infer: this reader ignores the order of options: option_rotations=1 is enough")
     for shift in range(rotations):
-        order, path = (
-            f"rotated by {shift}" if shift else ORIGINAL_ORDER,
-            work / f"order-{shift}.parquet",
-        )
+        order = f"rotated by {shift}" if shift else ORIGINAL_ORDER
+        path = stage.folder / CHECKPOINTS / f"order-{shift}.parquet"
         is_done = checksum_matches(path) if distributed.rank() == 0 else None
         if distributed.broadcast_from_rank0(is_done):
             log.info("infer: reusing predictions with options %s", order)
@@ -353,8 +330,3 @@ def _rotate(question: dict[str, Any], by: int) -> dict[str, Any]:
     """Rotate a question's options, so that option `by` comes first."""
     number = len(question["options"])
     return permute_options(question, [(position + by) % number for position in range(number)])
-
-
-def option_letters(data: Data) -> str:
-    """Return the options' labels in a submission, in order."""
-    return data.options or LETTERS

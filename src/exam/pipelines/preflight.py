@@ -1,13 +1,14 @@
 """Check, before any work, that everything a command loads exists and fits this machine."""
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
 from exam.config import (
     SHARDING,
@@ -51,20 +52,7 @@ DECODER_REMEDY = (
 READER_REMEDY = "Choose a smaller model, or a device with more memory."
 
 
-@dataclass(frozen=True)
-class ReaderLimits:
-    """The longest input of a reader, in tokens of its tokenizer."""
-
-    tokenizer: PreTrainedTokenizerBase
-    longest: int
-
-    def check(self, questions: Dataset) -> None:
-        """Check that every prompt fits together with its longest option.
-
-        Raises:
-            ExamError: a question is too long.
-        """
-        check_lengths(questions, self.tokenizer, self.longest)
+CheckQuestions = Callable[[Dataset], None]  # refuses a question that the reader cannot read whole
 
 
 def check_models(config: Retrieving | Generate) -> None:
@@ -82,8 +70,10 @@ def check_models(config: Retrieving | Generate) -> None:
         check_llm(config.generator.llm)
 
 
-def check_reader(model: Model) -> ReaderLimits | None:
-    """Check that a reader loads as configured; return a multiple-choice checkpoint's limits.
+def check_reader(model: Model) -> CheckQuestions | None:
+    """Check that a reader loads as configured; return the check of its questions.
+
+    It requires that a prompt and its longest option fit. Only multiple-choice checkpoints have it.
 
     Raises:
         ExamError: the checkpoint cannot be loaded, or its files do not agree.
@@ -93,10 +83,12 @@ def check_reader(model: Model) -> ReaderLimits | None:
     network, tokenizer = inspect_checkpoint(model)
     length = max(model.length(training=training) for training in (True, False))
     longest = max_input_tokens(network, length)
-    return ReaderLimits(tokenizer, longest) if model.kind is ReaderKind.transformer else None
+    if model.kind is not ReaderKind.transformer:
+        return None
+    return partial(check_lengths, tokenizer=tokenizer, longest=longest)
 
 
-def check_saved_reader(config: Train, saved: Path) -> ReaderLimits | None:
+def check_saved_reader(config: Train, saved: Path) -> CheckQuestions | None:
     """Check that a run's reader loads and fits: the saved one, or else the configured one.
 
     Raises:
@@ -105,9 +97,9 @@ def check_saved_reader(config: Train, saved: Path) -> ReaderLimits | None:
     if not config.model.kind.is_neural:
         return None
     model = resolve_model(config, saved)
-    limits = check_reader(model)
+    check_questions = check_reader(model)
     check_room(replace(config, model=model), answers=True)
-    return limits
+    return check_questions
 
 
 def check_room(config: Train, *, answers: bool = False) -> None:
@@ -141,9 +133,7 @@ def check_room(config: Train, *, answers: bool = False) -> None:
 def _check_memory(config: Train, parameters: int, trained: int) -> None:
     values, model = trainer_values(config.trainer), config.model
     is_causal = model.kind is ReaderKind.causal_lm
-    on_cpu = values.get("use_cpu", not torch.cuda.is_available()) and not (
-        is_causal and not trained
-    )
+    on_cpu = values.get("use_cpu") and (trained or not is_causal)
     if torch.cuda.is_available() and not on_cpu:
         device = distributed.local_rank()
         free = torch.cuda.get_device_properties(device).total_memory

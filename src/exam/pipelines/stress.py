@@ -16,8 +16,7 @@ from exam.core import distributed
 from exam.core.artifacts import Stage, log_reused, open_stage
 from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError
-from exam.core.files import checksum_matches, read_json, write_json, write_with_checksum
-from exam.core.logging import print_result
+from exam.core.files import checksum_matches, read_json, write_with_checksum
 from exam.core.trainer import CHECKPOINTS, REPORT, RESULTS
 from exam.data.questions import questions_digest
 from exam.data.schema import permute_options
@@ -25,7 +24,7 @@ from exam.evaluation.predictions import make_predictions, read_predictions, writ
 from exam.evaluation.results import (
     ScoredSystem,
     build_results,
-    format_table,
+    print_results,
     score_baselines,
     score_logits,
 )
@@ -114,7 +113,12 @@ def run_stress(stress: Stress) -> None:
     distributed.require_single_process("exam stress")
     run, config = restore_run(stress)
     check_saved_reader(config, run.folder / MODEL)
-    questions = _read_labelled_questions(config)
+    questions = read_test_questions(config)
+    if None in questions["label"]:
+        raise ExamError(
+            f"data={config.data.name} has questions without an answer.\n"
+            "Set questions that have one: data.test=<file>, or data=<name>"
+        )
     retrieval = Retrieval.from_config(config)
     contexts = retrieval.contexts(questions, f"{config.data.name}-test")
     key = {
@@ -140,35 +144,17 @@ def run_stress(stress: Stress) -> None:
                     with write_with_checksum(path) as temporary:
                         write_predictions(temporary, [predictions])
                 answers[perturbation.name] = changed, read_predictions(path).logits
-            _write(stage, answers, contexts, retrieval.stages, config.metric.k)
+            stage.measure()
+            figures = _score(answers, contexts, [*retrieval.stages, stage], config.metric.k)
+            unchanged = [row["system"] for row in figures["rows"]].index(UNCHANGED)
+            write_results(stage.folder, figures, unchanged)
+            files = [f"{number}.parquet" for number in range(len(PERTURBATIONS))]
+            stage.finish([*files, RESULTS, REPORT], questions=len(questions))
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     log_reused([*retrieval.stages, contexts, stage])
-    figures = read_json(stage.folder / RESULTS)
-    flips = f"first choices that change with the order of options: {figures['flip_rate']:.1%}"
-    print_result(
-        f"{format_table(figures)}\n{flips}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}"
-    )
-
-
-def _read_labelled_questions(config: Train) -> Dataset:
-    questions = read_test_questions(config)
-    if None in questions["label"]:
-        raise ExamError(
-            f"data={config.data.name} has questions without an answer.\n"
-            "Set questions that have one: data.test=<file>, or data=<name>"
-        )
-    return questions
-
-
-def _write(stage: Stage, answers: Answers, contexts: Stage, earlier: list[Stage], k: int) -> None:
-    """Write the results, the report and the manifest."""
-    stage.measure()
-    figures = _score(answers, contexts, [*earlier, stage], k)
-    write_json(stage.folder / RESULTS, figures)
-    unchanged = [row["system"] for row in figures["rows"]].index(UNCHANGED)
-    write_results(stage.folder / REPORT, stage.folder.name, figures, unchanged)
-    files = [f"{number}.parquet" for number in range(len(PERTURBATIONS))]
-    stage.finish([*files, RESULTS, REPORT], questions=len(answers[UNCHANGED][0]))
+    flip_rate = read_json(stage.folder / RESULTS)["flip_rate"]
+    flips = f"first choices that change with the order of options: {flip_rate:.1%}"
+    print_results(stage.folder, flips)
 
 
 def _change_questions(perturbation: Perturbation, questions: Dataset, seed: int) -> Dataset:

@@ -2,13 +2,12 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, List, Value, concatenate_datasets
+from datasets import List, Value, concatenate_datasets
 
 from exam.config import Data, Task, Train, is_trained, reader_values, to_dict
 from exam.config.saved import CONFIG, save_run
@@ -18,7 +17,6 @@ from exam.core.checkpoints import checkpoint_fingerprint
 from exam.core.environment import describe_environment
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import read_json, write_json
-from exam.core.logging import print_result
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, list_run_files
 from exam.data.questions import questions_digest
 from exam.data.schema import LETTERS
@@ -31,16 +29,16 @@ from exam.evaluation.results import (
     ScoredSystem,
     build_results,
     check_k,
-    format_table,
     log_scores,
     metric_key,
     print_report,
+    print_results,
     write_answers,
     write_scores,
 )
 from exam.generation.generate import QUESTIONS, generate_if_used
-from exam.metrics import Floats, metric_name, metric_title
-from exam.pipelines.preflight import ReaderLimits, check_models, check_reader, check_room
+from exam.metrics import metric_name, metric_title
+from exam.pipelines.preflight import CheckQuestions, check_models, check_reader, check_room
 from exam.pipelines.tracking import log_summary, track_run
 from exam.readers.base import reader_class
 from exam.readers.lexical import OVERLAP_FEATURES
@@ -52,7 +50,7 @@ from exam.retrieval.retriever import Retrieval
 log = logging.getLogger(__name__)
 
 EXTRA_PREFIX = "extra:"  # of the ids of `data.extra_train`
-SoftLabels = dict[str, tuple[list[float], int | None]]  # by id: probabilities and label
+SoftLabel = tuple[list[float], int | None]  # probabilities of the options, and the label
 
 
 @dataclass(frozen=True)
@@ -79,20 +77,13 @@ def run_train(config: Train) -> Run:
     check_models(config)
     with track_run(config):
         if config.task is not Task.reader:
-            return _train_retrieval(config)
+            from exam.pipelines.train_retrieval import train_retrieval
+
+            return train_retrieval(config)
         run = train_reader(config)
         figures = read_json(run.stage.folder / RESULTS)["rows"][-1]
         log_summary({**figures, "selection_score": run.selection_score})
         return run
-
-
-def _train_retrieval(config: Train) -> Run:
-    from exam.pipelines.train_retrieval import train_retrieval
-
-    retrieval = Retrieval.from_config(config)
-    generation = generate_if_used(config.data, retrieval, config.generator)
-    split = read_split(config.data, generation.folder / QUESTIONS if generation else None)
-    return train_retrieval(config, retrieval, split)
 
 
 def train_reader(config: Train) -> Run:
@@ -101,7 +92,7 @@ def train_reader(config: Train) -> Run:
     With `data.cross_validate=true`, train a reader for each fold and score it on that fold. With
     several seeds, repeat the training with each, and average.
     """
-    inputs = _prepare(config, check_reader(config.model))
+    inputs = _prepare(config)
     train = _cross_validate if config.data.cross_validate else _train_run
     if isinstance(config.seed, list):
         runs = [train(replace(config, seed=seed), inputs) for seed in config.seed]
@@ -112,27 +103,34 @@ def train_reader(config: Train) -> Run:
     return run
 
 
-def _prepare(config: Train, limits: ReaderLimits | None) -> Inputs:
+def _prepare(config: Train) -> Inputs:
+    """Check the reader, read the questions, and retrieve their contexts."""
+    check_questions = check_reader(config.model)
     retrieval, data = Retrieval.from_config(config), config.data
     if distributed.world_size() > 1:
         if not data.uses_generated_questions:
-            _read_questions(config, None, limits)  # refuse mistakes before building indexes
+            # Refuse mistakes before building indexes.
+            _read_questions(config, None, check_questions)
         retrieval.build(generates=data.uses_generated_questions)
     with distributed.main_process_first():
         generation = generate_if_used(data, retrieval, config.generator)
-        split = _read_questions(config, generation, limits)
+        split = _read_questions(config, generation, check_questions)
         fold = (
             assign_folds(split.train, data.folds, data.split_seed) if data.cross_validate else None
         )
         if distributed.rank() == 0:
             _check_room_early(config)
-        pool, valid = _retrieve_contexts(retrieval, split, data)
+        pool = valid = retrieval.contexts(split.all_train, f"{data.name}-train")
+        if data.valid is not None and not data.cross_validate:
+            valid = retrieval.contexts(split.valid, f"{data.name}-valid")
     log_scores(valid, "valid")
     stages = (*retrieval.stages, generation, pool, None if valid is pool else valid)
     return Inputs(split, fold, pool, valid, [stage for stage in stages if stage is not None])
 
 
-def _read_questions(config: Train, generation: Stage | None, limits: ReaderLimits | None) -> Split:
+def _read_questions(
+    config: Train, generation: Stage | None, check_questions: CheckQuestions | None
+) -> Split:
     """Read the questions, including the generated ones.
 
     Raises:
@@ -141,18 +139,10 @@ def _read_questions(config: Train, generation: Stage | None, limits: ReaderLimit
     split = read_split(config.data, generation.folder / QUESTIONS if generation else None)
     split = add_soft_labels(split, config.data)
     check_k(config.metric.k, max(map(len, split.valid["options"])))
-    if limits is not None:
-        limits.check(split.all_train)
-        limits.check(split.valid)
+    if check_questions is not None:
+        check_questions(split.all_train)
+        check_questions(split.valid)
     return split
-
-
-def _retrieve_contexts(retrieval: Retrieval, split: Split, data: Data) -> tuple[Stage, Stage]:
-    """Retrieve passages for every training question and every validation question."""
-    pool = retrieval.contexts(split.all_train, f"{data.name}-train")
-    if data.valid is None or data.cross_validate:
-        return pool, pool
-    return pool, retrieval.contexts(split.valid, f"{data.name}-valid")
 
 
 def _check_room_early(config: Train) -> None:
@@ -203,6 +193,9 @@ def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[s
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
     evidence = {"overlap_features": list(OVERLAP_FEATURES)} if config.model.overlap_features else {}
     checkpoint = checkpoint_fingerprint(config.model.checkpoint)
+    learns = config.model.kind.is_neural and is_trained(config.trainer)
+    # Several processes change what a reader learns: a step then has more questions.
+    processes = distributed.world_size() if learns else 1
     return {
         "questions": {name: questions_digest(part) for name, part in parts.items()},
         "contexts": {"train": pool.hash, "valid": valid.hash},
@@ -212,54 +205,35 @@ def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[s
         "trainer": reader_values(config),
         "seed": config.seed,
         **metric_key(config.metric.k),
-        **_processes(config),
+        **({"processes": processes} if processes > 1 else {}),
     }
 
 
-def _processes(config: Train) -> dict[str, int]:
-    """Return the number of processes if it changes a reader: a step then has more questions."""
-    learns = config.model.kind.is_neural and is_trained(config.trainer)
-    return (
-        {"processes": distributed.world_size()} if learns and distributed.world_size() > 1 else {}
-    )
-
-
-def _iterate_folds(config: Train, split: Split, fold: Any) -> Iterator[tuple[Train, Split, Any]]:
-    """Yield each fold's configuration, its split, and the rows that it predicts.
+def _cross_validate(config: Train, inputs: Inputs) -> Run:
+    """Train a run for every fold, and join their predictions and results.
 
     Predicted questions must not choose a checkpoint, so every run keeps its last one.
     """
-    data, questions = config.data, split.train
-    empty = questions.select([])
+    split, data, contexts = inputs.split, config.data, inputs.pool_contexts
+    questions, empty = split.train, split.train.select([])
+    last = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    trainer = replace(config.trainer, **last)
+    joined = np.full((len(questions), max(map(len, questions["options"]))), -np.inf)
+    stages: list[Stage] = []
     for number in range(data.folds):
-        (inside,), (outside,) = (fold == number).nonzero(), (fold != number).nonzero()
+        (inside,), (outside,) = (inputs.fold == number).nonzero(), (inputs.fold != number).nonzero()
         train = concatenate_datasets([questions.select(outside), split.extra])
-        part = replace(
+        fold = replace(
             config,
             name=f"{config.name}-fold{number}",
             data=replace(data, fold=number, cross_validate=False),
-            trainer=replace(
-                config.trainer,
-                eval_strategy="no",
-                save_strategy="no",
-                load_best_model_at_end=False,
-            ),
+            trainer=trainer,
         )
-        yield part, Split(split.all_train, train, empty, questions.select(inside), empty), inside
-
-
-def _cross_validate(config: Train, inputs: Inputs) -> Run:
-    """Train a run for every fold, and join their predictions and results."""
-    split = inputs.split
-    questions, contexts = split.train, inputs.pool_contexts
-    logits: list[Floats] = []
-    rows: list[Any] = []
-    stages: list[Stage] = []
-    for part, part_split, inside in _iterate_folds(config, split, inputs.fold):
-        run = _train_run(part, replace(inputs, split=part_split))
+        part = Split(split.all_train, train, empty, questions.select(inside), empty)
+        run = _train_run(fold, replace(inputs, split=part))
+        logits = read_predictions(run.stage.folder / PREDICTIONS).logits
+        joined[inside, : logits.shape[1]] = logits
         stages.append(run.stage)
-        rows.append(inside)
-        logits.append(read_predictions(run.stage.folder / PREDICTIONS).logits)
     key = {
         "runs": [stage.hash for stage in stages],
         "questions": questions_digest(questions),
@@ -268,22 +242,12 @@ def _cross_validate(config: Train, inputs: Inputs) -> Run:
     outputs = Path(config.outputs)
     with shared_stage(outputs, "folds", config.name, key, config.resume) as stage:
         if not stage.reused and distributed.rank() == 0:
-            joined = _join_folds(questions, rows, logits)
             write_answers(stage, config, questions, contexts, joined)
             write_scores(stage, questions, contexts, [*inputs.stages, *stages])
             write_run(stage, config, questions, contexts)
             stage.finish([PREDICTIONS, RESULTS, REPORT], questions=len(questions))
     run = print_report(stage, questions, contexts, [*inputs.stages, *stages])
     return replace(run, selection_score=float(run.systems[-1].scores.mean()))
-
-
-def _join_folds(questions: Dataset, rows: list[Any], logits: list[Floats]) -> Floats:
-    """Join the folds' logits in the order of the questions, `(questions, options)`."""
-    options = max(map(len, questions["options"]))
-    joined = np.full((len(questions), options), -np.inf)
-    for inside, fold in zip(rows, logits, strict=True):
-        joined[inside, : fold.shape[1]] = fold
-    return joined
 
 
 def _average_seeds(config: Train, runs: list[Run]) -> Run:
@@ -293,6 +257,7 @@ def _average_seeds(config: Train, runs: list[Run]) -> Run:
     mean = ScoredSystem(f"mean of {len(runs)} seeds", scores.mean(axis=0), config.metric.k)
     values = scores.mean(axis=1)
     *baselines, _ = runs[0].systems
+    metric = metric_name(config.metric.k)
     outputs, key = Path(config.outputs), {"runs": [run.stage.hash for run in runs]}
     with shared_stage(outputs, "seeds", config.name, key, config.resume) as stage:
         if not stage.reused and distributed.rank() == 0:
@@ -301,20 +266,15 @@ def _average_seeds(config: Train, runs: list[Run]) -> Run:
             figures = build_results([*baselines, *systems, mean], pairs, list(stages.values()))
             figures["seeds"] = {
                 "seeds": config.seed,
-                metric_name(config.metric.k): values.tolist(),
+                metric: values.tolist(),
                 "mean": float(values.mean()),
                 "sd": float(values.std(ddof=1)),
             }
-            write_json(stage.folder / RESULTS, figures)
-            write_results(stage.folder / REPORT, stage.folder.name, figures)
+            write_results(stage.folder, figures)
             stage.finish([RESULTS, REPORT], seeds=len(runs))
-    figures = read_json(stage.folder / RESULTS)
-    seeds = figures["seeds"]
-    title = metric_title(metric_name(config.metric.k))
-    line = f"{title} over seeds: {seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
-    print_result(
-        f"{format_table(figures)}\n{line}\n{stage.folder / RESULTS}\n{stage.folder / REPORT}"
-    )
+    seeds = read_json(stage.folder / RESULTS)["seeds"]
+    spread = f"{seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
+    print_results(stage.folder, f"{metric_title(metric)} over seeds: {spread}")
     selection = [run.selection_score for run in runs if run.selection_score is not None]
     mean_selection = float(np.mean(selection)) if selection else None
     return Run(stage, [*runs[0].stages, stage], [*baselines, *systems, mean], mean_selection)
@@ -338,8 +298,14 @@ def add_soft_labels(split: Split, data: Data) -> Split:
     _check_unique(split, soft_labels, path)
     parts, total = {}, 0
     for name, questions in (("train", split.train), ("extra", split.extra)):
-        parts[name], count = _add_targets(questions, soft_labels, data.soft_weight, path)
-        total += count
+        targets = []
+        for question in questions.to_list():
+            key = question["id"]
+            soft = soft_labels.get(key) or soft_labels.get(key.removeprefix(EXTRA_PREFIX))
+            targets.append(_mix_targets(question, soft, data.soft_weight, path))
+            total += soft is not None
+        feature = List(Value("float64"))
+        parts[name] = questions.add_column(TARGETS, targets, feature=feature)
     log.info("soft labels: %d of %d questions", total, len(split.train) + len(split.extra))
     if not total:
         raise ExamError(
@@ -350,7 +316,7 @@ def add_soft_labels(split: Split, data: Data) -> Split:
     return replace(split, **parts)
 
 
-def _check_unique(split: Split, soft_labels: SoftLabels, path: Path) -> None:
+def _check_unique(split: Split, soft_labels: dict[str, SoftLabel], path: Path) -> None:
     """Refuse an id that two questions have, as when every file numbers its questions from 0."""
     ids = {*split.all_train["id"]}  # training may hold all the extra questions or none
     for key in split.train["id"]:
@@ -361,7 +327,7 @@ def _check_unique(split: Split, soft_labels: SoftLabels, path: Path) -> None:
             )
 
 
-def _read_soft_labels(path: Path) -> SoftLabels:
+def _read_soft_labels(path: Path) -> dict[str, SoftLabel]:
     predictions = read_predictions(path)
     is_option = np.isfinite(predictions.logits)
     values = to_probabilities(predictions.logits)
@@ -369,32 +335,19 @@ def _read_soft_labels(path: Path) -> SoftLabels:
     return {key: (row[mask].tolist(), label) for key, row, mask, label in rows}
 
 
-def _add_targets(
-    questions: Dataset, soft_labels: SoftLabels, weight: float, path: Path
-) -> tuple[Dataset, int]:
-    """Add a column of targets; also return the number of questions with a soft label."""
-    targets, count = [], 0
-    for question in questions.to_list():
-        key, number, label = question["id"], len(question["options"]), question["label"]
-        hard = [float(option == label) for option in range(number)]
-        soft = soft_labels.get(key) or soft_labels.get(key.removeprefix(EXTRA_PREFIX))
-        if soft is None and label is None:
+def _mix_targets(
+    question: dict[str, Any], soft: SoftLabel | None, weight: float, path: Path
+) -> list[float]:
+    """Return the target of each option; refuse a prediction of another question with this id."""
+    key, number, label = question["id"], len(question["options"]), question["label"]
+    hard = [float(option == label) for option in range(number)]
+    if soft is None:
+        if label is None:
             raise ExamError(
                 f"Question {key!r} has no right option and no prediction in {path}.\n"
                 "Predict it, too, or leave it out."
             )
-        if soft is None:
-            targets.append(hard)
-            continue
-        _check_match(key, number, label, soft, path)
-        share = 1.0 if label is None else weight
-        targets.append([share * p + (1 - share) * h for p, h in zip(soft[0], hard, strict=True)])
-        count += 1
-    return questions.add_column(TARGETS, targets, feature=List(Value("float64"))), count
-
-
-def _check_match(key: str, number: int, label: int | None, soft: Any, path: Path) -> None:
-    """Refuse a prediction of another question with the same id."""
+        return hard
     values, other_label = soft
     if len(values) != number:
         raise ExamError(
@@ -406,3 +359,5 @@ def _check_match(key: str, number: int, label: int | None, soft: Any, path: Path
             f"The right option of question {key!r} is {LETTERS[label]}, and "
             f"{LETTERS[other_label]} in {path}.\nSet predictions of the same questions."
         )
+    share = 1.0 if label is None else weight
+    return [share * p + (1 - share) * h for p, h in zip(values, hard, strict=True)]

@@ -15,9 +15,10 @@ from exam.core.logging import print_result
 from exam.core.precision import choose_formats
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, RESULTS, list_run_files
 from exam.data.questions import questions_digest
-from exam.data.splits import Split
+from exam.data.splits import Split, read_split
 from exam.evaluation.results import Run
 from exam.evaluation.retrieval import compare_contexts, format_retrieval_table, rank_contexts
+from exam.generation.generate import QUESTIONS, generate_if_used
 from exam.pipelines.passage_gain import measure_gains, restore_reader
 from exam.retrieval.contexts import read_contexts, read_idf
 from exam.retrieval.reranker import has_head
@@ -27,7 +28,7 @@ from exam.retrieval.training import tune
 DEV = "dev.json"
 
 
-def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Run:
+def train_retrieval(config: Train) -> Run:
     """Train the reranker or the encoder, then score the validation questions before and after.
 
     The dev fold of the training questions chooses the checkpoint. Scores go to results.json in the
@@ -36,6 +37,9 @@ def train_retrieval(config: Train, retrieval: Retrieval, split: Split) -> Run:
     Raises:
         ExamError: `training_pairs.reader` cannot be used, or no training pair is left.
     """
+    retrieval = Retrieval.from_config(config)
+    generation = generate_if_used(config.data, retrieval, config.generator)
+    split = read_split(config.data, generation.folder / QUESTIONS if generation else None)
     outputs, by_reader = Path(config.outputs), config.training_pairs.positives == READER
     reader = restore_reader(config) if by_reader else None
     pool = retrieval.first_contexts(split.all_train, f"{config.data.name}-train")
@@ -81,13 +85,8 @@ def _key(config: Train, pairs: TrainingPairs, split: Split, pool: Stage) -> dict
 def _report(config: Train, retrieval: Retrieval, split: Split, stage: Stage) -> None:
     """Rank the validation questions before and after; print and save the paired figures."""
     name = f"{config.data.name}-valid"
-    rankings = _rankings(config, retrieval, stage)
-    figures = compare_contexts(
-        [
-            rank_contexts(ranking.contexts(split.valid, name), config.metric.k)
-            for ranking in rankings
-        ]
-    )
+    contexts = [r.contexts(split.valid, name) for r in _rankings(config, retrieval, stage)]
+    figures = compare_contexts([rank_contexts(ranked, config.metric.k) for ranked in contexts])
     write_json(stage.folder / RESULTS, {**figures, "dev": read_json(stage.folder / DEV)})
     print_result(f"{format_retrieval_table(figures)}\n{stage.folder / RESULTS}")
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from exam.config import Train
 from exam.core.artifacts import Stage
-from exam.core.files import read_json
+from exam.core.files import read_json, write_json
 from exam.core.trainer import REPORT, RESULTS, STATE, TRAINING
 from exam.evaluation.calibration import summarize_predictions
 from exam.evaluation.predictions import Predictions, to_probabilities
@@ -62,10 +62,11 @@ def write_run(
     write_page(stage.folder / REPORT, page)
 
 
-def write_results(path: Path, title: str, results: dict[str, Any], row: int = -1) -> None:
-    """Write a page of results without questions; number `row` is the headline."""
+def write_results(folder: Path, results: dict[str, Any], row: int = -1) -> None:
+    """Write results.json, and its page without questions; number `row` is the headline."""
+    write_json(folder / RESULTS, results)
     drawn = [charts.score_chart(results["rows"])]
-    write_page(path, Page(title, [], results, drawn, highlight_row=row))
+    write_page(folder / REPORT, Page(folder.name, [], results, drawn, highlight_row=row))
 
 
 def _facts(folder: Path, config: Train, contexts: Stage) -> list[tuple[str, str]]:
