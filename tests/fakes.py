@@ -1,28 +1,57 @@
-"""A fake endpoint of a language model."""
+"""Servers on loopback, and a fake endpoint of a language model."""
 
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class Endpoint(ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
+    """A server that is at work from the start."""
+
+    daemon_threads = True
+
+    def __init__(self, handler, path=""):
+        super().__init__(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}{path}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Answers:
+    """What a handler of requests reads and answers."""
+
+    def body(self):
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
+    def answer(self, data, status=200, headers=None, length=None):
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(length or len(data)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+class Endpoint(Server):
     """Replies with what `replies` says of an article's n-th request."""
 
     def __init__(self, replies):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(ChatHandler, "/v1")
         self.replies, self.asked, self.seen, self.changes = replies, [], [], {}
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
 
-class Handler(BaseHTTPRequestHandler):
+def title_of(body):
+    """The title of the article that a request is about."""
+    return body["messages"][1]["content"].split("####")[2].split("\n")[1]
+
+
+class ChatHandler(Answers, BaseHTTPRequestHandler):
     def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        content = body["messages"][1]["content"]
-        title = content.split("####")[2].split("\n")[1]
+        body = json.loads(self.body())
+        title = title_of(body)
         self.server.seen.append((self.headers["Authorization"], body))
         self.server.asked.append(title)
         text = self.server.replies(title, self.server.asked.count(title))
@@ -44,15 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         found |= self.server.changes
         if status != 200:
             found = {"error": {"message": f"{self.headers['Authorization']} is not welcome"}}
-        data = json.dumps(found).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
+        self.answer(json.dumps(found).encode(), status)
 
 
 def question_about(title):

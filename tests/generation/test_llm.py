@@ -6,14 +6,14 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.request import Request, urlopen
 
 import pytest
-from fakes import Endpoint, question_about
+from fakes import Answers, Endpoint, Server, question_about, title_of
+from helpers import refuses
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from exam.config import Generator, GeneratorKind, LanguageModel
@@ -85,18 +85,10 @@ def corpus(tmp_path):
 
 
 def settings(corpus, endpoint, *more):
-    return compose_config(
-        "generate",
-        "corpus=jsonl",
-        f"corpus.dir={corpus}",
-        "corpus.files=articles.jsonl",
-        "generator=llm",
-        "num_questions=4",
-        f"outputs={corpus / 'outputs'}",
-        f"generator.llm.base_url={endpoint.url}",
-        "generator.llm.model=small",
-        *more,
-    )
+    articles = ["corpus=jsonl", f"corpus.dir={corpus}", "corpus.files=articles.jsonl"]
+    writer = ["generator.llm.model=small", f"generator.llm.base_url={endpoint.url}"]
+    rest = ["generator=llm", "num_questions=4", f"outputs={corpus / 'outputs'}"]
+    return compose_config("generate", *articles, *rest, *writer, *more)
 
 
 def read_results(corpus):
@@ -138,12 +130,8 @@ def test_replies_are_kept_when_the_endpoint_fails(corpus, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     broken = Endpoint(lambda title, time: question_about(title) if len(broken.asked) < 3 else 403)
     serial = "generator.llm.concurrency=1"
-    with pytest.raises(ExamError) as caught:
+    with refuses("model=small: HTTP 403", "Bearer … is not welcome", "\n", "OPENAI_API_KEY"):
         run_generate(settings(corpus, broken, serial))
-    observed, remedy = str(caught.value).splitlines()
-    assert "generator.llm.model=small: HTTP 403" in observed
-    assert "Bearer … is not welcome" in observed
-    assert "OPENAI_API_KEY" in remedy
     (path,) = corpus.glob("outputs/replies/*/replies.jsonl")
     with path.open("a") as file:
         file.write('{"article": "cut sho')
@@ -300,60 +288,40 @@ def server(tmp_path_factory):
         process.wait(30)
 
 
-class Proxy(ThreadingHTTPServer):
+class Proxy(Server):
     """Pass requests on to a real server, with one of `faults` each until none is left."""
 
-    daemon_threads = True
-
     def __init__(self, server, faults):
-        super().__init__(("127.0.0.1", 0), FaultyHandler)
+        super().__init__(FaultyHandler, "/v1")
         self.target, self.faults, self.times = server, faults, []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
 
-class FaultyHandler(BaseHTTPRequestHandler):
+class FaultyHandler(Answers, BaseHTTPRequestHandler):
     def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.body()
         fault = self.server.faults.pop(0) if self.server.faults else None
         self.server.times.append((fault, time.monotonic()))
         if fault == "hang":
             time.sleep(4)
         elif fault == "cut":
-            self.answer(200, b'{"choices": [{"mess', length=1000)
+            self.answer(b'{"choices": [{"mess', length=1000)
             self.close_connection = True
         elif fault == "broken JSON":
-            self.answer(200, b'{"choices": [{"mess')
+            self.answer(b'{"choices": [{"mess')
         elif fault == "rate limit":
-            self.answer(429, b"{}", {"Retry-After": "2"})
+            self.answer(b"{}", 429, {"Retry-After": "2"})
         elif fault == "server error":
-            self.answer(500, b"{}")
+            self.answer(b"{}", 500)
         else:
             real = Request(self.server.target, body, {"Content-Type": "application/json"})
             with urlopen(real, timeout=60) as reply:
                 completion = json.load(reply)
             if fault != "model text":
-                title = json.loads(body)["messages"][1]["content"].split("####")[2].split("\n")[1]
-                text = question_about(title)
+                text = question_about(title_of(json.loads(body)))
                 if fault == "bad answer":
                     text = text.replace('"answer": 2', '"answer": 5')
                 completion["choices"][0]["message"]["content"] = text
-            self.answer(200, json.dumps(completion).encode())
-
-    def answer(self, status, data, headers=None, length=None):
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(length or len(data)))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
+            self.answer(json.dumps(completion).encode())
 
 
 @pytest.mark.slow

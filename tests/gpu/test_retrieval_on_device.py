@@ -39,21 +39,6 @@ def test_vectors_are_near_those_of_the_cpu(encoder, device, dtype):
     assert np.linalg.norm(vectors - exact, axis=1).max() < NEAR[dtype]
 
 
-@pytest.fixture(scope="module")
-def cross_encoder(encoder, tmp_path_factory):
-    """The tiny encoder's weights with a random scoring head, saved as a folder."""
-    from sentence_transformers import CrossEncoder
-
-    folder = tmp_path_factory.mktemp("cross_encoder")
-    torch.manual_seed(1)
-    model = CrossEncoder(str(encoder.parent / "plain"), num_labels=1, device="cpu")
-    for weights in model.parameters():
-        if weights.ndim == 2:
-            torch.nn.init.normal_(weights, std=0.3)
-    model.save_pretrained(str(folder), create_model_card=False)
-    return folder
-
-
 @pytest.mark.parametrize(("device", "dtype"), PLACED)
 def test_pairs_score_nearly_as_on_the_cpu(cross_encoder, device, dtype):
     there, here = (

@@ -2,13 +2,11 @@
 
 import json
 
-import pytest
-from helpers import jsonl_corpus
+from helpers import jsonl_corpus, refuses
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exam.config import Chunking
-from exam.core.errors import ExamError
 from exam.data.sentences import sentence_offsets
 from exam.retrieval.chunking import build_passages, chunk
 
@@ -99,7 +97,5 @@ def test_the_table_holds_the_range_of_each_passage(tmp_path):
 
 def test_a_corpus_without_text_is_refused(tmp_path):
     source = corpus(tmp_path / "a.jsonl", [{"id": "1", "title": "Nothing", "text": ""}])
-    with pytest.raises(ExamError) as error:
+    with refuses("corpus=c has no text", "corpus.files="):
         build_passages(source, Chunking(), tmp_path / "outputs")
-    assert "corpus=c has no text" in str(error.value)
-    assert "corpus.files=" in str(error.value)

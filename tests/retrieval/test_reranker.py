@@ -13,14 +13,11 @@ from helpers import (
     exam,
     jsonl_corpus,
     kaggle_rows,
-    make_place,
     read_csv,
-    run_exam,
-    setting,
+    refuses,
 )
 
 from exam.config import Chunking, Dtype, Encoder, Index, Query, Reranker, Retriever, RetrieverKind
-from exam.core.errors import ExamError
 from exam.retrieval import reranker as rerank_module
 from exam.retrieval.contexts import read_contexts
 from exam.retrieval.reranker import (
@@ -31,22 +28,6 @@ from exam.retrieval.reranker import (
     standardize,
 )
 from exam.retrieval.retriever import Retrieval
-
-
-@pytest.fixture(scope="session")
-def cross_encoder(encoder, tmp_path_factory):
-    """The tiny encoder's weights with a random scoring head, saved as a folder."""
-    import torch
-    from sentence_transformers import CrossEncoder
-
-    folder = tmp_path_factory.mktemp("cross_encoder")
-    torch.manual_seed(1)
-    model = CrossEncoder(str(encoder.parent / "plain"), num_labels=1, device="cpu")
-    for weights in model.parameters():  # the library's own, near zero, score all pairs the same
-        if weights.ndim == 2:
-            torch.nn.init.normal_(weights, std=0.3)
-    model.save_pretrained(str(folder), create_model_card=False)
-    return folder
 
 
 @pytest.fixture
@@ -132,10 +113,6 @@ def test_scores_without_a_difference_are_zero():
     assert standardize(np.array([])).tolist() == []
 
 
-class Cut(Exception):
-    """Stands for a process that is killed."""
-
-
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_interrupted_scoring_continues_and_equals_a_whole_one(
     retrieval, questions, after, monkeypatch, tmp_path
@@ -146,12 +123,12 @@ def test_interrupted_scoring_continues_and_equals_a_whole_one(
 
     def counted(self, pairs):
         if len(calls) == after:
-            raise Cut
+            raise KeyboardInterrupt
         calls.append(list(pairs))
         return real(self, pairs)
 
     monkeypatch.setattr(PairScorer, "scores", counted)
-    with pytest.raises(Cut):
+    with pytest.raises(KeyboardInterrupt):
         retrieval.contexts(questions, "q")
     again = []
     monkeypatch.setattr(
@@ -163,10 +140,7 @@ def test_interrupted_scoring_continues_and_equals_a_whole_one(
     assert len(calls) == after
     assert len(pairs) == len(set(pairs)) == 7 * 5  # no pair is scored twice
     assert not list(stage.folder.glob("scores-*"))
-    whole = Retrieval(
-        retrieval.corpus, retrieval.encoder, retrieval.chunking, retrieval.retriever,
-        retrieval.index, tmp_path / "o2", retrieval.reranker,
-    )  # fmt: skip
+    whole = replace(retrieval, outputs=tmp_path / "o2")
     assert resumed.equals(pq.read_table(whole.contexts(questions, "q").folder / "contexts.parquet"))
 
 
@@ -222,10 +196,8 @@ def test_truncated_pairs_are_counted(cross_encoder):
 
 
 def test_a_checkpoint_without_a_head_is_refused(encoder):
-    with pytest.raises(ExamError) as caught:
+    with refuses(f"reranker.ckpt={encoder} has no head", "exam train task=reranker reranker.ckpt="):
         inspect_reranker(Reranker(ckpt=str(encoder)))
-    assert f"reranker.ckpt={encoder} has no head" in str(caught.value)
-    assert str(caught.value).endswith(f"exam train task=reranker reranker.ckpt={encoder}")
 
 
 def test_an_unreachable_checkpoint_is_refused_before_anything_is_retrieved(tmp_path):
@@ -247,20 +219,5 @@ def test_several_scores_a_pair_are_refused(cross_encoder, tmp_path):
     )
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(cross_encoder).save_pretrained(tmp_path)
-    with pytest.raises(
-        ExamError,
-        match=rf"^reranker\.ckpt={tmp_path} gives 3 scores.*\n.*Choose another checkpoint",
-    ):
+    with refuses(f"reranker.ckpt={tmp_path} gives 3 scores", "Choose another checkpoint"):
         _ = PairScorer(Reranker(ckpt=str(tmp_path))).model
-
-
-@pytest.mark.slow
-def test_retrieve_reranks_from_the_command_line(cross_encoder, tmp_path):
-    run_exam(
-        "retrieve", *setting(make_place(tmp_path), "data.train=null", "data.test=null"),
-        "retriever=bm25", "retriever.top_k=6", "reranker=cross_encoder",
-        f"reranker.ckpt={cross_encoder}", "reranker.top_k=4", "evaluate=false",
-    )  # fmt: skip
-    (folder,) = (tmp_path / "outputs" / "contexts").glob("kaggle-valid-bm25-cross_encoder-*")
-    rows = pq.read_table(folder / "contexts.parquet").to_pylist()
-    assert {row["rank"] for row in rows} == {1, 2, 3, 4}

@@ -1,7 +1,6 @@
 """faiss recipes: against brute force; their spec, resumption, refusals and processes."""
 
 import json
-import signal
 from dataclasses import replace
 
 import numpy as np
@@ -121,51 +120,6 @@ def test_auto_prefers_exact_on_a_gpu(monkeypatch):
     assert choose_index_spec(auto, 100_000, 64).lists == 0
     assert index_key(auto)["gpu"] is True
     assert index_key(Index()) == {"type": "exact"}
-
-
-BUILD = """
-import sys, os, signal
-import numpy as np
-from pathlib import Path
-from exam.config import Index, IndexType
-from exam.retrieval import vectors as module
-from exam.retrieval.vectors import choose_index_spec
-from helpers import unit, streamed
-module.PART_BYTES = 4 * 32 * 1000
-folder, stop = Path(sys.argv[1]), int(sys.argv[2])
-real = module._track
-def killed(blocks, spec, what):
-    for number, block in enumerate(real(blocks, spec, what)):
-        if number == stop:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield block
-module._track = killed
-vectors = unit(4500, 32, 0)
-spec = choose_index_spec(Index(type=IndexType.low_memory), *vectors.shape)
-module.build_vectors(streamed(vectors), folder, spec)
-module.cleanup_partial_build(folder)
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_build_continues_and_equals_a_whole_one(tmp_path):
-    def build(folder, stop):
-        folder.mkdir(exist_ok=True)
-        return run_script(tmp_path / "build.py", str(folder), str(stop), cwd=tmp_path).returncode
-
-    (tmp_path / "build.py").write_text(BUILD)
-
-    assert build(tmp_path / "cut", 3) == -signal.SIGKILL
-    assert not (tmp_path / "cut" / "index.faiss").exists()
-    kept = sorted(p.name for p in (tmp_path / "cut").glob("part-*.faiss"))
-    assert kept == ["part-00000.faiss", "part-00001.faiss", "part-00002.faiss"]
-    stamp = (tmp_path / "cut" / kept[0]).stat().st_mtime_ns
-    assert build(tmp_path / "cut", 4) == -signal.SIGKILL
-    assert (tmp_path / "cut" / kept[0]).stat().st_mtime_ns == stamp
-    assert build(tmp_path / "cut", -1) == build(tmp_path / "whole", -1) == 0
-    for path in (tmp_path / "whole").glob("[!.]*"):
-        assert path.read_bytes() == (tmp_path / "cut" / path.name).read_bytes(), path.name
-    assert len(list((tmp_path / "cut").glob("[!.]*"))) == 2
 
 
 @pytest.mark.slow
