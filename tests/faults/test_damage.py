@@ -244,6 +244,10 @@ def test_an_interrupted_build_of_lists_goes_on_from_whole_parts_alone(tmp_path, 
         for damage in damages(folder / name):
             (folder / "index.faiss").unlink(missing_ok=True)
             assert build() == whole, damage
+    parts = {path: path.stat().st_mtime_ns for path in folder.glob("part-*.faiss")}
+    (folder / "index.faiss").unlink()
+    assert build() == whole
+    assert parts == {path: path.stat().st_mtime_ns for path in parts}  # none was built again
 
 
 def test_damaged_shards_of_gains_are_measured_again(tmp_path, monkeypatch):

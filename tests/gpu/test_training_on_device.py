@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from accelerators import DEVICES, FORMATS, NEAR, needs_gpus, on_gpu, trainer_on
-from helpers import kaggle_rows, make_place, run_exam, tiny
+from helpers import kaggle_rows, make_place, read_losses, run_exam, tiny
 from tiny_encoders import FAMILIES, as_questions, features_of, model_of, texts
 
 from exam.config import Model, Packing, Tuning
@@ -56,11 +56,6 @@ def trained(reader, questions, tuning=None):
     return *reader.train(features, features.select([])), features
 
 
-def losses_of(folder):
-    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [entry["loss"] for entry in history if "loss" in entry]
-
-
 @pytest.mark.parametrize(("device", "dtype"), PLACES)
 @pytest.mark.parametrize("packing", [Packing.options, Packing.none])
 def test_training_lowers_the_loss_and_moves_every_weight(
@@ -73,7 +68,7 @@ def test_training_lowers_the_loss_and_moves_every_weight(
     assert {p.dtype for p in reader.model.parameters()} == {torch.float32}
     still = {n for n, p in weights_of(reader.model).items() if torch.equal(before[n], p)}
     assert still <= {"classifier.bias", "pooler.dense.bias"}
-    losses = losses_of(tmp_path)
+    losses = read_losses(tmp_path)
     assert np.isfinite(losses).all()
     assert np.mean(losses[-8:]) < np.mean(losses[:8])
     assert ("peak_gpu_mib" in figures) == torch.cuda.is_available()
@@ -130,7 +125,7 @@ def test_checkpointed_training_has_the_same_losses(tmp_path, questions, reader_o
     for checkpointing in (False, True):
         reader = reader_on(device, family=family, activation_checkpointing=checkpointing)
         trained(reader, questions)
-        losses.append(losses_of(tmp_path))
+        losses.append(read_losses(tmp_path))
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -179,7 +174,7 @@ def test_compiled_training_has_the_losses_of_the_plain_one(tmp_path, questions, 
     for compiled in (False, True):
         reader = reader_on(device, family="bert", max_steps=3, torch_compile=compiled)
         trained(reader, questions)
-        losses.append(losses_of(tmp_path))
+        losses.append(read_losses(tmp_path))
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 

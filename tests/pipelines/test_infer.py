@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import kaggle_rows, make_place, run_exam, tiny, write_csv
+from helpers import kaggle_rows, make_place, refuses, run_exam, tiny, write_csv
 from scipy.special import log_softmax
 
 from exam.cli import main
@@ -51,6 +51,12 @@ class Place:
             words += ["data=kaggle", f"data.dir={self.folder / 'questions'}"]
         return compose_config(verb, *words)
 
+    def answered(self):
+        """What each reader answers to the known questions."""
+        return [
+            run_infer(self.infer(f"ckpt={run}", self.known)) for run in (self.open, self.closed)
+        ]
+
     @property
     def both(self):
         return f"ckpt=[{self.open},{self.closed}]"
@@ -67,10 +73,7 @@ def predictions(run):
 
 def test_an_ensemble_is_scored_beside_its_readers(place, capsys):
     run = run_infer(place.infer(place.both, "ensemble=mean", place.known))
-    members = [
-        predictions(run_infer(place.infer(f"ckpt={folder}", place.known)))
-        for folder in (place.open, place.closed)
-    ]
+    members = [predictions(answered) for answered in place.answered()]
     combination = predictions(run)
     assert combination.ids == [str(i) for i in range(60, 68)]
     expected = combine_logits([m.logits for m in members], Ensemble("mean", EnsembleKind.mean))
@@ -122,9 +125,8 @@ def test_weights_are_fitted_on_held_out_questions(place, capsys):
     ]
     assert {row["n"] for row in results["rows"]} == {10}
     assert "weights, fitted on held-out questions: " in capsys.readouterr().out
-    with pytest.raises(ExamError, match="answers question '40'") as caught:
+    with refuses(f"ensemble.fit_on={place.open}/predictions.parquet: ", "answers question '40'"):
         run_infer(place.infer(place.both, "ensemble=fitted", fit_on, "data.test=valid.csv"))
-    assert str(caught.value).startswith(f"ensemble.fit_on={place.open}/predictions.parquet: ")
     single = place.infer(
         place.both, "ensemble=fitted", f"ensemble.fit_on={place.open}", place.known
     )
@@ -172,21 +174,15 @@ def test_a_submission_has_the_files_letters(place):
 
 def test_a_cascade_escalates_the_least_certain(place):
     run = run_infer(place.infer(place.both, "cascade.escalate_fraction=0.5", place.known))
-    cheap, expensive = (
-        predictions(run_infer(place.infer(f"ckpt={folder}", place.known)))
-        for folder in (place.open, place.closed)
-    )
+    runs = place.answered()
+    cheap, expensive = map(predictions, runs)
     uncertainty = 1 - to_probabilities(cheap.logits).max(axis=1)
     rows = np.argsort(-uncertainty, kind="stable")[:4]
     expected = cheap.logits.copy()
     expected[rows] = expensive.logits[rows]
     assert predictions(run).logits == pytest.approx(expected, abs=1e-4)
-    folders = [
-        run_infer(place.infer(f"ckpt={folder}", place.known)).stage.folder
-        for folder in (place.open, place.closed)
-    ]
-    both = f"predictions=[{folders[0]},{folders[1]}]"
-    replayed = run_infer(place.infer(both, "cascade.escalate_fraction=0.5"))
+    saved = "predictions=[{},{}]".format(*(run.stage.folder for run in runs))
+    replayed = run_infer(place.infer(saved, "cascade.escalate_fraction=0.5"))
     assert predictions(replayed).logits == pytest.approx(expected)
     curve = json.loads((replayed.stage.folder / "results.json").read_text())["curve"]
     assert len(curve) == 21
@@ -202,10 +198,7 @@ def test_a_reader_without_questions_is_skipped(place):
 
 
 def test_compared_runs_are_paired_and_explained(place, tmp_path, capsys):
-    folders = [
-        run_infer(place.infer(f"ckpt={folder}", place.known)).stage.folder
-        for folder in (place.open, place.closed)
-    ]
+    folders = [answered.stage.folder for answered in place.answered()]
     assert main(["compare", *map(str, folders), "--json", str(tmp_path / "compared.json")]) == 0
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "compared.json").read_text())
@@ -263,9 +256,7 @@ def test_two_processes_give_the_answers_of_one(place, tmp_path, way):
 
 def test_shares_must_fit_the_readers(place):
     for runs, share in ((f"ckpt={place.open}", "0.5"), (place.both, "[0.5,0.2]")):
-        with pytest.raises(
-            ExamError, match=r"cascade\.escalate_fraction=.* does not fit \d readers"
-        ):
+        with refuses("cascade.escalate_fraction=", "does not fit"):
             run_infer(place.infer(runs, f"cascade.escalate_fraction={share}", place.known))
 
 
@@ -282,14 +273,9 @@ def test_a_variant_with_an_open_quote_is_refused(place):
 
 
 def test_a_variant_cannot_change_the_whole_command(place):
-    with pytest.raises(
-        ExamError, match=r"variants='option_rotations=5' sets option_rotations.*\n.*run\.<key>"
-    ):
-        run_infer(
-            place.infer(
-                f"ckpt={place.closed}", "variants=['option_rotations=5','option_rotations=1']"
-            )
-        )
+    with refuses("variants='option_rotations=5' sets option_rotations", "run.<key>"):
+        rotations = "variants=['option_rotations=5','option_rotations=1']"
+        run_infer(place.infer(f"ckpt={place.closed}", rotations))
 
 
 def test_another_layout_than_at_training_is_logged(place, caplog):
@@ -303,12 +289,8 @@ def test_another_layout_than_at_training_is_logged(place, caplog):
 
 def reader_of_pairs(place, folder):
     """Restore the reader that mines pairs for a reranker."""
-    pairs = [
-        "task=reranker",
-        "reranker.ckpt=x",
-        "training_pairs.positives=reader",
-        f"training_pairs.reader={folder}",
-    ]
+    pairs = ["task=reranker", "reranker.ckpt=x", "training_pairs.positives=reader"]
+    pairs.append(f"training_pairs.reader={folder}")
     return restore_reader(compose_config("train", *tiny(place.folder, *pairs)))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import exam, kaggle_rows, make_place, setting, write_csv
+from helpers import exam, kaggle_rows, make_place, refuses, setting, write_csv
 from hub.layouts import MODELS, deberta_folder, files_of_model, write
 from safetensors.torch import load_file, save_file
 
@@ -133,9 +133,7 @@ def test_an_encoder_is_no_reranker(encoder):
 
 
 def test_a_revision_of_a_folder_is_refused(published):
-    with pytest.raises(
-        ExamError, match=r"model\.revision=main is for a hub id, and model\.name_or"
-    ):
+    with refuses("model.revision=main is for a hub id, and model.name_or"):
         check_reader(replace(reader_of(published), revision="main"))
 
 

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from helpers import PLACES, kaggle_rows
+from helpers import PLACES, contexts_stage, kaggle_rows
 from tiny_encoders import CPU, FAMILIES, as_questions, contexts_of, texts
 from transformers import LongformerForMultipleChoice
 
 from exam.config import Layout, Loss, Model, Order, Packing, Tuning
-from exam.core.artifacts import open_stage
-from exam.core.files import write_json
 from exam.readers.lexical import (
     OVERLAP_FEATURES,
     compute_logits,
@@ -21,26 +19,12 @@ from exam.readers.lexical import (
 )
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator, PackedCollator
 from exam.readers.multiple_choice.features import EncodingSettings, build_features, load_features
-from exam.readers.multiple_choice.model import tiny_tokenizer
 from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.readers.trainer import binary_loss
-from exam.retrieval.contexts import FILE as CONTEXTS
-from exam.retrieval.contexts import IDF, SCHEMA, write_contexts
 
 READING = EncodingSettings(
     top_k=2, max_length=48, longest=512, order=Order.best_first, evidence=True
 )
-
-
-@pytest.fixture(scope="module")
-def questions():
-    return as_questions(kaggle_rows(12))
-
-
-@pytest.fixture(scope="module")
-def small():
-    tokenizer = tiny_tokenizer(["a b c d e f g"])
-    return tokenizer, {c: tokenizer.convert_tokens_to_ids(c) for c in "abcdefg"}
 
 
 def test_the_question_comes_first_and_its_context_fills_the_rest(small):
@@ -124,30 +108,17 @@ def test_binary_loss_is_the_mean_of_each_option():
         assert binary_loss(logits, targets, share).item() == pytest.approx(expected, rel=1e-5)
 
 
+WEIGHTS = dict.fromkeys(PLACES, 2.0) | {"animal": 1.0}
+
+
 def stage_of(outputs, questions):
     """A stage of contexts whose first passage names the right place."""
-    with open_stage(outputs, "contexts", "c", {"asked": questions["id"][:]}) as stage:
-        rows = [
-            [
-                {
-                    **dict.fromkeys(SCHEMA.names),
-                    "question_id": question["id"],
-                    "rank": rank,
-                    "score": 2.0 / rank,
-                    "text": text,
-                }
-                for rank, text in enumerate(texts_of(question), start=1)
-            ]
-            for question in questions
-        ]
-        write_contexts(stage, iter(rows))
-        write_json(stage.folder / IDF, dict.fromkeys(PLACES, 2.0) | {"animal": 1.0})
-        stage.finish([CONTEXTS, IDF])
-    return stage
 
+    def passages(question):
+        right = f"This animal lives in the {question['options'][question['label']]}."
+        return [{"score": 2.0, "text": right}, {"score": 1.0, "text": "Nothing here."}]
 
-def texts_of(question):
-    return f"This animal lives in the {question['options'][question['label']]}.", "Nothing here."
+    return contexts_stage(outputs, {q["id"]: passages(q) for q in questions}, WEIGHTS)
 
 
 def features_of(reader, questions, stage):
@@ -166,15 +137,11 @@ def test_overlap_features_are_standardised_over_the_options(tmp_path):
     rows = [{**kaggle_rows(1)[0], "prompt": "the animal", **dict.fromkeys("ABCDE", "x")}]
     rows[0] |= {"A": "river log marsh", "B": "pond", "answer": "A"}
     questions = as_questions(rows)
-    with open_stage(tmp_path, "contexts", "c", {}) as stage:
-        empty = {**dict.fromkeys(SCHEMA.names), "question_id": "0"}
-        passages = [
-            {**empty, "rank": 1, "score": 3.0, "text": "the animal river log marsh"},
-            {**empty, "rank": 2, "score": 1.0, "text": "pond"},
-        ]
-        write_contexts(stage, iter([passages]))
-        write_json(stage.folder / IDF, dict.fromkeys(PLACES, 2.0) | {"animal": 1.0})
-        stage.finish([CONTEXTS, IDF])
+    passages = [
+        {"score": 3.0, "text": "the animal river log marsh"},
+        {"score": 1.0, "text": "pond"},
+    ]
+    stage = contexts_stage(tmp_path, {"0": passages}, WEIGHTS)
     features = compute_overlap_features(questions, stage, 2, 48)
     assert features.shape == (1, 5, len(OVERLAP_FEATURES))
     by_name = {name: features[0, :, OVERLAP_FEATURES.index(name)] for name in OVERLAP_FEATURES}
@@ -197,11 +164,8 @@ def test_overlap_features_do_not_depend_on_other_questions(tmp_path, questions):
     features = []
     for some in (questions, questions.select([0])):
         idf = {place: 2.0 for place in PLACES if any(place in q["options"] for q in some)}
-        with open_stage(tmp_path, "contexts", "c", {"n": len(some)}) as stage:
-            row = {**dict.fromkeys(SCHEMA.names), "rank": 1, "score": 1.0, "text": text}
-            write_contexts(stage, ([{**row, "question_id": key}] for key in some["id"]))
-            write_json(stage.folder / IDF, idf)
-            stage.finish([CONTEXTS, IDF])
+        passages = {key: [{"score": 1.0, "text": text}] for key in some["id"]}
+        stage = contexts_stage(tmp_path, passages, idf, n=len(some))
         features.append(compute_overlap_features(some, stage, 1, 48)[0])
     assert np.array_equal(*features)
 

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from helpers import kaggle_rows
+from datasets import Dataset
+from helpers import kaggle_rows, refuses
 from tiny_encoders import (
     CPU,
     FAMILIES,
@@ -185,10 +186,8 @@ def test_a_packed_checkpoint_needs_its_packing(tmp_path, questions):
     reader.model.save_pretrained(tmp_path / "m")
     reader.tokenizer.save_pretrained(tmp_path / "m")
     other = replace(reader.config, name_or_path=str(tmp_path / "m"), packing=Packing.none)
-    with pytest.raises(ExamError) as caught:
+    with refuses(f"{tmp_path / 'm'} was trained with", "Set model.packing=options."):
         MultipleChoiceReader.build(other, CPU, tmp_path, 0)
-    assert f"{tmp_path / 'm'} was trained with model.packing=options" in str(caught.value)
-    assert str(caught.value).endswith("Set model.packing=options.")
 
 
 def test_flash_attention_is_refused_for_other_models(tmp_path, questions):
@@ -330,8 +329,6 @@ def test_prediction_by_tokens_keeps_the_order(tmp_path, questions):
     rows = features.to_list()
     for i, row in enumerate(rows):
         row["context"] = row["context"] * (i % 4 + 1)
-    from datasets import Dataset
-
     varied = Dataset.from_list(rows, features=features.features)
     one, other = (reader.predict_logits(varied) for reader in by.values())
     assert one == pytest.approx(other, abs=1e-5)
