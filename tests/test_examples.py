@@ -39,11 +39,6 @@ def run_notebook(name: str, folder: Path, **parameters: object) -> str:
     return output
 
 
-def test_there_are_two_scripts_and_three_notebooks():
-    assert len(list(EXAMPLES.glob("*.py"))) >= 2
-    assert len(NOTEBOOKS) == 3
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_small_and_holds_no_outputs(path):
     assert path.stat().st_size < 20_000

@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         """Answer a request, and record it."""
         self.repository: Repository | None = None
         self.file: str | None = None
-        self.status = self.sent = 0
+        self.status = 0
         with self.hub.answering():
             self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             try:
@@ -70,14 +70,10 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.record(
             Request(
                 method=self.command,
-                host=self.headers.get("Host") or "",
                 path=self.path,
                 status=self.status,
-                sent=self.sent,
                 repository=self.repository and self.repository.id,
                 file=self.file,
-                token=self.token,
-                range=self.headers.get("Range"),
             )
         )
 
@@ -224,7 +220,6 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.hub.strike(repository.id, file.path, body=True)
         data = file.data[start : end if fault is None else max(start, min(end, fault.after_bytes))]
         self.wfile.write(data)
-        self.sent = len(data)
         if fault is not None:
             self.cut()
 

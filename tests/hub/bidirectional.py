@@ -17,6 +17,7 @@ from hub.weights import (
     cast,
     random_state,
     safetensors_of,
+    settings_files,
     with_gamma_and_beta,
     with_positions,
     with_prefix,
@@ -63,9 +64,7 @@ def bert_base_cased() -> Files:
     config = small(configs.BERT_BASE_CASED, vocabulary.tokens)
     state = with_gamma_and_beta(random_state("BertForPreTraining", config))
     return {
-        **COMMON,
-        **vocabulary.files,
-        "config.json": text(config, 2, "\n"),
+        **settings_files(config, vocabulary),
         "tokenizer_config.json": text({"do_lower_case": False, "model_max_length": 512}),
         "model.safetensors": safetensors_of(state),
         "pytorch_model.bin": bin_of(state),
@@ -80,9 +79,7 @@ def longformer_base() -> Files:
     config = small(configs.LONGFORMER, vocabulary.tokens)
     state = random_state("LongformerForMaskedLM", config)
     return {
-        **COMMON,
-        **vocabulary.files,
-        "config.json": text(config, 2, "\n"),
+        **settings_files(config, vocabulary),
         "pytorch_model.bin": bin_of(with_positions(state, "longformer.", config)),
         **TENSORFLOW,
         **RUST,
@@ -119,14 +116,9 @@ def longformer_race() -> Files:
         "tokenizer_class": "LongformerTokenizer",
         "trim_offsets": True,
     }
-    return {
-        **COMMON,
-        **{name: data for name, data in vocabulary.files.items() if name != "tokenizer.json"},
-        "config.json": text(config, 2, "\n"),
-        "tokenizer_config.json": text(settings, 2, "\n"),
-        "special_tokens_map.json": text(RACE_SPECIAL, 2, "\n"),
-        "pytorch_model.bin": bin_of(state),
-    }
+    files = settings_files(config, vocabulary, settings, RACE_SPECIAL)
+    del files["tokenizer.json"]
+    return files | {"pytorch_model.bin": bin_of(state)}
 
 
 def modernbert() -> Files:
@@ -146,11 +138,7 @@ def modernbert() -> Files:
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     return {
-        **COMMON,
-        **vocabulary.files,
-        "config.json": text(config, 2, "\n"),
-        "tokenizer_config.json": text(settings, 2, "\n"),
-        "special_tokens_map.json": text(special, 2, "\n"),
+        **settings_files(config, vocabulary, settings, special),
         "model.safetensors": safetensors_of(state),
         "pytorch_model.bin": bin_of(state),
         **ONNX,

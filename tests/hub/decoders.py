@@ -5,15 +5,7 @@ import torch
 from hub import configs, vocabularies
 from hub.configs import Config, small
 from hub.vocabularies import QWEN_SPECIAL, Vocabulary, text
-from hub.weights import (
-    COMMON,
-    Files,
-    State,
-    cast,
-    random_state,
-    safetensors_of,
-    shards_of,
-)
+from hub.weights import Files, State, cast, random_state, safetensors_of, settings_files, shards_of
 
 CHAT = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + "
@@ -152,12 +144,9 @@ def qwen_files(config: Config, vocabulary: Vocabulary, chat: str | None) -> File
     }
     ids = {name: config[name] for name in ("bos_token_id", "eos_token_id")}
     return {
-        **COMMON,
-        **vocabulary.files,
+        **settings_files(config, vocabulary, settings),
         "LICENSE": b"Apache License\n",
-        "config.json": text(config, 2, "\n"),
         "generation_config.json": text(ids, 2, "\n"),
-        "tokenizer_config.json": text(settings, 2, "\n"),
     }
 
 
@@ -165,12 +154,8 @@ def llama_files(config: Config, vocabulary: Vocabulary) -> Files:
     """A Llama's files but the weights."""
     ids = {name: config[name] for name in ("bos_token_id", "eos_token_id")}
     return {
-        **COMMON,
-        **vocabulary.files,
-        "config.json": text(config, 2, "\n"),
+        **settings_files(config, vocabulary, LLAMA_SETTINGS, LLAMA_SPECIAL),
         "generation_config.json": text(ids, 2, "\n"),
-        "tokenizer_config.json": text(LLAMA_SETTINGS, 2, "\n"),
-        "special_tokens_map.json": text(LLAMA_SPECIAL, 2, "\n"),
     }
 
 

@@ -16,6 +16,7 @@ from hub.weights import (
     cast,
     random_state,
     safetensors_of,
+    settings_files,
     with_positions,
 )
 
@@ -139,11 +140,7 @@ def ms_marco() -> Files:
     state = random_state("BertForSequenceClassification", config)
     state = with_positions(state, "bert.", config)
     return {
-        **COMMON,
-        **vocabulary.files,
-        "config.json": text(config, 2, "\n"),
-        "tokenizer_config.json": text(BERT_SETTINGS, 2, "\n"),
-        "special_tokens_map.json": text(BERT_SPECIAL, 2, "\n"),
+        **settings_files(config, vocabulary, BERT_SETTINGS, BERT_SPECIAL),
         "model.safetensors": safetensors_of(state),
         "pytorch_model.bin": bin_of(state),
         **ONNX,
@@ -166,11 +163,5 @@ def bge_reranker() -> Files:
         "tokenizer_class": "XLMRobertaTokenizer",
     }
     state = random_state("XLMRobertaForSequenceClassification", config)
-    return {
-        **COMMON,
-        **vocabulary.files,
-        "config.json": text(config, 2, "\n"),
-        "tokenizer_config.json": text(settings, 2, "\n"),
-        "special_tokens_map.json": text(special, 2, "\n"),
-        "model.safetensors": safetensors_of(state),
-    }
+    files = settings_files(config, vocabulary, settings, special)
+    return files | {"model.safetensors": safetensors_of(state)}

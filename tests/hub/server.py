@@ -29,14 +29,10 @@ class Request:
     """A request as it came, and how it was answered."""
 
     method: str
-    host: str
     path: str  # with its query
     status: int
-    sent: int  # bytes of the body
     repository: str | None = None
     file: str | None = None
-    token: str | None = None
-    range: str | None = None
 
 
 @dataclass

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from hub.vocabularies import Vocabulary, text
+
 State = dict[str, torch.Tensor]
 Files = dict[str, bytes]
 JUNK = b"not read by this project\n" * 8  # weights of other frameworks
@@ -15,6 +17,18 @@ RUST = {"rust_model.ot": JUNK}
 ONNX = {"onnx/model.onnx": JUNK, "onnx/model_quint8_avx2.onnx": JUNK}
 OPENVINO = {"openvino/openvino_model.bin": JUNK, "openvino/openvino_model.xml": JUNK}
 COMMON = {".gitattributes": b"*.bin filter=lfs\n", "README.md": b"---\nlicense: mit\n---\n# M\n"}
+
+
+def settings_files(
+    config: dict[str, Any],
+    vocabulary: Vocabulary,
+    tokenizer: dict[str, Any] | None = None,
+    special: dict[str, Any] | None = None,
+) -> Files:
+    """A repository's files but the weights."""
+    named = {"config": config, "tokenizer_config": tokenizer, "special_tokens_map": special}
+    texts = {f"{name}.json": text(value, 2, "\n") for name, value in named.items() if value}
+    return {**COMMON, **vocabulary.files, **texts}
 
 
 def random_state(class_name: str, config: dict[str, Any]) -> State:

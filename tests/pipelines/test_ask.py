@@ -4,7 +4,6 @@ import io
 import re
 import shutil
 import sys
-import time
 
 import pytest
 from helpers import imported, make_place, tiny
@@ -109,11 +108,9 @@ def test_the_doctor_names_the_splitter_and_an_untested_python(monkeypatch, capsy
     assert any(re.fullmatch(pattern, line) for line in lines)
 
 
-def test_the_doctor_is_quick_and_imports_nothing_heavy():
+def test_the_doctor_imports_nothing_heavy():
     heavy = ("torch", "transformers", "datasets", "faiss", "pyarrow", "altair", "hydra")
-    start = time.perf_counter()
     assert imported("from exam.cli import main; main(['doctor'])", *heavy) == set()
-    assert time.perf_counter() - start < 5
 
 
 @pytest.mark.slow

@@ -5,18 +5,15 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from helpers import ROOT, exam, make_place, run_exam, setting, write_csv
+from helpers import exam, make_place, read_losses, refuses, run_exam, setting, write_csv
+from processes import start
 
 from exam.config.compose import add_hydra_prefix, compose_config
-from exam.core.errors import ExamError
 from exam.pipelines.infer import run_infer
 
 TINY = ["model=tiny", "trainer.num_train_epochs=1", "context.num_passages=2"]
@@ -174,61 +171,29 @@ def test_changed_or_unfinished_run_is_refused(trained):
     run = trained.run
     weights = run / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
-    changed = exam("infer", *trained.infer_overrides())
-    assert (changed.returncode, changed.stderr) == (
-        2,
-        f"{weights} is not the file that was written.\n"
-        f"Delete the folder {run} and run the command again.\n",
-    )
+    infer = compose_config("infer", *trained.infer_overrides())
+    with refuses(f"{weights} is not the file that was written", f"Delete the folder {run}"):
+        run_infer(infer)
     (run / "manifest.json").unlink()
-    unfinished = exam("infer", *trained.infer_overrides())
-    assert (unfinished.returncode, unfinished.stderr) == (
-        2,
-        f"{run} is unfinished: it has no manifest.json.\n"
-        "Give a finished run folder, or run the command that makes it again.\n",
-    )
+    with refuses(f"{run} is unfinished: it has no manifest.json", "Give a finished run folder"):
+        run_infer(infer)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("override", "observed", "remedy"),
     [
-        (
-            ["ckpt={contexts}"],
-            "{contexts} is not a run of exam train.\nSet a folder of outputs/train.",
-        ),
-        (
-            ["ckpt={run}", "data=csv"],
-            "data=csv has no questions.\nGive a file: data.test=<file>",
-        ),
-        (
-            ["ckpt={run}", "++run.data.limit=2"],
-            "run.data.limit belongs to the command.\nSet data.limit=<value>, without run.",
-        ),
-        (
-            ["ckpt={run}", "++run.model.name_or_path=x"],
-            "run.model.name_or_path is fixed by training.\nChoose another run: ckpt=<folder>",
-        ),
+        ("ckpt={contexts}", "{contexts} is not a run of exam train", "outputs/train"),
+        ("data=csv", "data=csv has no questions", "data.test=<file>"),
+        ("++run.data.limit=2", "run.data.limit belongs to the command", "data.limit=<value>"),
+        ("++run.model.name_or_path=x", "run.model.name_or_path is fixed", "ckpt=<folder>"),
     ],
 )
-def test_infer_refuses_wrong_runs_and_settings(finished_run, overrides, message):
+def test_infer_refuses_wrong_runs_and_settings(finished_run, override, observed, remedy):
     place, _ = finished_run
-    folders = {"run": place.run, "contexts": place.find("contexts/kaggle-valid-*")}
-    with pytest.raises(ExamError) as caught:
-        run_infer(compose_config("infer", *(o.format(**folders) for o in overrides)))
-    assert str(caught.value) == message.format(**folders)
-
-
-def test_an_unreachable_model_has_a_remedy(finished_run):
-    place, _ = finished_run
-    nowhere = "/nowhere/deberta"
-    overrides = ["model=deberta_large", f"model.name_or_path={nowhere}"]
-    process = exam("train", *place.setting, *overrides)
-    assert process.returncode == 2
-    message = process.stderr.splitlines()[-2:]
-    assert message[0].startswith(f"model.name_or_path={nowhere} does not exist; / holds ")
-    assert message[1] == (
-        "Give a folder or a hub id (owner/name): model.name_or_path=<folder or id>"
-    )
+    contexts = place.find("contexts/kaggle-valid-*")
+    run = [] if override.startswith("ckpt") else [f"ckpt={place.run}"]
+    with refuses(observed.format(contexts=contexts), remedy):
+        run_infer(compose_config("infer", *run, override.format(contexts=contexts)))
 
 
 def test_retrieve_scores_itself_when_articles_are_known(trained):
@@ -236,19 +201,6 @@ def test_retrieve_scores_itself_when_articles_are_known(trained):
     write_csv(trained.folder / "questions" / "valid_qrels.csv", rows)
     process = run_exam("retrieve", *trained.setting, "data.train=null", "data.test=null")
     assert re.search(r"valid contexts: .*recall_at_5 .*mrr .*supported ", process.stderr)
-
-
-def kill_when(command, text, log, limit=300):
-    """Start a command, kill it when its log has `text`, and return its exit code."""
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL)
-    end = time.monotonic() + limit
-    while text not in log.read_text() and time.monotonic() < end and process.poll() is None:
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
-    assert text in log.read_text()
-    return process.returncode
 
 
 STEPS = ["trainer.num_train_epochs=2", "trainer.logging_steps=1", "index.shard_size=4"]
@@ -267,17 +219,17 @@ def uninterrupted(tmp_path_factory, encoder) -> Place:
     "moment",
     ["index: encoded 4 ", "contexts: encoded", "train: step 4 ", "train: train_runtime"],
 )
-def test_killed_and_repeated_equals_uninterrupted(place, uninterrupted, tmp_path, moment):
-    command = [sys.executable, str(ROOT / "train.py"), *place.setting, *TINY, *STEPS]
-    command.append("log_level=debug")
-    assert kill_when(command, moment, tmp_path / "log") == -signal.SIGKILL  # still at work
+def test_killed_and_repeated_equals_uninterrupted(place, uninterrupted, moment):
+    command = start(place.folder, "train", *place.setting, *TINY, *STEPS, "log_level=debug")
+    command.wait_for(moment)
+    command.send(signal.SIGKILL)
+    assert command.wait() == -signal.SIGKILL  # it was still at work
     assert not list(place.outputs.glob("train/*/manifest.json"))
     resumed = run_exam("train", *place.setting, *TINY, *STEPS)
     if moment.startswith("train: step"):
         assert "train: resuming at step 4 of 8" in resumed.stderr or "step 1 of 8" in resumed.stderr
     runs = [place.run, uninterrupted.run]
-    states = [json.loads((p / "trainer_state.json").read_text()) for p in runs]
-    losses = [[h["loss"] for h in s["log_history"] if "loss" in h] for s in states]
+    losses = [read_losses(run) for run in runs]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 8
     tables = [pq.read_table(p / "predictions.parquet") for p in runs]
