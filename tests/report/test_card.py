@@ -2,10 +2,10 @@
 
 import base64
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from fakes import Answers, Server
 from helpers import ROOT, make_place, python, tiny
 from huggingface_hub import ModelCard
 
@@ -54,20 +54,17 @@ def test_only_one_reader_is_pushed(place, value):
         compose_config("train", *tiny(place), "hub.push=true", "hub.repo=me/run", value)
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(Server):
     """As much of the hub's interface as a push of small files asks for."""
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(HubHandler)
         self.created, self.files, self.seen, self.private = [], {}, [], True
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
-class Handler(BaseHTTPRequestHandler):
+class HubHandler(Answers, BaseHTTPRequestHandler):
     def do_POST(self):
-        length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length) if length else self._chunks()
+        body = self.body() if self.headers.get("Content-Length") else self._chunks()
         self.server.seen.append((self.path, self.headers.get("Authorization")))
         if self.path == "/api/repos/create":
             self.server.created.append(json.loads(body))
@@ -100,15 +97,7 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def _reply(self, value):
-        data = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
+        self.answer(json.dumps(value).encode())
 
 
 def pushed(place, hub):

@@ -109,15 +109,11 @@ def test_lexical_reader_trains_and_answers_like_any_other(place):
     again = train_reader(compose_config("train", *overrides))
     assert again.stage.reused
     data = [f"data.dir={place / 'questions'}", f"outputs={place / 'outputs'}"]
-    answered = run_infer(
-        compose_config(
-            "infer", f"ckpt={run.stage.folder}", "data=kaggle", *data, "data.test=valid.csv"
-        )
+    answered, asked = (
+        run_infer(compose_config("infer", f"ckpt={run.stage.folder}", "data=kaggle", *data, test))
+        for test in ("data.test=valid.csv", "data.test=test.csv")
     )
     assert answered.systems[-1].scores.tolist() == run.systems[-1].scores.tolist()
-    asked = run_infer(
-        compose_config("infer", f"ckpt={run.stage.folder}", "data=kaggle_test", *data)
-    )
     rows = (asked.stage.folder / "submission.csv").read_text().splitlines()
     assert rows[0] == "id,prediction"
     right = ["ABCDE"[i % 5] for i in range(50, 56)]
