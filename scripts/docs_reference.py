@@ -17,7 +17,6 @@ from mkdocs.exceptions import PluginError
 
 from exam import cli
 from exam.config import ROOTS
-from exam.config.compose import conf_dir
 from exam.config.help import (
     PRESETS,
     Setting,
@@ -27,7 +26,8 @@ from exam.config.help import (
     option_name,
     option_paths,
 )
-from exam.config.renamed import PUBLISHED, RENAMED, new_name
+from exam.config.renamed import RENAMED
+from exam.config.values import conf_dir
 
 MARK = re.compile(r"^<!-- generated: (\w+)(?: (\S+))? -->$", re.MULTILINE)
 ROOT = Path(__file__).parents[1]
@@ -72,12 +72,7 @@ def configuration() -> str:
 
 def renamed() -> str:
     """Return the old and new names of settings and options."""
-    published = [
-        (f"{group}={option}", new_name(f"{group}={option}") or "")
-        for group, options in PUBLISHED.items()
-        for option in options
-    ]
-    rows = [[f"`{old}`", f"`{new}`"] for old, new in sorted([*RENAMED.items(), *published])]
+    rows = [[f"`{old}`", f"`{new}`"] for old, new in sorted(RENAMED.items())]
     return _table(["old name", "new name"], rows)
 
 

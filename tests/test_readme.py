@@ -11,7 +11,8 @@ from helpers import ANIMALS, PLACES, ROOT, kaggle_rows, write_csv
 
 from exam import cli
 from exam.config import ROOTS
-from exam.config.compose import add_hydra_prefix, compose_config, conf_dir, known_keys
+from exam.config.compose import add_hydra_prefix, compose_config, known_keys
+from exam.config.values import conf_dir
 from exam.pipelines.train import run_train
 
 README = ROOT / "README.md"

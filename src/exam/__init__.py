@@ -167,11 +167,11 @@ def load(
 
 
 def _compose(command: str, overrides: tuple[str, ...], config: "Command | None") -> "Command":
-    from exam.config.compose import compose_overrides
+    from exam.config.compose import compose_config
     from exam.config.validate import validate
 
     if config is None:
-        composed: Command = compose_overrides(command, *overrides)
+        composed: Command = compose_config(command, *overrides)
         return composed
     if overrides:
         raise ExamError(

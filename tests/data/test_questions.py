@@ -11,7 +11,7 @@ from helpers import kaggle_rows, refuses, write_csv
 from omegaconf import OmegaConf
 
 from exam.config import Data, Source
-from exam.config.compose import conf_dir
+from exam.config.values import conf_dir
 from exam.core.errors import ExamError
 from exam.data.questions import read_questions
 from exam.data.schema import parse_questions

@@ -24,7 +24,8 @@ from helpers import (
 )
 from hub.layouts import MODELS
 
-from exam.config.compose import compose_config, conf_dir
+from exam.config.compose import compose_config
+from exam.config.values import conf_dir
 from exam.data.splits import PAIRED_STD
 from exam.evaluation.predictions import read_predictions
 from exam.metrics import count_questions_for

@@ -3,7 +3,8 @@
 import difflib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 from os import PathLike
@@ -18,6 +19,7 @@ from exam.config import ROOTS
 from exam.config.renamed import check_renamed
 from exam.config.training_args import TrainerFields
 from exam.config.validate import validate
+from exam.config.values import conf_dir, iter_groups
 from exam.core.errors import ExamError, spell_command
 
 log = logging.getLogger(__name__)
@@ -39,12 +41,6 @@ def register() -> None:
         store.store(name=f"{name}_schema", node=schema)
 
 
-def conf_dir() -> Path:
-    """Return the folder of YAML files: in the installed package, or beside `src` in a clone."""
-    inside = Path(__file__).parents[1] / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[3] / "conf"
-
-
 def to_dataclass(config: DictConfig) -> Any:
     """Convert a composed configuration to its dataclass, and validate it.
 
@@ -56,56 +52,40 @@ def to_dataclass(config: DictConfig) -> Any:
         raise ExamError(
             f"{missing[0]} has no value.\nSet it on the command line: {missing[0]}=<value>"
         )
-    values = {
-        str(name): OmegaConf.to_object(node) if isinstance(node, Container) else node
-        for name, node in config.items()
-        if name != "trainer"
-    }
-    if "trainer" in config:
-        trainer: Any = OmegaConf.to_container(config.trainer)
-        values["trainer"] = TrainerFields(**trainer)
     schema: Any = OmegaConf.get_type(config)
-    known = {field.name for field in fields(schema)}
-    settings = schema(**{name: value for name, value in values.items() if name in known})
-    for name in [*(values.keys() - known), *_list_unknown(settings)]:
-        raise ExamError(f"{name} is not a setting.\nLeave +{name} out.")
+    settings = schema()
+    for name, node in config.items():
+        value: Any = node
+        if name == "trainer":  # its fields may lack values
+            value = TrainerFields()
+            vars(value).update(OmegaConf.to_container(node))
+        elif isinstance(node, Container):
+            value = OmegaConf.to_object(node)
+        setattr(settings, str(name), value)
+    for prefix, group in iter_groups(settings):
+        for name in vars(group).keys() - {field.name for field in fields(group)}:  # +<key>=…
+            raise ExamError(f"{prefix}{name} is not a setting.\nLeave +{prefix}{name} out.")
     validate(settings)
     return settings
 
 
-def _list_unknown(value: Any, prefix: str = "") -> Iterator[str]:
-    """List the dotted names of settings that were added (+<key>=…) to a group without them."""
-    if is_dataclass(value):
-        known = {field.name for field in fields(value)}
-        yield from (f"{prefix}{name}" for name in vars(value).keys() - known)
-    items = vars(value) if is_dataclass(value) else value
-    for name, inner in items.items() if isinstance(items, dict) else ():
-        yield from _list_unknown(inner, f"{prefix}{name}.")
-
-
 def compose_config(command: str, *overrides: str) -> Any:
-    """Compose a command's configuration as its command line does."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    register()
-    check_groups(command, overrides)
-    if GlobalHydra.instance().is_initialized():  # inside a command
-        return to_dataclass(compose(command, list(overrides)))
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return to_dataclass(compose(command, list(overrides)))
-
-
-def compose_overrides(command: str, *overrides: str) -> Any:
-    """Compose a command's configuration from Python, with the messages of the command line.
+    """Compose a command's configuration as its command line does, with the same messages.
 
     Raises:
         ExamError: an override is not a setting of the command, or two contradict each other.
     """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
+    register()
+    words, folder = list(map(add_hydra_prefix, overrides)), str(conf_dir())
+    is_outside = not GlobalHydra.instance().is_initialized()  # of a command
     try:
-        return compose_config(command, *map(add_hydra_prefix, overrides))
+        check_groups(command, words)
+        with initialize_config_dir(folder, version_base="1.3") if is_outside else nullcontext():
+            return to_dataclass(compose(command, words))
     except (HydraException, OmegaConfBaseException) as error:
         raise ExamError(explain(error, command)) from None
 
@@ -119,7 +99,7 @@ def compose_infer(
         ExamError: an override is not a setting of `exam infer`.
     """
     folder = Path(run).resolve()
-    config = compose_overrides("infer", "ckpt=run", *overrides)
+    config = compose_config("infer", "ckpt=run", *overrides)
     outputs = folder.parents[1] if outputs is None else outputs
     return replace(config, ckpt=str(folder), outputs=str(outputs))
 

@@ -13,9 +13,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 from omegaconf import MISSING
 
 from exam.config import ROOTS
-from exam.config.compose import complete_key, conf_dir, group_of, union_members, unknown_key
-from exam.config.training_args import LEAST, MANAGED, TrainerFields, trainer_choices
-from exam.config.values import describe_range
+from exam.config.compose import complete_key, group_of, union_members, unknown_key
+from exam.config.training_args import MANAGED, TrainerFields
+from exam.config.values import conf_dir, describe_range
 from exam.core.errors import ExamError, spell_command
 
 PRESETS = ("task", "experiment", "debug")  # groups whose options set values of other groups
@@ -113,10 +113,8 @@ def list_settings(schema: Any, prefix: str = "", depth: int = 9) -> Iterator[Set
         elif not (prefix and field.name == "name") and key.removeprefix("trainer.") not in (
             MANAGED if schema is TrainerFields else ()
         ):
-            metadata = dict(field.metadata)
-            if schema is TrainerFields:
-                metadata |= _trainer_range(field.name)
-            yield Setting(key, _type(kind, metadata), _default(field), field.metadata["help"])
+            text = field.metadata["help"]
+            yield Setting(key, _type(kind, field.metadata), _default(field), text)
 
 
 def option_paths(group: str) -> list[Path]:
@@ -174,12 +172,6 @@ def _describe(setting: Setting) -> str:
 
 def _wrap(text: str, *, hanging: int, first: int = 2) -> str:
     return fill(text, WIDTH, initial_indent=" " * first, subsequent_indent=" " * hanging)
-
-
-def _trainer_range(name: str) -> dict[str, Any]:
-    """Return the range of a field of the Trainer, as `setting` declares one."""
-    least = {"minimum": LEAST[name]} if name in LEAST else {}
-    return {"choices": trainer_choices().get(name, ()), **least}
 
 
 def _type(kind: Any, metadata: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import re
 
+from exam.config.values import conf_dir
 from exam.core.errors import ExamError
 
 RENAMED = {
@@ -69,21 +70,11 @@ RENAMED = {
     "tuning.dora": "tuning.use_dora",
     "tuning.rslora": "tuning.use_rslora",
 }
-PUBLISHED = {  # options that are now <group>=published/<option>
-    "context": ("twenty_sentences",),
-    "corpus": ("stem_270k",),
-    "data": (
-        *("official_200", "official_200_answered", "radek_6k", "sixty_k", "stem_1k"),
-        *("trained_with_context", "written_1k"),
-    ),
-    "generator": ("llm_stem",),
-    "model": ("deberta_large_256", "longformer_race", "platypus2_70b"),
-    "retriever": ("two_stage_five_articles",),
-    "trainer": (
-        *("awp", "bert_baseline", "deberta_closed_book", "how_to_train_open_book"),
-        "trained_with_context",
-    ),
-    "tuning": ("lora_published",),
+PUBLISHED = [
+    f"{path.parts[-3]}=published/{path.stem}" for path in conf_dir().glob("*/published/*.yaml")
+]
+RENAMED |= {
+    name.replace("published/", ""): name for name in PUBLISHED if name not in RENAMED.values()
 }
 MEMBER = re.compile(r"^retriever\.members\.\w+\.")
 
@@ -92,8 +83,6 @@ def new_name(setting: str) -> str | None:
     """Return the new name of an old key, `group=option` or `key=value`; None if it is not old."""
     key, _, value = setting.partition("=")
     key = MEMBER.sub("retriever.", key)
-    if value in PUBLISHED.get(key, ()):
-        return f"{key}=published/{value}"
     if (name := RENAMED.get(f"{key}={value}") or RENAMED.get(key)) is not None:
         return name
     group, _, last = key.rpartition(".")

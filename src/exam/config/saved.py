@@ -30,10 +30,9 @@ TRAINED = (
     *("model.kind", "model.name_or_path", "model.architecture", "model.config"),
     *("model.overlap_features", "model.cross_option_bias"),
 )
-CODE = ("model", "encoder", "reranker")  # groups whose checkpoints may bring code
-NAMED = {"model": "name_or_path", "encoder": "name_or_path", "reranker": "ckpt"}
+# Groups whose checkpoints may bring code, and the key that names the checkpoint.
+CHECKPOINTS = {"model": "name_or_path", "encoder": "name_or_path", "reranker": "ckpt"}
 LARGEST, DEEPEST = 1_000_000, 50  # characters and levels; a run has thousands, and five
-USES = {"reranker": "reranker.ckpt", "encoder": "encoder.name_or_path"}
 
 
 def save_run(config: Train, path: Path) -> None:
@@ -65,7 +64,7 @@ def load_run(path: Path, command: Restore, *, log_changes: bool = True) -> Train
                 layout.value,
             )
         config: Any = OmegaConf.merge(saved, command.run)
-        for group, key in NAMED.items():  # a commit belongs to one repository
+        for group, key in CHECKPOINTS.items():  # a commit belongs to one repository
             if key in command.run.get(group, {}) and "revision" not in command.run[group]:
                 config[group].revision = None
     except (OmegaConfBaseException, YAMLError) as error:
@@ -85,7 +84,8 @@ def load_run(path: Path, command: Restore, *, log_changes: bool = True) -> Train
         task = restored.task.value
         raise ExamError(
             f"{path.parent} is a run of task={task}, which does not answer questions.\n"
-            f"Use it to retrieve ({USES[task]}=<folder>), and set the run of a reader here."
+            f"Use it to retrieve ({task}.{CHECKPOINTS[task]}=<folder>), and set the run of a "
+            "reader here."
         )
     return restored
 
@@ -143,7 +143,7 @@ def _find_fault(text: str) -> str | None:
 
 def _check_code(path: Path, saved: Any, command: Restore) -> None:
     """Refuse a checkpoint's code that only the run's folder allows: you must allow it again."""
-    for group in CODE:
+    for group in CHECKPOINTS:
         override = command.run.get(group)
         is_allowed = isinstance(override, dict) and override.get("trust_remote_code") is True
         is_saved = getattr(command, group, None) is None and saved[group].trust_remote_code

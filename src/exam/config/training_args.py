@@ -7,7 +7,6 @@ takes seconds, and a copy of its fields would go stale.
 import ast
 import re
 from dataclasses import field, make_dataclass
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,15 +38,15 @@ MANAGED = {
     "push_to_hub": "hub.push=true uploads the finished run",
 }
 
-LEAST = {
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
-    "gradient_accumulation_steps": 1,
-    "num_train_epochs": 0,
+LIMITS = {
+    "per_device_train_batch_size": {"minimum": 1},
+    "per_device_eval_batch_size": {"minimum": 1},
+    "gradient_accumulation_steps": {"minimum": 1},
+    "num_train_epochs": {"minimum": 0},
 }
 
 
-@cache
-def _classes(module: str) -> dict[str, ast.ClassDef]:
+def _parse_classes(module: str) -> dict[str, ast.ClassDef]:
     """Parse the top-level classes of a module of transformers by name."""
     spec = find_spec("transformers")
     if spec is None or spec.origin is None:
@@ -56,21 +55,19 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
     return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
 
 
-def _declarations() -> dict[str, ast.AnnAssign]:
-    """Read the declarations of the fields that `TrainingArguments` takes."""
-    fields = {
-        node.target.id: node
-        for node in _classes("training_args")["TrainingArguments"].body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    }
-    return {name: node for name, node in fields.items() if not name.startswith("_")}
+def _declare(name: str) -> tuple[str, Any, Any]:
+    """Return a field for `make_dataclass`, of type Any where Hydra cannot express its type.
 
-
-def _metadata(name: str) -> dict[str, str]:
-    """Read a field's help and default, as the library states them."""
+    Its metadata holds the help, default and choices that the library states.
+    """
     if name not in DECLARATIONS:
-        return {"help": f"The newer name of trainer.gradient_{name.partition('_')[2]}."}
-    metadata = {"help": "", "library_default": ""}
+        text = f"The newer name of trainer.gradient_{name.partition('_')[2]}."
+        return name, Any, field(default=MISSING, metadata={"help": text})
+    metadata = {"help": "", "library_default": "", **LIMITS.get(name, {})}
+    kind = TYPES.get(ANNOTATIONS[name], Any)
+    if match := ENUM.fullmatch(ANNOTATIONS[name]):
+        members = [node.value for node in CLASSES[match[1]].body if isinstance(node, ast.Assign)]
+        kind, metadata["choices"] = str, tuple(map(ast.literal_eval, members))
     for node in ast.walk(DECLARATIONS[name]):
         if isinstance(node, ast.keyword) and node.arg == "default":
             metadata["library_default"] = ast.unparse(node.value)
@@ -78,61 +75,36 @@ def _metadata(name: str) -> dict[str, str]:
             items = {ast.unparse(k): v for k, v in zip(node.keys, node.values, strict=True) if k}
             text = ast.literal_eval(items["'help'"]) if "'help'" in items else ""
             metadata["help"] = " ".join(text.replace("%%", "%").split())
-    return metadata
+    return name, kind, field(default=MISSING, metadata=metadata)
 
 
-def _field_type(annotation: str) -> Any:
-    """Return the schema's type of a field; Any where Hydra cannot express it."""
-    return str if ENUM.fullmatch(annotation) else TYPES.get(annotation, Any)
+def _check_managed(trainer: Any) -> None:
+    """Refuse fields that exam manages."""
+    for name in trainer_values(trainer):
+        if name in MANAGED:
+            raise ExamError(f"trainer.{name} is managed by exam: {MANAGED[name]}.\nLeave it out.")
 
 
-DECLARATIONS = _declarations()
+CLASSES = _parse_classes("trainer_utils") | _parse_classes("training_args")
+DECLARATIONS = {
+    node.target.id: node
+    for node in CLASSES["TrainingArguments"].body
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    if not node.target.id.startswith("_")
+}
 ANNOTATIONS = {name: ast.unparse(node.annotation) for name, node in DECLARATIONS.items()}
 if TYPE_CHECKING:
     TrainerFields = Any
 else:
     TrainerFields = make_dataclass(
         "TrainerFields",
-        [
-            (
-                name,
-                _field_type(ANNOTATIONS.get(name, "Any")),
-                field(default=MISSING, metadata=_metadata(name)),
-            )
-            for name in dict.fromkeys([*ANNOTATIONS, *ADDED_NAMES])
-        ],
+        map(_declare, dict.fromkeys([*DECLARATIONS, *ADDED_NAMES])),
         namespace={
             "__doc__": "The fields of `TrainingArguments`; MISSING leaves the library's default.",
             "__module__": __name__,
+            "validate": _check_managed,
         },
     )
-
-
-@cache
-def trainer_choices() -> dict[str, tuple[str, ...]]:
-    """Return the values that each field of an enumeration takes."""
-    enums = _classes("trainer_utils") | _classes("training_args")
-    return {
-        name: tuple(
-            ast.literal_eval(node.value)
-            for node in enums[match[1]].body
-            if isinstance(node, ast.Assign)
-        )
-        for name, annotation in ANNOTATIONS.items()
-        if (match := ENUM.fullmatch(annotation))
-    }
-
-
-def check_trainer_values(values: dict[str, Any]) -> None:
-    """Refuse fields that exam manages, and values that the library does not take."""
-    for name, value in values.items():
-        if name in MANAGED:
-            raise ExamError(f"trainer.{name} is managed by exam: {MANAGED[name]}.\nLeave it out.")
-        choices = trainer_choices().get(name)
-        if choices and value is not None and value not in choices:
-            raise ExamError(f"trainer.{name} must be one of {', '.join(choices)} (got {value}).")
-        if name in LEAST and value < LEAST[name]:
-            raise ExamError(f"trainer.{name} must be at least {LEAST[name]} (got {value}).")
 
 
 def trainer_values(fields: TrainerFields) -> dict[str, Any]:

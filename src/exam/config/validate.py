@@ -21,8 +21,8 @@ from exam.config.ensemble import Cascade
 from exam.config.generation import GeneratorKind
 from exam.config.reader import BatchBy, Layout, ReaderKind, Scoring, Tuning, WeightsLocation
 from exam.config.retrieval import READER, Query, Target, TrainingPairs
-from exam.config.training_args import check_trainer_values, is_trained, trainer_values
-from exam.config.values import check_folder_name, check_group, to_dict
+from exam.config.training_args import is_trained, trainer_values
+from exam.config.values import check_folder_name, check_values, to_dict
 from exam.core import distributed
 from exam.core.errors import ExamError
 from exam.core.security import UNPRINTABLE, has_secret
@@ -37,7 +37,7 @@ def validate(config: Command) -> None:
     Raises:
         ExamError: the first of them.
     """
-    check_group(config)
+    check_values(config)
     if isinstance(config, Retrieving):
         _check_reranker(config)
     if isinstance(config, Infer):
@@ -158,7 +158,6 @@ def _check_train(config: Train) -> None:
     _check_task(config)
     _check_passages(config)
     trainer = trainer_values(config.trainer)
-    check_trainer_values(trainer)
     _check_checkpoints(config, trainer)
     _check_model(config, trainer)
     _check_soft_labels(config)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import field, fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from omegaconf import MISSING
@@ -26,6 +27,12 @@ class Limits(TypedDict, total=False):
     above: float
     maximum: float
     below: float
+
+
+def conf_dir() -> Path:
+    """Return the folder of YAML files: in the installed package, or beside `src` in a clone."""
+    inside = Path(__file__).parents[1] / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[3] / "conf"
 
 
 def setting(
@@ -52,44 +59,47 @@ def describe_range(metadata: Mapping[str, Any]) -> str:
     )
 
 
-def check_group(group: Any, prefix: str = "") -> None:
-    """Check every field of nested dataclasses against its range, then call their `validate()`.
+def check_values(config: Any) -> None:
+    """Check every field of nested dataclasses against its range, and call their `validate()`.
 
     Raises:
         ExamError: the first value out of range, or the first contradiction within a group.
     """
-    for spec in fields(group):
-        key, value = f"{prefix}{spec.name}", getattr(group, spec.name)
-        for item in value if isinstance(value, list) else [value]:
-            if not (item is None and value is None) and not _is_allowed(item, spec.metadata):
-                raise ExamError(f"{key} must be {describe_range(spec.metadata)} (got {item}).")
-        for name, inner in _groups_in(value):
-            check_group(inner, f"{key}{name}.")
-    if hasattr(group, "validate"):
-        group.validate()
+    for prefix, group in iter_groups(config):
+        for spec in fields(group):
+            value = getattr(group, spec.name)
+            for item in value if isinstance(value, list) else [] if value is None else [value]:
+                if not _is_allowed(item, spec.metadata):
+                    limits = describe_range(spec.metadata)
+                    raise ExamError(f"{prefix}{spec.name} must be {limits} (got {item}).")
+        if hasattr(group, "validate"):
+            group.validate()
 
 
 def _is_allowed(value: Any, metadata: Mapping[str, Any]) -> bool:
     """Return whether a value is one of a field's choices and within its range."""
-    if metadata.get("choices") and value not in metadata["choices"]:
-        return False
+    if value == MISSING:
+        return True
+    if metadata.get("choices"):
+        return value in metadata["choices"]
     limits = [
         (compare, metadata[name]) for name, (_, compare) in LIMITS.items() if name in metadata
     ]
-    if not limits or value == MISSING:
-        return True
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and all(compare(value, limit) for compare, limit in limits)
+    return not limits or (is_number and all(compare(value, limit) for compare, limit in limits))
 
 
-def _groups_in(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each group that a value is or holds, with what its name adds to the key."""
-    if is_dataclass(value):
-        yield "", value
+def iter_groups(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every dataclass in nested values, with the prefix of its keys, from the outside in."""
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from iter_groups(item, f"{prefix.removesuffix('.')}[{i}].")
     elif isinstance(value, dict):
-        yield from ((f".{name}", item) for name, item in value.items() if is_dataclass(item))
-    elif isinstance(value, list):
-        yield from ((f"[{i}]", item) for i, item in enumerate(value) if is_dataclass(item))
+        for name, item in value.items():
+            yield from iter_groups(item, f"{prefix}{name}.")
+    elif is_dataclass(value):
+        yield prefix, value
+        yield from iter_groups(vars(value), prefix)
 
 
 def check_folder_name(key: str, name: str) -> None:

@@ -26,7 +26,7 @@ from exam.config import (
     reader_values,
     to_dict,
 )
-from exam.config.compose import GROUPS, add_hydra_prefix, compose_config
+from exam.config.compose import GROUPS, compose_config
 from exam.config.saved import CONFIG, load_run
 from exam.core import distributed
 from exam.core.artifacts import Stage, load_stage, log_reused, shared_stage
@@ -138,7 +138,7 @@ def _override(infer: Infer, overrides: str) -> Infer:
             f"variants={overrides!r} sets {unknown[0]}, which holds for the whole command.\n"
             f"Each value changes {', '.join(GROUPS)} or run.<key>; set the rest beside variants."
         )
-    variant: Infer = compose_config("infer", f"ckpt={infer.ckpt}", *map(add_hydra_prefix, words))
+    variant: Infer = compose_config("infer", f"ckpt={infer.ckpt}", *words)
     groups: dict[str, Any] = {
         name: getattr(variant, name) or getattr(infer, name) for name in GROUPS
     }

@@ -116,10 +116,10 @@ def run_jobs(command: str, arguments: list[str], pipeline: Pipeline) -> int:
         add_hydra_prefix,
         check_flags,
         check_groups,
-        conf_dir,
         explain,
         register,
     )
+    from exam.config.values import conf_dir
 
     check_flags(command, arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, and exam prints them

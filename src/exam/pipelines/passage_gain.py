@@ -16,7 +16,7 @@ from datasets import Dataset
 from scipy.special import log_softmax
 
 from exam.config import ReaderKind, Restore, Train, reader_values
-from exam.config.saved import CODE
+from exam.config.saved import CHECKPOINTS
 from exam.core.artifacts import Stage, open_stage
 from exam.core.checkpoints import MODEL, max_input_tokens
 from exam.core.errors import ExamError
@@ -50,7 +50,7 @@ def restore_reader(config: Train) -> tuple[Stage, Train]:
     Raises:
         ExamError: the run cannot be restored, or its reader cannot read one passage at a time.
     """
-    trusted = [group for group in CODE if getattr(config, group).trust_remote_code]
+    trusted = [group for group in CHECKPOINTS if getattr(config, group).trust_remote_code]
     restore = Restore(
         ckpt=config.training_pairs.reader,
         outputs=config.outputs,
