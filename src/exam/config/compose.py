@@ -191,16 +191,13 @@ def explain(error: Exception, command: str) -> str:
         return f"{text.splitlines()[0]}\nWrite overrides as group=option or group.key=value."
     if isinstance(error, MissingConfigException):
         return _explain_option(text)
-    unknown = re.search(r"Key '([^']+)' (?:is not in|not in) .*?full_key: (\S+)", detail, re.DOTALL)
-    if unknown:
-        return unknown_key(unknown[2], command)
+    unknown = re.search(r"Key '[^']+' (?:is )?not in .*?full_key: (\S+)", detail, re.DOTALL)
+    if unknown := unknown or re.search(r"Could not override '([^']+)'", text):
+        return unknown_key(unknown[1], command)
     mistyped = re.search(r"^(.*)\n\s+full_key: (\S+)", detail)
     if mistyped:
         listing = f"{spell_command(command)} --cfg job"
         return f"{mistyped[2]}: {mistyped[1]}\nSee its type and default with: {listing}"
-    override = re.search(r"Could not override '([^']+)'", text)
-    if override:
-        return unknown_key(override[1], command)
     return text
 
 

@@ -99,22 +99,16 @@ class Context:
 
 
 FLASH = "flashdeberta"  # a package
-HEAD_ONLY = (
-    "packing",
-    "overlap_features",
-    "loss",
-    "cross_option_bias",
-    "attn_implementation",
-    "dropout",
-)
-CAUSAL_ONLY = (
-    "scoring",
-    "use_chat_template",
-    "template",
-    "weights_location",
-    "max_memory_gib",
-    "gguf_file",
-)
+SETTINGS_OF = {  # one neural kind only
+    ReaderKind.transformer: (
+        *("packing", "overlap_features", "loss", "cross_option_bias"),
+        *("attn_implementation", "dropout"),
+    ),
+    ReaderKind.causal_lm: (
+        *("scoring", "use_chat_template", "template"),
+        *("weights_location", "max_memory_gib", "gguf_file"),
+    ),
+}
 
 
 @dataclass
@@ -196,9 +190,9 @@ class Model:
             self._check_template()
         if self.cross_option_bias and self.loss is not Loss.binary:
             raise ExamError(
-                "model.cross_option_bias=true has no effect with model.loss=softmax, which "
-                "compares the "
-                "options already.\nSet model.loss=binary, or leave model.cross_option_bias out."
+                "model.cross_option_bias=true has no effect with model.loss=softmax, which compares"
+                " the options already.\nSet model.loss=binary, or leave model.cross_option_bias "
+                "out."
             )
         if self.attn_implementation == FLASH and self.packing is not Packing.none:
             raise ExamError(
@@ -214,14 +208,13 @@ class Model:
                 "model.name_or_path has no value.\n"
                 "Set model.name_or_path=<hub id or folder>, or choose a model, as model=minilm."
             )
-        is_causal = self.kind is ReaderKind.causal_lm
-        other = ReaderKind.transformer if is_causal else ReaderKind.causal_lm
-        for name in HEAD_ONLY if is_causal else CAUSAL_ONLY:
-            if getattr(self, name) != getattr(Model(), name):
-                raise ExamError(
-                    f"model.{name} has no effect with model.kind={self.kind.value}.\n"
-                    f"Leave it out, or set model.kind={other.value}."
-                )
+        for kind, names in SETTINGS_OF.items():
+            for name in names if kind is not self.kind else ():
+                if getattr(self, name) != getattr(Model(), name):
+                    raise ExamError(
+                        f"model.{name} has no effect with model.kind={self.kind.value}.\n"
+                        f"Leave it out, or set model.kind={kind.value}."
+                    )
 
     def _check_weights(self) -> None:
         """Refuse quantized weights of a causal language model where they cannot run."""
@@ -233,8 +226,7 @@ class Model:
         if self.gguf_file and self.weights_location is WeightsLocation.layerwise:
             raise ExamError(
                 "model.weights_location=layerwise reads safetensors, but model.gguf_file names a "
-                "GGUF file.\n"
-                "Choose model.weights_location=memory, or a checkpoint in safetensors."
+                "GGUF file.\nChoose model.weights_location=memory, or a checkpoint in safetensors."
             )
 
     def _check_template(self) -> None:

@@ -227,9 +227,7 @@ class Reranker:
         return require_checkpoint(self.checkpoint, "reranker.ckpt")
 
 
-READER = (
-    "reader"  # of training_pairs.positives: passages that raise the probability of the right option
-)
+READER = "reader"  # positives are passages that raise the probability of the right option
 
 
 @dataclass

@@ -2,19 +2,13 @@
 
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import (
-    AliasEvent,
-    CollectionEndEvent,
-    CollectionStartEvent,
-    SafeLoader,
-    YAMLError,
-    parse,
-)
+from yaml import AliasEvent, CollectionEndEvent, CollectionStartEvent, YAMLError, parse
 
 from exam.config import ReaderKind, Restore, Task, Train
 from exam.config.compose import GROUPS, to_dataclass
@@ -23,7 +17,6 @@ from exam.core.errors import ExamError
 from exam.core.files import write_atomically
 
 log = logging.getLogger(__name__)
-
 
 CONFIG = "config.yaml"
 TRAINED = (
@@ -51,18 +44,16 @@ def load_run(path: Path, command: Restore, *, log_changes: bool = True) -> Train
     """
     try:
         saved: Any = OmegaConf.merge(OmegaConf.structured(Train), _read(path))
-        layout = saved.context.layout
+        if log_changes and command.context and command.context.layout is not saved.context.layout:
+            log.warning(
+                "context.layout=%s differs from %s, with which the run was trained",
+                command.context.layout.value,
+                saved.context.layout.value,
+            )
         split = {key: saved.data[key] for key in ("fold", "folds", "cross_validate")}
         for name in GROUPS:
             if getattr(command, name) is not None:
                 saved[name] = getattr(command, name)
-        context = command.context if log_changes else None
-        if context is not None and context.layout is not layout:
-            log.warning(
-                "context.layout=%s differs from %s, with which the run was trained",
-                context.layout.value,
-                layout.value,
-            )
         config: Any = OmegaConf.merge(saved, command.run)
         for group, key in CHECKPOINTS.items():  # a commit belongs to one repository
             if key in command.run.get(group, {}) and "revision" not in command.run[group]:
@@ -131,7 +122,7 @@ def _find_fault(text: str) -> str | None:
     if len(text) > LARGEST:
         return f"it has {len(text):,} characters"
     depth = 0
-    for event in parse(text, SafeLoader):
+    for event in parse(text):
         if isinstance(event, AliasEvent):
             return "it refers to itself by an alias"
         depth += isinstance(event, CollectionStartEvent)
@@ -169,14 +160,10 @@ def _check_restored(key: str, saved: Train) -> None:
         raise ExamError(f"run.{key} is fixed by training.\nChoose another run: ckpt=<folder>")
 
 
-def _dotted_keys(values: dict[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted keys of the leaves of nested dictionaries."""
-    return [
-        name
-        for key, value in values.items()
-        for name in (
-            _dotted_keys(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else [f"{prefix}{key}"]
-        )
-    ]
+def _dotted_keys(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of the leaves of nested dictionaries."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _dotted_keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

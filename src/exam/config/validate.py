@@ -17,7 +17,6 @@ from exam.config.commands import (
     TrackerMode,
     Train,
 )
-from exam.config.ensemble import Cascade
 from exam.config.generation import GeneratorKind
 from exam.config.reader import BatchBy, Layout, ReaderKind, Scoring, Tuning, WeightsLocation
 from exam.config.retrieval import READER, Query, Target, TrainingPairs
@@ -89,9 +88,8 @@ def _check_inputs(config: Infer) -> None:
 
 def _check_combination(config: Infer | Bundle) -> None:
     """Refuse more than one way to combine readers."""
-    cascade = config.cascade != Cascade()
-    both = cascade and None not in (config.cascade.escalate_fraction, config.cascade.threshold)
-    if both or (cascade and config.ensemble is not None):
+    ways = (config.ensemble, config.cascade.escalate_fraction, config.cascade.threshold)
+    if sum(way is not None for way in ways) > 1:
         raise ExamError(
             "ensemble=, cascade.escalate_fraction= and cascade.threshold= exclude each other.\n"
             "Give one."
@@ -99,8 +97,7 @@ def _check_combination(config: Infer | Bundle) -> None:
 
 
 def _check_launch(launch: Any) -> None:
-    is_number = isinstance(launch, int) and not isinstance(launch, bool)
-    if launch not in ("auto", "single") and not (is_number and launch >= 1):
+    if launch not in ("auto", "single") and not (type(launch) is int and launch >= 1):
         raise ExamError(
             f"launch must be auto, single or a number of processes (got {launch}).\n"
             "Leave it out for one process on each GPU, or set launch=single for one in all."
@@ -186,7 +183,7 @@ def _trains_several(config: Train) -> bool:
 
 def _check_seeds(config: Train) -> None:
     seeds = config.seed if isinstance(config.seed, list) else [config.seed]
-    are_numbers = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+    are_numbers = all(type(seed) is int for seed in seeds)
     if not are_numbers or (isinstance(config.seed, list) and len(set(seeds)) < max(2, len(seeds))):
         raise ExamError(
             f"seed must be a whole number, or a list of different ones (got {config.seed}).\n"
@@ -219,9 +216,9 @@ def _check_task(config: Train) -> None:
     retriever, pairs = config.retriever, config.training_pairs
     if not retriever.kind.searches or not 1 <= pairs.min_rank < pairs.max_rank <= retriever.top_k:
         raise ExamError(
-            f"training_pairs.min_rank={pairs.min_rank} and "
-            f"training_pairs.max_rank={pairs.max_rank} must be ranks of "
-            f"retriever={retriever.name}, which keeps {retriever.top_k}.\n"
+            f"training_pairs.min_rank={pairs.min_rank} and training_pairs.max_rank="
+            f"{pairs.max_rank} must be ranks of retriever={retriever.name}, which keeps "
+            f"{retriever.top_k}.\n"
             "Set training_pairs.max_rank to at most retriever.top_k, and training_pairs.min_rank "
             "below it."
         )
@@ -231,8 +228,16 @@ def _check_task(config: Train) -> None:
             f"{group}.query=per_option shows one option at a time, but training pairs need the "
             f"whole question.\nSet {group}.query=prompt_options."
         )
-    if config.task is Task.encoder:
-        _check_encoder_task(config)
+    if config.task is Task.encoder and not retriever.encodes:
+        raise ExamError(
+            "task=encoder needs a retriever that uses the encoder "
+            f"(got retriever={retriever.name}).\nChoose retriever=two_stage, passages or hybrid."
+        )
+    if config.task is Task.encoder and pairs.target is Target.support:
+        raise ExamError(
+            "task=encoder needs positives and negatives, but training_pairs.target=support "
+            "grades passages.\nChoose training_pairs=binary."
+        )
     _check_positives(pairs)
 
 
@@ -250,21 +255,6 @@ def _check_positives(pairs: TrainingPairs) -> None:
             f"training_pairs.positives={pairs.positives} does not exist.\n"
             "Give a file, or a trained reader: training_pairs.positives=reader "
             "training_pairs.reader=<run folder>"
-        )
-
-
-def _check_encoder_task(config: Train) -> None:
-    """Refuse to train an encoder that the retriever does not use, or with graded pairs."""
-    retriever = config.retriever
-    if not retriever.encodes:
-        raise ExamError(
-            "task=encoder needs a retriever that uses the encoder "
-            f"(got retriever={retriever.name}).\nChoose retriever=two_stage, passages or hybrid."
-        )
-    if config.training_pairs.target is Target.support:
-        raise ExamError(
-            "task=encoder needs positives and negatives, but training_pairs.target=support "
-            "grades passages.\nChoose training_pairs=binary."
         )
 
 
@@ -341,14 +331,11 @@ def _check_causal_lm(config: Train) -> None:
         )
     if not is_trained(config.trainer):
         distributed.require_single_process("A language model without training")
-    elif (
-        model.weights_location is not WeightsLocation.memory or model.scoring is not Scoring.letters
-    ):
+    elif (model.scoring, model.weights_location) != (Scoring.letters, WeightsLocation.memory):
         raise ExamError(
-            f"model.scoring={model.scoring.value} with "
-            f"model.weights_location={model.weights_location.value} "
-            "cannot be trained.\nChoose trainer=zero_shot, or set model.scoring=letters "
-            "model.weights_location=memory."
+            f"model.scoring={model.scoring.value} with model.weights_location="
+            f"{model.weights_location.value} cannot be trained.\nChoose trainer=zero_shot, or set "
+            "model.scoring=letters model.weights_location=memory."
         )
 
 

@@ -85,7 +85,7 @@ def _is_allowed(value: Any, metadata: Mapping[str, Any]) -> bool:
     limits = [
         (compare, metadata[name]) for name, (_, compare) in LIMITS.items() if name in metadata
     ]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = type(value) in (int, float)
     return not limits or (is_number and all(compare(value, limit) for compare, limit in limits))
 
 

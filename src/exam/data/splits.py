@@ -22,9 +22,7 @@ MAX_IDS = 10  # of a log line
 MIN_COSINE = 0.9  # of near-duplicates
 BLOCK = 2000  # questions compared with all others at a time
 MIN_DIFFERENCE = 0.005
-PAIRED_STD = (
-    0.37  # of a question's paired difference, which two readers of this project had (n = 300)
-)
+PAIRED_STD = 0.37  # of a question's paired difference between two of our readers (n = 300)
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,13 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line, object_pairs_hook=_make_object)
+                if "\\ud" in line.lower():  # half of a surrogate pair cannot be encoded again
+                    json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                raise ExamError(
+                    f"{path}, line {number} holds half of a surrogate pair.\n"
+                    "Write characters as UTF-8, or as whole pairs."
+                ) from None
             except (ValueError, RecursionError) as error:
                 raise ExamError(
                     f"{path}, line {number} is not JSON: {error}.\nWrite one object a line."
@@ -108,8 +115,6 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
                 raise ExamError(
                     f"{path}, line {number} is a {type(row).__name__}.\nWrite one object a line."
                 )
-            if "\\ud" in line.lower():
-                _check_surrogates(path, number, row)
             yield row
 
 
@@ -120,17 +125,6 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         [(name, count)] = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"{name!r} occurs {count} times")
     return row
-
-
-def _check_surrogates(path: Path, number: int, row: dict[str, Any]) -> None:
-    """Refuse half of a surrogate pair, which cannot be encoded again."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ExamError(
-            f"{path}, line {number} holds half of a surrogate pair.\n"
-            "Write characters as UTF-8, or as whole pairs."
-        ) from None
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
