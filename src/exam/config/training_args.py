@@ -38,11 +38,11 @@ MANAGED = {
     "push_to_hub": "hub.push=true uploads the finished run",
 }
 
-LIMITS = {
-    "per_device_train_batch_size": {"minimum": 1},
-    "per_device_eval_batch_size": {"minimum": 1},
-    "gradient_accumulation_steps": {"minimum": 1},
-    "num_train_epochs": {"minimum": 0},
+MINIMUM = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "num_train_epochs": 0,
 }
 
 
@@ -63,7 +63,8 @@ def _declare(name: str) -> tuple[str, Any, Any]:
     if name not in DECLARATIONS:
         text = f"The newer name of trainer.gradient_{name.partition('_')[2]}."
         return name, Any, field(default=MISSING, metadata={"help": text})
-    metadata = {"help": "", "library_default": "", **LIMITS.get(name, {})}
+    limits = {"minimum": MINIMUM[name]} if name in MINIMUM else {}
+    metadata: dict[str, Any] = {"help": "", "library_default": "", "limits": limits}
     kind = TYPES.get(ANNOTATIONS[name], Any)
     if match := ENUM.fullmatch(ANNOTATIONS[name]):
         members = [node.value for node in CLASSES[match[1]].body if isinstance(node, ast.Assign)]

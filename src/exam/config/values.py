@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -20,29 +20,19 @@ LIMITS = {
 }
 
 
-class Limits(TypedDict, total=False):
-    """The range of a number: inclusive (`minimum`, `maximum`) or exclusive (`above`, `below`)."""
-
-    minimum: float
-    above: float
-    maximum: float
-    below: float
-
-
 def conf_dir() -> Path:
     """Return the folder of YAML files: in the installed package, or beside `src` in a clone."""
     inside = Path(__file__).parents[1] / "conf"
     return inside if inside.is_dir() else Path(__file__).parents[3] / "conf"
 
 
-def setting(
-    default: Any, text: str, *, choices: tuple[str, ...] = (), **limits: Unpack[Limits]
-) -> Any:
+def setting(default: Any, text: str, *, choices: tuple[str, ...] = (), **limits: float) -> Any:
     """Declare a field: its default (or the function that makes it), its help, its range.
 
-    A range holds for every item of a list; null is always allowed where the type allows it.
+    Limits are inclusive (`minimum`, `maximum`) or exclusive (`above`, `below`). They hold for every
+    item of a list; null is always allowed where the type allows it.
     """
-    metadata = {"help": text, "choices": choices, **limits}
+    metadata = {"help": text, "choices": choices, "limits": limits}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -52,11 +42,10 @@ def describe_range(metadata: Mapping[str, Any]) -> str:
     """Return a field's range or choices in words, such as `at least 1`; empty without any."""
     if metadata.get("choices"):
         return f"one of {', '.join(metadata['choices'])}"
-    if "minimum" in metadata and "maximum" in metadata:
-        return f"between {metadata['minimum']} and {metadata['maximum']}"
-    return " and ".join(
-        f"{words} {metadata[name]}" for name, (words, _) in LIMITS.items() if name in metadata
-    )
+    limits = metadata.get("limits", {})
+    if {"minimum", "maximum"} <= limits.keys():
+        return f"between {limits['minimum']} and {limits['maximum']}"
+    return " and ".join(f"{LIMITS[name][0]} {limit}" for name, limit in limits.items())
 
 
 def check_values(config: Any) -> None:
@@ -78,15 +67,13 @@ def check_values(config: Any) -> None:
 
 def _is_allowed(value: Any, metadata: Mapping[str, Any]) -> bool:
     """Return whether a value is one of a field's choices and within its range."""
-    if value == MISSING:
+    limits = metadata.get("limits")
+    if value == MISSING or not (limits or metadata.get("choices")):
         return True
-    if metadata.get("choices"):
+    if not limits:
         return value in metadata["choices"]
-    limits = [
-        (compare, metadata[name]) for name, (_, compare) in LIMITS.items() if name in metadata
-    ]
-    is_number = type(value) in (int, float)
-    return not limits or (is_number and all(compare(value, limit) for compare, limit in limits))
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and all(LIMITS[name][1](value, limit) for name, limit in limits.items())
 
 
 def iter_groups(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
