@@ -92,11 +92,7 @@ def _explain(error: Exception, path: Path) -> ExamError:
 
 
 def _read(path: Path) -> Any:
-    """Read a file that `save_run` wrote; refuse interpolations and aliases.
-
-    Raises:
-        ExamError: `save_run` did not write the file.
-    """
+    """Read a file that `save_run` wrote; refuse interpolations and aliases."""
     try:
         text = path.read_text(encoding="utf-8")
         if (reason := _find_fault(text)) is None:
@@ -115,10 +111,7 @@ def _read(path: Path) -> Any:
 
 
 def _find_fault(text: str) -> str | None:
-    """Describe how YAML differs from a saved configuration, before reading it in full.
-
-    Aliases and deep nesting make hostile YAML take very long to read.
-    """
+    """Describe how YAML differs from a saved configuration: hostile YAML takes long to read."""
     if len(text) > LARGEST:
         return f"it has {len(text):,} characters"
     depth = 0
@@ -148,13 +141,11 @@ def _check_code(path: Path, saved: Any, command: Restore) -> None:
 
 
 def _check_restored(key: str, saved: Train) -> None:
-    """Refuse overrides of settings that the weights fix, or that belong to the command.
-
-    An untrained language model may lie in another folder now; its fingerprint is checked.
-    """
+    """Refuse overrides of settings that the weights fix, or that belong to the command."""
     commands = ("data", "outputs", "log_level", "resume", "offline", "launch", "name", "metric")
     if key.split(".", maxsplit=1)[0] in commands:
         raise ExamError(f"run.{key} belongs to the command.\nSet {key}=<value>, without run.")
+    # An untrained language model may lie in another folder now; its fingerprint is checked.
     is_untrained = saved.model.kind is ReaderKind.causal_lm and saved.trainer.num_train_epochs == 0
     if key in TRAINED and not (is_untrained and key == "model.name_or_path"):
         raise ExamError(f"run.{key} is fixed by training.\nChoose another run: ckpt=<folder>")

@@ -56,10 +56,7 @@ def _parse_classes(module: str) -> dict[str, ast.ClassDef]:
 
 
 def _declare(name: str) -> tuple[str, Any, Any]:
-    """Return a field for `make_dataclass`, of type Any where Hydra cannot express its type.
-
-    Its metadata holds the help, default and choices that the library states.
-    """
+    """Return a field for `make_dataclass`; its type is Any where Hydra cannot express it."""
     if name not in DECLARATIONS:
         text = f"The newer name of trainer.gradient_{name.partition('_')[2]}."
         return name, Any, field(default=MISSING, metadata={"help": text})

@@ -122,11 +122,7 @@ def read_qrels(path: Path) -> dict[str, str]:
 
 
 def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
-    """Return a split's rows at the pinned commit of the hub's data set.
-
-    Raises:
-        ExamError: the configuration or split does not exist, or another commit is cached.
-    """
+    """Return a split's rows at the pinned commit of the hub's data set."""
     from datasets import load_dataset
 
     repository = Repository(str(data.hub), data.revision, "data.hub", "dataset")

@@ -185,10 +185,7 @@ def _parse_options(row: dict[str, Any], data: Data, location: str) -> tuple[list
 def _parse_label(
     row: dict[str, Any], options: list[str], names: list[str], data: Data, location: str
 ) -> int | None:
-    """Return the index of the right option, which the row gives by name, index or text.
-
-    None: the answer is unknown.
-    """
+    """Return the index of the right option, given by name, index or text; None if unknown."""
     if data.columns.get("correct"):
         text = _text(row.get(str(data.columns["correct"])))
         if text and text not in options:

@@ -163,11 +163,7 @@ def group_near_duplicates(questions: Dataset) -> Any:
 def _drop_leaks(
     train: Dataset, held_out: dict[str, Dataset], drop: bool, *, required: bool = False
 ) -> Dataset:
-    """Log which held-out questions leak into training, and with `drop` remove their groups.
-
-    Raises:
-        ExamError: `required`, and no training question is left.
-    """
+    """Log which held-out questions leak into training, and with `drop` remove their groups."""
     if not len(train) or not held_out:
         return train
     groups = group_near_duplicates(concatenate_datasets([train, *held_out.values()]))
