@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT, make_place, make_questions, python, refuses, run_exam, tiny
 
 from exam.bundle.bundle import estimate_seconds, format_estimate, run_bundle
-from exam.bundle.contents import Contents, atomic_directory, check_bundle, link_stages, unpack
+from exam.bundle.contents import Contents, check_bundle, link_stages, unpack
 from exam.bundle.notebook import format_commands, write_notebook
 from exam.bundle.rehearsal import dry_run, has_namespaces
 from exam.bundle.wheels import Target, fetch_wheel, find_missing, parse_pins, read_target
@@ -19,7 +19,7 @@ from exam.config import Bundle, Data
 from exam.config.compose import compose_config
 from exam.core.artifacts import Stage
 from exam.core.errors import ExamError
-from exam.core.files import read_json, write_checksummed_json, write_json
+from exam.core.files import atomic_directory, read_json, write_checksummed_json, write_json
 from exam.data.questions import read_questions
 
 RUNNING = "{}.{}".format(*sys.version_info)

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import unicodedata
+from types import SimpleNamespace
 
 import pytest
 import sentencepiece
@@ -347,10 +348,13 @@ def test_a_file_that_is_no_sentencepiece_model_is_one_message(tmp_path, content)
 
 
 def test_ids_without_an_embedding_are_refused(tokenizer):
-    check_vocabulary(tokenizer, len(tokenizer))
+    def model(rows):
+        return SimpleNamespace(get_input_embeddings=lambda: torch.nn.Embedding(rows, 1))
+
+    check_vocabulary(tokenizer, model(len(tokenizer)))
     largest = len(tokenizer) - 1
     with refuses(tokenizer.name_or_path, f"ids up to {largest}", "embeddings for 90", "copy all"):
-        check_vocabulary(tokenizer, 90)
+        check_vocabulary(tokenizer, model(90))
 
 
 LLAMA = {"model_type": "bpe", "normalization_rule_name": "identity", "byte_fallback": True}

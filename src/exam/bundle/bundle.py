@@ -7,20 +7,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from exam.bundle.contents import (
-    CONTENTS,
-    NOTEBOOK,
-    Contents,
-    atomic_directory,
-    collect,
-    link_stages,
-)
+from exam.bundle.contents import CONTENTS, NOTEBOOK, collect, link_stages
 from exam.bundle.notebook import format_commands, write_notebook
 from exam.bundle.rehearsal import check_dry_run, dry_run
 from exam.bundle.wheels import Target, add_wheels, read_target
 from exam.config import Bundle, Cascade, Data, EnsembleKind, Infer, Train, as_list, to_dict
 from exam.core.artifacts import Stage
 from exam.core.errors import ExamError, spell_command
+from exam.core.files import atomic_directory
 from exam.core.logging import print_result
 from exam.data.files import INPUT
 from exam.data.schema import LETTERS
@@ -39,31 +33,28 @@ TRUST = {"trust_remote_code": True}  # the only override of a run that a noteboo
 def run_bundle(bundle: Bundle) -> None:
     """Collect all files, write the notebook, estimate its time, and rehearse it if configured."""
     target = _check(bundle)
-    folders = [Path(name) for name in as_list(bundle.ckpt)]
-    runs = [restore_run(replace(bundle, ckpt=str(folder))) for folder in folders]
-    configs = [config for _, config in runs]
+    runs = [restore_run(replace(bundle, ckpt=name)) for name in as_list(bundle.ckpt)]
     choose_k(None, {str(run.folder): config.metric.k for run, config in runs}, ONE_METRIC)
-    stages = [
-        stage
-        for folder, config in zip(folders, configs, strict=True)
-        for stage in answer(_sample(bundle, folder, config, SAMPLES[0])).opened
-    ]
-    overrides, extra = _format_overrides(bundle), extra_packages(configs)
-    with atomic_directory(Path(bundle.out)) as folder:
+    samples = [_sample(bundle, run, config, SAMPLES[0]) for run, config in runs]
+    stages = [stage for sample in samples for stage in answer(sample).opened]
+    overrides, extra = _format_overrides(bundle), _extra_packages(runs)
+    out = Path(bundle.out)
+    with atomic_directory(out) as folder:
         contents = collect(bundle, folder, runs, stages)
         wheels = add_wheels(target, folder / "wheels", extra)
         lines = format_commands([*overrides, *contents.overrides], extra)
-        attached = f"{INPUT}/{Path(bundle.out).name}"
-        write_notebook(folder / NOTEBOOK, lines, attached, target.python)
+        write_notebook(folder / NOTEBOOK, lines, f"{INPUT}/{out.name}", target.python)
         listing = contents.close(bundle.limit_gib, target.python)
-    contents.folder = Path(bundle.out)
     files, size = len(listing["files"]), listing["bytes"] / 2**20
     log.info("bundle: %d files · %d wheels · %.1f MiB", files, len(wheels), size)
-    print_result(_estimate(bundle, contents, dict(zip(folders, configs, strict=True))))
+    print_result(_estimate(bundle, runs))
     if bundle.rehearse:
-        local = with_local_data([*overrides, *contents.overrides], configs[0].data)
-        _rehearse(target, contents, format_commands(local, extra), configs[0])
-    print_result(f"{contents.folder / NOTEBOOK}\n{contents.folder / CONTENTS}")
+        config = runs[0][1]
+        data = json.dumps(str(Path(config.data.dir or ".").resolve()))
+        # The launcher does not work without a network.
+        local = [*overrides, *contents.overrides, f"data.dir={data}", "launch=single"]
+        _rehearse(target, out, format_commands(local, extra), config)
+    print_result(f"{out / NOTEBOOK}\n{out / CONTENTS}")
 
 
 def _check(bundle: Bundle) -> Target:
@@ -121,22 +112,12 @@ def _format_group(group: str, values: dict[str, Any], defaults: dict[str, Any]) 
     ]
 
 
-def with_local_data(overrides: list[str], data: Data) -> list[str]:
-    """Add this machine's folder of questions; the launcher does not work without a network."""
-    folder = json.dumps(str(Path(data.dir or ".").resolve()))
-    return [*overrides, f"data.dir={folder}", "launch=single"]
-
-
-def _sample(bundle: Bundle, folder: Path, config: Train, questions: int) -> Infer:
+def _sample(bundle: Bundle, run: Stage, config: Train, questions: int) -> Infer:
     """Return a command that answers a run's first questions."""
-    groups = ("corpus", "retriever", "context", "reranker")
+    groups = ("metric", "run", "outputs", "log_level", "corpus", "retriever", "context", "reranker")
     return Infer(
-        ckpt=str(folder),
+        ckpt=str(run.folder),
         data=replace(config.data, limit=questions),
-        metric=bundle.metric,
-        run=bundle.run,
-        outputs=bundle.outputs,
-        log_level=bundle.log_level,
         **{name: getattr(bundle, name) for name in groups},
     )
 
@@ -173,11 +154,11 @@ def format_estimate(readers: list[dict[str, float]], questions: int, hours: floa
     return "\n".join([title, *lines])
 
 
-def _estimate(bundle: Bundle, contents: Contents, runs: dict[Path, Train]) -> str:
+def _estimate(bundle: Bundle, runs: list[tuple[Stage, Train]]) -> str:
     """Answer two samples with the unpacked bundle, and format an estimate of the full time."""
     share = bundle.cascade.escalate_fraction
     rest = share if isinstance(share, list) else [1.0 if share is None else share] * (len(runs) - 1)
-    few, many = (_measure(bundle, contents, runs, size) for size in SAMPLES)
+    few, many = (_measure(bundle, runs, size) for size in SAMPLES)
     readers = [
         estimate_seconds(small, large, SAMPLES, bundle.questions, share)
         for small, large, share in zip(few, many, [1.0, *rest], strict=True)
@@ -185,32 +166,30 @@ def _estimate(bundle: Bundle, contents: Contents, runs: dict[Path, Train]) -> st
     return format_estimate(readers, bundle.questions, bundle.hours)
 
 
-def _measure(
-    bundle: Bundle, contents: Contents, runs: dict[Path, Train], size: int
-) -> list[list[Stage]]:
+def _measure(bundle: Bundle, runs: list[tuple[Stage, Train]], size: int) -> list[list[Stage]]:
     """Return the stages of each reader's answers to `size` questions."""
     with TemporaryDirectory() as outputs:
-        link_stages(contents.folder, Path(outputs))
-        samples = [_sample(bundle, folder, config, size) for folder, config in runs.items()]
+        link_stages(Path(bundle.out), Path(outputs))
+        samples = [_sample(bundle, run, config, size) for run, config in runs]
         answers = [answer(replace(sample, outputs=outputs)) for sample in samples]
     return [[*answer.opened, answer.stages[-1]] for answer in answers]
 
 
-def extra_packages(configs: list[Train]) -> list[str]:
+def _extra_packages(runs: list[tuple[Stage, Train]]) -> list[str]:
     """List the packages of exam's extras that the runs need."""
     packages = {
-        "gguf": any(config.model.gguf_file is not None for config in configs),
-        "bitsandbytes": any(config.model.load_in_4bit for config in configs),
+        "gguf": any(config.model.gguf_file is not None for _, config in runs),
+        "bitsandbytes": any(config.model.load_in_4bit for _, config in runs),
     }
     return [name for name, is_needed in packages.items() if is_needed]
 
 
-def _rehearse(target: Target, contents: Contents, lines: list[str], config: Train) -> None:
+def _rehearse(target: Target, bundle: Path, lines: list[str], config: Train) -> None:
     """Run the notebook with this machine's folders, and check its submission."""
-    submission = contents.folder.with_name(f"{contents.folder.name}-submission.csv")
+    submission = bundle.with_name(f"{bundle.name}-submission.csv")
     with TemporaryDirectory() as name:
         notebook = Path(name) / NOTEBOOK
-        write_notebook(notebook, lines, str(contents.folder.resolve()), target.python)
+        write_notebook(notebook, lines, str(bundle.resolve()), target.python)
         seconds = dry_run(notebook, target, submission)
     questions = read_test_questions(config)
     options = [len(texts) for texts in questions["options"]]

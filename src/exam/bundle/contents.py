@@ -4,8 +4,6 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from exam.config import Bundle, Checkpoint, CorpusFormat, CorpusSource, Train, t
 from exam.core.artifacts import Stage, find_fault, read_manifest, write_manifest
 from exam.core.checkpoints import CONFIG, MODEL, hub_repository, loaded_files, resolve_checkpoint
 from exam.core.errors import ExamError
-from exam.core.hub import Repository, resolve_commit
+from exam.core.hub import cache_folder, resolve_commit
 from exam.core.packages import PACKAGED, find_packaged_folder
 from exam.core.trainer import CHECKPOINTS
 from exam.data.corpus import fetch_demo_articles, list_files
@@ -49,8 +47,7 @@ class Contents:
     def close(self, limit_gib: float, python: str) -> dict[str, Any]:
         """Write the size and sha256 of every file, and the target's Python, such as 3.12.
 
-        Raises:
-            ExamError: the bundle is larger than the limit.
+        Refuse a bundle larger than the limit.
         """
         sizes = {
             str(path.relative_to(self.folder)): path.stat().st_size
@@ -70,25 +67,8 @@ class Contents:
         )
 
 
-@contextmanager
-def atomic_directory(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`; rename it to `folder` if the block succeeds."""
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-    try:
-        part.mkdir(parents=True)
-        yield part
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def check_bundle(bundle: Path) -> None:
-    """Check a bundle's Python and files.
-
-    Raises:
-        ExamError: this Python is another one; or a file, or their list, is missing or changed.
-    """
+    """Refuse a bundle for another Python, or with a missing or changed file."""
     remedy = "Upload the bundle again, or make it again."
     if not (bundle / CONTENTS).is_file():
         raise ExamError(f"{bundle / CONTENTS} is missing.\n{remedy}")
@@ -102,11 +82,7 @@ def check_bundle(bundle: Path) -> None:
 
 
 def unpack(bundle: Path, outputs: Path) -> None:
-    """Check a read-only bundle, and link its stages below `outputs`.
-
-    Raises:
-        ExamError: a file of the bundle is missing or changed.
-    """
+    """Check a read-only bundle, and link its stages below `outputs`."""
     check_bundle(bundle)
     link_stages(bundle, outputs)
 
@@ -125,8 +101,7 @@ def collect(
 ) -> Contents:
     """Copy the runs, the stages of their retrieval, the corpora, and the weights.
 
-    Raises:
-        ExamError: the runs retrieve differently, or a checkpoint cannot be copied.
+    Refuse runs that retrieve differently.
     """
     contents = Contents(folder)
     for stage, _ in runs:
@@ -155,11 +130,7 @@ def collect(
 
 
 def _add_checkpoint(contents: Contents, run: Path, config: Train, *, is_only: bool) -> None:
-    """Copy the checkpoint that a run's folder lacks, if any.
-
-    Raises:
-        ExamError: no override can name a local checkpoint on the target.
-    """
+    """Copy the checkpoint that a run's folder lacks; refuse one that no override can name."""
     saved, checkpoint = run / MODEL, config.model.checkpoint
     base = find_adapter_base(saved)
     if base is not None:
@@ -220,19 +191,12 @@ def _add_weights(contents: Contents, checkpoint: Checkpoint) -> None:
         target = f"weights/{checkpoint.group}"
         contents.overrides.append(f"run.{checkpoint.key}={{bundle}}/{target}")
     else:
-        target = _add_reference(contents, repository)
+        commit = resolve_commit(repository)
+        root = f"hub/{cache_folder(repository).name}"
+        target = f"{root}/snapshots/{commit}"
+        if repository.revision != commit:
+            reference = contents.folder / root / "refs" / (repository.revision or "main")
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            reference.write_text(commit)
     for name in loaded_files(folder, checkpoint):
         contents.add(folder / name, f"{target}/{name}")
-
-
-def _add_reference(contents: Contents, repository: Repository) -> str:
-    """Write the commit of a branch as the hub's cache does; return the folder of that commit."""
-    from huggingface_hub.file_download import repo_folder_name
-
-    commit = resolve_commit(repository)
-    root = f"hub/{repo_folder_name(repo_id=repository.name, repo_type=repository.kind)}"
-    if repository.revision != commit:
-        ref = contents.folder / root / "refs" / (repository.revision or "main")
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        ref.write_text(commit)
-    return f"{root}/snapshots/{commit}"

@@ -41,13 +41,11 @@ def format_commands(overrides: list[str], extra_packages: list[str]) -> list[str
 def write_notebook(path: Path, lines: list[str], folder: str, python: str) -> None:
     """Write a notebook that runs shell lines for a bundle in `folder`; a failing line ends it."""
     message = OTHER_PYTHON.format(python=python, running="{running}")
-    code = [
-        CHECK.format(python=python, message=message),
-        *(
-            LINE.format(literal=_escape(line), message=f"Failed: {line}")
-            for line in (text.replace("{bundle}", folder) for text in lines)
-        ),
-    ]
+    code = [CHECK.format(python=python, message=message)]
+    for line in (text.replace("{bundle}", folder) for text in lines):
+        # IPython replaces single braces and dollars by Python values.
+        literal = re.sub(r"[{}]|\$(?=\w)", r"\g<0>\g<0>", line)
+        code.append(LINE.format(literal=literal, message=f"Failed: {line}"))
     notebook = {
         "cells": [
             _make_cell("markdown", 0, "Answer the exam offline with the attached bundle."),
@@ -61,11 +59,6 @@ def write_notebook(path: Path, lines: list[str], folder: str, python: str) -> No
     }
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(notebook, indent=1) + "\n", encoding="utf-8")
-
-
-def _escape(line: str) -> str:
-    """Double the braces and dollars that IPython would replace by Python values."""
-    return re.sub(r"[{}]|\$(?=\w)", r"\g<0>\g<0>", line)
 
 
 def _make_cell(kind: str, number: int, source: str) -> dict[str, object]:

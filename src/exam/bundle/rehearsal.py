@@ -5,8 +5,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -24,12 +22,7 @@ NO_NETWORK = ("unshare", "--map-root-user", "--net")
 
 
 def check_dry_run(target: Target) -> None:
-    """Check that this machine can rehearse a bundle.
-
-    Raises:
-        ExamError: the bundle is for another Python, the notebook's packages are missing, or this
-            system has no network namespaces.
-    """
+    """Refuse to rehearse a bundle for another Python, or without the means to run its notebook."""
     running = "{}.{}".format(*sys.version_info)
     if running != target.python:
         raise ExamError(
@@ -51,9 +44,8 @@ def check_dry_run(target: Target) -> None:
 
 def has_namespaces() -> bool:
     """Tell whether this system can run a process in a namespace without a network."""
-    if shutil.which(NO_NETWORK[0]) is None:
-        return False
-    return subprocess.run([*NO_NETWORK, "true"], check=False).returncode == 0
+    is_installed = shutil.which(NO_NETWORK[0]) is not None
+    return is_installed and subprocess.run([*NO_NETWORK, "true"], check=False).returncode == 0
 
 
 def dry_run(notebook: Path, target: Target, submission: Path) -> float:
@@ -61,13 +53,11 @@ def dry_run(notebook: Path, target: Target, submission: Path) -> float:
 
     Link the image's packages from this environment; the bundle must bring all other packages.
 
-    Returns:
-        The seconds that the notebook took.
-
-    Raises:
-        ExamError: a line failed.
+    Return the seconds that the notebook took; refuse it if a line fails.
     """
-    with _make_environment(target) as folder:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        _make_environment(target, folder / "venv")
         start = time.perf_counter()
         _run(notebook, folder)
         shutil.copyfile(folder / SUBMISSION, submission)
@@ -100,37 +90,25 @@ def _run(notebook: Path, folder: Path) -> None:
         raise ExamError("\n".join(["The bundle fails without a network:", *printed]))
 
 
-@contextmanager
-def _make_environment(target: Target) -> Iterator[Path]:
+def _make_environment(target: Target, folder: Path) -> None:
     """Make an environment with only the image's packages and IPython."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
-        (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
-        for old in site.glob(f"{SETUPTOOLS}*"):
-            shutil.rmtree(old)
-        runner = find_missing([*RUNNER], replace(target, packages={}))
-        for package in {SETUPTOOLS, *runner, *target.packages}:
-            _link(package, site)
-        yield folder
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    (site,) = (folder / "lib").glob("python*/site-packages")
+    for old in site.glob(f"{SETUPTOOLS}*"):
+        shutil.rmtree(old)
+    runner = find_missing([*RUNNER], replace(target, packages={}))
+    for package in {SETUPTOOLS, *runner, *target.packages}:
+        _link(package, site)
 
 
 def _link(package: str, site: Path) -> None:
-    """Link an installed package into `site`, in place of the image's.
-
-    Create the folders that packages share, since pip would write through a link to one.
-    """
+    """Link the files of an installed package into `site`, in place of the image's."""
     try:
         installed = distribution(package)
     except PackageNotFoundError:
         return  # only the image has it, and the bundle may not need it
-    root = Path(str(installed.locate_file("")))
     for file in installed.files or []:
-        top = root / file.parts[0]
-        is_shared = len(file.parts) > 1 and not (top / "__init__.py").exists()
-        is_shared &= top.suffix != ".dist-info"
-        source = root / file if is_shared else top
-        link = site / source.relative_to(root)
-        if file.parts[0] not in ("..", "__pycache__") and source.exists() and not link.exists():
+        source, link = Path(str(file.locate())), site / file
+        if ".." not in file.parts and source.exists() and not link.exists():
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(source)

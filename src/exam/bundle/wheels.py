@@ -20,6 +20,7 @@ from zipfile import Path as ZipPath
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from exam.config import Bundle
 from exam.core.errors import ExamError
@@ -52,9 +53,8 @@ class Target:
 def read_target(bundle: Bundle) -> Target:
     """Read the target from the image's file, and its Python from `python=` if the file has none.
 
-    Raises:
-        ExamError: the two name different Pythons, or one that exam does not run on; or exam does
-            not run from a clone, from which a bundle's wheel is built.
+    Refuse two different Pythons, or one that exam does not run on. A clone is needed to build
+    exam's wheel.
     """
     project = CLONE / "pyproject.toml"
     if not project.is_file():
@@ -62,7 +62,15 @@ def read_target(bundle: Bundle) -> Target:
             "A bundle needs a wheel of exam, which is built from a clone.\n"
             "Run the command in a clone of the repository."
         )
-    lines = _read_lines(Path(bundle.constraints)) if bundle.constraints else []
+    lines: list[str] = []
+    if bundle.constraints:
+        constraints = Path(bundle.constraints)
+        if not constraints.is_file():
+            raise ExamError(
+                f"constraints={constraints} does not exist.\n"
+                f"Write it on the target machine: {WRITE_IMAGE}"
+            )
+        lines = constraints.read_text(encoding="utf-8").splitlines()
     match = re.match(r"Python (\d+\.\d+)\.", lines[0]) if lines else None  # of `python -VV`
     image_python = match[1] if match else None
     python = bundle.python or image_python or KAGGLE_PYTHON
@@ -84,14 +92,6 @@ def read_target(bundle: Bundle) -> Target:
     return Target(python, bundle.platforms, parse_pins(lines))
 
 
-def _read_lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise ExamError(
-            f"constraints={path} does not exist.\nWrite it on the target machine: {WRITE_IMAGE}"
-        )
-    return path.read_text(encoding="utf-8").splitlines()
-
-
 def parse_pins(lines: list[str]) -> dict[str, str]:
     """Parse the versions that a constraints file (`pip freeze` of the image) pins, by name."""
     pins = {}
@@ -107,9 +107,6 @@ def add_wheels(target: Target, folder: Path, extra_packages: list[str]) -> list[
 
     The runs need `extra_packages` besides exam's requirements. Versions are those installed here,
     with which the runs were trained.
-
-    Raises:
-        ExamError: a package that the target needs is not installed here, or has no wheel for it.
     """
     folder.mkdir(parents=True)
     options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
@@ -122,11 +119,7 @@ def add_wheels(target: Target, folder: Path, extra_packages: list[str]) -> list[
 
 
 def find_installed(name: str) -> Distribution:
-    """Return a package of this environment.
-
-    Raises:
-        ExamError: it is not installed.
-    """
+    """Return a package of this environment; refuse one that is not installed."""
     try:
         return distribution(name)
     except PackageNotFoundError:
@@ -144,10 +137,8 @@ def find_missing(
     """Map packages of which the target has no suitable version to the versions installed here.
 
     Include dependencies, except of packages that the target has. `fetch` returns a package as built
-    for the target: torch for a GPU needs packages that torch for a CPU does not.
-
-    Raises:
-        ExamError: this environment has no version of a package that suits.
+    for the target: torch for a GPU needs packages that torch for a CPU does not. Refuse a package
+    of which this environment has no suitable version.
     """
     specifiers: dict[str, SpecifierSet] = {}
     missing: dict[str, Distribution] = {}
@@ -169,7 +160,7 @@ def find_missing(
             visited.add(str(requirement))
             for extra in ("", *requirement.extras):
                 pending += _select_needed(missing[name].requires or [], extra, target.python)
-    return {name: _drop_local_part(package.version) for name, package in missing.items()}
+    return {name: Version(package.version).public for name, package in missing.items()}
 
 
 def _is_suitable(version: str | None, specifier: SpecifierSet) -> bool:
@@ -186,10 +177,10 @@ def _select_needed(requirements: list[str], extra: str, python: str) -> list[Req
 def fetch_wheel(target: Target, folder: Path, name: str) -> Distribution:
     """Download a package's wheel for the target, or build a pure one if there is none.
 
-    Raises:
-        ExamError: the target can install neither wheel.
+    Refuse a package of which the target can install neither.
     """
-    requirement = f"{name}=={_drop_local_part(find_installed(name).version)}"
+    # No registry has versions with a local part, such as +cu128.
+    requirement = f"{name}=={Version(find_installed(name).version).public}"
     log.info("bundle: %s", requirement)
     options = ["--only-binary", ":all:", "--implementation", "cp"]
     options += ["--python-version", target.python]
@@ -204,11 +195,6 @@ def fetch_wheel(target: Target, folder: Path, name: str) -> Distribution:
         f"There is no wheel of {requirement} for Python {target.python}, "
         f"{', '.join(target.platforms)}: {error}\nCheck python= and platforms=, or {USE_IMAGE}."
     )
-
-
-def _drop_local_part(version: str) -> str:
-    """Drop a version's local part, such as +cu128, which no registry has."""
-    return version.partition("+")[0]
 
 
 def _read_metadata(wheel: Path) -> Distribution:

@@ -26,7 +26,6 @@ from exam.core.files import (
     file_digest,
     lock,
     read_checksummed_json,
-    read_json,
     read_object,
     write_checksummed_json,
     write_json,
@@ -94,15 +93,6 @@ class Stage:
         _record_verified(self.folder, files)
         (self.folder / CHECKSUMS).unlink(missing_ok=True)
 
-    def summary(self, reason: str) -> str:
-        """Return the log line of a finished stage: its counts, its time and why it was done."""
-        counts = [
-            f"{value:,} {name}"
-            for name, value in self.metadata.items()
-            if isinstance(value, int) and "_" not in name
-        ]
-        return f"{self.kind} done: {' · '.join([*counts, f'{self.seconds:.1f} s', reason])}"
-
 
 @contextmanager
 def open_stage(
@@ -116,8 +106,7 @@ def open_stage(
     """Open `outputs/<kind>/<name>-<hash8>`, and reuse it if it is finished.
 
     `resume="never"` makes a new numbered folder; a folder's path opens that folder. A lock keeps
-    out other processes with the same key. It ends with its process, and its file is removed when
-    the stage is finished. `log_level` is that of the line about a finished stage.
+    out other processes with the same key. `log_level` is that of the line about a finished stage.
 
     Raises:
         ExamError: `name` cannot name a folder; the folder that `resume` names is not a stage's, or
@@ -153,25 +142,26 @@ def _measure(stage: Stage, name: str, log_level: int) -> Iterator[None]:
     for outer in _open_stages:
         outer.peak_mib = max(outer.peak_mib, peak_memory_mib())
     reset_peak_memory()
-    reason = _start_or_continue(stage, name)
-    log.debug("%s: %s · %s", stage.kind, stage.folder, reason)
+    folder, key = stage.folder, stage.key
+    is_continued = (folder / KEY).is_file()
+    for part in folder.rglob(".*.part"):  # of killed processes
+        part.unlink()
+    write_json(folder / KEY, key)
+    reason = "continued" if is_continued else _cache_miss_reason(folder.parent, name, key)
+    log.debug("%s: %s · %s", stage.kind, folder, reason)
     _open_stages.append(stage)
     try:
         yield
     finally:
-        _open_stages[:] = [other for other in _open_stages if other is not stage]
-    if (stage.folder / MANIFEST).is_file():
-        log.log(log_level, "%s", stage.summary(reason))
-
-
-def _start_or_continue(stage: Stage, name: str) -> str:
-    """Write the stage's key, delete partial files of killed processes, return why it is done."""
-    folder, key = stage.folder, stage.key
-    is_continued = (folder / KEY).is_file()
-    for part in folder.rglob(".*.part"):
-        part.unlink()
-    write_json(folder / KEY, key)
-    return "continued" if is_continued else cache_miss_reason(folder.parent, name, key)
+        _open_stages.remove(stage)
+    if (folder / MANIFEST).is_file():
+        counts = [
+            f"{value:,} {name}"
+            for name, value in stage.metadata.items()
+            if isinstance(value, int) and "_" not in name
+        ]
+        figures = " · ".join([*counts, f"{stage.seconds:.1f} s", reason])
+        log.log(log_level, "%s done: %s", stage.kind, figures)
 
 
 @contextmanager
@@ -192,15 +182,12 @@ def shared_stage(
 def _make_folder(base: Path, key: dict[str, Any], resume: str) -> Path:
     """Return the folder to work in; create it unless `resume` names one."""
     base.parent.mkdir(parents=True, exist_ok=True)
-    if resume not in ("auto", "never"):
-        return _check_resumed(Path(resume), key)
-    folder = _make_numbered(base) if resume == "never" else base
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def _check_resumed(folder: Path, key: dict[str, Any]) -> Path:
-    """Return the folder that `resume` names; refuse one of another key."""
+    if resume == "never":
+        return _make_numbered(base)
+    if resume == "auto":
+        base.mkdir(exist_ok=True)
+        return base
+    folder = Path(resume)
     if not (folder / KEY).is_file():
         state = f"has no {KEY}" if folder.is_dir() else "does not exist"
         raise ExamError(f"resume={folder} {state}.\nGive a run folder, or resume=auto.")
@@ -217,35 +204,27 @@ def _make_numbered(base: Path) -> Path:
     """Create and return the first of base, base-2, base-3 … that does not exist."""
     for number in range(1, 10_000):
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
-        try:
+        with suppress(FileExistsError):
             folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
+            return folder
     raise ExamError(f"{base} has 10,000 numbered copies.\nDelete some of them.")
 
 
 def load_stage(folder: Path, key: dict[str, Any] | None = None) -> Stage:
-    """Return a finished stage after verifying its files, and its key if `key` is given.
-
-    Raises:
-        ExamError: the folder is unfinished, has another key, or its files are not those written.
-    """
+    """Return a finished stage; refuse an unfinished folder, changed files, or another `key`."""
     check_finished(folder)
     manifest = read_manifest(folder / MANIFEST, STAGE_FIELDS)
-    _check_stage(folder, manifest, key)
+    if key is not None and manifest["key"] != key:
+        keys = ", ".join(differences(manifest["key"], key))
+        raise ExamError(
+            f"{folder} holds another configuration's result ({keys}).\n"
+            "Delete that folder and run the command again."
+        )
+    _verify_files(folder, manifest["files"])
     check_folder(folder)
     log.debug("%s reused: %s", folder.parent.name, folder)
-    return Stage(
-        folder.parent.name,
-        folder,
-        manifest["key"],
-        reused=True,
-        metadata=manifest["metadata"],
-        seconds=manifest["seconds"],
-        peak_mib=manifest["peak_mib"],
-        files=manifest["files"],
-    )
+    values = {name: manifest[name] for name in (*STAGE_FIELDS, "files")}
+    return Stage(folder.parent.name, folder, reused=True, **values)
 
 
 def check_finished(folder: Path) -> None:
@@ -258,23 +237,17 @@ def check_finished(folder: Path) -> None:
         )
 
 
-def _check_stage(folder: Path, manifest: dict[str, Any], key: dict[str, Any] | None) -> None:
-    """Refuse a finished folder with another key, or with missing or changed files."""
-    if key is not None and manifest["key"] != key:
-        keys = ", ".join(differences(manifest["key"], key))
-        raise ExamError(
-            f"{folder} holds another configuration's result ({keys}).\n"
-            "Delete that folder and run the command again."
-        )
+def _verify_files(folder: Path, files: dict[str, Any]) -> None:
+    """Refuse missing or changed files; hash a large one only if its time stamps have changed."""
     stamps = _read_verified(folder)
-    files = {
+    changed = {
         name: expected
-        for name, expected in manifest["files"].items()
+        for name, expected in files.items()
         if name not in stamps or _time_stamp(folder / name) != stamps[name]
     }
-    if fault := find_fault(folder, files):
+    if fault := find_fault(folder, changed):
         raise ExamError(f"{fault}.\nDelete the folder {folder} and run the command again.")
-    _record_verified(folder, manifest["files"])
+    _record_verified(folder, files)
 
 
 def write_manifest(path: Path, files: Iterable[str], **content: Any) -> dict[str, Any]:
@@ -282,14 +255,7 @@ def write_manifest(path: Path, files: Iterable[str], **content: Any) -> dict[str
 
     The manifest holds its own checksum.
     """
-    listed = {
-        name: {
-            "bytes": (path.parent / name).stat().st_size,
-            "sha256": file_digest(path.parent / name),
-        }
-        for name in sorted(files)
-    }
-    manifest = {**content, "files": listed}
+    manifest = {**content, "files": {name: _describe(path.parent / name) for name in sorted(files)}}
     write_checksummed_json(path, manifest)
     return manifest
 
@@ -315,9 +281,13 @@ def find_fault(folder: Path, files: dict[str, Any]) -> str | None:
         path = folder / name
         if not path.is_file():
             return f"{path} is missing"
-        if {"bytes": path.stat().st_size, "sha256": file_digest(path)} != expected:
+        if _describe(path) != expected:
             return f"{path} is not the file that was written"
     return None
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def is_intact(path: Path, required: str | None = None) -> bool:
@@ -349,9 +319,8 @@ def _record_verified(folder: Path, files: Iterable[str]) -> None:
 
 def _read_verified(folder: Path) -> dict[str, list[int]]:
     """Return the time stamps of verified files; none if the record is damaged."""
-    with suppress(ExamError):
-        stamps = read_json(folder / VERIFIED) if (folder / VERIFIED).is_file() else {}
-        return stamps if isinstance(stamps, dict) else {}
+    with suppress(ExamError, FileNotFoundError):
+        return read_object(folder / VERIFIED)
     return {}
 
 
@@ -371,7 +340,7 @@ def stages_differing_only_in(stage: Stage, entry: str) -> list[Path]:
     return [folder for folder, other in manifests if {**other["key"], entry: None} == masked_key]
 
 
-def cache_miss_reason(root: Path, name: str, key: dict[str, Any]) -> str:
+def _cache_miss_reason(root: Path, name: str, key: dict[str, Any]) -> str:
     """Return why a stage is done: the entries that differ from the most similar finished key."""
     differing = []
     for folder, manifest in _readable_manifests(root.glob(f"{name}-*/{MANIFEST}")):

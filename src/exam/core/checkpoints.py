@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -40,7 +39,7 @@ NOT_LOADED = {
     *(".gz", ".tar", ".tgz", ".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".parquet"),
     *(".arrow", ".csv", ".log", ".py", ".ipynb", ".sh"),
 }
-OTHER_INDEXES = ("*.msgpack.index.json", "*.h5.index.json")
+OTHER_INDEXES = (".bin.index.json", ".msgpack.index.json", ".h5.index.json")
 SAFE = re.compile(r"((?:adapter_)?model)(?:-\d+-of-\d+)?\.safetensors")
 LEVELS, MOST_FILES = ("*", "*/*", "*/*/*", "*/*/*/*"), 5000
 MOST_NAMED = 6  # files that a message names
@@ -66,11 +65,7 @@ class Checkpoint:
 
 
 def require_checkpoint(checkpoint: Checkpoint | None, key: str) -> Checkpoint:
-    """Return the checkpoint that the setting `key` has to name.
-
-    Raises:
-        ExamError: it names none.
-    """
+    """Return the checkpoint that the setting `key` has to name; refuse none."""
     if checkpoint is None:
         raise ExamError(f"{key} has no value.\nGive a hub id or a folder: {key}=<id or folder>")
     return checkpoint
@@ -92,11 +87,9 @@ def resolve_checkpoint(checkpoint: Checkpoint) -> Path:
 
 
 def fetch_checkpoint(checkpoint: Checkpoint) -> Path:
-    """Return the folder of a checkpoint's published files; convert nothing.
+    """Return the folder of a checkpoint's published files, as `resolve_checkpoint` does.
 
-    Raises:
-        ExamError: the checkpoint does not exist, is out of reach, or lacks a file; a package's
-            weights do not have the pinned hash.
+    Pickled weights are not converted.
     """
     name = checkpoint.name
     if checkpoint.revision is None:
@@ -105,10 +98,18 @@ def fetch_checkpoint(checkpoint: Checkpoint) -> Path:
         if (folder := find_packaged_folder(name)) is not None:
             return folder
     repository = hub_repository(checkpoint)
-    if repository is not None:
-        return _snapshot(repository, checkpoint)
-    folder = model_folder(name)
-    _select_complete(checkpoint, _file_names(folder), module_folders(folder))
+    if repository is None:
+        folder = model_folder(name)
+        _select_complete(checkpoint, _file_names(folder), module_folders(folder))
+        return folder
+    commit = resolve_commit(repository)
+    names, modules = list_files(repository, commit), set[str]()
+    if MODULES in names:
+        modules = module_folders(download(repository, commit, [MODULES]))
+    needed = _select_complete(checkpoint, names, modules)
+    check_space(repository, commit, needed)
+    folder = download(repository, commit, needed)
+    record_commit(repository, commit)
     return folder
 
 
@@ -122,20 +123,6 @@ def _file_names(folder: Path) -> list[str]:
     paths = chain.from_iterable(folder.glob(pattern) for pattern in LEVELS)
     files = islice((path for path in paths if path.is_file()), MOST_FILES)
     return [str(path.relative_to(folder)) for path in files]
-
-
-def _snapshot(repository: Repository, checkpoint: Checkpoint) -> Path:
-    """Return the folder of a repository's commit in the hub's cache."""
-    commit = resolve_commit(repository)
-    names = list_files(repository, commit)
-    modules = set[str]()
-    if MODULES in names:
-        modules = module_folders(download(repository, commit, [MODULES]))
-    needed = _select_complete(checkpoint, names, modules)
-    check_space(repository, commit, needed)
-    folder = download(repository, commit, needed)
-    record_commit(repository, commit)
-    return folder
 
 
 def hub_repository(checkpoint: Checkpoint) -> Repository | None:
@@ -198,10 +185,8 @@ def _parent(name: str) -> str:
 
 def _is_read(name: str) -> bool:
     path = PurePosixPath(name)
-    is_other = any(fnmatchcase(path.name, pattern) for pattern in OTHER_INDEXES)
-    is_index = path.name.endswith(".bin.index.json")  # goes with the pickled weights
     is_document = not path.suffix or path.name.startswith((".", "LICENSE"))
-    return not (path.suffix in NOT_LOADED or is_document or is_other or is_index)
+    return not (path.suffix in NOT_LOADED or is_document or name.endswith(OTHER_INDEXES))
 
 
 def _weights(names: list[str], parent: str) -> list[str]:
@@ -242,7 +227,6 @@ def _select_complete(checkpoint: Checkpoint, names: list[str], modules: set[str]
 
 
 def _join_names(names: Iterable[str]) -> str:
-    """Return the first names as a list in a sentence."""
     ordered = sorted(names)
     more = f" and {len(ordered) - MOST_NAMED} more" if len(ordered) > MOST_NAMED else ""
     return ", ".join(ordered[:MOST_NAMED]) + more if ordered else "no files"
@@ -291,20 +275,13 @@ def checkpoint_fingerprint(checkpoint: Checkpoint | None) -> Any:
 
 def dropout_fields(rate: float | None) -> dict[str, float]:
     """Return the architecture's dropout settings; none where the checkpoint's rate stays."""
-    if rate is None:
-        return {}
-    return {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate}
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    return {} if rate is None else dict.fromkeys(names, rate)
 
 
 @contextmanager
 def translate_load_errors(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turn an error of the libraries' loaders into one message with the remedy for its cause.
-
-    Progress bars of the loading are drawn for a person only.
-
-    Raises:
-        ExamError: the checkpoint cannot be loaded.
-    """
+    """Turn an error of the libraries' loaders into one message with the remedy for its cause."""
     from transformers.utils.logging import disable_progress_bar
 
     if not show_progress():
@@ -342,14 +319,16 @@ def check_new_weights(
 ) -> list[str]:
     """Return the modules that a checkpoint lacks, or has in another size: they start at random.
 
-    With `of_head`, a head and a pooler may be missing.
-
-    Raises:
-        ExamError: another module is missing.
+    Only a head and a pooler may be missing, and only with `of_head`.
     """
     new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
-    inside = "" if model.base_model is model else f"{model.base_model_prefix}."
-    heads = {name for name in new if of_head and _is_of_head(name, inside)}
+    network = "" if model.base_model is model else f"{model.base_model_prefix}."
+    heads = {
+        name
+        for name in new
+        if of_head
+        and (not name.startswith(network) or name.removeprefix(network).split(".")[0] in POOLERS)
+    }
     if lacking := sorted(new - heads):
         raise ExamError(
             f"{checkpoint.key}={checkpoint.name}: {len(lacking)} weights of the "
@@ -360,25 +339,10 @@ def check_new_weights(
     return sorted({name.rpartition(".")[0] for name in heads})
 
 
-def _is_of_head(name: str, inside: str) -> bool:
-    """Tell whether a weight belongs to a pooler, or lies outside the network named `inside`."""
-    return not name.startswith(inside) or name.removeprefix(inside).split(".")[0] in POOLERS
-
-
-def count_embeddings(model: Any) -> int | None:
-    """Return the number of a model's token embeddings; None where it has none of a known kind."""
-    try:
-        embeddings = model.get_input_embeddings()
-    except NotImplementedError:  # of characters, as CANINE's
-        return None
-    return getattr(embeddings, "num_embeddings", None)
-
-
 def max_input_tokens(model: Any, max_length: int, key: str = "model.max_length") -> int:
     """Return how many tokens a model reads: at least 4096 where positions have no limit.
 
-    Raises:
-        ExamError: `max_length`, set by `key`, is more than the model's position embeddings.
+    Refuse a `max_length`, set by `key`, above the number of its position embeddings.
     """
     from torch import nn
 

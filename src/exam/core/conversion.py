@@ -11,15 +11,14 @@ import zipfile
 from functools import cache
 from pathlib import Path, PurePosixPath
 from pickle import UnpicklingError  # the error that torch raises; nothing is unpickled here
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from platformdirs import user_cache_path
 
 from exam.core.artifacts import MANIFEST, is_intact, write_manifest
 from exam.core.errors import ExamError
-from exam.core.estimates import check_fits, free_disk
-from exam.core.files import digest, file_digest, read_object, write_json
+from exam.core.estimates import check_disk
+from exam.core.files import atomic_directory, digest, file_digest, read_object, write_json
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +30,7 @@ UNPICKLER = re.compile(
 )
 PICKLE_INDEX = ".bin.index.json"
 INDEX = "model.safetensors.index.json"
+OTHER_CACHE = "name another folder for caches in the environment: XDG_CACHE_HOME=<folder>"
 
 
 def is_pickle(name: str) -> bool:
@@ -42,9 +42,7 @@ def convert_folder(folder: Path, names: list[str]) -> Path:
     """Return a folder in the user's cache with the files `names`, pickled weights as safetensors.
 
     The folder is named by the content of all files, written once, and verified at each use.
-
-    Raises:
-        ExamError: a pickle holds anything but tensors, or is damaged.
+    A pickle that is damaged or holds more than tensors is refused.
     """
     stamps = [((folder / name).stat(), name) for name in sorted(names)]
     seen = tuple((name, s.st_size, s.st_mtime_ns, s.st_ino) for s, name in stamps)
@@ -67,74 +65,56 @@ def _convert(folder: Path, stamps: tuple[tuple[str, int, int, int], ...]) -> Pat
                 if target.is_dir():
                     log.warning("%s is damaged and is written again", target)
                     shutil.rmtree(target)
-                _check_space(folder, names, target.parent)
+                size = sum((folder / name).stat().st_size for name in names)
+                task = f"the conversion of {folder}"
+                check_disk(task, {"safetensors": size}, target.parent, OTHER_CACHE)
                 log.info("checkpoint: converting %s to safetensors once, in %s", folder, target)
-                with TemporaryDirectory(dir=target.parent) as name:
-                    part = Path(name) / "part"
+                with atomic_directory(target) as part:
                     _write(folder, names, part)
-                    part.rename(target)
     except OSError as error:
         raise ExamError(
             f"The converted weights of {folder} cannot be written to {target.parent}: "
-            f"{error.strerror or error}.\nMake room there, or name another folder for caches in "
-            "the environment: XDG_CACHE_HOME=<folder>"
+            f"{error.strerror or error}.\nMake room there, or {OTHER_CACHE}"
         ) from error
     return target
 
 
-def _check_space(folder: Path, names: list[str], cache: Path) -> None:
-    size = sum((folder / name).stat().st_size for name in names)
-    check_fits(
-        f"the conversion of {folder}",
-        {"safetensors": size},
-        free_disk(cache),
-        f"the disk of {cache}",
-        "Make room there, or name another folder for caches in the environment: "
-        "XDG_CACHE_HOME=<folder>",
-    )
-
-
 def _current_files(folder: Path, names: list[str]) -> list[str]:
-    """Return `names` without pickled shards that the index does not list, and without the index.
+    """Return `names` without the index of pickled shards, and without shards that it does not list.
 
-    Raises:
-        ExamError: a shard is missing, or shards of several uploads lie there without an index.
+    Refuse incomplete shards, and those of two uploads without an index.
     """
     pickles = [name for name in names if is_pickle(name)]
-    rest = [name for name in names if not is_pickle(name) and not name.endswith(PICKLE_INDEX)]
-    parents = sorted({name.rpartition("/")[0] for name in pickles})
-    return [*rest, *(n for parent in parents for n in _current_shards(folder, pickles, parent))]
-
-
-def _current_shards(folder: Path, pickles: list[str], parent: str) -> list[str]:
-    shards = {PurePosixPath(n).name: n for n in pickles if n.rpartition("/")[0] == parent}
-    index = folder / parent / f"pytorch_model{PICKLE_INDEX}"
-    if index.is_file():
-        listed = read_object(index, "weight_map")["weight_map"]
-        expected = {str(name) for name in listed.values()} if isinstance(listed, dict) else set()
-    elif "pytorch_model.bin" in shards:
-        expected = {"pytorch_model.bin"}
-    else:
-        totals = {match[2] for name in shards if (match := PICKLE.fullmatch(name))}
-        total = int(max((t for t in totals if t), default="0"))
-        expected = {n for n in shards if f"-of-{total:05d}" in n} if total else set(shards)
-        if len(totals) > 1 or (total and len(expected) != total):
-            expected = {f"pytorch_model{PICKLE_INDEX}"}
-    if missing := sorted(expected - shards.keys()):
-        raise ExamError(
-            f"{folder / parent} holds {', '.join(sorted(shards))}; {missing[0]} is missing.\n"
-            "Copy all files of one upload of the checkpoint."
-        )
-    adapters = {name for name in shards if name.startswith("adapter")}
-    return [shards[name] for name in sorted(expected | adapters)]
+    current = [name for name in names if not is_pickle(name) and not name.endswith(PICKLE_INDEX)]
+    for parent in sorted({name.rpartition("/")[0] for name in pickles}):
+        shards = {PurePosixPath(n).name: n for n in pickles if n.rpartition("/")[0] == parent}
+        index = folder / parent / f"pytorch_model{PICKLE_INDEX}"
+        if index.is_file():
+            listed = read_object(index, "weight_map")["weight_map"]
+            expected = {str(n) for n in listed.values()} if isinstance(listed, dict) else set()
+        elif "pytorch_model.bin" in shards:
+            expected = {"pytorch_model.bin"}
+        else:
+            totals = {match[2] for name in shards if (match := PICKLE.fullmatch(name))}
+            is_one_upload = totals in ({None}, {f"{len(shards):05d}"})
+            expected = set(shards) if is_one_upload else {index.name}
+        if missing := sorted(expected - shards.keys()):
+            raise ExamError(
+                f"{folder / parent} holds {', '.join(sorted(shards))}; {missing[0]} is missing.\n"
+                "Copy all files of one upload of the checkpoint."
+            )
+        adapters = {name for name in shards if name.startswith("adapter")}
+        current += [shards[name] for name in sorted(expected | adapters)]
+    return current
 
 
 def _write(folder: Path, names: list[str], target: Path) -> None:
     for name in _current_files(folder, names):
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if is_pickle(name):
-            convert_file(folder / name, path.with_name(safe_name(path.name)))
+        if is_pickle(name):  # named as the library expects: pytorch_model.bin → model.safetensors
+            stem = path.stem.replace("pytorch_model", "model")
+            convert_file(folder / name, path.with_name(f"{stem}.safetensors"))
         else:
             shutil.copyfile(folder / name, path)
     for parent in {path.parent for path in target.rglob("*-of-*.safetensors")}:
@@ -143,35 +123,22 @@ def _write(folder: Path, names: list[str], target: Path) -> None:
     write_manifest(target / MANIFEST, [str(path.relative_to(target)) for path in files])
 
 
-def safe_name(name: str) -> str:
-    """Return the name that the library looks for: `pytorch_model.bin` → `model.safetensors`."""
-    return name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
-
-
 def convert_file(source: Path, target: Path) -> None:
-    """Write a pickled state dict as safetensors; tensors that share memory are written apart.
-
-    Raises:
-        ExamError: the pickle holds anything but tensors, or is damaged.
-    """
+    """Write a pickled state dict as safetensors; tensors that share memory are written apart."""
     from safetensors.torch import save_file
 
-    seen: set[int] = set()
+    storages: set[int] = set()
     tensors = {}
     for name, tensor in read_tensors(source).items():
         storage = tensor.untyped_storage().data_ptr()
-        is_shared = storage in seen
+        is_shared = storage in storages
         tensors[name] = tensor.contiguous().clone() if is_shared else tensor.contiguous()
-        seen.add(storage)
+        storages.add(storage)
     save_file(tensors, target, metadata={"format": "pt"})
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """Read a pickled state dict, building tensors only.
-
-    Raises:
-        ExamError: the pickle holds anything else, or is damaged.
-    """
+    """Read a pickled state dict; refuse one that is damaged or holds more than tensors."""
     import torch
 
     try:
@@ -218,8 +185,9 @@ def _write_index(folder: Path) -> None:
     from safetensors import safe_open
 
     weight_map: dict[str, str] = {}
+    size = 0
     for shard in sorted(folder.glob("*-of-*.safetensors")):
+        size += shard.stat().st_size
         with safe_open(shard, framework="pt") as file:
             weight_map |= dict.fromkeys(file.keys(), shard.name)
-    size = sum(shard.stat().st_size for shard in folder.glob("*-of-*.safetensors"))
     write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})

@@ -49,11 +49,7 @@ def _runs_on(capability: tuple[int, int], name: str) -> bool:
 
 
 def check_devices(devices: Iterable[int]) -> None:
-    """Refuse a GPU that this torch has no kernels for, by its index among the visible ones.
-
-    Raises:
-        ExamError: the first such card; its name, its capability, and what torch was built for.
-    """
+    """Refuse a GPU that this torch has no kernels for, by its index among the visible ones."""
     import torch
 
     architectures = torch.cuda.get_arch_list()

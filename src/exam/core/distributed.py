@@ -48,11 +48,7 @@ def reports_folder() -> Path | None:
 
 
 def require_single_process(task: str) -> None:
-    """Refuse to run `task` in several processes.
-
-    Raises:
-        ExamError: the launcher started more than one.
-    """
+    """Refuse to run `task` in several processes."""
     if world_size() > 1:
         raise ExamError(
             f"{task} runs in one process, and the launcher started {world_size()}.\n"

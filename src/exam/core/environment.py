@@ -4,6 +4,7 @@ import ctypes
 import platform
 import resource
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -49,10 +50,8 @@ def tune_malloc() -> None:
 
 def reset_peak_memory() -> None:
     """Start a new measurement of peak memory, where the system supports it (Linux)."""
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
 
 
 def peak_memory_mib() -> float:
@@ -70,8 +69,6 @@ def describe_environment() -> dict[str, str]:
     """Return the machine and the versions of Python and packages, as saved with a run."""
     versions = {"python": platform.python_version(), "machine": platform.platform()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return versions

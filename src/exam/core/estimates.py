@@ -91,50 +91,36 @@ def checkpoint_bytes(
     return round(number * (FP32 * saved + optimizer_bytes(optimizer) * trained))
 
 
-def format_parts(parts: dict[str, int]) -> str:
-    """Return the sum and the parts in GiB, such as `6.5 GiB (weights 1.6 · optimizer 4.9)`."""
-    listed = " · ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size)
-    return f"{sum(parts.values()) / GIB:.1f} GiB ({listed})"
-
-
 def check_fits(task: str, parts: dict[str, int], free: int, where: str, remedy: str) -> None:
     """Log the bytes that a task needs and those that are free, and refuse a task that cannot fit.
 
-    `where` names the memory or the disk.
-
-    Raises:
-        ExamError: the parts add up to more than `free`.
+    `where` names the memory or the disk. The message has the sum and the parts, such as
+    `6.5 GiB (weights 1.6 · optimizer 4.9)`.
     """
-    needed = f"{task} takes about {format_parts(parts)}"
+    total = sum(parts.values())
+    listed = " · ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size)
+    needed = f"{task} takes about {total / GIB:.1f} GiB ({listed})"
     available = f"{where} has {free / GIB:.1f} GiB"
-    if sum(parts.values()) > free:
+    if total > free:
         raise ExamError(f"{needed}, and {available}.\n{remedy}")
     log.debug("room: %s; %s", needed, available)
 
 
-def free_disk(folder: Path) -> int:
-    """Return the free bytes of the disk that holds a folder, or will hold it."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def check_disk(task: str, parts: dict[str, int], folder: Path) -> None:
-    """Refuse a task whose files do not fit on the disk of a folder.
-
-    Raises:
-        ExamError: the parts add up to more than is free there.
-    """
-    remedy = "Make room there, or write to another disk: outputs=<folder>"
-    check_fits(task, parts, free_disk(folder), f"the disk of {folder}", remedy)
+def check_disk(
+    task: str,
+    parts: dict[str, int],
+    folder: Path,
+    alternative: str = "write to another disk: outputs=<folder>",
+) -> None:
+    """Refuse a task whose files do not fit on the disk that holds a folder, or will hold it."""
+    absolute = folder.absolute()
+    existing = next(path for path in (absolute, *absolute.parents) if path.exists())
+    remedy = f"Make room there, or {alternative}"
+    check_fits(task, parts, shutil.disk_usage(existing).free, f"the disk of {folder}", remedy)
 
 
 def free_memory() -> int:
-    """Return the bytes of available memory, within the limit of a container.
-
-    Where the system does not report them, return all of its memory.
-    """
+    """Return the bytes of available memory within a container's limit; all where unreported."""
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if MEMINFO.is_file():
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())

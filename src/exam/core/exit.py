@@ -107,13 +107,9 @@ def _print_interrupted(then: str) -> int:
 
 @contextmanager
 def translate_os_errors(folder: Path | None = None) -> Iterator[None]:
-    """Turn a file that the system refuses to write or open into one message.
+    """Turn an error of writing or opening a file, of any library, into one message.
 
-    The libraries' writers raise errors of different types. The message names `folder` if the error
-    names no file.
-
-    Raises:
-        ExamError: a full disk, a read-only folder, a missing permission, a limit on files.
+    The message names `folder` if the error names no file.
     """
     try:
         yield

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isfinite
@@ -51,11 +52,21 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def write_with_checksum(path: Path) -> Iterator[Path]:
-    """Write a partial result atomically, and append its checksum to the folder's list.
+def atomic_directory(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`; rename it to `folder` if the block succeeds."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
-    An interrupted stage reuses it after `checksum_matches`. Several processes may append.
-    """
+
+@contextmanager
+def write_with_checksum(path: Path) -> Iterator[Path]:
+    """Write a partial result atomically, and append its checksum to the folder's list."""
     with write_atomically(path) as temporary:
         yield temporary
         with path.with_name(CHECKSUMS).open("ab") as file:
@@ -74,7 +85,7 @@ def checksum_matches(path: Path) -> bool:
 
 
 def has_checksum(path: Path) -> bool:
-    """Tell whether a checksum of a partial result was recorded, whatever the file holds now."""
+    """Tell whether a partial result has a checksum, whatever the file holds now."""
     checksums = path.with_name(CHECKSUMS)
     return checksums.is_file() and f" {path.name}\n".encode() in checksums.read_bytes()
 
@@ -92,11 +103,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that this project wrote.
-
-    Raises:
-        ExamError: it is not valid JSON, or holds an infinite number.
-    """
+    """Read a JSON file that this project wrote; refuse invalid JSON and infinite numbers."""
     try:
         text = path.read_text(encoding="utf-8")
         value = json.loads(text, parse_float=_finite, parse_constant=_finite)
@@ -121,11 +128,7 @@ def corrupt_file_error(path: Path, reason: str) -> ExamError:
 
 
 def read_object(path: Path, *keys: str) -> dict[str, Any]:
-    """Read a JSON object that this project wrote.
-
-    Raises:
-        ExamError: it is not an object, or lacks one of `keys`.
-    """
+    """Read a JSON object that this project wrote; refuse other values, or one without `keys`."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise corrupt_file_error(path, f"a {type(value).__name__}")
@@ -142,11 +145,7 @@ def write_checksummed_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_checksummed_json(path: Path) -> dict[str, Any]:
-    """Read what `write_checksummed_json` wrote.
-
-    Raises:
-        ExamError: the checksum does not match.
-    """
+    """Read what `write_checksummed_json` wrote; refuse a file whose checksum does not match."""
     value: Any = read_json(path)
     if not isinstance(value, dict) or value.pop("sha256", None) != digest(value):
         raise ExamError(

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from exam.core.errors import ExamError
-from exam.core.estimates import check_fits, free_disk
+from exam.core.estimates import check_disk
 from exam.core.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -45,18 +45,18 @@ def resolve_commit(repository: Repository) -> str:
     """
     from httpx2 import TransportError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     name, revision, kind = repository.name, repository.revision, repository.kind
     if COMMIT.fullmatch(revision or ""):
         return str(revision)
     before = _recorded_commit(repository)
     try:
-        with translate_refusals(repository):
-            commit = str(HfApi().repo_info(name, revision=revision, repo_type=kind).sha)
-    except (TransportError, OfflineModeIsEnabled, HfHubHTTPError) as error:
-        if before is None:
-            raise _status_or_unreachable(repository, error) from None
+        commit = str(HfApi().repo_info(name, revision=revision, repo_type=kind).sha)
+    except (TransportError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError) as error:
+        refusal = _refusal(repository, error)
+        if refusal or before is None:
+            raise refusal or _failure(repository, error) from None
         if not isinstance(error, OfflineModeIsEnabled):
             log.warning("The hub cannot be reached: using commit %.8s of %s", before, name)
         return before
@@ -69,13 +69,18 @@ def resolve_commit(repository: Repository) -> str:
     return commit
 
 
-def _reference(repository: Repository) -> Path:
-    """Return the file in which the hub's cache keeps the commit of a branch or tag."""
+def cache_folder(repository: Repository) -> Path:
+    """Return the folder of the hub's cache that holds a repository's references and snapshots."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
 
     folder = repo_folder_name(repo_id=repository.name, repo_type=repository.kind)
-    return Path(HF_HUB_CACHE) / folder / "refs" / (repository.revision or "main")
+    return Path(HF_HUB_CACHE) / folder
+
+
+def _reference(repository: Repository) -> Path:
+    """Return the file in which the hub's cache keeps the commit of a branch or tag."""
+    return cache_folder(repository) / "refs" / (repository.revision or "main")
 
 
 def _recorded_commit(repository: Repository) -> str | None:
@@ -102,26 +107,28 @@ def list_files(repository: Repository, commit: str) -> list[str]:
     Raises:
         ExamError: the hub is out of reach, and the files were never listed or downloaded.
     """
-    from huggingface_hub import get_cached_repo_tree
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
-
-    def cached_names() -> list[str]:
-        tree = get_cached_repo_tree(repository.name, repo_type=repository.kind, revision=commit)
-        return [file.path for file in tree]
-
-    with suppress(CachedRepoTreeNotFoundError):
-        return cached_names()
+    if sizes := _cached_sizes(repository, commit):
+        return [*sizes]
     folder = download(repository, commit, ["config.json"])  # the client lists all files first
-    with suppress(CachedRepoTreeNotFoundError):
-        return cached_names()
+    if sizes := _cached_sizes(repository, commit):
+        return [*sizes]
     # Offline, and downloaded by an earlier version of the client: the folder is the list.
     return [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
 
 
+def _cached_sizes(repository: Repository, commit: str) -> dict[str, int]:
+    """Return the bytes of a commit's files by name; empty if the cache does not list them."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    with suppress(CachedRepoTreeNotFoundError):
+        tree = get_cached_repo_tree(repository.name, repo_type=repository.kind, revision=commit)
+        return {file.path: file.size for file in tree}
+    return {}
+
+
 def download(repository: Repository, commit: str, names: list[str]) -> Path:
     """Return the folder of a commit's snapshot, with the files `names` in it.
-
-    Files that are there already are not downloaded again.
 
     Raises:
         ExamError: the hub is out of reach, refuses, or breaks off.
@@ -141,57 +148,33 @@ def download(repository: Repository, commit: str, names: list[str]) -> Path:
         )
 
 
-def is_offline() -> bool:
-    """Tell whether the hub's client is told not to use the network."""
-    from huggingface_hub.constants import is_offline_mode
-
-    return bool(is_offline_mode())
-
-
 def check_space(repository: Repository, commit: str, names: list[str]) -> None:
-    """Log the size of the files that are still to be downloaded, and refuse what cannot fit.
-
-    Raises:
-        ExamError: they are larger than the free disk of the hub's cache.
-    """
-    from huggingface_hub import get_cached_repo_tree
-    from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
-
-    snapshot = _reference(repository).parents[1] / "snapshots" / commit
-    missing = {name for name in names if not (snapshot / name).exists()}
-    with suppress(CachedRepoTreeNotFoundError):
-        tree = get_cached_repo_tree(repository.name, repo_type=repository.kind, revision=commit)
-        size = sum(file.size for file in tree if file.path in missing)
-        if size:
-            check_fits(
-                f"the download of {repository.name}",
-                {"files": size},
-                free_disk(Path(HF_HUB_CACHE)),
-                f"the disk of {HF_HUB_CACHE}",
-                "Make room there, or name another folder for the hub's files: HF_HOME=<folder>",
-            )
+    """Log the size of the files that are still to be downloaded, and refuse what cannot fit."""
+    cache = cache_folder(repository)
+    snapshot = cache / "snapshots" / commit
+    sizes = _cached_sizes(repository, commit)
+    size = sum(sizes.get(name, 0) for name in names if not (snapshot / name).exists())
+    if size:
+        task = f"the download of {repository.name}"
+        alternative = "name another folder for the hub's files: HF_HOME=<folder>"
+        check_disk(task, {"files": size}, cache.parent, alternative)
 
 
 @contextmanager
 def translate_hub_errors(repository: Repository) -> Iterator[None]:
-    """Turn the client's errors into one message each.
-
-    Raises:
-        ExamError: the observed fault, and its remedy.
-    """
+    """Turn the client's errors into one message each."""
     from httpx2 import TransportError
     from huggingface_hub import errors
 
     try:
-        with translate_refusals(repository):
-            yield
+        yield
     except (
         errors.HfHubHTTPError,
+        errors.HFValidationError,
         errors.LocalEntryNotFoundError,
         errors.OfflineModeIsEnabled,
     ) as error:
-        raise _status_or_unreachable(repository, _cause(error)) from None
+        raise _refusal(repository, error) or _failure(repository, _cause(error)) from None
     except TransportError as error:
         raise ExamError(
             f"The download of {repository.name} broke off: {type(error).__name__} {error}.\n"
@@ -199,35 +182,31 @@ def translate_hub_errors(repository: Repository) -> Iterator[None]:
         ) from None
 
 
-@contextmanager
-def translate_refusals(repository: Repository) -> Iterator[None]:
-    """Turn the hub's definite answers into one message each; let other errors pass.
+def _refusal(repository: Repository, error: Exception) -> ExamError | None:
+    """Return the message for a definite answer of the hub; None for other errors."""
+    from huggingface_hub import errors, get_token
 
-    Raises:
-        ExamError: the repository or revision does not exist, or access is denied.
-    """
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.GatedRepoError:
-        raise access_error(repository) from None
-    except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise _missing_error(repository) from None
-    except errors.RevisionNotFoundError:
-        raise ExamError(
-            f"{repository.key}={repository.name}: the repository has no revision "
-            f"{repository.revision or 'main'}.\n"
+    setting = f"{repository.key}={repository.name}"
+    if isinstance(error, errors.GatedRepoError):
+        return access_error(repository)
+    if isinstance(error, (errors.RepositoryNotFoundError, errors.HFValidationError)):
+        state = "or your token has no access to it" if get_token() else "or it is private"
+        return ExamError(
+            f"{setting}: the hub has no such repository, {state}.\n"
+            "Check the name (owner/name); for a private one log in (hf auth login) or set "
+            f"HF_TOKEN; for files on this machine give their folder: {repository.key}=<folder>"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return ExamError(
+            f"{setting}: the repository has no revision {repository.revision or 'main'}.\n"
             f"Give a branch, a tag or a commit: {repository.group}.revision=<name>"
-        ) from None
-    except errors.HfHubHTTPError as error:
-        response = getattr(error, "response", None)
-        if response is None or response.status_code != UNAUTHORIZED:
-            raise
-        raise ExamError(
+        )
+    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code == UNAUTHORIZED:
+        return ExamError(
             f"The hub answers HTTP {UNAUTHORIZED} for {repository.name}: the token is not valid.\n"
             "Log in again (hf auth login), or correct HF_TOKEN."
-        ) from None
+        )
+    return None
 
 
 def access_error(repository: Repository) -> ExamError:
@@ -242,19 +221,9 @@ def access_error(repository: Repository) -> ExamError:
     )
 
 
-def _missing_error(repository: Repository) -> ExamError:
-    from huggingface_hub import get_token
-
-    state = "or your token has no access to it" if get_token() else "or it is private"
-    return ExamError(
-        f"{repository.key}={repository.name}: the hub has no such repository, {state}.\n"
-        "Check the name (owner/name); for a private one log in (hf auth login) or set HF_TOKEN; "
-        f"for files on this machine give their folder: {repository.key}=<folder>"
-    )
-
-
-def _status_or_unreachable(repository: Repository, cause: BaseException) -> ExamError:
-    from huggingface_hub.constants import HF_HUB_CACHE
+def _failure(repository: Repository, cause: BaseException) -> ExamError:
+    """Return the message for another status, or a hub that is out of reach."""
+    from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
 
     if (response := getattr(cause, "response", None)) is not None:
         return ExamError(
@@ -262,34 +231,29 @@ def _status_or_unreachable(repository: Repository, cause: BaseException) -> Exam
             "It limits requests, or is down: run the same command again later."
         )
     state = "the network is switched off (offline=true or HF_HUB_OFFLINE)"
-    if not is_offline():
+    if not is_offline_mode():
         reason = (str(cause) or type(cause).__name__).splitlines()[0][:120]
         state = f"the hub cannot be reached ({reason})"
     revision = f" at {repository.revision}" if repository.revision else ""
+    other_source = (
+        f"copy the repository's files to a folder and set {repository.key}=<folder>. "
+        "model=minilm and encoder=minilm need no hub."
+        if repository.kind == "model"
+        else "give files: data=csv data.train=<file> data.valid=<file>, with the same data.columns."
+    )
     return ExamError(
         f"{repository.key}={repository.name}{revision} is not complete in the cache "
-        f"({HF_HUB_CACHE}), and {state}.\n{_retry(repository)}"
+        f"({HF_HUB_CACHE}), and {state}.\n"
+        f"Run the command once where the hub can be reached, or {other_source}"
     )
 
 
 def _cause(error: BaseException) -> BaseException:
     """Return the first error of a chain that is the hub's answer, else the original one."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     while error.__cause__ is not None:
         error = error.__cause__
-        if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
+        if isinstance(error, HfHubHTTPError):
             break
     return error
-
-
-def _retry(repository: Repository) -> str:
-    if repository.kind != "model":
-        return (
-            "Run the command once where the hub can be reached, or give files: data=csv "
-            "data.train=<file> data.valid=<file>, with the same data.columns."
-        )
-    return (
-        "Run the command once where the hub can be reached, or copy the repository's files to a "
-        f"folder and set {repository.key}=<folder>. model=minilm and encoder=minilm need no hub."
-    )

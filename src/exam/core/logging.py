@@ -44,10 +44,9 @@ def setup_logging(level: str) -> None:
 
 def print_result(text: str) -> None:
     """Print a result to standard output, on rank 0 only; the log goes to standard error."""
-    if distributed.rank() > 0:
-        return
-    sys.stdout.write(f"{redact(text)}\n")
-    sys.stdout.flush()
+    if distributed.rank() == 0:
+        sys.stdout.write(f"{redact(text)}\n")
+        sys.stdout.flush()
 
 
 def print_error(text: str) -> None:

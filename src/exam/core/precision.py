@@ -36,30 +36,24 @@ def computes_in_bfloat16(*, on_cpu: bool = False) -> bool:
 def resolve_dtype(dtype: Dtype, key: str) -> Dtype:
     """Return the format to compute in; `auto` is bfloat16 with hardware support, else float32.
 
-    `key` is the setting's name in messages. On a GPU without bfloat16, float16 replaces it.
-
-    Raises:
-        ExamError: the machine would emulate the format, a hundred times slower.
+    `key` is the setting's name in messages. On a GPU without bfloat16, float16 replaces it. Other
+    formats that the machine would emulate, a hundred times slower, are refused.
     """
     import torch
 
     native, has_gpu = computes_in_bfloat16(), torch.cuda.is_available()
     if dtype is Dtype.auto:
         return Dtype.bfloat16 if native else Dtype.float32
-    if dtype is Dtype.bfloat16 and not native:
-        if not has_gpu:
-            raise _unsupported_error(dtype, key, "neither a GPU nor a processor with bfloat16")
+    if dtype is Dtype.bfloat16 and has_gpu and not native:
         log.info("%s=bfloat16 → float16: %s", key, _missing_bfloat16())
         return Dtype.float16
-    if dtype is Dtype.float16 and not has_gpu:
-        raise _unsupported_error(dtype, key, "no GPU")
+    is_bfloat16 = dtype is Dtype.bfloat16
+    if (is_bfloat16 and not native) or (dtype is Dtype.float16 and not has_gpu):
+        state = "neither a GPU nor a processor with bfloat16" if is_bfloat16 else "no GPU"
+        raise ExamError(
+            f"{key}={dtype.value}, but this machine has {state}.\nSet {key}=auto, or {key}=float32."
+        )
     return dtype
-
-
-def _unsupported_error(dtype: Dtype, key: str, state: str) -> ExamError:
-    return ExamError(
-        f"{key}={dtype.value}, but this machine has {state}.\nSet {key}=auto, or {key}=float32."
-    )
 
 
 def default_half_dtype() -> Dtype:
@@ -104,11 +98,9 @@ def _missing_bfloat16() -> str:
 def log_replaced_formats(before: dict[str, Any], after: dict[str, Any]) -> None:
     """Log each configured format that was replaced, and the reason."""
     for name in ("bf16", "bf16_full_eval", "fp16"):
-        if not before.get(name) or after.get(name):
-            continue
-        other = name.replace("bf16", "fp16")
-        if name == "fp16":
-            reason, other = "needs a GPU", "bf16" if after.get("bf16") else "fp32"
-        else:
-            reason = _missing_bfloat16()
-        log.info("trainer.%s=true → %s: %s", name, other, reason)
+        if before.get(name) and not after.get(name):
+            if name == "fp16":
+                other, reason = "bf16" if after.get("bf16") else "fp32", "needs a GPU"
+            else:
+                other, reason = FORMATS[name], _missing_bfloat16()
+            log.info("trainer.%s=true → %s: %s", name, other, reason)

@@ -60,11 +60,7 @@ def escapes_directory(name: str) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse files that no stage writes: pickles, and links that leave the folder.
-
-    Raises:
-        ExamError: the first such file.
-    """
+    """Refuse files that no stage writes: pickles, and links that leave the folder."""
     real = folder.resolve()
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() and not path.resolve().is_relative_to(real):
@@ -98,11 +94,7 @@ def enable_offline_mode() -> None:
 
 
 def require_network(what: str, instead: str) -> None:
-    """Refuse to download `what` in offline mode; `instead` is another way to get it.
-
-    Raises:
-        ExamError: `offline=true`.
-    """
+    """Refuse to download `what` with `offline=true`; `instead` is another way to get it."""
     if os.environ.get(OFFLINE) == "1":
         raise ExamError(
             f"{what} is not on this machine, and offline=true forbids downloads.\n"

@@ -8,10 +8,7 @@ letters become unknown. This module follows the published file.
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,11 +67,7 @@ class DebertaV2Tokenizer(SentencePieceBackend):
         split_by_punct: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Load `vocab_file`, an `spm.model`.
-
-        Raises:
-            ExamError: `split_by_punct` is set, which no published DeBERTa needs.
-        """
+        """Load an `spm.model`; refuse `split_by_punct`, which no published DeBERTa needs."""
         if split_by_punct:
             raise ExamError(
                 f"{vocab_file}: tokenizer_config.json sets split_by_punct=true, which is not "
@@ -96,18 +89,15 @@ class DebertaV2Tokenizer(SentencePieceBackend):
         if not added:
             ids: list[list[int]] = self.sp_model.encode(texts, num_threads=1)
             return ids
-        trie = Trie()  # type: ignore[no-untyped-call]
-        for token in added:
-            trie.add(token)
-        return [self._split_ids(trie.split(text), added) for text in texts]
-
-    def _split_ids(self, parts: list[str], added: set[str]) -> list[int]:
-        """Return the ids of a text's parts, some of which are added tokens."""
+        trie = Trie(added)  # type: ignore[no-untyped-call]
         encoder = self.added_tokens_encoder
         return [
-            i
-            for part in parts
-            for i in ([encoder[part]] if part in added else self.sp_model.encode(part))
+            [
+                i
+                for part in trie.split(text)
+                for i in ([encoder[part]] if part in added else self.sp_model.encode(part))
+            ]
+            for text in texts
         ]
 
     def _tokenize(self, text: str, **_: Any) -> list[str]:
@@ -127,9 +117,8 @@ def load_tokenizer(
     `gguf_file`.
 
     Raises:
-        ExamError: sentencepiece or the vocabulary is missing, or transformers' tokenizer splits
-            texts differently from the checkpoint's sentencepiece model, and there is no
-            tokenizer.json.
+        ExamError: the vocabulary is missing; or there is no tokenizer.json, and transformers splits
+            texts differently from the checkpoint's sentencepiece model.
     """
     folder = Path(folder)
     options["trust_remote_code"] = trust_remote_code
@@ -140,34 +129,33 @@ def load_tokenizer(
         return _load(AutoTokenizer, folder, options)
     if (folder / DEBERTA_MODEL).is_file():
         return _load_deberta(folder, options)
-    if published.is_file() and _model_type(folder) == DEBERTA:
-        return _add_deberta_tokens(_load(PreTrainedTokenizerFast, folder, options))
-    _check_merges(folder)
+    config = folder / "config.json"
+    is_deberta = config.is_file() and read_object(config).get("model_type") == DEBERTA
+    if published.is_file() and is_deberta:  # its tokenizer.json lacks inputs and special tokens
+        tokenizer = _load(PreTrainedTokenizerFast, folder, options)
+        tokenizer.model_input_names = DebertaV2Tokenizer.model_input_names
+        for name, token in SPECIAL_TOKENS.items():
+            if getattr(tokenizer, name) is None:
+                setattr(tokenizer, name, token)
+        return tokenizer
+    has_words, has_merges = ((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
+    if has_words != has_merges and not published.is_file():
+        raise _missing_vocabulary(folder)
     tokenizer = _load(AutoTokenizer, folder, options)
     check_complete(tokenizer, folder)
     for model in filter(Path.is_file, map(folder.joinpath, SENTENCEPIECE_MODELS)):
-        if published.is_file() and tokenizer.is_fast:
-            _take_splitting(tokenizer, published)
+        if published.is_file() and tokenizer.is_fast:  # normalise and split as the file says
+            source, target = Tokenizer.from_file(str(published)), tokenizer.backend_tokenizer
+            target.normalizer, target.pre_tokenizer = source.normalizer, source.pre_tokenizer
         else:
-            check_agrees(tokenizer, model)
+            _check_agrees(tokenizer, model)
     return tokenizer
 
 
 def check_complete(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Refuse a tokenizer without words, which transformers builds if files are missing.
-
-    Raises:
-        ExamError: its vocabulary holds special tokens only.
-    """
+    """Refuse a tokenizer without words, which transformers builds if files are missing."""
     words = tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens}
     if not any(character.isalnum() for word in words for character in word):
-        raise _missing_vocabulary(folder)
-
-
-def _check_merges(folder: Path) -> None:
-    """Refuse a byte-pair vocabulary without its merges, or merges without a vocabulary."""
-    pair = [(folder / name).is_file() for name in ("vocab.json", "merges.txt")]
-    if any(pair) and not all(pair) and not (folder / TOKENIZER).is_file():
         raise _missing_vocabulary(folder)
 
 
@@ -181,9 +169,9 @@ def _missing_vocabulary(folder: Path) -> ExamError:
 
 
 def adopt_tokenizer(model: "SentenceTransformer | CrossEncoder") -> None:
-    """Give a loaded sentence-transformers model its checkpoint's published tokenizer.
+    """Give a loaded DeBERTa of sentence-transformers its checkpoint's published tokenizer.
 
-    Only DeBERTa's is replaced. The new tokenizer keeps the settings that the library changed.
+    The new tokenizer keeps the settings that the library changed.
     """
     module: Any = model[0]
     loaded = getattr(module, "processor", None)
@@ -196,25 +184,8 @@ def adopt_tokenizer(model: "SentenceTransformer | CrossEncoder") -> None:
     module.processor = module.input_formatter.processor = tokenizer
 
 
-def check_sentencepiece(folder: Path) -> None:
-    """Refuse a folder with an `spm.model` if sentencepiece is not installed.
-
-    Raises:
-        ExamError: sentencepiece is not installed.
-    """
-    if (folder / DEBERTA_MODEL).is_file() and find_spec("sentencepiece") is None:
-        raise ExamError(
-            f"{folder} has its tokenizer in {DEBERTA_MODEL}, and sentencepiece is not installed.\n"
-            "Install it: pip install sentencepiece"
-        )
-
-
-def check_agrees(tokenizer: PreTrainedTokenizerBase, model: Path) -> None:
-    """Refuse a tokenizer that splits texts differently from its checkpoint's sentencepiece `model`.
-
-    Raises:
-        ExamError: the first text that they split differently.
-    """
+def _check_agrees(tokenizer: PreTrainedTokenizerBase, model: Path) -> None:
+    """Refuse a tokenizer that splits a text differently from its checkpoint's `model`."""
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
@@ -232,13 +203,12 @@ def check_agrees(tokenizer: PreTrainedTokenizerBase, model: Path) -> None:
             )
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int | None) -> None:
-    """Refuse a tokenizer that gives ids for which a model has no embedding.
-
-    Raises:
-        ExamError: an id is not below `rows`, the number of the model's token embeddings
-            (None: unknown, nothing is refused).
-    """
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
+    """Refuse a tokenizer that gives ids for which a model has no embedding."""
+    try:
+        rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    except NotImplementedError:  # embeddings of characters, as CANINE's
+        return
     largest = max(tokenizer.get_vocab().values())
     if rows is not None and largest >= rows:
         raise ExamError(
@@ -249,13 +219,9 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int | None) -> No
 
 
 def _load_deberta(folder: Path, options: dict[str, Any]) -> PreTrainedTokenizerBase:
-    check_sentencepiece(folder)
     try:
         return _load(DebertaV2Tokenizer, folder, options)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # sentencepiece raises both for files that it cannot parse
+    except (OSError, RuntimeError) as error:  # of a file that sentencepiece cannot parse
         raise ExamError(
             f"{folder / DEBERTA_MODEL} is not a sentencepiece model, or is damaged.\n"
             "Copy it again from the checkpoint."
@@ -272,36 +238,21 @@ def _load(kind: Any, folder: Path, options: dict[str, Any]) -> PreTrainedTokeniz
     return tokenizer
 
 
-def _model_type(folder: Path) -> Any:
-    path = folder / "config.json"
-    return read_object(path).get("model_type") if path.is_file() else None
-
-
-def _add_deberta_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Add DeBERTa's inputs and special tokens, which its tokenizer.json lacks."""
-    tokenizer.model_input_names = DebertaV2Tokenizer.model_input_names
-    for name, token in SPECIAL_TOKENS.items():
-        if getattr(tokenizer, name) is None:
-            setattr(tokenizer, name, token)
-    return tokenizer
-
-
-def _take_splitting(tokenizer: PreTrainedTokenizerBase, published: Path) -> None:
-    """Normalise and split as the published tokenizer.json says, not as the class assumes."""
-    source, target = Tokenizer.from_file(str(published)), tokenizer.backend_tokenizer
-    target.normalizer, target.pre_tokenizer = source.normalizer, source.pre_tokenizer
-
-
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Return the ids of texts without special tokens, even if a text contains their names."""
-    if not texts:
-        return []
     ids: list[list[int]] = []
-    with _use_all_processors(), progress_bar("tokenised", len(texts), "texts") as bar:
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            block = texts[start : start + TEXTS_AT_ONCE]
-            ids += _block_ids(tokenizer, block)
-            bar.update(len(block))
+    before = os.environ.get(PARALLEL)
+    os.environ[PARALLEL] = "true"  # for these calls only: forking is safe only without threads
+    try:
+        with progress_bar("tokenised", len(texts), "texts") as bar:
+            for start in range(0, len(texts), TEXTS_AT_ONCE):
+                block = texts[start : start + TEXTS_AT_ONCE]
+                ids += _block_ids(tokenizer, block)
+                bar.update(len(block))
+    finally:
+        del os.environ[PARALLEL]
+        if before is not None:
+            os.environ[PARALLEL] = before
     return ids
 
 
@@ -316,19 +267,6 @@ def _block_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[lis
         verbose=False,
     )["input_ids"]
     return ids
-
-
-@contextmanager
-def _use_all_processors() -> Iterator[None]:
-    """Let tokenizers use all processors for the block; forking is safe only with one."""
-    before = os.environ.get(PARALLEL)
-    os.environ[PARALLEL] = "true"
-    try:
-        yield
-    finally:
-        del os.environ[PARALLEL]
-        if before is not None:
-            os.environ[PARALLEL] = before
 
 
 def prefix_space(tokenizer: PreTrainedTokenizerBase) -> str:

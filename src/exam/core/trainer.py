@@ -3,8 +3,6 @@
 import logging
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
@@ -91,7 +89,7 @@ class ManifestCallback(TrainerCallback):
     """Write the manifest of each complete checkpoint, and delete its pickled arguments."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the manifest of the checkpoint's files, including other processes' files."""
+        """Write the manifest, which includes other processes' files."""
         distributed.barrier()
         if args.should_save:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
@@ -102,8 +100,7 @@ class ManifestCallback(TrainerCallback):
 
 def open_wandb_run() -> Any:
     """Return the open W&B run, or None; do not import wandb."""
-    wandb: Any = sys.modules.get("wandb")
-    return None if wandb is None else wandb.run
+    return getattr(sys.modules.get("wandb"), "run", None)
 
 
 def add_callbacks(trainer: Trainer) -> None:
@@ -141,21 +138,15 @@ def build_training_arguments(
     if arguments.get("auto_find_batch_size") and distributed.world_size() > 1:
         log.info("train: trainer.auto_find_batch_size needs one process, and is off")
         arguments["auto_find_batch_size"] = False  # the others would wait for one that retries
+    known = {field.name for field in fields(kind)}
+    renamed = {
+        name if name in known else EARLIER_NAMES.get(name, name): value
+        for name, value in {**arguments, **fixed}.items()
+    }
     try:
-        return kind(
-            **_rename_fields(kind, {**arguments, **fixed}), output_dir=str(folder), seed=seed
-        )
+        return kind(**renamed, output_dir=str(folder), seed=seed)
     except (ValueError, ImportError) as error:
         raise ExamError(f"trainer: {error}") from None
-
-
-def _rename_fields(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Name each value as the installed transformers does."""
-    known = {field.name for field in fields(kind)}
-    return {
-        name if name in known else EARLIER_NAMES.get(name, name): value
-        for name, value in values.items()
-    }
 
 
 def number_format(args: TrainingArguments) -> Literal["bf16", "fp16", "fp32"]:
@@ -177,8 +168,14 @@ def fit(trainer: Trainer) -> dict[str, Any]:
         state = read_object(checkpoint / STATE, "global_step", "max_steps")
         _check_step(checkpoint, state.get("train_batch_size"), trainer.args)
         log.info("train: resuming at step %d of %d", state["global_step"], state["max_steps"])
-    with translate_os_errors(folder), _refuse_pickled_state(folder):
-        output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        with translate_os_errors(folder):
+            output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except UnpicklingError as error:
+        raise ExamError(
+            f"A checkpoint in {folder} holds pickled objects: {str(error).splitlines()[0]}\n"
+            "exam writes tensors only. Delete the folder, and run the same command again."
+        ) from None
     figures: dict[str, Any] = output.metrics
     for record in (figures, *trainer.state.log_history):
         record.pop("train_loss", None)  # a mean over the steps since the last resumption
@@ -190,18 +187,6 @@ def fit(trainer: Trainer) -> dict[str, Any]:
     return {**figures, "format": number_format(trainer.args)}
 
 
-@contextmanager
-def _refuse_pickled_state(folder: Path) -> Iterator[None]:
-    """Turn torch's refusal to unpickle a checkpoint's state into one message."""
-    try:
-        yield
-    except UnpicklingError as error:
-        raise ExamError(
-            f"A checkpoint in {folder} holds pickled objects: {str(error).splitlines()[0]}\n"
-            "exam writes tensors only. Delete the folder, and run the same command again."
-        ) from None
-
-
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint, and delete newer incomplete ones.
 
@@ -210,17 +195,13 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     """
     while folder.is_dir() and (newest := get_last_checkpoint(str(folder))):  # type: ignore[no-untyped-call]
         checkpoint = Path(newest)
-        if _is_complete(checkpoint):
+        if is_intact(checkpoint / MANIFEST, required=STATE):
             best = read_object(checkpoint / STATE, "best_global_step")["best_global_step"]
-            if not best or _is_complete(folder / f"checkpoint-{best}"):
+            if not best or is_intact(folder / f"checkpoint-{best}" / MANIFEST, required=STATE):
                 return checkpoint
         log.warning("train: discarding incomplete checkpoint %s", checkpoint)
         shutil.rmtree(checkpoint)
     return None
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    return is_intact(checkpoint / MANIFEST, required=STATE)
 
 
 def _check_safe(checkpoint: Path) -> None:
@@ -237,22 +218,19 @@ def _check_safe(checkpoint: Path) -> None:
 
 
 def _check_step(checkpoint: Path, size: int | None, args: TrainingArguments) -> None:
-    """Refuse to resume with another batch size or number of processes.
-
-    `size` is the batch size of each process when the checkpoint was written.
-    """
+    """Refuse to resume with another batch `size` of each process, or number of processes."""
     before = len(list(checkpoint.glob("rng_state*.pth"))), size
     now = distributed.world_size(), size if args.auto_find_batch_size else args.train_batch_size
     if before[0] and size is not None and before != now:
+        earlier, current = (
+            f"{processes} process{'es' if processes > 1 else ''} with batches of {batch}"
+            for processes, batch in (before, now)
+        )
         raise ExamError(
-            f"{checkpoint} was written by {_describe(*before)}, and this command trains in "
-            f"{_describe(*now)}: its steps would have another size.\n"
+            f"{checkpoint} was written by {earlier}, and this command trains in "
+            f"{current}: its steps would have another size.\n"
             "Start the same number of processes, or start again: resume=never"
         )
-
-
-def _describe(processes: int, size: int | None) -> str:
-    return f"{processes} process{'es' if processes > 1 else ''} with batches of {size}"
 
 
 def list_run_files(folder: Path) -> list[str]:

@@ -23,7 +23,6 @@ from exam.core.artifacts import FORMAT, KEY
 from exam.core.checkpoints import (
     check_new_weights,
     checkpoint_fingerprint,
-    count_embeddings,
     dropout_fields,
     max_input_tokens,
     resolve_checkpoint,
@@ -147,11 +146,10 @@ def load_model(
     Raises:
         ExamError: the checkpoint cannot be read.
     """
-    from exam.core.tokenization import adopt_tokenizer, check_sentencepiece
+    from exam.core.tokenization import adopt_tokenizer
 
     folder = resolve_checkpoint(checkpoint)
     with translate_load_errors(checkpoint):
-        check_sentencepiece(folder)
         model = model_class(
             str(folder),
             trust_remote_code=checkpoint.trust_remote_code,
@@ -178,7 +176,7 @@ def inspect_network(checkpoint: Checkpoint, model: Any, max_length: int, *, of_h
     folder = resolve_checkpoint(checkpoint)
     root = next((p for p in folder.glob("0_*") if (p / "config.json").is_file()), folder)
     check_complete(model.tokenizer, root)
-    check_vocabulary(model.tokenizer, count_embeddings(network))
+    check_vocabulary(model.tokenizer, network)
     with translate_load_errors(checkpoint):
         _, info = type(network).from_pretrained(
             root, config=network.config, device_map="meta", output_loading_info=True

@@ -18,7 +18,6 @@ from transformers import (
 from exam.config import Dtype, Model, WeightsLocation
 from exam.core.checkpoints import (
     check_new_weights,
-    count_embeddings,
     resolve_checkpoint,
     translate_load_errors,
 )
@@ -52,7 +51,7 @@ def inspect_decoder(config: Model) -> tuple[Any, PreTrainedTokenizerBase]:
             model = factory.from_config(architecture)
     else:
         model = _load_weights(config, folder, architecture, {"device_map": "meta"})
-    check_vocabulary(tokenizer, count_embeddings(model))
+    check_vocabulary(tokenizer, model)
     return model, tokenizer
 
 

@@ -24,7 +24,6 @@ from transformers import (
 from exam.config import FLASH, Dtype, Model, Packing
 from exam.core.checkpoints import (
     check_new_weights,
-    count_embeddings,
     dropout_fields,
     resolve_checkpoint,
     translate_load_errors,
@@ -79,7 +78,7 @@ def inspect_model(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     """
     dtype_kwargs(config, Dtype.float32)
     model, tokenizer, *_ = _load(config, device_map="meta")
-    check_vocabulary(tokenizer, count_embeddings(model))
+    check_vocabulary(tokenizer, model)
     _get_head(model)
     return model, tokenizer
 
