@@ -108,9 +108,7 @@ def open_stage(
     `resume="never"` makes a new numbered folder; a folder's path opens that folder. A lock keeps
     out other processes with the same key. `log_level` is that of the line about a finished stage.
 
-    Raises:
-        ExamError: `name` cannot name a folder; the folder that `resume` names is not a stage's, or
-            has another key.
+    Refuse a `name` that no folder can have, and a folder in `resume` that has no or another key.
     """
     if not FOLDER_NAME.fullmatch(name):
         raise ExamError(
@@ -251,10 +249,7 @@ def _verify_files(folder: Path, files: dict[str, Any]) -> None:
 
 
 def write_manifest(path: Path, files: Iterable[str], **content: Any) -> dict[str, Any]:
-    """Write and return `content` with the size and hash of `files`, named relative to `path`.
-
-    The manifest holds its own checksum.
-    """
+    """Write and return `content` with the size and hash of `files`, named relative to `path`."""
     manifest = {**content, "files": {name: _describe(path.parent / name) for name in sorted(files)}}
     write_checksummed_json(path, manifest)
     return manifest
@@ -263,8 +258,7 @@ def write_manifest(path: Path, files: Iterable[str], **content: Any) -> dict[str
 def read_manifest(path: Path, fields: dict[str, Any] | None = None) -> dict[str, Any]:
     """Read what `write_manifest` wrote; `fields` are the required entries with their types.
 
-    Raises:
-        ExamError: the file is not the one that was written, or names files outside of its folder.
+    Refuse a changed file, and names that lead out of its folder.
     """
     manifest = read_checksummed_json(path)
     for name, kind in {"files": dict, **(fields or {})}.items():
@@ -373,12 +367,10 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:8]}…"
 
 
-def log_reused(stages: Iterable[Stage]) -> None:
+def log_reused(stages: list[Stage]) -> None:
     """Log the kinds of all reused stages in one line, without those that this process did."""
-    by_folder: dict[Path, list[Stage]] = {}
-    for stage in stages:
-        by_folder.setdefault(stage.folder, []).append(stage)
-    reused = [same[0].kind for same in by_folder.values() if all(stage.reused for stage in same)]
-    if reused:
-        kinds = [kind if n == 1 else f"{n} {kind}" for kind, n in Counter(reused).items()]
-        log.info("Reused: %s", ", ".join(kinds))
+    done = {stage.folder for stage in stages if not stage.reused}
+    kinds = {stage.folder: stage.kind for stage in stages if stage.folder not in done}
+    if kinds:
+        counts = Counter(kinds.values()).items()
+        log.info("Reused: %s", ", ".join(kind if n == 1 else f"{n} {kind}" for kind, n in counts))

@@ -128,8 +128,7 @@ def _file_names(folder: Path) -> list[str]:
 def hub_repository(checkpoint: Checkpoint) -> Repository | None:
     """Return the repository that a checkpoint names; None for a folder or a package.
 
-    Raises:
-        ExamError: it names a folder that does not exist, or a folder's revision.
+    Refuse a folder that does not exist, and a revision of a folder.
     """
     name, key = checkpoint.name, checkpoint.key
     is_pinned = COMMIT.fullmatch(checkpoint.revision or "") and HUB_ID.fullmatch(name)

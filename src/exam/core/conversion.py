@@ -109,6 +109,9 @@ def _current_files(folder: Path, names: list[str]) -> list[str]:
 
 
 def _write(folder: Path, names: list[str], target: Path) -> None:
+    """Write the files, with an index of the shards of each folder, and their manifest."""
+    from safetensors import safe_open
+
     for name in _current_files(folder, names):
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +121,13 @@ def _write(folder: Path, names: list[str], target: Path) -> None:
         else:
             shutil.copyfile(folder / name, path)
     for parent in {path.parent for path in target.rglob("*-of-*.safetensors")}:
-        _write_index(parent)
+        size, weight_map = 0, dict[str, str]()
+        for shard in sorted(parent.glob("*-of-*.safetensors")):
+            size += shard.stat().st_size
+            with safe_open(shard, framework="pt") as file:
+                weight_map |= dict.fromkeys(file.keys(), shard.name)
+        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        write_json(parent / INDEX, index)
     files = [path for path in target.rglob("*") if path.is_file()]
     write_manifest(target / MANIFEST, [str(path.relative_to(target)) for path in files])
 
@@ -178,16 +187,3 @@ def _refusal(path: Path, reason: str) -> ExamError:
         "Only tensors are read from a pickle, because anything else may run code. Use a checkpoint "
         "in safetensors, or the original file of its publisher."
     )
-
-
-def _write_index(folder: Path) -> None:
-    """Write the index of a sharded checkpoint from the shards themselves."""
-    from safetensors import safe_open
-
-    weight_map: dict[str, str] = {}
-    size = 0
-    for shard in sorted(folder.glob("*-of-*.safetensors")):
-        size += shard.stat().st_size
-        with safe_open(shard, framework="pt") as file:
-            weight_map |= dict.fromkeys(file.keys(), shard.name)
-    write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})

@@ -37,8 +37,6 @@ class Repository:
 def resolve_commit(repository: Repository) -> str:
     """Return the commit that a revision names now; offline, the last one that was fetched.
 
-    A branch that has moved since is reported.
-
     Raises:
         ExamError: there is no such repository or revision, access is denied, or the hub is out of
             reach and nothing was fetched before.
@@ -128,11 +126,7 @@ def _cached_sizes(repository: Repository, commit: str) -> dict[str, int]:
 
 
 def download(repository: Repository, commit: str, names: list[str]) -> Path:
-    """Return the folder of a commit's snapshot, with the files `names` in it.
-
-    Raises:
-        ExamError: the hub is out of reach, refuses, or breaks off.
-    """
+    """Return the folder of a commit's snapshot, after downloading those of `names` it lacks."""
     from glob import escape
 
     from huggingface_hub import snapshot_download

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,6 +220,11 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
 
 
 def _load_deberta(folder: Path, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+    if find_spec("sentencepiece") is None:
+        raise ExamError(
+            f"{folder} has its tokenizer in {DEBERTA_MODEL}, and sentencepiece is not installed.\n"
+            "Install it: pip install sentencepiece"
+        )
     try:
         return _load(DebertaV2Tokenizer, folder, options)
     except (OSError, RuntimeError) as error:  # of a file that sentencepiece cannot parse

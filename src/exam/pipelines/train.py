@@ -99,7 +99,7 @@ def train_reader(config: Train) -> Run:
         run = _average_seeds(config, runs)
     else:
         runs, run = [], train(config, inputs)
-    log_reused(stage for part in (*runs, run) for stage in part.stages)
+    log_reused([stage for part in (*runs, run) for stage in part.stages])
     return run
 
 
