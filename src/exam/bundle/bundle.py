@@ -158,21 +158,18 @@ def _estimate(bundle: Bundle, runs: list[tuple[Stage, Train]]) -> str:
     """Answer two samples with the unpacked bundle, and format an estimate of the full time."""
     share = bundle.cascade.escalate_fraction
     rest = share if isinstance(share, list) else [1.0 if share is None else share] * (len(runs) - 1)
-    few, many = (_measure(bundle, runs, size) for size in SAMPLES)
+    measured = []
+    for size in SAMPLES:
+        with TemporaryDirectory() as outputs:
+            link_stages(Path(bundle.out), Path(outputs))
+            samples = [_sample(bundle, run, config, size) for run, config in runs]
+            answers = [answer(replace(sample, outputs=outputs)) for sample in samples]
+        measured.append([[*answered.opened, answered.stages[-1]] for answered in answers])
     readers = [
-        estimate_seconds(small, large, SAMPLES, bundle.questions, share)
-        for small, large, share in zip(few, many, [1.0, *rest], strict=True)
+        estimate_seconds(few, many, SAMPLES, bundle.questions, share)
+        for few, many, share in zip(*measured, [1.0, *rest], strict=True)
     ]
     return format_estimate(readers, bundle.questions, bundle.hours)
-
-
-def _measure(bundle: Bundle, runs: list[tuple[Stage, Train]], size: int) -> list[list[Stage]]:
-    """Return the stages of each reader's answers to `size` questions."""
-    with TemporaryDirectory() as outputs:
-        link_stages(Path(bundle.out), Path(outputs))
-        samples = [_sample(bundle, run, config, size) for run, config in runs]
-        answers = [answer(replace(sample, outputs=outputs)) for sample in samples]
-    return [[*answer.opened, answer.stages[-1]] for answer in answers]
 
 
 def _extra_packages(runs: list[tuple[Stage, Train]]) -> list[str]:
