@@ -18,13 +18,11 @@ from exam.readers.lexical import (
     fit_weights,
 )
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator, PackedCollator
-from exam.readers.multiple_choice.features import EncodingSettings, build_features, load_features
+from exam.readers.multiple_choice.features import build_features, load_features
 from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.readers.trainer import binary_loss
 
-READING = EncodingSettings(
-    top_k=2, max_length=48, longest=512, order=Order.best_first, evidence=True
-)
+READING = {"top_k": 2, "max_length": 48, "longest": 512, "order": Order.best_first}
 
 
 def test_the_question_comes_first_and_its_context_fills_the_rest(small):
@@ -122,7 +120,7 @@ def stage_of(outputs, questions):
 
 
 def features_of(reader, questions, stage):
-    return load_features("f", questions, stage, reader.tokenizer, READING)[0]
+    return load_features("f", questions, stage, reader.tokenizer, **READING, evidence=True)[0]
 
 
 def joined(tmp_path, questions, packing=Packing.options, family="bert", **values):

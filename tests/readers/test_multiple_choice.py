@@ -22,7 +22,6 @@ from exam.data.schema import FEATURES
 from exam.metrics import map_at_k
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator
 from exam.readers.multiple_choice.features import (
-    EncodingSettings,
     SpecialTokens,
     build_features,
     load_features,
@@ -370,8 +369,8 @@ def test_features_are_cached_until_an_input_changes(tmp_path, questions):
     )
 
     def features(contexts=stage, tokenizer=tokenizer, questions=questions, max_length=48):
-        reading = EncodingSettings(1, max_length, 512, Order.best_first)
-        encoded, _ = load_features("f", questions, contexts, tokenizer, reading)
+        reading = {"max_length": max_length, "longest": 512, "order": Order.best_first}
+        encoded, _ = load_features("f", questions, contexts, tokenizer, top_k=1, **reading)
         folders = sorted(p.name for p in (tmp_path / "features").iterdir() if p.is_dir())
         return encoded.to_list(), len(folders)
 

@@ -82,13 +82,10 @@ def compute_features(
         else:
             passages = take_words(ranked, budget)
         prompt, *options = map(split_words, [question["prompt"], *question["options"]])
-        values = row[: len(options)]
-        values[:, : len(FEATURES)] = compute_option_features(prompt, options, passages, idf)
+        scores = None
         if names == OVERLAP_FEATURES:
             scores = [passage["score"] for passage in ranked[: len(passages)]]
-            values[:, len(FEATURES) :] = compute_passage_features(
-                prompt, options, passages, scores, idf
-            )
+        row[: len(options)] = compute_option_features(prompt, options, passages, idf, scores)
     return features
 
 
@@ -107,9 +104,16 @@ def compute_overlap_features(questions: Dataset, stage: Stage, top_k: int, budge
 
 
 def compute_option_features(
-    prompt: Words, options: list[Words], passages: list[Words], idf: dict[str, float]
+    prompt: Words,
+    options: list[Words],
+    passages: list[Words],
+    idf: dict[str, float],
+    scores: list[float] | None = None,
 ) -> list[list[float]]:
-    """Compute FEATURES of every option of one question; every text is a list of words."""
+    """Compute FEATURES of every option of one question; every text is a list of words.
+
+    With the retrieval scores of the passages, PASSAGE_FEATURES follow.
+    """
     prompt_words, sets = set(prompt), [set(option) for option in options]
     vocabulary = prompt_words.union(*sets)
     present = {word for passage in passages for word in passage if word in vocabulary}
@@ -119,6 +123,9 @@ def compute_option_features(
         (window, sum_idf(prompt_words & window, idf) / total)
         for window in split_windows(passages, vocabulary)
     ]
+    trigrams = set[tuple[str, str, str]]()
+    if scores is not None:
+        trigrams.update(*map(_trigrams, passages))
     rows = []
     for number, (option, unique) in enumerate(zip(options, sets, strict=True)):
         rest = sets[:number] + sets[number + 1 :]
@@ -138,33 +145,14 @@ def compute_option_features(
                 fsum(len(unique & one) / max(1, len(unique | one)) for one in rest) / len(rest),
             ]
         )
-    return rows
-
-
-def compute_passage_features(
-    prompt: Words,
-    options: list[Words],
-    passages: list[Words],
-    scores: list[float],
-    idf: dict[str, float],
-) -> list[list[float]]:
-    """Compute PASSAGE_FEATURES of every option of one question."""
-    prompt_words = set(prompt)
-    trigrams = {trigram for passage in passages for trigram in _trigrams(passage)}
-    windows = split_windows(passages, prompt_words.union(*options))
-    weights = _normalise(scores)
-    rows = []
-    for option in options:
-        union, new = prompt_words.union(option), set(option) - prompt_words
-        total = sum_idf(new, idf) or 1.0
-        shares = [sum_idf(new.intersection(passage), idf) / total for passage in passages]
-        rows.append(
-            [
+        if scores is not None:
+            union = prompt_words | unique
+            covered = [sum_idf(new.intersection(passage), idf) / total for passage in passages]
+            rows[-1] += [
                 fsum(sum_idf(run, idf) for run in trigrams.intersection(_trigrams(option))),
-                max((_cosine(union, window, idf) for window in windows), default=0.0),
-                fsum(a * b for a, b in zip(weights, shares, strict=True)),
+                max((_cosine(union, window, idf) for window, _ in windows), default=0.0),
+                fsum(a * b for a, b in zip(_normalise(scores), covered, strict=True)),
             ]
-        )
     return rows
 
 
@@ -254,18 +242,16 @@ def cross_fit(questions: Dataset, features: Floats) -> Floats | None:
 
 @dataclass(frozen=True)
 class LexicalReader:
-    """A weight for each of FEATURES, and how many passages and words of them to read."""
+    """A weight for each of FEATURES, and the passages and words to read."""
 
     weights: Floats
-    top_k: int
-    max_words: int
+    config: Train
 
     @classmethod
     def fit(cls, config: Train, folder: Path, split: Split, pool: Stage) -> Self:
         """Fit on all training questions, and log the cross-fitted MAP@k."""
         questions = concatenate_datasets([split.train, split.dev])
-        passages = config.context.passages(training=True), config.model.length(training=True)
-        features = _read_features(questions, pool, *passages)
+        features = _read_features(config, questions, pool, training=True)
         labels = np.array(questions["label"])
         logits = cross_fit(questions, features)
         if logits is not None:
@@ -280,27 +266,24 @@ class LexicalReader:
             )
         weights = fit_weights(features, labels)
         save_weights(weights, folder / MODEL / FILE)
-        return cls._with_weights(weights, config)
+        return cls(weights, config)
 
     @classmethod
     def load(cls, config: Train, saved: Path, work: Path) -> Self:
         """Load the weights of a run."""
-        return cls._with_weights(load_weights(saved / FILE), config)
-
-    @classmethod
-    def _with_weights(cls, weights: Floats, config: Train) -> Self:
-        top_k = config.context.passages(training=False)
-        return cls(weights, top_k, config.model.length(training=False))
+        return cls(load_weights(saved / FILE), config)
 
     def predict(self, questions: Dataset, contexts: Stage) -> tuple[Floats, None]:
         """Return logits `(questions, options)`; no tokens are counted."""
-        features = _read_features(questions, contexts, self.top_k, self.max_words)
+        features = _read_features(self.config, questions, contexts, training=False)
         return compute_logits(features, self.weights), None
 
 
-def _read_features(questions: Dataset, stage: Stage, top_k: int, max_words: int) -> Floats:
-    """Compute features with the `top_k` best passages of a contexts stage."""
-    return compute_features(questions, read_contexts(stage, top_k), read_idf(stage), max_words)
+def _read_features(config: Train, questions: Dataset, stage: Stage, *, training: bool) -> Floats:
+    """Compute features with the best passages of a contexts stage."""
+    passages = read_contexts(stage, config.context.passages(training=training))
+    budget = config.model.length(training=training)
+    return compute_features(questions, passages, read_idf(stage), budget)
 
 
 def save_weights(weights: Floats, path: Path) -> None:

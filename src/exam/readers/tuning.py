@@ -1,6 +1,5 @@
 """Freeze a reader's layers, add adapters, and set learning rates by layer."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,14 @@ def get_layers(model: Any) -> nn.ModuleList:
     Raises:
         ExamError: the architecture has another name for them.
     """
-    backbone = model.base_model
-    for path in ("encoder.layer", "layers"):
-        try:
-            layers: nn.ModuleList = backbone.get_submodule(path)
-        except AttributeError:
-            continue
-        return layers
-    raise ExamError(
-        f"tuning needs a model's layers, and a {model.config.model_type} model has none under a "
-        "known name.\nChoose tuning=full without tuning.layer_decay."
-    )
+    modules = dict(model.base_model.named_modules())
+    layers: nn.ModuleList | None = modules.get("encoder.layer", modules.get("layers"))
+    if layers is None:
+        raise ExamError(
+            f"tuning needs a model's layers, and a {model.config.model_type} model has none under "
+            "a known name.\nChoose tuning=full without tuning.layer_decay."
+        )
+    return layers
 
 
 def apply_tuning(model: PreTrainedModel, tuning: Tuning, base: str | None) -> PreTrainedModel:
@@ -85,7 +81,13 @@ def _add_adapters(
     """
     from peft import LoraConfig, get_peft_model
 
-    linear, targets = list(_find_linear_modules(model, frozen)), as_list(tuning.lora_targets)
+    trained = {part for layer in get_layers(model)[frozen:] for part in layer.modules()}
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if module in trained and isinstance(module, nn.Linear)
+    ]
+    targets = as_list(tuning.lora_targets)
     selected = [name for name in linear if not targets or name.rpartition(".")[2] in targets]
     known = sorted({name.rpartition(".")[2] for name in linear})
     unknown = sorted(set(targets) - set(known))
@@ -107,15 +109,6 @@ def _add_adapters(
     wrapped.peft_config["default"].base_model_name_or_path = base  # not its folder on this machine
     adapted: PreTrainedModel = wrapped
     return adapted
-
-
-def _find_linear_modules(model: Any, frozen: int) -> Iterator[str]:
-    """Yield the full names of the linear modules in the layers that are not frozen."""
-    paths = {id(module): name for name, module in model.named_modules()}
-    for layer in get_layers(model)[frozen:]:
-        for module in layer.modules():
-            if isinstance(module, nn.Linear):
-                yield paths[id(module)]
 
 
 def _head_names(model: Any) -> list[str]:
@@ -209,7 +202,15 @@ def set_learning_rates(
     embeddings at that of one more layer; modules above the layers at `head_rate`, by default
     `rate`.
     """
-    rates = _rate_by_weight(model, rate, layer_decay, rate if head_rate is None else head_rate)
+    whole = model.get_base_model() if is_adapted(model) else model
+    layers = get_layers(whole)
+    rates = dict.fromkeys(map(id, whole.parameters()), rate if head_rate is None else head_rate)
+    lowest = rate * layer_decay ** len(layers)
+    for name, part in whole.base_model.named_children():
+        if name not in (*POOLERS, *LAST_NORMS):
+            rates |= dict.fromkeys(map(id, part.parameters()), lowest)
+    for depth, layer in enumerate(reversed(layers)):
+        rates |= dict.fromkeys(map(id, layer.parameters()), rate * layer_decay**depth)
     groups = []
     for group in optimizer.param_groups:
         by_rate: dict[float, list[nn.Parameter]] = {}
@@ -217,20 +218,3 @@ def set_learning_rates(
             by_rate.setdefault(rates[id(weight)], []).append(weight)
         groups += [{**group, "params": weights, "lr": lr} for lr, weights in by_rate.items()]
     optimizer.param_groups[:] = groups
-
-
-def _rate_by_weight(
-    model: Any, rate: float, layer_decay: float, head_rate: float
-) -> dict[int, float]:
-    """Return each weight's learning rate by the weight's id."""
-    whole = model.get_base_model() if is_adapted(model) else model
-    layers = get_layers(whole)
-    rates = {id(weight): head_rate for weight in whole.parameters()}
-    lowest = rate * layer_decay ** len(layers)
-    for name, part in whole.base_model.named_children():
-        if name not in (*POOLERS, *LAST_NORMS):
-            rates |= {id(weight): lowest for weight in part.parameters()}
-    for number, layer in enumerate(layers):
-        layer_rate = rate * layer_decay ** (len(layers) - 1 - number)
-        rates |= {id(weight): layer_rate for weight in layer.parameters()}
-    return rates

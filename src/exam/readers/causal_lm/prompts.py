@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from datasets import Dataset
@@ -21,7 +22,7 @@ from exam.readers.multiple_choice.features import (
     SpecialTokens,
     TokenCounts,
     TruncationStats,
-    fit_passages,
+    join_passages,
 )
 from exam.retrieval.contexts import Contexts
 
@@ -44,18 +45,13 @@ PLAIN_END = "\nAnswer:"  # of a template without a chat template
 PLACEHOLDERS = re.compile(r"(\{(?:context|prompt|options|option)\})")
 
 
-def has_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether a model expects chat messages."""
-    return bool(getattr(tokenizer, "chat_template", None))
-
-
 def apply_chat_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
     """Format messages with a model's chat template, up to its reply.
 
     Raises:
         ExamError: the model has no chat template.
     """
-    if not has_chat_template(tokenizer):
+    if not tokenizer.chat_template:
         raise ExamError(
             f"{tokenizer.name_or_path} has no chat template.\n"
             "Set model.use_chat_template=false, or choose an instruction-tuned model."
@@ -96,11 +92,9 @@ class Prompter:
             ExamError: the configuration requires a chat template that the model lacks.
         """
         template = config.template or TEMPLATES[config.scoring]
-        is_chat = (
-            has_chat_template(tokenizer)
-            if config.use_chat_template is None
-            else config.use_chat_template
-        )
+        is_chat = config.use_chat_template
+        if is_chat is None:
+            is_chat = bool(tokenizer.chat_template)
         start: list[int] = []
         if is_chat:
             text = apply_chat_template(tokenizer, [{"role": "user", "content": template}])
@@ -112,11 +106,6 @@ class Prompter:
         pieces = PLACEHOLDERS.split(text)
         return cls(tokenizer, config.scoring, pieces, start, prefix_space(tokenizer))
 
-    @property
-    def padding(self) -> int:
-        """The padding token."""
-        return int(self.tokenizer.pad_token_id)
-
     def build_prompts(
         self, questions: Dataset, contexts: Contexts, window: int, order: Order = Order.best_first
     ) -> list[Prompt]:
@@ -125,58 +114,42 @@ class Prompter:
         Raises:
             ExamError: a question without passages needs more tokens than the model's window.
         """
-        cut, counts = TruncationStats(), TokenCounts()
-        prompts = [
-            self._build(q, contexts.get(q["id"], []), window, order, cut, counts)
-            for q in questions.to_list()
-        ]
+        cut, counts, prompts = TruncationStats(), TokenCounts(), []
+        unknown = unknown_id(self.tokenizer)
+        for question in questions.to_list():
+            before, suffixes = self._encode_question(question)
+            fixed = len(self.start) + sum(map(len, before)) + max(map(len, suffixes), default=0)
+            if fixed > window:
+                raise ExamError(
+                    f"question {question['id']!r} needs {fixed} tokens without passages, but the "
+                    f"model reads {window}.\nOptions are never truncated: raise model.max_length "
+                    "up to the model's limit, or shorten the question."
+                )
+            passages = contexts.get(question["id"], [])
+            lines = token_ids(self.tokenizer, [f"- {passage['text']}\n" for passage in passages])
+            options = token_ids(self.tokenizer, question["options"])
+            counts.add(question["id"], [*before, *suffixes], options, lines, unknown)
+            context = join_passages(lines, window - fixed, order, cut)
+            prefix = list(self.start)
+            for piece, ids in zip(self.pieces, before, strict=False):
+                prefix += context if piece == "{context}" else ids
+            prompts.append(Prompt(prefix, suffixes, len(options)))
         log.debug("prompts: %d questions · cut %s · %s", len(prompts), vars(cut), counts)
         counts.warn("prompts")
         return prompts
 
-    def _build(
-        self,
-        question: dict[str, Any],
-        passages: list[dict[str, Any]],
-        window: int,
-        order: Order,
-        cut: TruncationStats,
-        counts: TokenCounts,
-    ) -> Prompt:
-        options = question["options"]
-        listed = "".join(
-            f"{letter}. {option}\n" for letter, option in zip(LETTERS, options, strict=False)
-        )
+    def _encode_question(self, question: dict[str, Any]) -> tuple[list[list[int]], list[list[int]]]:
+        """Return the ids of each piece before the option, and the suffix of each option."""
+        lines = zip(LETTERS, question["options"], strict=False)
+        listed = "".join(f"{letter}. {option}\n" for letter, option in lines)
         values = {"{prompt}": question["prompt"], "{options}": listed}
-        end = self.pieces.index("{option}") if "{option}" in self.pieces else len(self.pieces)
-        before = [self._encode_piece(i, values) for i in range(end)]
-        tail = [
-            token
-            for i in range(end + 1, len(self.pieces))
-            for token in self._encode_piece(i, values)
-        ]
-        suffixes = []
-        if end < len(self.pieces):
-            suffixes = [self._encode_piece(end, {"{option}": option}) + tail for option in options]
-        fixed = len(self.start) + sum(map(len, before)) + max(map(len, suffixes), default=0)
-        if fixed > window:
-            raise ExamError(
-                f"question {question['id']!r} needs {fixed} tokens without passages, but the model "
-                f"reads {window}.\nOptions are never truncated: raise model.max_length up to the "
-                "model's limit, or shorten the question."
-            )
-        lines = token_ids(self.tokenizer, [f"- {passage['text']}\n" for passage in passages])
-        option_ids = token_ids(self.tokenizer, options)
-        unknown = unknown_id(self.tokenizer)
-        counts.add(question["id"], [*before, *suffixes], option_ids, lines, unknown)
-        kept = fit_passages(lines, window - fixed, cut)
-        if order is Order.best_last:
-            kept.reverse()
-        context = [token for line in kept for token in line]
-        prefix = list(self.start)
-        for piece, ids in zip(self.pieces, before, strict=False):
-            prefix += context if piece == "{context}" else ids
-        return Prompt(prefix, suffixes, len(options))
+        pieces = [self._encode_piece(number, values) for number in range(len(self.pieces))]
+        if "{option}" not in self.pieces:
+            return pieces, []
+        end = self.pieces.index("{option}")
+        tail = list(chain.from_iterable(pieces[end + 1 :]))
+        options = [self._encode_piece(end, {"{option}": o}) for o in question["options"]]
+        return pieces[:end], [option + tail for option in options]
 
     def _encode_piece(self, number: int, values: dict[str, str]) -> list[int]:
         """Return the token ids of a piece; only the template's text may hold special tokens."""
@@ -188,8 +161,7 @@ class Prompter:
             text = f"{self.space if is_spaced else ''}{values[piece]}"
             return token_ids(self.tokenizer, [text])[0]
         precedes_placeholder = number + 1 < len(self.pieces)
-        text = piece.removesuffix(" ") if precedes_placeholder else piece
-        return self._encode_template(text)
+        return self._encode_template(piece.removesuffix(" ") if precedes_placeholder else piece)
 
     def _encode_template(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -156,10 +156,6 @@ class LetterHead(PreTrainedModel):  # type: ignore[no-untyped-call]
 class LetterCollator(Collator):
     """Pad prompts on the left, and add the tokens of the options' letters."""
 
-    def count_tokens(self, row: Row) -> int:
-        """Count the tokens of the prompt."""
-        return len(row["prefix"])
-
     def _build_inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         ids, mask = pad([row["prefix"] for row in rows], self.tokenizer.pad_token_id, left=True)
         longest = max((row["options"] for row in rows), key=len)

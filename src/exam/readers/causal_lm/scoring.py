@@ -124,7 +124,7 @@ def score_options(
     `scoring=letters`: the letter's logit. `yes_no`: the logit of yes minus that of no after the
     option. `likelihood`: the mean log-probability of the option's tokens.
     """
-    batches = make_batches(prompts, size, prompter.padding)
+    batches = make_batches(prompts, size, int(prompter.tokenizer.pad_token_id))
     scores = np.full((len(prompts), max(prompt.options for prompt in prompts)), -np.inf)
     words = {Scoring.letters: LETTERS[: scores.shape[1]], Scoring.yes_no: ("yes", "no")}
     tokens = prompter.single_token_ids(words.get(prompter.scoring, ()))

@@ -50,7 +50,7 @@ class Collator:
 
     def count_tokens(self, row: Row) -> int:
         """Count the tokens of a question in a batch of questions as long, with padding."""
-        raise NotImplementedError
+        return self._build_inputs([row])["input_ids"].numel()
 
     def _build_inputs(self, rows: list[Row]) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -82,12 +82,6 @@ class MultipleChoiceCollator(Collator):
 
     global_attention: bool = False
 
-    def count_tokens(self, row: Row) -> int:
-        """Count the longest option's sequence, once for every option."""
-        return self.options * max(
-            len(self._build_sequence(row, o)["input_ids"]) for o in row["options"]
-        )
-
     def _build_inputs(self, rows: list[Row]) -> dict[str, Tensor]:
         sequences = [
             self._build_sequence(row, option)
@@ -117,10 +111,6 @@ class PackedCollator(Collator):
     `option_tokens` `(questions, options, length)` marks each option's tokens. The length is a
     multiple of STEP.
     """
-
-    def count_tokens(self, row: Row) -> int:
-        """Count the tokens of the question's sequence."""
-        return round_up(len(self._build_sequence(row)["input_ids"]))
 
     def _build_inputs(self, rows: list[Row]) -> dict[str, Tensor]:
         sequences = [self._build_sequence(row) for row in rows]

@@ -6,6 +6,7 @@ with a shared context.
 
 import logging
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from exam.config import Order, to_dict
+from exam.config import Order
 from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
 from exam.core.files import write_atomically
@@ -203,10 +204,8 @@ def build_features(
         counts.add(row["id"], [prompt, *options], options, context_ids, unknown)
         needed = len(prompt) + max(map(len, options)) + special
         _check_length(row["id"], needed, longest)
-        kept = fit_passages(context_ids, max(0, max_length - needed), cut)
-        if order is Order.best_last:
-            kept.reverse()
-        features["context"].append([token for passage in kept for token in passage])
+        room = max(0, max_length - needed)
+        features["context"].append(join_passages(context_ids, room, order, cut))
         features["prompt"].append(prompt)
         features["options"].append(options)
         features["labels"].append(row["label"])
@@ -220,10 +219,8 @@ def check_lengths(questions: Dataset, tokenizer: PreTrainedTokenizerBase, longes
     Raises:
         ExamError: the first such question.
     """
-    space, special = (
-        prefix_space(tokenizer),
-        len(SpecialTokens.from_tokenizer(tokenizer, pair=True)),
-    )
+    space = prefix_space(tokenizer)
+    special = len(SpecialTokens.from_tokenizer(tokenizer, pair=True))
     for question in questions.to_list():
         options = [space + option for option in question["options"]]
         characters = len(question["prompt"]) + max(map(len, options))
@@ -242,50 +239,43 @@ def _check_length(question_id: str, needed: int, longest: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class EncodingSettings:
-    """The number of passages and tokens in a reader's input, and their order."""
-
-    top_k: int
-    max_length: int
-    longest: int
-    order: Order
-    evidence: bool = False
-
-
 def load_features(
     name: str,
     questions: Dataset,
     contexts: Stage,
     tokenizer: PreTrainedTokenizerBase,
-    settings: EncodingSettings,
+    *,
+    top_k: int,
+    max_length: int,
+    longest: int,
+    order: Order,
+    evidence: bool = False,
 ) -> tuple[Dataset, TokenCounts]:
-    """Return `build_features` with the passages of a stage, and cache it beside that stage."""
+    """Return `build_features` with a stage's `top_k` passages, and cache it beside that stage.
+
+    With `evidence`, each option has its OVERLAP_FEATURES too.
+    """
     key = {
         "format": 5,
         "questions": questions_digest(questions),
         "contexts": contexts.hash,
         "tokenizer": tokenizer_digest(tokenizer),
-        **to_dict(settings),
-        "evidence": list(OVERLAP_FEATURES) if settings.evidence else None,
+        "top_k": top_k,
+        "max_length": max_length,
+        "longest": longest,
+        "order": order.value,
+        "evidence": list(OVERLAP_FEATURES) if evidence else None,
     }
     outputs = contexts.folder.parents[1]
     with open_stage(outputs, "features", name, key, log_level=logging.DEBUG) as stage:
         path = stage.folder / FILE
         if not stage.reused:
-            passages = read_contexts(contexts, settings.top_k)
+            passages = read_contexts(contexts, top_k)
             features, stats = build_features(
-                questions,
-                passages,
-                tokenizer,
-                settings.max_length,
-                settings.longest,
-                settings.order,
+                questions, passages, tokenizer, max_length, longest, order
             )
-            if settings.evidence:
-                overlap = compute_overlap_features(
-                    questions, contexts, settings.top_k, settings.max_length
-                )
+            if evidence:
+                overlap = compute_overlap_features(questions, contexts, top_k, max_length)
                 rows = [
                     row[: len(options)].tolist()
                     for row, options in zip(overlap, questions["options"], strict=True)
@@ -296,7 +286,7 @@ def load_features(
             stage.finish([FILE], questions=len(features), **asdict(stats))
     tokens = TokenCounts(**stage.metadata["tokens"])
     tokens.warn("features")
-    schema = Features({**FEATURES, **EVIDENCE}) if settings.evidence else FEATURES
+    schema = Features({**FEATURES, **EVIDENCE}) if evidence else FEATURES
     return Dataset.from_dict(pq.read_table(path).to_pydict(), features=schema), tokens
 
 
@@ -318,8 +308,13 @@ def shuffle_options(questions: Dataset, seed: int) -> Dataset:
     return questions.map(shuffle, load_from_cache_file=False)
 
 
-def fit_passages(passages: list[list[int]], budget: int, cut: TruncationStats) -> list[list[int]]:
-    """Return the best passages' ids within a budget, best first; the last may be truncated."""
+def join_passages(
+    passages: list[list[int]], budget: int, order: Order, cut: TruncationStats
+) -> list[int]:
+    """Join the ids of the best passages within a budget; the least relevant one is truncated.
+
+    `passages` are best first, and `cut` counts what is left out.
+    """
     kept: list[list[int]] = []
     for passage in passages:
         cut.passages += budget == 0
@@ -328,4 +323,4 @@ def fit_passages(passages: list[list[int]], budget: int, cut: TruncationStats) -
     left_out = sum(map(len, passages)) - sum(map(len, kept))
     cut.questions += left_out > 0
     cut.tokens += left_out
-    return kept
+    return list(chain.from_iterable(kept if order is Order.best_first else reversed(kept)))

@@ -39,7 +39,6 @@ from exam.readers.lexical import OVERLAP_FEATURES, fit_weights
 from exam.readers.multiple_choice.collator import Collator, MultipleChoiceCollator, PackedCollator
 from exam.readers.multiple_choice.features import (
     TARGETS,
-    EncodingSettings,
     TokenCounts,
     load_features,
     shuffle_options,
@@ -152,7 +151,8 @@ class MultipleChoiceReader:
             return self, {"steps": 0}
         options = max(len(o) for part in (train, dev) for o in part["options"])
         trainer = self.build_trainer(train, dev if len(dev) else None, options)
-        estimate = _estimate_memory(self, train, options)
+        counted: Any = trainer.train_dataset
+        estimate = _estimate_memory(self, counted["tokens"][:], options)
         figures = fit(trainer)
         log.debug("train: %s", " · ".join(f"{name} {value}" for name, value in figures.items()))
         figures |= {"parameters": count_parameters(self.model), "estimated_mib": estimate}
@@ -222,15 +222,19 @@ class MultipleChoiceReader:
         The token ids are cached beside the stage as `name`.
         """
         max_length = self.max_length(training=training)
-        settings = EncodingSettings(
-            top_k=self.context.passages(training=training),
-            max_length=max_length,
-            longest=max_input_tokens(self.model, max_length),
-            order=self.context.order,
-            evidence=self.config.overlap_features,
-        )
+        longest = max_input_tokens(self.model, max_length)
         with distributed.main_process_first():
-            return load_features(name, questions, contexts, self.tokenizer, settings)
+            return load_features(
+                name,
+                questions,
+                contexts,
+                self.tokenizer,
+                top_k=self.context.passages(training=training),
+                max_length=max_length,
+                longest=longest,
+                order=self.context.order,
+                evidence=self.config.overlap_features,
+            )
 
     def build_trainer(
         self, train: Dataset | None, dev: Dataset | None, options: int
@@ -257,11 +261,10 @@ def add_token_counts(features: Dataset, collator: Collator) -> Dataset:
 
 
 def _estimate_memory(
-    reader: MultipleChoiceReader, features: Dataset, options: int
+    reader: MultipleChoiceReader, tokens: list[int], options: int
 ) -> dict[str, int]:
-    """Log and return the device memory of a step, in MiB of each kind."""
+    """Log and return the device memory of a step, in MiB; `tokens` are those of each question."""
     args, packed = reader.arguments, reader.config.packing is not Packing.none
-    tokens = add_token_counts(features, reader.build_collator(options))["tokens"][:]
     longest = max(tokens) // (1 if packed else options)
     size = args.per_device_train_batch_size
     sizes = step_mib(reader.model, args, round(np.mean(tokens) * size), longest)
