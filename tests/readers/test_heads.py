@@ -18,11 +18,9 @@ from exam.readers.lexical import (
     fit_weights,
 )
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator, PackedCollator
-from exam.readers.multiple_choice.features import build_features, load_features
+from exam.readers.multiple_choice.features import build_features
 from exam.readers.multiple_choice.reader import MultipleChoiceReader
 from exam.readers.trainer import binary_loss
-
-READING = {"top_k": 2, "max_length": 48, "longest": 512, "order": Order.best_first}
 
 
 def test_the_question_comes_first_and_its_context_fills_the_rest(small):
@@ -119,10 +117,6 @@ def stage_of(outputs, questions):
     return contexts_stage(outputs, {q["id"]: passages(q) for q in questions}, WEIGHTS)
 
 
-def features_of(reader, questions, stage):
-    return load_features("f", questions, stage, reader.tokenizer, **READING, evidence=True)[0]
-
-
 def joined(tmp_path, questions, packing=Packing.options, family="bert", **values):
     model = {"overlap_features": True, **values}
     config = Model(name="t", config=dict(FAMILIES[family]), packing=packing, **model)
@@ -171,7 +165,7 @@ def test_overlap_features_do_not_depend_on_other_questions(tmp_path, questions):
 def test_overlap_features_start_as_a_conditional_logit(tmp_path, questions):
     stage = stage_of(tmp_path, questions)
     reader = joined(tmp_path, questions)
-    features = features_of(reader, questions, stage)
+    features = reader.encode("f", questions, stage)[0]
     measured = np.array(features["evidence"][:])
     before = reader.predict_logits(features)
     reader = reader.prepare_for_training(features, Tuning())
@@ -196,7 +190,7 @@ def test_extra_scores_are_trained_and_reload(tmp_path, questions, packing, famil
     model = replace(base.config, config=None, name_or_path=str(tmp_path / "base"))
     arguments = {**CPU, "max_steps": 4, "learning_rate": 0.01}
     reader = MultipleChoiceReader.build(model, arguments, tmp_path / "c", 0)
-    features = features_of(reader, questions, stage)
+    features = reader.encode("f", questions, stage)[0]
     reader = reader.prepare_for_training(features, tuning)
     started = reader.model.get_submodule("evidence").weight.detach().clone()
     reader.train(features, features.select([]))
@@ -212,7 +206,7 @@ def test_extra_scores_are_trained_and_reload(tmp_path, questions, packing, famil
 def test_trained_overlap_weights_are_kept(tmp_path, questions):
     stage = stage_of(tmp_path, questions)
     reader = joined(tmp_path, questions)
-    features = features_of(reader, questions, stage)
+    features = reader.encode("f", questions, stage)[0]
     with torch.no_grad():
         reader.model.get_submodule("evidence").weight.fill_(0.5)
     again = reader.prepare_for_training(features, Tuning())
@@ -240,13 +234,13 @@ def test_the_cross_option_bias_ignores_missing_options(tmp_path, questions):
 def test_another_number_of_options_is_predicted(tmp_path, questions):
     stage = stage_of(tmp_path, questions)
     reader = joined(tmp_path, questions)
-    features = features_of(reader, questions, stage)
+    features = reader.encode("f", questions, stage)[0]
     reader = reader.prepare_for_training(features, Tuning())
     reader.train(features, features.select([]))
     rows = questions.to_list()
     rows[0] |= {"options": ["river", "log", "well"], "label": 0}
     rows[1] |= {"options": [*rows[1]["options"], "glacier", "sea"]}
     other = Dataset.from_list(rows[:2], features=questions.features)
-    logits = reader.predict_logits(features_of(reader, other, stage))
+    logits = reader.predict_logits(reader.encode("f", other, stage)[0])
     assert logits.shape == (2, 7)
     assert np.isfinite(logits).sum(axis=1).tolist() == [3, 7]

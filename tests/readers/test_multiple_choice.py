@@ -11,7 +11,7 @@ from datasets import Dataset
 from helpers import contexts_stage, kaggle_rows, refuses
 from tiny_encoders import CPU, TINY, as_questions, contexts_of, features_of, reader_in, texts
 
-from exam.config import Model, Order, Packing
+from exam.config import Context, Model, Packing
 from exam.core.artifacts import MANIFEST, write_manifest
 from exam.core.checkpoints import max_input_tokens
 from exam.core.errors import ExamError
@@ -24,7 +24,6 @@ from exam.readers.multiple_choice.collator import MultipleChoiceCollator
 from exam.readers.multiple_choice.features import (
     SpecialTokens,
     build_features,
-    load_features,
     shuffle_options,
 )
 from exam.readers.multiple_choice.model import inspect_model, load_model, tiny_tokenizer
@@ -367,10 +366,12 @@ def test_features_are_cached_until_an_input_changes(tmp_path, questions):
         contexts_stage(tmp_path, {key: [{"text": text}] for key in questions["id"]}, text=text)
         for text in ("It lives in the river.", "The log is a place.")
     )
+    reader = replace(reader_in(tmp_path, questions), context=Context(num_passages=1))
 
     def features(contexts=stage, tokenizer=tokenizer, questions=questions, max_length=48):
-        reading = {"max_length": max_length, "longest": 512, "order": Order.best_first}
-        encoded, _ = load_features("f", questions, contexts, tokenizer, top_k=1, **reading)
+        config = replace(reader.config, max_length=max_length)
+        reading = replace(reader, tokenizer=tokenizer, config=config)
+        encoded, _ = reading.encode("f", questions, contexts)
         folders = sorted(p.name for p in (tmp_path / "features").iterdir() if p.is_dir())
         return encoded.to_list(), len(folders)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -317,9 +317,7 @@ class ReaderTrainer(Trainer):
     def prediction_order(self, features: Dataset) -> list[int]:
         """Return the rows of `features` in the order that prediction takes them."""
         sampler = self._get_eval_sampler(features)
-        if isinstance(sampler, TokenBatches):
-            return [row for batch in sampler for row in batch]
-        return list(range(len(features)))
+        return list(chain(*sampler) if isinstance(sampler, TokenBatches) else range(len(features)))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         args, features = self.args, self.train_dataset if train_dataset is None else train_dataset

@@ -51,31 +51,30 @@ class States:
 
         States of `size` bytes are kept on disk if they exceed `memory` bytes.
         """
-        self.folder, self.number, self.on_disk = folder, len(batches), size > memory
+        self.folder, self.on_disk = folder, size > memory
         self.in_memory: dict[int, dict[str, Tensor]] = {}
         self.saved_at = time.monotonic()
         self.key = digest(
             [dtype, *([b.rows, b.prefix.tolist(), b.suffixes.tolist()] for b in batches)]
         )
         folder.mkdir(parents=True, exist_ok=True)
-        self.layer = self._read_layer()
+        self.layer = self._read_layer(len(batches))
         if self.layer is not None:
             log.info("layers: resuming after layer %d", self.layer)
             if not self.on_disk:
-                self.in_memory = {
-                    n: load_file(self._path(n, self.layer)) for n in range(self.number)
-                }
+                paths = [self._path(number, self.layer) for number in range(len(batches))]
+                self.in_memory = dict(enumerate(map(load_file, paths)))
         where = "on disk" if self.on_disk else "in memory"
         log.info("layers: %.1f MiB of states, %s", size / 2**20, where)
 
-    def _read_layer(self) -> int | None:
+    def _read_layer(self, number: int) -> int | None:
         """Return the layer before which the saved states stand; None without valid states."""
         if not (self.folder / STATE).is_file():
             return None
         try:
             record = read_object(self.folder / STATE, "key", "layer")
             layer = int(record["layer"])
-            paths = [self._path(number, layer) for number in range(self.number)]
+            paths = [self._path(batch, layer) for batch in range(number)]
             if record["key"] == self.key and all(map(checksum_matches, paths)):
                 return layer
         except (ExamError, TypeError, ValueError):
@@ -227,17 +226,7 @@ class Layerwise:
         states = States(self.work, batches, self.memory, size, str(self.dtype))
         if states.layer is None:
             self._embed(batches, states)
-        self._forward_layers(batches, states, states.layer or 0)
-        self._assign(self.base.norm, self._read(self.base.norm, {}))
-        for number in range(len(batches)):
-            final = states.get(number, len(self.base.layers))
-            last = self.base.norm(final["prefix"][:, -1].to(self.device))
-            suffixes = final.get("suffixes", last.new_empty((0, last.shape[-1])))
-            yield Hidden(last, self.base.norm(suffixes.to(self.device)))
-
-    def _forward_layers(self, batches: Sequence[Batch], states: States, first: int) -> None:
-        """Run all batches through the layers from `first`."""
-        layers = list(self.base.layers)
+        layers, first = list(self.base.layers), states.layer or 0
         with progress_bar("layers", len(layers), "layers") as bar:
             bar.update(first)
             numbers = range(first, len(layers))
@@ -250,6 +239,12 @@ class Layerwise:
                 _drop_weights(layers[number])
                 states.mark_complete(number + 1)
                 bar.update()
+        self._assign(self.base.norm, self._read(self.base.norm, {}))
+        for number in range(len(batches)):
+            final = states.get(number, len(layers))
+            last = self.base.norm(final["prefix"][:, -1].to(self.device))
+            suffixes = final.get("suffixes", last.new_empty((0, last.shape[-1])))
+            yield Hidden(last, self.base.norm(suffixes.to(self.device)))
 
     def _read_ahead(self, layers: list[nn.Module]) -> Iterator[dict[str, Tensor]]:
         """Yield each layer's weights, and read the next layer's meanwhile."""
@@ -329,21 +324,13 @@ class Passthrough(nn.Module):
 
 
 def _map_tensors(folder: Path) -> dict[str, Path]:
-    """Return the file of each tensor in a checkpoint.
-
-    Raises:
-        ExamError: the folder has no safetensors, or its index names a file outside of it.
-    """
+    """Return the file of each tensor; refuse an index that names files outside of the folder."""
     index = folder / INDEX
     if index.is_file():
         files = read_object(index, "weight_map")["weight_map"]
         for file in files.values() if isinstance(files, dict) else [files]:
-            is_inside = isinstance(file, str) and not escapes_directory(file)
-            if (
-                not is_inside
-                or Path(file).suffix != ".safetensors"
-                or not (folder / file).is_file()
-            ):
+            is_weights = isinstance(file, str) and file.endswith(".safetensors")
+            if not is_weights or escapes_directory(file) or not (folder / file).is_file():
                 raise ExamError(
                     f"{index} names {file!r}, which is not a safetensors file in its folder.\n"
                     "Copy the checkpoint again."

@@ -171,7 +171,7 @@ class PerQuestionAttention(torch.autograd.Function):
                 weights = torch.softmax(scores, dim=-1)
                 kept.append(weights)
                 if dropout:
-                    kept.append(_draw_dropout_mask(weights, dropout))
+                    kept.append(torch.empty_like(weights).bernoulli_(1 - dropout).div_(1 - dropout))
                     weights = weights * kept[-1]
                 states[number, rows] = (weights @ value[number, :, :columns]).transpose(0, 1)
         ctx.save_for_backward(query, key, value, keys, queries, index, *kept)
@@ -225,10 +225,6 @@ def _distance_index(index: Tensor, number: int, block: Block, heads: int) -> Ten
     """Return the distances of a question's block for each head."""
     rows = index[number % len(index), block.first : block.last, : block.columns]
     return rows.expand(heads, -1, -1)
-
-
-def _draw_dropout_mask(weights: Tensor, share: float) -> Tensor:
-    return torch.empty_like(weights).bernoulli_(1 - share).div_(1 - share)
 
 
 def _attend_for_library(

@@ -10,23 +10,17 @@ from itertools import chain
 from random import Random
 from typing import Any
 
-import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from exam.config import Order
-from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
-from exam.core.files import write_atomically
-from exam.core.tokenization import prefix_space, token_ids, tokenizer_digest, unknown_id
-from exam.data.questions import questions_digest
+from exam.core.tokenization import prefix_space, token_ids, unknown_id
 from exam.data.schema import permute_options
-from exam.readers.lexical import OVERLAP_FEATURES, compute_overlap_features
-from exam.retrieval.contexts import Contexts, read_contexts
+from exam.retrieval.contexts import Contexts
 
 log = logging.getLogger(__name__)
 
-FILE = "features.parquet"
 MAX_TOKENS_PER_CHARACTER = 4  # its bytes in UTF-8
 TARGETS = "targets"  # each option's probability of being right, in questions with soft labels
 FEATURES = Features(
@@ -237,57 +231,6 @@ def _check_length(question_id: str, needed: int, longest: int) -> None:
             f"model reads {longest}.\nOptions are never truncated: shorten the question, or choose "
             "a model with more positions (model=deberta_base)."
         )
-
-
-def load_features(
-    name: str,
-    questions: Dataset,
-    contexts: Stage,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    top_k: int,
-    max_length: int,
-    longest: int,
-    order: Order,
-    evidence: bool = False,
-) -> tuple[Dataset, TokenCounts]:
-    """Return `build_features` with a stage's `top_k` passages, and cache it beside that stage.
-
-    With `evidence`, each option has its OVERLAP_FEATURES too.
-    """
-    key = {
-        "format": 5,
-        "questions": questions_digest(questions),
-        "contexts": contexts.hash,
-        "tokenizer": tokenizer_digest(tokenizer),
-        "top_k": top_k,
-        "max_length": max_length,
-        "longest": longest,
-        "order": order.value,
-        "evidence": list(OVERLAP_FEATURES) if evidence else None,
-    }
-    outputs = contexts.folder.parents[1]
-    with open_stage(outputs, "features", name, key, log_level=logging.DEBUG) as stage:
-        path = stage.folder / FILE
-        if not stage.reused:
-            passages = read_contexts(contexts, top_k)
-            features, stats = build_features(
-                questions, passages, tokenizer, max_length, longest, order
-            )
-            if evidence:
-                overlap = compute_overlap_features(questions, contexts, top_k, max_length)
-                rows = [
-                    row[: len(options)].tolist()
-                    for row, options in zip(overlap, questions["options"], strict=True)
-                ]
-                features = features.add_column("evidence", rows, feature=EVIDENCE["evidence"])
-            with write_atomically(path) as temporary:
-                features.to_parquet(temporary)
-            stage.finish([FILE], questions=len(features), **asdict(stats))
-    tokens = TokenCounts(**stage.metadata["tokens"])
-    tokens.warn("features")
-    schema = Features({**FEATURES, **EVIDENCE}) if evidence else FEATURES
-    return Dataset.from_dict(pq.read_table(path).to_pydict(), features=schema), tokens
 
 
 def shuffle_options(questions: Dataset, seed: int) -> Dataset:

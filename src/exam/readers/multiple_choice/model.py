@@ -55,15 +55,12 @@ SMALL = {
 }
 SMALL_BY_TYPE: dict[str, dict[str, Any]] = {
     "deberta-v2": {
-        "pooler_hidden_size": 32,
         "relative_attention": True,
         "position_buckets": 32,
         "norm_rel_ebd": "layer_norm",
         "share_att_key": True,
         "pos_att_type": ["p2c", "c2p"],
         "position_biased_input": False,
-        "max_relative_positions": -1,
-        "type_vocab_size": 0,
     },
     "longformer": {"attention_window": 32, "max_position_embeddings": 4097},
     "roberta": {"type_vocab_size": 2},
@@ -109,10 +106,7 @@ def load_model(
 def _load(
     config: Model, **weights: Any
 ) -> tuple[Any, PreTrainedTokenizerBase, Path | None, list[str]]:
-    """Load a checkpoint's model and tokenizer.
-
-    Returns also the folder of its adapters, if any, and the modules that its files lack.
-    """
+    """Return model, tokenizer, the folder of adapters if any, and the modules without weights."""
     checkpoint = config.required_checkpoint
     folder = resolve_checkpoint(checkpoint)
     base = find_adapter_base(folder)
@@ -157,12 +151,7 @@ def small_architecture(config: Model) -> dict[str, Any]:
 
 
 def _select_class(config: Model, architecture: PreTrainedConfig) -> Any:
-    """Select the class that reads questions with the configured packing.
-
-    Raises:
-        ExamError: the architecture lacks packing or flash attention, or the checkpoint was trained
-            on packed questions and `model.packing=none`.
-    """
+    """Select the class that reads questions with the configured packing, or refuse it."""
     if config.attn_implementation == FLASH:
         load_flash_attention(architecture)
     architecture.measures = len(OVERLAP_FEATURES) if config.overlap_features else 0
@@ -206,11 +195,7 @@ def _prepare(model: Any, tokenizer: PreTrainedTokenizerBase, config: Model) -> N
 
 
 def _get_head(model: Any) -> Any:
-    """Return the layer that scores an option.
-
-    Raises:
-        ExamError: the architecture has another name for it, as XLNet and XLM have.
-    """
+    """Return the layer that scores an option; XLNet and XLM name it differently."""
     head = getattr(model, "score" if isinstance(model, DecoderReader) else "classifier", None)
     if head is None:
         raise ExamError(

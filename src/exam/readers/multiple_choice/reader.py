@@ -3,15 +3,16 @@
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from accelerate.utils import AutocastKwargs
-from datasets import Dataset
+from datasets import Dataset, Features
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,20 +28,24 @@ from exam.config import (
     trainer_values,
 )
 from exam.core import distributed
-from exam.core.artifacts import Stage
+from exam.core.artifacts import Stage, open_stage
 from exam.core.checkpoints import MODEL, Checkpoint, max_input_tokens, resolve_checkpoint
 from exam.core.errors import ExamError
 from exam.core.estimates import step_mib
-from exam.core.files import write_json
+from exam.core.files import write_atomically, write_json
+from exam.core.tokenization import tokenizer_digest
 from exam.core.trainer import CHECKPOINTS, TRAINING, add_callbacks, fit
+from exam.data.questions import questions_digest
 from exam.data.splits import Split
 from exam.metrics import Floats, count_ties
-from exam.readers.lexical import OVERLAP_FEATURES, fit_weights
+from exam.readers.lexical import OVERLAP_FEATURES, compute_overlap_features, fit_weights
 from exam.readers.multiple_choice.collator import Collator, MultipleChoiceCollator, PackedCollator
 from exam.readers.multiple_choice.features import (
+    EVIDENCE,
+    FEATURES,
     TARGETS,
     TokenCounts,
-    load_features,
+    build_features,
     shuffle_options,
 )
 from exam.readers.multiple_choice.model import iter_texts, load_model
@@ -59,8 +64,11 @@ from exam.readers.tuning import (
     merge_adapters,
     save_adapters,
 )
+from exam.retrieval.contexts import read_contexts
 
 log = logging.getLogger(__name__)
+
+FILE = "features.parquet"
 
 
 @dataclass(frozen=True)
@@ -221,20 +229,46 @@ class MultipleChoiceReader:
 
         The token ids are cached beside the stage as `name`.
         """
+        top_k, order = self.context.passages(training=training), self.context.order
         max_length = self.max_length(training=training)
         longest = max_input_tokens(self.model, max_length)
-        with distributed.main_process_first():
-            return load_features(
-                name,
-                questions,
-                contexts,
-                self.tokenizer,
-                top_k=self.context.passages(training=training),
-                max_length=max_length,
-                longest=longest,
-                order=self.context.order,
-                evidence=self.config.overlap_features,
-            )
+        has_evidence = self.config.overlap_features
+        key = {
+            "format": 5,
+            "questions": questions_digest(questions),
+            "contexts": contexts.hash,
+            "tokenizer": tokenizer_digest(self.tokenizer),
+            "top_k": top_k,
+            "max_length": max_length,
+            "longest": longest,
+            "order": order.value,
+            "evidence": list(OVERLAP_FEATURES) if has_evidence else None,
+        }
+        outputs = contexts.folder.parents[1]
+        with (
+            distributed.main_process_first(),
+            open_stage(outputs, "features", name, key, log_level=logging.DEBUG) as stage,
+        ):
+            path = stage.folder / FILE
+            if not stage.reused:
+                passages = read_contexts(contexts, top_k)
+                features, stats = build_features(
+                    questions, passages, self.tokenizer, max_length, longest, order
+                )
+                if has_evidence:
+                    overlap = compute_overlap_features(questions, contexts, top_k, max_length)
+                    rows = [
+                        row[: len(options)].tolist()
+                        for row, options in zip(overlap, questions["options"], strict=True)
+                    ]
+                    features = features.add_column("evidence", rows, feature=EVIDENCE["evidence"])
+                with write_atomically(path) as temporary:
+                    features.to_parquet(temporary)
+                stage.finish([FILE], questions=len(features), **asdict(stats))
+        tokens = TokenCounts(**stage.metadata["tokens"])
+        tokens.warn("features")
+        schema = Features({**FEATURES, **EVIDENCE}) if has_evidence else FEATURES
+        return Dataset.from_dict(pq.read_table(path).to_pydict(), features=schema), tokens
 
     def build_trainer(
         self, train: Dataset | None, dev: Dataset | None, options: int
