@@ -147,23 +147,23 @@ def perturb_weights(model: nn.Module, awp_lr: float, awp_eps: float | None) -> I
     Only directions count, so neither accumulation nor a scaled loss changes the shift. Biases and
     normalisations do not move.
     """
-    originals: list[tuple[nn.Parameter, torch.Tensor]] = []
+    weights = [
+        (weight, weight.grad, weight.detach().clone())
+        for weight in model.parameters()
+        if weight.grad is not None and weight.dim() > 1
+    ]
     try:
         with torch.no_grad():
-            for weight in model.parameters():
-                if weight.grad is None or weight.dim() < 2:
-                    continue
-                original = weight.detach().clone()
-                originals.append((weight, original))
-                length = awp_lr * (weight.norm() + EPSILON) / (weight.grad.norm() + EPSILON)
-                weight.add_(weight.grad.to(weight.dtype) * length)
+            for weight, gradient, original in weights:
+                length = awp_lr * (weight.norm() + EPSILON) / (gradient.norm() + EPSILON)
+                weight.add_(gradient.to(weight.dtype) * length)
                 if awp_eps is not None:
                     limit = awp_eps * original.abs()
                     weight.clamp_(original - limit, original + limit)
         yield
     finally:
         with torch.no_grad():
-            for weight, original in originals:
+            for weight, _, original in weights:
                 weight.copy_(original)
 
 

@@ -268,16 +268,13 @@ class Layerwise:
     def _embed(self, batches: Sequence[Batch], states: States) -> None:
         """Compute all batches' states before the first layer."""
         embed = self.base.embed_tokens
-        parts = [ids for batch in batches for ids in (batch.prefix, batch.suffixes)]
-        used = torch.unique(torch.cat([ids.flatten() for ids in parts]))
+        parts = [ids.flatten() for batch in batches for ids in batch.ids.values()]
+        used = torch.unique(torch.cat(parts))
         self._load_rows(embed, used.tolist())
         embed.padding_idx = None  # a row of the whole vocabulary; only gradients depend on it
         for number, batch in enumerate(batches):
-            inputs = {"prefix": batch.prefix}
-            if batch.suffixes_per_question:
-                inputs["suffixes"] = batch.suffixes
-            rows = {k: torch.searchsorted(used, ids).to(self.device) for k, ids in inputs.items()}
-            states.put(number, 0, {name: embed(ids).cpu() for name, ids in rows.items()})
+            rows = {k: torch.searchsorted(used, ids) for k, ids in batch.ids.items()}
+            states.put(number, 0, {k: embed(ids.to(self.device)).cpu() for k, ids in rows.items()})
         _drop_weights(embed)
         states.mark_complete(0)
 
@@ -292,8 +289,7 @@ class Layerwise:
 
         cache: Any = DynamicCache(config=self.base.config)
         cache.layers = [cache.layers[number]] * len(cache.layers)  # any of them sizes the masks
-        names: list[str] = [name for name in ("prefix", "suffixes") if name in states]
-        inputs = {name: {"inputs_embeds": states[name]} for name in names}
+        inputs = {name: states[name] for name in batch.ids}  # a file does not keep their order
         output = compute_hidden_states(self.base, batch, inputs, cache, self.device)
         return {name: value.cpu() for name, value in output.items()}
 

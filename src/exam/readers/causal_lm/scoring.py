@@ -31,6 +31,12 @@ class Batch:
     suffixes_mask: Tensor
 
     @property
+    def ids(self) -> dict[str, Tensor]:
+        """The prefixes and, if there are any, the suffixes."""
+        suffixes = {"suffixes": self.suffixes} if len(self.suffixes) else {}
+        return {"prefix": self.prefix, **suffixes}
+
+    @property
     def suffixes_per_question(self) -> int:
         """The number of suffixes of each question."""
         return len(self.suffixes) // len(self.prefix)
@@ -85,7 +91,7 @@ def pad(sequences: list[list[int]], padding: int, *, left: bool) -> tuple[Tensor
 
 
 def compute_hidden_states(
-    base: Any, batch: Batch, inputs: dict[str, dict[str, Tensor]], cache: Any, device: torch.device
+    base: Any, batch: Batch, inputs: dict[str, Tensor], cache: Any, device: torch.device
 ) -> dict[str, Tensor]:
     """Compute the states of a batch's `prefix` and, with its keys and values, of its `suffixes`.
 
@@ -101,10 +107,11 @@ def compute_hidden_states(
         ),
     }
     states = {}
-    for name, arguments in inputs.items():
+    for name, values in inputs.items():
         mask, positions = masks[name]
+        argument = "inputs_embeds" if values.is_floating_point() else "input_ids"
         states[name] = base(
-            **{key: value.to(device) for key, value in arguments.items()},
+            **{argument: values.to(device)},
             attention_mask=mask.to(device),
             position_ids=positions.to(device),
             past_key_values=cache,
@@ -194,11 +201,8 @@ class InMemory:
 
         base = self.model.base_model
         for batch in batches:
-            inputs = {"prefix": {"input_ids": batch.prefix}}
-            if batch.suffixes_per_question:
-                inputs["suffixes"] = {"input_ids": batch.suffixes}
             cache = DynamicCache(config=base.config)
-            states = compute_hidden_states(base, batch, inputs, cache, self.device)
+            states = compute_hidden_states(base, batch, batch.ids, cache, self.device)
             last = states["prefix"][:, -1]
             yield Hidden(last, states.get("suffixes", last.new_empty(0)))
 

@@ -184,8 +184,7 @@ class MultipleChoiceReader:
         logits = np.empty_like(predictions)
         logits[trainer.prediction_order(counted)] = predictions
         refuse_nan(logits)
-        ties = count_ties(logits)
-        if ties:
+        if ties := count_ties(logits):
             log.warning("predict: %d questions with equal logits, ranked in option order", ties)
         return logits
 
