@@ -335,7 +335,7 @@ def test_damaged_replies_are_left_out_and_counted(tmp_path, caplog):
         journal.add({**row, "refused": [], "read": 1, "written": 2})
     for damage in damages(journal.path):
         caplog.clear()
-        replies = ReplyCache.read(journal.path).rows
+        replies = ReplyCache(journal.path).rows
         assert all(journal.rows.get(key) == row for key, row in replies.items()), damage
         whole_lines = journal.path.read_bytes().count(b"\n") == len(replies)
         assert len(replies) == 5 or whole_lines or "broken, and left out" in caplog.text, damage

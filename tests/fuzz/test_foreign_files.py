@@ -541,7 +541,7 @@ def test_journals_of_replies(tmp_path):
         if is_damaged:
             written = data.draw(damaged(written + as_jsonl([data.draw(values)])))
         path.write_bytes(written)
-        found = ReplyCache.read(path).rows
+        found = ReplyCache(path).rows
         assert is_damaged or list(found) == list(dict.fromkeys(keys))
         return True
 

@@ -148,8 +148,8 @@ ROW = {"asked": "a", "article": "x", "questions": [], "refused": [], "read": 1, 
 def test_a_line_that_was_cut_is_ended_before_the_next(tmp_path):
     path = tmp_path / "replies.jsonl"
     path.write_text('{"asked": "cut')
-    ReplyCache.read(path).add(ROW)
-    assert ReplyCache.read(path).rows == {"a": ROW}
+    ReplyCache(path).add(ROW)
+    assert ReplyCache(path).rows == {"a": ROW}
 
 
 @pytest.mark.parametrize("change", [{"asked": ["a"]}, {"asked": None}, {"more": 1}])
@@ -159,7 +159,7 @@ def test_damaged_lines_are_ignored_and_counted(tmp_path, caplog, change):
     lines += [{**ROW, "read": 2, "sha256": digest(ROW)}, 5, [1]]
     path = tmp_path / "replies.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + "[" * 100_000)
-    assert ReplyCache.read(path).rows == {"a": ROW}
+    assert ReplyCache(path).rows == {"a": ROW}
     assert f"7 lines of {path} are broken" in caplog.text
 
 

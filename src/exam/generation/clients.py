@@ -1,8 +1,7 @@
 """Clients for language models: an OpenAI-compatible endpoint, or a model on this machine."""
 
 import os
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from exam.config import LanguageModel, Model, ReaderKind
 from exam.core.devices import compute_device
@@ -15,8 +14,7 @@ PLACEHOLDER = "[[request]]"
 MAX_FAILURES = 10  # unusable replies in a row, after which the address is not an endpoint
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """The text of a reply, and the tokens that it cost."""
 
     text: str
@@ -24,18 +22,7 @@ class Reply:
     tokens_written: int
 
 
-class ChatModel(Protocol):
-    """A model that replies to messages."""
-
-    def reply(self, messages: list[dict[str, str]]) -> Reply:
-        """Return one reply.
-
-        Raises:
-            ValueError: the reply is unusable; another one may be usable.
-        """
-
-
-def open_llm(llm: LanguageModel, seed: int) -> ChatModel:
+def open_llm(llm: LanguageModel, seed: int) -> "Local | Endpoint":
     """Connect to the configured endpoint, or load the local model."""
     return Local(llm, seed) if llm.local else Endpoint(llm)
 
@@ -112,6 +99,7 @@ class Endpoint:
                 max_tokens=llm.max_tokens,
                 **({"response_format": response_format()} if llm.json_schema else {}),
             )
+            text = "" + (completion.choices[0].message.content or "")
         except APIStatusError as error:
             self.failures += 1
             if isinstance(error, BadRequestError) and self.failures < MAX_FAILURES:
@@ -128,25 +116,18 @@ class Endpoint:
                 f"The endpoint {self.client.base_url.host} cannot be reached.\n"
                 "Replies so far are kept: set generator.llm.base_url=<url>, or run again later."
             ) from None
-        except ValueError:  # not JSON
-            completion = None
-        try:
-            text = "" + (completion.choices[0].message.content or "")
-        except (AttributeError, LookupError, TypeError):
-            self._count_failure()
-            raise ValueError("no chat completion") from None
-        self.failures = 0
-        counts = (getattr(completion.usage, f"{k}_tokens", 0) for k in ("prompt", "completion"))
-        return Reply(text, *(count if isinstance(count, int) else 0 for count in counts))
-
-    def _count_failure(self) -> None:
-        self.failures += 1
-        if self.failures >= MAX_FAILURES:
+        except (ValueError, AttributeError, LookupError, TypeError):  # not JSON, or of another form
+            self.failures += 1
+            if self.failures < MAX_FAILURES:
+                raise ValueError("no chat completion") from None
             raise ExamError(
                 f"The last {MAX_FAILURES} replies of {self.client.base_url.host} are not chat "
                 "completions.\nReplies so far are kept: give the address of the API, such as "
                 "generator.llm.base_url=http://localhost:8000/v1, and run again."
-            )
+            ) from None
+        self.failures = 0
+        counts = (getattr(completion.usage, f"{k}_tokens", 0) for k in ("prompt", "completion"))
+        return Reply(text, *(count if isinstance(count, int) else 0 for count in counts))
 
 
 class Local:

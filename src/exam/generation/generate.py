@@ -46,9 +46,8 @@ def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -
         if not stage.reused:
             rows, counts = write()
             longest = _check(rows, generator)
-            header = list(rows[0])
             with write_atomically(stage.folder / QUESTIONS) as temporary:
-                write_csv(temporary, header, [[row[name] for name in header] for row in rows])
+                write_csv(temporary, list(rows[0]), [list(row.values()) for row in rows])
             stage.finish([QUESTIONS], questions=len(rows), longest_option_correct=longest, **counts)
     return stage
 

@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from hashlib import blake2b
 from heapq import nsmallest
 from itertools import islice
@@ -19,7 +18,7 @@ from os import SEEK_END
 from pathlib import Path
 from random import Random
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset, concatenate_datasets
 from filelock import FileLock
@@ -31,7 +30,7 @@ from exam.core.logging import progress_bar
 from exam.data.corpus import Article, CorpusFile, iter_articles
 from exam.data.schema import FEATURES, LETTERS
 from exam.data.splits import group_near_duplicates
-from exam.generation.clients import ChatModel, open_llm
+from exam.generation.clients import Endpoint, Local, open_llm
 from exam.generation.prompts import excerpt, make_messages, parse_response
 
 log = logging.getLogger(__name__)
@@ -52,8 +51,7 @@ SPARE = 4  # articles drawn for each one needed: some are too short, some replie
 Rows = list[dict[str, str]]
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """The messages about an article; `key` is their hash."""
 
     article: Article
@@ -61,27 +59,17 @@ class Request:
     key: str
 
 
-@dataclass
 class ReplyCache:
     """The replies to each request so far, in a file that only grows."""
 
-    path: Path
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    lock: Any = field(default_factory=Lock)
-
-    @classmethod
-    def read(cls, path: Path) -> "ReplyCache":
+    def __init__(self, path: Path) -> None:
         """Read the replies of earlier runs, without damaged lines."""
         lines = path.read_bytes().split(b"\n") if path.is_file() else []
         rows = [_parse_line(line) for line in lines if line]
         if damaged := rows.count(None):
             log.warning("generate: %d lines of %s are broken, and left out", damaged, path)
-        return cls(path, {row["asked"]: row for row in rows if row is not None})
-
-    def is_settled(self, key: str, attempts: int) -> bool:
-        """Tell whether a request has its questions, or was sent often enough."""
-        row = self.rows.get(key)
-        return row is not None and bool(row["questions"] or len(row["refused"]) >= attempts)
+        self.path, self.lock = path, Lock()
+        self.rows = {row["asked"]: row for row in rows if row is not None}
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a request's replies; end a line that an interrupted run cut short."""
@@ -128,9 +116,9 @@ def generate_questions(
     rows: Rows = []
     unique: Rows = []
     with FileLock(folder.with_suffix(".lock")), progress_bar("questions", number) as bar:
-        replies = ReplyCache.read(folder / FILE)
+        replies = ReplyCache(folder / FILE)
         log.info("generate: %s holds %d replies", replies.path, len(replies.rows))
-        open_once = cache(partial(open_llm, generator.llm, generator.seed))
+        open_once = cache(lambda: open_llm(generator.llm, generator.seed))
         drawn = _draw_requests(files, generator, excluded)
         while len(unique) < number:
             missing = ceil((number - len(unique)) / generator.llm.per_article)
@@ -146,7 +134,7 @@ def generate_questions(
             ]
             unique = _deduplicate(rows, exams)
             bar.update(min(len(unique), number) - bar.n)
-    counts = _count([replies.rows[request.key] for request in requests], generator)
+    counts = _count([replies.rows[request.key] for request in requests], generator.llm)
     log.info("generate: %s", " · ".join(f"{name} {value}" for name, value in counts.items()))
     numbered = [{**row, "id": f"llm-{i:05d}"} for i, row in enumerate(unique[:number])]
     return numbered, {**counts, "repeated": len(rows) - len(unique)}
@@ -172,44 +160,38 @@ def _draw_requests(
 
 def _send(
     block: list[Request],
-    open_model: Callable[[], ChatModel],
+    open_model: Callable[[], Endpoint | Local],
     generator: Generator,
     replies: ReplyCache,
 ) -> None:
-    """Send the requests that are not settled, and cache each one's replies."""
+    """Send each request until it has questions or no attempts are left; cache its replies."""
     settings = generator.llm
-    pending = [r for r in block if not replies.is_settled(r.key, settings.attempts)]
-    if not pending:
-        return
-    model = open_model()
 
-    def send(request: Request) -> None:
-        earlier = replies.rows.get(request.key, {})
-        replies.add(_get_replies(model, request, generator, earlier))
+    def is_settled(row: dict[str, Any]) -> bool:
+        return bool(row["questions"] or len(row["refused"]) >= settings.attempts)
 
-    with ThreadPoolExecutor(1 if settings.local else settings.concurrency) as pool:
-        try:
-            list(pool.map(send, pending))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    def send(request: Request, row: dict[str, Any]) -> None:
+        while not is_settled(row):
+            try:
+                reply = model.reply(request.messages)
+                row["read"] += reply.tokens_read
+                row["written"] += reply.tokens_written
+                row["questions"] = [q.model_dump() for q in parse_response(reply.text, generator)]
+            except ValueError as error:
+                row["refused"] = [*row["refused"], str(error)]
+        replies.add(row)
+
+    rows = [{**replies.rows.get(request.key, _empty_row(request))} for request in block]
+    pending = [pair for pair in zip(block, rows, strict=True) if not is_settled(pair[1])]
+    if pending:
+        model = open_model()
+        with ThreadPoolExecutor(1 if settings.local else settings.concurrency) as pool:
+            list(pool.map(send, *zip(*pending, strict=True)))  # an error cancels those that wait
 
 
-def _get_replies(
-    model: ChatModel, request: Request, generator: Generator, earlier: dict[str, Any]
-) -> dict[str, Any]:
-    """Return a request's questions, or why each reply was refused, `earlier` ones included."""
-    row: dict[str, Any] = {"asked": request.key, "article": request.article.id, "questions": []}
-    row |= {"refused": [], "read": 0, "written": 0, **earlier}
-    while not row["questions"] and len(row["refused"]) < generator.llm.attempts:
-        try:
-            reply = model.reply(request.messages)
-            row["read"] += reply.tokens_read
-            row["written"] += reply.tokens_written
-            row["questions"] = [q.model_dump() for q in parse_response(reply.text, generator)]
-        except ValueError as error:
-            row["refused"] = [*row["refused"], str(error)]
-    return row
+def _empty_row(request: Request) -> dict[str, Any]:
+    row = {"asked": request.key, "article": request.article.id, "questions": [], "refused": []}
+    return {**row, "read": 0, "written": 0}
 
 
 def _format_questions(
@@ -235,13 +217,10 @@ def _deduplicate(rows: Rows, exams: Dataset) -> Rows:
     if not rows:
         return []
     # Without `article`: two questions about one article are not duplicates.
+    options = [[row[letter] for letter in LETTERS if letter in row] for row in rows]
     questions = [
-        {
-            **dict.fromkeys(FEATURES),
-            "prompt": row["prompt"],
-            "options": [row[letter] for letter in LETTERS if letter in row],
-        }
-        for row in rows
+        {**dict.fromkeys(FEATURES), "prompt": row["prompt"], "options": texts}
+        for row, texts in zip(rows, options, strict=True)
     ]
     written = Dataset.from_list(questions, features=FEATURES)
     groups = group_near_duplicates(concatenate_datasets([exams, written])).tolist()
@@ -254,20 +233,18 @@ def _deduplicate(rows: Rows, exams: Dataset) -> Rows:
     return unique
 
 
-def _count(replies: list[dict[str, Any]], generator: Generator) -> dict[str, Any]:
+def _count(replies: list[dict[str, Any]], llm: LanguageModel) -> dict[str, Any]:
     """Count articles, refused replies, tokens and cost in US dollars, and log the main refusals."""
     refusals = Counter(reason for reply in replies for reason in reply["refused"])
     read, written = (sum(reply[name] for reply in replies) for name in ("read", "written"))
     for reason, count in refusals.most_common(3):
         log.info("generate: %d replies refused: %s", count, reason)
-    counts: dict[str, Any] = {
+    cost = read * llm.usd_per_million_input_tokens + written * llm.usd_per_million_output_tokens
+    return {
         "articles": len(replies),
         "without": sum(not reply["questions"] for reply in replies),
         "refused": refusals.total(),
         "tokens_read": read,
         "tokens_written": written,
+        **({"cost": round(cost / 1e6, 4)} if cost else {}),
     }
-    settings = generator.llm
-    cost = read * settings.usd_per_million_input_tokens
-    cost += written * settings.usd_per_million_output_tokens
-    return counts | ({"cost": round(cost / 1e6, 4)} if cost else {})

@@ -7,7 +7,7 @@ it is JSON of exactly the required form.
 import re
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from exam.config import Generator
 from exam.data.corpus import Article
@@ -29,20 +29,16 @@ where answer is the place of the right option, counted from 0.
 ####"""
 
 
-class Question(BaseModel):
+class Question(BaseModel, strict=True, extra="forbid"):
     """A question of a response."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     question: str
     options: list[str]
     answer: int
 
 
-class Response(BaseModel):
+class Response(BaseModel, strict=True, extra="forbid"):
     """A whole response."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     questions: list[Question]
 

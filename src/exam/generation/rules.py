@@ -6,10 +6,9 @@ sentence of the corpus gives at most one question.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import chain, count
 from random import Random
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from exam.config import Generator, QuestionKind
 from exam.data.corpus import Article
@@ -73,16 +72,14 @@ DETAILS = {
 }
 
 
-@dataclass(frozen=True)
-class Statement:
+class Statement(NamedTuple):
     """A sentence's claim about its article's subject, which the text does not name."""
 
     sentence: str
     text: str
 
 
-@dataclass(frozen=True)
-class Definition:
+class Definition(NamedTuple):
     """A sentence's definition of a term."""
 
     sentence: str
@@ -91,8 +88,7 @@ class Definition:
     text: str
 
 
-@dataclass(frozen=True)
-class Detail:
+class Detail(NamedTuple):
     """A part of a sentence that other texts of its kind could replace."""
 
     sentence: str
@@ -105,20 +101,16 @@ class Detail:
         return f"{self.sentence[: self.start]}{text}{self.sentence[self.start + len(self.text) :]}"
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """An article, and the facts that questions can be about."""
 
-    id: str
-    title: str
-    text: str
+    article: Article
     statements: list[Statement]
     definitions: list[Definition]
     details: list[Detail]
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(NamedTuple):
     """A question with its right option and candidates for wrong ones, the best first."""
 
     sentence: str
@@ -143,15 +135,14 @@ def generate_questions(
         for i, (facts, near) in enumerate(pages):
             if number == generator.num_questions:
                 return
-            if {facts.id, facts.title} & excluded:
+            if {facts.article.id, facts.article.title} & excluded:
                 continue
             kind = generator.kinds[(turn + i) % len(generator.kinds)]
             drafts = DRAFTS[kind](facts, near, random)
             draft = next((draft for draft in drafts if draft.sentence not in used), None)
-            if draft is None:
-                continue
-            wrong = _choose_wrong(draft, number % generator.options, generator.options - 1)
-            if wrong is None:
+            longer = number % generator.options
+            wrong = draft and _choose_wrong(draft, longer, generator.options - 1)
+            if draft is None or wrong is None:
                 continue
             random.shuffle(wrong)
             used.add(draft.sentence)
@@ -162,7 +153,7 @@ def generate_questions(
                 "prompt": draft.prompt,
                 **dict(zip(LETTERS, options, strict=False)),
                 "answer": LETTERS[label],
-                "article": facts.id,
+                "article": facts.article.id,
             }
             number += 1
         if number == before and turn >= len(generator.kinds):
@@ -187,15 +178,15 @@ def _iter_facts(
 
 def _draft_statements(facts: Facts, near: list[Facts], random: Random) -> Iterator[Draft]:
     """Ask which statement is about the article; no option names its subject."""
-    words = title_words(facts.title)
+    article, words = facts.article, title_words(facts.article.title)
     wrong = [
         statement.text
         for neighbor in near
         for statement in neighbor.statements
-        if statement.sentence not in facts.text and not shares_word(words, statement.text)
+        if statement.sentence not in article.text and not shares_word(words, statement.text)
     ]
-    for statement in _shuffle(facts.statements, random) if facts.title else ():
-        prompt = random.choice(ABOUT).format(facts.title)
+    for statement in _shuffle(facts.statements, random) if article.title else ():
+        prompt = random.choice(ABOUT).format(article.title)
         yield Draft(statement.sentence, prompt, statement.text, _shuffle(wrong, random))
 
 
@@ -225,7 +216,8 @@ def _draft_gaps(facts: Facts, near: list[Facts], random: Random) -> Iterator[Dra
 
 def _draft_variants(facts: Facts, near: list[Facts], random: Random) -> Iterator[Draft]:
     """Ask for the true sentence among variants that differ in one part."""
-    prompts = [prompt.format(facts.title) for prompt in ABOUT] if facts.title else UNTITLED
+    title = facts.article.title
+    prompts = [prompt.format(title) for prompt in ABOUT] if title else UNTITLED
     for detail in _shuffle(facts.details, random):
         wrong = [detail.replace(text) for text in _similar_texts(detail, facts, near, random)]
         yield Draft(detail.sentence, random.choice(prompts), detail.sentence, wrong)
@@ -280,9 +272,7 @@ def extract_facts(article: Article) -> Facts:
         s for s in sentences if len(s) <= MAX_SENTENCE_CHARS and s[-1:] == "." and "\n" not in s
     ]
     return Facts(
-        article.id,
-        article.title,
-        article.text,
+        article,
         list(_extract_statements(article.title, sentences)),
         list(_extract_definitions(complete)),
         [detail for sentence in complete for detail in _extract_details(sentence)],
