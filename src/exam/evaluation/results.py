@@ -307,6 +307,4 @@ def log_scores(stage: Stage, name: str) -> None:
         values = " · ".join(f"{metric} {score['value']:.3f}" for metric, score in scores.items())
         log.info("%s contexts: %s", name, values)
     for metric, score in scores.items():
-        low, high = score["ci"]
-        value = f"{score['value']:.3f} [{low:.3f}, {high:.3f}]"
-        log.debug("%s: %s %s (n = %d)", name, metric, value, score["n"])
+        log.debug("%s: %s %s", name, metric, Estimate(score["n"], score["value"], *score["ci"]))

@@ -164,11 +164,6 @@ def _row(system: RankedContexts) -> dict[str, Any]:
     }
 
 
-def trace_depth(systems: list[RankedContexts]) -> dict[str, Any]:
-    """Return every system's scores over depth."""
-    return {system.name: system.curves() for system in systems}
-
-
 def format_retrieval_table(results: dict[str, Any]) -> str:
     """Return a comparison as text: value ± half of the 95 % interval, and paired differences.
 

@@ -16,7 +16,6 @@ from exam.evaluation.retrieval import (
     compare_contexts,
     format_retrieval_table,
     rank_contexts,
-    trace_depth,
 )
 from exam.generation.generate import QUESTIONS, generate_if_used
 from exam.pipelines.preflight import check_models
@@ -77,7 +76,7 @@ def _evaluate(stage: Stage, fitted_on: Stage | None, config: Retrieve) -> None:
             system = rank_contexts(stage, config.metric.k, fitted_on)
             figures = compare_contexts([system])
             if len(system.questions) <= CURVES_UP_TO:
-                figures["curves"] = trace_depth([system])
+                figures["curves"] = {system.name: system.curves()}
             write_json(path, figures)
             write_retrieval_report(evaluation.folder / REPORT, figures, name)
             evaluation.finish([RESULTS, REPORT])

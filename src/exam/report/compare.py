@@ -13,7 +13,7 @@ from exam.core.artifacts import Stage, load_stage
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import digest, write_json
 from exam.evaluation.calibration import count_questions_needed, summarize_predictions
-from exam.evaluation.predictions import Predictions, align
+from exam.evaluation.predictions import align
 from exam.evaluation.results import (
     NON_READING,
     Evaluation,
@@ -31,7 +31,6 @@ from exam.evaluation.retrieval import (
     compare_contexts,
     format_retrieval_table,
     rank_contexts,
-    trace_depth,
 )
 from exam.metrics import find_metric
 from exam.report import charts
@@ -50,18 +49,10 @@ def compare_folders(
     """
     if fit_on or (folders[0] / FILE).is_file():
         return compare_context_folders(folders, fit_on, target, k or DEFAULT_K)
-    return compare_runs(folders, target or _default_target(folders, k), k)
-
-
-def _default_target(folders: list[Path], k: int | None) -> Path:
-    """Return the file that keeps a comparison of these runs."""
     paths = [folder.resolve() for folder in folders]
-    return (
-        paths[0].parents[1]
-        / "compare"
-        / digest([*(p.name for p in paths), *([k] if k else [])])[:8]
-        / "results.json"
-    )
+    name = digest([*(path.name for path in paths), *([k] if k else [])])[:8]
+    default = paths[0].parents[1] / "compare" / name / "results.json"
+    return compare_runs(folders, target or default, k)
 
 
 def _names(folders: list[Path]) -> list[str]:
@@ -105,9 +96,9 @@ def compare_runs(folders: list[Path], target: Path, k: int | None = None) -> str
     Raises:
         ExamError: the runs answered different questions, or the answers are not known.
     """
-    stages = [load_stage(folder) for folder in folders]
-    evaluation = evaluate_runs([Run(stage, [], []) for stage in stages], k)
-    figures = build_results(evaluation.systems, evaluation.pairs, stages)
+    runs = [Run(load_stage(folder), [], []) for folder in folders]
+    evaluation = evaluate_runs(runs, k)
+    figures = build_results(evaluation.systems, evaluation.pairs, [run.stage for run in runs])
     readers = zip(evaluation.systems[NON_READING:], evaluation.predictions, strict=True)
     figures["statistics"] = {
         system.name: summarize_predictions(p, system.k) for system, p in readers
@@ -116,13 +107,18 @@ def compare_runs(folders: list[Path], target: Path, k: int | None = None) -> str
         pair["questions_needed"] = count_questions_needed(first.scores, other.scores)
     write_json(target, figures)
     write_png([compare_calibration(figures["statistics"])], target.with_suffix(".png"))
-    write_run_comparison(target.with_suffix(".html"), figures, evaluation.predictions)
-    lines = [format_table(figures)]
+    drawn, lines = [charts.score_chart(figures["rows"])], [format_table(figures)]
     for name, figure in figures["statistics"].items():
+        drawn.append(
+            charts.calibration_chart(figure["reliability"], figure["ece"]) | {"title": name}
+        )
         low, high = figure["accuracy"]["ci"]
         accuracy = f"accuracy {figure['accuracy']['value']:.3f} [{low:.3f}, {high:.3f}]"
         lines.append(f"{name}: {accuracy} · calibration error {figure['ece']:.3f}")
-    return "\n".join([*lines, str(target), str(target.with_suffix(".html"))])
+    page = target.with_suffix(".html")
+    facts = [("runs", str(len(runs))), ("questions", str(len(evaluation.predictions[0].ids)))]
+    write_page(page, Page("comparison of runs", facts, figures, drawn, highlight_row=NON_READING))
+    return "\n".join([*lines, str(target), str(page)])
 
 
 def compare_context_folders(
@@ -144,7 +140,7 @@ def compare_context_folders(
     check_k(k, max(map(len, systems[0].questions["options"])))
     figures = compare_contexts(systems)
     if target is not None:
-        figures["curves"] = trace_depth(systems)
+        figures["curves"] = {system.name: system.curves() for system in systems}
         write_json(target, figures)
         if drawn := charts.depth_charts(figures["curves"]):
             write_png(drawn, target.with_suffix(".png"))
@@ -174,17 +170,6 @@ def _check_contexts(stages: list[Stage], fits: list[Stage]) -> None:
             f"{fits[0].folder} holds the questions that you compare.\n"
             "Fit on other questions, or leave out --fit-on to cross-fit the reader."
         )
-
-
-def write_run_comparison(
-    path: Path, figures: dict[str, Any], predictions: list[Predictions]
-) -> None:
-    """Write a page with the scores and the calibration of several runs."""
-    drawn = [charts.score_chart(figures["rows"])]
-    for name, run in figures["statistics"].items():
-        drawn.append(charts.calibration_chart(run["reliability"], run["ece"]) | {"title": name})
-    facts = [("runs", str(len(predictions))), ("questions", str(len(predictions[0].ids)))]
-    write_page(path, Page("comparison of runs", facts, figures, drawn, highlight_row=NON_READING))
 
 
 def write_retrieval_report(path: Path, figures: dict[str, Any], title: str) -> None:

@@ -9,12 +9,12 @@ from datasets import Dataset
 
 from exam.config import Train
 from exam.core.artifacts import Stage
-from exam.core.files import read_json, write_json
+from exam.core.files import read_object, write_json
 from exam.core.trainer import REPORT, RESULTS, STATE, TRAINING
 from exam.evaluation.calibration import summarize_predictions
 from exam.evaluation.predictions import Predictions, to_probabilities
 from exam.evaluation.results import load_answers
-from exam.evaluation.retrieval import CURVES_UP_TO, RankedContexts, trace_depth
+from exam.evaluation.retrieval import CURVES_UP_TO, RankedContexts
 from exam.metrics import rank_options, summarize
 from exam.readers.multiple_choice.features import TokenCounts
 from exam.report import charts
@@ -46,7 +46,7 @@ def write_run(
     predictions = load_answers(stage.folder)
     passages = read_contexts(contexts, config.context.passages(training=False))
     support = read_support(contexts, questions["id"])
-    results = read_json(stage.folder / RESULTS) if (stage.folder / RESULTS).is_file() else {}
+    results = _read_if_present(stage.folder / RESULTS)
     frequencies = read_idf(contexts) if config.retriever.kind.searches else {}
     drawn = []
     if predictions.known is not None:
@@ -60,6 +60,10 @@ def write_run(
         stopwords=[word for word, idf in frequencies.items() if idf < STOPWORD_IDF],
     )
     write_page(stage.folder / REPORT, page)
+
+
+def _read_if_present(path: Path) -> dict[str, Any]:
+    return read_object(path) if path.is_file() else {}
 
 
 def write_results(folder: Path, results: dict[str, Any], row: int = -1) -> None:
@@ -77,8 +81,7 @@ def _facts(folder: Path, config: Train, contexts: Stage) -> list[tuple[str, str]
         ("passages read", str(config.context.passages(training=False))),
         ("seed", str(config.seed)),
     ]
-    training = read_json(folder / TRAINING) if (folder / TRAINING).is_file() else {}
-    if counts := training.get("parameters"):
+    if counts := _read_if_present(folder / TRAINING).get("parameters"):
         facts.append(("trained parameters", f"{counts['trained']:,} of {counts['all']:,}"))
     return facts
 
@@ -91,12 +94,13 @@ def _charts(
     predictions: Predictions,
     results: dict[str, Any],
 ) -> list[Chart]:
+    state = _read_if_present(stage.folder / STATE)
     statistics = summarize_predictions(predictions, config.metric.k)
     first = rank_options(predictions.logits)[:, 0]
     right = (first == np.array(predictions.known)).astype(np.float64)
     drawn = [
         charts.score_chart(results["rows"]),
-        _learning(stage.folder, config.metric.k),
+        charts.learning_chart(state.get("log_history", []), config.metric.k),
         *_depths(contexts, questions, config.metric.k),
         charts.calibration_chart(statistics["reliability"], statistics["ece"]),
         charts.bar_by_group(
@@ -113,18 +117,12 @@ def _charts(
     return [chart for chart in drawn if chart is not None]
 
 
-def _learning(folder: Path, k: int) -> Chart | None:
-    if not (folder / STATE).is_file():
-        return None
-    return charts.learning_chart(read_json(folder / STATE)["log_history"], k)
-
-
 def _depths(contexts: Stage, questions: Dataset, k: int) -> list[Chart]:
     """Draw article recall and reader-free MAP@k over the number of passages."""
     system = RankedContexts(contexts, k, among=questions)
     if len(questions) > CURVES_UP_TO or not system.deepest:
         return []
-    return charts.depth_charts(trace_depth([system]))
+    return charts.depth_charts({system.name: system.curves()})
 
 
 def _score_by_length(questions: Dataset, right: Any) -> list[Point]:
