@@ -1,32 +1,134 @@
-"""Read the rows of CSV, Parquet and JSONL files, and write CSV."""
+"""Read the rows of tables (CSV, JSON, Parquet, `save_to_disk`), and write CSV.
 
+A file's content decides how it is unpacked and decoded, and its ending only where content leaves
+doubt. What is empty throughout (rows, columns without a name, surplus cells) is left out.
+"""
+
+import bz2
+import codecs
 import csv
+import gzip
+import io
 import json
+import lzma
+import re
+import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from exam.core.errors import ExamError
 
+DELIMITED, JSON, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json"), (".parquet",)
+PACKED = {".gz", ".bz2", ".xz", ".zip"}
+DELIMITERS = ",;\t|"
+UNPACKERS: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+ENCODINGS = {  # by mark; that of UTF-16 begins that of UTF-32
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+EXCEL = "Save it as CSV UTF-8 (in Excel: File, Save As), and give that file."
+UNPACK = "Unpack it, and give one of its files."
+FETCH = "Fetch the file itself again."
+FOREIGN = {  # the first bytes of files that are not tables
+    b"PK\x03\x04": ("an archive", UNPACK),
+    b"\xd0\xcf\x11\xe0": ("an Excel workbook", EXCEL),
+    b"ARROW1": ("an Arrow file", "Save it as Parquet: pyarrow.parquet.write_table(table, path)"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", UNPACK),
+    b"7z\xbc\xaf": ("an archive", UNPACK),
+    b"SQLite format 3": ("a database", "Export its table as CSV, and give that file."),
+    b"%PDF": ("a PDF", "Copy its questions into a table, and give that file."),
+    b"\x80\x04": ("a Python pickle", "Save it as CSV: frame.to_csv(path, index=False)"),
+    b"\x80\x05": ("a Python pickle", "Save it as CSV: frame.to_csv(path, index=False)"),
+    b"<!DOCTYPE": ("a web page", FETCH),
+    b"<html": ("a web page", FETCH),
+    b"version https://git-lfs": ("a pointer of Git LFS", "Fetch the file itself: git lfs pull"),
+}
+SEPARATOR = re.compile(r'"?sep=(.)"?[,;]*\s*', re.IGNORECASE)  # a first line for Excel
+LONG_NAME, LONG_NAME_WORDS = 40, 5  # characters and words of a column's name
+SENTENCE_ENDS = ("?", "？", "。", ":", "：", "_")
+HEAD = 512  # bytes that tell what a file is
+SAVED = "state.json"  # in a folder of `Dataset.save_to_disk`
+UNPACKING_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, zipfile.BadZipFile)
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+
+class SpelledFloat(float):
+    """A number that keeps the spelling of its file: an option 0.10 is not 0.1."""
+
+    def __new__(cls, text: str) -> Self:
+        """Keep the text."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
+
+    def __str__(self) -> str:
+        """Return the file's spelling."""
+        return self.text
+
+
+def is_table(path: Path) -> bool:
+    """Tell whether a path's name is that of a table, compressed or not, or a saved data set."""
+    return (path / SAVED).is_file() or _ending(path.name) in (*DELIMITED, *JSON, *PARQUET)
+
+
+def is_parquet(path: Path) -> bool:
+    """Tell whether a file is Parquet that can be read without unpacking it."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1" or path.suffix.lower() in PARQUET
+
+
+def read_rows(path: Path, header: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """Yield a file's rows as dictionaries, in order.
 
-    CSV values stay strings: "None" and "NA" are legitimate option texts.
+    CSV values stay strings: "None" and "NA" are legitimate option texts. `header` names the columns
+    of a CSV file without a header.
 
     Raises:
-        ExamError: the file is missing, empty, not UTF-8, or not in the format of its suffix.
+        ExamError: the file is missing, empty, damaged, or not a table.
     """
-    readers = {".csv": _csv_rows, ".parquet": _parquet_rows, ".jsonl": _jsonl_rows}
-    if path.suffix not in readers:
-        raise ExamError(f"{path} is none of {', '.join(readers)}.\nConvert it to one of them.")
+    if (path / SAVED).is_file():
+        yield from _without_blanks(_saved_rows(path))
+        return
     if not path.is_file():
         raise ExamError(f"{path} does not exist.")
-    if path.stat().st_size == 0:
-        raise ExamError(f"{path} is empty.\nGive a file with a header and at least one row.")
-    yield from readers[path.suffix](path)
+    with ExitStack() as stack:
+        stack.enter_context(_translate_unpacking_errors(path))
+        name, file = _open(path, stack)
+        head = file.peek(HEAD)
+        if not head:
+            raise ExamError(f"{path} is empty.\nGive a file with a header and at least one row.")
+        _check_is_table(path, head)
+        ending = _ending(name)
+        if head.startswith(b"PAR1") or ending in PARQUET:
+            rows = _parquet_rows(path, file)
+        else:
+            text = _decode(path, file, head)
+            start = _first_lines(text)
+            is_json = ending not in DELIMITED and start[-1].lstrip()[:1] in ("{", "[")
+            if not is_json and ending not in JSON:
+                yield from _csv_rows(path, ending, start, text, header)
+                return
+            rows = _json_rows(path, start[-1], chain(start, text))
+        if header is not None:
+            raise ExamError(
+                f"{path} names its columns, and data.header={header} names them too.\n"
+                "Set data.header=null."
+            )
+        yield from _without_blanks(rows)
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
@@ -43,45 +145,59 @@ def write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
         writer.writerows([header, *rows])
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    _check_utf8(path)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        csv.field_size_limit(2**31 - 1)
-        rows = csv.reader(file, strict=True, delimiter=_delimiter(path))
-        try:
-            header = next(rows, [])
-            _check_header(path, header)
-            for number, row in enumerate(filter(None, rows), 1):
-                if len(row) != len(header):
-                    raise ExamError(
-                        f"{path}, row {number} has {len(row)} fields, the header {len(header)}.\n"
-                        "Quote fields that contain commas or line breaks."
-                    )
-                yield dict(zip(header, row, strict=True))
-        except csv.Error as error:
-            raise ExamError(
-                f"{path}, line {rows.line_num} is not valid CSV: {error}.\n"
-                "Quote fields that contain commas, quotes or line breaks."
-            ) from None
+def _ending(name: str) -> str:
+    """Return a name's ending in small letters, without that of its compression."""
+    path = Path(name.lower())
+    return (path.with_suffix("") if path.suffix in PACKED else path).suffix
 
 
-def _delimiter(path: Path) -> str:
-    """Return the delimiter: a semicolon or tab if the header has one and no comma."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-    return next((delimiter for delimiter in ",;\t" if delimiter in header), ",")
+def _open(path: Path, stack: ExitStack) -> tuple[str, io.BufferedReader]:
+    """Open a file, unpacked if it is packed; return also the name that its ending comes from."""
+    file = stack.enter_context(path.open("rb"))
+    magic = file.peek(HEAD)
+    if unpack := next((UNPACKERS[mark] for mark in UNPACKERS if magic.startswith(mark)), None):
+        return path.name, io.BufferedReader(stack.enter_context(unpack(file)))
+    if zipfile.is_zipfile(path):
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        names = [n for n in archive.namelist() if not n.endswith("/") and "__MACOSX" not in n]
+        if "xl/workbook.xml" in names:
+            raise ExamError(f"{path} is an Excel workbook.\n{EXCEL}")
+        if len(names) != 1:
+            raise ExamError(f"{path} is an archive of {len(names)} files.\n{UNPACK}")
+        member: Any = stack.enter_context(archive.open(names[0]))
+        return names[0], io.BufferedReader(member)
+    return path.name, file
 
 
-def _check_header(path: Path, header: list[str]) -> None:
-    for name, count in Counter(header).items():
-        if count > 1:
-            raise ExamError(
-                f"{path} has {count} columns named '{name}'.\nRename all but one of them."
-            )
+def _check_is_table(path: Path, head: bytes) -> None:
+    """Refuse, by its first bytes, a file of another kind."""
+    start = head.lstrip()
+    for magic, (kind, remedy) in FOREIGN.items():
+        if start.startswith(magic):
+            raise ExamError(f"{path} is {kind}, not a table.\n{remedy}")
+    if head[257:262] == b"ustar":
+        raise ExamError(f"{path} is an archive, not a table.\n{UNPACK}")
+
+
+def _decode(path: Path, file: io.BufferedReader, head: bytes) -> Iterator[str]:
+    """Yield a file's lines: of UTF-8, or as the mark at its start says."""
+    encoding = next((name for mark, name in ENCODINGS.items() if head.startswith(mark)), "utf-8")
+    if encoding.startswith("utf-8") and head.count(0) > len(head) // 3:
+        raise ExamError(f"{path} is UTF-16 without a byte-order mark.\nSave it as UTF-8.")
+    try:
+        yield from io.TextIOWrapper(file, encoding, newline="")
+    except UnicodeDecodeError as error:
+        if encoding.startswith("utf-8"):
+            _check_utf8(path)
+        raise ExamError(
+            f"{path} is not whole {encoding.upper()}: {error.reason}.\nSave it as UTF-8."
+        ) from None
 
 
 def _check_utf8(path: Path) -> None:
-    with path.open("rb") as file:
+    """Name the line of the first byte that is not UTF-8."""
+    with ExitStack() as stack:
+        _, file = _open(path, stack)
         for number, line in enumerate(file, 1):
             try:
                 line.decode("utf-8")
@@ -92,30 +208,166 @@ def _check_utf8(path: Path) -> None:
                 ) from None
 
 
-def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
-    _check_utf8(path)
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
+def _first_lines(lines: Iterator[str]) -> list[str]:
+    """Return the lines up to the first that holds more than blanks and delimiters."""
+    start = []
+    for line in lines:
+        start.append(line)
+        if line.strip(f'{DELIMITERS}"\r\n\t '):
+            break
+    return start or [""]
+
+
+def _csv_rows(
+    path: Path, ending: str, start: list[str], lines: Iterator[str], header: list[str] | None
+) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(2**31 - 1)
+    before = len(start) - 1
+    if separator := SEPARATOR.fullmatch(start[-1]):
+        start = _first_lines(lines)
+        before += len(start)
+    delimiter = separator[1] if separator else _find_delimiter(start[-1], ending)
+    cells = _split(start[-1], delimiter)[1:]
+    reader = csv.reader(
+        chain(start[-1:], lines),
+        strict=True,
+        delimiter=delimiter,
+        skipinitialspace=bool(cells) and all(cell.startswith(" ") for cell in cells if cell),
+    )
+    try:
+        if header is None:
+            names = [name.strip() for name in next(reader, [])]
+            while names and not names[-1]:
+                names.pop()
+            _check_names(path, names)
+        else:
+            names = header
+        number = 0
+        for row in reader:
+            if not any(map(str.strip, row)):
                 continue
-            try:
-                row = json.loads(line, object_pairs_hook=_make_object)
-                if "\\ud" in line.lower():  # half of a surrogate pair cannot be encoded again
-                    json.dumps(row, ensure_ascii=False).encode()
-            except UnicodeEncodeError:
-                raise ExamError(
-                    f"{path}, line {number} holds half of a surrogate pair.\n"
-                    "Write characters as UTF-8, or as whole pairs."
-                ) from None
-            except (ValueError, RecursionError) as error:
-                raise ExamError(
-                    f"{path}, line {number} is not JSON: {error}.\nWrite one object a line."
-                ) from None
-            if not isinstance(row, dict):
-                raise ExamError(
-                    f"{path}, line {number} is a {type(row).__name__}.\nWrite one object a line."
-                )
-            yield row
+            number += 1
+            location = f"{path}, line {before + reader.line_num}: row {number}"
+            if number == 1 and header is not None:
+                _check_is_first_row(path, header, row)
+            _check_width(location, row, names, delimiter)
+            yield {name: cell for name, cell in zip(names, row, strict=False) if name}
+    except csv.Error as error:
+        raise ExamError(
+            f"{path}, line {before + reader.line_num} is not valid CSV: {error}.\n"
+            f"Quote fields that contain {delimiter!r}, quotes or line breaks."
+        ) from None
+
+
+def _find_delimiter(line: str, ending: str) -> str:
+    """Return the delimiter that splits a line into the most filled fields; a comma if none does."""
+    if ending == ".tsv" and "\t" in line:
+        return "\t"
+    return max(DELIMITERS, key=lambda d: sum(bool(cell.strip()) for cell in _split(line, d)))
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter), [])
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    """Refuse a header that names two columns alike."""
+    for name, count in Counter(filter(None, names)).items():
+        if count > 1:
+            if looks_like_a_row(names):
+                raise headerless_error(path, names)
+            raise ExamError(
+                f"{path} has {count} columns named '{name}'.\nRename all but one of them."
+            )
+
+
+def looks_like_a_row(names: Iterable[str]) -> bool:
+    """Tell whether the names of columns read like a row: one of them is a sentence."""
+    return any(
+        len(name) > LONG_NAME or len(name.split()) > LONG_NAME_WORDS or name.endswith(SENTENCE_ENDS)
+        for name in names
+    )
+
+
+def headerless_error(path: Path | str, names: Iterable[str]) -> ExamError:
+    """Return the refusal of a file whose first row is not a header."""
+    cells = ", ".join(repr(name if len(name) < LONG_NAME else f"{name[:37]}…") for name in names)
+    return ExamError(
+        f"{path} has no header: its first row is {cells}.\nName its columns in order, such as "
+        f"data.header=[prompt,A,B,C,D,answer], or let exam inspect {path} name them."
+    )
+
+
+def _check_is_first_row(path: Path, header: list[str], row: list[str]) -> None:
+    """Refuse names for the columns of a file that names them itself."""
+    names = {name.casefold() for name in header if name}
+    same = [cell for cell in row if cell.strip().casefold() in names]
+    if 2 * len(same) > len(names):
+        raise ExamError(
+            f"{path} has a header: {', '.join(row)}.\nRead its names with data.header=null."
+        )
+
+
+def _check_width(location: str, row: list[str], names: list[str], delimiter: str) -> None:
+    """Refuse a row with too few fields, or with text where the header has no name.
+
+    Only the first column may lack a name: it is the index that pandas writes.
+    """
+    if len(row) < len(names) or any(map(str.strip, row[len(names) :])):
+        raise ExamError(
+            f"{location} has {len(row)} fields, the header {len(names)}.\n"
+            f"Quote fields that contain {delimiter!r} or line breaks, and write every field."
+        )
+    for column, (name, cell) in enumerate(zip(names, row, strict=False), 1):
+        if not name and column > 1 and cell.strip():
+            raise ExamError(
+                f"{location} holds {cell.strip()[:40]!r} in column {column}, which has no name.\n"
+                "Name the column in the header, or empty it."
+            )
+
+
+def _json_rows(path: Path, first: str, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON array, or of lines with one each."""
+    if first.lstrip().startswith("[") or not first.rstrip().endswith("}"):
+        parsed = _parse_json(path, "".join(lines), 1)
+        for number, item in enumerate(parsed if isinstance(parsed, list) else [parsed], 1):
+            yield from _unwrap(item, f"{path}, item {number}")
+        return
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield from _unwrap(_parse_json(path, line, number), f"{path}, line {number}")
+
+
+def _parse_json(path: Path, text: str, number: int) -> Any:
+    """Parse a text that begins in the line of that number."""
+    try:
+        value = json.loads(text, object_pairs_hook=_make_object, parse_float=SpelledFloat)
+        if re.search(r"\\ud", text, re.IGNORECASE):  # half a surrogate pair cannot be encoded again
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ExamError(
+            f"{path}, line {number} holds half of a surrogate pair.\n"
+            "Write characters as UTF-8, or as whole pairs."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError):
+            number += error.lineno - 1
+        raise ExamError(
+            f"{path}, line {number} is not JSON: {error}.\n"
+            "Write one object a line, or one array of objects."
+        ) from None
+    return value
+
+
+def _unwrap(item: Any, location: str) -> Iterator[dict[str, Any]]:
+    """Yield an object, or the objects of the one list that it holds."""
+    if not isinstance(item, dict):
+        raise ExamError(f"{location} is a {type(item).__name__}.\nWrite one object for each row.")
+    lists = [value for value in item.values() if isinstance(value, list) and value]
+    if len(item) == len(lists) == 1 and all(isinstance(value, dict) for value in lists[0]):
+        yield from lists[0]
+        return
+    yield item
 
 
 def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,13 +379,42 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: Path, file: io.BufferedReader) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    with translate_parquet_errors(path), pq.ParquetFile(path) as file:
-        _check_header(path, file.schema_arrow.names)
-        for batch in file.iter_batches(batch_size=1024):
+    source = path if isinstance(file.raw, io.FileIO) else io.BytesIO(file.read())
+    with translate_parquet_errors(path), pq.ParquetFile(source) as parquet:
+        _check_names(path, parquet.schema_arrow.names)
+        for batch in parquet.iter_batches(batch_size=1024):
             yield from batch.to_pylist()
+
+
+def _saved_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a folder that `datasets` wrote with `save_to_disk`."""
+    import pyarrow as pa
+    from datasets import load_from_disk
+
+    try:
+        yield from load_from_disk(str(folder))
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise ExamError(
+            f"{folder} is not a whole folder of save_to_disk: {str(error).splitlines()[0]}\n"
+            "Save it again: dataset.save_to_disk(folder)"
+        ) from None
+
+
+def _without_blanks(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Leave out rows without a value, and a column without a name."""
+    for row in rows:
+        row.pop("", None)
+        if not all(map(_is_blank, row.values())):
+            yield row
+
+
+def _is_blank(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and isnan(value))
 
 
 @contextmanager
@@ -149,3 +430,12 @@ def translate_parquet_errors(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ExamError(f"{path} is not a whole Parquet file: {reason}\nFetch it again.") from None
+
+
+@contextmanager
+def _translate_unpacking_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UNPACKING_ERRORS as error:
+        reason = str(error) or type(error).__name__
+        raise ExamError(f"{path} is damaged: {reason}\nFetch it again.") from None
