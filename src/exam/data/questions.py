@@ -19,6 +19,7 @@ from exam.core.files import digest
 from exam.core.hub import Repository, access_error, translate_hub_errors
 from exam.data.corpus import article_id
 from exam.data.files import BUILTIN, find_question_file
+from exam.data.option_order import find_fixed_orders
 from exam.data.schema import FEATURES, LETTERS, parse_questions
 from exam.data.tables import read_rows
 
@@ -46,7 +47,23 @@ def read_questions(data: Data, entries: Any, generated: Path | None = None) -> D
             f"{', '.join(entries)} give {len(repeated)} ids twice (first: {repeated[0]!r}).\n"
             "Name each file once, and give the files different names."
         )
-    return questions.select(range(min(data.limit, len(questions)))) if data.limit else questions
+    if data.limit:
+        questions = questions.select(range(min(data.limit, len(questions))))
+    _log_fixed_orders(questions, ", ".join(entries))
+    return questions
+
+
+def _log_fixed_orders(questions: Dataset, source: str) -> None:
+    """Count the questions whose options keep their order, because it has a meaning."""
+    if rows := find_fixed_orders(questions["options"]):
+        log.info(
+            "questions: %d of %d in %s keep the order of their options, which refer to others or "
+            "are letters (first: %s)",
+            len(rows),
+            len(questions),
+            source,
+            questions[rows[0]]["id"],
+        )
 
 
 def questions_digest(questions: Dataset) -> str:

@@ -15,6 +15,7 @@ from datasets import Dataset, Features, List, Value
 from exam.config import Data
 from exam.core.errors import ExamError
 from exam.core.files import digest
+from exam.data.option_order import choose_order
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def _parse_row(row: dict[str, Any], key: str, data: Data, location: str) -> dict
     if data.shuffle_options:
         order = list(range(len(options)))
         Random(digest(key)).shuffle(order)
-        question |= permute_options(question, order)
+        question |= permute_options(question, choose_order(options, order))
     return question
 
 

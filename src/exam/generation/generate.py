@@ -91,6 +91,7 @@ def _prepare_llm(retrieval: Retrieval, generator: Generator) -> tuple[dict[str, 
         "writer": llm.llm_key(generator.llm),
         "exams": questions_digest(exams),
         "left_out": sorted(excluded),
+        "format": 2,
         **splitter().key,
     }
     outputs = retrieval.outputs

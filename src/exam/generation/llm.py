@@ -28,6 +28,7 @@ from exam.core.checkpoints import checkpoint_fingerprint
 from exam.core.files import digest
 from exam.core.logging import progress_bar
 from exam.data.corpus import Article, CorpusFile, iter_articles
+from exam.data.option_order import choose_order
 from exam.data.schema import FEATURES, LETTERS
 from exam.data.splits import group_near_duplicates
 from exam.generation.clients import Endpoint, Local, open_llm
@@ -197,11 +198,15 @@ def _empty_row(request: Request) -> dict[str, Any]:
 def _format_questions(
     request: Request, reply: dict[str, Any], seed: int
 ) -> Iterator[dict[str, str]]:
-    """Yield a reply's questions with shuffled options: models favour positions."""
+    """Yield a reply's questions with shuffled options: models favour positions.
+
+    Options whose order has a meaning keep it.
+    """
     article = request.article.id
     for number, question in enumerate(reply["questions"]):
         order = list(range(len(question["options"])))
         Random(f"{seed}:{article}:{number}").shuffle(order)
+        order = choose_order(question["options"], order)
         options = [" ".join(question["options"][i].split()) for i in order]
         yield {
             "id": "",

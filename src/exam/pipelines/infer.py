@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from omegaconf import OmegaConf
 
@@ -36,6 +35,7 @@ from exam.core.errors import ExamError, spell_command
 from exam.core.files import checksum_matches, read_object, write_with_checksum
 from exam.core.logging import print_result
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, RESULTS, list_run_files
+from exam.data.option_order import choose_order, fixed_orders_key
 from exam.data.questions import questions_digest, read_questions
 from exam.data.schema import LETTERS, permute_options
 from exam.evaluation.predictions import (
@@ -257,6 +257,7 @@ def answer(infer: Infer, rows: Ints | None = None) -> ReaderOutput:
         **answers_key(run, config, questions, contexts),
         "merge": infer.merge_adapters,
         "rotations": infer.option_rotations,
+        **(fixed_orders_key(questions["options"]) if infer.option_rotations > 1 else {}),
         **({} if LETTERS.startswith(letters) else {"letters": letters}),
     }
     outputs, name = Path(infer.outputs), f"{config.data.name}-{folder.name}"
@@ -315,10 +316,15 @@ def _predict_rotated(
             log.info("infer: reusing predictions with options %s", order)
             yield read_predictions(path), None
             continue
-        rotated = questions.map(_rotate, fn_kwargs={"by": shift})
+        orders = [_rotation(options, shift) for options in questions["options"]]
+        rotated = questions.map(
+            lambda question, row, orders=orders: permute_options(question, orders[row]),
+            with_indices=True,
+            load_from_cache_file=False,
+        )
         logits, tokens = reader.predict(rotated, contexts)
-        for row, options in zip(logits, questions["options"], strict=True):
-            row[: len(options)] = np.roll(row[: len(options)], shift)
+        for row, positions in zip(logits, orders, strict=True):
+            row[positions] = row[: len(positions)].copy()
         predictions = make_predictions(questions, logits, config.name, contexts.folder.name, order)
         if distributed.rank() == 0:
             with write_with_checksum(path) as temporary:
@@ -326,7 +332,7 @@ def _predict_rotated(
         yield predictions, tokens
 
 
-def _rotate(question: dict[str, Any], by: int) -> dict[str, Any]:
-    """Rotate a question's options, so that option `by` comes first."""
-    number = len(question["options"])
-    return permute_options(question, [(position + by) % number for position in range(number)])
+def _rotation(options: list[str], by: int) -> list[int]:
+    """Return the order that puts option `by` first, if the options may move."""
+    number = len(options)
+    return choose_order(options, [(position + by) % number for position in range(number)])

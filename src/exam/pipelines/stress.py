@@ -18,6 +18,7 @@ from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError
 from exam.core.files import checksum_matches, read_json, write_with_checksum
 from exam.core.trainer import CHECKPOINTS, REPORT, RESULTS
+from exam.data.option_order import find_fixed_orders, fixed_orders_key, has_fixed_order
 from exam.data.questions import questions_digest
 from exam.data.schema import permute_options
 from exam.evaluation.predictions import make_predictions, read_predictions, write_predictions
@@ -125,6 +126,7 @@ def run_stress(stress: Stress) -> None:
         **answers_key(run, config, questions, contexts),
         "seed": stress.seed,
         "conditions": [perturbation.name for perturbation in PERTURBATIONS],
+        **fixed_orders_key(questions["options"]),
     }
     outputs, name = Path(stress.outputs), f"{config.data.name}-{run.folder.name}"
     frequencies = retrieval.document_frequencies if config.retriever.kind.searches else None
@@ -153,17 +155,24 @@ def run_stress(stress: Stress) -> None:
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     log_reused([*retrieval.stages, contexts, stage])
     flip_rate = read_json(stage.folder / RESULTS)["flip_rate"]
-    flips = f"first choices that change with the order of options: {flip_rate:.1%}"
-    print_results(stage.folder, flips)
+    flips = "no question" if flip_rate is None else f"{flip_rate:.1%}"
+    print_results(stage.folder, f"first choices that change with the order of options: {flips}")
 
 
 def _change_questions(perturbation: Perturbation, questions: Dataset, seed: int) -> Dataset:
-    """Perturb the questions; a question's random numbers depend on its id only."""
+    """Perturb the questions; a question's random numbers depend on its id only.
+
+    Options that refer to others stay: a new order or text would change the right answer.
+    """
     change = perturbation.question
     if change is None:
         return questions
     return questions.map(
-        lambda question: change(question, Random(f"{seed}:{question['id']}")),
+        lambda question: (
+            {}
+            if has_fixed_order(question["options"])
+            else change(question, Random(f"{seed}:{question['id']}"))
+        ),
         load_from_cache_file=False,
     )
 
@@ -217,8 +226,11 @@ def _score(answers: Answers, contexts: Stage, stages: list[Stage], k: int) -> di
     return {**figures, "flip_rate": _flip_rate(answers)}
 
 
-def _flip_rate(answers: Answers) -> float:
-    """Return the share of questions whose first choice changes with the order of options."""
+def _flip_rate(answers: Answers) -> float | None:
+    """Return the share of questions whose first choice changes with the order of options.
+
+    Leave out those whose options keep their order; without others, return None.
+    """
     first, second = (
         [
             texts[best]
@@ -226,4 +238,6 @@ def _flip_rate(answers: Answers) -> float:
         ]
         for questions, logits in (answers[UNCHANGED], answers[PERMUTED])
     )
-    return float(np.mean([a != b for a, b in zip(first, second, strict=True)]))
+    flips = np.array(first) != np.array(second)
+    movable = np.delete(flips, find_fixed_orders(answers[UNCHANGED][0]["options"]))
+    return float(movable.mean()) if len(movable) else None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import List, Value, concatenate_datasets
 
-from exam.config import Data, Task, Train, is_trained, reader_values, to_dict
+from exam.config import Data, ReaderKind, Task, Train, is_trained, reader_values, to_dict
 from exam.config.saved import CONFIG, save_run
 from exam.core import distributed
 from exam.core.artifacts import MANIFEST, Stage, log_reused, shared_stage
@@ -18,6 +18,7 @@ from exam.core.environment import describe_environment
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import read_json, write_json
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, list_run_files
+from exam.data.option_order import fixed_orders_key
 from exam.data.questions import questions_digest
 from exam.data.schema import LETTERS
 from exam.data.splits import Split, assign_folds, read_split
@@ -194,6 +195,7 @@ def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[s
     evidence = {"overlap_features": list(OVERLAP_FEATURES)} if config.model.overlap_features else {}
     checkpoint = checkpoint_fingerprint(config.model.checkpoint)
     learns = config.model.kind.is_neural and is_trained(config.trainer)
+    shuffles = learns and config.model.kind is ReaderKind.transformer
     # Several processes change what a reader learns: a step then has more questions.
     processes = distributed.world_size() if learns else 1
     return {
@@ -206,6 +208,7 @@ def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[s
         "seed": config.seed,
         **metric_key(config.metric.k),
         **({"processes": processes} if processes > 1 else {}),
+        **(fixed_orders_key(split.train["options"]) if shuffles else {}),
     }
 
 

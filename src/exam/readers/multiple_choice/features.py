@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from exam.config import Order
 from exam.core.errors import ExamError
 from exam.core.tokenization import prefix_space, token_ids, unknown_id
+from exam.data.option_order import choose_order
 from exam.data.schema import permute_options
 from exam.retrieval.contexts import Contexts
 
@@ -237,12 +238,14 @@ def shuffle_options(questions: Dataset, seed: int) -> Dataset:
     """Shuffle the options of each question, by seed and id.
 
     Public sets favour some letters; a reader must not learn that. The order is fixed for the
-    whole training, so that an interrupted run resumes with the same data.
+    whole training, so that an interrupted run resumes with the same data. Options whose order has
+    a meaning keep it.
     """
 
     def shuffle(question: dict[str, Any]) -> dict[str, Any]:
         order = list(range(len(question["options"])))
         Random(f"{seed}:{question['id']}").shuffle(order)
+        order = choose_order(question["options"], order)
         shuffled = permute_options(question, order)
         if TARGETS in question:
             shuffled[TARGETS] = [question[TARGETS][i] for i in order]
