@@ -160,6 +160,16 @@ def group_near_duplicates(questions: Dataset) -> Any:
     return connected_components(graph, directed=False)[1]
 
 
+def mark_repetitions(questions: Dataset, others: Dataset) -> Any:
+    """Mark the questions that equal or nearly repeat one of `others`; a shared article is none."""
+    if not len(questions) or not len(others):
+        return np.zeros(len(questions), dtype=bool)
+    joined = concatenate_datasets([others, questions])
+    texts = joined.remove_columns("article").add_column("article", [None] * len(joined))
+    groups = group_near_duplicates(texts)
+    return np.isin(groups[len(others) :], groups[: len(others)])
+
+
 def _drop_leaks(
     train: Dataset, held_out: dict[str, Dataset], drop: bool, *, required: bool = False
 ) -> Dataset:

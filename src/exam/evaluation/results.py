@@ -1,7 +1,7 @@
 """Score systems beside baselines, compare them in pairs, and print and save the results."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -216,15 +216,19 @@ def pair_systems(a: ScoredSystem, b: ScoredSystem) -> dict[str, Any]:
 
 
 def build_results(
-    systems: list[ScoredSystem], pairs: list[tuple[ScoredSystem, ScoredSystem]], stages: list[Stage]
+    systems: list[ScoredSystem],
+    pairs: list[tuple[ScoredSystem, ScoredSystem]],
+    stages: list[Stage],
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the content of results.json."""
+    """Return the content of results.json; `warnings` say why scores may mislead."""
     return {
         "rows": [{"system": s.name, **summarize_metric(s.scores, s.k)} for s in systems],
         "paired": [pair_systems(a, b) for a, b in pairs],
         "seconds": {_label(s): round(s.seconds, 1) for s in stages},
         "peak_mib": {_label(s): round(s.peak_mib) for s in stages},
         "reused": [_label(s) for s in stages if s.reused],
+        **({"warnings": list(warnings)} if warnings else {}),
     }
 
 
@@ -243,7 +247,8 @@ def format_table(results: dict[str, Any]) -> str:
         low, high = row["ci"]
         score = f"{row[metric]:<{column}.3f}   [{low:.3f}, {high:.3f}]"
         lines.append(f"{row['system']:<{width}} {row['n']:>5}    {score}")
-    return "\n".join([*lines, *map(format_pair, results["paired"])])
+    warnings = [f"warning: {text}" for text in results.get("warnings", [])]
+    return "\n".join([*lines, *map(format_pair, results["paired"]), *warnings])
 
 
 def format_pair(pair: dict[str, Any]) -> str:
@@ -279,13 +284,39 @@ def score_systems(stage: Stage, questions: Dataset, contexts: Stage) -> list[Sco
     return [*baselines, score_logits(stage.folder.name, logits, labels, k)]
 
 
-def write_scores(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> None:
-    """Write results.json: the reader beside the baselines, paired with those that read."""
+def write_scores(
+    stage: Stage,
+    questions: Dataset,
+    contexts: Stage,
+    stages: list[Stage],
+    learned: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+) -> None:
+    """Write results.json: the reader beside the baselines, paired with those that read.
+
+    `learned` are the ids of the questions that the reader learned from.
+    """
     *baselines, reader = score_systems(stage, questions, contexts)
     stage.measure()
     pairs = [(reader, row) for row in baselines[NON_READING:]]
-    results = build_results([*baselines, reader], pairs, [*stages, stage])
+    rows = [*baselines, *score_apart(reader, questions, learned), reader]
+    results = build_results(rows, pairs, [*stages, stage], warnings)
     write_json(stage.folder / RESULTS, results)
+
+
+def score_apart(
+    reader: ScoredSystem, questions: Dataset, learned: Sequence[str]
+) -> list[ScoredSystem]:
+    """Score the questions that a reader learned from apart from the others, if there are any."""
+    if not learned:
+        return []
+    is_learned = np.isin(questions["id"], learned)
+    parts = {"questions it learned from": is_learned, "other questions": ~is_learned}
+    return [
+        ScoredSystem(f"{reader.name}: {name}", reader.scores[part], reader.k)
+        for name, part in parts.items()
+        if part.any()
+    ]
 
 
 def print_report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> Run:
@@ -298,6 +329,12 @@ def print_results(folder: Path, *notes: str) -> None:
     """Print the table of a stage's results.json, then notes, then the paths of its files."""
     paths = [folder / name for name in (RESULTS, REPORT)]
     print_result("\n".join([format_table(read_json(paths[0])), *notes, *map(str, paths)]))
+
+
+def log_warnings(stage: Stage) -> None:
+    """Log why the scores of a stage may mislead, also when it is reused."""
+    for text in stage.metadata.get("warnings", []):
+        log.warning("%s: %s", stage.kind, text)
 
 
 def log_scores(stage: Stage, name: str) -> None:

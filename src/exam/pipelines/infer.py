@@ -38,6 +38,7 @@ from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, RESULTS, list_run_files
 from exam.data.option_order import choose_order, fixed_orders_key
 from exam.data.questions import questions_digest, read_questions
 from exam.data.schema import LETTERS, permute_options
+from exam.evaluation.learned import describe_learned, find_learned
 from exam.evaluation.predictions import (
     ORIGINAL_ORDER,
     Predictions,
@@ -51,6 +52,7 @@ from exam.evaluation.results import (
     check_k,
     choose_k,
     load_answers,
+    log_warnings,
     metric_key,
     print_results,
     score_systems,
@@ -268,16 +270,21 @@ def answer(infer: Infer, rows: Ints | None = None) -> ReaderOutput:
             rotated = _predict_rotated(reader, questions, contexts, rotations, config, stage)
             predictions, tokens = zip(*rotated, strict=True)
             if distributed.rank() == 0:
+                learned = find_learned(run, questions)
+                warnings = [describe_learned(folder.name, learned, len(questions))] * bool(learned)
                 write_predictions(stage.folder / PREDICTIONS, predictions)
                 final = load_answers(stage.folder)
                 path, k = stage.folder / SUBMISSION, config.metric.k
                 write_submission(path, final.ids, final.logits, k, letters)
                 if None not in questions["label"]:
-                    write_scores(stage, questions, contexts, inputs)
+                    write_scores(stage, questions, contexts, inputs, learned, warnings)
                 write_run(stage, config, questions, contexts, tokens[-1])
-                stage.finish(list_run_files(stage.folder), questions=len(questions))
+                stage.finish(
+                    list_run_files(stage.folder), questions=len(questions), warnings=warnings
+                )
         if distributed.rank() == 0:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
+            log_warnings(stage)
     is_scored = (stage.folder / RESULTS).is_file()
     return ReaderOutput(
         load_answers(stage.folder),

@@ -21,11 +21,14 @@ from exam.core.trainer import CHECKPOINTS, REPORT, RESULTS
 from exam.data.option_order import find_fixed_orders, fixed_orders_key, has_fixed_order
 from exam.data.questions import questions_digest
 from exam.data.schema import permute_options
+from exam.evaluation.learned import describe_learned, find_learned
 from exam.evaluation.predictions import make_predictions, read_predictions, write_predictions
 from exam.evaluation.results import (
     ScoredSystem,
     build_results,
+    log_warnings,
     print_results,
+    score_apart,
     score_baselines,
     score_logits,
 )
@@ -147,13 +150,17 @@ def run_stress(stress: Stress) -> None:
                         write_predictions(temporary, [predictions])
                 answers[perturbation.name] = changed, read_predictions(path).logits
             stage.measure()
-            figures = _score(answers, contexts, [*retrieval.stages, stage], config.metric.k)
+            learned = find_learned(run, questions)
+            warnings = [describe_learned(run.folder.name, learned, len(questions))] * bool(learned)
+            stages, k = [*retrieval.stages, stage], config.metric.k
+            figures = _score(answers, contexts, stages, k, learned, warnings)
             unchanged = [row["system"] for row in figures["rows"]].index(UNCHANGED)
             write_results(stage.folder, figures, unchanged)
             files = [f"{number}.parquet" for number in range(len(PERTURBATIONS))]
-            stage.finish([*files, RESULTS, REPORT], questions=len(questions))
+            stage.finish([*files, RESULTS, REPORT], questions=len(questions), warnings=warnings)
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     log_reused([*retrieval.stages, contexts, stage])
+    log_warnings(stage)
     flip_rate = read_json(stage.folder / RESULTS)["flip_rate"]
     flips = "no question" if flip_rate is None else f"{flip_rate:.1%}"
     print_results(stage.folder, f"first choices that change with the order of options: {flips}")
@@ -208,7 +215,14 @@ def _change_contexts(
     return stage
 
 
-def _score(answers: Answers, contexts: Stage, stages: list[Stage], k: int) -> dict[str, Any]:
+def _score(
+    answers: Answers,
+    contexts: Stage,
+    stages: list[Stage],
+    k: int,
+    learned: list[str],
+    warnings: list[str],
+) -> dict[str, Any]:
     """Score every perturbation, paired with the unchanged questions, beside the baselines."""
     systems = [
         score_logits(name, logits, questions["label"], k)
@@ -221,8 +235,10 @@ def _score(answers: Answers, contexts: Stage, stages: list[Stage], k: int) -> di
         *score_baselines(questions, read_support(contexts, questions["id"]), k),
         *systems,
         ScoredSystem(LONGEST_WRONG, unchanged.scores[is_wrong], k),
+        *score_apart(unchanged, questions, learned),
     ]
-    figures = build_results(rows, [(system, unchanged) for system in systems[1:]], stages)
+    pairs = [(system, unchanged) for system in systems[1:]]
+    figures = build_results(rows, pairs, stages, warnings)
     return {**figures, "flip_rate": _flip_rate(answers)}
 
 

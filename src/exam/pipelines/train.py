@@ -22,6 +22,7 @@ from exam.data.option_order import fixed_orders_key
 from exam.data.questions import questions_digest
 from exam.data.schema import LETTERS
 from exam.data.splits import Split, assign_folds, read_split
+from exam.evaluation.learned import write_learned
 from exam.evaluation.predictions import read_predictions, to_probabilities
 from exam.evaluation.results import (
     NON_READING,
@@ -172,6 +173,7 @@ def _train_run(config: Train, inputs: Inputs) -> Run:
                 check_room(config)
                 save_run(config, stage.folder / CONFIG)
                 write_json(stage.folder / ENVIRONMENT, describe_environment())
+                write_learned(stage.folder, config, split)
             reader = reader_class(config).fit(config, stage.folder, split, pool)
             logits, tokens = reader.predict(split.valid, valid)
             if leads:

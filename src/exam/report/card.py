@@ -10,11 +10,12 @@ from exam.core.files import read_json, write_atomically
 from exam.core.logging import print_result
 from exam.core.trainer import RESULTS
 from exam.core.version import __version__
+from exam.evaluation.learned import LEARNED
 from exam.metrics import metric_name, metric_title
 from exam.report.page import load_template
 
 CARD = "README.md"
-NOT_PUSHED = ("checkpoints/*", "*.lock", "verified.json")
+NOT_PUSHED = ("checkpoints/*", "*.lock", "verified.json", LEARNED)
 LICENCES = {
     CorpusFormat.demo: "Passages: lead sections of English Wikipedia, CC BY-SA 4.0.",
     CorpusFormat.wikipedia: "Passages: English Wikipedia, CC BY-SA 4.0.",
