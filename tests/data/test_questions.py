@@ -2,17 +2,21 @@
 
 import csv
 import json
+import re
 from itertools import chain
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, DatasetDict
 from helpers import kaggle_rows, refuses, write_csv
 from omegaconf import OmegaConf
 
-from exam.config import Data, Source
+from exam.config import Data, Retrieve, Source, Train
+from exam.config.compose import compose_config
 from exam.config.values import conf_dir
 from exam.core.errors import ExamError
+from exam.data.files import check_paths
 from exam.data.questions import read_questions
 from exam.data.schema import parse_questions
 from exam.data.splits import assign_folds, group_near_duplicates, read_split
@@ -190,12 +194,72 @@ def test_questions_without_answers_are_neither_trained_on_nor_scored(tmp_path, p
         read_split(data(tmp_path, fold=None, **entries), None)
 
 
-def test_files_of_one_name_are_refused(tmp_path):
+def test_files_of_one_name_keep_their_folders_in_their_ids(tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         write_csv(tmp_path / folder / "q.csv", [ROW])
-    with pytest.raises(ExamError, match=r"^one/q\.csv, two/q\.csv give 1 ids twice \(first: 'q:1'"):
-        read_questions(data(tmp_path), ["one/q.csv", "two/q.csv"])
+    for entries in (["one/q.csv", "two/q.csv"], "*/q.csv", ["one", "two"]):
+        assert read_questions(data(tmp_path), entries)["id"][:] == ["one/q:1", "two/q:1"]
+    with refuses("one/q.csv is named twice", "Name each file once"):
+        read_questions(data(tmp_path), ["one/q.csv", "one"])
+
+
+def test_a_folder_or_a_pattern_names_the_tables_in_it(tmp_path, caplog):
+    folder = tmp_path / "val"
+    (folder / "more").mkdir(parents=True)
+    write_csv(folder / "biology.csv", kaggle_rows(2))
+    (folder / "physics.jsonl").write_text(json.dumps(kaggle_rows(1)[0]))
+    write_csv(folder / "biology_qrels.csv", [{"question": "1", "article": "a7"}])
+    (folder / "README.md").write_text("# Exams")
+    (folder / ".DS_Store").write_bytes(b"\0")
+    write_csv(folder / "more" / "art.csv", kaggle_rows(1))
+    with caplog.at_level("INFO"):
+        for entry in ("val", "val/*", str(folder)):
+            questions = read_questions(data(tmp_path), entry)
+            assert questions["id"][:] == ["biology:0", "biology:1", "physics:0"]
+            assert questions["article"][:] == [None, "a7", None]
+    assert "2 files, without README.md, biology_qrels.csv" in caplog.text
+    assert read_questions(data(tmp_path), "val/b*.csv")["id"][:] == ["0", "1"]
+    assert len(read_questions(data(tmp_path), "val/**/*")) == 4
+    with refuses("holds no table", "'./**/*' in place of ."):
+        read_questions(data(tmp_path), ".")
+    assert len(read_questions(data(tmp_path), "./**/*")) == 4
+
+
+def test_a_saved_data_set_is_a_file_and_its_splits_are_files_of_its_folder(tmp_path):
+    splits = {name: Dataset.from_list(kaggle_rows(n)) for n, name in ((3, "train"), (2, "test"))}
+    DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    for folder, entry in ((tmp_path / "saved", "train"), (tmp_path, "saved/train")):
+        assert read_questions(data(folder), entry)["id"][:] == ["0", "1", "2"]
+
+
+def test_all_files_that_cannot_be_read_are_named(tmp_path):
+    write_csv(tmp_path / "good.csv", [ROW])
+    (tmp_path / "damaged.csv").write_bytes(b"\xd0\xcf\x11\xe0")
+    write_csv(tmp_path / "late.csv", [ROW, {**ROW, "id": ""}])
+    (tmp_path / "broken.csv").write_text("id,prompt\n1\n")
+    entries = ["good.csv", "late.csv", "damaged.csv", "broken.csv", "none.csv"]
+    config = Train(data=data(tmp_path, train=entries[:2], valid=entries[2:]))
+    with pytest.raises(ExamError) as early:
+        check_paths(config)
+    with pytest.raises(ExamError) as late:
+        read_questions(data(tmp_path), entries)
+    for error, names in ((early, entries[2:]), (late, entries[1:])):
+        first, *lines = str(error.value).splitlines()
+        assert first == f"{len(names)} files cannot be read:"
+        for name, line in zip(names, lines, strict=False):
+            assert line.startswith(str(tmp_path / name))
+
+
+def test_an_index_without_a_name_is_nobodys_article(tmp_path):
+    (tmp_path / "q.csv").write_text(
+        ",prompt,A,B,answer\n0,Who?,a,b,A\n1,Who else?,a,b,B\n2,Whose?,a,b,B\n"
+    )
+    columns = {"id": None, "prompt": "prompt", "answer": "answer"}
+    config = Data(name="q", dir=str(tmp_path), options="AB", columns=columns)
+    questions = read_questions(config, "q.csv")
+    assert questions["article"][:] == questions["context"][:] == [None] * 3
+    assert questions["label"][:] == [0, 1, 1]
 
 
 def test_leaks_between_training_and_reported_questions_are_counted(tmp_path, caplog):
@@ -394,3 +458,43 @@ def test_a_split_is_a_deterministic_partition(tmp_path):
     assert sorted(chain(*parts)) == sorted(split.all_train["id"][:])
     assert len(parts[2]) == 8
     assert read_split(config, None).valid["id"][:] == parts[2]
+
+
+def test_columns_as_one_setting_read_like_single_ones():
+    one = compose_config("retrieve", "data=csv", "data.columns={prompt: question, id: null, E: e}")
+    single = [f"data.columns.{pair}" for pair in ("prompt=question", "id=null", "E=e")]
+    assert one.data == compose_config("retrieve", "data=csv", *single).data
+    assert one.data.columns == {"id": None, "prompt": "question", "answer": "answer", "E": "e"}
+
+
+HEADERLESS = [
+    ["Which planet has the largest mass?", "Mars", "Jupiter", "4", "4", "B"],
+    ["What is 2 + 2?", "1", "2", "3", "4", "D"],
+]
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_a_file_without_a_header_is_recognised_and_its_remedy_reads_it(tmp_path, numbered):
+    for rows in (HEADERLESS, HEADERLESS[::-1]):
+        lines = [[f"q{i}", *row] if numbered else row for i, row in enumerate(rows)]
+        (tmp_path / "q.csv").write_text("\n".join(map(",".join, lines)))
+        with refuses("q.csv has no header", rows[0][0], "data.header=[") as caught:
+            check_paths(Retrieve(data=data(tmp_path, test="q.csv")))
+        remedy = re.findall(r"data\.\S+", str(caught.value))
+        given = ["data=csv", f"data.dir={tmp_path}", "data.test=q.csv"]
+        config = compose_config("retrieve", *given, *remedy)
+        check_paths(config)
+        questions = read_questions(config.data, "q.csv")
+        assert questions["prompt"][:] == [row[0] for row in rows]
+        assert questions["options"][:] == [row[1:5] for row in rows]
+        assert questions["label"][:] == ["ABCD".index(row[5]) for row in rows]
+    assert questions["id"][:] == (["q0", "q1"] if numbered else ["q-1", "q-2"])
+
+
+def test_a_header_in_the_file_is_not_a_question(tmp_path):
+    write_csv(tmp_path / "q.csv", [ROW])
+    with refuses("q.csv has a header: id, prompt, A", "data.header=null"):
+        read_questions(data(tmp_path, header=list(ROW)), "q.csv")
+    (tmp_path / "q.jsonl").write_text(json.dumps(ROW))
+    with refuses("q.jsonl names its columns", "data.header=null"):
+        read_questions(data(tmp_path, header=list(ROW)), "q.jsonl")

@@ -166,7 +166,7 @@ def _check_option(group: str, override: str) -> None:
 
 def add_hydra_prefix(override: str) -> str:
     """Prefix an override that adds a key to a dictionary with `++`, as Hydra requires."""
-    new = ("run.", "data.columns.", "retriever.weights.")
+    new = ("run.", "data.columns.", "data.columns=", "retriever.weights.", "retriever.weights=")
     return f"++{override}" if override.startswith(new) else override
 
 

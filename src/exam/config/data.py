@@ -24,9 +24,9 @@ COLUMNS: dict[str, str | None] = {"id": "id", "prompt": "prompt", "answer": "ans
 class Data:
     """Questions: files or splits of a hub data set, their columns, how they are split.
 
-    `train`, `valid` and `test` are a name or a list of names: files below `dir`, splits of the
-    hub data set, or the words `generated` (the `generator` group's questions) and `demo` (the
-    questions of the package).
+    `train`, `valid` and `test` are a name or a list of names: files, folders or patterns of files
+    below `dir`, splits of the hub data set, or the words `generated` (the `generator` group's
+    questions) and `demo` (the questions of the package).
     """
 
     name: str = setting(MISSING, "Name in folders and reports.")
@@ -40,6 +40,7 @@ class Data:
     valid: Any = setting(None, "Questions to report results on.")
     test: Any = setting(None, "Questions to answer.")
     extra_train: Any = setting(None, "More questions to train on, never held out.")
+    header: list[str] | None = setting(None, "Columns, in order, of CSV files without a header.")
     options: str | None = setting("ABCDE", "Letters of the option columns; null: a list column.")
     columns: dict[str, str | None] = setting(
         COLUMNS.copy, "Column of id, prompt, answer, context, correct, options or a letter."

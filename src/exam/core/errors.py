@@ -16,6 +16,16 @@ class ExamError(Exception):
     """
 
 
+def join_errors(errors: list[ExamError]) -> ExamError:
+    """Return one error that names every problem of several files, and each remedy once."""
+    if len(errors) == 1:
+        return errors[0]
+    parts = [str(error).partition("\n") for error in errors]
+    remedies = dict.fromkeys(remedy for _, _, remedy in parts if remedy)
+    problems = [problem for problem, _, _ in parts]
+    return ExamError("\n".join([f"{len(errors)} files cannot be read:", *problems, *remedies]))
+
+
 class ExitError(Exception):
     """The end of a command whose message another process has printed."""
 

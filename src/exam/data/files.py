@@ -1,24 +1,32 @@
 """The files that a command names: looked for before anything heavy is imported."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from glob import escape, glob
 from pathlib import Path
+from typing import Any
 
 from exam.config import Command, Data, Restore, Source, Task, Train, as_list
 from exam.core.artifacts import check_finished
-from exam.core.errors import ExamError
+from exam.core.errors import ExamError, join_errors
 from exam.core.security import require_network
+from exam.data.tables import SAVED, headerless_error, is_table, looks_like_a_row, read_rows
 
 log = logging.getLogger(__name__)
 
 INPUT = Path("/kaggle/input")
+QRELS = "_qrels"  # ends the name of a file of relevance judgements
+METADATA = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json", SAVED)
 BUILTIN = ("generated", "demo")  # names of questions that are not the user's files
 
 
 def check_paths(config: Command) -> None:
-    """Refuse unfinished runs and missing question files.
+    """Refuse unfinished runs, and question files that are missing or no tables.
 
     Raises:
-        ExamError: the first of them.
+        ExamError: the first of the runs, or all of the files.
     """
     runs = as_list(config.ckpt) if isinstance(config, Restore) else []
     if isinstance(config, Train) and config.task is not Task.reader:
@@ -33,27 +41,94 @@ def check_paths(config: Command) -> None:
     else:
         last = data.extra_train if isinstance(config, Train) else data.test
         entries = [*as_list(data.train), *as_list(data.valid), *as_list(last)]
-    for entry in entries:
-        if entry not in BUILTIN:
-            find_question_file(data, entry)
+    errors: list[ExamError] = []
+    for entry in dict.fromkeys(entries):
+        if entry in BUILTIN:
+            continue
+        with collect_error(errors):
+            for path in find_question_files(data, entry):
+                with collect_error(errors):
+                    next(read_question_rows(data, path), None)
+    if errors:
+        raise join_errors(errors)
 
 
-def find_question_file(data: Data, entry: str) -> Path:
-    """Return the file of an entry of `data.train`, `valid`, `test` or `extra_train`.
+@contextmanager
+def collect_error(errors: list[ExamError]) -> Iterator[None]:
+    """Add an error to a list, so that all files are checked before the first is reported."""
+    try:
+        yield
+    except ExamError as error:
+        errors.append(error)
+
+
+def read_question_rows(data: Data, path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file of questions.
+
+    Raises:
+        ExamError: it is not a table, or its first row is a question instead of a header.
+    """
+    for number, row in enumerate(read_rows(path, data.header)):
+        if not number and looks_like_a_row([*row]) and data.columns.get("prompt") not in row:
+            raise headerless_error(path, [*row])
+        yield row
+
+
+def find_question_files(data: Data, entry: str) -> list[Path]:
+    """Return the files of an entry of `data.train`, `valid`, `test` or `extra_train`.
 
     Raises:
         ExamError: neither `data.dir` nor the data's competition has it.
     """
+    files = find_local_files(data, entry)
+    if not files and data.competition is not None:
+        file = find_competition_file(data.competition, entry)
+        files = [] if file is None else [file]
+    if files:
+        return files
     path = Path(data.dir or ".") / entry
-    if not path.is_file() and data.competition is not None:
-        path = find_competition_file(data.competition, entry) or path
-    if not path.is_file():
+    if path.is_dir():
+        below = f"{entry.rstrip('/')}/**/*"
         raise ExamError(
-            f"{path} does not exist.\nGive its folder with data.dir=<folder> and its name with "
-            "data.train=, data.valid= or data.test=<file>; without a valid file, "
-            "data.valid=null data.valid_fraction=0.2 holds out a share of train."
+            f"{path} holds no table (CSV, JSON or Parquet).\n"
+            + (
+                f"Its folders do: read all of them with '{below}' in place of {entry}."
+                if find_local_files(data, below)
+                else "Give a folder with tables, or the name of a file."
+            )
         )
-    return path
+    raise ExamError(
+        f"{path} does not exist.\nGive its folder with data.dir=<folder> and its name with "
+        "data.train=, data.valid= or data.test=<file>; without a valid file, "
+        "data.valid=null data.valid_fraction=0.2 holds out a share of train."
+    )
+
+
+def find_local_files(data: Data, entry: str) -> list[Path]:
+    """Return the file of that name, the tables of that folder, or those that match the pattern."""
+    folder = Path(data.dir or ".")
+    path = folder / entry
+    if path.is_file() or (path / SAVED).is_file():
+        return [path]
+    pattern = f"{escape(entry)}/*" if path.is_dir() else entry
+    names = glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - leaves out hidden files
+    paths = [folder / name for name in sorted(names)]
+    has_ending = Path(entry).suffix not in ("", ".*")  # the pattern itself chooses
+    files = [
+        p
+        for p in paths
+        if (is_table(p) or (has_ending and p.is_file()))
+        and not (p.stem.endswith(QRELS) or p.name in METADATA)
+    ]
+    left_out = sorted({path.name for path in paths if path.is_file()} - {p.name for p in files})
+    without = f", without {', '.join(left_out)}" if left_out else ""
+    _log_once(f"questions: {path}: {len(files)} files{without}")
+    return files
+
+
+@cache
+def _log_once(message: str) -> None:
+    log.info("%s", message)
 
 
 def find_competition_file(competition: str, name: str) -> Path | None:

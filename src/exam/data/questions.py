@@ -6,7 +6,8 @@ Questions are a `datasets.Dataset` with the columns of `FEATURES`, whatever the 
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from datasets import Dataset, concatenate_datasets
 
 from exam.config import Data, Source, as_list
 from exam.config.data import COLUMNS
-from exam.core.errors import ExamError, spell_command
+from exam.core.errors import ExamError, join_errors, spell_command
 from exam.core.files import digest
 from exam.core.hub import Repository, access_error, translate_hub_errors
 from exam.data.corpus import article_id
-from exam.data.files import BUILTIN, find_question_file
+from exam.data.files import BUILTIN, QRELS, collect_error, find_question_files, read_question_rows
 from exam.data.option_order import find_fixed_orders
 from exam.data.schema import FEATURES, LETTERS, parse_questions
 from exam.data.tables import read_rows
@@ -37,9 +38,20 @@ def read_questions(data: Data, entries: Any, generated: Path | None = None) -> D
         ExamError: a file or row does not match the configuration; names file, row and remedy.
     """
     entries = as_list(entries)
-    sets = [_read_entry(data, entry, generated) for entry in entries]
+    sets: list[Dataset] = []
+    names: list[str] = []
+    errors: list[ExamError] = []
+    for entry in entries:
+        with collect_error(errors):
+            for name, read in _list_sources(data, entry, generated):
+                with collect_error(errors):
+                    sets.append(read())
+                    names.append(name)
+    if errors:
+        raise join_errors(errors)
     if len(sets) > 1:  # ids count from 0 in every public file
-        sets = [prefix_ids(part, Path(name).stem) for part, name in zip(sets, entries, strict=True)]
+        prefixes = _shorten(names)
+        sets = [prefix_ids(part, prefix) for part, prefix in zip(sets, prefixes, strict=True)]
     questions = concatenate_datasets(sets) if sets else empty_questions()
     repeated = [key for key, count in Counter(questions["id"]).items() if count > 1]
     if repeated:
@@ -85,7 +97,21 @@ def _replace_column(questions: Dataset, name: str, values: list[str | None]) -> 
     return Dataset.from_dict({**questions.to_dict(), name: values}, features=FEATURES)
 
 
-def _read_entry(data: Data, entry: str, generated: Path | None) -> Dataset:
+def _shorten(names: list[str]) -> list[str]:
+    """Return the names of files without folder and ending, as far as they still differ."""
+    shorter: list[Callable[[Path], object]] = [lambda p: p.stem, lambda p: p.with_suffix(""), str]
+    for shorten in shorter:
+        short = [str(shorten(Path(name))) for name in names]
+        if len(set(short)) == len(short):
+            return short
+    repeated = Counter(names).most_common(1)[0][0]
+    raise ExamError(f"{repeated} is named twice.\nName each file once.")
+
+
+def _list_sources(
+    data: Data, entry: str, generated: Path | None
+) -> list[tuple[str, Callable[[], Dataset]]]:
+    """Return the name of each file of an entry, and the function that reads it."""
     if entry in BUILTIN:
         path = generated if entry == "generated" else DEMO
         if path is None:
@@ -93,11 +119,26 @@ def _read_entry(data: Data, entry: str, generated: Path | None) -> Dataset:
                 f"data={data.name} needs generated questions, which this command cannot write.\n"
                 f"Write them first with {spell_command('generate')} and give the file."
             )
-        return read_exam_csv(path)
+        return [(entry, partial(read_exam_csv, path))]
     if data.source is Source.hub:
-        return parse_questions(_hub_rows(data, entry), data, f"{data.hub} ({entry})")
-    path = find_question_file(data, entry)
-    return _add_articles(parse_questions(read_rows(path), data, str(path)), path)
+        return [(entry, partial(_read_split, data, entry))]
+    paths = find_question_files(data, entry)
+    folder = Path(data.dir or ".")
+    is_listed = paths != [folder / entry]
+    names = [str(p.relative_to(folder)) if folder in p.parents else str(p) for p in paths]
+    return [
+        (name if is_listed else entry, partial(_read_file, data, path))
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def _read_split(data: Data, split: str) -> Dataset:
+    return parse_questions(_hub_rows(data, split), data, f"{data.hub} ({split})")
+
+
+def _read_file(data: Data, path: Path) -> Dataset:
+    rows = read_question_rows(data, path)
+    return _add_articles(parse_questions(rows, data, str(path)), path)
 
 
 def read_exam_csv(path: Path) -> Dataset:
@@ -114,7 +155,7 @@ def read_exam_csv(path: Path) -> Dataset:
 
 def _add_articles(questions: Dataset, path: Path) -> Dataset:
     """Add each question's article from `<file>_qrels.csv` beside the file, if it exists."""
-    article_of = read_qrels(path.with_name(f"{path.stem}_qrels.csv"))
+    article_of = read_qrels(path.with_name(f"{path.stem}{QRELS}.csv"))
     if not article_of:
         return questions
     if not article_of.keys() & set(questions["id"]):

@@ -12,6 +12,7 @@ from datasets import Dataset, concatenate_datasets
 
 from exam.config import Data, Source, as_list
 from exam.core.errors import ExamError
+from exam.data.files import find_local_files
 from exam.data.questions import prefix_ids, read_questions
 from exam.data.schema import LETTERS
 from exam.metrics import count_questions_for
@@ -205,7 +206,7 @@ def _drop_leaks(
 def _read_available_test(data: Data) -> dict[str, Dataset]:
     """Read the test questions if their files are already there."""
     available = data.source is Source.files and all(
-        (Path(data.dir or ".") / name).is_file() for name in as_list(data.test)
+        find_local_files(data, name) for name in as_list(data.test)
     )
     return {"test": read_questions(data, data.test)} if available and data.test else {}
 

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import chain
 from math import isnan
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, Self
 
 from exam.core.errors import ExamError
@@ -58,6 +59,7 @@ FOREIGN = {  # the first bytes of files that are not tables
 }
 SEPARATOR = re.compile(r'"?sep=(.)"?[,;]*\s*', re.IGNORECASE)  # a first line for Excel
 LONG_NAME, LONG_NAME_WORDS = 40, 5  # characters and words of a column's name
+USUAL_NAMES = {"id", "prompt", "question", "options", "choices", "answer", "label"}
 SENTENCE_ENDS = ("?", "？", "。", ":", "：", "_")
 HEAD = 512  # bytes that tell what a file is
 SAVED = "state.json"  # in a folder of `Dataset.save_to_disk`
@@ -281,21 +283,42 @@ def _check_names(path: Path, names: list[str]) -> None:
             )
 
 
-def looks_like_a_row(names: Iterable[str]) -> bool:
-    """Tell whether the names of columns read like a row: one of them is a sentence."""
-    return any(
-        len(name) > LONG_NAME or len(name.split()) > LONG_NAME_WORDS or name.endswith(SENTENCE_ENDS)
-        for name in names
+def looks_like_a_row(names: list[str]) -> bool:
+    """Tell whether the names of columns read like a row: a sentence, and no usual name."""
+    folded = {name.casefold() for name in names}
+    has_usual = bool(folded & USUAL_NAMES) or {"a", "b"} <= folded
+    return not has_usual and any(map(_is_sentence, names))
+
+
+def _is_sentence(text: str) -> bool:
+    return (
+        len(text) > LONG_NAME or len(text.split()) > LONG_NAME_WORDS or text.endswith(SENTENCE_ENDS)
     )
 
 
-def headerless_error(path: Path | str, names: Iterable[str]) -> ExamError:
-    """Return the refusal of a file whose first row is not a header."""
+def headerless_error(path: Path | str, names: list[str]) -> ExamError:
+    """Return the refusal of a file of questions whose first row is not a header."""
     cells = ", ".join(repr(name if len(name) < LONG_NAME else f"{name[:37]}…") for name in names)
+    header = name_columns(names)
+    settings = [f"data.header=[{','.join(header)}]"]
+    settings.append(f"data.options={''.join(c for c in header if c in ascii_uppercase)}")
+    settings += [] if "id" in header else ["data.columns.id=null"]
     return ExamError(
-        f"{path} has no header: its first row is {cells}.\nName its columns in order, such as "
-        f"data.header=[prompt,A,B,C,D,answer], or let exam inspect {path} name them."
+        f"{path} has no header: its first row is {cells}.\n"
+        f"Name its columns in order: {' '.join(settings)}"
     )
+
+
+def name_columns(row: list[str]) -> list[str]:
+    """Return names for the columns of a first row: an id, the prompt, options and the answer.
+
+    An id stands before the sentence; the answer is a letter in the last column.
+    """
+    start = ["id", "prompt"] if len(row) > 3 and _is_sentence(row[1]) else ["prompt"]
+    if _is_sentence(row[0]):
+        start = ["prompt"]
+    end = ["answer"] if re.fullmatch("[A-Za-z]", row[-1].strip()) else []
+    return [*start, *ascii_uppercase[: len(row) - len(start) - len(end)], *end]
 
 
 def _check_is_first_row(path: Path, header: list[str], row: list[str]) -> None:
