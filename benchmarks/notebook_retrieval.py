@@ -30,9 +30,9 @@ from side_by_side import command_line, median, parsed
 def quality(data: Path, work: Path, limit: int | None, passages: list[Any]) -> dict[str, Any]:
     """Recall and answer support of passages, each over the questions where it is known."""
     from exam.data.questions import read_questions
+    from exam.data.words import split_words
     from exam.metrics import summarize
     from exam.retrieval.contexts import option_support, question_scores
-    from exam.retrieval.idf import split_words
 
     config = configured("exact", data, work / "exact", limit)
     questions = read_questions(config.data, config.data.test)

@@ -422,7 +422,7 @@ def test_unknown_tokens_and_equal_options_are_counted(tokenizer, caplog):
     _, stats = build_features(Dataset.from_list(rows), contexts, tokenizer, 64, 512)
     length = {text: len(token_ids(tokenizer, [text])[0]) for text in ("the", "field", "102")}
     in_questions = 3 * length["the"] + 2 * length["field"] + 2 * length["102"] + 2
-    assert stats.tokens == TokenCounts(in_questions, 1, 5, 2, 1, ["a"])
+    assert stats.tokens == TokenCounts(in_questions, 1, 5, 2, 1, ["a"], 2)
     figures = f"questions {1 / in_questions:.2%}, passages 40.00%"
     assert f"unknown tokens {figures}" in caplog.messages[-1]
 
@@ -436,8 +436,9 @@ def test_what_a_model_cannot_read_is_warned_of(caplog):
     assert caplog.messages == [
         "features: 1.1 % of the tokens in passages are unknown to the model's tokenizer; a "
         "checkpoint trained on such texts may read them better",
-        "features: 4 questions have two options with the same tokens, which the model cannot tell "
-        "apart: a, b, c …",
+        "features: 4 of 5 questions have options of equal tokens, which the model cannot tell "
+        "apart (first: a, b, c). Another checkpoint's tokenizer may, such as a cased one: "
+        "model=deberta_base",
     ]
 
 

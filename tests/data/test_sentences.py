@@ -55,6 +55,37 @@ def test_sentences_stand_where_their_offsets_say():
     ]
 
 
+WRAPPED = (
+    "Otters live in rivers and they eat the fish that swim\n"
+    "near the banks. They also play in the water with their\n"
+    "young. Badgers dig."
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("Tools\n- a saw cuts\n- a nail holds", ["Tools", "- a saw cuts", "- a nail holds"]),
+        ("mercury: liquid\r\niron: a hard one\r\n", ["mercury: liquid", "iron: a hard one"]),
+        ("पारा द्रव है। लोहा ठोस है।", ["पारा द्रव है।", "लोहा ठोस है।"]),
+        ("ទឹកជារាវ។ ដែករឹង។", ["ទឹកជារាវ។", "ដែករឹង។"]),
+        ("水是液体。铁是金属。", ["水是液体。", "铁是金属。"]),
+        (WRAPPED, [WRAPPED[:69], WRAPPED[70:115], "Badgers dig."]),
+    ],
+)
+def test_lines_and_stops_of_all_scripts_end_sentences(text, sentences):
+    assert [text[a:b] for a, b in sentence_offsets(text, 1)] == sentences
+
+
+@given(st.text(TELLING + "।\r ", max_size=80))
+def test_sentences_lose_no_text_and_do_not_overlap(text):
+    offsets = sentence_offsets(text, 1)
+    ends = [0, *[b for _, b in offsets]]
+    starts = [*[a for a, _ in offsets], len(text)]
+    assert all(b <= a for b, a in zip(ends, starts, strict=True))
+    assert all(map(is_blank, "".join(text[b:a] for b, a in zip(ends, starts, strict=True))))
+
+
 @pytest.mark.parametrize("package", [package for package, *_ in BUILDS])
 @given(text=st.text(max_size=300) | st.text(TELLING, max_size=60))
 def test_splitting_loses_no_text(package, text):

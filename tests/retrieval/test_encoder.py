@@ -1,5 +1,9 @@
 """Encoding: batches by tokens, the number format, and the cache of vectors by content."""
 
+import json
+import re
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,7 +14,14 @@ from exam.core.errors import ExamError
 from exam.core.files import CHECKSUMS
 from exam.core.precision import resolve_dtype
 from exam.retrieval import encoder as encoder_module
-from exam.retrieval.encoder import Embeddings, SentenceEncoder, batch_by_length, fingerprint_texts
+from exam.retrieval.encoder import (
+    PROMPTS,
+    Embeddings,
+    SentenceEncoder,
+    batch_by_length,
+    fingerprint_texts,
+    inspect_encoder,
+)
 
 TEXTS = ["the otter", "the heron lives in the marsh", "it is an animal", "the otter", ""]
 
@@ -172,3 +183,69 @@ def test_vectors_under_other_keys_are_refused_by_name(tiny, tmp_path):
     shard.write_bytes(data.replace(one + other, other + one))
     with pytest.raises(ExamError, match=rf"^{shard} is a damaged .*\n.*Delete that file"):
         Embeddings(tiny, tmp_path).queries(["the otter"])
+
+
+@pytest.fixture
+def prompted(encoder, tmp_path):
+    """A copy of the encoder whose checkpoint names prompts."""
+
+    def copy(**content):
+        folder = tmp_path / f"prompted-{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(encoder, folder)
+        (folder / PROMPTS).write_text(json.dumps(content))
+        return folder
+
+    return copy
+
+
+def test_queries_and_passages_begin_with_the_checkpoints_prompts(encoder, prompted, caplog):
+    prompts = {"query": "where lives ", "document": ""}
+    folder = prompted(prompts=prompts, default_prompt_name="query")
+    plain, own = SentenceEncoder(settings(encoder)), SentenceEncoder(settings(folder))
+    with caplog.at_level("INFO", "exam"):
+        np.testing.assert_allclose(own.passages(TEXTS), plain.passages(TEXTS), atol=1e-6)
+        expected = plain.encode(["where lives " + text for text in TEXTS])
+        np.testing.assert_allclose(own.queries(TEXTS), expected, atol=1e-6)
+    assert own.key["query_prefix"] == "where lives "
+    (line,) = [m for m in caplog.messages if "'where lives '" in m]
+    assert "encoder.query_prefix" in line
+    without = SentenceEncoder(settings(folder, query_prefix=""))
+    np.testing.assert_allclose(without.queries(TEXTS), plain.queries(TEXTS), atol=1e-6)
+    assert without.key["query_prefix"] == plain.key["query_prefix"] == ""
+
+
+def test_a_default_prompt_of_another_use_stands_before_nothing(encoder, prompted, caplog):
+    folder = prompted(prompts={"clustering": "the animal "}, default_prompt_name="clustering")
+    plain, own = SentenceEncoder(settings(encoder)), SentenceEncoder(settings(folder))
+    with caplog.at_level("INFO", "exam"):
+        np.testing.assert_allclose(own.passages(TEXTS), plain.passages(TEXTS), atol=1e-6)
+        np.testing.assert_allclose(own.queries(TEXTS), plain.queries(TEXTS), atol=1e-6)
+    lines = [r.message for r in caplog.records if r.name == encoder_module.__name__]
+    assert ["clustering" in line for line in lines] == [True, True]
+
+
+def test_a_passage_prompt_has_any_of_the_librarys_names(prompted):
+    for name in ("document", "passage", "corpus"):
+        own = SentenceEncoder(settings(prompted(prompts={name: "the marsh "})))
+        assert (own.passage_prefix, own.query_prefix) == ("the marsh ", "")
+
+
+def test_truncated_and_unknown_tokens_are_counted_and_logged(encoder, caplog):
+    short = SentenceEncoder(settings(encoder, max_length=6))
+    with caplog.at_level("INFO", "exam"):
+        short.encode(["the otter lives in the marsh", "the otter", "zzz"])
+        short.log_counts("index")
+        short.log_counts("index")
+    first, second = caplog.messages
+    lengths = short.count_tokens(["the otter lives in the marsh"])
+    assert f"1 of 3 texts are longer than encoder.max_length=6; {lengths[0] - 6} of" in first
+    assert "unknown to the encoder's tokenizer" in second
+
+
+def test_a_length_beyond_the_positions_is_refused_with_one_that_works(encoder):
+    with refuses("encoder.max_length=9999", "encoder.max_length=") as caught:
+        inspect_encoder(settings(encoder, max_length=9999))
+    limit = int(re.findall(r"Set encoder.max_length=(\d+)", str(caught.value))[0])
+    inspect_encoder(settings(encoder, max_length=limit))
+    words = " ".join(["otter"] * 2 * limit)
+    assert SentenceEncoder(settings(encoder, max_length=limit)).encode([words]).shape[0] == 1

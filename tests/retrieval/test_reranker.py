@@ -175,7 +175,7 @@ def test_only_pairs_of_new_questions_are_scored(retrieval, questions, monkeypatc
 def test_key_names_what_determines_the_order(retrieval, questions, caplog):
     stage = retrieval.contexts(questions, "q")
     manifest = json.loads((stage.folder / "manifest.json").read_text())
-    assert set(manifest["key"]) == {"format", "questions", "first", "reranker"}
+    assert set(manifest["key"]) == {"format", "questions", "words", "first", "reranker"}
     assert set(manifest["key"]["reranker"]) == {
         "checkpoint", "depth", "max_length", "query", "weight", "dtype",
     }  # fmt: skip

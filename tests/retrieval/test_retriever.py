@@ -18,6 +18,7 @@ from exam.core.artifacts import log_reused
 from exam.data.corpus import title_and_first_sentence
 from exam.data.schema import FEATURES
 from exam.data.sentences import sentence_offsets
+from exam.data.words import split_words
 from exam.retrieval import encoder as encoder_module
 from exam.retrieval import idf
 from exam.retrieval import index as index_module
@@ -25,7 +26,7 @@ from exam.retrieval import two_stage as two_stage_module
 from exam.retrieval.chunking import build_passages
 from exam.retrieval.contexts import option_support, question_scores, read_contexts, read_support
 from exam.retrieval.encoder import SentenceEncoder, fingerprint_texts
-from exam.retrieval.idf import build_document_frequencies, split_words, take_words
+from exam.retrieval.idf import build_document_frequencies, take_words
 from exam.retrieval.retriever import RETRIEVERS, Retrieval
 from exam.retrieval.two_stage import prefilter
 
@@ -89,11 +90,14 @@ def test_contexts_file_keeps_its_contract(retrieval, questions):
     assert scores == sorted(scores, reverse=True)
     assert {r["source"] for r in rows} == {"articles.jsonl"}
     manifest = json.loads((stage.folder / "manifest.json").read_text())
-    assert set(manifest["key"]) == {"format", "questions", "kind", "retriever", "article_index"}
+    assert set(manifest["key"]) == {
+        "format", "questions", "words", "sentences", "kind", "retriever", "article_index",
+    }  # fmt: skip
 
 
 def test_the_same_request_reuses_contexts_and_logs_it(retrieval, questions, caplog):
     first = retrieval.contexts(questions, "q")
+    caplog.clear()
     with caplog.at_level("INFO", logger="exam"):
         second = retrieval.contexts(questions, "q")
         assert caplog.messages == []
@@ -464,4 +468,71 @@ def test_document_frequencies_are_counted_once_per_corpus(tmp_path, monkeypatch)
     monkeypatch.setattr(idf, "SAMPLE", 2)  # articles 0 and 2
     sampled = build_document_frequencies(table.stage, table.files, "c", tmp_path / "o")
     assert not sampled.stage.reused
-    assert sampled.idf({"cat", "dog"}) == pytest.approx({"cat": 0.0, "dog": 0.0})
+    assert sampled.idf({"cat", "dog"}) == pytest.approx(
+        dict.fromkeys(["cat", "dog"], math.log(1.5))
+    )
+
+
+def test_support_tells_options_apart_in_a_corpus_of_one_article(tmp_path):
+    row = {
+        "id": "m",
+        "title": "Mercury",
+        "text": "Mercury is a liquid metal. It was in thermometers.",
+    }
+    (tmp_path / "c.jsonl").write_text(json.dumps(row))
+    question = {
+        "id": "q", "prompt": "Which metal is liquid?", "label": 0, "context": None, "article": "m",
+        "options": ["Mercury", "Iron", "Mercury ore"],
+    }  # fmt: skip
+    retrieval = Retrieval(
+        jsonl_corpus(tmp_path / "c.jsonl"),
+        Encoder(name="none", name_or_path="none"),
+        Chunking(),
+        Retriever(name="bm25", kind=RetrieverKind.bm25),
+        Index(),
+        tmp_path / "o",
+    )
+    stage = retrieval.contexts(Dataset.from_list([question], features=FEATURES), "q")
+    assert read_support(stage, ["q"]) == [pytest.approx([1.0, 0.0, 0.5])]
+
+
+@pytest.mark.parametrize("kind", [RetrieverKind.bm25, RetrieverKind.tfidf, RetrieverKind.provided])
+def test_questions_without_passages_are_counted_and_named(retrieval, questions, kind, caplog):
+    def change(question):
+        is_lost = question["id"] in ("3", "7")
+        words = {"prompt": "zzz?", "options": ["yyy", "xxx"], "label": 0} if is_lost else {}
+        return {**words, "context": None if is_lost else "The otter."}
+
+    retrieval = replace(retrieval, retriever=Retriever(name=kind.value, kind=kind))
+    changed = questions.map(change)
+    for _ in range(2):  # also when the contexts are reused
+        caplog.clear()
+        retrieval.contexts(changed, "q")
+        (line,) = [m for m in caplog.messages if "no passage" in m]
+        assert f"2 of 12 questions have no passage by retriever={kind.value} (first: 3, 7)" in line
+
+
+def test_a_text_without_stops_is_cut_to_pieces_that_the_encoder_reads_whole(
+    encoder, questions, tmp_path, caplog
+):
+    lines = [f"the {a} lives in the {p}" for a, p in zip(ANIMALS, ANIMALS[::-1], strict=True)]
+    text = " ".join(lines * 20)
+    rows = [{"id": "long", "title": "", "text": text}, {"id": "b", "title": "", "text": "a toad"}]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    retrieval = Retrieval(
+        jsonl_corpus(tmp_path / "long.jsonl"),
+        Encoder(name="tiny", name_or_path=str(encoder), max_length=32),
+        Chunking(),
+        Retriever(name="two_stage", kind=RetrieverKind.two_stage, top_k=500),
+        Index(),
+        tmp_path / "o",
+    )
+    with caplog.at_level("INFO", logger="exam"):
+        ranked = read_contexts(retrieval.contexts(questions, "q"))["0"]
+    texts = [p["text"] for p in ranked if p["article_id"] == "long"]
+    lengths = retrieval.sentence_encoder.count_tokens(texts)
+    assert lengths.max() <= 32
+    assert all(text.startswith(t) or f" {t}" in text for t in texts)  # whole words
+    assert set(" ".join(texts).split()) == set(text.split())
+    assert any("cut 1 sentences longer than encoder.max_length=32" in m for m in caplog.messages)
+    assert any("texts are longer than encoder.max_length=32" in m for m in caplog.messages)

@@ -105,8 +105,12 @@ class Encoder:
     max_length: int = setting(256, "Tokens of a text, at most.", minimum=1)
     max_tokens_per_batch: int = setting(2048, "Tokens of a batch, padding included.", minimum=1)
     dtype: Dtype = setting(Dtype.auto, "Number format.")
-    query_prefix: str = setting("", "Text before each query.")
-    passage_prefix: str = setting("", "Text before each passage.")
+    query_prefix: str | None = setting(
+        None, "Text before each query; null: the checkpoint's query prompt."
+    )
+    passage_prefix: str | None = setting(
+        None, "Text before each passage; null: the checkpoint's document prompt."
+    )
     dropout: float | None = setting(None, "task=encoder: dropout; null: the checkpoint's.")
     trust_remote_code: bool = setting(False, "Run code that comes with the checkpoint.")
 

@@ -16,7 +16,7 @@ from exam.core.artifacts import open_stage
 from exam.core.errors import ExamError
 from exam.core.files import file_digest, write_atomically
 from exam.core.packages import fetch_wheel
-from exam.data.sentences import sentence_offsets
+from exam.data.sentences import first_sentence
 from exam.data.tables import read_rows, translate_parquet_errors
 
 PATTERNS = {
@@ -265,6 +265,5 @@ def get_articles(file: CorpusFile, ids: Collection[str]) -> dict[str, Article]:
 
 def title_and_first_sentence(article: Article) -> str:
     """Return the text that the index encodes for an article."""
-    offsets = sentence_offsets(article.text, 1)
-    first = article.text[slice(*offsets[0])] if offsets else ""
+    first = first_sentence(article.text)
     return f"{article.title}. {first}".strip(". ") if article.title else first

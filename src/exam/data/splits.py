@@ -15,6 +15,7 @@ from exam.core.errors import ExamError
 from exam.data.files import find_local_files
 from exam.data.questions import prefix_ids, read_questions
 from exam.data.schema import LETTERS
+from exam.data.words import split_words
 from exam.metrics import count_questions_for
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,13 @@ def group_near_duplicates(questions: Dataset) -> Any:
 
     n = len(questions)
     texts = [" ".join([q["prompt"], *sorted(q["options"])]) for q in questions]
-    vectors = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+").fit_transform(texts)
+    vectorizer = TfidfVectorizer(
+        tokenizer=lambda text: split_words(text) or [text],  # signs without a word
+        token_pattern=None,
+        lowercase=False,
+        ngram_range=(1, 2),
+    )
+    vectors = vectorizer.fit_transform(texts)
     edges = []
     for start in range(0, n, BLOCK):
         similar = ((vectors[start : start + BLOCK] @ vectors.T) >= MIN_COSINE).tocoo()

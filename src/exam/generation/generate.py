@@ -16,7 +16,7 @@ from exam.core.logging import track
 from exam.data.corpus import corpus_files, corpus_key
 from exam.data.questions import DEMO, empty_questions, questions_digest, read_exam_csv, read_qrels
 from exam.data.schema import LETTERS
-from exam.data.sentences import splitter
+from exam.data.sentences import SENTENCES_VERSION, splitter
 from exam.data.tables import read_rows, write_csv
 from exam.generation import rules
 from exam.retrieval.retriever import Retrieval
@@ -92,6 +92,7 @@ def _prepare_llm(retrieval: Retrieval, generator: Generator) -> tuple[dict[str, 
         "exams": questions_digest(exams),
         "left_out": sorted(excluded),
         "format": 2,
+        "sentences": SENTENCES_VERSION,
         **splitter().key,
     }
     outputs = retrieval.outputs

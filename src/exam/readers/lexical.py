@@ -23,6 +23,7 @@ from exam.core.errors import ExamError, spell_command
 from exam.core.files import read_json, write_json
 from exam.core.logging import track
 from exam.data.splits import Split, assign_folds, group_near_duplicates
+from exam.data.words import split_words
 from exam.metrics import (
     Floats,
     Ints,
@@ -33,7 +34,7 @@ from exam.metrics import (
     summarize,
 )
 from exam.retrieval.contexts import Contexts, read_contexts, read_idf
-from exam.retrieval.idf import split_words, take_words
+from exam.retrieval.idf import take_words
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ FILE = "lexical.json"
 WINDOW = 30  # words: about one long sentence
 FOLDS = 5
 PENALTY = 1.0
+MAX_NAMED = 3  # questions that a warning names
 FEATURES = (
     "window",  # best coverage in a window, times the window's share of the prompt's words
     "coverage",  # best share of the option's new words in a window
@@ -281,9 +283,25 @@ class LexicalReader:
 
 def _read_features(config: Train, questions: Dataset, stage: Stage, *, training: bool) -> Floats:
     """Compute features with the best passages of a contexts stage."""
+    _warn_of_equal_options(questions)
     passages = read_contexts(stage, config.context.passages(training=training))
     budget = config.model.length(training=training)
     return compute_features(questions, passages, read_idf(stage), budget)
+
+
+def _warn_of_equal_options(questions: Dataset) -> None:
+    """Warn of questions with two options of the same words, or without any."""
+    equal = [
+        key
+        for key, options in zip(questions["id"], questions["options"], strict=True)
+        if len({tuple(split_words(option)) for option in options}) < len(options)
+    ]
+    if equal:
+        log.warning(
+            "features: %d of %d questions have options of equal words, which this reader cannot "
+            "tell apart (first: %s)",
+            len(equal), len(questions), ", ".join(equal[:MAX_NAMED]),
+        )  # fmt: skip
 
 
 def save_weights(weights: Floats, path: Path) -> None:

@@ -2,7 +2,13 @@
 // Every text is set as text: questions and passages are untrusted.
 (async () => {
   const PAGE = 50, SURE = 0.8, SUPPORTED = 0.6;
-  const WORD = /[\p{L}\p{N}]+/gu;
+  // The words of exam.data.words; in scripts without blanks, two characters at a time.
+  const MARKS = "[\\p{Mn}\\p{Mc}]*";
+  const UNSPACED = "(?:ー|(?=\\p{L})[" + ["Han", "Hiragana", "Katakana", "Hangul", "Bopomofo", "Yi", "Tangut", "Thai",
+    "Lao", "Khmer", "Myanmar", "Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Javanese", "Balinese"]
+    .map((script) => `\\p{Script=${script}}`).join("") + "])";
+  const WORD = new RegExp(`${UNSPACED}${MARKS}|(?:(?!${UNSPACED})[\\p{L}\\p{N}\\p{Mn}\\p{Mc}])+`, "gu");
+  const CHARACTER = new RegExp(`^${UNSPACED}`, "u");
   const STOPWORDS = new Set();
 
   async function unpacked(id) {
@@ -28,16 +34,32 @@
     }
   }
 
-  const words = (text) => (text.toLowerCase().match(WORD) || []);
+  const folded = (text) => text.normalize("NFKC").toLowerCase().normalize("NFKC");
+
+  function words(text) {
+    const all = [];
+    let last = null;
+    for (const { 0: word, index } of folded(text).matchAll(WORD)) {
+      const isCharacter = CHARACTER.test(word);
+      if (isCharacter && last && last.end === index) all.push(last.word + word);
+      if (!isCharacter || /\p{Script=Han}/u.test(word)) all.push(word);
+      last = isCharacter ? { word, end: index + word.length } : null;
+    }
+    return all;
+  }
 
   function marked(text, wanted) {
     const paragraph = element("p");
     let at = 0;
-    for (const found of text.matchAll(WORD)) {
-      if (!wanted.has(found[0].toLowerCase())) continue;
-      paragraph.append(text.slice(at, found.index), element("mark", "", found[0]));
-      at = found.index + found[0].length;
-    }
+    const found = [...text.matchAll(WORD)].map(({ 0: word, index }) => ({ word: folded(word), index, end: index + word.length }));
+    found.forEach(({ word, index, end }, number) => {
+      const [before, after] = [found[number - 1], found[number + 1]];
+      const pairs = CHARACTER.test(word)
+        ? [before?.end === index && before.word + word, after?.index === end && word + after.word] : [];
+      if (![word, ...pairs].some((one) => wanted.has(one))) return;
+      paragraph.append(text.slice(at, index), element("mark", "", text.slice(index, end)));
+      at = end;
+    });
     paragraph.append(text.slice(at));
     return paragraph;
   }

@@ -11,6 +11,7 @@ from exam.config import Train
 from exam.core.artifacts import Stage
 from exam.core.files import read_object, write_json
 from exam.core.trainer import REPORT, RESULTS, STATE, TRAINING
+from exam.data.words import count_words
 from exam.evaluation.calibration import summarize_predictions
 from exam.evaluation.predictions import Predictions, to_probabilities
 from exam.evaluation.results import load_answers
@@ -28,7 +29,6 @@ from exam.retrieval.contexts import (
     read_idf,
     read_support,
 )
-from exam.retrieval.idf import split_words
 
 STOPWORD_IDF = 2.0  # words below it stand in more than one text of eight
 GROUPS = 4  # of questions by length
@@ -57,9 +57,18 @@ def write_run(
         results=results,
         charts=drawn,
         questions=question_rows(questions, predictions, passages, support),
-        stopwords=[word for word, idf in frequencies.items() if idf < STOPWORD_IDF],
+        stopwords=_stopwords(frequencies),
     )
     write_page(stage.folder / REPORT, page)
+
+
+def _stopwords(idf: dict[str, float]) -> list[str]:
+    """Return the words of so many articles that marking them tells nothing.
+
+    In a tiny corpus no word reaches STOPWORD_IDF: half of the largest weight takes its part.
+    """
+    threshold = min(STOPWORD_IDF, max(idf.values(), default=0.0) / 2)
+    return [word for word, value in idf.items() if value < threshold]
 
 
 def _read_if_present(path: Path) -> dict[str, Any]:
@@ -127,7 +136,7 @@ def _depths(contexts: Stage, questions: Dataset, k: int) -> list[Chart]:
 
 def _score_by_length(questions: Dataset, right: Any) -> list[Point]:
     texts = [" ".join([q["prompt"], *q["options"]]) for q in questions.to_list()]
-    lengths = np.array([len(split_words(text)) for text in texts])
+    lengths = np.array([count_words(text) for text in texts])
     ends = np.unique(np.quantile(lengths, np.linspace(0, 1, GROUPS + 1)).astype(int))
     points = []
     for low, high in pairwise(ends.tolist()):

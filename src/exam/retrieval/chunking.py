@@ -1,6 +1,5 @@
 """Split a corpus into passages: overlapping windows of whole sentences, stored on disk."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -22,7 +21,8 @@ from exam.data.corpus import (
     count_articles,
     iter_articles,
 )
-from exam.data.sentences import sentence_offsets, splitter
+from exam.data.sentences import SENTENCES_VERSION, sentence_offsets, splitter
+from exam.data.words import WORDS_VERSION, word_spans
 
 FILE = "passages.arrow"
 ARTICLES_PER_BLOCK = 1024
@@ -74,7 +74,13 @@ def build_passages(corpus: Corpus, chunking: Chunking, outputs: Path) -> Passage
         ExamError: the corpus has no text.
     """
     files = corpus_files(corpus, outputs)
-    key = {"corpus": corpus_key(files), "passages": asdict(chunking), **splitter().key}
+    key = {
+        "corpus": corpus_key(files),
+        "passages": asdict(chunking),
+        "words": WORDS_VERSION,
+        "sentences": SENTENCES_VERSION,
+        **splitter().key,
+    }
     with open_stage(outputs, "passages", corpus.name, key) as stage:
         if not stage.reused:
             articles, count = _write(stage.folder / FILE, files, chunking)
@@ -140,7 +146,7 @@ def chunk(text: str, chunking: Chunking) -> list[tuple[int, int]]:
 
 def _pieces(text: str, start: int, end: int, words: int) -> Iterator[tuple[int, int, int]]:
     """Yield a sentence as (start, end, words), split into parts of at most `words`."""
-    spans = [match.span() for match in re.finditer(r"\S+", text[start:end])]
+    spans = word_spans(text[start:end])
     for number in range(0, len(spans), words):
         part = spans[number : number + words]
         yield start + part[0][0], start + part[-1][1], len(part)

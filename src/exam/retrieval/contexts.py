@@ -24,8 +24,9 @@ from exam.core.files import digest, read_object, write_atomically, write_json
 from exam.core.logging import track
 from exam.data.schema import FEATURES
 from exam.data.tables import translate_parquet_errors
+from exam.data.words import split_words
 from exam.metrics import Estimate, Floats, recall_at_k, summarize
-from exam.retrieval.idf import DocumentFrequencies, split_words, take_words
+from exam.retrieval.idf import DocumentFrequencies, take_words
 
 log = logging.getLogger(__name__)
 
@@ -191,25 +192,29 @@ def read_questions(stage: Stage) -> Dataset:
 
 def evaluate(
     stage: Stage, questions: Dataset, frequencies: DocumentFrequencies | None
-) -> dict[str, Any]:
-    """Write EVALUATION_FILES; return the scores, if answers or articles are known.
+) -> tuple[dict[str, Any], list[str]]:
+    """Write EVALUATION_FILES; return the scores, and the ids of questions without passages.
+
+    There are scores if answers or articles are known.
 
     Words are weighted by inverse document frequency in the corpus, or equally without a corpus.
     """
     rows = questions.to_list()
     texts = [text for question in rows for text in (question["prompt"], *question["options"])]
-    vocabulary = set(split_words(" ".join(texts)))
+    vocabulary = set(chain.from_iterable(map(split_words, texts)))
     idf = frequencies.idf(vocabulary) if frequencies else dict.fromkeys(sorted(vocabulary), 1.0)
     with write_atomically(stage.folder / QUESTIONS) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
     write_json(stage.folder / IDF, idf)
     support: list[list[float]] = []
     scores: dict[str, Floats] = {}
-    if contexts := read_contexts(stage):
+    contexts = read_contexts(stage)
+    if contexts:
         support = option_support(questions, contexts, idf)
         scores = question_scores(questions, contexts, support)
     write_json(stage.folder / SUPPORT, dict(zip(questions["id"], support, strict=bool(contexts))))
-    return {name: summarize(values) for name, values in scores.items()}
+    missing = [key for key in questions["id"] if key not in contexts]
+    return {name: summarize(values) for name, values in scores.items()}, missing
 
 
 def option_support(

@@ -7,7 +7,7 @@ same file.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from math import gcd
@@ -24,12 +24,20 @@ from exam.core.checkpoints import (
     check_new_weights,
     checkpoint_fingerprint,
     dropout_fields,
+    fetch_checkpoint,
     max_input_tokens,
     resolve_checkpoint,
     translate_load_errors,
 )
 from exam.core.errors import ExamError
-from exam.core.files import checksum_matches, digest, has_checksum, write_json, write_with_checksum
+from exam.core.files import (
+    checksum_matches,
+    digest,
+    has_checksum,
+    read_object,
+    write_json,
+    write_with_checksum,
+)
 from exam.core.logging import log_progress, progress_bar
 from exam.core.precision import resolve_dtype
 from exam.retrieval.queries import first_positions
@@ -40,9 +48,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PROMPTS = "config_sentence_transformers.json"
+QUERY_PROMPTS = ("query",)  # sentence-transformers' names, the first that a checkpoint has
+PASSAGE_PROMPTS = ("document", "passage", "corpus")
+UNKNOWN_SHARE = 0.01  # of the tokens: a larger share is a warning
 WIDTH = 16  # tokens
 TEXTS_PER_SHARD = 2048
 Keys = NDArray[np.int64]  # hashes of texts: among ten million, two are equal once in 400,000 times
+
+
+@dataclass
+class EncodedTexts:
+    """Counts of the texts that were encoded since they were last logged."""
+
+    texts: int = 0
+    tokens: int = 0
+    unknown: int = 0  # tokens
+    truncated: int = 0  # texts
+    unread: int = 0  # tokens of truncated texts
 
 
 @dataclass(frozen=True)
@@ -50,6 +73,7 @@ class SentenceEncoder:
     """An encoder that loads at its first use, on the device that sentence-transformers chooses."""
 
     config: Encoder
+    counts: EncodedTexts = field(default_factory=EncodedTexts, compare=False)
 
     @cached_property
     def dtype(self) -> Dtype:
@@ -68,18 +92,50 @@ class SentenceEncoder:
         return {
             "checkpoint": checkpoint_fingerprint(config.checkpoint),
             "max_length": config.max_length,
-            "query_prefix": config.query_prefix,
-            "passage_prefix": config.passage_prefix,
+            "query_prefix": self.query_prefix,
+            "passage_prefix": self.passage_prefix,
             "dtype": self.dtype.value,
         }
 
+    @cached_property
+    def query_prefix(self) -> str:
+        """The text before each query: the configured one, else the checkpoint's prompt."""
+        return self._prefix("query", self.config.query_prefix, QUERY_PROMPTS)
+
+    @cached_property
+    def passage_prefix(self) -> str:
+        """The text before each passage: the configured one, else the checkpoint's prompt."""
+        return self._prefix("passage", self.config.passage_prefix, PASSAGE_PROMPTS)
+
+    def _prefix(self, kind: str, configured: str | None, names: tuple[str, ...]) -> str:
+        if configured is not None:
+            return configured
+        prompts = _read_prompts(self.config.checkpoint)
+        prefix = next((prompts[name] for name in names if name in prompts), "")
+        if prefix:
+            log.info(
+                "encoder: each %s begins with %r, a prompt of the checkpoint (encoder.%s_prefix)",
+                kind, prefix, kind,
+            )  # fmt: skip
+        elif others := [
+            name
+            for name, text in prompts.items()
+            if text and name not in (*QUERY_PROMPTS, *PASSAGE_PROMPTS)
+        ]:
+            log.info(
+                "encoder: each %s begins with no prompt; the checkpoint has some for other uses "
+                "(%s). To set one: encoder.%s_prefix=<text>",
+                kind, ", ".join(others), kind,
+            )  # fmt: skip
+        return prefix
+
     def queries(self, texts: Sequence[str]) -> Vectors:
         """Return unit vectors of queries, shape `(texts, dimension)`."""
-        return self.encode([self.config.query_prefix + text for text in texts])
+        return self.encode([self.query_prefix + text for text in texts])
 
     def passages(self, texts: Sequence[str]) -> Vectors:
         """Return unit vectors of passages, shape `(texts, dimension)`."""
-        return self.encode([self.config.passage_prefix + text for text in texts])
+        return self.encode([self.passage_prefix + text for text in texts])
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return unit vectors of texts without a prefix; each distinct text is encoded once."""
@@ -87,11 +143,12 @@ class SentenceEncoder:
         row = {text: i for i, text in enumerate(distinct)}
         vectors = np.zeros((len(distinct), self.model.get_embedding_dimension() or 0), np.float32)
         multiple = width_multiple(self.config.max_length)
-        lengths = -(-self._lengths(distinct) // multiple) * multiple
+        lengths = -(-self._count(self._token_ids(distinct)) // multiple) * multiple
         with progress_bar("encoded", len(distinct), "texts") as bar:
             for batch in batch_by_length(lengths, self.config.max_tokens_per_batch):
                 vectors[batch] = self.model.encode(
                     [distinct[i] for i in batch],
+                    prompt="",  # a checkpoint's default prompt would stand before passages, too
                     batch_size=len(batch),
                     show_progress_bar=False,
                     processing_kwargs={"text": {"pad_to_multiple_of": multiple}},
@@ -102,13 +159,55 @@ class SentenceEncoder:
         repeated: Vectors = vectors[[row[text] for text in texts]]
         return repeated
 
-    def _lengths(self, texts: list[str]) -> NDArray[np.int64]:
-        """Count the tokens of each text, up to the model's limit."""
+    def count_tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Count the tokens of each text, special ones included, before truncation."""
+        return np.array(list(map(len, self._token_ids(texts))), np.int64)
+
+    def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
-            return np.empty(0, np.int64)
-        limit = self.model.max_seq_length
-        tokens = self.model.tokenizer(texts, truncation=True, max_length=limit)
-        return np.array(list(map(len, tokens["input_ids"])))
+            return []
+        tokenizer: Any = self.model.tokenizer
+        ids: list[list[int]] = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        return ids
+
+    def _count(self, ids: list[list[int]]) -> NDArray[np.int64]:
+        """Add texts to the counts; return the tokens of each that the model reads."""
+        from exam.core.tokenization import unknown_id
+
+        unknown, limit = unknown_id(self.model.tokenizer), self.config.max_length
+        lengths = np.array(list(map(len, ids)), np.int64)
+        self.counts.texts += len(ids)
+        self.counts.tokens += int(lengths.sum())
+        if unknown is not None:
+            self.counts.unknown += sum(row.count(unknown) for row in ids)
+        self.counts.truncated += int((lengths > limit).sum())
+        self.counts.unread += int(np.maximum(lengths - limit, 0).sum())
+        return np.minimum(lengths, limit)
+
+    def log_counts(self, stage: str) -> None:
+        """Log how much of the texts encoded since the last time is unread or unknown."""
+        counts = replace(self.counts)
+        vars(self.counts).update(vars(EncodedTexts()))
+        if counts.truncated:
+            log.info(
+                "%s: %d of %d texts are longer than encoder.max_length=%d; %d of %d tokens unread",
+                stage, counts.truncated, counts.texts, self.config.max_length,
+                counts.unread, counts.tokens,
+            )  # fmt: skip
+        if counts.unknown > UNKNOWN_SHARE * counts.tokens:
+            log.warning(
+                "%s: %.1f %% of the tokens are unknown to the encoder's tokenizer. Choose a "
+                "checkpoint trained on such texts (encoder.name_or_path=<id or folder>), or "
+                "retriever=bm25.",
+                stage, 100 * counts.unknown / counts.tokens,
+            )  # fmt: skip
+
+
+def _read_prompts(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return a checkpoint's prompts by name; empty if it has none."""
+    path = fetch_checkpoint(checkpoint) / PROMPTS
+    prompts = read_object(path).get("prompts") if path.is_file() else None
+    return {k: v or "" for k, v in prompts.items()} if isinstance(prompts, dict) else {}
 
 
 def inspect_encoder(config: Encoder) -> None:
@@ -245,7 +344,7 @@ class Embeddings:
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         """Return unit vectors of queries, shape `(texts, dimension)`; encode missing ones."""
-        prefixed = [self.encoder.config.query_prefix + text for text in texts]
+        prefixed = [self.encoder.query_prefix + text for text in texts]
         keys = fingerprint_texts(prefixed)
         self.encode_missing(keys, lambda positions: [prefixed[i] for i in positions])
         return self.vectors(keys)
@@ -262,6 +361,7 @@ class Embeddings:
             self._add(texts(block))
             done = start + len(block)
             log_progress(log, "contexts: encoded %d of %d new texts", done, len(missing))
+        self.encoder.log_counts("contexts")
 
     def vectors(self, keys: Keys) -> Vectors:
         """Return the vectors of cached keys, shape `(keys, dimension)`."""

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exam.config import Fusion
+from exam.data.words import split_words
 from exam.retrieval.contexts import Row, rank_rows
-from exam.retrieval.idf import split_words
 
 DUPLICATE = 0.8  # Jaccard index of the words of near duplicates, at least
 

@@ -1,7 +1,6 @@
-"""Words, and their document frequencies: in how many articles of a corpus each one occurs."""
+"""Document frequencies of words: in how many articles of a corpus each one occurs."""
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,21 +17,17 @@ from exam.core.artifacts import Stage, open_stage
 from exam.core.files import write_atomically
 from exam.core.logging import track
 from exam.data.corpus import CorpusFile, iter_articles
+from exam.data.words import WORDS_VERSION, count_words, split_words
 
 FILE = "words.parquet"
 SAMPLE = 200_000  # articles to count at most, evenly spaced
 SCHEMA = pa.schema(
     {
-        "word": pa.string(),  # in lower case
+        "word": pa.string(),  # as split_words writes it
         "articles": pa.int64(),  # number of articles that contain it
     }
 )
 WORD_BUDGET = 450
-
-
-def split_words(text: str) -> list[str]:
-    """Split a text into lower-cased alphanumeric tokens."""
-    return re.findall(r"[^\W_]+", text.lower())
 
 
 def take_words(passages: Iterable[dict[str, Any]], budget: int = WORD_BUDGET) -> list[list[str]]:
@@ -40,11 +35,11 @@ def take_words(passages: Iterable[dict[str, Any]], budget: int = WORD_BUDGET) ->
     taken: list[list[str]] = []
     left = budget
     for passage in passages:
-        words = split_words(passage["text"])
-        if taken and len(words) > left:
+        words, length = split_words(passage["text"]), count_words(passage["text"])
+        if taken and length > left:
             break
-        taken.append(words[:left])
-        left -= len(words)
+        taken.append(words if length <= left else words[: len(words) * left // length])
+        left -= length
     return taken
 
 
@@ -55,13 +50,17 @@ class DocumentFrequencies:
     stage: Stage
 
     def idf(self, vocabulary: set[str]) -> dict[str, float]:
-        """Return the inverse document frequency, log(N / (1 + df)), of each word."""
+        """Return the inverse document frequency of each word: log(N / (1 + df)).
+
+        It is log((N + 1) / N) at least, so that all words of a tiny corpus have a weight.
+        """
         is_known = pc.field("word").isin(sorted(vocabulary))
         columns = pq.read_table(self.stage.folder / FILE, filters=is_known).to_pydict()
         frequency = dict(zip(columns["word"], columns["articles"], strict=True))
         n = self.stage.metadata["articles"]
         return {
-            word: float(np.log(n / (1 + frequency.get(word, 0)))) for word in sorted(vocabulary)
+            word: float(np.log(max(n / (1 + frequency.get(word, 0)), (n + 1) / n)))
+            for word in sorted(vocabulary)
         }
 
 
@@ -72,7 +71,7 @@ def build_document_frequencies(
 
     `source` is the index or passage table of the corpus that the files hold.
     """
-    key = {"corpus": source.key["corpus"], "sample": SAMPLE}
+    key = {"corpus": source.key["corpus"], "sample": SAMPLE, "words": WORDS_VERSION}
     with open_stage(outputs, "words", name, key, log_level=logging.DEBUG) as stage:
         if not stage.reused:
             total = source.metadata["articles"]

@@ -182,6 +182,7 @@ def _encode_shards(folder: Path, source: Source, size: int, encoder: SentenceEnc
                 log_progress(log, "index: encoded %d texts", number * size + len(rows))
             shards.append(path)
             bar.update(size)
+    encoder.log_counts("index")
     return shards
 
 

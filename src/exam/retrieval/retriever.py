@@ -29,6 +29,8 @@ from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
 from exam.core.logging import track
 from exam.data.questions import questions_digest
+from exam.data.sentences import SENTENCES_VERSION
+from exam.data.words import WORDS_VERSION
 from exam.retrieval.chunking import PassageTable, build_passages
 from exam.retrieval.contexts import (
     EVALUATION_FILES,
@@ -51,6 +53,7 @@ from exam.retrieval.two_stage import SENTENCES, rank_sentences
 
 log = logging.getLogger(__name__)
 
+MAX_IDS = 5  # of a log line
 SPARE = 2  # passages to search for each one to return, since some have equal texts
 Rankings = Iterator[list[Row]]  # rows of the contexts file, one list a question, best first
 
@@ -156,7 +159,8 @@ class Retrieval:
     def rank(self, questions: Dataset, name: str, retriever: "Retriever", resume: str) -> Stage:
         """Return the stage with the questions' contexts by one retriever; reuse a finished one."""
         inputs = retriever.prepare(questions, name, resume)
-        key = {"questions": questions_digest(questions), **retriever.key(questions)}
+        digest = questions_digest(questions)
+        key = {"questions": digest, "words": WORDS_VERSION, **retriever.key(questions)}
         outputs, label = self.contexts_outputs or self.outputs, f"{name}-{retriever.name}"
         with open_stage(outputs, "contexts", label, key, resume) as stage:
             self.used.append(stage)
@@ -171,12 +175,28 @@ class Retrieval:
                 new = retriever.rank(missing, inputs, stage.folder) if len(missing) else iter(())
                 ranked = (cached[key] if key in cached else next(new) for key in ids)
                 write_contexts(stage, track(ranked, "ranked", len(questions), "questions"))
-                scores = evaluate(stage, questions, frequencies)
-                stage.finish([FILE, *EVALUATION_FILES], questions=len(questions), scores=scores)
+                scores, missing = evaluate(stage, questions, frequencies)
+                stage.finish(
+                    [FILE, *EVALUATION_FILES],
+                    questions=len(questions),
+                    scores=scores,
+                    without_passages=missing,
+                )
             for pattern in (SCORES, SENTENCES):
                 for path in stage.folder.glob(pattern.format("*")):
                     path.unlink(missing_ok=True)
+        if retriever.config.kind is not RetrieverKind.none:
+            _warn_of_missing(stage, retriever.name)
         return stage
+
+
+def _warn_of_missing(stage: Stage, name: str) -> None:
+    """Warn of questions without any passage."""
+    if missing := stage.metadata["without_passages"]:
+        log.warning(
+            "contexts: %d of %d questions have no passage by retriever=%s (first: %s)",
+            len(missing), stage.metadata["questions"], name, ", ".join(missing[:MAX_IDS]),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -241,8 +261,6 @@ class _Provided(_NoRetriever):
                 "retriever=provided reads the context of each question, but none has one.\n"
                 "Map its column with data.columns.context=<name>, or choose another retriever."
             )
-        if missing:
-            log.warning("contexts: %d of %d questions have no context", missing, len(questions))
         return map(_provided_context, questions)
 
 
@@ -258,6 +276,9 @@ class _TwoStage(Retriever):
     """Ranks the sentences of the articles nearest to a question."""
 
     indexes = ("article_index",)
+
+    def key(self, questions: Dataset) -> dict[str, Any]:
+        return {**super().key(questions), "sentences": SENTENCES_VERSION}
 
     def rank(self, questions: Dataset, inputs: list[Stage], work: Path) -> Rankings:
         shared = self.shared

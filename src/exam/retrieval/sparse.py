@@ -1,7 +1,8 @@
 """Search passages by BM25 and TF-IDF.
 
 Both yield the rows and scores of each query's best passages, without those that share no word with
-the query.
+the query. Only English has stop words: each method's customary list. Inverse document frequency
+weakens those of other languages.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,11 @@ from numpy.typing import NDArray
 
 from exam.config import Search
 from exam.core.artifacts import Stage, open_stage
+from exam.data.words import WORDS_VERSION, split_words
 from exam.retrieval.chunking import PassageTable
 from exam.retrieval.queries import Hits, Parts
 
 NO_HITS: Hits = np.empty(0, np.int64), np.empty(0, np.float32)
-WORD = r"(?u)\b\w+\b"  # also one letter or digit: "vitamin c"
 
 
 def bm25_search(stage: Stage, queries: Sequence[str], k: int) -> Iterator[Hits]:
@@ -34,7 +35,7 @@ def build_bm25(table: PassageTable, search: Search, outputs: Path) -> Stage:
     """Index the words of a table for `bm25_search`."""
     import bm25s
 
-    key = {"passages": table.stage.hash, "k1": search.k1, "b": search.b, "token": WORD}
+    key = {"passages": table.stage.hash, "k1": search.k1, "b": search.b, "words": WORDS_VERSION}
     with open_stage(outputs, "bm25", table.stage.folder.name, key) as stage:
         if not stage.reused:
             index = bm25s.BM25(k1=search.k1, b=search.b, method="lucene")
@@ -47,18 +48,10 @@ def build_bm25(table: PassageTable, search: Search, outputs: Path) -> Stage:
 
 
 def _tokenize(texts: Sequence[str]) -> list[list[str]]:
-    """Split texts into lower-cased words without English stop words."""
-    import bm25s
+    """Split texts into words without English stop words."""
+    from bm25s.stopwords import STOPWORDS_EN
 
-    tokens: list[list[str]] = bm25s.tokenize(
-        list(texts),
-        token_pattern=WORD,
-        stopwords="en",
-        return_ids=False,
-        allow_empty=False,
-        show_progress=False,
-    )
-    return tokens
+    return [[w for w in split_words(text) if w not in STOPWORDS_EN] for text in texts]
 
 
 def _best(scores: NDArray[np.float32], k: int) -> Hits:
@@ -82,7 +75,11 @@ def tfidf_search(
     from sklearn.preprocessing import normalize
 
     counter = CountVectorizer(
-        token_pattern=WORD, ngram_range=(1, search.ngrams), stop_words="english"
+        tokenizer=split_words,
+        token_pattern=None,
+        lowercase=False,
+        ngram_range=(1, search.ngrams),
+        stop_words="english",
     )
     terms = counter.build_analyzer()
     if not any(terms(text) for parts in queries for text in parts):

@@ -20,7 +20,7 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, L
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from transformers import set_seed
 
-from exam.config import Dtype, Encoder, PairLoss, Query, Task, Train, trainer_values
+from exam.config import Dtype, PairLoss, Query, Task, Train, trainer_values
 from exam.core.checkpoints import MODEL
 from exam.core.trainer import (
     CHECKPOINTS,
@@ -169,7 +169,7 @@ def _prepare_encoder(config: Train, examples: list[Example], checkpoints: Path) 
             METRIC,
             batch_sampler="no_duplicates",  # a repeated passage would be a negative of its query
         ),
-        train_dataset=_triplets(examples, settings, config.training_pairs.num_negatives),
+        train_dataset=_triplets(examples, encoder, config.training_pairs.num_negatives),
         loss=MultipleNegativesRankingLoss(encoder.model),
     )
 
@@ -192,15 +192,15 @@ def _lists(examples: list[Example]) -> Dataset:
     )
 
 
-def _triplets(examples: list[Example], settings: Encoder, negatives: int) -> Dataset:
+def _triplets(examples: list[Example], encoder: SentenceEncoder, negatives: int) -> Dataset:
     """Return one row for each positive, with hard negatives, which repeat if there are too few."""
     rows = []
     for example in examples:
-        hard = [settings.passage_prefix + text for text in example.passages[example.positives :]]
+        hard = [encoder.passage_prefix + text for text in example.passages[example.positives :]]
         rows += [
             {
-                "query": settings.query_prefix + example.query,
-                "positive": settings.passage_prefix + positive,
+                "query": encoder.query_prefix + example.query,
+                "positive": encoder.passage_prefix + positive,
                 **{f"negative_{i}": hard[i % len(hard)] for i in range(negatives)},
             }
             for positive in example.passages[: example.positives]

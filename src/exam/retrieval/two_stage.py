@@ -5,8 +5,10 @@ finds each question's articles. Only their sentences are encoded; a question ran
 articles.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -18,16 +20,20 @@ from exam.config import Query, Search
 from exam.core.files import checksum_matches, digest, write_with_checksum
 from exam.data.corpus import Article
 from exam.data.sentences import sentence_offsets
+from exam.data.words import split_words, word_spans
 from exam.retrieval.contexts import Row, context_rows
-from exam.retrieval.encoder import Embeddings, Keys, fingerprint_texts
-from exam.retrieval.idf import split_words
+from exam.retrieval.encoder import Embeddings, Keys, SentenceEncoder, fingerprint_texts
 from exam.retrieval.index import ArticleIndex
 from exam.retrieval.queries import first_positions, query_texts, split_by_group
 from exam.retrieval.vectors import Rows, Vectors
 
+log = logging.getLogger(__name__)
+
 ARTICLES_PER_BLOCK = 1024
 QUESTIONS_PER_BLOCK = 64
 SENTENCES = "sentences-{}.arrow"
+MARGIN = 8  # tokens
+Span = tuple[int, int]  # first character and the one after the last
 SENTENCE = pa.schema(
     {
         "article": pa.int64(),
@@ -59,7 +65,7 @@ def rank_sentences(
         for question, rows in zip(questions.to_list(), rows_of, strict=True)
     ]
     rows = np.unique(np.concatenate([rows for rows, _, _ in candidates]))
-    prefix = embeddings.encoder.config.passage_prefix
+    prefix = embeddings.encoder.passage_prefix
     embeddings.encode_missing(
         keys[rows],
         lambda block: [prefix + text for text in sentences["text"].take(rows[block]).to_pylist()],
@@ -99,28 +105,85 @@ def _split(
     A file holds them, so that memory holds the texts of at most one corpus file.
     """
     path = work / SENTENCES.format(digest(articles.tolist())[:16])
-    prefix = embeddings.encoder.config.passage_prefix
     if not checksum_matches(path):
         stream = index.get_articles(articles.tolist())
+        cutter = Cutter(embeddings.encoder)
         with (
             write_with_checksum(path) as temporary,
             pa.ipc.new_file(str(temporary), SENTENCE) as writer,
         ):
             while block := list(islice(stream, ARTICLES_PER_BLOCK)):
-                writer.write(_sentences(block, search.min_sentence_chars, prefix))
+                writer.write(_sentences(block, search.min_sentence_chars, cutter))
+        if cutter.cut:
+            log.info(
+                "contexts: cut %d sentences longer than encoder.max_length=%d tokens into %d",
+                cutter.cut, embeddings.encoder.config.max_length, cutter.pieces,
+            )  # fmt: skip
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_file(source).read_all()
 
 
-def _sentences(articles: list[tuple[int, Article]], min_chars: int, prefix: str) -> pa.RecordBatch:
+@dataclass
+class Cutter:
+    """Cuts sentences that an encoder cannot read whole, and counts them."""
+
+    encoder: SentenceEncoder
+    cut: int = 0  # sentences
+    pieces: int = 0
+
+    def split(self, texts: list[str]) -> list[list[Span]]:
+        """Return the start and end of each text's pieces; a short text is one piece."""
+        limit, prefix = self.encoder.config.max_length, self.encoder.passage_prefix
+        spans: list[list[Span]] = [[(0, len(text))] for text in texts]
+        # A token is a byte at least; the margin is for special tokens.
+        long = [i for i, t in enumerate(texts) if len((prefix + t).encode()) > limit - MARGIN]
+        pending = [(i, 0, len(texts[i])) for i in long]
+        for i in long:
+            spans[i] = []
+        while pending:
+            lengths = self.encoder.count_tokens([prefix + texts[i][a:b] for i, a, b in pending])
+            following = []
+            for (i, start, end), length in zip(pending, lengths.tolist(), strict=True):
+                if length <= limit or end - start < 2:
+                    spans[i].append((start, end))
+                else:
+                    parts = _split_evenly(texts[i][start:end], -(-length // limit))
+                    following += [(i, start + a, start + b) for a, b in parts]
+            pending = following
+        numbers = [len(spans[i]) for i in long if len(spans[i]) > 1]
+        self.cut += len(numbers)
+        self.pieces += sum(numbers)
+        return [sorted(pieces) for pieces in spans]
+
+
+def _split_evenly(text: str, parts: int) -> list[Span]:
+    """Split a text into about `parts` pieces between words, or in the middle of a single word."""
+    words = word_spans(text)
+    if len(words) < 2:
+        middle = len(text) // 2
+        return [(0, middle), (middle, len(text))]
+    size = -(-len(words) // parts)
+    groups = [words[i : i + size] for i in range(0, len(words), size)]
+    return [(group[0][0], group[-1][1]) for group in groups]
+
+
+def _sentences(
+    articles: list[tuple[int, Article]], min_chars: int, cutter: Cutter
+) -> pa.RecordBatch:
     """Return the sentences of articles, with the keys of their vectors."""
-    sentences = [
-        (row, start, end, article.text[start:end])
+    whole = [
+        (row, start, article.text[start:end])
         for row, article in articles
         for start, end in sentence_offsets(article.text, min_chars)
     ]
+    pieces = cutter.split([text for _, _, text in whole])
+    sentences = [
+        (row, start + a, start + b, text[a:b])
+        for (row, start, text), spans in zip(whole, pieces, strict=True)
+        for a, b in spans
+    ]
     rows, starts, ends, texts = zip(*sentences, strict=True) if sentences else ([], [], [], [])
-    keys = fingerprint_texts([prefix + text for text in texts])
+    keys = fingerprint_texts([cutter.encoder.passage_prefix + text for text in texts])
     return pa.record_batch([rows, starts, ends, texts, keys], schema=SENTENCE)
 
 

@@ -90,6 +90,7 @@ class TokenCounts:
     unknown_in_passages: int = 0
     equal_options: int = 0  # questions with two options of the same tokens
     equal_ids: list[str] = field(default_factory=list)  # of the first such questions
+    questions: int = 0
 
     def add(
         self,
@@ -100,6 +101,7 @@ class TokenCounts:
         unknown: int | None,
     ) -> None:
         """Count a question's parts (all but its passages) and its passages, in token ids."""
+        self.questions += 1
         self.in_questions += sum(map(len, parts))
         self.in_passages += sum(map(len, passages))
         if unknown is not None:
@@ -124,10 +126,10 @@ class TokenCounts:
                 )  # fmt: skip
         if self.equal_options:
             log.warning(
-                "%s: %d questions have two options with the same tokens, which the model cannot "
-                "tell apart: %s%s",
-                stage, self.equal_options, ", ".join(self.equal_ids),
-                " …" if self.equal_options > len(self.equal_ids) else "",
+                "%s: %d of %d questions have options of equal tokens, which the model cannot tell "
+                "apart (first: %s). Another checkpoint's tokenizer may, such as a cased one: "
+                "model=deberta_base",
+                stage, self.equal_options, self.questions, ", ".join(self.equal_ids),
             )  # fmt: skip
 
     def facts(self) -> list[tuple[str, str]]:

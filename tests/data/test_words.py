@@ -1,0 +1,69 @@
+"""Words of all scripts, their number, and the pieces that passages are measured in."""
+
+import re
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exam.data.words import count_words, split_words, visible_text, word_spans
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("It's α-helix_2", ["it", "s", "α", "helix", "2"]),
+        ("Straße STRASSE", ["strasse", "strasse"]),
+        ("ｆｕｌｌ ﬁeld H₂O", ["full", "field", "h2o"]),
+        ("10² 1½ 20º", ["10", "2", "1", "1", "2", "20", "o"]),
+        ("M\u200bg co\u00adop", ["mg", "coop"]),
+        ("पानी द्रव है।", ["पानी", "द्रव", "है"]),
+        ("光合作用", ["光", "光合", "合", "合作", "作", "作用", "用"]),
+        ("水", ["水"]),
+        ("B细胞", ["b", "细", "细胞", "胞"]),
+        ("コーヒーは", ["コー", "ーヒ", "ヒー", "ーは"]),
+        ("ｶﾞｽ", ["ガス"]),
+        ("เหล็ก", ["เห", "หล็", "ล็ก"]),
+        ("광합성은 식물", ["광합", "합성", "성은", "식물"]),
+        ("— … ?", []),
+    ],
+)
+def test_words_of_a_text(text, words):
+    assert split_words(text) == words
+
+
+@given(st.text(max_size=60))
+def test_composed_and_decomposed_texts_have_the_same_words(text):
+    forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFD")]
+    first, second = map(split_words, forms)
+    assert first == second
+    assert visible_text(forms[0]) == visible_text(forms[1])
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_plain_english_has_its_plain_words(text):
+    assert split_words(text) == re.findall(r"[^\W_]+", text.lower())
+    assert count_words(text) == len(split_words(text))
+    assert word_spans(text) == [match.span() for match in re.finditer(r"\S+", text)]
+
+
+@given(st.text(max_size=60))
+def test_pieces_hold_all_but_blanks(text):
+    spans = word_spans(text)
+    held = "".join(text[a:b] for a, b in spans)
+    assert held == re.sub(r"\s", "", text)
+    assert all(a < b for a, b in spans)
+
+
+def test_without_blanks_two_characters_count_as_one_word():
+    assert count_words("光合作用是植物的过程。") == 5
+    assert [end - start for start, end in word_spans("光合作用是植物的过程。")] == [2, 2, 2, 2, 3]
+    assert count_words("DNA分子") == 2
+
+
+def test_texts_that_look_the_same_are_equal_and_others_are_not():
+    assert visible_text("cafe\u0301\u200b  noir ") == visible_text("café noir")
+    for one, other in [("10²", "102"), ("Mg", "mg"), ("½", "1/2")]:
+        assert visible_text(one) != visible_text(other)
+    assert visible_text("\u200b\u2060\ufeff") == ""
