@@ -224,7 +224,7 @@ def test_a_default_prompt_of_another_use_stands_before_nothing(encoder, prompted
     assert ["clustering" in line for line in lines] == [True, True]
 
 
-def test_a_passage_prompt_has_any_of_the_librarys_names(prompted):
+def test_a_passage_prompt_has_any_name_of_the_library(prompted):
     for name in ("document", "passage", "corpus"):
         own = SentenceEncoder(settings(prompted(prompts={name: "the marsh "})))
         assert (own.passage_prefix, own.query_prefix) == ("the marsh ", "")
