@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from itertools import chain
 
 import pyarrow as pa
@@ -498,3 +499,48 @@ def test_a_header_in_the_file_is_not_a_question(tmp_path):
     (tmp_path / "q.jsonl").write_text(json.dumps(ROW))
     with refuses("q.jsonl names its columns", "data.header=null"):
         read_questions(data(tmp_path, header=list(ROW)), "q.jsonl")
+
+
+def test_a_hub_sets_configurations_and_splits_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder, names = tmp_path / "two", ("biology", "physics")
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "test.jsonl").write_text(json.dumps(ROW))
+    files = [{"split": "test", "path": f"{name}/test.jsonl"} for name in names]
+    configs = [{"config_name": n, "data_files": [f]} for n, f in zip(names, files, strict=True)]
+    (folder / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
+    hub = Data(name="h", source=Source.hub, hub=str(folder), test="test", valid="validation")
+    for config in (hub, replace(hub, hub_config="chemistry")):
+        with pytest.raises(ExamError, match=r"\n.*data\.hub_config=biology or physics$"):
+            read_questions(config, "test")
+    with pytest.raises(ExamError, match=r"\nGive one of its splits: data\.valid=test$"):
+        read_questions(replace(hub, hub_config="physics"), "validation")
+    assert read_questions(replace(hub, hub_config="physics"), "test")["id"][:] == ["1"]
+
+
+def test_a_saved_folder_is_read_as_a_hub_set(tmp_path):
+    train, test = (Dataset.from_list(kaggle_rows(n)) for n in (3, 2))
+    DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "splits")
+    train.save_to_disk(tmp_path / "one")
+    config = Data(name="h", source=Source.hub, hub=str(tmp_path / "splits"), valid="dev")
+    assert read_questions(config, ["train", "test"])["id"][:] == [
+        *("train:0", "train:1", "train:2", "test:0", "test:1")
+    ]
+    with refuses("(dev): it has no such split", "data.valid=test or train"):
+        read_questions(config, "dev")
+    config = replace(config, hub=str(tmp_path / "one"), train="train")
+    with refuses("one set of questions, without splits", "data=csv data.train="):
+        read_questions(config, "train")
+    assert len(read_questions(replace(config, valid=None), "train")) == 3
+
+
+def test_questions_that_repeat_another_are_named(tmp_path, caplog):
+    rows = kaggle_rows(12)
+    swapped = {**rows[10], "id": "twin", "A": rows[10]["B"], "B": rows[10]["A"]}
+    write_csv(tmp_path / "t.csv", rows[:10])
+    write_csv(tmp_path / "v.csv", [*rows[10:], swapped, {**rows[10], "id": "other", "A": "sky"}])
+    read_split(data(tmp_path, train="t.csv", valid="v.csv", fold=None), None)
+    (message,) = [message for message in caplog.messages if "repeat an earlier one" in message]
+    assert message.startswith("questions: 1 of 4 valid questions")
+    assert message.endswith(": twin repeats 10")

@@ -22,10 +22,12 @@ from exam.data.corpus import article_id
 from exam.data.files import BUILTIN, QRELS, collect_error, find_question_files, read_question_rows
 from exam.data.option_order import find_fixed_orders
 from exam.data.schema import FEATURES, LETTERS, parse_questions
-from exam.data.tables import read_rows
+from exam.data.tables import SAVED, read_rows
 
 log = logging.getLogger(__name__)
 
+MAX_IDS = 10  # of a log line
+SAVED_SPLITS = "dataset_dict.json"  # in a folder of `DatasetDict.save_to_disk`
 DEMO = Path(__file__).parent / "demo" / "questions.csv"
 
 
@@ -81,6 +83,25 @@ def _log_fixed_orders(questions: Dataset, source: str) -> None:
 def questions_digest(questions: Dataset) -> str:
     """Hash the content of every question, for the keys of the stages that read them."""
     return digest(questions.to_list())
+
+
+def warn_of_repeats(questions: Dataset, part: str) -> None:
+    """Name the questions that repeat an earlier one of the same part exactly."""
+    first: dict[tuple[str, ...], str] = {}
+    repeats = []
+    for question in questions:
+        key = (question["prompt"], *sorted(question["options"]))
+        if (earlier := first.setdefault(key, question["id"])) != question["id"]:
+            repeats.append(f"{question['id']} repeats {earlier}")
+    if repeats:
+        log.warning(
+            "questions: %d of %d %s questions repeat an earlier one exactly, and count in every "
+            "score and interval as if they did not: %s",
+            len(repeats),
+            len(questions),
+            part,
+            ", ".join(repeats[:MAX_IDS]) + (" …" if len(repeats) > MAX_IDS else ""),
+        )
 
 
 def empty_questions() -> Dataset:
@@ -180,9 +201,12 @@ def read_qrels(path: Path) -> dict[str, str]:
 
 
 def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
-    """Return a split's rows at the pinned commit of the hub's data set."""
+    """Return a split's rows: of a folder of `save_to_disk`, or at the pinned commit of the hub."""
     from datasets import load_dataset
 
+    folder = Path(str(data.hub))
+    if (folder / SAVED_SPLITS).is_file() or (folder / SAVED).is_file():
+        return _saved_split(data, folder, split)
     repository = Repository(str(data.hub), data.revision, "data.hub", "dataset")
     try:
         with translate_hub_errors(repository):
@@ -192,13 +216,7 @@ def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
     except (OSError, ValueError, RuntimeError) as error:
         if "is a gated dataset" in str(error):
             raise access_error(repository) from None
-        configurations = re.findall(r"'([^']+)'", str(error).partition("available configs:")[2])
-        remedy = (
-            f"Give one of its configurations: data.hub_config={' or '.join(configurations)}"
-            if configurations
-            else "Check data.hub_config and the split; or give files: data=csv data.train=<file> "
-            "data.valid=<file>, with the same data.columns."
-        )
+        remedy = _hub_remedy(data, split, str(error))
         raise ExamError(
             f"Cannot read the data set {data.hub} ({split}): {str(error).splitlines()[0]}\n{remedy}"
         ) from None
@@ -211,3 +229,42 @@ def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
         )
     rows: Iterable[dict[str, Any]] = dataset
     return rows
+
+
+def _hub_remedy(data: Data, split: str, error: str) -> str:
+    """Name the configurations or splits that the library's message lists."""
+    listed = re.search(
+        r"(Available|available configs|Should be one of):? \[(.*?)\]", error, re.DOTALL
+    )
+    names = re.findall(r"'([^']+)'", listed[2]) if listed else []
+    if names and "split" in error.partition("\n")[0]:
+        return _split_remedy(data, split, names)
+    if names:
+        return f"Give one of its configurations: data.hub_config={' or '.join(names)}"
+    return (
+        "Check data.hub_config and the split; or give files: data=csv data.train=<file> "
+        "data.valid=<file>, with the same data.columns."
+    )
+
+
+def _split_remedy(data: Data, split: str, names: list[str]) -> str:
+    entries = vars(data)
+    key = next(k for k in ("train", "valid", "test", "extra_train") if split in as_list(entries[k]))
+    return f"Give one of its splits: data.{key}={' or '.join(names)}"
+
+
+def _saved_split(data: Data, folder: Path, split: str) -> Iterable[dict[str, Any]]:
+    """Return a split's rows of a folder that `datasets` wrote with `save_to_disk`."""
+    if (folder / split / SAVED).is_file():
+        return read_rows(folder / split)
+    error = f"Cannot read the data set {folder} ({split}): "
+    if not (folder / SAVED).is_file():
+        names = sorted(path.parent.name for path in folder.glob(f"*/{SAVED}"))
+        remedy = _split_remedy(data, split, names)
+        raise ExamError(f"{error}it has no such split.\n{remedy}")
+    if [data.train, data.valid, data.test, data.extra_train].count(None) < 3:
+        raise ExamError(
+            f"{error}it is one set of questions, without splits.\n"
+            f"Give it as a file, for one purpose: data=csv data.train={folder}"
+        )
+    return read_rows(folder)

@@ -13,14 +13,13 @@ from datasets import Dataset, concatenate_datasets
 from exam.config import Data, Source, as_list
 from exam.core.errors import ExamError
 from exam.data.files import find_local_files
-from exam.data.questions import prefix_ids, read_questions
+from exam.data.questions import MAX_IDS, prefix_ids, read_questions, warn_of_repeats
 from exam.data.schema import LETTERS
 from exam.data.words import split_words
 from exam.metrics import count_questions_for
 
 log = logging.getLogger(__name__)
 
-MAX_IDS = 10  # of a log line
 MIN_COSINE = 0.9  # of near-duplicates
 BLOCK = 2000  # questions compared with all others at a time
 MIN_DIFFERENCE = 0.005
@@ -61,6 +60,7 @@ def read_split(data: Data, generated: Path | None) -> Split:
     train, valid = _separate_valid(data, train, generated)
     _require_labels(train, "train")
     _require_labels(valid, "valid")
+    warn_of_repeats(valid, "valid")
     if data.soft_labels is None:
         _require_labels(extra, "extra")
     test = _read_available_test(data)

@@ -8,8 +8,9 @@ from datasets import Dataset, concatenate_datasets
 from exam.config import Train, is_trained
 from exam.core.artifacts import Stage
 from exam.core.files import write_atomically
+from exam.data.questions import MAX_IDS
 from exam.data.schema import FEATURES
-from exam.data.splits import MAX_IDS, Split, mark_repetitions
+from exam.data.splits import Split, mark_repetitions
 from exam.data.tables import translate_parquet_errors
 
 LEARNED = "learned.parquet"  # in a run's folder: training questions, and those of the dev fold

@@ -36,7 +36,7 @@ from exam.core.files import checksum_matches, read_object, write_with_checksum
 from exam.core.logging import print_result
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, RESULTS, list_run_files
 from exam.data.option_order import choose_order, fixed_orders_key
-from exam.data.questions import questions_digest, read_questions
+from exam.data.questions import questions_digest, read_questions, warn_of_repeats
 from exam.data.schema import LETTERS, permute_options
 from exam.evaluation.learned import describe_learned, find_learned
 from exam.evaluation.predictions import (
@@ -199,6 +199,7 @@ def read_test_questions(config: Train) -> Dataset:
     questions = read_questions(data, data.test or data.valid)
     if not len(questions):
         raise ExamError(f"data={data.name} has no questions.\nGive a file: data.test=<file>")
+    warn_of_repeats(questions, "test")
     if data.limit is None:  # the first questions may have fewer options
         check_k(config.metric.k, max(map(len, questions["options"])))
     return questions

@@ -9,7 +9,7 @@ from exam.core.errors import ExamError
 from exam.core.files import read_json, write_json
 from exam.core.logging import print_result
 from exam.core.trainer import REPORT, RESULTS
-from exam.data.questions import read_questions
+from exam.data.questions import read_questions, warn_of_repeats
 from exam.evaluation.results import check_k, log_scores, metric_key
 from exam.evaluation.retrieval import (
     CURVES_UP_TO,
@@ -48,6 +48,8 @@ def run_retrieve(config: Retrieve) -> dict[str, ContextSet]:
     for name, entries in parts.items():
         generated = generation.folder / QUESTIONS if generation else None
         questions = read_questions(data, entries, generated)
+        if name != "train":
+            warn_of_repeats(questions, name)
         if config.evaluate:
             check_k(config.metric.k, max(map(len, questions["options"])))
         stage = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
