@@ -32,7 +32,7 @@ from hydra.errors import HydraException
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from exam.config import Data, Generator, Infer
+from exam.config import AnswerForm, Data, Generator, Infer
 from exam.config.compose import compose_config, explain
 from exam.config.saved import load_run, save_run
 from exam.config.validate import validate
@@ -68,7 +68,13 @@ def without_fingerprints(monkeypatch):
 
 def asked(path: Path, rows: list[dict], options: str | None = None) -> Data:
     letters = "".join(name for name in rows[0] if name in LETTERS)
-    return Data(name="q", dir=str(path.parent), options=options or letters, columns=dict(MAPPED))
+    return Data(
+        name="q",
+        dir=str(path.parent),
+        options=options or letters,
+        columns=dict(MAPPED),
+        answer=AnswerForm.letter,  # a text may be a letter, too
+    )
 
 
 def check_questions(found) -> None:
@@ -156,7 +162,7 @@ def test_questions_whose_cells_are_of_any_kind(tmp_path):
         if found is None:
             return False
         check_questions(found)
-        assert not isinstance(value, (list, dict)) or column in ("more", "F")
+        assert not isinstance(value, (list, dict)) or column in ("more", "F", "answer")
         if column in ("prompt", "B"):
             text = found["prompt"][0] if column == "prompt" else found["options"][0][1]
             assert text == str(value).strip()
@@ -239,8 +245,10 @@ def test_options_in_a_list_of_any_kind():
 def test_qrels_and_positives(tmp_path):
     def one(rows, data):
         path = tmp_path / "q_qrels.csv"
-        path.write_bytes(as_csv([{"question": r["id"], "article": r["prompt"]} for r in rows]))
-        assert read_qrels(path) == {r["id"]: r["prompt"] for r in rows}
+        path.write_bytes(
+            as_csv([{"question": r["id"], "article": f"a{r['prompt']}"} for r in rows])
+        )
+        assert read_qrels(path) == {r["id"]: f"a{r['prompt']}".strip() for r in rows}
         positives = tmp_path / "p.jsonl"
         gain = data.draw(st.one_of(st.just(1.0), scalars))
         made = [{"question_id": r["id"], "text": r["prompt"], "gain": gain} for r in rows]

@@ -178,6 +178,128 @@ def medmcqa() -> Files:
     return files_of_set({"default": rows}, features, "apache-2.0")
 
 
+def extended(options: list[str], number: int) -> list[str]:
+    """Four options and more places, up to that number."""
+    return [*options, *(p for p in PLACES.split()[:10] if p not in options)][:number]
+
+
+def withheld(rows: Splits, column: str, split: str = "test") -> Splits:
+    """The same rows, with empty answers in one split."""
+    return rows | {split: [row | {column: ""} for row in rows[split]]}
+
+
+def commonsense_qa() -> Files:
+    """Five options; the answers of the test are withheld."""
+    choices = {"label": List(TEXT), "text": List(TEXT)}
+    names = dict.fromkeys(("id", "question", "question_concept"), TEXT)
+    features = Features(names | {"choices": choices, "answerKey": TEXT})
+
+    def row(i: int, prompt: str, options: list[str], right: int) -> Row:
+        return {
+            "id": f"075e483d21c29a511267ef62bedc{i:04}",
+            "question": prompt,
+            "question_concept": "animal",
+            "choices": {"label": list(LETTERS), "text": extended(options, 5)},
+            "answerKey": LETTERS[right],
+        }
+
+    return files_of_set({"default": withheld(splits(row), "answerKey")}, features, "mit")
+
+
+def hellaswag() -> Files:
+    """Four endings; labels are texts that count from 0, and empty in the test."""
+    names = ("activity_label", "ctx_a", "ctx_b", "ctx")
+    last = dict.fromkeys(("source_id", "split", "split_type", "label"), TEXT)
+    first = {"ind": Value("int32")} | dict.fromkeys(names, TEXT) | {"endings": List(TEXT)}
+    features = Features(first | last)
+
+    def row(i: int, prompt: str, options: list[str], right: int) -> Row:
+        return {
+            "ind": i,
+            **dict.fromkeys(names, f"[header] {prompt} [step] It"),
+            "endings": [f"lives in the {place}." for place in options],
+            "source_id": f"wikihow~{i}",
+            "split": "train",
+            "split_type": "indomain",
+            "label": str(right),
+        }
+
+    return files_of_set({"default": withheld(splits(row), "label")}, features, "mit")
+
+
+def mmlu_pro() -> Files:
+    """Three to ten options; no split to train on but that of the examples."""
+    texts = dict.fromkeys(("question", "answer", "cot_content", "category", "src"), TEXT)
+    counts = dict.fromkeys(("question_id", "answer_index"), Value("int64"))
+    features = Features(texts | counts | {"options": List(TEXT)})
+
+    def row(i: int, prompt: str, options: list[str], right: int) -> Row:
+        return {
+            "question_id": 70 + i,
+            "question": prompt,
+            "options": extended(options, max(right + 1, 3 + i % 8)),
+            "answer": LETTERS[right],
+            "answer_index": right,
+            "cot_content": "",
+            "category": "biology",
+            "src": "ori_mmlu",
+        }
+
+    return files_of_set({"default": splits(row, test=8, validation=24)}, features, "mit")
+
+
+def qasc() -> Files:
+    """Eight options; answers and facts of the test are withheld."""
+    choices = {"text": List(TEXT), "label": List(TEXT)}
+    texts = ("id", "question", "answerKey", "fact1", "fact2", "combinedfact", "formatted_question")
+    features = Features(dict.fromkeys(texts, TEXT) | {"choices": choices})
+
+    def row(i: int, prompt: str, options: list[str], right: int) -> Row:
+        return {
+            **dict.fromkeys(texts, "animals live somewhere"),
+            "id": f"3NGI5ARFTT4HNGVWXAMLNBMFA0U{i:03}",
+            "question": prompt,
+            "choices": {"text": extended(options, 8), "label": list("ABCDEFGH")},
+            "answerKey": "ABCDEFGH"[right],
+        }
+
+    return files_of_set({"default": withheld(splits(row), "answerKey")}, features, "cc-by-4.0")
+
+
+def ceval() -> Files:
+    """A configuration a subject; ids count from 0 in every split."""
+    texts = dict.fromkeys(("question", *"ABCD", "answer", "explanation"), TEXT)
+    features = Features({"id": Value("int32")} | texts)
+
+    def row(i: int, prompt: str, options: list[str], right: int) -> Row:
+        values = dict(zip("ABCD", options, strict=True))
+        answer = {"answer": LETTERS[right], "explanation": ""}
+        return {"id": i % 8, "question": prompt, **values, **answer}
+
+    sizes = {"test": 8, "val": 8, "dev": 5}
+    sets = {name: withheld(splits(row, **sizes), "answer") for name in ("accountant", "law")}
+    return files_of_set(sets, features, "cc-by-nc-sa-4.0")
+
+
+def medqa() -> Files:
+    """Options in an object with a letter each; the answer as a text and as a letter."""
+    texts = dict.fromkeys(("question", "answer", "meta_info", "answer_idx"), TEXT)
+    letters = dict.fromkeys("ABCD", TEXT)
+    features = Features(texts | {"options": letters, "metamap_phrases": List(TEXT)})
+
+    def row(i: int, prompt: str, options: list[str], right: int) -> Row:
+        return {
+            "question": prompt,
+            "answer": options[right],
+            "options": dict(zip("ABCD", options, strict=True)),
+            "meta_info": "step1",
+            "answer_idx": LETTERS[right],
+            "metamap_phrases": ["animal"],
+        }
+
+    return files_of_set({"default": splits(row, train=24, test=8)}, features, "cc-by-4.0")
+
+
 def files_of_set(sets: dict[str, Splits], features: Features, licence: str) -> Files:
     """A file for each split of each configuration, and the card that says which is where."""
     files: Files = {".gitattributes": b"*.parquet filter=lfs\n"}
@@ -242,6 +364,12 @@ DATA_SETS: dict[str, Callable[[], Files]] = {
     "allenai/openbookqa": openbookqa,
     "allenai/ai2_arc": arc,
     "openlifescienceai/medmcqa": medmcqa,
+    "tau/commonsense_qa": commonsense_qa,
+    "Rowan/hellaswag": hellaswag,
+    "TIGER-Lab/MMLU-Pro": mmlu_pro,
+    "allenai/qasc": qasc,
+    "ceval/ceval-exam": ceval,
+    "GBaker/MedQA-USMLE-4-options": medqa,
 }
 
 

@@ -98,7 +98,13 @@ RERANKERS = {
     "Qwen/Qwen3-Reranker-0.6B": SCORE,
     "mixedbread-ai/mxbai-rerank-base-v2": SCORE,
 }
-DATA_SETS = ["race", "mmlu", "sciq", "openbookqa", "arc", "medmcqa"]
+WITHHELD = ["medmcqa", "commonsense_qa", "hellaswag", "qasc"]  # answers of the test
+DATA_SETS = {  # questions and answers of train, valid and test
+    **{name: [(24, 24), (8, 8), (8, 8)] for name in ("race", "mmlu", "sciq", "openbookqa", "arc")},
+    **{name: [(24, 24), (8, 8), (8, 0)] for name in WITHHELD},
+    **{name: [(24, 24), (8, 8)] for name in ("mmlu_pro", "medqa")},
+    "ceval": [(5, 5), (8, 8), (8, 0)],
+}
 
 
 def answers(bench: Bench, outputs: Path, *, offline: bool = False) -> list[dict]:
@@ -186,10 +192,10 @@ def test_a_data_set_is_read(bench, name):
     hub, cache = (bench.outputs(name) for _ in range(2))
     overrides = [f"data={name}", "retriever=none", "evaluate=false"]
     bench.run("retrieve", *overrides, f"outputs={hub}").check()
-    read = [questions_of(hub, f"{name}-{part}") for part in ("train", "valid", "test")]
-    answered = [sum(row["label"] is not None for row in rows) for rows in read]
-    assert [len(rows) for rows in read] == [24, 8, 8]
-    assert answered == [24, 8, 0 if name == "medmcqa" else 8]
+    parts = ["train", "valid", "test"][: len(DATA_SETS[name])]
+    for part, (number, answered) in zip(parts, DATA_SETS[name], strict=True):
+        rows = questions_of(hub, f"{name}-{part}")
+        assert (len(rows), sum(row["label"] is not None for row in rows)) == (number, answered)
     done = bench.run("retrieve", *overrides, f"outputs={cache}", offline=True).check()
     assert done.requests == []
     names = {path.name for path in (hub / "contexts").iterdir()}

@@ -23,7 +23,7 @@ from exam.config.commands import (
     Train,
     reader_values,
 )
-from exam.config.data import Data, Source
+from exam.config.data import AnswerForm, Data, Source
 from exam.config.ensemble import Cascade, Ensemble, EnsembleKind, Scale
 from exam.config.generation import Generator, GeneratorKind, LanguageModel, QuestionKind
 from exam.config.reader import (

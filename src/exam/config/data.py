@@ -17,6 +17,17 @@ class Source(Enum):
     hub = "hub"
 
 
+class AnswerForm(Enum):
+    """How answers name the right option."""
+
+    auto = "auto"  # the one form that fits the whole file
+    letter = "letter"  # C: the label of an option
+    index0 = "index0"  # 2: its number, counted from 0
+    index1 = "index1"  # 3: its number, counted from 1
+    text = "text"  # the text of an option
+
+
+ROLES = ("id", "prompt", "answer", "correct", "context", "article", "options")
 COLUMNS: dict[str, str | None] = {"id": "id", "prompt": "prompt", "answer": "answer"}
 
 
@@ -41,9 +52,16 @@ class Data:
     test: Any = setting(None, "Questions to answer.")
     extra_train: Any = setting(None, "More questions to train on, never held out.")
     header: list[str] | None = setting(None, "Columns, in order, of CSV files without a header.")
-    options: str | None = setting("ABCDE", "Letters of the option columns; null: a list column.")
+    options: str | None = setting(
+        "ABCDE", "Letters of the option columns; null: the list column data.columns.options."
+    )
     columns: dict[str, str | None] = setting(
-        COLUMNS.copy, "Column of id, prompt, answer, context, correct, options or a letter."
+        COLUMNS.copy,
+        "Column of id, prompt, answer, correct (the right option's text), context, article, "
+        "options (a list) or a letter; a.b is the value b inside of column a.",
+    )
+    answer: AnswerForm = setting(
+        AnswerForm.auto, "How answers name the right option; auto: as fits the whole file."
     )
     shuffle_options: bool = setting(False, "Shuffle the options of each question.")
     folds: int = setting(10, "Folds of the training questions.", minimum=2)
@@ -58,6 +76,11 @@ class Data:
     drop_leaks: bool = setting(False, "Drop training questions repeated in dev, valid or test.")
     strict: bool = setting(False, "Refuse questions with two equal options.")
     limit: int | None = setting(None, "Read at most this many questions.", minimum=1)
+
+    def __post_init__(self) -> None:
+        """Read options from a list where its column has a name."""
+        if self.columns.get("options"):
+            self.options = None
 
     @property
     def uses_generated_questions(self) -> bool:
@@ -76,6 +99,12 @@ class Data:
                 f"data.options must name 2 to 26 different options (got {options}).\n"
                 "Give one letter for each, such as data.options=ABCD."
             )
+        for name in self.columns:
+            if name not in ROLES and len(name) > 1:
+                raise ExamError(
+                    f"data.columns.{name} is not a column that exam reads.\nLeave it out, or write "
+                    f"data.columns.<name>=<column> with {', '.join(ROLES)} or an option's letter."
+                )
         if self.fold is not None and self.fold >= self.folds:
             raise ExamError(
                 f"data.fold must be below data.folds={self.folds} (got {self.fold}).\n"

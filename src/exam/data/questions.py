@@ -13,11 +13,12 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from exam.config import Data, Source, as_list
+from exam.config import AnswerForm, Data, Source, as_list
 from exam.config.data import COLUMNS
 from exam.core.errors import ExamError, join_errors, spell_command
 from exam.core.files import digest
 from exam.core.hub import Repository, access_error, translate_hub_errors
+from exam.data.cells import cell_keys
 from exam.data.corpus import article_id
 from exam.data.files import BUILTIN, QRELS, collect_error, find_question_files, read_question_rows
 from exam.data.option_order import find_fixed_orders
@@ -167,7 +168,7 @@ def read_exam_csv(path: Path) -> Dataset:
     rows = list(read_rows(path))
     letters = "".join(c for c in LETTERS if rows and c in rows[0])
     columns: dict[str, str | None] = {**COLUMNS, "article": "article"}
-    data = Data(name=path.stem, options=letters, columns=columns)
+    data = Data(path.stem, options=letters, columns=columns, answer=AnswerForm.letter)
     questions = parse_questions(rows, data, path.name)
     if path != DEMO:
         return questions
@@ -190,13 +191,17 @@ def _add_articles(questions: Dataset, path: Path) -> Dataset:
 
 def read_qrels(path: Path) -> dict[str, str]:
     """Return each question's first article; empty without the file."""
-    article_of: dict[str, str] = {}
-    for row in read_rows(path) if path.is_file() else ():
+    rows = list(read_rows(path)) if path.is_file() else []
+    for row in rows:
         if "question" not in row or "article" not in row:
             raise ExamError(
                 f"{path} has columns {', '.join(row)}.\nQrels need question and article."
             )
-        article_of.setdefault(str(row["question"]), str(row["article"]))
+    article_of: dict[str, str] = {}
+    questions, articles = (cell_keys(row[name] for row in rows) for name in ("question", "article"))
+    for question, article in zip(questions, articles, strict=True):
+        if question and article:
+            article_of.setdefault(question, article)
     return article_of
 
 

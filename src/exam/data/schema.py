@@ -1,26 +1,28 @@
 """Validate the rows of a file and turn them into questions."""
 
 import logging
-import string
 from collections import Counter
-from collections.abc import Iterable
-from decimal import Decimal
-from math import isnan
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
-from exam.config import Data
+from exam.config import AnswerForm, Data
 from exam.core.errors import ExamError
 from exam.core.files import digest
+from exam.data.answers import MEANING, AmbiguityError, Answer, read_labels
+from exam.data.cells import SCALARS, cell_keys, cell_text, describe, get_cell, match_column
 from exam.data.option_order import choose_order
+from exam.data.options import LETTERS, ColumnError, Options, read_lettered, read_listed
+from exam.data.suggest import suggest_settings
+
+__all__ = ["FEATURES", "LETTERS", "parse_questions", "permute_options"]
 
 log = logging.getLogger(__name__)
 
-LETTERS = string.ascii_uppercase
-CELLS = (str, int, float, Decimal, type(None))
 FEATURES = Features(
     {
         "id": Value("string"),
@@ -31,6 +33,20 @@ FEATURES = Features(
         "article": Value("string"),  # the article it was written from (qrels), or null
     }
 )
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one file that hold the parts of a question; None: the file has none."""
+
+    id: str | None
+    prompt: str
+    options: str | None
+    letters: dict[str, str]
+    answer: str | None
+    context: str | None
+    article: str | None
 
 
 def parse_questions(rows: Iterable[dict[str, Any]], data: Data, source: str) -> Dataset:
@@ -39,32 +55,33 @@ def parse_questions(rows: Iterable[dict[str, Any]], data: Data, source: str) -> 
     Raises:
         ExamError: there is no row, or one is not a question as `data` describes it.
     """
-    questions: list[dict[str, Any]] = []
-    row_of_id: dict[str, int] = {}
-    repeats = 0
-    for number, row in enumerate(rows, 1):
-        _check_columns(row, data, source)
-        _check_cells(row, number, data, source)
-        id_column = data.columns.get("id")
-        key = str(row[id_column]) if id_column else f"{Path(source).stem}-{number}"
-        location = f"{source}, row {number} (id {key!r})"
-        question = _parse_row(row, key, data, location)
-        if key in row_of_id:
-            raise ExamError(
-                f"{location}: row {row_of_id[key]} has the same id.\n"
-                "Give every question a different id, or number them with data.columns.id=null."
-            )
-        row_of_id[key] = number
-        option, count = Counter(question["options"]).most_common(1)[0]
-        if count > 1 and data.strict:
-            raise ExamError(
-                f"{location}: two options are equal ({option!r}).\n"
-                "Correct the row, or accept such rows with data.strict=false."
-            )
-        repeats += count > 1
-        questions.append(question)
-    if not questions:
+    rows = list(rows)
+    if not rows:
         raise ExamError(f"{source} holds no question.\nGive a file with at least one row.")
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    try:
+        questions, form = _parse(rows, header, data, source)
+    except ColumnError as error:
+
+        def attempt(other: Data) -> str | None:
+            try:
+                _parse(rows, header, other, source)
+            except AmbiguityError as ambiguity:
+                return f". {ambiguity.settings} too"
+            except ExamError:
+                return None
+            return ""
+
+        observed, _, remedy = str(error).partition("\n")
+        if settings := suggest_settings(header, data, error.missing, attempt):
+            remedy = f"Set {settings}{error.alternative}"
+        raise ExamError(f"{observed}\n{remedy}") from None
+    if data.answer is AnswerForm.auto and form not in (None, AnswerForm.letter):
+        meaning = MEANING[form]
+        log.info("questions: %s: answers are %s (data.answer=%s)", source, meaning, form.value)
+    repeats = sum(
+        len(set(question["options"])) < len(question["options"]) for question in questions
+    )
     if repeats:
         log.warning(
             "%s: %d of %d questions have two equal options (data.strict=true refuses them)",
@@ -75,71 +92,37 @@ def parse_questions(rows: Iterable[dict[str, Any]], data: Data, source: str) -> 
     return Dataset.from_list(questions, features=FEATURES)
 
 
-def _check_columns(row: dict[str, Any], data: Data, source: str) -> None:
-    """Refuse a row that lacks a column that every question needs."""
-    header, options = f"{source} has columns {', '.join(row)}", data.options or ""
-    for letter in options:
-        if data.columns.get(letter, letter) not in row:
-            present = "".join(c for c in options if data.columns.get(c, c) in row)
-            alternative = f", or set data.options={present}" if len(present) >= 2 else ""
-            raise ExamError(
-                f"{header}; option '{letter}' is missing.\nEvery question needs the same options. "
-                f"Map another name with data.columns.{letter}=<name>{alternative}."
-            )
-    following = LETTERS[len(options) :][:1]
-    if options and options == LETTERS[: len(options)] and _text(row.get(following)):
-        raise ExamError(
-            f"{header}; data.options={options} leaves option {following} out.\n"
-            f"Set data.options={options}{following}, or give that column another name."
-        )
-    for name in ("id", "prompt", *(() if options else ("options",))):
-        column = data.columns.get(name)
-        if column not in row and not (column is None and name == "id"):
-            raise ExamError(
-                f"{header}; {name} column '{column}' is missing.\n"
-                f"Map another name with data.columns.{name}=<name>."
-            )
-
-
-def _check_cells(row: dict[str, Any], number: int, data: Data, source: str) -> None:
-    """Refuse an empty id, and cells that are neither text nor number."""
-    columns = {c for name, c in data.columns.items() if c and (name != "options" or data.options)}
-    columns |= {str(data.columns.get(letter, letter)) for letter in data.options or ()}
-    for column in columns & row.keys():
-        if not isinstance(row[column], CELLS):
-            raise ExamError(
-                f"{source}, row {number}: {column} is a {type(row[column]).__name__}.\n"
-                "Write a text, or map another column with data.columns."
-            )
-    id_column = data.columns.get("id")
-    if id_column and not _text(row[id_column]):
-        raise ExamError(
-            f"{source}, row {number} has no id.\nGive every question one, or number them with "
-            "data.columns.id=null."
-        )
-
-
-def _parse_row(row: dict[str, Any], key: str, data: Data, location: str) -> dict[str, Any]:
-    prompt = _text(row[str(data.columns["prompt"])])
-    options, names = _parse_options(row, data, location)
-    cells = [("the prompt", prompt)]
-    cells += [(f"option {name}", text) for name, text in zip(names, options, strict=True)]
-    for name, text in cells:
-        if not text:
-            raise ExamError(f"{location}: {name} is empty.\nFill it in, or delete the row.")
-    question = {
-        "id": key,
-        "prompt": prompt,
-        "options": options,
-        "label": _parse_label(row, options, names, data, location),
-        "context": _text(row.get(data.columns.get("context") or "")) or None,
-        "article": _text(row.get(data.columns.get("article") or "")) or None,
-    }
-    if data.shuffle_options:
-        order = list(range(len(options)))
-        Random(digest(key)).shuffle(order)
-        question |= permute_options(question, choose_order(options, order))
-    return question
+def _parse(
+    rows: Rows, header: list[str], data: Data, source: str
+) -> tuple[Rows, AnswerForm | None]:
+    """Return the questions, and the form of their answers if one was needed."""
+    columns = _find_columns(rows, header, data, source)
+    keys = _read_ids(rows, columns, source)
+    articles = cell_keys(get_cell(row, columns.article) for row in rows)
+    questions: Rows = []
+    answers: list[Answer] = []
+    for number, (key, article, row) in enumerate(zip(keys, articles, rows, strict=True), 1):
+        location = f"{source}, row {number} (id {key!r})"
+        prompt = _read_text(row, columns.prompt, "prompt", location)
+        if not prompt:
+            raise ExamError(f"{location}: the prompt is empty.\nFill it in, or delete the row.")
+        options = _read_options(row, columns, location)
+        _check_equal_options(options, data, location)
+        answers.append(Answer(get_cell(row, columns.answer), options, location))
+        context = _read_text(row, columns.context, "context", location)
+        texts = {"id": key, "prompt": prompt, "context": context, "article": article or None}
+        questions.append({**texts, "options": options.texts})
+    labels, form = read_labels(
+        answers, AnswerForm.text if data.columns.get("correct") else data.answer
+    )
+    for question, answer, label in zip(questions, answers, labels, strict=True):
+        question["label"] = answer.options.right if label is None else label
+        if data.shuffle_options:
+            order = list(range(len(question["options"])))
+            Random(digest(question["id"])).shuffle(order)
+            order = choose_order(answer.options.texts, order)
+            question.update(permute_options(question, order))
+    return questions, form
 
 
 def permute_options(question: dict[str, Any], order: list[int]) -> dict[str, Any]:
@@ -151,59 +134,129 @@ def permute_options(question: dict[str, Any], order: list[int]) -> dict[str, Any
     }
 
 
-def _text(value: Any) -> str:
-    """Return a cell as stripped text; null, and pandas' NaN for a missing text, are empty."""
-    missing = value is None or (isinstance(value, float) and isnan(value))
-    return "" if missing else str(value).strip()
+def _find_columns(rows: Rows, header: list[str], data: Data, source: str) -> Columns:
+    """Find the columns that `data` names in a file.
 
+    A column may differ in case and blanks if exactly one does, or be a value inside of another.
 
-def _parse_options(row: dict[str, Any], data: Data, location: str) -> tuple[list[str], list[str]]:
-    """Return the texts and names of the options, from letter columns or from one list column."""
-    if data.options:
-        return [_text(row[str(data.columns.get(c, c))]) for c in data.options], list(data.options)
-    value = row[str(data.columns["options"])]
-    texts, names = (
-        (value.get("text"), value.get("label")) if isinstance(value, dict) else (value, None)
-    )
-    if not isinstance(texts, list) or not all(isinstance(text, CELLS) for text in texts):
-        texts, count = [], "not a list of texts"
-    else:
-        count = f"{len(texts)} texts"
-    if not 2 <= len(texts) <= len(LETTERS):
-        raise ExamError(
-            f"{location}: options are {count}.\nA question has 2 to 26: correct the row, or name "
-            "the column of the list with data.columns.options=<name>."
-        )
-    names = list(LETTERS[: len(texts)]) if names is None else [str(name) for name in names]
-    if len(set(names)) < len(names) or len(names) != len(texts):
-        raise ExamError(
-            f"{location}: {len(texts)} options have the labels {', '.join(names)}.\n"
-            "Give each option a different label."
-        )
-    return [_text(text) for text in texts], names
+    Raises:
+        ExamError: columns are missing, or a filled option column is left out.
+    """
 
-
-def _parse_label(
-    row: dict[str, Any], options: list[str], names: list[str], data: Data, location: str
-) -> int | None:
-    """Return the index of the right option, given by name, index or text; None if unknown."""
-    if data.columns.get("correct"):
-        text = _text(row.get(str(data.columns["correct"])))
-        if text and text not in options:
+    def find(name: str | None) -> str | None:
+        matches = match_column(name, header) if name is not None else []
+        if len(matches) > 1:
             raise ExamError(
-                f"{location}: the right option {text!r} is not among the options.\n"
-                "Correct the row, or map another column with data.columns.correct=<name>."
+                f"{source} has the columns {', '.join(map(repr, matches))} for {name!r}.\n"
+                "Rename all but one of them."
             )
-        return options.index(text) if text else None
-    value = row.get(data.columns.get("answer") or "")
-    if _text(value) in names:
-        return names.index(_text(value))
-    # Hub data sets write -1 where the answer is withheld.
-    if not _text(value) or (type(value) is int and value == -1):
-        return None
-    if type(value) is int and 0 <= value < len(options):
-        return value
-    raise ExamError(
-        f"{location}: answer {value!r} is not among the labels {', '.join(names)}.\n"
-        "Correct the row, or map another column with data.columns.answer=<name>."
+        is_nested = not matches and any(get_cell(row, name) is not None for row in rows)
+        return name if is_nested else next(iter(matches), None)
+
+    column = data.columns.get
+    names = {letter: column(letter) or letter for letter in data.options or ""}
+    letters = {letter: find(name) for letter, name in names.items()}
+    required = {"id": column("id"), "prompt": column("prompt") or "prompt"}
+    if data.options is None:
+        required["options"] = column("options") or "options"
+    parts = {part: find(name) for part, name in required.items()}
+    missing = [part for part, name in required.items() if name is not None and parts[part] is None]
+    absent = [letter for letter in letters if letters[letter] is None]
+    if missing or absent:
+        raise _missing_error(f"{source} has columns {', '.join(header)}", missing, absent, data)
+    columns = Columns(
+        id=parts["id"],
+        prompt=str(parts["prompt"]),
+        options=parts.get("options"),
+        letters={letter: str(name) for letter, name in letters.items()},
+        answer=find(column("correct") or column("answer")),
+        context=find(column("context")),
+        article=find(column("article")),
     )
+    _check_left_out(rows, columns, find, data, source)
+    return columns
+
+
+def _missing_error(header: str, missing: list[str], absent: list[str], data: Data) -> ColumnError:
+    """Name all missing columns in one message."""
+    names = [f"{part} ({data.columns.get(part) or part})" for part in missing]
+    names += [f"option {letter} ({data.columns.get(letter) or letter})" for letter in absent]
+    mapped = " ".join(f"data.columns.{part}=<name>" for part in [*missing, *absent])
+    has_some = 0 < len(absent) < len(data.options or "")  # the rest may have other names
+    return ColumnError(
+        f"{header}; missing: {', '.join(names)}.\nMap them: {mapped}",
+        [*missing, *(["options"] if absent else [])],
+        f", or map the missing columns: {mapped}" if has_some else "",
+    )
+
+
+def _check_left_out(
+    rows: Rows, columns: Columns, find: Callable[[str | None], str | None], data: Data, source: str
+) -> None:
+    """Refuse filled option columns that follow those of `data.options`."""
+    options = data.options or ""
+    if not options or not LETTERS.startswith(options):
+        return
+    more = ""
+    for letter in LETTERS[len(options) :]:
+        name = find(letter)
+        if name in columns.letters.values() or not any(cell_text(get_cell(r, name)) for r in rows):
+            break
+        more += letter
+    if more:
+        raise ExamError(
+            f"{source}: data.options={options} leaves option {', '.join(more)} out.\n"
+            f"Set data.options={options}{more}, or rename the columns."
+        )
+
+
+def _read_ids(rows: Rows, columns: Columns, source: str) -> list[str]:
+    """Return the questions' ids: those of the file, or numbers from 1."""
+    if columns.id is None:
+        return [f"{Path(source).stem}-{number}" for number in range(1, len(rows) + 1)]
+    cells = [get_cell(row, columns.id) for row in rows]
+    for number, cell in enumerate(cells, 1):
+        if not isinstance(cell, SCALARS) or not cell_text(cell):
+            raise ExamError(
+                f"{source}, row {number}: the id ({columns.id}) is {describe(cell)}.\n"
+                "Give every question one, or number them with data.columns.id=null."
+            )
+    keys = cell_keys(cells)
+    row_of_key: dict[str, int] = {}
+    for number, key in enumerate(keys, 1):
+        if row_of_key.setdefault(key, number) != number:
+            raise ExamError(
+                f"{source}, row {number} (id {key!r}): row {row_of_key[key]} has the same id.\n"
+                "Give every question a different id, or number them with data.columns.id=null."
+            )
+    return keys
+
+
+def _read_options(row: dict[str, Any], columns: Columns, location: str) -> Options:
+    if columns.options is None:
+        return read_lettered(row, columns.letters, location)
+    has_answer = bool(cell_text(get_cell(row, columns.answer)))
+    return read_listed(row, columns.options, location, has_answer=has_answer)
+
+
+def _read_text(row: dict[str, Any], column: str | None, part: str, location: str) -> str | None:
+    """Return a cell's text; None if it is empty or the file lacks the column."""
+    value = get_cell(row, column)
+    if not isinstance(value, SCALARS):
+        raise ExamError(
+            f"{location}: the {part} ({column}) is {describe(value)}.\n"
+            f"Write a text, or map another column with data.columns.{part}=<name>."
+        )
+    return cell_text(value) or None
+
+
+def _check_equal_options(options: Options, data: Data, location: str) -> None:
+    """Refuse two equal options with `data.strict`."""
+    if not data.strict:
+        return
+    text, count = Counter(options.texts).most_common(1)[0]
+    if count > 1:
+        raise ExamError(
+            f"{location}: two options are equal ({text!r}).\n"
+            "Correct the row, or accept such rows with data.strict=false."
+        )
