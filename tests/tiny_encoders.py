@@ -37,7 +37,7 @@ def as_questions(rows) -> Dataset:
                 "options": [r[c] for c in "ABCDE"],
                 "label": LETTERS.index(r["answer"]) if "answer" in r else None,
                 "context": None,
-                "article": None,
+                "articles": [],
             }
             for r in rows
         ],

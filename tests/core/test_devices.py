@@ -31,6 +31,7 @@ from exam.core.devices import check_devices, has_kernels
 from exam.core.errors import ExamError
 from exam.core.estimates import checkpoint_bytes, training_bytes
 from exam.core.precision import choose_formats, log_replaced_formats
+from exam.data.corpus import list_articles
 from exam.pipelines.launch import start_processes
 from exam.pipelines.preflight import check_room, count_kept_checkpoints
 from exam.readers.multiple_choice.model import tiny_tokenizer
@@ -540,8 +541,9 @@ def test_an_index_that_the_disk_cannot_hold_is_refused(monkeypatch, encoder, tmp
     rows = [{"id": str(i), "title": "Otter", "text": f"The otter {i}."} for i in range(10)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     corpus = Corpus(name="c", format=CorpusFormat.wikipedia, dir=str(tmp_path))
+    articles = list_articles(corpus, tmp_path / "outputs")
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     monkeypatch.setattr("exam.core.estimates.GIB", 1000)
     figures = "an index of 10 vectors takes about 2.6 GiB (encoded 1.3 · index 1.3)"
     with refuses(figures, str(tmp_path / "outputs"), "has 1.0 GiB", "outputs=<folder>"):
-        build_index(corpus, small, Index(), tmp_path / "outputs")
+        build_index(articles, small, Index(), tmp_path / "outputs")

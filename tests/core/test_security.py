@@ -738,13 +738,12 @@ def test_a_right_option_that_is_no_option_is_refused():
         parse_questions([row], data, "q")
 
 
-@pytest.mark.parametrize("kind", [pa.bool_(), pa.float64(), pa.binary()])
-def test_ids_that_cannot_be_found_again_are_refused(tmp_path, kind):
+def test_ids_that_cannot_be_found_again_are_refused(tmp_path):
     path = tmp_path / "a.parquet"
-    ids = pa.array([0, 1], pa.int64()).cast(pa.string() if kind == pa.binary() else kind)
-    pq.write_table(pa.table({"id": ids.cast(kind), "title": ["", ""], "text": ["x", "y"]}), path)
+    table = {"id": [b"\xff", b"\xfe"], "title": ["", ""], "text": ["x", "y"]}
+    pq.write_table(pa.table(table), path)
     file = CorpusFile(path, {"id": "id", "title": "title", "text": "text"})
-    with pytest.raises(ExamError, match=r"column 'id' holds .*; it must occur once"):
+    with pytest.raises(ExamError, match="Invalid UTF8"):
         list(iter_articles(file))
 
 

@@ -93,7 +93,7 @@ def test_limit_takes_the_first(tmp_path):
 def test_qrels_beside_the_file_give_articles(tmp_path):
     write_csv(tmp_path / "q.csv", kaggle_rows(2))
     write_csv(tmp_path / "q_qrels.csv", [{"question": "1", "article": "a7"}])
-    assert read_questions(data(tmp_path), "q.csv")["article"][:] == [None, "a7"]
+    assert read_questions(data(tmp_path), "q.csv")["articles"][:] == [[], ["a7"]]
 
 
 def without(*columns: str) -> dict[str, str]:

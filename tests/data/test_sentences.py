@@ -15,6 +15,7 @@ from exam.config import Chunking
 from exam.core.errors import ExamError
 from exam.core.files import read_json
 from exam.data import sentences
+from exam.data.corpus import list_articles
 from exam.data.sentences import BUILDS, Splitter, sentence_offsets, splitter
 from exam.retrieval.chunking import build_passages
 
@@ -111,7 +112,8 @@ def test_the_preferred_splitter_joins_no_key():
 
 
 def test_the_fall_back_is_logged_once_and_is_part_of_the_passages_key(without, tmp_path, caplog):
-    corpus = jsonl_corpus(make_articles(tmp_path / "articles.jsonl"))
+    path = make_articles(tmp_path / "articles.jsonl")
+    corpus = list_articles(jsonl_corpus(path), tmp_path / "outputs")
     before = build_passages(corpus, Chunking(chunk_words=6), tmp_path / "outputs")
     without("blingfire")
     caplog.set_level(logging.INFO, "exam")

@@ -26,7 +26,7 @@ from exam.core.checkpoints import MODEL, checkpoint_fingerprint
 from exam.core.errors import ExamError
 from exam.core.files import CHECKSUMS, checksum_matches, write_json, write_with_checksum
 from exam.core.trainer import ManifestCallback, last_complete_checkpoint
-from exam.data.corpus import corpus_files, corpus_key
+from exam.data.corpus import corpus_files, corpus_key, list_articles
 from exam.evaluation.predictions import Predictions, read_all_predictions, write_predictions
 from exam.generation.llm import ReplyCache
 from exam.pipelines import passage_gain
@@ -201,7 +201,8 @@ def sentences(encoder):
 
 
 def test_an_interrupted_index_goes_on_from_whole_shards_alone(tmp_path, sentences, monkeypatch):
-    corpus = jsonl_corpus(make_articles(tmp_path / "articles.jsonl"))
+    path = make_articles(tmp_path / "articles.jsonl")
+    corpus = list_articles(jsonl_corpus(path), tmp_path / "listed")
     recipe = Index(type=IndexType.exact, shard_size=4)
 
     def interrupted(*_):

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -32,14 +33,14 @@ from hydra.errors import HydraException
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from exam.config import AnswerForm, Data, Generator, Infer
+from exam.config import AnswerForm, Corpus, CorpusFormat, Data, Generator, Infer
 from exam.config.compose import compose_config, explain
 from exam.config.saved import load_run, save_run
 from exam.config.validate import validate
 from exam.core.artifacts import Stage, load_stage
 from exam.core.errors import ExamError
 from exam.core.files import digest
-from exam.data.corpus import CorpusFile, check_unique_ids, get_articles, iter_articles
+from exam.data.corpus import get_articles, iter_articles, list_articles, normalize_id
 from exam.data.questions import read_qrels, read_questions
 from exam.data.schema import FEATURES, parse_questions
 from exam.data.sentences import sentence_offsets
@@ -97,7 +98,7 @@ def expected(rows: list[dict]) -> list[dict]:
             "options": [row[letter].strip() for letter in letters],
             "label": letters.index(row["answer"]) if row["answer"] else None,
             "context": None,
-            "article": None,
+            "articles": [],
         }
         for row in rows
     ]
@@ -248,7 +249,8 @@ def test_qrels_and_positives(tmp_path):
         path.write_bytes(
             as_csv([{"question": r["id"], "article": f"a{r['prompt']}"} for r in rows])
         )
-        assert read_qrels(path) == {r["id"]: f"a{r['prompt']}".strip() for r in rows}
+        right = {r["id"].strip(): [normalize_id(f"a{r['prompt']}")] for r in rows}
+        assert read_qrels(path) == right
         positives = tmp_path / "p.jsonl"
         gain = data.draw(st.one_of(st.just(1.0), scalars))
         made = [{"question_id": r["id"], "text": r["prompt"], "gain": gain} for r in rows]
@@ -264,7 +266,7 @@ def test_qrels_and_positives(tmp_path):
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_corpora(tmp_path, form):
     path = tmp_path / f"c.{form}"
-    file = CorpusFile(path, COLUMNS)
+    corpus = Corpus(name="c", format=CorpusFormat.jsonl, dir=str(path), columns=COLUMNS)
     article = st.fixed_dictionaries({"id": words, "title": texts, "text": texts})
 
     def one(rows, data):
@@ -282,10 +284,14 @@ def test_corpora(tmp_path, form):
             pq.write_table(table, path)
         if kind == "bytes":
             path.write_bytes(data.draw(damaged(path.read_bytes())))
-        found = outcome(lambda: list(check_unique_ids(file, iter_articles(file))))
-        if found is None:
+        with TemporaryDirectory() as outputs:
+            listed = outcome(lambda: list_articles(corpus, Path(outputs)).files)
+        if listed is None:
             return False
-        assert kind != "whole" or [vars(a) for a in found] == rows
+        (file,) = listed
+        found = list(iter_articles(file))
+        expected = [{**row, "id": normalize_id(row["id"])} for row in rows]
+        assert kind != "whole" or [vars(a) for a in found] == expected
         again = outcome(lambda: get_articles(file, [a.id for a in found]))
         if again is None:
             assert kind == "bytes"
@@ -297,7 +303,7 @@ def test_corpora(tmp_path, form):
             assert ends[-1] <= len(a.text)
         return True
 
-    rows = st.lists(article, min_size=1, max_size=4, unique_by=lambda row: row["id"])
+    rows = st.lists(article, min_size=1, max_size=4, unique_by=lambda row: normalize_id(row["id"]))
     fuzzed(rows, st.data(), read=one)
 
 

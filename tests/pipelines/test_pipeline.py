@@ -123,7 +123,7 @@ def test_a_second_run_reuses_all_stages(finished_run):
     place, _ = finished_run
     again = run_exam("train", *place.setting, *TINY)
     (line,) = [line for line in again.stderr.splitlines() if "Reused" in line]
-    assert line.endswith("Reused: index, words, 2 contexts, train")
+    assert line.endswith("Reused: articles, index, words, 2 contexts, train")
     assert " done: " not in again.stderr
     numbered = run_exam("train", *place.setting, *TINY, "resume=never")
     assert numbered.stderr.count(" done: ") == 1

@@ -75,7 +75,7 @@ def test_permuted_options_permute_features(prompt, options, passages, random):
 def make_questions(n, options=2):
     rows = [
         {"id": str(i), "prompt": f"p{i} q{i}", "options": [f"o{i}{j}" for j in range(options)],
-         "label": i % options, "context": None, "article": None}
+         "label": i % options, "context": None, "articles": []}
         for i in range(n)
     ]  # fmt: skip
     return Dataset.from_list(rows, features=QUESTION)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exam.config import Chunking
+from exam.data.corpus import list_articles
 from exam.data.sentences import sentence_offsets
 from exam.retrieval.chunking import build_passages, chunk
 
@@ -66,7 +67,7 @@ def test_every_sentence_is_in_a_passage(sentences, words, overlap):
 
 def corpus(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return jsonl_corpus(path)
+    return list_articles(jsonl_corpus(path), path.parent / "outputs")
 
 
 def test_the_table_holds_the_range_of_each_passage(tmp_path):

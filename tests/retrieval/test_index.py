@@ -13,14 +13,15 @@ from exam.core import artifacts
 from exam.core.artifacts import load_stage, open_stage
 from exam.core.errors import ExamError
 from exam.core.files import digest, read_json, write_json
+from exam.data.corpus import list_articles
 from exam.retrieval.chunking import build_passages
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index, build_passage_index
 
 
 @pytest.fixture
-def corpus(articles):
-    return jsonl_corpus(articles)
+def corpus(articles, tmp_path):
+    return list_articles(jsonl_corpus(articles), tmp_path / "o")
 
 
 @pytest.fixture
@@ -114,6 +115,7 @@ import json, sys
 from pathlib import Path
 from exam.core import distributed
 from exam.config import Chunking, Corpus, CorpusFormat, Encoder, Index, IndexType
+from exam.data.corpus import list_articles
 from exam.retrieval.encoder import SentenceEncoder
 from exam.retrieval.index import build_index, build_passage_index
 from exam.retrieval.chunking import build_passages
@@ -123,6 +125,7 @@ SentenceEncoder.encode = lambda self, texts: encoded.append(len(texts)) or real(
 articles, encoder, outputs = map(Path, sys.argv[1:])
 jsonl = CorpusFormat.jsonl
 corpus = Corpus(name="a", format=jsonl, dir=str(articles.parent), files=articles.name)
+corpus = list_articles(corpus, outputs)
 sentences = SentenceEncoder(Encoder(name="tiny", name_or_path=str(encoder)))
 index = build_index(corpus, sentences, Index(type=IndexType.low_memory, shard_size=2), outputs)
 table = build_passages(corpus, Chunking(chunk_words=12, overlap_sentences=0), outputs)

@@ -15,7 +15,7 @@ from helpers import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, refuses, write
 
 from exam.config import Chunking, Encoder, Index, Query, Retriever, RetrieverKind, Search
 from exam.core.artifacts import log_reused
-from exam.data.corpus import title_and_first_sentence
+from exam.data.corpus import list_articles, title_and_first_sentence
 from exam.data.schema import FEATURES
 from exam.data.sentences import sentence_offsets
 from exam.data.words import split_words
@@ -111,7 +111,12 @@ def test_reused_contexts_open_the_stages_that_a_bundle_includes(retrieval, quest
     retrieval.contexts(questions, "q")
     again = replace(retrieval)
     assert again.contexts(questions, "q").reused
-    assert {stage.kind for stage in again.opened_stages} == {"index", "contexts", "words"}
+    assert {stage.kind for stage in again.opened_stages} == {
+        "articles",
+        "index",
+        "contexts",
+        "words",
+    }
 
 
 def test_changed_request_is_redone_and_the_key_named(retrieval, questions, caplog):
@@ -403,7 +408,7 @@ def question(options, label, article):
         "options": options,
         "label": label,
         "context": None,
-        "article": article,
+        "articles": [article],
     }
 
 
@@ -459,7 +464,7 @@ def test_document_frequencies_are_counted_once_per_corpus(tmp_path, monkeypatch)
     rows = [("Red cat", "the cat sat"), ("", "The dog"), ("", "a dog, a dog"), ("x", "y")]
     texts = [json.dumps({"id": str(i), "title": a, "text": b}) for i, (a, b) in enumerate(rows)]
     (tmp_path / "c.jsonl").write_text("\n".join(texts))
-    corpus = jsonl_corpus(tmp_path / "c.jsonl")
+    corpus = list_articles(jsonl_corpus(tmp_path / "c.jsonl"), tmp_path / "o")
     table = build_passages(corpus, Chunking(), tmp_path / "o")
     frequencies = build_document_frequencies(table.stage, table.files, "c", tmp_path / "o")
     expected = {"cat": math.log(4 / 2), "dog": math.log(4 / 3), "owl": math.log(4)}

@@ -9,6 +9,7 @@ import pytest
 from helpers import jsonl_corpus
 
 from exam.config import Chunking, Fusion, Query, RetrieverKind, Search
+from exam.data.corpus import list_articles
 from exam.retrieval.chunking import build_passages
 from exam.retrieval.hybrid import fuse
 from exam.retrieval.queries import merge_hits, query_parts, query_texts
@@ -27,7 +28,7 @@ def table(tmp_path):
     path = tmp_path / "a.jsonl"
     rows = [{"id": str(i), "title": "", "text": text} for i, text in enumerate(TEXTS)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    corpus = jsonl_corpus(path)
+    corpus = list_articles(jsonl_corpus(path), tmp_path / "outputs")
     return build_passages(corpus, Chunking(), tmp_path / "outputs")
 
 

@@ -33,7 +33,7 @@ def questions(n=1, article="a0"):
         [
             {
                 "id": str(i), "prompt": f"Where {i}?", "options": ["deep river", "marsh"],
-                "label": 0, "article": article, "context": None,
+                "label": 0, "articles": [article], "context": None,
             }
             for i in range(n)
         ],

@@ -53,7 +53,7 @@ def write(folder, *articles):
 def test_a_corpus_without_text(retrieval, questions, tmp_path, articles):
     write(tmp_path, *articles)
     if not articles:
-        (tmp_path / "corpus.jsonl").write_text("\n")
+        (tmp_path / "corpus.jsonl").write_text("[]")
     if articles and retrieval.retriever.kind is RetrieverKind.two_stage:
         assert read_contexts(retrieval.contexts(questions, "q")) == {}
         return

@@ -168,11 +168,15 @@ def _add_corpus(contents: Contents, bundle: Bundle, config: Train) -> None:
         return
     for number, part in enumerate(parts):
         for file in list_files(part, Path(config.outputs)):
-            contents.add(file.path, f"corpus/{number}/{file.path.name}")
-    contents.overrides.append("run.corpus.dir={bundle}/corpus/0")
+            contents.add(file.path, f"corpus/{number}/{file.source}")
+    folders = [f"{{bundle}}/corpus/{number}" for number in range(len(parts))]
+    for number, part in enumerate(parts):
+        if part.dir is not None and Path(part.dir).is_file():
+            folders[number] += f"/{Path(part.dir).name}"
+    contents.overrides.append(f"run.corpus.dir={folders[0]}")
     other_parts = [
-        {**to_dict(part), "dir": f"{{bundle}}/corpus/{number}"}
-        for number, part in enumerate(config.corpus.extra_corpora, 1)
+        {**to_dict(part), "dir": folder}
+        for part, folder in zip(parts[1:], folders[1:], strict=True)
     ]
     if other_parts:
         contents.overrides.append(f"run.corpus.extra_corpora={json.dumps(other_parts)}")

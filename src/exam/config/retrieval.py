@@ -17,7 +17,7 @@ class CorpusFormat(Enum):
 
     demo = "demo"
     wikipedia = "wikipedia"
-    jsonl = "jsonl"
+    jsonl = "jsonl"  # tables: JSON lines, JSON, CSV, Parquet
     text = "text"  # a file is an article, titled by its name
 
 
@@ -72,7 +72,7 @@ class Fusion(Enum):
     weighted = "weighted"
 
 
-COLUMNS = {"id": "id", "title": "title", "text": "text"}
+COLUMNS: dict[str, str | None] = {"id": "id", "title": "title", "text": "text"}
 
 
 @dataclass
@@ -80,9 +80,30 @@ class CorpusSource:
     """One corpus: its form, folder, files and columns."""
 
     format: CorpusFormat = setting(MISSING, "Form of the files.")
-    dir: str | None = setting(None, "Folder of the files.")
+    dir: str | None = setting(None, "Folder of the files, or one file.")
     files: Any = setting(None, "File names or patterns below dir; null: by form.")
-    columns: dict[str, str] = setting(COLUMNS.copy, "Columns of id, title and text.")
+    columns: dict[str, str | None] = setting(
+        COLUMNS.copy,
+        "Columns of id, title and text. title=null: none; id=null: numbers; title and text of one "
+        "name: its first line is the title.",
+    )
+
+    def __post_init__(self) -> None:
+        """Complete the columns: one that was removed is null, also after a run is restored."""
+        self.columns = {**dict.fromkeys(COLUMNS), **self.columns}
+
+    def validate(self) -> None:
+        """Refuse columns that an article does not have, and articles without a text."""
+        if unknown := self.columns.keys() - COLUMNS.keys():
+            raise ExamError(
+                f"corpus.columns.{min(unknown)} is not a column of an article.\n"
+                f"Set corpus.columns.id, corpus.columns.title or corpus.columns.text."
+            )
+        if not self.columns["text"]:
+            raise ExamError(
+                "corpus.columns.text has no value, but an article has a text.\n"
+                "Name its column: corpus.columns.text=<name>"
+            )
 
 
 @dataclass

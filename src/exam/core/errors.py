@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 PROGRAM = "EXAM_PROGRAM"  # tells processes that `launch` starts how the first was started
+LISTED = 20  # problems that a message names
 SCRIPTS = ("train", "infer", "retrieve")  # in the root of a clone
 
 
@@ -23,6 +24,8 @@ def join_errors(errors: list[ExamError]) -> ExamError:
     parts = [str(error).partition("\n") for error in errors]
     remedies = dict.fromkeys(remedy for _, _, remedy in parts if remedy)
     problems = [problem for problem, _, _ in parts]
+    if len(problems) > LISTED:
+        problems = [*problems[:LISTED], f"… and {len(problems) - LISTED} more"]
     return ExamError("\n".join([f"{len(errors)} files cannot be read:", *problems, *remedies]))
 
 

@@ -7,6 +7,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -97,6 +98,12 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
         for item in items:
             yield item
             bar.update()
+
+
+@cache
+def log_once(log: logging.Logger, level: int, message: str) -> None:
+    """Log a line that a command comes upon several times."""
+    log.log(level, "%s", message)
 
 
 class ProgressLog:

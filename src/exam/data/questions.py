@@ -6,11 +6,14 @@ Questions are a `datasets.Dataset` with the columns of `FEATURES`, whatever the 
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
 
 from exam.config import AnswerForm, Data, Source, as_list
@@ -18,18 +21,23 @@ from exam.config.data import COLUMNS
 from exam.core.errors import ExamError, join_errors, spell_command
 from exam.core.files import digest
 from exam.core.hub import Repository, access_error, translate_hub_errors
-from exam.data.cells import cell_keys
-from exam.data.corpus import article_id
+from exam.core.logging import log_once
+from exam.data.corpus import Articles, article_id, normalize_id, read_articles, read_text
 from exam.data.files import BUILTIN, QRELS, collect_error, find_question_files, read_question_rows
 from exam.data.option_order import find_fixed_orders
 from exam.data.schema import FEATURES, LETTERS, parse_questions
-from exam.data.tables import SAVED, read_rows
+from exam.data.tables import PACKED, SAVED, is_table, read_rows
 
 log = logging.getLogger(__name__)
 
 MAX_IDS = 10  # of a log line
 SAVED_SPLITS = "dataset_dict.json"  # in a folder of `DatasetDict.save_to_disk`
 DEMO = Path(__file__).parent / "demo" / "questions.csv"
+QREL_COLUMNS = {  # the names of their columns; the second ones are BEIR's
+    "question": ("question", "query-id"),
+    "article": ("article", "corpus-id"),
+    "relevance": ("relevance", "score"),
+}
 
 
 def read_questions(data: Data, entries: Any, generated: Path | None = None) -> Dataset:
@@ -115,7 +123,7 @@ def prefix_ids(questions: Dataset, prefix: str) -> Dataset:
     return _replace_column(questions, "id", [f"{prefix}:{key}" for key in questions["id"]])
 
 
-def _replace_column(questions: Dataset, name: str, values: list[str | None]) -> Dataset:
+def _replace_column(questions: Dataset, name: str, values: list[Any]) -> Dataset:
     return Dataset.from_dict({**questions.to_dict(), name: values}, features=FEATURES)
 
 
@@ -172,37 +180,130 @@ def read_exam_csv(path: Path) -> Dataset:
     questions = parse_questions(rows, data, path.name)
     if path != DEMO:
         return questions
-    return _replace_column(questions, "article", list(map(article_id, questions["article"])))
+    articles = [list(map(article_id, titles)) for titles in questions["articles"]]
+    return _replace_column(questions, "articles", articles)
 
 
 def _add_articles(questions: Dataset, path: Path) -> Dataset:
-    """Add each question's article from `<file>_qrels.csv` beside the file, if it exists."""
-    article_of = read_qrels(path.with_name(f"{path.stem}{QRELS}.csv"))
-    if not article_of:
+    """Add each question's articles from the qrels beside its file, if there are any."""
+    qrels = find_qrels(path)
+    if qrels is None:
         return questions
-    if not article_of.keys() & set(questions["id"]):
+    ids = set(questions["id"])
+    judged = read_qrels(qrels)
+    articles_of = {k if k in ids else normalize_id(k): articles for k, articles in judged.items()}
+    unknown = [key for key in articles_of if key not in ids]
+    if len(unknown) == len(articles_of):
         raise ExamError(
-            f"The qrels beside {path} name none of its questions ({next(iter(article_of))!r} …).\n"
+            f"The qrels beside {path} name none of its questions ({unknown[0]!r} …).\n"
             "Their column `question` must hold the questions' ids."
         )
-    articles = [article_of.get(question["id"], question["article"]) for question in questions]
-    return _replace_column(questions, "article", articles)
+    if unknown:
+        log.warning(
+            "questions: %d of %d questions of %s are not in %s (first: %r)",
+            *(len(unknown), len(articles_of), qrels.name, path.name, unknown[0]),
+        )
+    articles = [articles_of.get(question["id"], question["articles"]) for question in questions]
+    return _replace_column(questions, "articles", articles)
 
 
-def read_qrels(path: Path) -> dict[str, str]:
-    """Return each question's first article; empty without the file."""
-    rows = list(read_rows(path)) if path.is_file() else []
-    for row in rows:
-        if "question" not in row or "article" not in row:
+def find_qrels(questions: Path) -> Path | None:
+    """Return the table `<file>_qrels` beside a file of questions, whatever its ending.
+
+    Raises:
+        ExamError: there are several.
+    """
+    name = questions.with_suffix("") if questions.suffix.lower() in PACKED else questions
+    stem = f"{name.stem}{QRELS}.".lower()
+    beside = questions.parent.glob("*_[qQ]*") if questions.parent.is_dir() else ()
+    paths = sorted(p for p in beside if p.name.lower().startswith(stem) and is_table(p))
+    if len(paths) > 1:
+        raise ExamError(
+            f"{questions} has two tables of qrels, {paths[0].name} and {paths[1].name}.\n"
+            "Keep one of them."
+        )
+    return paths[0] if paths else None
+
+
+def read_qrels(path: Path) -> dict[str, list[str]]:
+    """Return each question's right articles, without those of relevance zero or less.
+
+    Raises:
+        ExamError: a column is missing, a relevance is not a number, or no article is right.
+    """
+    articles_of: dict[str, list[str]] = {}
+    for number, row in enumerate(read_rows(path), 1):
+        columns = {name: _find_column(row, names) for name, names in QREL_COLUMNS.items()}
+        if columns["question"] is None or columns["article"] is None:
             raise ExamError(
                 f"{path} has columns {', '.join(row)}.\nQrels need question and article."
             )
-    article_of: dict[str, str] = {}
-    questions, articles = (cell_keys(row[name] for row in rows) for name in ("question", "article"))
-    for question, article in zip(questions, articles, strict=True):
-        if question and article:
-            article_of.setdefault(question, article)
-    return article_of
+        question = str(row[columns["question"]]).strip()
+        articles = articles_of.setdefault(question, [])
+        if columns["relevance"] is None or _is_relevant(row[columns["relevance"]], number, path):
+            right = read_articles(row[columns["article"]], f"{path}, row {number}")
+            articles += [article for article in right if article not in articles]
+    if not any(articles_of.values()):
+        raise ExamError(
+            f"{path} names no right article.\nWrite a row for each: question,article; or delete it."
+        )
+    return articles_of
+
+
+def check_articles(questions: Dataset, corpus: Articles, name: str) -> None:
+    """Check that the right articles of questions are in the corpus: others cannot be found.
+
+    Warn of some that are missing, and of the demo's questions, which go with any corpus.
+
+    Raises:
+        ExamError: all are missing.
+    """
+    articles = list(dict.fromkeys(chain.from_iterable(filter(None, questions["articles"]))))
+    if not articles:
+        return
+    wanted, ids = pa.array(articles, pa.string()), corpus.table["id"]
+    present = set(ids.filter(pc.is_in(ids, value_set=wanted)).to_pylist())
+    missing = [article for article in articles if article not in present]
+    if missing and (present or set(missing) <= _demo_articles()):
+        log_once(
+            log,
+            logging.WARNING,
+            f"{name}: {len(missing)} of {len(articles)} right articles are not in the corpus, so "
+            f"they cannot be found (first: {missing[0]!r})",
+        )
+    elif missing:
+        titles = corpus.table["title"]
+        are_titles = pc.any(pc.is_in(titles, value_set=wanted)).as_py()
+        column = corpus.files[0].columns.get("title") if are_titles else None
+        first = next(iter(ids.slice(0, 1).to_pylist()), None)
+        raise ExamError(
+            f"{name}: none of the {len(articles)} right articles ({missing[0]!r} …) is in the "
+            f"corpus, whose ids are {first!r} ….\n"
+            + (
+                f"They are titles: set corpus.columns.id={column}"
+                if column
+                else "Write the corpus's ids into the qrels, or give the corpus that they belong "
+                "to. Without the file of qrels, recall is not scored."
+            )
+        )
+
+
+def _demo_articles() -> set[str]:
+    return set(chain.from_iterable(read_exam_csv(DEMO)["articles"]))
+
+
+def _find_column(row: Collection[str], names: tuple[str, ...]) -> str | None:
+    return next((column for column in row if column.lower() in names), None)
+
+
+def _is_relevant(value: Any, number: int, path: Path) -> bool:
+    """Tell whether a relevance is above zero."""
+    try:
+        return float(read_text(value)) > 0
+    except (TypeError, ValueError):
+        raise ExamError(
+            f"{path}, row {number}: relevance {value!r} is not a number.\nWrite 1 or 0."
+        ) from None
 
 
 def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:

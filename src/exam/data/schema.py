@@ -15,6 +15,7 @@ from exam.core.errors import ExamError
 from exam.core.files import digest
 from exam.data.answers import MEANING, AmbiguityError, Answer, read_labels
 from exam.data.cells import SCALARS, cell_keys, cell_text, describe, get_cell, match_column
+from exam.data.corpus import read_articles
 from exam.data.option_order import choose_order
 from exam.data.options import LETTERS, ColumnError, Options, read_lettered, read_listed
 from exam.data.suggest import suggest_settings
@@ -30,7 +31,7 @@ FEATURES = Features(
         "options": List(Value("string")),
         "label": Value("int64"),  # null: the answer is unknown
         "context": Value("string"),  # a text that came with the question, or null
-        "article": Value("string"),  # the article it was written from (qrels), or null
+        "articles": List(Value("string")),  # the articles that answer it (qrels); none: unknown
     }
 )
 Rows = list[dict[str, Any]]
@@ -98,10 +99,9 @@ def _parse(
     """Return the questions, and the form of their answers if one was needed."""
     columns = _find_columns(rows, header, data, source)
     keys = _read_ids(rows, columns, source)
-    articles = cell_keys(get_cell(row, columns.article) for row in rows)
     questions: Rows = []
     answers: list[Answer] = []
-    for number, (key, article, row) in enumerate(zip(keys, articles, rows, strict=True), 1):
+    for number, (key, row) in enumerate(zip(keys, rows, strict=True), 1):
         location = f"{source}, row {number} (id {key!r})"
         prompt = _read_text(row, columns.prompt, "prompt", location)
         if not prompt:
@@ -110,8 +110,9 @@ def _parse(
         _check_equal_options(options, data, location)
         answers.append(Answer(get_cell(row, columns.answer), options, location))
         context = _read_text(row, columns.context, "context", location)
-        texts = {"id": key, "prompt": prompt, "context": context, "article": article or None}
-        questions.append({**texts, "options": options.texts})
+        articles = read_articles(get_cell(row, columns.article), location)
+        texts = {"id": key, "prompt": prompt, "context": context}
+        questions.append({**texts, "options": options.texts, "articles": articles})
     labels, form = read_labels(
         answers, AnswerForm.text if data.columns.get("correct") else data.answer
     )

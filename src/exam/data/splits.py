@@ -139,8 +139,8 @@ def assign_folds(questions: Dataset, folds: int, seed: int) -> Any:
 def group_near_duplicates(questions: Dataset) -> Any:
     """Return the group number of every question, shape `(questions,)`.
 
-    A group connects questions of one article, and questions whose TF-IDF vectors (words and word
-    pairs of prompt and options) have a cosine of at least MIN_COSINE.
+    A group connects questions that share an article, and questions whose TF-IDF vectors (words and
+    word pairs of prompt and options) have a cosine of at least MIN_COSINE.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -160,7 +160,7 @@ def group_near_duplicates(questions: Dataset) -> Any:
         similar = ((vectors[start : start + BLOCK] @ vectors.T) >= MIN_COSINE).tocoo()
         edges.append(np.stack([similar.row + start, similar.col]))
     first: dict[str, int] = {}
-    articles = [(i, a) for i, a in enumerate(questions["article"]) if a is not None]
+    articles = [(i, a) for i, own in enumerate(questions["articles"]) for a in own or []]
     pairs = [(i, first.setdefault(article, i)) for i, article in articles]
     edges.append(np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
     row, column = np.concatenate(edges, axis=1)

@@ -35,7 +35,7 @@ from exam.metrics import (
     rank_options,
     summarize_metric,
 )
-from exam.retrieval.contexts import read_support
+from exam.retrieval.contexts import read_support, score_some
 
 log = logging.getLogger(__name__)
 
@@ -337,9 +337,9 @@ def log_warnings(stage: Stage) -> None:
         log.warning("%s: %s", stage.kind, text)
 
 
-def log_scores(stage: Stage, name: str) -> None:
-    """Log the scores of contexts; at the level debug, with intervals."""
-    scores = stage.metadata["scores"]
+def log_scores(stage: Stage, name: str, questions: Dataset | None = None) -> None:
+    """Log the scores of contexts, or of some of their questions; at the level debug, intervals."""
+    scores = stage.metadata["scores"] if questions is None else score_some(stage, questions)
     if scores:
         values = " · ".join(f"{metric} {score['value']:.3f}" for metric, score in scores.items())
         log.info("%s contexts: %s", name, values)

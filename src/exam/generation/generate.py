@@ -13,8 +13,15 @@ from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
 from exam.core.files import write_atomically
 from exam.core.logging import track
-from exam.data.corpus import corpus_files, corpus_key
-from exam.data.questions import DEMO, empty_questions, questions_digest, read_exam_csv, read_qrels
+from exam.data.corpus import read_articles
+from exam.data.questions import (
+    DEMO,
+    empty_questions,
+    find_qrels,
+    questions_digest,
+    read_exam_csv,
+    read_qrels,
+)
 from exam.data.schema import LETTERS
 from exam.data.sentences import SENTENCES_VERSION, splitter
 from exam.data.tables import read_rows, write_csv
@@ -80,13 +87,13 @@ def _prepare_llm(retrieval: Retrieval, generator: Generator) -> tuple[dict[str, 
     """Return the stage's key and a function that has a language model write the questions."""
     from exam.generation import llm
 
-    files = corpus_files(retrieval.corpus, retrieval.outputs)
+    articles = retrieval.articles
     paths = _excluded_files(generator)
     exams = concatenate_datasets([empty_questions(), *map(read_exam_csv, paths)])
     excluded = set().union(*map(_articles, paths))
     settings = to_dict(generator)
     key = {
-        "corpus": corpus_key(files),
+        "corpus": articles.key,
         "generator": {k: settings[k] for k in ("kind", "num_questions", "options", "seed")},
         "writer": llm.llm_key(generator.llm),
         "exams": questions_digest(exams),
@@ -96,7 +103,7 @@ def _prepare_llm(retrieval: Retrieval, generator: Generator) -> tuple[dict[str, 
         **splitter().key,
     }
     outputs = retrieval.outputs
-    return key, partial(llm.generate_questions, files, generator, excluded, exams, outputs)
+    return key, partial(llm.generate_questions, articles.files, generator, excluded, exams, outputs)
 
 
 def _check(rows: Rows, generator: Generator) -> int:
@@ -135,5 +142,6 @@ def _excluded_files(generator: Generator) -> list[Path]:
 
 def _articles(path: Path) -> set[str]:
     """Return the ids or titles of the articles of a file's questions, if it names them."""
-    column = {row["article"] for row in read_rows(path) if row.get("article")}
-    return column | set(read_qrels(path.with_name(f"{path.stem}_qrels.csv")).values())
+    column = {a for row in read_rows(path) for a in read_articles(row.get("article"), str(path))}
+    qrels = find_qrels(path)
+    return column.union(*read_qrels(qrels).values()) if qrels else column

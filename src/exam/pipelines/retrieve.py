@@ -55,7 +55,7 @@ def run_retrieve(config: Retrieve) -> dict[str, ContextSet]:
         stage = retrieval.contexts(questions, f"{data.name}-{name}", config.resume.value)
         log_scores(stage, name)
         contexts[name] = stage
-        if {*questions["label"], *questions["article"]} - {None}:
+        if any(questions["articles"]) or any(label is not None for label in questions["label"]):
             scored[name] = stage
     log_reused([*retrieval.stages, *([generation] if generation else []), *contexts.values()])
     for name, stage in scored.items() if config.evaluate else ():

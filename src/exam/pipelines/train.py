@@ -125,7 +125,7 @@ def _prepare(config: Train) -> Inputs:
         pool = valid = retrieval.contexts(split.all_train, f"{data.name}-train")
         if data.valid is not None and not data.cross_validate:
             valid = retrieval.contexts(split.valid, f"{data.name}-valid")
-    log_scores(valid, "valid")
+    log_scores(valid, "valid", split.valid if valid is pool else None)
     stages = (*retrieval.stages, generation, pool, None if valid is pool else valid)
     return Inputs(split, fold, pool, valid, [stage for stage in stages if stage is not None])
 

@@ -8,19 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from exam.config import Chunking, Corpus
+from exam.config import Chunking
 from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
 from exam.core.files import write_atomically
 from exam.core.logging import track
-from exam.data.corpus import (
-    CorpusFile,
-    check_unique_ids,
-    corpus_files,
-    corpus_key,
-    count_articles,
-    iter_articles,
-)
+from exam.data.corpus import Articles, CorpusFile, iter_articles
 from exam.data.sentences import SENTENCES_VERSION, sentence_offsets, splitter
 from exam.data.words import WORDS_VERSION, word_spans
 
@@ -67,43 +60,38 @@ def passage_text(passage: dict[str, Any]) -> str:
     return f"{title}. {text}" if title else text
 
 
-def build_passages(corpus: Corpus, chunking: Chunking, outputs: Path) -> PassageTable:
+def build_passages(articles: Articles, chunking: Chunking, outputs: Path) -> PassageTable:
     """Split a corpus into passages, one file's articles after another.
 
     Raises:
         ExamError: the corpus has no text.
     """
-    files = corpus_files(corpus, outputs)
     key = {
-        "corpus": corpus_key(files),
+        "corpus": articles.key,
         "passages": asdict(chunking),
         "words": WORDS_VERSION,
         "sentences": SENTENCES_VERSION,
         **splitter().key,
     }
-    with open_stage(outputs, "passages", corpus.name, key) as stage:
+    with open_stage(outputs, "passages", articles.name, key) as stage:
         if not stage.reused:
-            articles, count = _write(stage.folder / FILE, files, chunking)
+            count = _write(stage.folder / FILE, articles, chunking)
             if not count:
                 raise ExamError(
-                    f"corpus={corpus.name} has no text.\n"
+                    f"corpus={articles.name} has no text.\n"
                     "Name its files with corpus.dir= and corpus.files=, or set a smaller "
                     "chunking.min_sentence_chars."
                 )
-            stage.finish([FILE], articles=articles, passages=count)
+            stage.finish([FILE], articles=len(articles), passages=count)
     with pa.memory_map(str(stage.folder / FILE)) as source:
-        return PassageTable(stage, files, pa.ipc.open_file(source).read_all())
+        return PassageTable(stage, articles.files, pa.ipc.open_file(source).read_all())
 
 
-def _write(path: Path, files: list[CorpusFile], chunking: Chunking) -> tuple[int, int]:
-    """Write the passages of every article; return the numbers of articles and passages."""
-    articles = count = 0
-    sources = (
-        (file.source, article)
-        for file in files
-        for article in check_unique_ids(file, iter_articles(file))
-    )
-    stream = track(sources, "split", count_articles(files), "articles")
+def _write(path: Path, articles: Articles, chunking: Chunking) -> int:
+    """Write the passages of every article; return their number."""
+    count = 0
+    sources = ((file.source, article) for file in articles.files for article in iter_articles(file))
+    stream = track(sources, "split", len(articles), "articles")
     with write_atomically(path) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as writer:
         while block := list(islice(stream, ARTICLES_PER_BLOCK)):
             rows = [
@@ -111,11 +99,10 @@ def _write(path: Path, files: list[CorpusFile], chunking: Chunking) -> tuple[int
                 for source, article in block
                 for start, end in chunk(article.text, chunking)
             ]
-            articles += len(block)
             count += len(rows)
             if rows:
                 writer.write_batch(pa.record_batch(list(zip(*rows, strict=True)), SCHEMA))
-    return articles, count
+    return count
 
 
 def chunk(text: str, chunking: Chunking) -> list[tuple[int, int]]:

@@ -217,6 +217,15 @@ def evaluate(
     return {name: summarize(values) for name, values in scores.items()}, missing
 
 
+def score_some(stage: Stage, questions: Dataset) -> dict[str, Any]:
+    """Return the scores of some of a stage's questions, as `evaluate` does those of all."""
+    support = read_support(stage, questions["id"])
+    if support is None:
+        return {}
+    scores = question_scores(questions, read_contexts(stage), support)
+    return {name: summarize(values) for name, values in scores.items()}
+
+
 def option_support(
     questions: Dataset, contexts: Contexts, idf: dict[str, float]
 ) -> list[list[float]]:
@@ -264,12 +273,15 @@ def question_scores(
 
 
 def article_ranks(questions: Dataset, contexts: Contexts) -> Floats:
-    """Return the rank of the first passage of each known article; inf if none is ranked."""
+    """Return the rank of the first passage of a right article, for each question that has some.
+
+    It is inf if none is ranked.
+    """
     return np.array(
         [
-            next((p["rank"] for p in contexts.get(key, []) if p["article_id"] == article), np.inf)
-            for key, article in zip(questions["id"], questions["article"], strict=True)
-            if article is not None
+            next((p["rank"] for p in contexts.get(key, []) if p["article_id"] in articles), np.inf)
+            for key, articles in zip(questions["id"], questions["articles"], strict=True)
+            if articles
         ],
         dtype=np.float64,
     )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exam.config import Corpus, Index, IndexType
+from exam.config import Index, IndexType
 from exam.core import distributed
 from exam.core.artifacts import Stage, load_stage, shared_stage
 from exam.core.errors import ExamError
@@ -24,11 +24,8 @@ from exam.core.files import checksum_matches, write_atomically, write_with_check
 from exam.core.logging import log_progress, progress_bar
 from exam.data.corpus import (
     Article,
+    Articles,
     CorpusFile,
-    check_unique_ids,
-    corpus_files,
-    corpus_key,
-    count_articles,
     get_articles,
     iter_articles,
     title_and_first_sentence,
@@ -60,7 +57,7 @@ class Source(NamedTuple):
     stream: Iterator[dict[str, Any]]
     schema: pa.Schema
     text: Callable[[dict[str, Any]], str]
-    total: int | None  # None: unknown before the end
+    total: int
 
 
 @dataclass(frozen=True)
@@ -106,25 +103,22 @@ class ArticleIndex(PassageIndex):
 
 
 def build_index(
-    corpus: Corpus, encoder: SentenceEncoder, index: Index, outputs: Path
+    articles: Articles, encoder: SentenceEncoder, index: Index, outputs: Path
 ) -> ArticleIndex:
-    """Encode every article's title and first sentence; continue at the first missing shard.
-
-    Raises:
-        ExamError: the corpus has no articles.
-    """
-    files = corpus_files(corpus, outputs)
+    """Encode every article's title and first sentence; continue at the first missing shard."""
     stream = (
         {"id": article.id, "title": article.title, "file": number, "article": article}
-        for number, file in enumerate(files)
-        for article in check_unique_ids(file, iter_articles(file))
+        for number, file in enumerate(articles.files)
+        for article in iter_articles(file)
     )
-    key = {"corpus": corpus_key(files), **splitter().key}
+    key = {"corpus": articles.key, **splitter().key}
     source = Source(
-        stream, ARTICLE, lambda row: title_and_first_sentence(row["article"]), count_articles(files)
+        stream, ARTICLE, lambda row: title_and_first_sentence(row["article"]), len(articles)
     )
-    stage = _build(corpus.name, key, source, encoder, index, outputs)
-    return ArticleIndex(stage, files, pq.read_table(stage.folder / ARTICLES, memory_map=True))
+    stage = _build(articles.name, key, source, encoder, index, outputs)
+    return ArticleIndex(
+        stage, articles.files, pq.read_table(stage.folder / ARTICLES, memory_map=True)
+    )
 
 
 def build_passage_index(
@@ -151,7 +145,7 @@ def _build(
     key = {**key, "encoder": encoder.key, "index": index_key(index)}
     with shared_stage(outputs, "index", f"{name}-{encoder.config.name}", key) as stage:
         if not stage.reused:
-            if source.total is not None and distributed.rank() == 0:
+            if distributed.rank() == 0:
                 _check_room(stage.folder, source.total, encoder, index)
             shards = _encode_shards(stage.folder, source, index.shard_size, encoder)
             distributed.barrier()
@@ -204,10 +198,6 @@ def _check_room(folder: Path, rows: int, encoder: SentenceEncoder, index: Index)
 
 def _assemble(folder: Path, index: Index, shards: list[Path]) -> tuple[list[str], dict[str, Any]]:
     """Build the index of the vectors, and the table of the articles, one shard at a time."""
-    if not shards:
-        raise ExamError(
-            "The corpus has no articles.\nName its files with corpus.dir= and corpus.files="
-        )
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:
         raise ExamError(

@@ -41,7 +41,7 @@ def mine_pairs(
     """Return each question's positives and hard negatives: other passages of high rank.
 
     Positives come from the file `pairs.positives` or, without one, are the passages that best
-    support the right option. With binary targets these belong to the question's article or, if no
+    support the right option. With binary targets these belong to the question's articles or, if no
     article is known, support the option. Questions without both kinds are skipped.
 
     Raises:
@@ -84,9 +84,9 @@ def _best_supporting(
     def is_positive(share: float, row: Row) -> bool:
         if pairs.target is Target.support:
             return True
-        if question["article"] is None:
+        if not question["articles"]:
             return share > SUPPORT_THRESHOLD
-        return bool(row["article_id"] == question["article"])
+        return row["article_id"] in question["articles"]
 
     ranked = sorted(scored, key=lambda pair: -pair[0])
     return [row for share, row in ranked if is_positive(share, row)][: pairs.num_positives]
@@ -120,7 +120,9 @@ def _draw_negatives(
         if row["text"] not in positive_texts
         and (
             pairs.target is Target.support
-            or (row["article_id"] != question["article"] and share <= pairs.max_support)
+            or (
+                row["article_id"] not in (question["articles"] or ()) and share <= pairs.max_support
+            )
         )
     ]
     random = Random(f"{seed}:{question['id']}")

@@ -28,7 +28,8 @@ from exam.config import Retriever as RetrieverConfig
 from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
 from exam.core.logging import track
-from exam.data.questions import questions_digest
+from exam.data.corpus import Articles, list_articles
+from exam.data.questions import check_articles, questions_digest
 from exam.data.sentences import SENTENCES_VERSION
 from exam.data.words import WORDS_VERSION
 from exam.retrieval.chunking import PassageTable, build_passages
@@ -98,14 +99,19 @@ class Retrieval:
         return PairScorer(self.reranker)
 
     @cached_property
+    def articles(self) -> Articles:
+        """The checked corpus."""
+        return list_articles(self.corpus, self.outputs)
+
+    @cached_property
     def article_index(self) -> ArticleIndex:
         """The index of the corpus's articles, built if missing."""
-        return build_index(self.corpus, self.sentence_encoder, self.index, self.outputs)
+        return build_index(self.articles, self.sentence_encoder, self.index, self.outputs)
 
     @cached_property
     def passage_table(self) -> PassageTable:
         """The passages of the corpus, split if missing."""
-        return build_passages(self.corpus, self.chunking, self.outputs)
+        return build_passages(self.articles, self.chunking, self.outputs)
 
     @cached_property
     def passage_index(self) -> PassageIndex:
@@ -134,7 +140,10 @@ class Retrieval:
     @property
     def stages(self) -> list[Stage]:
         """The stages of the indexes opened so far."""
-        opened = ("article_index", "passage_table", "passage_index", "document_frequencies")
+        opened = (
+            *("articles", "article_index", "passage_table", "passage_index"),
+            "document_frequencies",
+        )
         return [getattr(self, name).stage for name in opened if name in vars(self)]
 
     @property
@@ -158,6 +167,9 @@ class Retrieval:
 
     def rank(self, questions: Dataset, name: str, retriever: "Retriever", resume: str) -> Stage:
         """Return the stage with the questions' contexts by one retriever; reuse a finished one."""
+        searches = retriever.config.kind.searches
+        if searches:
+            check_articles(questions, self.articles, name)
         inputs = retriever.prepare(questions, name, resume)
         digest = questions_digest(questions)
         key = {"questions": digest, "words": WORDS_VERSION, **retriever.key(questions)}
@@ -165,7 +177,6 @@ class Retrieval:
         with open_stage(outputs, "contexts", label, key, resume) as stage:
             self.used.append(stage)
             # Open them for reused contexts too: a bundle includes every opened stage.
-            searches = retriever.config.kind.searches
             frequencies = self.document_frequencies if searches else None
             if not stage.reused:
                 ids = questions["id"][:]
@@ -268,7 +279,8 @@ def _provided_context(question: Row) -> list[Row]:
     if question["context"] is None:
         return []
     ids = {"question_id": question["id"], "passage_id": question["id"]}
-    passage = {"article_id": question["article"], "title": "", "text": question["context"]}
+    article = next(iter(question["articles"] or []), None)
+    passage = {"article_id": article, "title": "", "text": question["context"]}
     return [{**ids, **passage, "rank": 1, "score": 1.0, "source": "given"}]
 
 
