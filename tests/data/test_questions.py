@@ -220,7 +220,7 @@ def test_a_folder_or_a_pattern_names_the_tables_in_it(tmp_path, caplog):
         for entry in ("val", "val/*", str(folder)):
             questions = read_questions(data(tmp_path), entry)
             assert questions["id"][:] == ["biology:0", "biology:1", "physics:0"]
-            assert questions["article"][:] == [None, "a7", None]
+            assert questions["articles"][:] == [[], ["a7"], []]
     assert "2 files, without README.md, biology_qrels.csv" in caplog.text
     assert read_questions(data(tmp_path), "val/b*.csv")["id"][:] == ["0", "1"]
     assert len(read_questions(data(tmp_path), "val/**/*")) == 4
@@ -261,7 +261,8 @@ def test_an_index_without_a_name_is_nobodys_article(tmp_path):
     columns = {"id": None, "prompt": "prompt", "answer": "answer"}
     config = Data(name="q", dir=str(tmp_path), options="AB", columns=columns)
     questions = read_questions(config, "q.csv")
-    assert questions["article"][:] == questions["context"][:] == [None] * 3
+    assert questions["context"][:] == [None] * 3
+    assert questions["articles"][:] == [[]] * 3
     assert questions["label"][:] == [0, 1, 1]
 
 

@@ -486,7 +486,7 @@ def test_support_tells_options_apart_in_a_corpus_of_one_article(tmp_path):
     }
     (tmp_path / "c.jsonl").write_text(json.dumps(row))
     question = {
-        "id": "q", "prompt": "Which metal is liquid?", "label": 0, "context": None, "article": "m",
+        "id": "q", "prompt": "Which metal is liquid?", "label": 0, "context": None, "articles": ["m"],
         "options": ["Mercury", "Iron", "Mercury ore"],
     }  # fmt: skip
     retrieval = Retrieval(
@@ -522,7 +522,7 @@ def test_a_text_without_stops_is_cut_to_pieces_that_the_encoder_reads_whole(
 ):
     lines = [f"the {a} lives in the {p}" for a, p in zip(ANIMALS, ANIMALS[::-1], strict=True)]
     text = " ".join(lines * 20)
-    rows = [{"id": "long", "title": "", "text": text}, {"id": "b", "title": "", "text": "a toad"}]
+    rows = [{"id": "a0", "title": "", "text": text}, {"id": "b", "title": "", "text": "a toad"}]
     (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     retrieval = Retrieval(
         jsonl_corpus(tmp_path / "long.jsonl"),
@@ -534,7 +534,7 @@ def test_a_text_without_stops_is_cut_to_pieces_that_the_encoder_reads_whole(
     )
     with caplog.at_level("INFO", logger="exam"):
         ranked = read_contexts(retrieval.contexts(questions, "q"))["0"]
-    texts = [p["text"] for p in ranked if p["article_id"] == "long"]
+    texts = [p["text"] for p in ranked if p["article_id"] == "a0"]
     lengths = retrieval.sentence_encoder.count_tokens(texts)
     assert lengths.max() <= 32
     assert all(text.startswith(t) or f" {t}" in text for t in texts)  # whole words
