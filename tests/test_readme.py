@@ -24,7 +24,9 @@ COMMAND = re.compile(r"(exam|torchrun|wandb|make|pip|export)\b.*|[A-Z]=.*")
 SETTING = re.compile(r"[+~]?([a-z]\w*(?:\.\w+)*)(?:=(.*))?")
 GROUPS = {path.name for path in conf_dir().iterdir() if path.is_dir()}
 KEYS = {key for schema in ROOTS.values() for key in known_keys(schema)}
-FREE = ("data.columns", "corpus.columns", "retriever.members", "retriever.weights")  # their keys are yours
+FREE = (  # their keys are yours
+    *("data.columns", "corpus.columns", "retriever.members", "retriever.weights"),
+)
 PLACEHOLDERS = {"group", "key", "run"}
 # Commands that a test does not run as written, and why; the first match holds.
 SMOKE = {  # run with small random weights of the model's architecture

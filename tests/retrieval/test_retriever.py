@@ -486,8 +486,8 @@ def test_support_tells_options_apart_in_a_corpus_of_one_article(tmp_path):
     }
     (tmp_path / "c.jsonl").write_text(json.dumps(row))
     question = {
-        "id": "q", "prompt": "Which metal is liquid?", "label": 0, "context": None, "articles": ["m"],
-        "options": ["Mercury", "Iron", "Mercury ore"],
+        "id": "q", "prompt": "Which metal is liquid?", "label": 0, "context": None,
+        "articles": ["m"], "options": ["Mercury", "Iron", "Mercury ore"],
     }  # fmt: skip
     retrieval = Retrieval(
         jsonl_corpus(tmp_path / "c.jsonl"),

@@ -173,7 +173,7 @@ def mark_repetitions(questions: Dataset, others: Dataset) -> Any:
     if not len(questions) or not len(others):
         return np.zeros(len(questions), dtype=bool)
     joined = concatenate_datasets([others, questions])
-    texts = joined.remove_columns("article").add_column("article", [None] * len(joined))
+    texts = joined.remove_columns("articles").add_column("articles", [[]] * len(joined))
     groups = group_near_duplicates(texts)
     return np.isin(groups[len(others) :], groups[: len(others)])
 
