@@ -39,7 +39,7 @@ COMPOSED = {
     "a W&B server: the trackers' tests": r"^wandb|tracker=wandb",
     "minutes: the demo's and the benchmarks' own tests": r"^make",
     "an endpoint: the question writer's tests": r"generator=llm",
-    "a person: tests of these commands": r"exam (ask|doctor|demo|--)",
+    "a person: tests of these commands": r"exam (ask|inspect|doctor|demo|--)",
     "shell, not this project": r"^(pip|export)",
 }
 

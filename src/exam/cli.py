@@ -33,6 +33,7 @@ COMMANDS = {
     "compare": "compare runs, or contexts, on the same questions",
     "ask": "answer questions that you type",
     "bundle": "collect everything that an offline machine needs to answer an exam",
+    "inspect": "show how question files are read, and the command that reads them",
     "doctor": "check this machine's packages, memory and devices",
     "demo": "measure the benefit of retrieval on the demo corpus",
 }
@@ -78,6 +79,7 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {  # of commands without a con
         "OVERRIDE": {"nargs": "*", "help": "settings of exam infer: run.corpus.dir=…"},
         "--outputs": {"help": "the folder of the index, if not beside the run"},
     },
+    "inspect": {"FILE": {"nargs": "+", "help": "files or folders of questions"}},
     "doctor": {"--deep": {"action": "store_true", "help": "import torch, and time a computation"}},
     "demo": {},
     UNPACK: {
@@ -176,6 +178,10 @@ def _run_parsed(command: str, options: argparse.Namespace) -> int:
 
         setup_process("warning")
         run_ask(options.RUN, options.OVERRIDE, options.outputs)
+    elif command == "inspect":
+        from exam.data.inspect import inspect_files
+
+        print_result(inspect_files(options.FILE))
     elif command == "doctor":
         from exam.pipelines.doctor import run_doctor
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
-from helpers import kaggle_rows, refuses, write_csv
+from helpers import imported, kaggle_rows, refuses, write_csv
 from omegaconf import OmegaConf
 
 from exam.config import Data, Retrieve, Source, Train
@@ -149,7 +149,8 @@ def test_a_whole_message(tmp_path):
     write_csv(tmp_path / "q.csv", [without("E", "answer")])
     assert refusal(tmp_path) == (
         "/q.csv has columns id, prompt, A, B, C, D; missing: option E (E).\n"
-        "Set data.options=ABCD, or map the missing columns: data.columns.E=<name>"
+        "Set data.options=ABCD, or map the missing columns: data.columns.E=<name>. "
+        "See its rows: exam inspect /q.csv"
     )
 
 
@@ -556,3 +557,24 @@ def test_jmmlu_reads_its_subjects_without_headers(tmp_path):
         "physics:physics-2",
     ]
     assert questions["label"][:] == [2] * 4
+
+
+def test_missing_columns_are_refused_before_heavy_imports(tmp_path):
+    write_csv(tmp_path / "q.csv", [without("prompt")])
+    code = (
+        "from exam.cli import main\n"
+        f"assert main(['train', 'data=csv', r'data.train={tmp_path / 'q.csv'}']) == 2"
+    )
+    assert imported(code, "torch", "transformers", "sentence_transformers") == set()
+
+
+def test_the_case_of_a_column_does_not_matter_where_one_fits(tmp_path):
+    row = {name.swapcase(): value for name, value in ROW.items()}
+    write_csv(tmp_path / "q.csv", [row])
+    write_csv(tmp_path / "p.csv", [ROW])
+    check_paths(Retrieve(data=data(tmp_path, test="q.csv")))
+    questions = read_questions(data(tmp_path), "q.csv")
+    assert questions.to_list() == read_questions(data(tmp_path), "p.csv").to_list()
+    write_csv(tmp_path / "q.csv", [{**row, "Id": "2"}])
+    with refuses("q.csv has the columns 'ID', 'Id' for 'id'"):
+        read_questions(data(tmp_path), "q.csv")

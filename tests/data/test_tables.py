@@ -88,6 +88,7 @@ def forms() -> Iterator[tuple[str, str, bytes]]:
             NAMES, ROWS, quoting=csv.QUOTE_ALL, delimiter="\0", lineterminator="\n"
         ).replace(b"\0", b", "),
     }
+    variants["capitals"] = as_csv(["ID", "Prompt", "a", "b", "c", "Answer"], ROWS)
     for name, content in variants.items():
         yield name, "q.csv", content
     arrays = {

@@ -12,6 +12,7 @@ from exam.core.artifacts import check_finished
 from exam.core.errors import ExamError, join_errors
 from exam.core.logging import log_once
 from exam.core.security import require_network
+from exam.data.cells import match_column
 from exam.data.tables import SAVED, headerless_error, is_table, looks_like_a_row, read_rows
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def check_paths(config: Command) -> None:
         with collect_error(errors):
             for path in find_question_files(data, entry):
                 with collect_error(errors):
-                    next(read_question_rows(data, path), None)
+                    _check_columns(data, path)
     if errors:
         raise join_errors(errors)
 
@@ -60,6 +61,21 @@ def collect_error(errors: list[ExamError]) -> Iterator[None]:
         yield
     except ExamError as error:
         errors.append(error)
+
+
+def _check_columns(data: Data, path: Path) -> None:
+    """Refuse a file whose first row lacks columns, with the settings that read them."""
+    rows = read_question_rows(data, path)
+    if (first := next(rows, None)) is None:
+        return
+    names = [data.columns.get("id"), data.columns.get("prompt") or "prompt"]
+    names += [data.columns.get(letter) or letter for letter in data.options or ""]
+    names += [] if data.options else [data.columns.get("options") or "options"]
+    tops = [(name, name.partition(".")[0]) for name in names if name]
+    if not all(any(match_column(name, first) for name in pair) for pair in tops):
+        from exam.data.schema import parse_questions  # slow to import
+
+        parse_questions([first, *rows], data, str(path))
 
 
 def read_question_rows(data: Data, path: Path) -> Iterator[dict[str, Any]]:

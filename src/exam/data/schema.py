@@ -1,6 +1,7 @@
 """Validate the rows of a file and turn them into questions."""
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 
 from exam.config import AnswerForm, Data
-from exam.core.errors import ExamError
+from exam.core.errors import ExamError, spell_command
 from exam.core.files import digest
 from exam.data.answers import MEANING, AmbiguityError, Answer, read_labels
 from exam.data.cells import SCALARS, cell_keys, cell_text, describe, get_cell, match_column
@@ -61,12 +62,12 @@ def parse_questions(rows: Iterable[dict[str, Any]], data: Data, source: str) -> 
         raise ExamError(f"{source} holds no question.\nGive a file with at least one row.")
     header = list(dict.fromkeys(name for row in rows for name in row))
     try:
-        questions, form = _parse(rows, header, data, source)
+        questions, form = parse_rows(rows, header, data, source)
     except ColumnError as error:
 
         def attempt(other: Data) -> str | None:
             try:
-                _parse(rows, header, other, source)
+                parse_rows(rows, header, other, source)
             except AmbiguityError as ambiguity:
                 return f". {ambiguity.settings} too"
             except ExamError:
@@ -76,6 +77,8 @@ def parse_questions(rows: Iterable[dict[str, Any]], data: Data, source: str) -> 
         observed, _, remedy = str(error).partition("\n")
         if settings := suggest_settings(header, data, error.missing, attempt):
             remedy = f"Set {settings}{error.alternative}"
+        if Path(source).is_file():
+            remedy += f". See its rows: {spell_command('inspect')} {shlex.quote(source)}"
         raise ExamError(f"{observed}\n{remedy}") from None
     if data.answer is AnswerForm.auto and form not in (None, AnswerForm.letter):
         meaning = MEANING[form]
@@ -93,7 +96,7 @@ def parse_questions(rows: Iterable[dict[str, Any]], data: Data, source: str) -> 
     return Dataset.from_list(questions, features=FEATURES)
 
 
-def _parse(
+def parse_rows(
     rows: Rows, header: list[str], data: Data, source: str
 ) -> tuple[Rows, AnswerForm | None]:
     """Return the questions, and the form of their answers if one was needed."""

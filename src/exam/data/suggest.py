@@ -39,7 +39,7 @@ def suggest_settings(
         options = change.get("options", data.options)
         choice = attempt(replace(data, columns=columns, options=options))
         if choice is not None:
-            return " ".join(_spell(key, value) for key, value in change.items()) + choice
+            return " ".join(spell_setting(key, value) for key, value in change.items()) + choice
     return None
 
 
@@ -99,7 +99,7 @@ def _lettered(header: list[str]) -> list[Change]:
     return changes
 
 
-def _spell(key: str, value: str | None) -> str:
+def spell_setting(key: str, value: str | None) -> str:
     """Return a setting as a shell takes it."""
     if value is None or PLAIN.fullmatch(value):
         return f"data.{key}={'null' if value is None else value}"

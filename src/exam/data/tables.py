@@ -296,16 +296,26 @@ def _is_sentence(text: str) -> bool:
     )
 
 
-def headerless_error(path: Path | str, names: list[str]) -> ExamError:
+class HeaderlessError(ExamError):
+    """A file of questions whose first row is not a header; `header` holds names for its columns."""
+
+    def __init__(self, message: str, header: list[str]) -> None:
+        """Keep the names."""
+        super().__init__(message)
+        self.header = header
+
+
+def headerless_error(path: Path | str, names: list[str]) -> HeaderlessError:
     """Return the refusal of a file of questions whose first row is not a header."""
     cells = ", ".join(repr(name if len(name) < LONG_NAME else f"{name[:37]}…") for name in names)
     header = name_columns(names)
     settings = [f"data.header=[{','.join(header)}]"]
     settings.append(f"data.options={''.join(c for c in header if c in ascii_uppercase)}")
     settings += [] if "id" in header else ["data.columns.id=null"]
-    return ExamError(
+    return HeaderlessError(
         f"{path} has no header: its first row is {cells}.\n"
-        f"Name its columns in order: {' '.join(settings)}"
+        f"Name its columns in order: {' '.join(settings)}",
+        header,
     )
 
 
