@@ -125,3 +125,33 @@ def test_equal_scores_have_no_interval():
     constant, single = estimate(np.full(40, 0.25)), estimate(np.array([0.5]))
     assert vars(constant) == {"n": 40, "value": 0.25, "low": 0.25, "high": 0.25}
     assert vars(single) == {"n": 1, "value": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_the_interval_over_seeds_covers_their_spread():
+    random = np.random.default_rng(0)
+    questions = random.normal(0.5, 0.1, 400)
+    seeds = np.array([-0.1, 0.0, 0.1])  # a standard error of 0.1 / √3
+    several = estimate(questions + seeds[:, None])
+    assert several.n == 400
+    assert several.value == pytest.approx(estimate(questions).value)
+    # three draws of three values: all the lowest one time in 27, after the correction by √(3/2)
+    assert several.low == pytest.approx(several.value - 0.1 * 1.5**0.5, abs=0.015)
+    assert several.high == pytest.approx(several.value + 0.1 * 1.5**0.5, abs=0.015)
+    equal = estimate(np.tile(questions, (3, 1)))
+    alone = estimate(questions)
+    assert (equal.low, equal.high) == pytest.approx((alone.low, alone.high), abs=0.002)
+
+
+def test_a_difference_of_one_seed_is_within_the_noise_of_three():
+    random = np.random.default_rng(1)
+    gains = random.normal(0, 0.3, (3, 250)) + np.array([0.19, 0.02, 0.04])[:, None]
+    assert estimate(gains[0]).low > 0
+    assert estimate(gains).low < estimate(gains.mean(axis=0)).low
+
+
+def test_repeated_questions_do_not_narrow_the_interval():
+    scores = np.random.default_rng(2).integers(0, 2, 100).astype(float)
+    once, four = estimate(scores), np.tile(scores, 4)
+    clustered = estimate(four, groups=np.tile(np.arange(100), 4))
+    assert (clustered.low, clustered.high) == pytest.approx((once.low, once.high), abs=0.02)
+    assert estimate(four).high - estimate(four).low < 0.6 * (once.high - once.low)

@@ -81,7 +81,15 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {  # of commands without a con
     },
     "inspect": {"FILE": {"nargs": "+", "help": "files or folders of questions"}},
     "doctor": {"--deep": {"action": "store_true", "help": "import torch, and time a computation"}},
-    "demo": {},
+    "demo": {
+        "--seeds": {
+            "type": int,
+            "nargs": "+",
+            "metavar": "N",
+            "default": [],
+            "help": "train each reader with each of these seeds, such as 0 1 2; by default, once",
+        }
+    },
     UNPACK: {
         "BUNDLE": {"type": Path, "help": "a bundle's folder"},
         "OUTPUTS": {"type": Path, "help": "the folder of outputs for exam infer"},
@@ -190,7 +198,7 @@ def _run_parsed(command: str, options: argparse.Namespace) -> int:
         from exam.pipelines.demo import run_demo
 
         setup_process("info")
-        run_demo()
+        run_demo(options.seeds)
     else:
         from exam.bundle.contents import unpack
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 RESAMPLES = 10_000
+CROSSED_RESAMPLES = 2_000  # of trainings and questions
 FEW = 100  # distinct values: counting them is faster than drawing every question
 
 
@@ -73,7 +74,7 @@ def random_average_precision(options: Ints, k: int) -> Floats:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over questions with its 95 % percentile-bootstrap interval."""
+    """A mean over `n` questions with its 95 % percentile-bootstrap interval."""
 
     n: int
     value: float
@@ -84,13 +85,18 @@ class Estimate:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n})"
 
 
-def estimate(scores: Floats, seed: int = 0) -> Estimate:
+def estimate(scores: Floats, seed: int = 0, groups: Ints | None = None) -> Estimate:
     """Estimate the mean of per-question scores, shape `(questions,)`.
 
     For a paired comparison pass differences. The interval is that of `scipy.stats.bootstrap`
     (percentile method). If scores have few distinct values, as average precision does, a resample
     is a draw of their counts from a multinomial distribution.
+
+    Scores of several trainings, shape `(trainings, questions)`, are resampled over both. Questions
+    of one of `groups` stay together.
     """
+    if scores.ndim == 2 or groups is not None:
+        return _estimate_crossed(np.atleast_2d(scores), seed, groups)
     n, value = len(scores), float(np.mean(scores))
     values, counts = np.unique(scores, return_counts=True)
     if len(values) == 1:
@@ -107,15 +113,38 @@ def estimate(scores: Floats, seed: int = 0) -> Estimate:
     return Estimate(n, value, *np.percentile(means, (2.5, 97.5)).tolist())
 
 
-def summarize(scores: Floats) -> dict[str, Any]:
+def _estimate_crossed(scores: Floats, seed: int, groups: Ints | None) -> Estimate:
+    """Resample trainings and groups of questions independently (Owen 2007, "pigeonhole bootstrap").
+
+    A bootstrap of S trainings understates their variance by a factor of (S - 1) / S, so that their
+    deviations from the mean are first enlarged.
+    """
+    trainings, n = scores.shape
+    means = scores.mean(axis=1, keepdims=True)
+    value = float(means.mean())
+    if trainings > 1:
+        scores = scores + (means - value) * ((trainings / (trainings - 1)) ** 0.5 - 1)
+    group = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(group)
+    sums = np.stack([np.bincount(group, weights=row) for row in scores])
+    random = np.random.default_rng(seed)
+    resampled = []
+    for _ in range(CROSSED_RESAMPLES):
+        drawn = np.bincount(random.integers(len(sizes), size=len(sizes)), minlength=len(sizes))
+        runs = random.integers(trainings, size=trainings)
+        resampled.append((sums[runs] @ drawn).mean() / (sizes @ drawn))
+    return Estimate(n, value, *np.percentile(resampled, (2.5, 97.5)).tolist())
+
+
+def summarize(scores: Floats, groups: Ints | None = None) -> dict[str, Any]:
     """Return `estimate` as results.json keeps it: n, value, and the ends of the interval."""
-    mean = estimate(scores)
+    mean = estimate(scores, groups=groups)
     return {"n": mean.n, "value": mean.value, "ci": [mean.low, mean.high]}
 
 
-def summarize_metric(scores: Floats, k: int) -> dict[str, Any]:
+def summarize_metric(scores: Floats, k: int, groups: Ints | None = None) -> dict[str, Any]:
     """Return `summarize` of average precision at k, with the value under the metric's name."""
-    summary = summarize(scores)
+    summary = summarize(scores, groups)
     return {"n": summary["n"], metric_name(k): summary["value"], "ci": summary["ci"]}
 
 

@@ -81,7 +81,7 @@ def test_a_run_folder_has_its_files(finished_run):
     names = {p.name for p in place.run.iterdir() if not p.name.startswith(".")}
     assert names == {
         "README.md", "config.yaml", "environment.json", "key.json", "manifest.json",
-        "report.html", "model", "predictions.parquet", "results.json",
+        "report.html", "model", "learned.parquet", "predictions.parquet", "results.json",
         "trainer_state.json", "training.json",
     }  # fmt: skip
     assert not list(place.run.rglob("*.bin"))  # no pickle is kept

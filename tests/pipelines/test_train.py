@@ -89,6 +89,9 @@ def test_several_seeds_give_their_mean_and_spread(place):
     }
     assert results["rows"][-1]["system"] == "mean of 3 seeds"
     assert results["rows"][-1]["map_at_3"] == pytest.approx(np.mean(scores))
+    low, high = results["rows"][-1]["ci"]
+    assert low < min(scores) < max(scores) < high  # over seeds, too
+    assert len(results["warnings"]) == 3  # one epoch of a tiny reader teaches it nothing
     assert len(set(scores)) > 1
     states = (place / "outputs" / "train").glob("seeds-*/trainer_state.json")
     dev_scores = [json.loads(path.read_text())["best_metric"] for path in states]

@@ -9,9 +9,18 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers import contexts_stage, kaggle_rows, refuses
-from tiny_encoders import CPU, TINY, as_questions, contexts_of, features_of, reader_in, texts
+from tiny_encoders import (
+    CPU,
+    TINY,
+    as_questions,
+    contexts_of,
+    features_of,
+    reader_in,
+    reader_of,
+    texts,
+)
 
-from exam.config import Context, Model, Packing
+from exam.config import Context, Loss, Model, Packing
 from exam.core.artifacts import MANIFEST, write_manifest
 from exam.core.checkpoints import max_input_tokens
 from exam.core.errors import ExamError
@@ -19,6 +28,7 @@ from exam.core.files import read_json, write_json
 from exam.core.tokenization import token_ids
 from exam.core.trainer import last_complete_checkpoint
 from exam.data.schema import FEATURES
+from exam.evaluation.results import describe_training
 from exam.metrics import map_at_k
 from exam.readers.multiple_choice.collator import MultipleChoiceCollator
 from exam.readers.multiple_choice.features import (
@@ -28,7 +38,7 @@ from exam.readers.multiple_choice.features import (
 )
 from exam.readers.multiple_choice.model import inspect_model, load_model, tiny_tokenizer
 from exam.readers.multiple_choice.reader import MultipleChoiceReader
-from exam.readers.trainer import option_loss
+from exam.readers.trainer import LOSSES, equal_chances_loss, option_loss
 
 
 @pytest.fixture(scope="module")
@@ -395,3 +405,31 @@ def test_an_architecture_that_reads_no_options_is_refused_before_any_work(tmp_pa
     (tmp_path / "model.safetensors").touch()
     with refuses(f"{tmp_path} is a t5 model", "such as model=deberta_base."):
         inspect_model(Model(name="t", name_or_path=str(tmp_path), packing=packing))
+
+
+def test_a_training_that_did_not_learn_is_named(tmp_path, questions):
+    few, warnings = questions.select(range(8)), {}
+    for rate in (0.0, 3e-3):
+        folder = tmp_path / f"rate-{rate}"
+        reader = reader_of(folder, few, num_train_epochs=12, learning_rate=rate)
+        features = features_of(reader, few)
+        _, figures = reader.train(features, features.select([]))
+        assert figures["equal_chances_loss"] == pytest.approx(np.log(5))
+        write_json(folder / "training.json", figures)
+        warnings[rate] = describe_training(folder)
+    assert "rate-0.0" in warnings[0.0][0]
+    assert "1.609" in warnings[0.0][0]
+    assert warnings[3e-3] == []
+
+
+@pytest.mark.parametrize("loss", Loss)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_equal_chances_give_the_least_loss_without_reading(loss, smoothing):
+    """The mean over right options of the loss of constant logits has its minimum there."""
+    targets = torch.eye(4)
+    bound = equal_chances_loss(torch.tensor([4.0]), loss, smoothing).item()
+    constant = torch.linspace(-4, 4, 801)
+    losses = [LOSSES[loss](torch.full((4, 4), x), targets, smoothing).item() for x in constant]
+    assert min(losses) == pytest.approx(bound, abs=1e-4)
+    uneven = torch.tensor([[0.3, 0.0, 0.0, 0.0]]).expand(4, 4) + constant[np.argmin(losses)]
+    assert LOSSES[loss](uneven, targets, smoothing).item() > bound

@@ -103,7 +103,7 @@ def test_lexical_reader_trains_and_answers_like_any_other(place):
     files = {p.name for p in run.stage.folder.rglob("*") if p.is_file()}
     assert files == {
         "README.md", "config.yaml", "environment.json", "key.json", "manifest.json",
-        "report.html", "lexical.json", "predictions.parquet", "results.json",
+        "report.html", "learned.parquet", "lexical.json", "predictions.parquet", "results.json",
     }  # fmt: skip
     assert run.systems[-1].scores.mean() > 0.8  # a random order has .457
     again = train_reader(compose_config("train", *overrides))

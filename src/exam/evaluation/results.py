@@ -1,7 +1,7 @@
 """Score systems beside baselines, compare them in pairs, and print and save the results."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from exam.core.artifacts import Stage
 from exam.core.errors import ExamError
 from exam.core.files import read_json, write_json
 from exam.core.logging import print_result
-from exam.core.trainer import REPORT, RESULTS
+from exam.core.trainer import REPORT, RESULTS, TRAINING
 from exam.evaluation.ensemble import combine_logits
 from exam.evaluation.predictions import (
     Predictions,
@@ -44,6 +44,7 @@ RANDOM = "random order (expected)"
 CONSTANT = "constant order (A, B, C)"
 LONGEST = "longest option first"
 LEXICAL = "lexical (word overlap with the passages)"
+LEARNED_BELOW = 0.98  # of the loss of equal chances
 NON_READING = 2  # rows that nothing is compared with: random and constant order
 
 
@@ -53,18 +54,21 @@ class ScoredSystem:
 
     Attributes:
         name: The name of a run or baseline.
-        scores: Each question's average precision at k, from 0 to 1; shape `(questions,)`.
+        scores: Each question's average precision at k, from 0 to 1; shape `(questions,)`, or
+            `(trainings, questions)` for the mean of several trainings.
         k: The ranks that score; 1 is accuracy.
+        groups: Near-duplicates have the same number; only for several trainings.
     """
 
     name: str
     scores: Floats
     k: int
+    groups: Ints | None = None
 
     @property
     def estimate(self) -> Estimate:
-        """MAP@k with its 95 % interval over questions."""
-        return estimate(self.scores)
+        """MAP@k with its 95 % interval over questions, and over trainings if there are several."""
+        return estimate(self.scores, groups=self.groups)
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Evaluation:
     @property
     def differences(self) -> dict[tuple[str, str], Estimate]:
         """Mean paired differences of MAP@k, by the names of the two systems."""
-        return {(a.name, b.name): estimate(a.scores - b.scores) for a, b in self.pairs}
+        return {(a.name, b.name): estimate_difference(a, b) for a, b in self.pairs}
 
     def __str__(self) -> str:
         return format_table(build_results(self.systems, self.pairs, []))
@@ -208,9 +212,14 @@ def pad_scores(values: list[list[float]]) -> Floats:
     return array
 
 
+def estimate_difference(a: ScoredSystem, b: ScoredSystem) -> Estimate:
+    """Estimate the mean of a - b on the same questions."""
+    return estimate(a.scores - b.scores, groups=b.groups if a.groups is None else a.groups)
+
+
 def pair_systems(a: ScoredSystem, b: ScoredSystem) -> dict[str, Any]:
     """Return the mean of a - b on the same questions, with its interval."""
-    mean = estimate(a.scores - b.scores)
+    mean = estimate_difference(a, b)
     difference = {"difference": mean.value, "ci": [mean.low, mean.high]}
     return {"a": a.name, "b": b.name, "n": mean.n, **difference}
 
@@ -223,7 +232,7 @@ def build_results(
 ) -> dict[str, Any]:
     """Return the content of results.json; `warnings` say why scores may mislead."""
     return {
-        "rows": [{"system": s.name, **summarize_metric(s.scores, s.k)} for s in systems],
+        "rows": [{"system": s.name, **summarize_metric(s.scores, s.k, s.groups)} for s in systems],
         "paired": [pair_systems(a, b) for a, b in pairs],
         "seconds": {_label(s): round(s.seconds, 1) for s in stages},
         "peak_mib": {_label(s): round(s.peak_mib) for s in stages},
@@ -331,9 +340,29 @@ def print_results(folder: Path, *notes: str) -> None:
     print_result("\n".join([format_table(read_json(paths[0])), *notes, *map(str, paths)]))
 
 
+def describe_training(folder: Path) -> list[str]:
+    """Return the warning that a run's training did not learn, if so."""
+    path = folder / TRAINING
+    figures = read_json(path) if path.is_file() else {}
+    if "final_loss" not in figures:  # not trained, or by an earlier version
+        return []
+    loss, chances = figures["final_loss"], figures["equal_chances_loss"]
+    warning = (
+        f"{folder.name} did not learn: its training loss ended at {loss:.3f}, and equal chances "
+        f"for all options give {chances:.3f}. Train with another seed, for more epochs, or with "
+        "another trainer.learning_rate"
+    )
+    return [] if loss < LEARNED_BELOW * chances else [warning]
+
+
+def list_warnings(stages: Iterable[Stage]) -> list[str]:
+    """Return why the scores of finished stages may mislead."""
+    return [text for stage in stages for text in stage.metadata.get("warnings", [])]
+
+
 def log_warnings(stage: Stage) -> None:
     """Log why the scores of a stage may mislead, also when it is reused."""
-    for text in stage.metadata.get("warnings", []):
+    for text in list_warnings([stage]):
         log.warning("%s: %s", stage.kind, text)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import List, Value, concatenate_datasets
+from datasets import Dataset, List, Value, concatenate_datasets
 
 from exam.config import Data, ReaderKind, Task, Train, is_trained, reader_values, to_dict
 from exam.config.saved import CONFIG, save_run
@@ -21,7 +21,7 @@ from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAININ
 from exam.data.option_order import fixed_orders_key
 from exam.data.questions import questions_digest
 from exam.data.schema import LETTERS
-from exam.data.splits import Split, assign_folds, read_split
+from exam.data.splits import Split, assign_folds, group_near_duplicates, read_split
 from exam.evaluation.learned import write_learned
 from exam.evaluation.predictions import read_predictions, to_probabilities
 from exam.evaluation.results import (
@@ -31,7 +31,10 @@ from exam.evaluation.results import (
     ScoredSystem,
     build_results,
     check_k,
+    describe_training,
+    list_warnings,
     log_scores,
+    log_warnings,
     metric_key,
     print_report,
     print_results,
@@ -98,7 +101,9 @@ def train_reader(config: Train) -> Run:
     train = _cross_validate if config.data.cross_validate else _train_run
     if isinstance(config.seed, list):
         runs = [train(replace(config, seed=seed), inputs) for seed in config.seed]
-        run = _average_seeds(config, runs)
+        split = inputs.split
+        scored = split.train if config.data.cross_validate else split.valid
+        run = _average_seeds(config, runs, scored)
     else:
         runs, run = [], train(config, inputs)
     log_reused([stage for part in (*runs, run) for stage in part.stages])
@@ -177,13 +182,16 @@ def _train_run(config: Train, inputs: Inputs) -> Run:
             reader = reader_class(config).fit(config, stage.folder, split, pool)
             logits, tokens = reader.predict(split.valid, valid)
             if leads:
+                warnings = describe_training(stage.folder)
                 write_answers(stage, config, split.valid, valid, logits)
-                write_scores(stage, split.valid, valid, inputs.stages)
+                write_scores(stage, split.valid, valid, inputs.stages, warnings=warnings)
                 write_run(stage, config, split.valid, valid, tokens)
                 write_card(stage, config)
-                stage.finish(list_run_files(stage.folder), questions=len(split.train))
+                files = list_run_files(stage.folder)
+                stage.finish(files, questions=len(split.train), warnings=warnings)
         if leads:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
+    log_warnings(stage)
     run = print_report(stage, split.valid, valid, inputs.stages)
     if leads and config.hub.push:
         push(stage.folder, config)
@@ -248,27 +256,32 @@ def _cross_validate(config: Train, inputs: Inputs) -> Run:
     with shared_stage(outputs, "folds", config.name, key, config.resume) as stage:
         if not stage.reused and distributed.rank() == 0:
             write_answers(stage, config, questions, contexts, joined)
-            write_scores(stage, questions, contexts, [*inputs.stages, *stages])
+            warnings = list_warnings(stages)
+            previous = [*inputs.stages, *stages]
+            write_scores(stage, questions, contexts, previous, warnings=warnings)
             write_run(stage, config, questions, contexts)
             stage.finish([PREDICTIONS, RESULTS, REPORT], questions=len(questions))
     run = print_report(stage, questions, contexts, [*inputs.stages, *stages])
     return replace(run, selection_score=float(run.systems[-1].scores.mean()))
 
 
-def _average_seeds(config: Train, runs: list[Run]) -> Run:
-    """Report all runs and their mean, whose interval is over questions, not seeds."""
+def _average_seeds(config: Train, runs: list[Run], questions: Dataset) -> Run:
+    """Report all runs and their mean, whose interval is over seeds and questions."""
     systems = [run.systems[-1] for run in runs]
     scores = np.array([system.scores for system in systems])
-    mean = ScoredSystem(f"mean of {len(runs)} seeds", scores.mean(axis=0), config.metric.k)
+    groups = group_near_duplicates(questions)
+    mean = ScoredSystem(f"mean of {len(runs)} seeds", scores, config.metric.k, groups)
     values = scores.mean(axis=1)
     *baselines, _ = runs[0].systems
     metric = metric_name(config.metric.k)
-    outputs, key = Path(config.outputs), {"runs": [run.stage.hash for run in runs]}
+    key = {"runs": [run.stage.hash for run in runs], "interval": "seeds and groups of questions"}
+    outputs, warnings = Path(config.outputs), list_warnings([run.stage for run in runs])
     with shared_stage(outputs, "seeds", config.name, key, config.resume) as stage:
         if not stage.reused and distributed.rank() == 0:
             stages = {stage.folder: stage for run in runs for stage in run.stages}
             pairs = [(mean, row) for row in baselines[NON_READING:]]
-            figures = build_results([*baselines, *systems, mean], pairs, list(stages.values()))
+            rows = [*baselines, *systems, mean]
+            figures = build_results(rows, pairs, list(stages.values()), warnings)
             figures["seeds"] = {
                 "seeds": config.seed,
                 metric: values.tolist(),
@@ -276,7 +289,7 @@ def _average_seeds(config: Train, runs: list[Run]) -> Run:
                 "sd": float(values.std(ddof=1)),
             }
             write_results(stage.folder, figures)
-            stage.finish([RESULTS, REPORT], seeds=len(runs))
+            stage.finish([RESULTS, REPORT], seeds=len(runs), warnings=warnings)
     seeds = read_json(stage.folder / RESULTS)["seeds"]
     spread = f"{seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
     print_results(stage.folder, f"{metric_title(metric)} over seeds: {spread}")

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 EIGHT_BIT = "adamw_bnb_8bit"
 EPSILON = 1e-6
+FINAL_FROM = 0.75  # of the steps: the rest give the final loss
 OF_TUNING = ("layer_decay", "head_learning_rate", "awp_lr", "awp_eps", "awp_start_epoch")
 
 
@@ -129,6 +130,17 @@ def binary_loss(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -
         logits.masked_fill(~exists, 0), targets * (1 - smoothing) + smoothing / 2, reduction="none"
     )
     return (losses.masked_fill(~exists, 0).sum(-1) / exists.sum(-1)).mean()
+
+
+def equal_chances_loss(options: torch.Tensor, loss: Loss, smoothing: float) -> torch.Tensor:
+    """Return the least loss of questions with that many options for a reader that reads nothing.
+
+    It gives all options of a question the same chance. Smoothing moves the binary loss only.
+    """
+    if loss is Loss.softmax:
+        return options.log()
+    chance = (1 - smoothing) / options + smoothing / 2
+    return -(chance * chance.log() + (1 - chance) * (1 - chance).log())
 
 
 LOSSES = {Loss.softmax: option_loss, Loss.binary: binary_loss}
@@ -251,6 +263,8 @@ class ReaderTrainer(Trainer):
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the batch
     mean_size: float | None = None  # questions in a training batch, where batches differ
     mean_eval_size: float | None = None  # in an evaluation batch
+    is_perturbed = False  # the weights are, for now
+    final_sums: torch.Tensor | None = None  # of loss, loss of equal chances, and questions
 
     def compute_loss(
         self,
@@ -271,6 +285,8 @@ class ReaderTrainer(Trainer):
             targets = functional.one_hot(labels, logits.shape[1]).float()
         smoothing = self.args.label_smoothing_factor
         loss = None if targets is None else LOSSES[self.args.loss](logits, targets, smoothing)
+        if loss is not None and model.training:
+            self._add_final_loss(loss.detach(), mask.sum(-1))
         mean_size = self.mean_size if model.training else self.mean_eval_size
         if loss is not None and mean_size:
             loss = loss * (len(logits) / mean_size)
@@ -297,9 +313,31 @@ class ReaderTrainer(Trainer):
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         args = self.args
         if args.awp_lr is not None and (self.state.epoch or 0) >= args.awp_start_epoch:
+            self.is_perturbed = True
             with perturb_weights(model, args.awp_lr, args.awp_eps):
                 super().training_step(model, inputs, num_items_in_batch)
+            self.is_perturbed = False
         return loss
+
+    def _add_final_loss(self, loss: torch.Tensor, options: torch.Tensor) -> None:
+        """Add a batch's mean loss if it is one of the last steps; `options` counts each question's.
+
+        Logged losses do not serve: they are weighted by the size of the batch.
+        """
+        state, args = self.state, self.args
+        if self.is_perturbed or state.global_step + 1 <= FINAL_FROM * state.max_steps:
+            return
+        chances = equal_chances_loss(options.float(), args.loss, args.label_smoothing_factor)
+        count = torch.ones_like(chances).sum()
+        sums = torch.stack([loss.float() * count, chances.sum(), count])
+        self.final_sums = sums if self.final_sums is None else self.final_sums + sums
+
+    def final_losses(self) -> dict[str, float]:
+        """Return the mean loss of the last steps, and that of equal chances for all options."""
+        if self.final_sums is None:  # resumed at the end
+            return {}
+        loss, chances, count = self.final_sums.tolist()
+        return {"final_loss": loss / count, "equal_chances_loss": chances / count}
 
     def prediction_step(
         self,

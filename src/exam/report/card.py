@@ -39,7 +39,6 @@ def write_card(stage: Stage, config: Train) -> None:
         metric_value=round(reader[metric], 4),
     )
     data = ModelCardData(
-        language="en",
         library_name="transformers",
         base_model=base if base and not Path(base).exists() else None,
         model_name=config.name,
@@ -59,6 +58,7 @@ def write_card(stage: Stage, config: Train) -> None:
         metric_title=metric_title(metric),
         rows=results["rows"],
         paired=results["paired"],
+        warnings=results.get("warnings", []),
         facts=_facts(config),
         licences=_licences(config),
     )

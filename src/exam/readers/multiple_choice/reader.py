@@ -163,6 +163,7 @@ class MultipleChoiceReader:
         estimate = _estimate_memory(self, counted["tokens"][:], options)
         figures = fit(trainer)
         log.debug("train: %s", " · ".join(f"{name} {value}" for name, value in figures.items()))
+        figures |= trainer.final_losses()
         figures |= {"parameters": count_parameters(self.model), "estimated_mib": estimate}
         is_sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
         return replace(self, sharded=trainer if is_sharded else None), figures
