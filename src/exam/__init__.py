@@ -149,8 +149,9 @@ def load(
         outputs: the folder of the run's index; by default the one that holds the run.
 
     Returns:
-        The reader. `reader.answer(prompt, options)` returns the `best` option, the options'
-        `probabilities` and the `passages` that it read.
+        The reader. `reader.answer(prompt, options)` returns the `best` option, the `ranking` of all
+        of them, their `probabilities`, and the `passages` that it read. `reader.answer_batch`
+        answers several questions at once.
 
     Raises:
         ExamError: the folder is not a finished run, or an override is not a setting.

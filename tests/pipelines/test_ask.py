@@ -5,8 +5,9 @@ import re
 import shutil
 import sys
 
+import datasets
 import pytest
-from helpers import imported, make_place, tiny
+from helpers import imported, make_place, refuses, tiny
 
 from exam import load
 from exam.cli import main
@@ -14,6 +15,7 @@ from exam.config.compose import compose_config
 from exam.core.errors import ExamError
 from exam.data.sentences import splitter
 from exam.pipelines import doctor
+from exam.pipelines.ask import Answer
 from exam.pipelines.train import train_reader
 
 OPTIONS = ["in the river", "on a cliff", "under the log"]
@@ -23,6 +25,11 @@ OPTIONS = ["in the river", "on a cliff", "under the log"]
 def run(tmp_path_factory):
     place = make_place(tmp_path_factory.mktemp("ask"))
     return train_reader(compose_config("train", *tiny(place))).stage.folder
+
+
+@pytest.fixture(scope="module")
+def loaded(run):
+    return load(run)
 
 
 def test_a_loaded_run_answers_from_its_index(run):
@@ -68,6 +75,58 @@ def test_a_mistyped_override_is_one_message(run):
 def test_one_option_is_refused(run):
     with pytest.raises(ExamError, match=r"1 options\.\nGive 2 to 26\."):
         load(run).answer("Where?", ["here"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "parts"),
+    [
+        ("Where?", {"A": "here", "B": "there"}, ["type dict", "list(options.values())"]),
+        ("Where?", "AB", ["the text 'AB'", '["here", "there"]']),
+        ("Where?", {"here", "there"}, ["type set", '["here", "there"]']),
+        ("Where?", 2, ["type int", '["here", "there"]']),
+        ("Where?", ["here", 2], ["Option B", "type int", "list of texts"]),
+        ("Where?", ["here", " "], ["Option B is empty", "list of texts"]),
+        (["Where?", "When?"], ["here", "there"], ["type list", "answer_batch"]),
+        (" ", ["here", "there"], ["prompt is empty", "the text of one question"]),
+    ],
+)
+def test_what_is_no_question_is_refused(loaded, prompt, options, parts):
+    with refuses(*parts):
+        loaded.answer(prompt, options)
+
+
+@pytest.mark.parametrize("batch", [{"Where?": ["here", "there"]}, "Where?", ["Where?"], [("a",)]])
+def test_what_is_no_batch_is_refused(loaded, batch):
+    with refuses("Question 1 of the batch", "answer_batch([("):
+        loaded.answer_batch(batch)
+
+
+def test_a_batch_is_answered_like_its_questions(loaded):
+    questions = [
+        ("Where does the otter number 0 live?", OPTIONS),
+        ("Where does the newt number 0 live?", tuple(OPTIONS[:2])),
+    ]
+    answers = loaded.answer_batch(iter(questions))
+    for answer, (prompt, options) in zip(answers, questions, strict=True):
+        alone = loaded.answer(prompt, options)
+        assert answer.options == list(options)
+        assert answer.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+        assert answer.passages[0]["title"] == alone.passages[0]["title"]
+    assert loaded.answer_batch([]) == []
+
+
+def test_an_answer_is_a_ranking():
+    answer = Answer(["a", "b", "c"], [0.2, 0.6, 0.2], [{}])
+    assert answer.ranking == [("b", 0.6), ("a", 0.2), ("c", 0.2)]
+    assert answer.best == "b"
+    assert repr(answer) == "Answer('b' 0.600, 'a' 0.200, 'c' 0.200; 1 passages)"
+
+
+def test_an_answer_draws_no_bars(loaded, capfd):
+    datasets.enable_progress_bars()
+    loaded.answer("Where does the otter number 0 live?", OPTIONS)
+    assert "%" not in capfd.readouterr().err
+    assert not datasets.are_progress_bars_disabled()
 
 
 def test_an_unfinished_run_is_refused(tmp_path):

@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import WandbCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # differs in notebooks
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from exam.core import distributed
@@ -111,7 +112,7 @@ def add_callbacks(trainer: Trainer) -> None:
         trainer.add_callback(WandbCallback())  # type: ignore[no-untyped-call]
     trainer.remove_callback(PrinterCallback)
     if not show_progress():
-        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
 
 
 def build_training_arguments(

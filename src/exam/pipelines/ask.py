@@ -1,7 +1,8 @@
 """`exam ask`: answer questions typed at the terminal; `exam.load` does so in Python."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -9,13 +10,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from exam.core.errors import ExamError
-from exam.core.logging import print_error, print_result
+from exam.core.logging import print_error, print_result, quiet_libraries
 from exam.core.security import enable_offline_mode
 
 ID = "asked"  # of the question
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Answer:
     """The answer to one question.
 
@@ -32,7 +33,17 @@ class Answer:
     @property
     def best(self) -> str:
         """The option with the highest probability."""
-        return self.options[self.probabilities.index(max(self.probabilities))]
+        return self.ranking[0][0]
+
+    @property
+    def ranking(self) -> list[tuple[str, float]]:
+        """The options with their probabilities, best first; equal ones keep their order."""
+        pairs = zip(self.options, self.probabilities, strict=True)
+        return sorted(pairs, key=lambda pair: -pair[1])
+
+    def __repr__(self) -> str:
+        ranking = ", ".join(f"{option!r} {chance:.3f}" for option, chance in self.ranking)
+        return f"Answer({ranking}; {len(self.passages)} passages)"
 
 
 class LoadedRun:
@@ -45,6 +56,7 @@ class LoadedRun:
         from exam.config.compose import compose_infer
 
         infer = compose_infer(run, outputs, *overrides)
+        quiet_libraries()
         if infer.offline:
             enable_offline_mode()
         from exam.core.checkpoints import MODEL
@@ -61,28 +73,114 @@ class LoadedRun:
     def answer(self, prompt: str, options: Sequence[str]) -> Answer:
         """Retrieve passages for a question, and score its options.
 
+        Args:
+            prompt: The question.
+            options: Its 2 to 26 options, a list of texts.
+
         Raises:
-            ExamError: there are fewer than two options, or more than 26.
+            ExamError: the prompt or an option is no text or is empty, or there are fewer than two
+                options, or more than 26.
+        """
+        return self.answer_batch([(prompt, options)])[0]
+
+    def answer_batch(self, questions: Iterable[tuple[str, Sequence[str]]]) -> list[Answer]:
+        """Answer several questions at once, which takes less time than one by one.
+
+        Args:
+            questions: The prompt and the options of each question.
+
+        Returns:
+            The answers, in the order of the questions.
+
+        Raises:
+            ExamError: a question is none, as for `answer`.
         """
         from datasets import Dataset
 
-        from exam.data.schema import FEATURES, LETTERS
+        from exam.data.schema import FEATURES
         from exam.evaluation.predictions import to_probabilities
         from exam.retrieval.contexts import read_contexts
 
-        if not 2 <= len(options) <= len(LETTERS):
-            raise ExamError(f"The question has {len(options)} options.\nGive 2 to {len(LETTERS)}.")
-        row = {"id": ID, "prompt": prompt, "options": list(options)}
-        question = Dataset.from_list([{**dict.fromkeys(FEATURES), **row}], features=FEATURES)
+        asked = _check_questions(questions)
+        if not asked:
+            return []
+        rows: list[dict[str, Any]] = [
+            {**dict.fromkeys(FEATURES), "id": f"{ID}-{n}", "prompt": prompt, "options": options}
+            for n, (prompt, options) in enumerate(asked)
+        ]
+        table = Dataset.from_list(rows, features=FEATURES)
         try:
-            contexts = self.retrieval.contexts(question, ID)
-            logits, _ = self._reader.predict(question, contexts)
+            with _without_bars():
+                contexts = self.retrieval.contexts(table, ID)
+                logits, _ = self._reader.predict(table, contexts)
             passages = read_contexts(contexts, self.config.context.passages(training=False))
         finally:
             shutil.rmtree(self._stages, ignore_errors=True)
             self.retrieval.used.clear()
-        values = to_probabilities(logits)[0, : len(options)].tolist()
-        return Answer(list(options), values, passages.get(ID, []))
+        return [
+            Answer(row["options"], values[: len(row["options"])], passages.get(row["id"], []))
+            for row, values in zip(rows, to_probabilities(logits).tolist(), strict=True)
+        ]
+
+
+def _check_questions(questions: Any) -> list[tuple[str, list[str]]]:
+    """Refuse what are not pairs of a prompt and a list of options."""
+    is_iterable = isinstance(questions, Iterable) and not isinstance(questions, str | dict)
+    pairs = list(questions) if is_iterable else [questions]
+    for number, pair in enumerate(pairs, 1):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ExamError(
+                f"Question {number} of the batch is {_describe(pair)}.\n"
+                "Give pairs of a prompt and its options: "
+                'answer_batch([("Where?", ["here", "there"])])'
+            )
+    return [_check_question(prompt, options) for prompt, options in pairs]
+
+
+def _check_question(prompt: Any, options: Any) -> tuple[str, list[str]]:
+    """Return a prompt and its options; refuse those that are no texts."""
+    from exam.data.schema import LETTERS
+
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ExamError(
+            f"The prompt is {_describe(prompt)}.\n"
+            "Give the text of one question; answer_batch takes several questions."
+        )
+    if isinstance(options, str | bytes | dict | set) or not isinstance(options, Iterable):
+        remedy = "list(options.values())" if isinstance(options, dict) else '["here", "there"]'
+        raise ExamError(
+            f"The options are {_describe(options)}.\nGive a list of texts, such as {remedy}."
+        )
+    texts = list(options)
+    if not 2 <= len(texts) <= len(LETTERS):
+        raise ExamError(f"The question has {len(texts)} options.\nGive 2 to {len(LETTERS)}.")
+    for letter, text in zip(LETTERS, texts, strict=False):
+        if not isinstance(text, str) or not text.strip():
+            raise ExamError(
+                f"Option {letter} is {_describe(text)}.\nGive a list of texts that are not empty."
+            )
+    return prompt, texts
+
+
+def _describe(value: Any) -> str:
+    """Return what a value is, for a message."""
+    if isinstance(value, str):
+        return f"the text {value[:40]!r}" if value.strip() else "empty"
+    return f"of the type {type(value).__name__}"
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Draw no progress bars of `datasets`: an answer takes a moment."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    was_disabled = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not was_disabled:
+            enable_progress_bars()
 
 
 def format_answer(answer: Answer) -> str:
