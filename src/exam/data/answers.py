@@ -54,20 +54,28 @@ def read_labels(answers: list[Answer], form: AnswerForm) -> tuple[Labels, Answer
         ExamError: an answer names no option or several, or two forms fit the file.
     """
     answers = [_unwrap(answer) for answer in answers]
-    read = {name: [_find(answer, name) for answer in answers] for name in MEANING}
-    fitting = [name for name in MEANING if not _misfits(answers, read[name])]
-    if form is AnswerForm.auto and not fitting:
-        form = max(MEANING, key=lambda name: sum(label is not None for label in read[name]))
-    if form is not AnswerForm.auto:
-        if form not in fitting:
-            raise _explain_misfit(answers, read, form, fitting)
-        return read[form], form
-    if fitting[0] is AnswerForm.letter:  # the labels may be numbers themselves
-        fitting = [name for name in fitting if name in (AnswerForm.letter, AnswerForm.text)]
-    if any(read[name] != read[fitting[0]] for name in fitting):
-        raise _explain_ambiguity(answers, {name: read[name] for name in fitting})
-    is_known = any(label is not None for label in read[fitting[0]])
-    return read[fitting[0]], fitting[0] if is_known else None
+    forms = list(MEANING) if form is AnswerForm.auto else [form]
+    read = {name: labels for name in forms if (labels := _read_form(answers, name)) is not None}
+    if not read:
+        raise _explain_misfit(answers, form)
+    first = next(iter(read))
+    if first is AnswerForm.letter:  # the labels may be numbers themselves
+        read = {name: read[name] for name in read if name in (AnswerForm.letter, AnswerForm.text)}
+    if any(labels != read[first] for labels in read.values()):
+        raise _explain_ambiguity(answers, read)
+    is_known = any(label is not None for label in read[first])
+    return read[first], first if is_known else None
+
+
+def _read_form(answers: list[Answer], form: AnswerForm) -> Labels | None:
+    """Return the positions that answers name in a form; None if one names no option."""
+    labels: Labels = []
+    for answer in answers:
+        label = _find(answer, form)
+        if label is None and not _is_unknown(answer):
+            return None
+        labels.append(label)
+    return labels
 
 
 def _unwrap(answer: Answer) -> Answer:
@@ -136,12 +144,6 @@ def _is_unknown(answer: Answer) -> bool:
     return isinstance(answer.value, SCALARS) and (not text or whole_number(text) == "-1")
 
 
-def _misfits(answers: list[Answer], labels: Labels) -> list[Answer]:
-    """Return the answers that name no option."""
-    pairs = zip(answers, labels, strict=True)
-    return [answer for answer, label in pairs if label is None and not _is_unknown(answer)]
-
-
 def _explain_ambiguity(answers: list[Answer], read: dict[AnswerForm, Labels]) -> AmbiguityError:
     """Say what the first answer means in each form that fits the file."""
     row = next(i for i in range(len(answers)) if len({labels[i] for labels in read.values()}) > 1)
@@ -158,14 +160,14 @@ def _explain_ambiguity(answers: list[Answer], read: dict[AnswerForm, Labels]) ->
     )
 
 
-def _explain_misfit(
-    answers: list[Answer],
-    read: dict[AnswerForm, Labels],
-    form: AnswerForm,
-    fitting: list[AnswerForm],
-) -> ExamError:
-    """Name the first answer that does not fit a form, and a remedy."""
-    misfits = _misfits(answers, read[form])
+def _explain_misfit(answers: list[Answer], form: AnswerForm) -> ExamError:
+    """Name the first answer that does not fit a form, or the one that most answers fit."""
+    fitting = [name for name in MEANING if _read_form(answers, name) is not None]
+    read = {name: [_find(answer, name) for answer in answers] for name in MEANING}
+    if form is AnswerForm.auto:
+        form = max(MEANING, key=lambda name: sum(label is not None for label in read[name]))
+    pairs = zip(answers, read[form], strict=True)
+    misfits = [answer for answer, label in pairs if label is None and not _is_unknown(answer)]
     several = [answer for answer in misfits if _names_several(answer)]
     if several and not fitting:
         return ExamError(

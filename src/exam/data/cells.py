@@ -38,6 +38,8 @@ def _is_visible(character: str) -> bool:
 def fold(text: str) -> str:
     """Return a text for comparisons that ignore case, width, blanks and invisible characters."""
     folded = unicodedata.normalize("NFKC", text).casefold()
+    if folded.isascii() and folded.isprintable():
+        return " ".join(folded.split())
     return " ".join("".join(c for c in folded if c.isspace() or _is_visible(c)).split())
 
 
