@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAM = "EXAM_PROGRAM"  # tells processes that `launch` starts how the first was started
@@ -15,6 +17,15 @@ class ExamError(Exception):
     The command line prints the message alone and exits with code 2; every other exception is a
     bug and keeps its traceback.
     """
+
+
+@contextmanager
+def collect_error(errors: list[ExamError]) -> Iterator[None]:
+    """Add an error to a list, so that all files are checked before the first is reported."""
+    try:
+        yield
+    except ExamError as error:
+        errors.append(error)
 
 
 def join_errors(errors: list[ExamError]) -> ExamError:

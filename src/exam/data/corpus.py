@@ -20,11 +20,10 @@ import pyarrow.parquet as pq
 from exam.config import Corpus, CorpusFormat, CorpusSource, as_list
 from exam.config.retrieval import COLUMNS
 from exam.core.artifacts import Stage, open_stage
-from exam.core.errors import ExamError, join_errors
+from exam.core.errors import ExamError, collect_error, join_errors
 from exam.core.files import file_digest, write_atomically
 from exam.core.logging import log_once
 from exam.core.packages import fetch_wheel
-from exam.data.files import collect_error
 from exam.data.sentences import first_sentence
 from exam.data.tables import is_parquet, is_table, read_rows, translate_parquet_errors
 

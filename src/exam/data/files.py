@@ -2,14 +2,13 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
 from exam.config import Command, Data, Restore, Source, Task, Train, as_list
 from exam.core.artifacts import check_finished
-from exam.core.errors import ExamError, join_errors
+from exam.core.errors import ExamError, collect_error, join_errors
 from exam.core.logging import log_once
 from exam.core.security import require_network
 from exam.data.cells import match_column
@@ -52,15 +51,6 @@ def check_paths(config: Command) -> None:
                     _check_columns(data, path)
     if errors:
         raise join_errors(errors)
-
-
-@contextmanager
-def collect_error(errors: list[ExamError]) -> Iterator[None]:
-    """Add an error to a list, so that all files are checked before the first is reported."""
-    try:
-        yield
-    except ExamError as error:
-        errors.append(error)
 
 
 def _check_columns(data: Data, path: Path) -> None:

@@ -18,12 +18,12 @@ from datasets import Dataset, concatenate_datasets
 
 from exam.config import AnswerForm, Data, Source, as_list
 from exam.config.data import COLUMNS
-from exam.core.errors import ExamError, join_errors, spell_command
+from exam.core.errors import ExamError, collect_error, join_errors, spell_command
 from exam.core.files import digest
 from exam.core.hub import Repository, access_error, translate_hub_errors
 from exam.core.logging import log_once
 from exam.data.corpus import Articles, article_id, normalize_id, read_articles, read_text
-from exam.data.files import BUILTIN, QRELS, collect_error, find_question_files, read_question_rows
+from exam.data.files import BUILTIN, QRELS, find_question_files, read_question_rows
 from exam.data.option_order import find_fixed_orders
 from exam.data.schema import FEATURES, LETTERS, parse_questions
 from exam.data.tables import PACKED, SAVED, is_table, read_rows
