@@ -32,7 +32,7 @@ def retrieve(language, kind, folder):
                 "options": [normalize(form, row[name]) for name in ("right", "wrong")],
                 "label": 0,
                 "context": None,
-                "article": f"a{i}",
+                "articles": [f"a{i}"],
             }
             for i, row in enumerate(rows)
         ],
