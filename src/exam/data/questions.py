@@ -22,7 +22,8 @@ from exam.core.errors import ExamError, collect_error, join_errors, spell_comman
 from exam.core.files import digest
 from exam.core.hub import Repository, access_error, translate_hub_errors
 from exam.core.logging import log_once
-from exam.data.corpus import Articles, article_id, normalize_id, read_articles, read_text
+from exam.data.cells import normalize_id, read_articles, read_text
+from exam.data.corpus import Articles, article_id
 from exam.data.files import BUILTIN, QRELS, find_question_files, read_question_rows
 from exam.data.option_order import find_fixed_orders
 from exam.data.schema import FEATURES, LETTERS, parse_questions

@@ -15,8 +15,15 @@ from exam.config import AnswerForm, Data
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import digest
 from exam.data.answers import MEANING, AmbiguityError, Answer, read_labels
-from exam.data.cells import SCALARS, cell_keys, cell_text, describe, get_cell, match_column
-from exam.data.corpus import read_articles
+from exam.data.cells import (
+    SCALARS,
+    cell_keys,
+    cell_text,
+    describe,
+    get_cell,
+    match_column,
+    read_articles,
+)
 from exam.data.option_order import choose_order
 from exam.data.options import LETTERS, ColumnError, Options, read_lettered, read_listed
 from exam.data.suggest import suggest_settings

@@ -13,7 +13,7 @@ from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
 from exam.core.files import write_atomically
 from exam.core.logging import track
-from exam.data.corpus import read_articles
+from exam.data.cells import read_articles
 from exam.data.questions import (
     DEMO,
     empty_questions,
