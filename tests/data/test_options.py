@@ -96,6 +96,23 @@ def test_numbers_in_a_file_keep_their_spelling(tmp_path):
         assert question["id"] == "1"
 
 
+def test_numbers_of_single_precision_read_as_they_print(tmp_path):
+    row = {"id": ["1"], "prompt": ["p"], "answer": ["A"]}
+    options = {c: pa.array([x], pa.float32()) for c, x in zip("ABC", (0.1, 2.5, 3), strict=True)}
+    pq.write_table(pa.table({**row, **options}), tmp_path / "q.parquet")
+    (question,) = read_questions(Data("q", dir=str(tmp_path), options="ABC"), "q.parquet")
+    assert question["options"] == ["0.1", "2.5", "3.0"]
+
+
+def test_ids_of_floats_meet_judgements_of_integers(tmp_path):
+    table = {"id": [10.0, 11.0], "prompt": ["p", "q"], **{c: [c * 2] * 2 for c in "AB"}}
+    pq.write_table(pa.table(table), tmp_path / "q.parquet")
+    (tmp_path / "q_qrels.csv").write_text("question,article\n10,a\n11.0,b\n")
+    questions = read_questions(Data("q", dir=str(tmp_path), options="AB"), "q.parquet")
+    assert questions["id"][:] == ["10", "11"]
+    assert questions["articles"][:] == [["a"], ["b"]]
+
+
 MARKED = {
     "labels": {"choices": METALS, "labels": [0, 0, 1, 0]},
     "texts_to_marks": dict(zip(METALS, [0, 0, 1, 0], strict=True)),

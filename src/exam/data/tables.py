@@ -419,7 +419,18 @@ def _parquet_rows(path: Path, file: io.BufferedReader) -> Iterator[dict[str, Any
     with translate_parquet_errors(path), pq.ParquetFile(source) as parquet:
         _check_names(path, parquet.schema_arrow.names)
         for batch in parquet.iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
+            yield from _spell_singles(batch).to_pylist()
+
+
+def _spell_singles(batch: Any) -> Any:
+    """Return a batch whose single-precision columns read as they print: 0.1, not 0.1000000015."""
+    import pyarrow as pa
+
+    for i, field in enumerate(batch.schema):
+        if pa.types.is_float32(field.type):
+            column = batch.column(i).cast(pa.string()).cast(pa.float64())
+            batch = batch.set_column(i, field.name, column)
+    return batch
 
 
 def _saved_rows(folder: Path) -> Iterator[dict[str, Any]]:
