@@ -437,8 +437,8 @@ def test_what_a_model_cannot_read_is_warned_of(caplog):
         "features: 1.1 % of the tokens in passages are unknown to the model's tokenizer; a "
         "checkpoint trained on such texts may read them better",
         "features: 4 of 5 questions have options of equal tokens, which the model cannot tell "
-        "apart (first: a, b, c). Another checkpoint's tokenizer may, such as a cased one: "
-        "model=deberta_base",
+        "apart (first: a, b, c); 10 tokens of the questions are unknown. Another checkpoint's "
+        "tokenizer may tell them apart, such as a cased one: model=deberta_base",
     ]
 
 

@@ -4,10 +4,14 @@ import re
 import unicodedata
 
 import pytest
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exam.data.schema import FEATURES
+from exam.data.splits import group_near_duplicates
 from exam.data.words import count_words, split_words, visible_text, word_spans
+from exam.readers.lexical import _warn_of_equal_options
 
 
 @pytest.mark.parametrize(
@@ -67,3 +71,38 @@ def test_texts_that_look_the_same_are_equal_and_others_are_not():
     for one, other in [("10²", "102"), ("Mg", "mg"), ("½", "1/2")]:
         assert visible_text(one) != visible_text(other)
     assert visible_text("\u200b\u2060\ufeff") == ""
+
+
+def test_copies_in_another_form_are_near_duplicates_and_texts_of_signs_are_compared():
+    texts = [
+        ("Hành tinh nào lớn nhất trong hệ Mặt Trời?", ["Sao Mộc", "Sao Hỏa"]),
+        ("Đại dương nào rộng nhất trên Trái Đất?", ["Thái Bình Dương", "Đại Tây Dương"]),
+        ("太阳系里最大的行星是哪一颗？", ["木星", "火星"]),
+        ("哪种金属在室温下是液体？", ["水银", "铅"]),
+        ("≤ ?", ["+", "−"]),
+        ("≥ ?", ["×", "÷"]),
+    ]
+    rows = [
+        {
+            "id": f"{form}-{number}",
+            "prompt": unicodedata.normalize(form, prompt),
+            "options": [unicodedata.normalize(form, option) for option in options],
+            "label": 0,
+            "context": None,
+            "article": None,
+        }
+        for form in ("NFC", "NFD")
+        for number, (prompt, options) in enumerate(texts)
+    ]
+    groups = group_near_duplicates(Dataset.from_list(rows, features=FEATURES)).tolist()
+    assert groups[:6] == groups[6:]
+    assert len(set(groups)) == 6
+
+
+def test_a_lexical_reader_names_questions_whose_options_have_equal_words(caplog):
+    texts = [["the cats", "The  cats!"], ["10²", "102"], ["+", "−"], ["a", "b"]]
+    rows = {"id": list("wxyz"), "options": texts}
+    _warn_of_equal_options(Dataset.from_dict(rows))
+    (line,) = caplog.messages
+    assert "2 of 4 questions" in line
+    assert "(first: w, y)" in line

@@ -127,9 +127,10 @@ class TokenCounts:
         if self.equal_options:
             log.warning(
                 "%s: %d of %d questions have options of equal tokens, which the model cannot tell "
-                "apart (first: %s). Another checkpoint's tokenizer may, such as a cased one: "
-                "model=deberta_base",
+                "apart (first: %s); %d tokens of the questions are unknown. Another checkpoint's "
+                "tokenizer may tell them apart, such as a cased one: model=deberta_base",
                 stage, self.equal_options, self.questions, ", ".join(self.equal_ids),
+                self.unknown_in_questions,
             )  # fmt: skip
 
     def facts(self) -> list[tuple[str, str]]:
