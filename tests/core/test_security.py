@@ -294,7 +294,7 @@ def test_a_bundle_repeats_that_word_and_no_other(tmp_path):
 )
 def test_a_runs_configuration_cannot_refer_to_the_environment(saved, monkeypatch, value):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    saved.write_text(saved.read_text().replace("query_prefix: ''", f"query_prefix: {value}"))
+    saved.write_text(saved.read_text().replace("query_prefix: null", f"query_prefix: {value}"))
     assert value in saved.read_text()
     with pytest.raises(ExamError, match=r"it holds an interpolation") as caught:
         load_run(saved, Infer(ckpt="run"))

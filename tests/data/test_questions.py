@@ -115,6 +115,7 @@ def without(*columns: str) -> dict[str, str]:
         ([{**ROW, "E": "", "answer": "E"}], {}, "'E' is not among the labels A, B, C, D.", "label"),
         ([{**ROW, "answer": "F"}], {}, "'F' is not among the labels A, B, C, D, E", "answer="),
         ([{**ROW, "E": "a"}], {"strict": True}, "equal ('a')", "data.strict=false"),
+        ([{**ROW, "D": "café", "E": "cafe\u0301"}], {"strict": True}, "equal ('café')", "=false"),
     ],
 )  # fmt: skip
 def test_rows_that_are_not_questions_are_refused(tmp_path, rows, values, observed, remedy):
@@ -169,10 +170,17 @@ def test_a_spreadsheets_delimiter_is_read(tmp_path, delimiter):
 
 
 def test_equal_options_are_counted(tmp_path, caplog):
-    write_csv(tmp_path / "q.csv", [{**ROW, "E": "a"}, {**ROW, "id": "2"}])
+    rows = [
+        {"E": "a"},
+        {"D": "10²", "E": "102"},
+        {"D": "Mg", "E": "mg"},
+        {"A": "a\u200b", "B": "a"},
+    ]
+    write_csv(tmp_path / "q.csv", [{**ROW, "id": str(i), **row} for i, row in enumerate(rows)])
     read_questions(data(tmp_path), "q.csv")
     (message,) = caplog.messages
-    assert "1 of 2 questions" in message
+    assert "2 of 4 questions" in message
+    assert "(first: 0, 3)" in message
     assert "data.strict=true" in message
 
 

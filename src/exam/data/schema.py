@@ -27,6 +27,7 @@ from exam.data.cells import (
 from exam.data.option_order import choose_order
 from exam.data.options import LETTERS, ColumnError, Options, read_lettered, read_listed
 from exam.data.suggest import suggest_settings
+from exam.data.words import visible_text
 
 __all__ = ["FEATURES", "LETTERS", "parse_questions", "permute_options"]
 
@@ -42,6 +43,7 @@ FEATURES = Features(
         "articles": List(Value("string")),  # the articles that answer it (qrels); none: unknown
     }
 )
+MAX_NAMED = 3  # questions that a warning names
 Rows = list[dict[str, Any]]
 
 
@@ -90,16 +92,17 @@ def parse_questions(rows: Iterable[dict[str, Any]], data: Data, source: str) -> 
     if data.answer is AnswerForm.auto and form not in (None, AnswerForm.letter):
         meaning = MEANING[form]
         log.info("questions: %s: answers are %s (data.answer=%s)", source, meaning, form.value)
-    repeats = sum(
-        len(set(question["options"])) < len(question["options"]) for question in questions
-    )
+    repeats = [
+        question["id"]
+        for question in questions
+        if len(set(map(visible_text, question["options"]))) < len(question["options"])
+    ]
     if repeats:
         log.warning(
-            "%s: %d of %d questions have two equal options (data.strict=true refuses them)",
-            source,
-            repeats,
-            len(questions),
-        )
+            "%s: %d of %d questions have two equal options (first: %s); data.strict=true refuses "
+            "them",
+            source, len(repeats), len(questions), ", ".join(repeats[:MAX_NAMED]),
+        )  # fmt: skip
     return Dataset.from_list(questions, features=FEATURES)
 
 
@@ -262,10 +265,10 @@ def _read_text(row: dict[str, Any], column: str | None, part: str, location: str
 
 
 def _check_equal_options(options: Options, data: Data, location: str) -> None:
-    """Refuse two equal options with `data.strict`."""
+    """Refuse, with `data.strict`, two options that look the same."""
     if not data.strict:
         return
-    text, count = Counter(options.texts).most_common(1)[0]
+    text, count = Counter(map(visible_text, options.texts)).most_common(1)[0]
     if count > 1:
         raise ExamError(
             f"{location}: two options are equal ({text!r}).\n"
