@@ -89,7 +89,7 @@ def test_copies_in_another_form_are_near_duplicates_and_texts_of_signs_are_compa
             "options": [unicodedata.normalize(form, option) for option in options],
             "label": 0,
             "context": None,
-            "article": None,
+            "articles": [],
         }
         for form in ("NFC", "NFD")
         for number, (prompt, options) in enumerate(texts)
