@@ -144,6 +144,46 @@ def test_every_form_gives_the_same_questions(tmp_path, form):
     assert read(tmp_path / name) == WANTED
 
 
+LABELS = ["ABC".find(row[5] or "-") for row in ROWS]
+ANSWERS = {
+    "letter": [row[5] for row in ROWS],
+    "(b)": [f"({row[5].lower()})" if row[5] else "" for row in ROWS],
+    "B.": [f"{row[5]}." if row[5] else None for row in ROWS],
+    "from 0": [None if label < 0 else label for label in LABELS],
+    "from 1": [None if label < 0 else label + 1 for label in LABELS],
+    "floats": [None if label < 0 else float(label) for label in LABELS],
+    "text": [row[2 + label] if row[5] else None for row, label in zip(ROWS, LABELS, strict=True)],
+}
+SHAPES = {
+    "list": lambda texts: texts,
+    "objects": lambda texts: [{"label": c, "text": t} for c, t in zip("ABC", texts, strict=True)],
+    "lists": lambda texts: {"text": texts, "label": ["A", "B", "C"]},
+    "letters": lambda texts: dict(zip("ABC", texts, strict=True)),
+    "small letters": lambda texts: dict(zip("abc", texts, strict=True)),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_of_options_and_answers_gives_the_same_questions(tmp_path, shape, answer):
+    rows = [
+        {"id": row[0], "prompt": row[1], "options": SHAPES[shape](row[2:5]), "answer": value}
+        for row, value in zip(ROWS, ANSWERS[answer], strict=True)
+    ]
+    config = Data(name="q", dir=str(tmp_path), options=None)
+    config.columns["options"] = "options"
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "q.parquet")
+    for spell in (json.dumps, repr):
+        cells = [[r["id"], r["prompt"], spell(r["options"]), r["answer"]] for r in rows]
+        content = as_csv(["id", "prompt", "options", "answer"], cells, "utf-8-sig", delimiter=";")
+        (tmp_path / f"{spell.__name__}.csv.gz").write_bytes(gzip.compress(content))
+    for name in ("q.jsonl", "q.parquet", "dumps.csv.gz", "repr.csv.gz"):
+        questions = read_questions(config, name)
+        assert questions["options"][:] == [wanted[2] for wanted in WANTED]
+        assert [-1 if n is None else n for n in questions["label"]] == LABELS
+
+
 def test_a_folder_of_save_to_disk_gives_the_same_questions(tmp_path):
     Dataset.from_list(RECORDS).save_to_disk(tmp_path / "saved")
     assert list(read_rows(tmp_path / "saved")) == RECORDS
