@@ -107,6 +107,8 @@ def without(*columns: str) -> dict[str, str]:
         ([without("D", "E")], {}, "option D (D), option E", "Set data.options=ABC, or "),
         ([ROW], {"options": "ABC"}, "leaves option D, E out", "Set data.options=ABCDE,"),
         ([without("prompt")], {}, "missing: prompt", "data.columns.prompt=<name>"),
+        ([{"q": "p", "x": "a", "y": "b"}], {}, "missing: id (id), prompt (prompt), option A (A), ",
+         "Set data.columns.id=null data.columns.prompt=<name> data.options=null data.columns."),
         ([without("id", "E")], {}, "missing: id (id), option E", "Set data.columns.id=null data."),
         ([ROW, ROW], {}, ", row 2 (id '1'): row 1 has the same id", "data.columns.id=null"),
         ([{**ROW, "prompt": "  "}], {}, ", row 1 (id '1'): the prompt is empty", "Fill it in"),

@@ -195,13 +195,23 @@ def _missing_error(header: str, missing: list[str], absent: list[str], data: Dat
     """Name all missing columns in one message."""
     names = [f"{part} ({data.columns.get(part) or part})" for part in missing]
     names += [f"option {letter} ({data.columns.get(letter) or letter})" for letter in absent]
-    mapped = " ".join(f"data.columns.{part}=<name>" for part in [*missing, *absent])
+    settings = ["data.columns.id=null" if part == "id" else _map(part) for part in missing]
     has_some = 0 < len(absent) < len(data.options or "")  # the rest may have other names
+    mapped = " ".join([*settings, *map(_map, absent)])
+    remedy = f"Map them: {mapped}"
+    if absent and not has_some:
+        each = f"data.options=AB {_map('A')} {_map('B')} for a column each"
+        settings.append(f"data.options=null {_map('options')} (or {each})")
+        remedy = f"Set {' '.join(settings)} {_map('answer')} (or {_map('correct')} for its text)"
     return ColumnError(
-        f"{header}; missing: {', '.join(names)}.\nMap them: {mapped}",
+        f"{header}; missing: {', '.join(names)}.\n{remedy}",
         [*missing, *(["options"] if absent else [])],
         f", or map the missing columns: {mapped}" if has_some else "",
     )
+
+
+def _map(part: str) -> str:
+    return f"data.columns.{part}=<name>"
 
 
 def _check_left_out(
