@@ -9,7 +9,6 @@ import pytest
 from helpers import jsonl_corpus, refuses
 
 from exam.config import Chunking, Encoder, Generator, Index, QuestionKind, Retriever, RetrieverKind
-from exam.core.errors import ExamError
 from exam.data.corpus import Article
 from exam.generation.generate import generate
 from exam.generation.rules import Definition, extract_facts
@@ -96,6 +95,10 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def retrieval(corpus, encoder, tmp_path):
+    return retrieval_of(corpus, encoder, tmp_path)
+
+
+def retrieval_of(corpus, encoder, tmp_path):
     return Retrieval(
         jsonl_corpus(corpus),
         Encoder(name="tiny", name_or_path=str(encoder)),
@@ -208,6 +211,16 @@ def test_exclusion_that_excludes_nothing_is_refused(retrieval, tmp_path):
         generate(retrieval, Generator(name="r", num_questions=5, exclude=f"{tmp_path}/exam.csv"))
 
 
-def test_too_small_a_corpus_is_refused(retrieval):
-    with pytest.raises(ExamError, match=r"num_questions is 500\.\nSet generator\.num_questions="):
-        generate(retrieval, rules(500))
+def test_a_small_corpus_gives_the_questions_it_can(retrieval, caplog):
+    written = len(read_rows(generate(retrieval, rules(500))))
+    assert 20 < written < 500
+    generate(retrieval, rules(500))  # reused, and warns again
+    assert caplog.text.count(f"{written} of 500 questions") == 2
+    assert f"{500 - written} are missing" in caplog.text
+
+
+def test_a_corpus_without_any_question_is_refused(encoder, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "a", "title": "A", "text": "Short."}\n')
+    with refuses("no question", "larger corpus", "generator.num_neighbors"):
+        generate(retrieval_of(path, encoder, tmp_path), rules(5))

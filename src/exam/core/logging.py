@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LOG_SECONDS = 60  # between two lines of progress
+BAR_SECONDS = 10  # between two lines that stand for a bar where there is no terminal
+log = logging.getLogger(__name__)
 
 
 class RedactingFormatter(logging.Formatter):
@@ -85,11 +87,34 @@ def show_progress() -> bool:
     return sys.stderr.isatty() and logging.getLogger("exam").isEnabledFor(logging.INFO)
 
 
+class _LogLines:
+    """A file for a progress bar that logs each of its states as a line."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            log.info("%s", line)
+
+    def flush(self) -> None:
+        pass
+
+
 def progress_bar(what: str, total: int | None, unit: str = "it") -> "tqdm[Any]":
-    """Return a progress bar, drawn in a terminal only."""
+    """Return a progress bar in a terminal; elsewhere, a line every BAR_SECONDS in the log."""
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=what, unit=f" {unit}", leave=False, disable=not show_progress())
+    if show_progress():
+        return tqdm(total=total, desc=what, unit=f" {unit}", leave=False)
+    return tqdm(
+        total=total,
+        desc=what,
+        leave=False,
+        disable=not log.isEnabledFor(logging.INFO),
+        file=_LogLines(),
+        mininterval=BAR_SECONDS,
+        miniters=1,
+        delay=BAR_SECONDS,
+        bar_format=f"{{desc}}: {{n_fmt}} of {{total_fmt}} {unit}, {{remaining}} left",
+    )
 
 
 def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:

@@ -43,8 +43,10 @@ def generate_if_used(data: Data, retrieval: Retrieval, generator: Generator) -> 
 def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -> Stage:
     """Write `questions.csv`: Kaggle's columns and `article`.
 
+    Warn if the corpus gives fewer questions than configured.
+
     Raises:
-        ExamError: too few questions can be written, or their lengths give the answers away.
+        ExamError: no question can be written, or their lengths give the answers away.
     """
     by_llm = generator.kind is GeneratorKind.llm
     key, write = (_prepare_llm if by_llm else _prepare_rules)(retrieval, generator)
@@ -56,7 +58,20 @@ def generate(retrieval: Retrieval, generator: Generator, resume: str = "auto") -
             with write_atomically(stage.folder / QUESTIONS) as temporary:
                 write_csv(temporary, list(rows[0]), [list(row.values()) for row in rows])
             stage.finish([QUESTIONS], questions=len(rows), longest_option_correct=longest, **counts)
+    written, number = stage.metadata["questions"], generator.num_questions
+    if written < number:
+        log.warning(
+            "generate: %d of %d questions: the corpus gives no more, and %d are missing. For more, "
+            "give a larger corpus, or set a higher %s",
+            written, number, number - written, _limit(generator),
+        )  # fmt: skip
     return stage
+
+
+def _limit(generator: Generator) -> str:
+    """Return the setting that limits how many questions a corpus gives."""
+    by_llm = generator.kind is GeneratorKind.llm
+    return "generator.llm.attempts" if by_llm else "generator.num_neighbors"
 
 
 def _prepare_rules(retrieval: Retrieval, generator: Generator) -> tuple[dict[str, Any], Write]:
@@ -95,7 +110,7 @@ def _prepare_llm(retrieval: Retrieval, generator: Generator) -> tuple[dict[str, 
     key = {
         "corpus": articles.key,
         "generator": {k: settings[k] for k in ("kind", "num_questions", "options", "seed")},
-        "writer": llm.llm_key(generator.llm),
+        "writer": {**llm.llm_key(generator.llm), "attempts": generator.llm.attempts},
         "exams": questions_digest(exams),
         "left_out": sorted(excluded),
         "format": 2,
@@ -107,14 +122,12 @@ def _prepare_llm(retrieval: Retrieval, generator: Generator) -> tuple[dict[str, 
 
 
 def _check(rows: Rows, generator: Generator) -> int:
-    """Refuse too few questions, and rules that give answers away; count longest right options."""
+    """Refuse no questions, and rules that give answers away; count longest right options."""
     by_llm = generator.kind is GeneratorKind.llm
-    if len(rows) < generator.num_questions:
-        setting = "generator.llm.attempts" if by_llm else "generator.num_neighbors"
+    if not rows:
         raise ExamError(
-            f"The corpus gives {len(rows)} questions, and generator.num_questions is "
-            f"{generator.num_questions}.\nSet generator.num_questions={max(1, len(rows))}, more "
-            f"{setting}, or a larger corpus{'; replies so far are kept' if by_llm else ''}."
+            "The corpus gives no question.\n"
+            f"Give a larger corpus, or set a higher {_limit(generator)}."
         )
     longest = sum(
         max((c for c in LETTERS if c in row), key=lambda c: len(row[c])) == row["answer"]

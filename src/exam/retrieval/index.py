@@ -21,7 +21,7 @@ from exam.core.artifacts import Stage, load_stage, shared_stage
 from exam.core.errors import ExamError
 from exam.core.estimates import FP32, check_disk
 from exam.core.files import checksum_matches, write_atomically, write_with_checksum
-from exam.core.logging import log_progress, progress_bar
+from exam.core.logging import progress_bar
 from exam.data.corpus import (
     Article,
     Articles,
@@ -173,7 +173,6 @@ def _encode_shards(folder: Path, source: Source, size: int, encoder: SentenceEnc
                 table = pa.Table.from_pylist(rows, source.schema).append_column("vector", column)
                 with write_with_checksum(path) as temporary:
                     pq.write_table(table, temporary, compression="none", use_dictionary=False)
-                log_progress(log, "index: encoded %d texts", number * size + len(rows))
             shards.append(path)
             bar.update(size)
     encoder.log_counts("index")

@@ -1,0 +1,32 @@
+"""Long steps without a terminal."""
+
+import logging
+
+from exam.core import logging as progress
+
+
+def test_long_steps_log_total_and_time_left(caplog, monkeypatch):
+    monkeypatch.setattr(progress, "BAR_SECONDS", 0.02)
+    with caplog.at_level(logging.INFO, logger="exam"):
+        items = progress.track(range(40), "encoded", 40, "texts")
+        for _ in items:
+            progress.time.sleep(0.005)
+    assert 3 <= len(caplog.messages) <= 11
+    assert all(line.startswith("encoded: ") for line in caplog.messages)
+    assert all(line.endswith(" left") for line in caplog.messages)
+    done = [int(line.split()[1]) for line in caplog.messages]
+    assert done == sorted(set(done))
+    assert " of 40 texts, 00:00 left" in caplog.messages[-1]
+
+
+def test_short_steps_log_nothing(caplog):
+    with caplog.at_level(logging.INFO, logger="exam"):
+        assert list(progress.track(range(9), "encoded", 9, "texts")) == list(range(9))
+    assert caplog.messages == []
+
+
+def test_nothing_is_logged_above_the_level(caplog, monkeypatch):
+    monkeypatch.setattr(progress, "BAR_SECONDS", 0.0)
+    with caplog.at_level(logging.WARNING, logger="exam"):
+        list(progress.track(range(9), "encoded", 9, "texts"))
+    assert caplog.messages == []
