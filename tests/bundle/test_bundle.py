@@ -10,9 +10,15 @@ from zipfile import ZipFile
 import pytest
 from helpers import ROOT, make_place, make_questions, python, refuses, run_exam, tiny
 
-from exam.bundle.bundle import estimate_seconds, format_estimate, run_bundle
+from exam.bundle.bundle import (
+    _find_places,
+    _format_overrides,
+    estimate_seconds,
+    format_estimate,
+    run_bundle,
+)
 from exam.bundle.contents import Contents, check_bundle, link_stages, unpack
-from exam.bundle.notebook import format_commands, write_notebook
+from exam.bundle.notebook import Place, format_commands, write_notebook
 from exam.bundle.rehearsal import dry_run, has_namespaces
 from exam.bundle.wheels import Target, fetch_wheel, find_missing, parse_pins, read_target
 from exam.config import Bundle, Data
@@ -218,17 +224,39 @@ def test_a_notebook_runs_the_same_lines(tmp_path):
         "'ckpt={bundle}/runs/r' data=csv 'data.test=\"my test.csv\"' "
         "'run.corpus.dir={bundle}/corpus/0' outputs=outputs"
     )
-    write_notebook(tmp_path / "n.ipynb", lines, "/kaggle/input/b", "3.12")
+    bundle = tmp_path / "input" / "owner" / "any-name"
+    (bundle / "runs" / "r").mkdir(parents=True)
+    places = {"bundle": Place(str(tmp_path / "input"), "runs/r")}
+    write_notebook(tmp_path / "n.ipynb", lines, places, "3.12")
     notebook = json.loads((tmp_path / "n.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"]]
-    assert [cell["cell_type"] for cell in notebook["cells"]] == ["markdown", *["code"] * 5]
-    assert cells[2].splitlines()[0] == (
-        "!pip install --quiet --no-index --find-links /kaggle/input/b/wheels openbook-exam gguf"
+    assert [cell["cell_type"] for cell in notebook["cells"]] == ["markdown", *["code"] * 6]
+    values = {}
+    exec(cells[2], values)
+    assert values["bundle"] == str(bundle)  # wherever the data set is attached
+    assert cells[3].splitlines()[0] == (
+        "!pip install --quiet --no-index --find-links {bundle}/wheels openbook-exam gguf"
     )
-    assert "{bundle}" not in "".join(cells)
-    write_notebook(tmp_path / "n.ipynb", ['echo {"a": 1} $HOME $(ls)'], "b", "3.12")
+    (bundle / "runs" / "r").rmdir()
+    with pytest.raises(SystemExit, match="attach the data set"):
+        exec(cells[2], {})
+    write_notebook(tmp_path / "n.ipynb", ['echo {"a": 1} $HOME $(ls)'], places, "3.12")
     (_, _, cell) = json.loads((tmp_path / "n.ipynb").read_text())["cells"]
     assert cell["source"][0] == '!echo {{"a": 1}} $$HOME $(ls)\n'  # as IPython reads it
+
+
+def test_a_notebook_names_no_path_of_this_machine(tmp_path):
+    test = tmp_path / "my test.csv"
+    bundle = compose_config(
+        "bundle", f"ckpt={tmp_path}/runs/r", "out=b", "data=csv", f"data.test={test}"
+    )
+    overrides = _format_overrides(bundle)
+    assert str(tmp_path) not in " ".join(overrides)
+    assert {'data.test="my test.csv"', "data.dir={questions}"} <= set(overrides)
+    places = _find_places(bundle, str(tmp_path), str(tmp_path))
+    assert places["questions"] == Place(str(tmp_path), "my test.csv")
+    competition = compose_config("bundle", f"ckpt={tmp_path}/runs/r", "out=b", "data=kaggle_test")
+    assert "data.dir={questions}" not in _format_overrides(competition)  # exam finds its files
 
 
 def test_time_is_estimated_from_two_samples(tmp_path):
@@ -303,7 +331,7 @@ def test_the_notebook_and_unpacking_refuse_another_python(bundled, tmp_path):
         "This is Python {}, and the bundle's wheels are for Python {}. "
         "Make the bundle again with python={}, or use it with Python {}."
     )
-    write_notebook(tmp_path / "n.ipynb", [], "b", "3.99")
+    write_notebook(tmp_path / "n.ipynb", [], {}, "3.99")
     first = read_json(tmp_path / "n.ipynb")["cells"][1]
     with pytest.raises(SystemExit) as stopped:
         exec("".join(first["source"]))
@@ -386,7 +414,7 @@ def no_network():
 def test_a_rehearsal_stops_at_a_failing_line_and_prints_its_output(no_network, tmp_path):
     connect = "python -c 'import socket; socket.create_connection((\"1.1.1.1\", 53), 5)'"
     lines = ['echo {"a": 1}; which python', connect, "touch submission.csv"]
-    write_notebook(tmp_path / "n.ipynb", lines, "b", RUNNING)
+    write_notebook(tmp_path / "n.ipynb", lines, {}, RUNNING)
     with pytest.raises(ExamError) as caught:
         dry_run(tmp_path / "n.ipynb", Target(RUNNING, [], {}), tmp_path / "submission.csv")
     output = str(caught.value).splitlines()

@@ -8,10 +8,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from exam.bundle.contents import CONTENTS, NOTEBOOK, collect, link_stages
-from exam.bundle.notebook import format_commands, write_notebook
+from exam.bundle.notebook import Place, format_commands, write_notebook
 from exam.bundle.rehearsal import check_dry_run, dry_run
 from exam.bundle.wheels import Target, add_wheels, read_target
-from exam.config import Bundle, Cascade, Data, EnsembleKind, Infer, Train, as_list, to_dict
+from exam.config import (
+    Bundle,
+    Cascade,
+    Data,
+    EnsembleKind,
+    Infer,
+    Source,
+    Train,
+    as_list,
+    to_dict,
+)
 from exam.core.artifacts import Stage
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import atomic_directory
@@ -43,17 +53,23 @@ def run_bundle(bundle: Bundle) -> None:
         contents = collect(bundle, folder, runs, stages)
         wheels = add_wheels(target, folder / "wheels", extra)
         lines = format_commands([*overrides, *contents.overrides], extra)
-        write_notebook(folder / NOTEBOOK, lines, f"{INPUT}/{out.name}", target.python)
+        places = _find_places(bundle, str(INPUT), str(INPUT))
+        write_notebook(folder / NOTEBOOK, lines, places, target.python)
         listing = contents.close(bundle.limit_gib, target.python)
     files, size = len(listing["files"]), listing["bytes"] / 2**20
     log.info("bundle: %d files · %d wheels · %.1f MiB", files, len(wheels), size)
     print_result(_estimate(bundle, runs))
     if bundle.rehearse:
         config = runs[0][1]
-        data = json.dumps(str(Path(config.data.dir or ".").resolve()))
+        names = as_list(config.data.test or config.data.valid)
+        parent = Path(config.data.dir or ".", *names[:1]).parent.resolve()
+        places = _find_places(bundle, str(out.resolve()), str(parent))
         # The launcher does not work without a network.
-        local = [*overrides, *contents.overrides, f"data.dir={data}", "launch=single"]
-        _rehearse(target, out, format_commands(local, extra), config)
+        local = [*overrides, *contents.overrides, "launch=single"]
+        if "questions" not in places:
+            data = json.dumps(str(Path(config.data.dir or ".").resolve()))
+            local.append(f"data.dir={data}")
+        _rehearse(target, out, format_commands(local, extra), config, places)
     print_result(f"{out / NOTEBOOK}\n{out / CONTENTS}")
 
 
@@ -87,13 +103,17 @@ def _check(bundle: Bundle) -> Target:
 def _format_overrides(bundle: Bundle) -> list[str]:
     """Return the notebook's overrides for the runs, the data, the ensemble and the cascade.
 
-    The notebook finds the folder of the data.
+    The notebook finds the folder of the question files by the name of the first one.
     """
     runs = [f"{{bundle}}/runs/{Path(name).name}" for name in as_list(bundle.ckpt)]
     overrides = [f"ckpt=[{','.join(runs)}]" if len(runs) > 1 else f"ckpt={runs[0]}"]
     if bundle.data is not None:
-        defaults = {**to_dict(Data()), "dir": bundle.data.dir}
-        overrides += ["data=csv", *_format_group("data", to_dict(bundle.data), defaults)]
+        values = to_dict(bundle.data)
+        values |= {name: _file_names(values[name]) for name in ("valid", "test")}
+        values |= dict.fromkeys(("dir", "train", "extra_train", "soft_labels"))
+        overrides += ["data=csv", *_format_group("data", values, to_dict(Data()))]
+        if _has_own_files(bundle):
+            overrides.append("data.dir={questions}")
     overrides += [f"run.{group}.trust_remote_code=true" for group in bundle.run]
     if bundle.ensemble is not None:
         values = to_dict(bundle.ensemble)
@@ -101,6 +121,28 @@ def _format_overrides(bundle: Bundle) -> list[str]:
         overrides += [f"ensemble={bundle.ensemble.name}", *_format_group("ensemble", merging, {})]
     overrides += _format_group("metric", to_dict(bundle.metric), {})
     return overrides + _format_group("cascade", to_dict(bundle.cascade), {})
+
+
+def _file_names(entries: Any) -> Any:
+    """Return the names of question files without their folders on this machine."""
+    if isinstance(entries, list):
+        return [_file_names(entry) for entry in entries]
+    return entries if entries is None else Path(entries).name
+
+
+def _has_own_files(bundle: Bundle) -> bool:
+    """Tell whether the questions are files that are not a competition's, which exam finds."""
+    data = bundle.data
+    return data is not None and data.source is Source.files and data.competition is None
+
+
+def _find_places(bundle: Bundle, root: str, questions: str) -> dict[str, Place]:
+    """Return what the notebook finds below two folders: the bundle, and the question files."""
+    places = {"bundle": Place(root, f"runs/{Path(as_list(bundle.ckpt)[0]).name}")}
+    if bundle.data is not None and _has_own_files(bundle):
+        name = as_list(_file_names(bundle.data.test or bundle.data.valid))[0]
+        places["questions"] = Place(questions, name)
+    return places
 
 
 def _format_group(group: str, values: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
@@ -181,12 +223,14 @@ def _extra_packages(runs: list[tuple[Stage, Train]]) -> list[str]:
     return [name for name, is_needed in packages.items() if is_needed]
 
 
-def _rehearse(target: Target, bundle: Path, lines: list[str], config: Train) -> None:
+def _rehearse(
+    target: Target, bundle: Path, lines: list[str], config: Train, places: dict[str, Place]
+) -> None:
     """Run the notebook with this machine's folders, and check its submission."""
     submission = bundle.with_name(f"{bundle.name}-submission.csv")
     with TemporaryDirectory() as name:
         notebook = Path(name) / NOTEBOOK
-        write_notebook(notebook, lines, str(bundle.resolve()), target.python)
+        write_notebook(notebook, lines, places, target.python)
         seconds = dry_run(notebook, target, submission)
     questions = read_test_questions(config)
     options = [len(texts) for texts in questions["options"]]

@@ -3,7 +3,10 @@
 import json
 import re
 import shlex
+from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from exam.core.files import write_atomically
 
@@ -16,15 +19,28 @@ CHECK = """import sys
 running = "{{}}.{{}}".format(*sys.version_info)
 if running != "{python}":
     raise SystemExit("{message}".format(running=running))"""
+FIND = """from pathlib import Path
+
+matches = [p for depth in range(6) for p in Path({root!r}).glob("*/" * depth + {pattern!r})]
+if not matches:
+    raise SystemExit({message!r})
+{name} = str(matches[0]).removesuffix({suffix!r})"""
 LINE = """!{literal}
 if _exit_code:
     raise SystemExit({message!r})"""
 
 
+class Place(NamedTuple):
+    """The folder that holds `content`, somewhere below `root`."""
+
+    root: str
+    content: str
+
+
 def format_commands(overrides: list[str], extra_packages: list[str]) -> list[str]:
     """Return shell lines that install the bundle and extra packages, and write submission.csv.
 
-    `{bundle}` stands for the bundle's folder.
+    `{bundle}` stands for the bundle's folder, and `{questions}` for that of the question files.
     """
     arguments = shlex.join([*overrides, "outputs=outputs"])
     packages = " ".join(extra_packages)
@@ -38,13 +54,29 @@ def format_commands(overrides: list[str], extra_packages: list[str]) -> list[str
     ]
 
 
-def write_notebook(path: Path, lines: list[str], folder: str, python: str) -> None:
-    """Write a notebook that runs shell lines for a bundle in `folder`; a failing line ends it."""
+def write_notebook(path: Path, lines: list[str], places: Mapping[str, Place], python: str) -> None:
+    """Write a notebook that runs shell lines; a failing line ends it.
+
+    `{name}` in a line stands for the folder of the place of that name, which the notebook finds.
+    """
     message = OTHER_PYTHON.format(python=python, running="{running}")
     code = [CHECK.format(python=python, message=message)]
-    for line in (text.replace("{bundle}", folder) for text in lines):
+    code += [
+        FIND.format(
+            name=name,
+            root=place.root,
+            pattern=escape(place.content),
+            suffix=f"/{place.content}",
+            message=f"{place.content} is not below {place.root}: attach the data set that holds it",
+        )
+        for name, place in places.items()
+        if any(f"{{{name}}}" in line for line in lines)
+    ]
+    for line in lines:
         # IPython replaces single braces and dollars by Python values.
         literal = re.sub(r"[{}]|\$(?=\w)", r"\g<0>\g<0>", line)
+        for name in places:
+            literal = literal.replace(f"{{{{{name}}}}}", f"{{{name}}}")
         code.append(LINE.format(literal=literal, message=f"Failed: {line}"))
     notebook = {
         "cells": [
