@@ -8,11 +8,24 @@ from dataclasses import replace
 import pytest
 from helpers import refuses
 
-from exam.config import Chunking, Corpus, CorpusFormat, Data, Encoder, Index, RetrieverKind
+from exam.config import (
+    Chunking,
+    Corpus,
+    CorpusFormat,
+    Data,
+    Encoder,
+    Index,
+    Query,
+    RetrieverKind,
+    Target,
+    TrainingPairs,
+)
 from exam.config import Retriever as RetrieverConfig
 from exam.data.questions import read_questions
-from exam.retrieval.contexts import ContextSet, read_contexts
+from exam.data.splits import group_near_duplicates
+from exam.retrieval.contexts import ContextSet, read_contexts, score_some
 from exam.retrieval.contexts import read_questions as read_scored
+from exam.retrieval.mining import mine_pairs
 from exam.retrieval.retriever import Retrieval
 
 MERCURY = "Mercury is a metal that is liquid at room temperature. Thermometers once held mercury."
@@ -193,3 +206,34 @@ def test_qrels_of_other_questions_are_counted(tmp_path, caplog):
     caplog.set_level(logging.WARNING, "exam")
     write_questions(tmp_path, PROMPTS, [["question", "article"], ["q0", "8"], ["q9", "7"]])
     assert "1 of 2 questions of q_qrels.csv are not in q.csv (first: 'q9')" in caplog.text
+
+
+def test_scores_of_some_questions_leave_the_others_out(tmp_path):
+    qrels = [["question", "article"], ["q0", "8"], ["q1", "8"]]
+    questions = write_questions(tmp_path, PROMPTS, qrels)
+    stage = retrieve(write_corpus(tmp_path, _7=MERCURY, _8=HEART), tmp_path).contexts(
+        questions, "q"
+    )
+    assert stage.metadata["scores"]["recall_at_1"]["value"] == 0.5
+    scores = score_some(stage, questions.select([0]))
+    assert (scores["recall_at_1"]["n"], scores["recall_at_1"]["value"]) == (1, 1.0)
+
+
+def test_positives_belong_to_any_and_negatives_to_none_of_the_right_articles(tmp_path):
+    qrels = [["question", "article"], ["q0", "1"], ["q0", "2"]]
+    questions = write_questions(tmp_path, PROMPTS[:1], qrels)
+    rows = [
+        {"rank": n, "article_id": str(n), "title": "", "text": text, "passage_id": str(n)}
+        for n, text in enumerate(["The heart pumps.", "A heart beats.", "Tin is a metal."], 1)
+    ]
+    pairs = TrainingPairs(target=Target.binary, max_rank=3, max_support=1.0)
+    (example,) = mine_pairs(questions, {"q0": rows}, {"heart": 1.0}, pairs, Query.prompt, 0)
+    assert set(example.passages[: example.positives]) == {"The heart pumps.", "A heart beats."}
+    assert example.passages[example.positives :] == ["Tin is a metal."]
+
+
+def test_questions_that_share_any_right_article_stay_together(tmp_path):
+    qrels = [["question", "article"], ["q0", "1"], ["q0", "2"], ["q1", "2"], ["q2", "3"]]
+    questions = write_questions(tmp_path, [*PROMPTS, "Which gland makes bile?"], qrels)
+    first, second, third = group_near_duplicates(questions)
+    assert first == second != third
