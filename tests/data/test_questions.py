@@ -588,3 +588,10 @@ def test_the_case_of_a_column_does_not_matter_where_one_fits(tmp_path):
     write_csv(tmp_path / "q.csv", [{**row, "Id": "2"}])
     with refuses("q.csv has the columns 'ID', 'Id' for 'id'"):
         read_questions(data(tmp_path), "q.csv")
+
+
+def test_a_file_of_a_similar_name_is_offered(tmp_path):
+    (tmp_path / "val").mkdir()
+    write_csv(tmp_path / "val" / "trains.csv", [ROW])
+    with refuses("val/train.csv does not exist", "Did you mean val/trains.csv? Give its folder"):
+        read_questions(data(tmp_path), "val/train.csv")

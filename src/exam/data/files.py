@@ -1,5 +1,6 @@
 """The files that a command names: looked for before anything heavy is imported."""
 
+import difflib
 import logging
 from collections.abc import Iterator
 from glob import escape, glob
@@ -103,8 +104,11 @@ def find_question_files(data: Data, entry: str) -> list[Path]:
                 else "Give a folder with tables, or the name of a file."
             )
         )
+    present = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, present, n=1)
+    hint = f"Did you mean {Path(entry).with_name(near[0])}? " if near else ""
     raise ExamError(
-        f"{path} does not exist.\nGive its folder with data.dir=<folder> and its name with "
+        f"{path} does not exist.\n{hint}Give its folder with data.dir=<folder> and its name with "
         "data.train=, data.valid= or data.test=<file>; without a valid file, "
         "data.valid=null data.valid_fraction=0.2 holds out a share of train."
     )
