@@ -292,10 +292,10 @@ def test_a_multirun_survives_a_failed_job_and_names_it(place, tmp_path):
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
     (folder,) = (tmp_path / "sweeps").iterdir()
     results = json.loads((folder / "results.json").read_text())
-    assert [row["system"] for row in results["rows"]] == [
-        "context.num_passages=0",
-        "context.num_passages=3",
-    ]
+    scores = {row["system"]: row["selection_score"] for row in results["rows"]}
+    assert scores.keys() == {"context.num_passages=0", "context.num_passages=3"}
+    assert [*scores.values()] == sorted(scores.values(), reverse=True)
+    assert results["paired"][0]["a"] == results["rows"][0]["system"]
     assert (folder / "map_at_3.png").read_bytes().startswith(b"\x89PNG")
     assert str(folder / "results.json") in process.stdout
 

@@ -251,11 +251,14 @@ def format_table(results: dict[str, Any]) -> str:
     metric = str(find_metric(rows[0]))
     title = metric_title(metric)
     width, column = max(len(row["system"]) for row in rows), max(len(title), 5)
-    lines = [f"{'system':<{width}}     n   {title:<{column}}   95 % interval"]
+    has_fold = any("selection_score" in row for row in rows)  # of a sweep
+    fold = f"    {title} on the checkpoint fold" if has_fold else ""
+    lines = [f"{'system':<{width}}     n   {title:<{column}}   95 % interval{fold}"]
     for row in rows:
         low, high = row["ci"]
         score = f"{row[metric]:<{column}.3f}   [{low:.3f}, {high:.3f}]"
-        lines.append(f"{row['system']:<{width}} {row['n']:>5}    {score}")
+        selection = f"   {row['selection_score']:.3f}" if "selection_score" in row else ""
+        lines.append(f"{row['system']:<{width}} {row['n']:>5}    {score}{selection}")
     warnings = [f"warning: {text}" for text in results.get("warnings", [])]
     return "\n".join([*lines, *map(format_pair, results["paired"]), *warnings])
 

@@ -1,15 +1,23 @@
 """Compare the jobs of a sweep (`-m`) in one table and one plot."""
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from exam.config import DEFAULT_K
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import digest, read_json, write_json
-from exam.core.trainer import REPORT, RESULTS
-from exam.evaluation.results import format_table
-from exam.metrics import find_metric, metric_title
+from exam.core.trainer import REPORT, RESULTS, TRAINING
+from exam.evaluation.predictions import align
+from exam.evaluation.results import (
+    PREDICTIONS,
+    format_table,
+    load_answers,
+    pair_systems,
+    score_logits,
+)
+from exam.metrics import find_metric, metric_name, metric_title
 from exam.report.charts import Chart, line_chart, score_chart, write_png
 from exam.report.page import Page, write_page
 
@@ -40,9 +48,11 @@ def compare_jobs(jobs: list[Job]) -> str:
             f"Compare their runs by one: {spell_command('compare')} RUN_A RUN_B --k {DEFAULT_K}"
         )
     (metric,) = metrics
+    rows = _sort_by_fold(rows)
     plot = f"{metric}.png"
     folder = jobs[0].results.parents[2] / "sweeps" / digest([job.values for job in jobs])[:8]
     figures = {"rows": rows, "paired": []}
+    figures["paired"] = _pair_first(rows, metric)
     write_json(folder / RESULTS, figures)
     plots = _plot(rows, changing, metric)
     write_png(plots[-1:], folder / plot)
@@ -53,6 +63,44 @@ def compare_jobs(jobs: list[Job]) -> str:
     return "\n".join(
         [format_table(figures), *(str(folder / name) for name in (RESULTS, plot, REPORT))]
     )
+
+
+def _sort_by_fold(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add each job's score on the fold that chose its checkpoint, and sort by it, best first.
+
+    The reported questions must not choose a setting. Jobs without such a fold come last.
+    """
+    scored = []
+    for row in rows:
+        results = Path(row["results"])
+        training = results.with_name(TRAINING)
+        best = read_json(training).get("best") if training.is_file() else None
+        score = read_json(results).get("selection_score", best)
+        scored.append(row if score is None else {**row, "selection_score": score})
+    return sorted(scored, key=lambda row: -row.get("selection_score", -inf))
+
+
+def _pair_first(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+    """Return the paired differences of the first job from the others that have its questions."""
+    folders = [Path(row["results"]).parent for row in rows]
+    if not all((folder / PREDICTIONS).is_file() for folder in folders):
+        return []  # of several seeds
+    answers, sources = [load_answers(folder) for folder in folders], list(map(str, folders))
+    k = 1 if metric == metric_name(1) else int(metric.rpartition("_")[2])
+    pairs = []
+    for row, other, source in zip(rows[1:], answers[1:], sources[1:], strict=True):
+        try:
+            both = align([answers[0], other], [sources[0], source])
+        except ExamError:  # other questions
+            continue
+        if (labels := both[0].known) is not None:
+            names = rows[0]["system"], row["system"]
+            first, second = (
+                score_logits(name, one.logits, labels, k)
+                for name, one in zip(names, both, strict=True)
+            )
+            pairs.append(pair_systems(first, second))
+    return pairs
 
 
 def _plot(rows: list[dict[str, Any]], changing: list[str], metric: str) -> list[Chart]:

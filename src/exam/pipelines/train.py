@@ -275,6 +275,8 @@ def _average_seeds(config: Train, runs: list[Run], questions: Dataset) -> Run:
     *baselines, _ = runs[0].systems
     metric = metric_name(config.metric.k)
     key = {"runs": [run.stage.hash for run in runs], "interval": "seeds and groups of questions"}
+    selection = [run.selection_score for run in runs if run.selection_score is not None]
+    mean_selection = float(np.mean(selection)) if selection else None
     outputs, warnings = Path(config.outputs), list_warnings([run.stage for run in runs])
     with shared_stage(outputs, "seeds", config.name, key, config.resume) as stage:
         if not stage.reused and distributed.rank() == 0:
@@ -282,6 +284,8 @@ def _average_seeds(config: Train, runs: list[Run], questions: Dataset) -> Run:
             pairs = [(mean, row) for row in baselines[NON_READING:]]
             rows = [*baselines, *systems, mean]
             figures = build_results(rows, pairs, list(stages.values()), warnings)
+            if mean_selection is not None:
+                figures["selection_score"] = mean_selection
             figures["seeds"] = {
                 "seeds": config.seed,
                 metric: values.tolist(),
@@ -293,8 +297,6 @@ def _average_seeds(config: Train, runs: list[Run], questions: Dataset) -> Run:
     seeds = read_json(stage.folder / RESULTS)["seeds"]
     spread = f"{seeds['mean']:.3f} ± {seeds['sd']:.3f} (standard deviation)"
     print_results(stage.folder, f"{metric_title(metric)} over seeds: {spread}")
-    selection = [run.selection_score for run in runs if run.selection_score is not None]
-    mean_selection = float(np.mean(selection)) if selection else None
     return Run(stage, [*runs[0].stages, stage], [*baselines, *systems, mean], mean_selection)
 
 
