@@ -25,7 +25,7 @@ from exam.core.artifacts import MANIFEST, load_stage, open_stage, stages_differi
 from exam.core.checkpoints import MODEL, checkpoint_fingerprint
 from exam.core.errors import ExamError
 from exam.core.files import CHECKSUMS, checksum_matches, write_json, write_with_checksum
-from exam.core.trainer import ManifestCallback, last_complete_checkpoint
+from exam.core.trainer import CheckpointCallback, last_complete_checkpoint
 from exam.data.corpus import corpus_files, corpus_key, list_articles
 from exam.evaluation.predictions import Predictions, read_all_predictions, write_predictions
 from exam.generation.llm import ReplyCache
@@ -288,10 +288,10 @@ def test_a_damaged_checkpoint_is_removed_and_the_one_before_taken(tmp_path, capl
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(bytes(range(256)))
         (folder / "optimizer.pt").write_bytes(bytes(range(256)))
-        state = {"best_global_step": None, "global_step": step}
+        state = {"best_model_checkpoint": None, "global_step": step}
         write_json(folder / "trainer_state.json", state)
         arguments = SimpleNamespace(should_save=True, output_dir=str(tmp_path / "whole"))
-        ManifestCallback().on_save(arguments, SimpleNamespace(global_step=step), None)
+        CheckpointCallback().on_save(arguments, SimpleNamespace(global_step=step), None)
     workdir = tmp_path / "place"
     for name in [path.name for path in files_of(tmp_path / "whole" / "checkpoint-2")]:
         shutil.copytree(tmp_path / "whole", workdir)

@@ -188,9 +188,9 @@ def test_two_gpus_give_the_results_of_torchrun(place, tmp_path):
             process = exam("train", *overrides, f"launch={launch}", cwd=tmp_path)
         assert process.returncode == 0, process.stderr
         assert process.stdout.count("95 % interval") == process.stderr.count("train done") == 1
-        step = "4 examples a step: 4 at a time"
+        step = "4 examples a step: 4 at a time · fp32 on cpu"
         if name != "single":
-            step = "8 examples a step: 4 at a time × 2 processes"
+            step = "8 examples a step: 4 at a time × 2 processes · fp32 on cpu"
         assert re.findall(r"train: (.* examples a step.*)", process.stderr) == [step]
         started = re.findall(r"launch: .*", process.stderr)
         assert started == {

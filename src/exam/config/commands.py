@@ -55,8 +55,8 @@ class Tracker:
 
     name: str = setting("none", "Name in messages.")
     mode: TrackerMode | None = setting(None, "Send at once or later; null: no tracking.")
-    project: str = setting("exam", "Project of the runs.")
-    entity: str | None = setting(None, "User or team; null: your default.")
+    project: str | None = setting(None, "Project of the runs; null: WANDB_PROJECT, or exam.")
+    entity: str | None = setting(None, "User or team; null: WANDB_ENTITY, or your default.")
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import sys
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import fields
 from pathlib import Path
 from pickle import UnpicklingError  # what torch raises; nothing is unpickled here
@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.integrations.integration_utils import WandbCallback
+from transformers.integrations.integration_utils import TensorBoardCallback, WandbCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # differs in notebooks
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -62,12 +62,14 @@ class LogCallback(TrainerCallback):
         """Log the size of a step, again when the library tries a smaller batch."""
         size, rounds = state.train_batch_size, args.gradient_accumulation_steps
         if state.is_world_process_zero:
-            log.debug(
-                "train: %d examples a step: %d at a time%s%s",
+            log.info(
+                "train: %d examples a step: %d at a time%s%s · %s on %s",
                 size * rounds * args.world_size,
                 size,
                 f" × {rounds} accumulated" if rounds > 1 else "",
                 f" × {args.world_size} processes" if args.world_size > 1 else "",
+                number_format(args),
+                args.device,
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -86,8 +88,18 @@ class LogCallback(TrainerCallback):
             log_progress(log, *line)
 
 
-class ManifestCallback(TrainerCallback):
-    """Write the manifest of each complete checkpoint, and delete its pickled arguments."""
+class CheckpointCallback(TrainerCallback):
+    """Write the manifest of each complete checkpoint; find the best one after the run moved."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look for the best checkpoint in the run's present folder.
+
+        The library looks where it was written, and forgets it if that folder is gone.
+        """
+        folder = Path(str(args.output_dir))
+        path = folder / f"checkpoint-{state.global_step}" / STATE  # of the resumed training
+        if path.is_file() and (best := read_object(path)["best_model_checkpoint"]):
+            state.best_model_checkpoint = str(folder / Path(best).name)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the manifest, which includes other processes' files."""
@@ -107,9 +119,15 @@ def open_wandb_run() -> Any:
 def add_callbacks(trainer: Trainer) -> None:
     """Log figures, write manifests and track the run; draw a bar only in a terminal."""
     trainer.add_callback(LogCallback())
-    trainer.add_callback(ManifestCallback())
+    trainer.add_callback(CheckpointCallback())
     if open_wandb_run() is not None:
+        trainer.remove_callback(WandbCallback)  # of trainer.report_to
         trainer.add_callback(WandbCallback())  # type: ignore[no-untyped-call]
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            # The library's default lies among the checkpoints, which a finished run deletes.
+            folder = Path(str(trainer.args.output_dir)).with_name("tensorboard")
+            callback.logging_dir = str(folder)
     trainer.remove_callback(PrinterCallback)
     if not show_progress():
         trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
@@ -162,7 +180,7 @@ def fit(trainer: Trainer) -> dict[str, Any]:
     """
     folder = Path(str(trainer.args.output_dir))
     checkpoint = distributed.broadcast_from_rank0(
-        last_complete_checkpoint(folder) if distributed.rank() == 0 else None
+        _find_checkpoint(trainer.args, folder) if distributed.rank() == 0 else None
     )
     if checkpoint:
         _check_safe(checkpoint)
@@ -181,11 +199,32 @@ def fit(trainer: Trainer) -> dict[str, Any]:
     for record in (figures, *trainer.state.log_history):
         record.pop("train_loss", None)  # a mean over the steps since the last resumption
     if distributed.rank() == 0:
-        trainer.state.save_to_json(str(folder.parent / STATE))
+        final = copy(trainer.state)
+        if final.best_model_checkpoint is not None:
+            best = Path(final.best_model_checkpoint)
+            final.best_model_checkpoint = str(best.relative_to(folder.parent))
+        final.save_to_json(str(folder.parent / STATE))
     if torch.cuda.is_available():
         figures["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
     figures |= {"steps": trainer.state.global_step, "best": trainer.state.best_metric}
-    return {**figures, "format": number_format(trainer.args)}
+    return {
+        **figures,
+        "format": number_format(trainer.args),
+        "batch_size": trainer.state.train_batch_size,
+    }
+
+
+def _find_checkpoint(args: TrainingArguments, folder: Path) -> Path | None:
+    """Return the checkpoint to resume from; a checkpoint of weights only has no optimizer."""
+    if not args.save_only_model:
+        return last_complete_checkpoint(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        log.warning(
+            "train: starting over: with trainer.save_only_model=true, checkpoints lack the "
+            "optimizer, which resuming needs"
+        )
+        shutil.rmtree(folder)
+    return None
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
@@ -197,8 +236,8 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     while folder.is_dir() and (newest := get_last_checkpoint(str(folder))):  # type: ignore[no-untyped-call]
         checkpoint = Path(newest)
         if is_intact(checkpoint / MANIFEST, required=STATE):
-            best = read_object(checkpoint / STATE, "best_global_step")["best_global_step"]
-            if not best or is_intact(folder / f"checkpoint-{best}" / MANIFEST, required=STATE):
+            best = read_object(checkpoint / STATE, "best_model_checkpoint")["best_model_checkpoint"]
+            if not best or is_intact(folder / Path(best).name / MANIFEST, required=STATE):
                 return checkpoint
         log.warning("train: discarding incomplete checkpoint %s", checkpoint)
         shutil.rmtree(checkpoint)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from exam.config import (
     SHARDING,
@@ -26,6 +27,7 @@ from exam.config import (
 from exam.core import distributed
 from exam.core.artifacts import MANIFEST
 from exam.core.checkpoints import max_input_tokens
+from exam.core.errors import ExamError
 from exam.core.estimates import (
     FP32,
     check_disk,
@@ -59,8 +61,10 @@ def check_models(config: Retrieving | Generate) -> None:
     """Check the encoder, the reranker and the language model that a command loads.
 
     Raises:
-        ExamError: a checkpoint cannot be loaded as configured.
+        ExamError: a checkpoint cannot be loaded as configured, or a tracker is not installed.
     """
+    if isinstance(config, Train):
+        _check_trackers(trainer_values(config.trainer).get("report_to"))
     if uses_encoder(config):
         inspect_encoder(config.encoder)
     if isinstance(config, Retrieving) and config.reranker.ckpt is not None:
@@ -68,6 +72,19 @@ def check_models(config: Retrieving | Generate) -> None:
         inspect_reranker(config.reranker, trained=not trains)
     if uses_writer(config):
         check_llm(config.generator.llm)
+
+
+def _check_trackers(report_to: str | list[str] | None) -> None:
+    """Refuse trackers of the Trainer that are unknown or not installed."""
+    names = report_to[0] if isinstance(report_to, list) and len(report_to) == 1 else report_to
+    try:
+        for callback in get_reporting_integration_callbacks(names):  # type: ignore[no-untyped-call]
+            callback()
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ExamError(
+            f"trainer.report_to={report_to}: {str(error).splitlines()[0]}\n"
+            "Install it, or leave trainer.report_to out."
+        ) from None
 
 
 def check_reader(model: Model) -> CheckQuestions | None:

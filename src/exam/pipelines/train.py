@@ -16,7 +16,7 @@ from exam.core.artifacts import MANIFEST, Stage, log_reused, shared_stage
 from exam.core.checkpoints import checkpoint_fingerprint
 from exam.core.environment import describe_environment
 from exam.core.errors import ExamError, spell_command
-from exam.core.files import read_json, write_json
+from exam.core.files import digest, read_json, write_json
 from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAINING, list_run_files
 from exam.data.option_order import fixed_orders_key
 from exam.data.questions import questions_digest
@@ -44,7 +44,7 @@ from exam.evaluation.results import (
 from exam.generation.generate import QUESTIONS, generate_if_used
 from exam.metrics import metric_name, metric_title
 from exam.pipelines.preflight import CheckQuestions, check_models, check_reader, check_room
-from exam.pipelines.tracking import log_summary, track_run
+from exam.pipelines.tracking import find_mode, log_summary, track_sweep, track_training
 from exam.readers.base import reader_class
 from exam.readers.lexical import OVERLAP_FEATURES
 from exam.readers.multiple_choice.features import TARGETS
@@ -68,6 +68,7 @@ class Inputs:
         pool_contexts: The contexts of every training question.
         valid_contexts: The contexts of the questions that are reported on.
         stages: The stages that made all these.
+        group: The name that joins the trainings of several folds or seeds; None for one training.
     """
 
     split: Split
@@ -75,20 +76,26 @@ class Inputs:
     pool_contexts: Stage
     valid_contexts: Stage
     stages: list[Stage]
+    group: str | None
 
 
 def run_train(config: Train) -> Run:
     """Train a reader, a reranker or an encoder; only a reader's run has systems."""
+    find_mode(config.tracker)
     check_models(config)
-    with track_run(config):
+    with track_sweep(config):
         if config.task is not Task.reader:
             from exam.pipelines.train_retrieval import train_retrieval
 
             return train_retrieval(config)
         run = train_reader(config)
-        figures = read_json(run.stage.folder / RESULTS)["rows"][-1]
-        log_summary({**figures, "selection_score": run.selection_score})
+        _log_figures(run.stage, run.selection_score)
         return run
+
+
+def _log_figures(stage: Stage, selection_score: float | None) -> None:
+    figures = read_json(stage.folder / RESULTS)["rows"][-1]
+    log_summary({**figures, "selection_score": selection_score})
 
 
 def train_reader(config: Train) -> Run:
@@ -132,7 +139,12 @@ def _prepare(config: Train) -> Inputs:
             valid = retrieval.contexts(split.valid, f"{data.name}-valid")
     log_scores(valid, "valid", split.valid if valid is pool else None)
     stages = (*retrieval.stages, generation, pool, None if valid is pool else valid)
-    return Inputs(split, fold, pool, valid, [stage for stage in stages if stage is not None])
+    group = None
+    if isinstance(config.seed, list) or data.cross_validate:
+        folds = [data.folds, data.split_seed] if data.cross_validate else []
+        key = {"folds": folds, **_stage_key(config, split, pool, valid)}
+        group = f"{config.name}-{digest(key)[:8]}"
+    return Inputs(split, fold, pool, valid, [s for s in stages if s is not None], group)
 
 
 def _read_questions(
@@ -174,29 +186,44 @@ def _train_run(config: Train, inputs: Inputs) -> Run:
     outputs = Path(config.outputs)
     with shared_stage(outputs, "train", config.name, key, config.resume) as stage:
         if not stage.reused:
-            if leads:
-                check_room(config)
-                save_run(config, stage.folder / CONFIG)
-                write_json(stage.folder / ENVIRONMENT, describe_environment())
-                write_learned(stage.folder, config, split)
-            reader = reader_class(config).fit(config, stage.folder, split, pool)
-            logits, tokens = reader.predict(split.valid, valid)
-            if leads:
-                warnings = describe_training(stage.folder)
-                write_answers(stage, config, split.valid, valid, logits)
-                write_scores(stage, split.valid, valid, inputs.stages, warnings=warnings)
-                write_run(stage, config, split.valid, valid, tokens)
-                write_card(stage, config)
-                files = list_run_files(stage.folder)
-                stage.finish(files, questions=len(split.train), warnings=warnings)
+            with track_training(config, stage, inputs.group):
+                _fit(config, stage, inputs)
         if leads:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     log_warnings(stage)
     run = print_report(stage, split.valid, valid, inputs.stages)
     if leads and config.hub.push:
         push(stage.folder, config)
-    path = stage.folder / TRAINING  # only of a reader that chose a checkpoint
-    return replace(run, selection_score=read_json(path).get("best") if path.is_file() else None)
+    return replace(run, selection_score=_read_selection_score(stage))
+
+
+def _fit(config: Train, stage: Stage, inputs: Inputs) -> None:
+    """Train and score a reader, and finish its stage."""
+    split, pool, valid = inputs.split, inputs.pool_contexts, inputs.valid_contexts
+    leads = distributed.rank() == 0
+    if leads:
+        check_room(config)
+        save_run(config, stage.folder / CONFIG)
+        write_json(stage.folder / ENVIRONMENT, describe_environment())
+        write_learned(stage.folder, config, split)
+    reader = reader_class(config).fit(config, stage.folder, split, pool)
+    logits, tokens = reader.predict(split.valid, valid)
+    if leads:
+        warnings = describe_training(stage.folder)
+        write_answers(stage, config, split.valid, valid, logits)
+        write_scores(stage, split.valid, valid, inputs.stages, warnings=warnings)
+        write_run(stage, config, split.valid, valid, tokens)
+        write_card(stage, config)
+        files = list_run_files(stage.folder)
+        stage.finish(files, questions=len(split.train), warnings=warnings)
+        _log_figures(stage, _read_selection_score(stage))
+
+
+def _read_selection_score(stage: Stage) -> float | None:
+    """Return the best score on the dev fold; None if a reader chose no checkpoint."""
+    path = stage.folder / TRAINING
+    score: float | None = read_json(path).get("best") if path.is_file() else None
+    return score
 
 
 def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from exam.evaluation.results import Run
 from exam.evaluation.retrieval import compare_contexts, format_retrieval_table, rank_contexts
 from exam.generation.generate import QUESTIONS, generate_if_used
 from exam.pipelines.passage_gain import measure_gains, restore_reader
+from exam.pipelines.tracking import track_training
 from exam.retrieval.contexts import read_contexts, read_idf
 from exam.retrieval.reranker import has_head
 from exam.retrieval.retriever import Retrieval
@@ -53,7 +54,8 @@ def train_retrieval(config: Train) -> Run:
             save_run(config, stage.folder / CONFIG)
             write_json(stage.folder / ENVIRONMENT, describe_environment())
             mining = replace(config, training_pairs=pairs)
-            figures = tune(mining, split, read_contexts(pool), read_idf(pool), stage.folder)
+            with track_training(config, stage):
+                figures = tune(mining, split, read_contexts(pool), read_idf(pool), stage.folder)
             write_json(stage.folder / DEV, figures)
             stage.finish(list_run_files(stage.folder), questions=len(split.train))
         shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
