@@ -11,7 +11,7 @@ from helpers import ANIMALS, PLACES, ROOT, kaggle_rows, write_csv
 
 from exam import cli
 from exam.config import ROOTS
-from exam.config.compose import add_hydra_prefix, compose_config, known_keys
+from exam.config.compose import compose_config, known_keys
 from exam.config.values import conf_dir
 from exam.pipelines.train import run_train
 
@@ -88,7 +88,7 @@ def compose(name, arguments):
     words = [re.sub(r"^([\w.]+=[\d.]+),.*", r"\1", word) for word in words]
     words = [re.sub(r"=tag\(.*", "=1e-4", word).replace("<name>", "m") for word in words]
     words = [word.replace("<url>", "http://localhost/v1").replace("[…]", "[a,b]") for word in words]
-    return compose_config(name, *map(add_hydra_prefix, words))
+    return compose_config(name, *words)
 
 
 def is_known(name, value):

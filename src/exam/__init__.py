@@ -134,7 +134,10 @@ def evaluate(
     each = [runs] if isinstance(runs, str | PathLike) else runs
     if overrides:
         each = [_run("infer", compose_infer(run, outputs, *overrides)) for run in each]
-    scored = [run if isinstance(run, Run) else Run(load_stage(Path(run)), [], []) for run in each]
+    scored = [
+        run if isinstance(run, Run) else Run(load_stage(Path(run).expanduser()), [], [])
+        for run in each
+    ]
     return evaluate_runs(scored, k)
 
 
@@ -170,6 +173,7 @@ def load(
 def _compose(command: str, overrides: tuple[str, ...], config: "Command | None") -> "Command":
     from exam.config.compose import compose_config
     from exam.config.validate import validate
+    from exam.config.values import expand_home
 
     if config is None:
         composed: Command = compose_config(command, *overrides)
@@ -179,8 +183,9 @@ def _compose(command: str, overrides: tuple[str, ...], config: "Command | None")
             f"exam.{command} takes overrides or config=, and both are here.\n"
             "Change the configuration with dataclasses.replace, and leave the overrides out."
         )
-    validate(config)
-    return config
+    settings: Command = expand_home(config)
+    validate(settings)
+    return settings
 
 
 def _run(command: str, config: "Command") -> Any:
@@ -191,6 +196,7 @@ def _run(command: str, config: "Command") -> Any:
     from exam.core.logging import quiet_libraries
     from exam.core.security import enable_offline_mode
     from exam.data.files import check_paths
+    from exam.pipelines.launch import check_gpu
 
     if config.offline:
         enable_offline_mode()
@@ -198,4 +204,5 @@ def _run(command: str, config: "Command") -> Any:
     tune_malloc()
     with translate_os_errors():
         check_paths(config)
+        check_gpu(config)
         return run_pipeline(command, config)

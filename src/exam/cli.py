@@ -49,12 +49,23 @@ exam --version        the version
 exam -sc install=bash the shell's completion: eval "$(exam -sc install=bash)", also for zsh;
                       for fish: exam -sc install=fish | source"""
 UNPACK = "bundle unpack"
+
+
+def _to_path(name: str) -> Path:
+    """Return a path; the shell leaves `~` in `--json=~/x`."""
+    return Path(name).expanduser()
+
+
 ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {  # of commands without a configuration
     "compare": {
-        "FOLDER": {"nargs": "+", "type": Path, "help": "results of train or infer, or contexts"},
+        "FOLDER": {
+            "nargs": "+",
+            "type": _to_path,
+            "help": "results of train or infer, or contexts",
+        },
         "--fit-on": {
             "nargs": "+",
-            "type": Path,
+            "type": _to_path,
             "metavar": "FOLDER",
             "default": [],
             "help": "contexts of other questions to fit the lexical reader on, one for each FOLDER "
@@ -68,7 +79,7 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {  # of commands without a con
             "the default of metric.k",
         },
         "--json": {
-            "type": Path,
+            "type": _to_path,
             "metavar": "FILE",
             "help": "write the figures here, and a plot beside them (.png); for runs, the default "
             "is below outputs/compare",
@@ -80,7 +91,7 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {  # of commands without a con
         "--outputs": {"help": "the folder of the index, if not beside the run"},
     },
     "inspect": {"FILE": {"nargs": "+", "help": "files or folders of questions"}},
-    "doctor": {"--deep": {"action": "store_true", "help": "import torch, and time a computation"}},
+    "doctor": {"--deep": {"action": "store_true", "help": "also time a computation"}},
     "demo": {
         "--seeds": {
             "type": int,
@@ -91,8 +102,8 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {  # of commands without a con
         }
     },
     UNPACK: {
-        "BUNDLE": {"type": Path, "help": "a bundle's folder"},
-        "OUTPUTS": {"type": Path, "help": "the folder of outputs for exam infer"},
+        "BUNDLE": {"type": _to_path, "help": "a bundle's folder"},
+        "OUTPUTS": {"type": _to_path, "help": "the folder of outputs for exam infer"},
     },
 }
 INTERRUPTED = {

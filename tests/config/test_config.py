@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 from exam import __version__
 from exam.cli import COMMANDS, main
 from exam.config import ROOTS, Chunking, Context, Retriever
-from exam.config.compose import add_hydra_prefix, check_groups, compose_config, known_keys
+from exam.config.compose import check_groups, compose_config, known_keys
 from exam.config.help import SWEEPS, list_groups, option_comment, option_paths
+from exam.config.overrides import prepare_override
 from exam.config.renamed import RENAMED
 from exam.config.training_args import TrainerFields
 from exam.config.values import conf_dir
@@ -92,7 +93,7 @@ def test_help_lists_the_groups(command, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["exam"])
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
-    assert re.search(r"^  corpus +demo, jsonl, text, wikipedia$", text, re.MULTILINE)
+    assert re.search(r"^  corpus +demo, jsonl, smoke, text, wikipedia$", text, re.MULTILINE)
     assert "log_level: one of debug, info, warning, error; default info" in text
     assert f"exam {command} --cfg job" in text
 
@@ -229,7 +230,7 @@ def test_a_name_that_no_file_can_have_is_one_message(override):
 
 @pytest.mark.parametrize("verb", ROOTS)
 def test_the_example_of_several_runs_is_one(verb):
-    overrides = [add_hydra_prefix(override) for override in SWEEPS[verb].split()]
+    overrides = [prepare_override(override) for override in SWEEPS[verb].split()]
     check_groups(verb, overrides)
     first = [re.sub(",.*", "", override) for override in overrides]
     assert compose_config(verb, *first)

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 
 from exam.cli import main
 from exam.config import Ensemble, EnsembleKind
-from exam.config.compose import add_hydra_prefix, compose_config
+from exam.config.compose import compose_config
 from exam.core.artifacts import MANIFEST, read_manifest, write_manifest
 from exam.core.errors import ExamError
 from exam.evaluation.ensemble import combine_logits
@@ -141,7 +141,7 @@ def test_variants_of_a_reader_combine(place):
     overrides = [["retriever=bm25"], ["retriever=none"], ["run.context.num_passages=1"]]
     outputs = []
     for (override,) in overrides:
-        infer = place.infer(f"ckpt={place.open}", place.known, add_hydra_prefix(override))
+        infer = place.infer(f"ckpt={place.open}", place.known, override)
         outputs.append(predictions(run_infer(infer)))
     expected = np.max([to_probabilities(output.logits) for output in outputs], axis=0)
     assert np.exp(predictions(run).logits) == pytest.approx(expected)
@@ -164,7 +164,7 @@ def test_a_submission_has_the_files_letters(place):
     columns = {letter.lower(): letter for letter in "ABCDE"}
     renamed = [f"data.columns.{new}={old}" for new, old in columns.items()]
     first, second = (
-        run_infer(place.infer(f"ckpt={place.closed}", *map(add_hydra_prefix, words))).stage.folder
+        run_infer(place.infer(f"ckpt={place.closed}", *words)).stage.folder
         for words in ([], ["data.options=abcde", *renamed])
     )
     upper, lower = ((folder / "submission.csv").read_text() for folder in (first, second))
@@ -298,7 +298,7 @@ def test_a_gain_is_a_difference_of_log_probabilities(place):
     run, config = reader_of_pairs(place, place.open)
     answers = {}
     for top_k in (0, 1):
-        override = add_hydra_prefix(f"run.context.num_passages={top_k}")
+        override = f"run.context.num_passages={top_k}"
         answers[top_k] = run_infer(place.infer(f"ckpt={place.open}", place.known, override))
     (contexts,) = (stage for stage in answers[1].stages if stage.kind == "contexts")
     questions = read_questions(contexts)

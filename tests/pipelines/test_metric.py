@@ -14,7 +14,7 @@ from exam.core.errors import ExamError
 from exam.pipelines.infer import run_infer
 from exam.pipelines.retrieve import run_retrieve
 from exam.pipelines.stress import run_stress
-from exam.pipelines.sweep import Job, compare_jobs
+from exam.pipelines.sweep import compare_jobs
 from exam.pipelines.train import train_reader
 from exam.report.compare import compare_folders
 
@@ -152,7 +152,7 @@ def test_stress_and_retrieval_follow_k(place, capsys):
 
 def test_jobs_with_different_k_are_not_ranked(place):
     jobs = [
-        Job({"metric.k": str(k)}, folder / "results.json")
+        {"values": {"metric.k": str(k)}, "folder": folder}
         for k, folder in ((1, place.accuracy), (3, place.map_at_3))
     ]
     with pytest.raises(ExamError, match=r"MAP@3 and accuracy\.\n.*--k 3"):

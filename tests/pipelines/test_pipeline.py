@@ -13,7 +13,7 @@ import pytest
 from helpers import exam, make_place, read_losses, refuses, run_exam, setting, write_csv
 from processes import start
 
-from exam.config.compose import add_hydra_prefix, compose_config
+from exam.config.compose import compose_config
 from exam.pipelines.infer import run_infer
 
 TINY = ["model=tiny", "trainer.num_train_epochs=1", "context.num_passages=2"]
@@ -153,11 +153,7 @@ def test_resume_refuses_another_configuration(trained):
 
 def test_overrides_of_a_run_are_logged_and_wrong_ones_refused(trained, caplog):
     caplog.set_level("INFO")
-    run_infer(
-        compose_config(
-            "infer", *trained.infer_overrides(), add_hydra_prefix("run.context.num_passages=1")
-        )
-    )
+    run_infer(compose_config("infer", *trained.infer_overrides(), "run.context.num_passages=1"))
     assert "run.context.num_passages: 2 → 1" in caplog.messages
     refused = exam("infer", *trained.infer_overrides(), "run.context.topk=1")
     assert refused.returncode == 2

@@ -2,42 +2,43 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
-from fakes import Endpoint, question_about
 from helpers import (
     ROOT,
     exam,
     kaggle_rows,
-    make_articles,
     make_place,
     read_losses,
     run_exam,
     run_script,
     tiny,
-    write_csv,
 )
 from hub.layouts import MODELS
+from safetensors.torch import load_file
+from tiny_encoders import CPU, as_questions, features_of, model_of, texts
+from transformers import TrainerCallback
 
 from exam.config.compose import compose_config
 from exam.config.values import conf_dir
+from exam.core.trainer import fit
 from exam.data.splits import PAIRED_STD
 from exam.evaluation.predictions import read_predictions
 from exam.metrics import count_questions_for
 from exam.pipelines.infer import run_infer
 from exam.pipelines.train import train_reader
+from exam.readers.multiple_choice.reader import MultipleChoiceReader
+from exam.readers.trainer import ReaderTrainer
 
 EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))
-FILES = (
-    *("train.csv", "stem_1k_v1.csv", "extra_train_set.csv", "6000_train_examples.csv"),
-    *("15k_gpt3.5-turbo.csv", "5900_examples.csv", "all_12_with_context2.csv"),
-    "train_with_context2.csv",
-)
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +228,96 @@ def test_processes_that_resume_within_an_epoch_go_on_with_its_batches(tmp_path):
     assert losses["resumed"] == pytest.approx(losses["uninterrupted"], rel=1e-5)
 
 
+class Interrupted(Exception):
+    pass
+
+
+class Interrupt(TrainerCallback):
+    """End a training after it saved a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Interrupted
+
+
+def train_six_steps(folder, interrupt_at=None, **more):
+    """Train a small reader whose first evaluation is its best; return it and the figures."""
+    questions = as_questions(kaggle_rows(12))
+    values = {
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 2,
+        "save_steps": 2,
+        "eval_steps": 2,
+    }
+    values |= {"eval_strategy": "steps", "save_strategy": "steps", "learning_rate": 0.01}
+    values |= {"load_best_model_at_end": True, **more}
+    model, read = model_of("bert"), texts(questions)
+    reader = MultipleChoiceReader.build(model, {**CPU, **values}, folder / "c", 0, read)
+    features = features_of(reader, questions)
+    trainer = reader.build_trainer(features, features, 5)
+    trainer.compute_metrics = lambda _: {"map_at_3": 1 / (1 + trainer.state.global_step)}
+    trainer.add_callback(Interrupt(interrupt_at))
+    return trainer, fit(trainer)
+
+
+def read_weights(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def test_a_moved_training_ends_with_its_best_checkpoint(tmp_path):
+    whole, _ = train_six_steps(tmp_path / "whole")
+    for copies in (False, True):
+        with pytest.raises(Interrupted):
+            train_six_steps(tmp_path / "a", interrupt_at=6)
+        if copies:  # the checkpoints of the copy answer, not the original's
+            shutil.copytree(tmp_path / "a", tmp_path / "b")
+            shutil.rmtree(tmp_path / "a/c/checkpoint-2")
+            (tmp_path / "a/c/checkpoint-2").mkdir()
+        else:
+            (tmp_path / "a").rename(tmp_path / "b")
+        trainer, figures = train_six_steps(tmp_path / "b")
+        assert (figures["steps"], figures["best"]) == (6, pytest.approx(1 / 3))
+        best, last = (
+            load_file(tmp_path / f"b/c/checkpoint-{step}/model.safetensors") for step in (2, 6)
+        )
+        weights, expected = read_weights(trainer), read_weights(whole)
+        name = next(name for name in best if not torch.equal(best[name], last[name]))
+        assert torch.equal(weights[name], best[name])
+        assert all(torch.equal(weights[key], value) for key, value in expected.items())
+        state = json.loads((tmp_path / "b/trainer_state.json").read_text())
+        assert state["best_model_checkpoint"] == "c/checkpoint-2"
+        shutil.rmtree(tmp_path / "b")
+
+
+def test_a_training_without_saved_optimizer_starts_over(tmp_path, caplog):
+    whole, _ = train_six_steps(tmp_path / "whole", save_only_model=True)
+    with pytest.raises(Interrupted):
+        train_six_steps(tmp_path / "a", interrupt_at=4, save_only_model=True)
+    trainer, _ = train_six_steps(tmp_path / "a", save_only_model=True)
+    assert "starting over: with trainer.save_only_model=true" in caplog.text
+    weights, expected = read_weights(trainer), read_weights(whole)
+    assert all(torch.equal(weights[key], value) for key, value in expected.items())
+
+
+def test_the_size_of_a_step_is_logged_again_when_a_smaller_batch_is_tried(
+    tmp_path, caplog, monkeypatch
+):
+    def step(self, model, inputs, *more, real=ReaderTrainer.training_step):
+        if len(inputs["labels"]) > 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+        return real(self, model, inputs, *more)
+
+    monkeypatch.setattr(ReaderTrainer, "training_step", step)
+    with caplog.at_level("INFO", "exam"):
+        _, figures = train_six_steps(tmp_path, auto_find_batch_size=True)
+    sizes = re.findall(r"train: (\d+) examples a step: \1 at a time · fp32 on cpu", caplog.text)
+    assert sizes == ["2", "1"]
+    assert figures["batch_size"] == 1
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_name_their_checkpoints_command_and_score(name):
     config = compose_config("train", f"experiment={name}")
@@ -247,32 +338,11 @@ def test_a_group_chosen_on_the_command_line_wins_over_the_experiment():
     assert config.tuning.freeze_layers == 0.75
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """Small files under the names of the published data sets."""
-    folder = tmp_path_factory.mktemp("published")
-    for number, name in enumerate(FILES):
-        rows = [
-            {**row, "context": f"It lives in the {row[row['answer']]}."}
-            for row in kaggle_rows(30, start=30 * number)
-        ]
-        write_csv(folder / name, [{k: v for k, v in row.items() if k != "id"} for row in rows])
-    make_articles(folder / "articles.jsonl")
-    return folder
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "deepspeed"])
-def test_experiments_run_with_small_weights_of_their_architecture(published, encoder, name):
-    overrides = [f"experiment={name}", "debug=smoke", f"data.dir={published}"]
-    overrides += [f"outputs={published / 'outputs'}", f"encoder.name_or_path={encoder}"]
-    if compose_config("train", *overrides).retriever.kind.searches:
-        overrides += ["corpus=jsonl", f"corpus.dir={published}", "corpus.files=articles.jsonl"]
-    if name == "wiki_stem_1k":
-        endpoint = Endpoint(lambda title, _: question_about(title))
-        overrides += ["corpus=jsonl", f"corpus.dir={published}", "corpus.files=articles.jsonl"]
-        overrides += [f"generator.llm.base_url={endpoint.url}", "generator.num_questions=10"]
-        overrides += ["generator.llm.min_sentences=1"]
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_run_with_small_weights_of_their_architecture(place, encoder, name):
+    overrides = [f"experiment={name}", "debug=smoke", f"outputs={place / 'smoke'}"]
+    overrides += [f"encoder.name_or_path={encoder}"]
     config = compose_config("train", *overrides)
     run = train_reader(config)
     saved = json.loads((run.stage.folder / "model" / "config.json").read_text())
@@ -286,6 +356,7 @@ def test_a_multirun_survives_a_failed_job_and_names_it(place, tmp_path):
     process = exam("train", *overrides, "-m", "context.num_passages=0,99,3", cwd=tmp_path)
     assert process.returncode == 2
     (failed,) = [line for line in process.stderr.splitlines() if line.startswith("Job ")]
+    assert list((tmp_path / "outputs" / "multirun").glob("jobs-*")) == []
     assert failed.startswith("Job 1 (")
     assert "context.num_passages=99): context.num_passages=99 exceeds retriever.top_k" in failed
     assert process.stderr.count("contexts done") == 2  # train and valid, once for both jobs

@@ -3,6 +3,7 @@
 import difflib
 import logging
 import re
+import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass, replace
@@ -10,17 +11,27 @@ from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from exam.config import ROOTS
+from exam.config.overrides import (
+    complete_smoke,
+    parses,
+    prepare_override,
+    spell_text,
+    unquote_items,
+)
 from exam.config.renamed import check_renamed
 from exam.config.training_args import TrainerFields
 from exam.config.validate import validate
-from exam.config.values import conf_dir, iter_groups
+from exam.config.values import conf_dir, expand_home, iter_groups
 from exam.core.errors import ExamError, spell_command
+
+if TYPE_CHECKING:
+    from hydra.errors import OverrideParseException
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +44,14 @@ FLAGS = {  # of Hydra
 
 
 def register() -> None:
-    """Register the schemas with Hydra, under the names that `conf/*.yaml` start from."""
+    """Register the schemas with Hydra, under the names that `conf/*.yaml` start from.
+
+    `${package:<folder>}` in a YAML file is a folder of this package.
+    """
     from hydra.core.config_store import ConfigStore
+
+    package = Path(__file__).parents[1]
+    OmegaConf.register_new_resolver("package", lambda name: str(package / name), replace=True)
 
     store = ConfigStore.instance()
     for name, schema in ROOTS.items():
@@ -65,6 +82,7 @@ def to_dataclass(config: DictConfig) -> Any:
     for prefix, group in iter_groups(settings):
         for name in vars(group).keys() - {field.name for field in fields(group)}:  # +<key>=…
             raise ExamError(f"{prefix}{name} is not a setting.\nLeave +{prefix}{name} out.")
+    settings = expand_home(settings)
     validate(settings)
     return settings
 
@@ -80,7 +98,7 @@ def compose_config(command: str, *overrides: str) -> Any:
     from hydra.errors import HydraException
 
     register()
-    words, folder = list(map(add_hydra_prefix, overrides)), str(conf_dir())
+    words, folder = complete_smoke([*map(prepare_override, overrides)]), str(conf_dir())
     is_outside = not GlobalHydra.instance().is_initialized()  # of a command
     try:
         check_groups(command, words)
@@ -98,9 +116,9 @@ def compose_infer(
     Raises:
         ExamError: an override is not a setting of `exam infer`.
     """
-    folder = Path(run).resolve()
+    folder = Path(run).expanduser().resolve()
     config = compose_config("infer", "ckpt=run", *overrides)
-    outputs = folder.parents[1] if outputs is None else outputs
+    outputs = folder.parents[1] if outputs is None else Path(outputs).expanduser()
     return replace(config, ckpt=str(folder), outputs=str(outputs))
 
 
@@ -164,12 +182,6 @@ def _check_option(group: str, override: str) -> None:
         )
 
 
-def add_hydra_prefix(override: str) -> str:
-    """Prefix an override that adds a key to a dictionary with `++`, as Hydra requires."""
-    new = ("run.", "data.columns.", "data.columns=", "retriever.weights.", "retriever.weights=")
-    return f"++{override}" if override.startswith(new) else override
-
-
 def mark_required(text: str, command: str) -> str:
     """Return a printed configuration that shows mandatory settings as required.
 
@@ -188,17 +200,42 @@ def explain(error: Exception, command: str) -> str:
     cause = error.__cause__ or error.__context__
     detail = str(cause) if isinstance(cause, OmegaConfBaseException) else text
     if isinstance(error, OverrideParseException):
-        return f"{text.splitlines()[0]}\nWrite overrides as group=option or group.key=value."
+        return _explain_key(error, command)
+    if several := re.match(r"Ambiguous value for argument '(.*?)=(.*)'\n1\.", text, re.DOTALL):
+        return _explain_several(several[1].lstrip("+"), several[2])
     if isinstance(error, MissingConfigException):
         return _explain_option(text)
     unknown = re.search(r"Key '[^']+' (?:is )?not in .*?full_key: (\S+)", detail, re.DOTALL)
     if unknown := unknown or re.search(r"Could not override '([^']+)'", text):
         return unknown_key(unknown[1], command)
-    mistyped = re.search(r"^(.*)\n\s+full_key: (\S+)", detail)
-    if mistyped:
+    if mistyped := re.search(r"^(.*)\n\s+full_key: (\S+)", detail):
         listing = f"{spell_command(command)} --cfg job"
-        return f"{mistyped[2]}: {mistyped[1]}\nSee its type and default with: {listing}"
+        text = f"{mistyped[2]}: {mistyped[1]}\nSee its type and default with: {listing}"
     return text
+
+
+def _explain_key(error: "OverrideParseException", command: str) -> str:
+    """Explain an override whose key Hydra cannot read; `prepare_override` quotes its value."""
+    key, equals, _ = error.override.partition("=")
+    if equals and parses(f"{key}="):
+        return (
+            f"{error.override} cannot be read: the sweeper leaves quotes out.\n"
+            "Use a name without special characters, or sweep without hydra/sweeper."
+        )
+    if equals:
+        return unknown_key(key.lstrip("+~"), command)
+    return f"{str(error).splitlines()[0]}\nWrite overrides as group=option or group.key=value."
+
+
+def _explain_several(key: str, value: str) -> str:
+    """Explain that only a sweep takes several values for an option or a setting."""
+    if (conf_dir() / key).is_dir():
+        return f"{key}={value} chooses several options.\nChoose one, or add -m to run with each."
+    return (
+        f"{key}={value} gives several values.\n"
+        f"For a list, write {shlex.quote(f'{key}=[{value}]')}; for one text, "
+        f"{spell_text(key, unquote_items(value))}; to run once with each, add -m."
+    )
 
 
 def _explain_option(text: str) -> str:

@@ -1,8 +1,10 @@
 """Values that every group shares: fields with help and range, number formats, checkpoints."""
 
 import operator
+import os
 import re
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -87,6 +89,21 @@ def iter_groups(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     elif is_dataclass(value):
         yield prefix, value
         yield from iter_groups(vars(value), prefix)
+
+
+def expand_home(value: Any) -> Any:
+    """Return nested values in which `~` at the start of a text is the home folder."""
+    if isinstance(value, str):
+        return os.path.expanduser(value)  # noqa: PTH111 - Path would drop a trailing slash
+    if isinstance(value, list):
+        return [expand_home(item) for item in value]
+    if isinstance(value, dict):
+        return {name: expand_home(item) for name, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        expanded = copy(value)
+        vars(expanded).update(expand_home(vars(value)))
+        return expanded
+    return value
 
 
 def check_folder_name(key: str, name: str) -> None:

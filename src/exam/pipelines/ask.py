@@ -61,9 +61,11 @@ class LoadedRun:
             enable_offline_mode()
         from exam.core.checkpoints import MODEL
         from exam.pipelines.infer import restore_run
+        from exam.pipelines.launch import check_gpu
         from exam.readers.base import load_reader
         from exam.retrieval.retriever import Retrieval
 
+        check_gpu(infer)
         _, self.config = restore_run(infer, reads_questions=False)
         self._work = TemporaryDirectory()
         self._stages = Path(self._work.name) / "stages"  # of one question

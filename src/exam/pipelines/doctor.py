@@ -24,16 +24,18 @@ OPTIONAL = {  # by extra: its packages and its purpose
     "kaggle": (["kagglehub"], "data=kaggle without the files"),
 }
 HUB = "HF_HUB_OFFLINE"
+DRIVER = "/proc/driver/nvidia/version"
 
 
 def run_doctor(*, deep: bool = False) -> bool:
     """Print a report; return whether every requirement is installed and every GPU usable."""
     missing, lines = check_packages()
     print_result("\n".join([*describe_machine(), "", *lines, "", *describe_extras()]))
-    if not deep or missing:
+    if missing or not (deep or _read(DRIVER)):
         return not missing
     lines, unusable = check_gpus()
-    print_result("\n".join(["", *lines, *time_products(on_cpu=bool(unusable)), *unusable]))
+    times = time_products(on_cpu=bool(unusable)) if deep else []
+    print_result("\n".join(["", *lines, *times, *unusable]))
     return not unusable
 
 
@@ -43,7 +45,7 @@ def describe_machine() -> list[str]:
     bf16 = [flag for flag in BF16_FLAGS if flag in words]
     formats = f"bfloat16 ({', '.join(bf16)})" if bf16 else "float32 (no bfloat16)"
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    driver = _read("/proc/driver/nvidia/version").partition("\n")[0].partition(":")[2].strip()
+    driver = _read(DRIVER).partition("\n")[0].partition(":")[2].strip()
     return [
         f"python      {platform.python_version()} on {platform.platform()}{_describe_support()}",
         f"processor   {os.cpu_count()} cores, {formats}",

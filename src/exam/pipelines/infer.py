@@ -140,7 +140,7 @@ def _override(infer: Infer, overrides: str) -> Infer:
             f"variants={overrides!r} sets {unknown[0]}, which holds for the whole command.\n"
             f"Each value changes {', '.join(GROUPS)} or run.<key>; set the rest beside variants."
         )
-    variant: Infer = compose_config("infer", f"ckpt={infer.ckpt}", *words)
+    variant: Infer = compose_config("infer", "ckpt=run", *words)
     groups: dict[str, Any] = {
         name: getattr(variant, name) or getattr(infer, name) for name in GROUPS
     }

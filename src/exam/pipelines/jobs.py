@@ -3,81 +3,96 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext, redirect_stdout
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from exam.core import distributed
 from exam.core.environment import setup_process
 from exam.core.errors import ExamError
 from exam.core.exit import translate_os_errors
+from exam.core.files import read_json, write_json
 from exam.core.logging import print_error, print_result
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from exam.config import Command
-    from exam.pipelines.sweep import Job
 
 MULTIRUN = ("-m", "--multirun")
+MULTIRUN_FOLDER = Path("outputs", "multirun")  # of Hydra's sweepers
 Pipeline = Callable[[str, "Command"], Any]  # runs a command's body
 
 
 @dataclass
 class Jobs:
-    """The jobs of one command line, and how they ended."""
+    """The jobs of one command line.
+
+    A launcher may run each job of a sweep in another process, with a copy of this object. So each
+    of them writes how it ended to a file in `records`.
+    """
 
     command: str
     arguments: list[str]
     pipeline: Pipeline
-    has_failed: bool = False
+    records: Path | None = None
     failure: Exception | None = None
-    finished: list["Job"] = field(default_factory=list)
 
     def run(self, composed: "DictConfig") -> float | None:
-        """Run a job; a mistake, or a failure of one job among several, stops no other job.
+        """Run a job, and return the metric for a sweeper to maximise.
 
-        Keep the failure of a single job: Hydra would log one that is raised here.
-
-        Returns:
-            The metric for a sweeper to maximise: of the fold that chooses the checkpoint, or of all
-            folds.
+        The metric is that of the fold that chooses the checkpoint, or of all folds. Keep the
+        failure of a single job: Hydra would log one that is raised here.
         """
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
+
+        job = HydraConfig.get()
+        if job.mode is RunMode.MULTIRUN:
+            return self._run_one_of_several(composed, job.job.num, list(job.overrides.task))
+        try:
+            self._run_pipeline(composed, is_sweep=False)
+        except Exception as error:  # noqa: BLE001 - raised again outside of Hydra
+            self.failure = error
+        return None
+
+    def _run_one_of_several(
+        self, composed: "DictConfig", number: int, overrides: list[str]
+    ) -> float | None:
+        """Run a job of a sweep; a mistake or a failure stops no other job."""
         from omegaconf.errors import OmegaConfBaseException
 
         from exam.config.compose import explain
 
-        job = HydraConfig.get()
-        is_sweep = job.mode is RunMode.MULTIRUN
-        name = f"Job {job.job.num} ({' '.join(job.overrides.task)}): " if is_sweep else ""
+        values = dict(pair.split("=", 1) for pair in overrides if "=" in pair)
+        record = {"values": values, "folder": None, "has_failed": True}
+        self._record(number, record)  # until the job ends
         try:
-            run = self._run_pipeline(composed, is_sweep=is_sweep)
-        except ExamError as error:
-            self.fail(f"{name}{error}")
+            run = self._run_pipeline(composed, is_sweep=True)
+        except Exception as error:  # noqa: BLE001 - one job among several
+            message = traceback.format_exc()
+            if isinstance(error, ExamError):
+                message = str(error)
+            elif isinstance(error, OmegaConfBaseException):
+                message = explain(error, self.command)
+            print_error(f"Job {number} ({' '.join(overrides)}): {message}")
             return None
-        except OmegaConfBaseException as error:
-            self.fail(f"{name}{explain(error, self.command)}")
-            return None
-        except Exception as error:  # noqa: BLE001 - raised again outside of Hydra
-            if is_sweep:
-                self.fail(f"{name}{traceback.format_exc()}")
-            else:
-                self.failure = error
-            return None
-        if not getattr(run, "systems", ()):
-            return None
-        if is_sweep:
-            from exam.core.trainer import RESULTS
-            from exam.pipelines.sweep import Job
+        folder = str(run.folder) if getattr(run, "systems", ()) else None
+        self._record(number, {**record, "folder": folder, "has_failed": False})
+        return None if folder is None else run.selection_score
 
-            values = dict(pair.split("=", 1) for pair in job.overrides.task if "=" in pair)
-            self.finished.append(Job(values, run.folder / RESULTS))
-        score: float | None = run.selection_score
-        return score
+    def _record(self, number: int, record: dict[str, Any]) -> None:
+        if self.records is not None:
+            write_json(self.records / f"{number}.json", record)
+
+    def read_records(self) -> list[dict[str, Any]]:
+        """Return the settings, the results' folder and the failure of each job, in their order."""
+        paths = [] if self.records is None else self.records.glob("[0-9]*.json")
+        return [read_json(path) for path in sorted(paths, key=lambda path: int(path.stem))]
 
     def _run_pipeline(self, composed: "DictConfig", *, is_sweep: bool) -> Any:
         """Run the command on its configuration, in this process or in several."""
@@ -96,11 +111,6 @@ class Jobs:
                 return None
             return self.pipeline(self.command, config)
 
-    def fail(self, message: str) -> None:
-        """Print why a job failed."""
-        self.has_failed = True
-        print_error(message)
-
 
 def run_jobs(command: str, arguments: list[str], pipeline: Pipeline) -> int:
     """Let Hydra compose the configuration of every job, and run the jobs.
@@ -113,33 +123,46 @@ def run_jobs(command: str, arguments: list[str], pipeline: Pipeline) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from exam.config.compose import (
-        add_hydra_prefix,
         check_flags,
         check_groups,
         explain,
         register,
     )
+    from exam.config.overrides import complete_smoke, prepare_override
     from exam.config.values import conf_dir
 
     check_flags(command, arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, and exam prints them
     flags = [word for word in arguments if word in MULTIRUN]
-    sys.argv[1:] = [*flags, *(add_hydra_prefix(word) for word in arguments if word not in MULTIRUN)]
+    words = [prepare_override(word) for word in arguments if word not in MULTIRUN]
+    sys.argv[1:] = [*flags, *complete_smoke(words)]
     register()
     decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)
-    jobs = Jobs(command, arguments, pipeline)
-    try:
-        check_groups(command, sys.argv[1:])
-        _run_application(decorate(jobs.run), command, arguments)
-        if jobs.failure is not None:
-            raise jobs.failure
-        if len(jobs.finished) > 1 and distributed.rank() == 0:
-            from exam.pipelines.sweep import compare_jobs
+    with _open_records() if flags else nullcontext() as records:
+        jobs = Jobs(command, arguments, pipeline, records)
+        try:
+            check_groups(command, sys.argv[1:])
+            _run_application(decorate(jobs.run), command, arguments)
+            if jobs.failure is not None:
+                raise jobs.failure
+        except (HydraException, OmegaConfBaseException) as error:
+            print_error(explain(error, command))
+            return 2
+        ended = jobs.read_records()
+    finished = [record for record in ended if record["folder"] is not None]
+    if len(finished) > 1 and distributed.rank() == 0:
+        from exam.pipelines.sweep import compare_jobs
 
-            print_result(compare_jobs(jobs.finished))
-    except (HydraException, OmegaConfBaseException) as error:
-        jobs.fail(explain(error, command))
-    return 2 if jobs.has_failed else 0
+        print_result(compare_jobs(finished))
+    return 2 if any(record["has_failed"] for record in ended) else 0
+
+
+@contextmanager
+def _open_records() -> Iterator[Path]:
+    """Yield a folder for the records of jobs, which every process of a sweep reaches."""
+    MULTIRUN_FOLDER.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="jobs-", dir=MULTIRUN_FOLDER) as folder:
+        yield Path(folder).resolve()
 
 
 def _run_application(application: Callable[[], Any], command: str, arguments: list[str]) -> None:

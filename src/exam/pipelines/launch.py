@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from exam.config import (
+    Bundle,
     Command,
     Generate,
     Infer,
@@ -111,6 +112,12 @@ def start_processes(
         log.info("launch: %d processes, each on %s", number, "a GPU" if gpus else "the processor")
         _run(command, arguments, number)
     return number > 1
+
+
+def check_gpu(config: Command) -> None:
+    """Refuse the GPU that this process would use if torch has no kernels for it."""
+    if workload_of(config).uses_gpu and count_gpus():
+        check_devices([distributed.local_rank()])
 
 
 def count_processes(launch: str | int, work: Workload, gpus: int, *, multirun: bool = False) -> int:
@@ -256,18 +263,18 @@ def workload_of(config: Command) -> Workload:
         return Workload(False, _retrieves_on_gpu(config), RETRIEVE)
     if isinstance(config, Generate):
         return Workload(False, _retrieves_on_gpu(config), "exam generate")
-    if isinstance(config, Infer | Stress):
+    if isinstance(config, Infer | Stress | Bundle):
         return _workload_of_runs(config)
     return Workload(False, False)
 
 
-def _workload_of_runs(config: Infer | Stress) -> Workload:
+def _workload_of_runs(config: Infer | Stress | Bundle) -> Workload:
     """Return the workload of all runs that a command restores."""
     files = [Path(name) / CONFIG for name in as_list(config.ckpt)]
     runs = [load_run(file, config, log_changes=False) for file in files if file.is_file()]
     reasons = [reason for run in runs if (reason := _single(run))]
-    if isinstance(config, Stress):
-        reasons = ["exam stress"]
+    if not isinstance(config, Infer):
+        reasons = [f"exam {type(config).__name__.lower()}"]
     has_variants = isinstance(config, Infer) and bool(config.variants)
     return Workload(
         any(map(_reads_on_gpu, runs)),

@@ -1,6 +1,5 @@
 """Compare the jobs of a sweep (`-m`) in one table and one plot."""
 
-from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -22,25 +21,20 @@ from exam.report.charts import Chart, line_chart, score_chart, write_png
 from exam.report.page import Page, write_page
 
 
-@dataclass(frozen=True)
-class Job:
-    """A finished job: the settings that started it, and its results.json."""
-
-    values: dict[str, str]
-    results: Path
-
-
-def compare_jobs(jobs: list[Job]) -> str:
+def compare_jobs(jobs: list[dict[str, Any]]) -> str:
     """Write results.json, a report and a plot of the jobs; return the table.
 
-    Plot the scores over the setting that changes, if it is one number.
+    A job is the record of its settings (`values`) and of the folder of its results. Plot the scores
+    over the setting that changes, if it is one number.
     """
-    changing = [key for key in jobs[0].values if len({job.values.get(key) for job in jobs}) > 1]
+    settings = [job["values"] for job in jobs]
+    changing = [key for key in settings[0] if len({values.get(key) for values in settings}) > 1]
     rows = []
-    for job in jobs:
-        reader = read_json(job.results)["rows"][-1]
-        name = " ".join(f"{key}={job.values[key]}" for key in changing) or reader["system"]
-        rows.append({**reader, "system": name, "results": str(job.results), "values": job.values})
+    for values, job in zip(settings, jobs, strict=True):
+        results = Path(job["folder"]) / RESULTS
+        reader = read_json(results)["rows"][-1]
+        name = " ".join(f"{key}={values[key]}" for key in changing) or reader["system"]
+        rows.append({**reader, "system": name, "results": str(results), "values": values})
     metrics = {str(find_metric(row)) for row in rows}
     if len(metrics) > 1:
         raise ExamError(
@@ -50,7 +44,7 @@ def compare_jobs(jobs: list[Job]) -> str:
     (metric,) = metrics
     rows = _sort_by_fold(rows)
     plot = f"{metric}.png"
-    folder = jobs[0].results.parents[2] / "sweeps" / digest([job.values for job in jobs])[:8]
+    folder = Path(jobs[0]["folder"]).parents[1] / "sweeps" / digest(settings)[:8]
     figures = {"rows": rows, "paired": []}
     figures["paired"] = _pair_first(rows, metric)
     write_json(folder / RESULTS, figures)
