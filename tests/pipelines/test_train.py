@@ -17,9 +17,11 @@ from helpers import (
     exam,
     kaggle_rows,
     make_place,
+    python,
     read_losses,
     run_exam,
     run_script,
+    setting,
     tiny,
 )
 from hub.layouts import MODELS
@@ -369,6 +371,38 @@ def test_a_multirun_survives_a_failed_job_and_names_it(place, tmp_path):
     assert results["paired"][0]["a"] == results["rows"][0]["system"]
     assert (folder / "map_at_3.png").read_bytes().startswith(b"\x89PNG")
     assert str(folder / "results.json") in process.stdout
+
+
+FORKING = """
+import os
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.config_store import ConfigStore
+class ForkingLauncher(BasicLauncher):
+    def launch(self, job_overrides, initial_job_idx):
+        if pid := os.fork():
+            os.waitpid(pid, 0)
+            return []
+        super().launch(job_overrides, initial_job_idx)
+        os._exit(0)
+target = {"_target_": "hydra_plugins.forking.ForkingLauncher"}
+ConfigStore.instance().store(group="hydra/launcher", name="forking", node=target)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("values", "code"), [("5,6", 0), ("5,99,6", 2)])
+def test_jobs_in_other_processes_give_one_table_and_the_exit_code(place, tmp_path, values, code):
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins" / "forking.py").write_text(FORKING)
+    words = setting(place, "retriever=bm25", "model=lexical", f"outputs={tmp_path / 'out'}")
+    words += ["-m", "hydra/launcher=forking", f"context.num_passages={values}"]
+    path = os.pathsep.join([str(ROOT / "src"), str(tmp_path)])
+    process = python("-m", "exam", "train", *words, cwd=tmp_path, PYTHONPATH=path)
+    assert process.returncode == code, process.stderr
+    (results,) = (tmp_path / "out" / "sweeps").glob("*/results.json")
+    rows = json.loads(results.read_text())["rows"]
+    assert [row["values"]["context.num_passages"] for row in rows] == ["5", "6"]
+    assert process.stderr.count("Job 1 (") == code // 2
 
 
 @pytest.mark.slow
