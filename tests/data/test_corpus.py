@@ -169,10 +169,10 @@ TABLE = "id{0}title{0}text\n1{0}Ant{0}An ant digs.\n2{0}Bee{0}A bee flies.\n"
         ("wiki.json", json.dumps([vars(a) for a in ANTS])),
         ("wiki.csv", TABLE.format(",")),
         ("wiki.TSV", TABLE.format("\t")),
-        ("wiki.csv.gz", gzip.compress(TABLE.format(",").encode())),
+        ("wiki.csv.gz", gzip.compress(TABLE.format(",").encode(), mtime=0)),
         (
             "wiki.jsonl.gz",
-            gzip.compress("".join(json.dumps(vars(a)) + "\n" for a in ANTS).encode()),
+            gzip.compress("".join(json.dumps(vars(a)) + "\n" for a in ANTS).encode(), mtime=0),
         ),
     ],
 )
