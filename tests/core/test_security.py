@@ -64,14 +64,14 @@ from exam.core.files import (
 )
 from exam.core.logging import print_error, print_result, setup_logging
 from exam.core.security import KEYS, LIBRARIES_OFFLINE, OFFLINE, enable_offline_mode, redact
-from exam.core.trainer import ManifestCallback, fit, last_complete_checkpoint
+from exam.core.trainer import CheckpointCallback, fit, last_complete_checkpoint
 from exam.data.corpus import CorpusFile, corpus_files, iter_articles
 from exam.data.files import find_competition_file
 from exam.data.schema import parse_questions
 from exam.data.tables import read_rows
 from exam.generation.clients import Endpoint
 from exam.pipelines.infer import _warn_of_versions
-from exam.pipelines.tracking import track_run
+from exam.pipelines.tracking import track_training
 from exam.readers.causal_lm.layerwise import _map_tensors
 from exam.readers.causal_lm.load import _build_runner, load_runner
 from exam.readers.multiple_choice.model import load_model
@@ -177,7 +177,7 @@ def test_no_pickled_arguments_stay_in_a_checkpoint(tmp_path):
     for name in ("training_args.bin", "model.safetensors"):
         (folder / name).write_bytes(b"x")
     args = SimpleNamespace(should_save=True, output_dir=str(tmp_path))
-    ManifestCallback().on_save(args, SimpleNamespace(global_step=1), None)
+    CheckpointCallback().on_save(args, SimpleNamespace(global_step=1), None)
     assert sorted(p.name for p in folder.iterdir()) == [MANIFEST, "model.safetensors"]
     assert list(read_manifest(folder / MANIFEST)["files"]) == ["model.safetensors"]
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_to_resume_from_gives_numbers_alone(tmp_path, mark):
         str(tmp_path / "checkpoints"), max_steps=2, save_steps=1, use_cpu=True, report_to="none"
     )
     trainer = Trainer(Half(), args, train_dataset=[{"x": torch.ones(1)}] * 4)
-    trainer.add_callback(ManifestCallback())
+    trainer.add_callback(CheckpointCallback())
     trainer.train()
     newest = last_complete_checkpoint(tmp_path / "checkpoints")
     assert newest.name == "checkpoint-2"
@@ -534,7 +534,9 @@ def test_neither_code_nor_addresses_go_to_wandb(config, monkeypatch):
     values = {}
     monkeypatch.setattr("wandb.init", lambda **kwargs: values.update(kwargs))
     monkeypatch.setattr("wandb.finish", lambda **_: None)
-    with track_run(replace(config, tracker=Tracker("wandb", TrackerMode.online))):
+    config = replace(config, tracker=Tracker("wandb", TrackerMode.online))
+    stage = SimpleNamespace(folder=Path("run-01234567"), hash="0123456789abcdef")
+    with track_training(config, stage):
         settings = values["settings"]
     assert (settings.disable_git, settings.disable_code, settings.console) == (True, True, "off")
 

@@ -267,7 +267,7 @@ def test_a_checkpoint_without_its_best_one_is_not_resumed(tmp_path, questions):
     folder = tmp_path / "c"
     newest = last_complete_checkpoint(folder)
     state = read_json(newest / "trainer_state.json")
-    state["best_global_step"] = 1
+    state["best_model_checkpoint"] = str(folder / "checkpoint-1")
     write_json(newest / "trainer_state.json", state)
     mark_whole(newest)
     assert last_complete_checkpoint(folder) != newest

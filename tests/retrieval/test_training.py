@@ -199,16 +199,16 @@ def test_stopped_and_resumed_training_equals_an_uninterrupted_one(
     split, contexts = material
     config = run_config("reranker", encoder)
     tune(config, split, contexts, IDF, tmp_path / "whole")
-    real = trainer.ManifestCallback.on_save
+    real = trainer.CheckpointCallback.on_save
 
     def killed(self, args, state, control, **kwargs):
         real(self, args, state, control, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer.ManifestCallback, "on_save", killed)
+    monkeypatch.setattr(trainer.CheckpointCallback, "on_save", killed)
     with pytest.raises(KeyboardInterrupt):
         tune(config, split, contexts, IDF, tmp_path / "cut")
-    monkeypatch.setattr(trainer.ManifestCallback, "on_save", real)
+    monkeypatch.setattr(trainer.CheckpointCallback, "on_save", real)
     tune(config, split, contexts, IDF, tmp_path / "cut")
     whole, resumed = weights(tmp_path / "whole" / "model"), weights(tmp_path / "cut" / "model")
     assert all(np.allclose(whole[name], resumed[name], atol=1e-6) for name in whole)
