@@ -30,6 +30,7 @@ from exam.config import (
     Bundle,
     Corpus,
     CorpusFormat,
+    Data,
     Encoder,
     Generator,
     GeneratorKind,
@@ -707,26 +708,22 @@ def test_cells_that_python_has_no_value_for_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": None}, "row 1 has no id"),
-        ({"id": ""}, "row 1 has no id"),
-        ({"id": ["1"]}, "row 1: id is a list"),
-        ({"prompt": b"x"}, "row 1: prompt is a bytes"),
-        ({"options": 5}, "options are not a list of texts"),
-        ({"options": b"ab"}, "options are not a list of texts"),
-        ({"options": [["a"], "b"]}, "options are not a list of texts"),
-        ({"options": {"text": ["a", "b"], "label": ["A"]}}, "2 options have the labels A"),
+        ({"id": None}, "row 1: the id (id) is empty"),
+        ({"id": ""}, "row 1: the id (id) is empty"),
+        ({"id": ["1"]}, "row 1: the id (id) is a list"),
+        ({"prompt": b"x"}, "the prompt (prompt) is a bytes"),
+        ({"options": 5}, "options is a int (5), where options must be a list"),
+        ({"options": b"ab"}, "where options must be a list"),
+        ({"options": [["a"], "b"]}, "values of several kinds"),
+        ({"options": {"text": ["a", "b"], "label": ["A"]}}, "lists of different lengths (2, 1)"),
         ({"options": {"text": ["a", "b"], "label": ["A", "A"]}}, "2 options have the labels A, A"),
-        ({"options": ["a", float("nan")]}, "option B is empty"),
-        ({"answer": True}, "answer True is not among the labels"),
+        ({"options": ["a", float("nan")]}, "the number of options with a text is 1"),
+        ({"answer": True}, "answer True (bool) is not among the labels A, B"),
     ],
 )
 def test_questions_of_other_kinds_are_refused(change, message):
-    data = SimpleNamespace(
-        options=None,
-        columns={c: c for c in ("id", "prompt", "options", "answer")},
-        shuffle_options=False,
-        strict=False,
-    )
+    columns = {c: c for c in ("id", "prompt", "options", "answer")}
+    data = Data(name="q", options=None, columns=columns)
     row = {"id": "1", "prompt": "Which?", "options": ["a", "b"], "answer": "A", **change}
     with pytest.raises(ExamError, match=re.escape(message)):
         parse_questions([row], data, "q")
@@ -734,9 +731,9 @@ def test_questions_of_other_kinds_are_refused(change, message):
 
 def test_a_right_option_that_is_no_option_is_refused():
     columns = {"id": "id", "prompt": "prompt", "correct": "right"}
-    data = SimpleNamespace(options="AB", columns=columns, shuffle_options=False, strict=False)
+    data = Data(name="q", options="AB", columns=columns)
     row = {"id": "1", "prompt": "Which?", "A": "a", "B": "b", "right": "c"}
-    with pytest.raises(ExamError, match="the right option 'c' is not among the options"):
+    with pytest.raises(ExamError, match="answer 'c' is not the text of exactly one option"):
         parse_questions([row], data, "q")
 
 

@@ -36,6 +36,7 @@ def validate(config: Command) -> None:
     Raises:
         ExamError: the first of them.
     """
+    _check_secrets(config)  # first: other messages quote values
     check_values(config)
     if isinstance(config, Retrieving):
         _check_reranker(config)
@@ -47,7 +48,6 @@ def validate(config: Command) -> None:
         _check_train(config)
     if isinstance(config, Train | Infer):
         _check_launch(config.launch)
-    _check_secrets(config)
     if config.offline:
         _check_offline(config)
 
