@@ -712,7 +712,7 @@ def test_cells_that_python_has_no_value_for_are_refused(tmp_path):
         ({"id": ""}, "row 1: the id (id) is empty"),
         ({"id": ["1"]}, "row 1: the id (id) is a list"),
         ({"prompt": b"x"}, "the prompt (prompt) is a bytes"),
-        ({"options": 5}, "options is a int (5), where options must be a list"),
+        ({"options": 5}, "options is an int (5), where options must be a list"),
         ({"options": b"ab"}, "where options must be a list"),
         ({"options": [["a"], "b"]}, "values of several kinds"),
         ({"options": {"text": ["a", "b"], "label": ["A"]}}, "lists of different lengths (2, 1)"),

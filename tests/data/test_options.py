@@ -191,7 +191,7 @@ def test_a_parquet_file_that_pandas_saved_as_csv(tmp_path):
         ("a|b|c", "a text ('a|b|c')", "Write a list such as"),
         (None, "is empty", "Write a list"),
         ([], "an empty list", "Write a list"),
-        (3, "a int (3)", "Write a list"),
+        (3, "an int (3)", "Write a list"),
         ([["a"], ["b"]], "a list of 2 (a list of 1 (a text ('a')))", "Write a list"),
         ({"stem": "x", "choices": ["a", "b"]}, "an object with stem, choices", "choices.choices"),
         ({"stem": "x", "para": "y"}, "an object with stem, para", "Write a list"),

@@ -196,7 +196,9 @@ def describe(value: Any) -> str:
         case str() | None:
             shape = "empty"
         case _:
-            shape = f"a {type(value).__name__} ({_shorten(str(value))})"
+            name = type(value).__name__
+            article = "an" if name[0] in "aeiou" else "a"
+            shape = f"{article} {name} ({_shorten(str(value))})"
     return shape
 
 
