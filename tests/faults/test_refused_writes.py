@@ -153,7 +153,7 @@ def test_a_limit_on_files_is_one_message(workdir):
 def test_a_missing_permission_is_one_message(workdir):
     (workdir / "outputs").mkdir(mode=0o555)
     first, second = refused(workdir, "retrieve", *LEXICAL, fault=bound_by_permissions)
-    assert (first, second) == ("outputs/passages: Permission denied.", OTHER_FOLDER)
+    assert (first, second) == ("outputs/articles: Permission denied.", OTHER_FOLDER)
     (workdir / "outputs").chmod(0o755)
     (workdir / "articles.jsonl").chmod(0)
     first, second = refused(workdir, "retrieve", *LEXICAL, fault=bound_by_permissions)

@@ -69,7 +69,7 @@ class LogCallback(TrainerCallback):
                 f" × {rounds} accumulated" if rounds > 1 else "",
                 f" × {args.world_size} processes" if args.world_size > 1 else "",
                 number_format(args),
-                args.device,
+                args.device.type,
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:

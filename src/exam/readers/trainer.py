@@ -22,6 +22,7 @@ from transformers.utils.import_utils import is_bitsandbytes_available
 
 from exam.config import DEFAULT_K, BatchBy, Loss, Model, Tuning
 from exam.core.errors import ExamError
+from exam.core.files import read_object, write_json
 from exam.core.trainer import SingleDeviceArguments, build_training_arguments
 from exam.metrics import Floats, map_at_k, metric_name
 from exam.readers.tuning import set_learning_rates
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 EIGHT_BIT = "adamw_bnb_8bit"
 EPSILON = 1e-6
 FINAL_FROM = 0.75  # of the steps: the rest give the final loss
+FINAL_SUMS = "final_loss.json"  # of a checkpoint: the final_sums
 OF_TUNING = ("layer_decay", "head_learning_rate", "awp_lr", "awp_eps", "awp_start_epoch")
 
 
@@ -332,9 +334,24 @@ class ReaderTrainer(Trainer):
         sums = torch.stack([loss.float() * count, chances.sum(), count])
         self.final_sums = sums if self.final_sums is None else self.final_sums + sums
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save the sums of the last steps too, so that a resumed training reports the same loss."""
+        super()._save_checkpoint(model, trial)
+        sums = self.final_sums
+        if self.args.should_save and sums is not None and sums.isfinite().all():
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            write_json(folder / FINAL_SUMS, {"sums": sums.tolist()})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        path = Path(resume_from_checkpoint) / FINAL_SUMS
+        if path.is_file():
+            sums = read_object(path, "sums")["sums"]
+            self.final_sums = torch.tensor(sums, device=self.args.device)
+
     def final_losses(self) -> dict[str, float]:
         """Return the mean loss of the last steps, and that of equal chances for all options."""
-        if self.final_sums is None:  # resumed at the end
+        if self.final_sums is None:  # trained for no epoch
             return {}
         loss, chances, count = self.final_sums.tolist()
         return {"final_loss": loss / count, "equal_chances_loss": chances / count}
