@@ -196,8 +196,8 @@ def list_files(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
         paths = [path for path, has in zip(paths, has_columns, strict=True) if has]
     if not paths:
         raise _no_files_error(part.format, folder, patterns)
-    others = f"; left out {_name_some(left_out, folder)}" if left_out else ""
-    log_once(log, logging.INFO, f"corpus: {folder}, {_count_files(paths)}{others}")
+    omitted = f"; left out {_name_some(left_out, folder)}" if left_out else ""
+    log_once(log, logging.INFO, f"corpus: {folder}, {_count_files(paths)}{omitted}")
     return [CorpusFile(path, columns, folder) for path in paths]
 
 
@@ -368,10 +368,12 @@ def _check_titles(files: list[CorpusFile], parts: list[pa.Table]) -> None:
         ExamError: you named the column of the titles, and no article has one.
     """
     for name in sorted({name for file in files if (name := file.columns.get("title"))}):
-        own = [n for n, file in enumerate(files) if file.columns.get("title") == name]
-        if any(len(parts[n]) and pc.any(pc.not_equal(parts[n]["title"], "")).as_py() for n in own):
+        titled = [n for n, file in enumerate(files) if file.columns.get("title") == name]
+        if any(
+            len(parts[n]) and pc.any(pc.not_equal(parts[n]["title"], "")).as_py() for n in titled
+        ):
             continue
-        observed = f"No article of {files[own[0]].path} has a title (column {name!r})"
+        observed = f"No article of {files[titled[0]].path} has a title (column {name!r})"
         remedy = (
             "Name its column with corpus.columns.title=<name>, or say so: corpus.columns.title=null"
         )

@@ -160,7 +160,7 @@ def group_near_duplicates(questions: Dataset) -> Any:
         similar = ((vectors[start : start + BLOCK] @ vectors.T) >= MIN_COSINE).tocoo()
         edges.append(np.stack([similar.row + start, similar.col]))
     first: dict[str, int] = {}
-    articles = [(i, a) for i, own in enumerate(questions["articles"]) for a in own or []]
+    articles = [(i, a) for i, ids in enumerate(questions["articles"]) for a in ids or []]
     pairs = [(i, first.setdefault(article, i)) for i, article in articles]
     edges.append(np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
     row, column = np.concatenate(edges, axis=1)

@@ -75,8 +75,8 @@ def _named(header: list[str], part: str, names: tuple[str, ...]) -> list[Change]
     for name in names:
         head, dot, rest = name.partition(".")
         spellings = dict.fromkeys([head, head.replace(" ", "_"), head.replace(" ", "")])
-        found = [column for spelling in spellings for column in match_column(spelling, header)]
-        changes += [{f"columns.{part}": column + dot + rest} for column in found]
+        columns = [column for spelling in spellings for column in match_column(spelling, header)]
+        changes += [{f"columns.{part}": column + dot + rest} for column in columns]
     return changes
 
 

@@ -103,12 +103,12 @@ class LoadedRun:
         from exam.evaluation.predictions import to_probabilities
         from exam.retrieval.contexts import read_contexts
 
-        asked = _check_questions(questions)
-        if not asked:
+        checked_questions = _check_questions(questions)
+        if not checked_questions:
             return []
         rows: list[dict[str, Any]] = [
             {**dict.fromkeys(FEATURES), "id": f"{ID}-{n}", "prompt": prompt, "options": options}
-            for n, (prompt, options) in enumerate(asked)
+            for n, (prompt, options) in enumerate(checked_questions)
         ]
         table = Dataset.from_list(rows, features=FEATURES)
         try:

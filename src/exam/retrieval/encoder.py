@@ -117,7 +117,7 @@ class SentenceEncoder:
                 "encoder: each %s begins with %r, a prompt of the checkpoint (encoder.%s_prefix)",
                 kind, prefix, kind,
             )  # fmt: skip
-        elif others := [
+        elif other_kinds := [
             name
             for name, text in prompts.items()
             if text and name not in (*QUERY_PROMPTS, *PASSAGE_PROMPTS)
@@ -125,7 +125,7 @@ class SentenceEncoder:
             log.info(
                 "encoder: each %s begins with no prompt; the checkpoint has some for other uses "
                 "(%s). To set one: encoder.%s_prefix=<text>",
-                kind, ", ".join(others), kind,
+                kind, ", ".join(other_kinds), kind,
             )  # fmt: skip
         return prefix
 
