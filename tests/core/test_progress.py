@@ -19,6 +19,15 @@ def test_long_steps_log_total_and_time_left(caplog, monkeypatch):
     assert " of 40 texts, 00:00 left" in caplog.messages[-1]
 
 
+def test_a_step_inside_another_one_logs_text_only(caplog, monkeypatch):
+    monkeypatch.setattr(progress, "BAR_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO, logger="exam"):
+        for _ in progress.track(range(2), "blocks", 2, "blocks"):
+            list(progress.track(range(3), "encoded", 3, "texts"))
+    assert sum(line.startswith("encoded: ") for line in caplog.messages) >= 2
+    assert all(line.isprintable() for line in caplog.messages)
+
+
 def test_short_steps_log_nothing(caplog):
     with caplog.at_level(logging.INFO, logger="exam"):
         assert list(progress.track(range(9), "encoded", 9, "texts")) == list(range(9))

@@ -108,6 +108,7 @@ def progress_bar(what: str, total: int | None, unit: str = "it") -> "tqdm[Any]":
         total=total,
         desc=what,
         leave=False,
+        position=0,  # a bar inside another one would move the cursor
         disable=not log.isEnabledFor(logging.INFO),
         file=_LogLines(),
         mininterval=BAR_SECONDS,
