@@ -21,6 +21,18 @@ def test_long_steps_log_total_and_time_left(caplog, monkeypatch):
     assert " of 40 texts, 00:0" in caplog.messages[-1]
 
 
+def test_the_time_before_the_first_item_does_not_count(caplog, monkeypatch):
+    monkeypatch.setattr(progress, "BAR_SECONDS", 0.2)
+
+    def prepare_and_yield():
+        progress.time.sleep(0.3)
+        yield from range(9)
+
+    with caplog.at_level(logging.INFO, logger="exam"):
+        assert list(progress.track(prepare_and_yield(), "ranked", 9, "questions")) == [*range(9)]
+    assert caplog.messages == []
+
+
 def test_a_step_inside_another_one_logs_text_only(caplog, monkeypatch):
     monkeypatch.setattr(progress, "BAR_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, logger="exam"):

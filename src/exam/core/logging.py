@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -98,7 +99,7 @@ class _LogLines:
         pass
 
 
-def progress_bar(what: str, total: int | None, unit: str = "it") -> "tqdm[Any]":
+def progress_bar(what: str, total: int | None, unit: str) -> "tqdm[Any]":
     """Return a progress bar in a terminal; elsewhere, a line every BAR_SECONDS in the log."""
     from tqdm import tqdm
 
@@ -118,12 +119,14 @@ def progress_bar(what: str, total: int | None, unit: str = "it") -> "tqdm[Any]":
     )
 
 
-def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
-    """Yield the items and advance a progress bar."""
-    with progress_bar(what, total, unit) as bar:
-        for item in items:
-            yield item
-            bar.update()
+def track(items: Iterable[T], what: str, total: int | None, unit: str) -> Iterator[T]:
+    """Yield the items and advance a progress bar, which starts with the first item."""
+    iterator = iter(items)
+    for first in islice(iterator, 1):
+        with progress_bar(what, total, unit) as bar:
+            for item in chain((first,), iterator):
+                yield item
+                bar.update()
 
 
 @cache

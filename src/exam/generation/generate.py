@@ -93,7 +93,7 @@ def _prepare_rules(retrieval: Retrieval, generator: Generator) -> tuple[dict[str
 
     def write() -> tuple[Rows, dict[str, Any]]:
         questions = rules.generate_questions(retrieval.article_index, generator, excluded)
-        return list(track(questions, "questions", generator.num_questions)), {}
+        return list(track(questions, "generated", generator.num_questions, "questions")), {}
 
     return key, write
 

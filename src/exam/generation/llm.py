@@ -116,7 +116,8 @@ def generate_questions(
     requests: list[Request] = []
     rows: Rows = []
     unique: Rows = []
-    with FileLock(folder.with_suffix(".lock")), progress_bar("questions", number) as bar:
+    lock = FileLock(folder.with_suffix(".lock"))
+    with lock, progress_bar("generated", number, "questions") as bar:
         replies = ReplyCache(folder / FILE)
         log.info("generate: %s holds %d replies", replies.path, len(replies.rows))
         open_once = cache(lambda: open_llm(generator.llm, generator.seed))

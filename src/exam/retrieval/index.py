@@ -174,7 +174,7 @@ def _encode_shards(folder: Path, source: Source, size: int, encoder: SentenceEnc
                 with write_with_checksum(path) as temporary:
                     pq.write_table(table, temporary, compression="none", use_dictionary=False)
             shards.append(path)
-            bar.update(size)
+            bar.update(len(rows))
     encoder.log_counts("index")
     return shards
 

@@ -186,12 +186,12 @@ class Retrieval:
                 new = retriever.rank(missing, inputs, stage.folder) if len(missing) else iter(())
                 ranked = (cached[key] if key in cached else next(new) for key in ids)
                 write_contexts(stage, track(ranked, "ranked", len(questions), "questions"))
-                scores, missing = evaluate(stage, questions, frequencies)
+                scores, without = evaluate(stage, questions, frequencies)
                 stage.finish(
                     [FILE, *EVALUATION_FILES],
                     questions=len(questions),
                     scores=scores,
-                    without_passages=missing,
+                    without_passages=without,
                 )
             for pattern in (SCORES, SENTENCES):
                 for path in stage.folder.glob(pattern.format("*")):
