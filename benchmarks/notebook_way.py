@@ -34,7 +34,7 @@ def notebook_index(data: Path, work: Path) -> dict[str, Any]:
     import faiss
     import pyarrow.parquet as pq
 
-    from exam.data.corpus import Article, title_and_first_sentence
+    from exam.data.articles import Article, title_and_first_sentence
 
     rows = pq.read_table(data / "wikipedia" / "wiki_2023_index.parquet").to_pylist()
     articles: dict[str, dict[str, Article]] = {}

@@ -140,7 +140,8 @@ def _random() -> tuple[Vectors, Vectors]:
 def _encoded(given: argparse.Namespace) -> tuple[Vectors, Vectors]:
     """A sample of the corpus's distinct sentences, and of all prompts, by the default encoder."""
     from exam.config.compose import compose_config
-    from exam.data.corpus import corpus_files, iter_articles
+    from exam.data.articles import iter_articles
+    from exam.data.corpus import corpus_files
     from exam.data.sentences import sentence_offsets
     from exam.retrieval.encoder import SentenceEncoder
 

@@ -66,7 +66,8 @@ from exam.core.files import (
 from exam.core.logging import print_error, print_result, setup_logging
 from exam.core.security import KEYS, LIBRARIES_OFFLINE, OFFLINE, enable_offline_mode, redact
 from exam.core.trainer import CheckpointCallback, fit, last_complete_checkpoint
-from exam.data.corpus import CorpusFile, corpus_files, iter_articles
+from exam.data.articles import CorpusFile, iter_articles
+from exam.data.corpus import corpus_files
 from exam.data.files import find_competition_file
 from exam.data.schema import parse_questions
 from exam.data.tables import read_rows

@@ -14,17 +14,14 @@ from exam.config import Corpus, CorpusFormat, CorpusSource
 from exam.config.compose import compose_config
 from exam.config.saved import load_run, save_run
 from exam.core.errors import ExamError
-from exam.data.corpus import (
+from exam.data.articles import (
     Article,
     CorpusFile,
-    article_id,
-    corpus_files,
-    corpus_key,
     get_articles,
     iter_articles,
-    list_articles,
     title_and_first_sentence,
 )
+from exam.data.corpus import article_id, corpus_files, corpus_key, list_articles
 
 ROWS = [
     {"id": "1", "title": "Ant", "text": "An ant digs. It is small.", "categories": "[]"},
@@ -221,9 +218,12 @@ def test_truncated_files_are_refused_together(wikipedia, tmp_path):
     ("content", "kind"),
     [
         (b"%PDF-1.7\n", "a PDF"),
-        (b"PK\x03\x04docx", "an Office document"),
-        (b"<!DOCTYPE html>\n<p>An ant digs.", "HTML"),
-        (b"<?xml version='1.0'?>\n<HTML><body>An ant digs.", "HTML"),
+        (b"PK\x03\x04docx", "an archive"),
+        (b"<!DOCTYPE html>\n<p>An ant digs.", "a web page"),
+        (b"<?xml version='1.0'?>\n<HTML><body>An ant digs.", "a web page"),
+        (b"\xef\xbb\xbf<!doctype html>", "a web page"),
+        (b"<?xml version='1.0'?><article>", "XML"),
+        (b"{\\rtf1 An ant digs.}", "an RTF document"),
         (b"An ant\0digs.", "no text"),
         ("é".encode("latin-1"), "not UTF-8"),
     ],

@@ -8,7 +8,7 @@ from helpers import write_csv
 
 from exam.config import Data
 from exam.core.logging import quiet_libraries
-from exam.data.corpus import Article
+from exam.data.articles import Article
 from exam.data.option_order import choose_order, fixed_orders_key, has_fixed_order
 from exam.data.questions import read_questions
 from exam.generation.llm import Request, _format_questions

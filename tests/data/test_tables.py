@@ -19,6 +19,7 @@ from datasets import Dataset
 from helpers import refuses
 
 from exam.config import Data
+from exam.data.articles import CorpusFile, iter_articles
 from exam.data.questions import read_questions
 from exam.data.tables import is_parquet, is_table, read_rows
 
@@ -200,7 +201,7 @@ def test_a_folder_of_save_to_disk_gives_the_same_questions(tmp_path):
         ("id,prompt\n1,a\n".encode("utf-16-le"), "UTF-16 without a byte-order mark", "as UTF-8"),
         (gzip.compress(b"id,prompt\n1,a\n" * 99, mtime=0)[:-20], "is damaged", "Fetch it again"),
         (zipped("a.csv")(b"x")[:-8], "is an archive, not a table", "Unpack it"),
-        (b"\xd0\xcf\x11\xe0", "is an Excel workbook", "Save it as CSV UTF-8"),
+        (b"\xd0\xcf\x11\xe0", "is an old Office document", "Save it as CSV UTF-8"),
         (b"<!DOCTYPE html><html>", "is a web page", "Fetch the file itself"),
         (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS", "git lfs pull"),
         (b"\n\n<html>", "is a web page", "Fetch"),
@@ -216,12 +217,39 @@ def test_an_excel_workbook_and_an_archive_of_files_are_refused(tmp_path):
     for names, observed in (
         (["xl/workbook.xml"], "is an Excel workbook"),
         (["a.csv", "b.csv"], "an archive of 2 files"),
+        (["[Content_Types].xml", "word/document.xml"], "is a Word document"),
+        (["mimetype", "META-INF/container.xml", "a.xhtml"], "is an EPUB"),
     ):
         with zipfile.ZipFile(tmp_path / "q.xlsx", "w") as archive:
             for name in names:
                 archive.writestr(name, "x")
         with refuses("q.xlsx", observed):
             list(read_rows(tmp_path / "q.xlsx"))
+
+
+def test_a_document_is_made_a_table_of_questions_or_a_text_of_a_corpus(tmp_path):
+    for name, content in (
+        ("a.pdf", b"%PDF-1.7"),
+        ("a.csv", gzip.compress(b"%PDF-1.7")),
+        ("a.jsonl", b"\x89PNG\r\n"),
+        ("a.json", b"{\\rtf1 text}"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with refuses(name, "not a table", "table (CSV, JSON Lines or Parquet)"):
+            list(read_rows(tmp_path / name))
+        corpus = CorpusFile(tmp_path / name, {"id": "id", "title": None, "text": "text"})
+        with refuses(name, "not a table", "corpus=text"):
+            list(iter_articles(corpus))
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.json", "q.csv"])
+def test_blank_lines_are_skipped_and_a_blank_file_has_no_questions(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\n \t\r\n" + "\xa0\n".encode() * 2)
+    with refuses(f"{name} holds no question", "Give a file with at least one row"):
+        read(tmp_path / name)
+    (tmp_path / name).write_bytes(b'\n\r\n{"a": 1}\n\n{"a": 2}\n')
+    if name != "q.csv":
+        assert list(read_rows(tmp_path / name)) == [{"a": 1}, {"a": 2}]
 
 
 def test_numbers_of_json_keep_their_spelling(tmp_path):

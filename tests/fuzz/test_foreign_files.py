@@ -40,8 +40,9 @@ from exam.config.validate import validate
 from exam.core.artifacts import Stage, load_stage
 from exam.core.errors import ExamError
 from exam.core.files import digest
+from exam.data.articles import get_articles, iter_articles
 from exam.data.cells import normalize_id
-from exam.data.corpus import get_articles, iter_articles, list_articles
+from exam.data.corpus import list_articles
 from exam.data.questions import read_qrels, read_questions
 from exam.data.schema import FEATURES, parse_questions
 from exam.data.sentences import sentence_offsets

@@ -20,7 +20,7 @@ from exam.config import Generator, GeneratorKind, LanguageModel
 from exam.config.compose import compose_config
 from exam.core.errors import ExamError
 from exam.core.files import digest
-from exam.data.corpus import Article
+from exam.data.articles import Article
 from exam.data.tables import write_csv
 from exam.generation.llm import ReplyCache
 from exam.generation.prompts import excerpt, make_messages, parse_response

@@ -9,7 +9,7 @@ import pytest
 from helpers import jsonl_corpus, refuses
 
 from exam.config import Chunking, Encoder, Generator, Index, QuestionKind, Retriever, RetrieverKind
-from exam.data.corpus import Article
+from exam.data.articles import Article
 from exam.generation.generate import generate
 from exam.generation.rules import Definition, extract_facts
 from exam.retrieval.retriever import Retrieval

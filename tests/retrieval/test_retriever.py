@@ -15,7 +15,8 @@ from helpers import ANIMALS, jsonl_corpus, kaggle_rows, read_csv, refuses, write
 
 from exam.config import Chunking, Encoder, Index, Query, Retriever, RetrieverKind, Search
 from exam.core.artifacts import log_reused
-from exam.data.corpus import list_articles, title_and_first_sentence
+from exam.data.articles import title_and_first_sentence
+from exam.data.corpus import list_articles
 from exam.data.schema import FEATURES
 from exam.data.sentences import sentence_offsets
 from exam.data.words import split_words

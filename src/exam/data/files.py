@@ -13,7 +13,8 @@ from exam.core.errors import ExamError, collect_error, join_errors
 from exam.core.logging import log_once
 from exam.core.security import require_network
 from exam.data.cells import match_column
-from exam.data.tables import SAVED, headerless_error, is_table, looks_like_a_row, read_rows
+from exam.data.headers import headerless_error, looks_like_a_row
+from exam.data.tables import SAVED, is_table, read_rows
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from exam.core.errors import ExamError, spell_command
 from exam.data.answers import AmbiguityError
 from exam.data.cells import match_column
 from exam.data.files import find_question_files, read_question_rows
+from exam.data.headers import HeaderlessError
 from exam.data.schema import LETTERS, parse_questions, parse_rows
 from exam.data.suggest import spell_setting, suggest_settings
-from exam.data.tables import HeaderlessError
 
 SHOWN = 3  # rows
 WIDTH = 90  # characters of a cell

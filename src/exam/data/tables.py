@@ -20,10 +20,11 @@ from contextlib import ExitStack, contextmanager
 from itertools import chain
 from math import isnan
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any, Self
 
 from exam.core.errors import ExamError
+from exam.data import kinds
+from exam.data.headers import check_is_first_row, check_names
 
 DELIMITED, JSON, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json"), (".parquet",)
 PACKED = {".gz", ".bz2", ".xz", ".zip"}
@@ -40,28 +41,7 @@ ENCODINGS = {  # by mark; that of UTF-16 begins that of UTF-32
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-EXCEL = "Save it as CSV UTF-8 (in Excel: File, Save As), and give that file."
-UNPACK = "Unpack it, and give one of its files."
-FETCH = "Fetch the file itself again."
-FOREIGN = {  # the first bytes of files that are not tables
-    b"PK\x03\x04": ("an archive", UNPACK),
-    b"\xd0\xcf\x11\xe0": ("an Excel workbook", EXCEL),
-    b"ARROW1": ("an Arrow file", "Save it as Parquet: pyarrow.parquet.write_table(table, path)"),
-    b"\x28\xb5\x2f\xfd": ("compressed with zstd", UNPACK),
-    b"7z\xbc\xaf": ("an archive", UNPACK),
-    b"SQLite format 3": ("a database", "Export its table as CSV, and give that file."),
-    b"%PDF": ("a PDF", "Copy its questions into a table, and give that file."),
-    b"\x80\x04": ("a Python pickle", "Save it as CSV: frame.to_csv(path, index=False)"),
-    b"\x80\x05": ("a Python pickle", "Save it as CSV: frame.to_csv(path, index=False)"),
-    b"<!DOCTYPE": ("a web page", FETCH),
-    b"<html": ("a web page", FETCH),
-    b"version https://git-lfs": ("a pointer of Git LFS", "Fetch the file itself: git lfs pull"),
-}
 SEPARATOR = re.compile(r'"?sep=(.)"?[,;]*\s*', re.IGNORECASE)  # a first line for Excel
-LONG_NAME, LONG_NAME_WORDS = 40, 5  # characters and words of a column's name
-USUAL_NAMES = {"id", "prompt", "question", "options", "choices", "answer", "label"}
-SENTENCE_ENDS = ("?", "？", "。", ":", "：", "_")
-HEAD = 512  # bytes that tell what a file is
 SAVED = "state.json"  # in a folder of `Dataset.save_to_disk`
 UNPACKING_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, zipfile.BadZipFile)
 
@@ -93,11 +73,13 @@ def is_parquet(path: Path) -> bool:
         return file.read(4) == b"PAR1" or path.suffix.lower() in PARQUET
 
 
-def read_rows(path: Path, header: list[str] | None = None) -> Iterator[dict[str, Any]]:
+def read_rows(
+    path: Path, header: list[str] | None = None, *, document_remedy: str = kinds.QUESTIONS
+) -> Iterator[dict[str, Any]]:
     """Yield a file's rows as dictionaries, in order.
 
     CSV values stay strings: "None" and "NA" are legitimate option texts. `header` names the columns
-    of a CSV file without a header.
+    of a CSV file without a header, and `document_remedy` says how to make a table of a document.
 
     Raises:
         ExamError: the file is missing, empty, damaged, or not a table.
@@ -109,11 +91,12 @@ def read_rows(path: Path, header: list[str] | None = None) -> Iterator[dict[str,
         raise ExamError(f"{path} does not exist.")
     with ExitStack() as stack:
         stack.enter_context(_translate_unpacking_errors(path))
-        name, file = _open(path, stack)
-        head = file.peek(HEAD)
+        name, file = _open(path, stack, document_remedy)
+        head = file.peek(kinds.HEAD)
         if not head:
-            raise ExamError(f"{path} is empty.\nGive a file with a header and at least one row.")
-        _check_is_table(path, head)
+            raise ExamError(f"{path} is empty.\nGive a file with at least one row.")
+        if (kind := kinds.find_kind(path, head)) is not None:
+            raise kinds.not_a_table_error(path, kind, document_remedy)
         ending = _ending(name)
         if head.startswith(b"PAR1") or ending in PARQUET:
             rows = _parquet_rows(path, file)
@@ -153,32 +136,23 @@ def _ending(name: str) -> str:
     return (path.with_suffix("") if path.suffix in PACKED else path).suffix
 
 
-def _open(path: Path, stack: ExitStack) -> tuple[str, io.BufferedReader]:
+def _open(
+    path: Path, stack: ExitStack, document_remedy: str = kinds.QUESTIONS
+) -> tuple[str, io.BufferedReader]:
     """Open a file, unpacked if it is packed; return also the name that its ending comes from."""
     file = stack.enter_context(path.open("rb"))
-    magic = file.peek(HEAD)
+    magic = file.peek(kinds.HEAD)
     if unpack := next((UNPACKERS[mark] for mark in UNPACKERS if magic.startswith(mark)), None):
         return path.name, io.BufferedReader(stack.enter_context(unpack(file)))
     if zipfile.is_zipfile(path):
         archive = stack.enter_context(zipfile.ZipFile(path))
         names = [n for n in archive.namelist() if not n.endswith("/") and "__MACOSX" not in n]
-        if "xl/workbook.xml" in names:
-            raise ExamError(f"{path} is an Excel workbook.\n{EXCEL}")
-        if len(names) != 1:
-            raise ExamError(f"{path} is an archive of {len(names)} files.\n{UNPACK}")
+        if (kind := kinds.find_document(names)) is not None or len(names) != 1:
+            kind = kind or kinds.Kind(f"an archive of {len(names)} files", kinds.UNPACK)
+            raise kinds.not_a_table_error(path, kind, document_remedy)
         member: Any = stack.enter_context(archive.open(names[0]))
         return names[0], io.BufferedReader(member)
     return path.name, file
-
-
-def _check_is_table(path: Path, head: bytes) -> None:
-    """Refuse, by its first bytes, a file of another kind."""
-    start = head.lstrip()
-    for magic, (kind, remedy) in FOREIGN.items():
-        if start.startswith(magic):
-            raise ExamError(f"{path} is {kind}, not a table.\n{remedy}")
-    if head[257:262] == b"ustar":
-        raise ExamError(f"{path} is an archive, not a table.\n{UNPACK}")
 
 
 def _decode(path: Path, file: io.BufferedReader, head: bytes) -> Iterator[str]:
@@ -215,7 +189,7 @@ def _first_lines(lines: Iterator[str]) -> list[str]:
     start = []
     for line in lines:
         start.append(line)
-        if line.strip(f'{DELIMITERS}"\r\n\t '):
+        if line.strip(f'{DELIMITERS}"\r\n\t \xa0'):
             break
     return start or [""]
 
@@ -241,7 +215,7 @@ def _csv_rows(
             names = [name.strip() for name in next(reader, [])]
             while names and not names[-1]:
                 names.pop()
-            _check_names(path, names)
+            check_names(path, names)
         else:
             names = header
         number = 0
@@ -251,7 +225,7 @@ def _csv_rows(
             number += 1
             location = f"{path}, line {before + reader.line_num}: row {number}"
             if number == 1 and header is not None:
-                _check_is_first_row(path, header, row)
+                check_is_first_row(path, header, row)
             _check_width(location, row, names, delimiter)
             yield {name: cell for name, cell in zip(names, row, strict=False) if name}
     except csv.Error as error:
@@ -270,75 +244,6 @@ def _find_delimiter(line: str, ending: str) -> str:
 
 def _split(line: str, delimiter: str) -> list[str]:
     return next(csv.reader([line], delimiter=delimiter), [])
-
-
-def _check_names(path: Path, names: list[str]) -> None:
-    """Refuse a header that names two columns alike."""
-    for name, count in Counter(filter(None, names)).items():
-        if count > 1:
-            if looks_like_a_row(names):
-                raise headerless_error(path, names)
-            raise ExamError(
-                f"{path} has {count} columns named '{name}'.\nRename all but one of them."
-            )
-
-
-def looks_like_a_row(names: list[str]) -> bool:
-    """Tell whether the names of columns read like a row: a sentence, and no usual name."""
-    folded = {name.casefold() for name in names}
-    has_usual = bool(folded & USUAL_NAMES) or {"a", "b"} <= folded
-    return not has_usual and any(map(_is_sentence, names))
-
-
-def _is_sentence(text: str) -> bool:
-    return (
-        len(text) > LONG_NAME or len(text.split()) > LONG_NAME_WORDS or text.endswith(SENTENCE_ENDS)
-    )
-
-
-class HeaderlessError(ExamError):
-    """A file of questions whose first row is not a header; `header` holds names for its columns."""
-
-    def __init__(self, message: str, header: list[str]) -> None:
-        """Keep the names."""
-        super().__init__(message)
-        self.header = header
-
-
-def headerless_error(path: Path | str, names: list[str]) -> HeaderlessError:
-    """Return the refusal of a file of questions whose first row is not a header."""
-    cells = ", ".join(repr(name if len(name) < LONG_NAME else f"{name[:37]}…") for name in names)
-    header = name_columns(names)
-    settings = [f"data.header=[{','.join(header)}]"]
-    settings.append(f"data.options={''.join(c for c in header if c in ascii_uppercase)}")
-    settings += [] if "id" in header else ["data.columns.id=null"]
-    return HeaderlessError(
-        f"{path} has no header: its first row is {cells}.\n"
-        f"Name its columns in order: {' '.join(settings)}",
-        header,
-    )
-
-
-def name_columns(row: list[str]) -> list[str]:
-    """Return names for the columns of a first row: an id, the prompt, options and the answer.
-
-    An id stands before the sentence; the answer is a letter in the last column.
-    """
-    start = ["id", "prompt"] if len(row) > 3 and _is_sentence(row[1]) else ["prompt"]
-    if _is_sentence(row[0]):
-        start = ["prompt"]
-    end = ["answer"] if re.fullmatch("[A-Za-z]", row[-1].strip()) else []
-    return [*start, *ascii_uppercase[: len(row) - len(start) - len(end)], *end]
-
-
-def _check_is_first_row(path: Path, header: list[str], row: list[str]) -> None:
-    """Refuse names for the columns of a file that names them itself."""
-    names = {name.casefold() for name in header if name}
-    same = [cell for cell in row if cell.strip().casefold() in names]
-    if 2 * len(same) > len(names):
-        raise ExamError(
-            f"{path} has a header: {', '.join(row)}.\nRead its names with data.header=null."
-        )
 
 
 def _check_width(location: str, row: list[str], names: list[str], delimiter: str) -> None:
@@ -361,6 +266,8 @@ def _check_width(location: str, row: list[str], names: list[str], delimiter: str
 
 def _json_rows(path: Path, first: str, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON array, or of lines with one each."""
+    if not first.strip():
+        return
     if first.lstrip().startswith("[") or not first.rstrip().endswith("}"):
         parsed = _parse_json(path, "".join(lines), 1)
         for number, item in enumerate(parsed if isinstance(parsed, list) else [parsed], 1):
@@ -417,7 +324,7 @@ def _parquet_rows(path: Path, file: io.BufferedReader) -> Iterator[dict[str, Any
 
     source = path if isinstance(file.raw, io.FileIO) else io.BytesIO(file.read())
     with translate_parquet_errors(path), pq.ParquetFile(source) as parquet:
-        _check_names(path, parquet.schema_arrow.names)
+        check_names(path, parquet.schema_arrow.names)
         for batch in parquet.iter_batches(batch_size=1024):
             yield from _spell_singles(batch).to_pylist()
 

@@ -27,7 +27,7 @@ from exam.config import Generator, LanguageModel, to_dict
 from exam.core.checkpoints import checkpoint_fingerprint
 from exam.core.files import digest
 from exam.core.logging import progress_bar
-from exam.data.corpus import Article, CorpusFile, iter_articles
+from exam.data.articles import Article, CorpusFile, iter_articles
 from exam.data.option_order import choose_order
 from exam.data.schema import FEATURES, LETTERS
 from exam.data.splits import group_near_duplicates

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from exam.config import Generator
-from exam.data.corpus import Article
+from exam.data.articles import Article
 from exam.data.sentences import sentence_offsets
 
 MAX_CHARS = 1000  # of a question, and of an option

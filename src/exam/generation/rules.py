@@ -11,7 +11,7 @@ from random import Random
 from typing import NamedTuple, TypeVar
 
 from exam.config import Generator, QuestionKind
-from exam.data.corpus import Article
+from exam.data.articles import Article
 from exam.data.schema import LETTERS
 from exam.data.sentences import sentence_offsets
 from exam.retrieval.index import ArticleIndex

@@ -13,7 +13,8 @@ from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError
 from exam.core.files import write_atomically
 from exam.core.logging import track
-from exam.data.corpus import Articles, CorpusFile, iter_articles
+from exam.data.articles import CorpusFile, iter_articles
+from exam.data.corpus import Articles
 from exam.data.sentences import SENTENCES_VERSION, sentence_offsets, splitter
 from exam.data.words import WORDS_VERSION, word_spans
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from exam.core.artifacts import Stage, open_stage
 from exam.core.files import write_atomically
 from exam.core.logging import track
-from exam.data.corpus import CorpusFile, iter_articles
+from exam.data.articles import CorpusFile, iter_articles
 from exam.data.words import WORDS_VERSION, count_words, split_words
 
 FILE = "words.parquet"

@@ -22,14 +22,14 @@ from exam.core.errors import ExamError
 from exam.core.estimates import FP32, check_disk
 from exam.core.files import checksum_matches, write_atomically, write_with_checksum
 from exam.core.logging import progress_bar
-from exam.data.corpus import (
+from exam.data.articles import (
     Article,
-    Articles,
     CorpusFile,
     get_articles,
     iter_articles,
     title_and_first_sentence,
 )
+from exam.data.corpus import Articles
 from exam.data.sentences import splitter
 from exam.retrieval.chunking import PassageTable
 from exam.retrieval.encoder import SentenceEncoder

@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from exam.config import Query, Search
 from exam.core.files import checksum_matches, digest, write_with_checksum
-from exam.data.corpus import Article
+from exam.data.articles import Article
 from exam.data.sentences import sentence_offsets
 from exam.data.words import split_words, word_spans
 from exam.retrieval.contexts import Row, context_rows
