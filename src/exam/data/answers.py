@@ -24,6 +24,9 @@ MEANING = {
 }
 
 
+LISTED = 10  # files of a conflict
+
+
 class AmbiguityError(ExamError):
     """Answers that fit several forms; `settings` lists those that choose one."""
 
@@ -45,26 +48,39 @@ class Answer:
 Labels = list[int | None]
 
 
-def read_labels(answers: list[Answer], form: AnswerForm) -> tuple[Labels, AnswerForm | None]:
-    """Return the position of each right option, and the form of the answers.
+def read_labels(
+    answers_of: dict[str, list[Answer]], form: AnswerForm
+) -> tuple[Labels, AnswerForm | None]:
+    """Return the position of each right option, and the one form of the answers of all files.
 
-    The position is None where the answer is unknown, and the form where all are.
+    `answers_of` has the answers of each file by its name. The position is None where the answer is
+    unknown, and the form where all are.
 
     Raises:
-        ExamError: an answer names no option or several, or two forms fit the file.
+        ExamError: an answer names no option or several, two forms fit all files, or none does.
     """
-    answers = [_unwrap(answer) for answer in answers]
-    forms = list(MEANING) if form is AnswerForm.auto else [form]
-    read = {name: labels for name in forms if (labels := _read_form(answers, name)) is not None}
+    answers_of = {name: list(map(_unwrap, answers)) for name, answers in answers_of.items()}
+    answers = [answer for part in answers_of.values() for answer in part]
+    read = _fit_forms(answers, form)
     if not read:
-        raise _explain_misfit(answers, form)
+        fitting = {name: [*_fit_forms(part, form)] for name, part in answers_of.items()}
+        raise (
+            _explain_conflict(fitting) if all(fitting.values()) else _explain_misfit(answers, form)
+        )
     first = next(iter(read))
-    if first is AnswerForm.letter:  # the labels may be numbers themselves
-        read = {name: read[name] for name in read if name in (AnswerForm.letter, AnswerForm.text)}
     if any(labels != read[first] for labels in read.values()):
         raise _explain_ambiguity(answers, read)
     is_known = any(label is not None for label in read[first])
     return read[first], first if is_known else None
+
+
+def _fit_forms(answers: list[Answer], form: AnswerForm) -> dict[AnswerForm, Labels]:
+    """Return the positions that all answers name, in each form that fits them."""
+    forms = list(MEANING) if form is AnswerForm.auto else [form]
+    read = {name: labels for name in forms if (labels := _read_form(answers, name)) is not None}
+    if AnswerForm.letter in read:  # the labels may be numbers themselves
+        read = {name: read[name] for name in read if name in (AnswerForm.letter, AnswerForm.text)}
+    return read
 
 
 def _read_form(answers: list[Answer], form: AnswerForm) -> Labels | None:
@@ -155,8 +171,21 @@ def _explain_ambiguity(answers: list[Answer], read: dict[AnswerForm, Labels]) ->
     settings = [f"data.answer={form.value}" for form in read]
     return AmbiguityError(
         f"{answers[row].location}: answer {_text(answers[row])!r} means {', '.join(readings)}; all "
-        "answers of the file fit each reading.",
+        "answers fit each reading.",
         f"Set {' or '.join(settings)}",
+    )
+
+
+def _explain_conflict(fitting: dict[str, list[AnswerForm]]) -> ExamError:
+    """Name the files whose answers fit no common form, and the forms that fit each."""
+    parts = [
+        f"{name}: {' or '.join(MEANING[form] for form in forms)}" for name, forms in fitting.items()
+    ]
+    more = f"; … and {len(parts) - LISTED} more" if len(parts) > LISTED else ""
+    return ExamError(
+        f"The answers of {len(parts)} files are in different forms: "
+        f"{'; '.join(parts[:LISTED])}{more}.\n"
+        "Write the answers of all files in one form: labels, texts, or numbers counted from 0."
     )
 
 

@@ -14,7 +14,7 @@ from exam.core.logging import log_once
 from exam.core.security import require_network
 from exam.data.cells import match_column
 from exam.data.headers import headerless_error, looks_like_a_row
-from exam.data.tables import SAVED, is_table, read_rows
+from exam.data.tables import SAVED, base_name, is_table, read_rows
 
 log = logging.getLogger(__name__)
 
@@ -128,13 +128,17 @@ def find_local_files(data: Data, entry: str) -> list[Path]:
     files = [
         p
         for p in paths
-        if (is_table(p) or (has_ending and p.is_file()))
-        and not (p.stem.endswith(QRELS) or p.name in METADATA)
+        if (is_table(p) or (has_ending and p.is_file())) and not (is_qrels(p) or p.name in METADATA)
     ]
     left_out = sorted({path.name for path in paths if path.is_file()} - {p.name for p in files})
     without = f", without {', '.join(left_out)}" if left_out else ""
     log_once(log, logging.INFO, f"questions: {path}: {len(files)} files{without}")
     return files
+
+
+def is_qrels(path: Path) -> bool:
+    """Tell a table of relevance judgements by its name."""
+    return is_table(path) and base_name(path.name).lower().endswith(QRELS)
 
 
 def find_competition_file(competition: str, name: str) -> Path | None:

@@ -24,10 +24,17 @@ from exam.core.hub import Repository, access_error, translate_hub_errors
 from exam.core.logging import log_once
 from exam.data.cells import normalize_id, read_articles, read_text
 from exam.data.corpus import Articles, article_id
-from exam.data.files import BUILTIN, QRELS, find_question_files, read_question_rows
+from exam.data.files import BUILTIN, QRELS, find_question_files, is_qrels, read_question_rows
 from exam.data.option_order import find_fixed_orders
-from exam.data.schema import FEATURES, LETTERS, parse_questions
-from exam.data.tables import PACKED, SAVED, is_table, read_rows
+from exam.data.schema import (
+    FEATURES,
+    LETTERS,
+    Draft,
+    draft_questions,
+    label_drafts,
+    parse_questions,
+)
+from exam.data.tables import SAVED, base_name, read_rows, strip_packing
 
 log = logging.getLogger(__name__)
 
@@ -50,19 +57,22 @@ def read_questions(data: Data, entries: Any, generated: Path | None = None) -> D
         ExamError: a file or row does not match the configuration; names file, row and remedy.
     """
     entries = as_list(entries)
-    sets: list[Dataset] = []
-    names: list[str] = []
+    parts: list[tuple[str, Dataset | Draft]] = []
     errors: list[ExamError] = []
     for entry in entries:
         with collect_error(errors):
             for name, read in _list_sources(data, entry, generated):
                 with collect_error(errors):
-                    sets.append(read())
-                    names.append(name)
+                    parts.append((name, read()))
     if errors:
         raise join_errors(errors)
+    prefixes = _shorten([name for name, _ in parts])
+    labelled = iter(label_drafts([part for _, part in parts if isinstance(part, Draft)], data))
+    sets = [
+        _add_articles(next(labelled), Path(part.source)) if isinstance(part, Draft) else part
+        for _, part in parts
+    ]
     if len(sets) > 1:  # ids count from 0 in every public file
-        prefixes = _shorten(names)
         sets = [prefix_ids(part, prefix) for part, prefix in zip(sets, prefixes, strict=True)]
     questions = concatenate_datasets(sets) if sets else empty_questions()
     repeated = [key for key, count in Counter(questions["id"]).items() if count > 1]
@@ -130,7 +140,11 @@ def _replace_column(questions: Dataset, name: str, values: list[Any]) -> Dataset
 
 def _shorten(names: list[str]) -> list[str]:
     """Return the names of files without folder and ending, as far as they still differ."""
-    shorter: list[Callable[[Path], object]] = [lambda p: p.stem, lambda p: p.with_suffix(""), str]
+    shorter: list[Callable[[Path], object]] = [
+        lambda p: base_name(p.name),
+        lambda p: p.with_suffix(""),
+        str,
+    ]
     for shorten in shorter:
         short = [str(shorten(Path(name))) for name in names]
         if len(set(short)) == len(short):
@@ -141,8 +155,11 @@ def _shorten(names: list[str]) -> list[str]:
 
 def _list_sources(
     data: Data, entry: str, generated: Path | None
-) -> list[tuple[str, Callable[[], Dataset]]]:
-    """Return the name of each file of an entry, and the function that reads it."""
+) -> list[tuple[str, Callable[[], Dataset | Draft]]]:
+    """Return the name of each file of an entry, and the function that reads it.
+
+    The answers of files and hub splits are read later, for all of them together.
+    """
     if entry in BUILTIN:
         path = generated if entry == "generated" else DEMO
         if path is None:
@@ -163,13 +180,12 @@ def _list_sources(
     ]
 
 
-def _read_split(data: Data, split: str) -> Dataset:
-    return parse_questions(_hub_rows(data, split), data, f"{data.hub} ({split})")
+def _read_split(data: Data, split: str) -> Draft:
+    return draft_questions(_hub_rows(data, split), data, f"{data.hub} ({split})")
 
 
-def _read_file(data: Data, path: Path) -> Dataset:
-    rows = read_question_rows(data, path)
-    return _add_articles(parse_questions(rows, data, str(path)), path)
+def _read_file(data: Data, path: Path) -> Draft:
+    return draft_questions(read_question_rows(data, path), data, str(path))
 
 
 def read_exam_csv(path: Path) -> Dataset:
@@ -209,15 +225,17 @@ def _add_articles(questions: Dataset, path: Path) -> Dataset:
 
 
 def find_qrels(questions: Path) -> Path | None:
-    """Return the table `<file>_qrels` beside a file of questions, whatever its ending.
+    """Return the table `<file>_qrels` beside a file of questions, whatever the endings of both.
 
     Raises:
         ExamError: there are several.
     """
-    name = questions.with_suffix("") if questions.suffix.lower() in PACKED else questions
-    stem = f"{name.stem}{QRELS}.".lower()
-    beside = questions.parent.glob("*_[qQ]*") if questions.parent.is_dir() else ()
-    paths = sorted(p for p in beside if p.name.lower().startswith(stem) and is_table(p))
+    name = questions.name
+    stems = {stem.lower() for stem in (base_name(name), strip_packing(name), name)}
+    beside = questions.parent.iterdir() if questions.parent.is_dir() else ()
+    paths = sorted(
+        p for p in beside if is_qrels(p) and base_name(p.name).lower().removesuffix(QRELS) in stems
+    )
     if len(paths) > 1:
         raise ExamError(
             f"{questions} has two tables of qrels, {paths[0].name} and {paths[1].name}.\n"

@@ -3,7 +3,8 @@
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -27,6 +28,7 @@ from exam.data.cells import (
 from exam.data.option_order import choose_order
 from exam.data.options import LETTERS, ColumnError, Options, read_lettered, read_listed
 from exam.data.suggest import suggest_settings
+from exam.data.tables import base_name
 from exam.data.words import visible_text
 
 __all__ = ["FEATURES", "LETTERS", "parse_questions", "permute_options"]
@@ -60,8 +62,28 @@ class Columns:
     article: str | None
 
 
+@dataclass(frozen=True)
+class Draft:
+    """The questions of one file before their answers are read; messages call it `source`."""
+
+    source: str
+    rows: Rows
+    questions: Rows
+    answers: list[Answer]
+
+
 def parse_questions(rows: Iterable[dict[str, Any]], data: Data, source: str) -> Dataset:
     """Map and validate the rows of one file, which messages call `source`.
+
+    Raises:
+        ExamError: there is no row, or one is not a question as `data` describes it.
+    """
+    (questions,) = label_drafts([draft_questions(rows, data, source)], data)
+    return questions
+
+
+def draft_questions(rows: Iterable[dict[str, Any]], data: Data, source: str) -> Draft:
+    """Map and validate all parts of the rows of one file but their answers.
 
     Raises:
         ExamError: there is no row, or one is not a question as `data` describes it.
@@ -69,10 +91,41 @@ def parse_questions(rows: Iterable[dict[str, Any]], data: Data, source: str) -> 
     rows = list(rows)
     if not rows:
         raise ExamError(f"{source} holds no question.\nGive a file with at least one row.")
-    header = list(dict.fromkeys(name for row in rows for name in row))
+    with _suggest_columns(rows, data, source):
+        return _draft(rows, _header(rows), data, source)
+
+
+def label_drafts(drafts: list[Draft], data: Data) -> list[Dataset]:
+    """Return the questions of each file, whose answers are all read in one form.
+
+    Raises:
+        ExamError: an answer names no option or several, or the files differ in form.
+    """
+    if not drafts:
+        return []
+    with _suggest_columns(drafts[0].rows, data, drafts[0].source):
+        form = _label(drafts, data)
+    sources = [draft.source for draft in drafts]
+    if data.answer is AnswerForm.auto and form not in (None, AnswerForm.letter):
+        names = ", ".join(sources[:MAX_NAMED]) + " …" * (len(sources) > MAX_NAMED)
+        meaning = MEANING[form]
+        log.info("questions: %s: answers are %s (data.answer=%s)", names, meaning, form.value)
+    for draft in drafts:
+        _warn_of_equal_options(draft)
+    return [Dataset.from_list(draft.questions, features=FEATURES) for draft in drafts]
+
+
+def _header(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+@contextmanager
+def _suggest_columns(rows: Rows, data: Data, source: str) -> Iterator[None]:
+    """Complete a refusal of a file's columns by the settings that read its rows."""
     try:
-        questions, form = parse_rows(rows, header, data, source)
+        yield
     except ColumnError as error:
+        header = _header(rows)
 
         def attempt(other: Data) -> str | None:
             try:
@@ -89,31 +142,33 @@ def parse_questions(rows: Iterable[dict[str, Any]], data: Data, source: str) -> 
         if Path(source).is_file():
             remedy += f". See its rows: {spell_command('inspect')} {shlex.quote(source)}"
         raise ExamError(f"{observed}\n{remedy}") from None
-    if data.answer is AnswerForm.auto and form not in (None, AnswerForm.letter):
-        meaning = MEANING[form]
-        log.info("questions: %s: answers are %s (data.answer=%s)", source, meaning, form.value)
+
+
+def _warn_of_equal_options(draft: Draft) -> None:
     repeats = [
         question["id"]
-        for question in questions
+        for question in draft.questions
         if len(set(map(visible_text, question["options"]))) < len(question["options"])
     ]
     if repeats:
         log.warning(
             "%s: %d of %d questions have two equal options (first: %s); data.strict=true refuses "
             "them",
-            source, len(repeats), len(questions), ", ".join(repeats[:MAX_NAMED]),
-        )  # fmt: skip
-    return Dataset.from_list(questions, features=FEATURES)
+            *(draft.source, len(repeats), len(draft.questions), ", ".join(repeats[:MAX_NAMED])),
+        )
 
 
-def parse_rows(
-    rows: Rows, header: list[str], data: Data, source: str
-) -> tuple[Rows, AnswerForm | None]:
-    """Return the questions, and the form of their answers if one was needed."""
+def parse_rows(rows: Rows, header: list[str], data: Data, source: str) -> Rows:
+    """Return the questions of one file."""
+    draft = _draft(rows, header, data, source)
+    _label([draft], data)
+    return draft.questions
+
+
+def _draft(rows: Rows, header: list[str], data: Data, source: str) -> Draft:
     columns = _find_columns(rows, header, data, source)
     keys = _read_ids(rows, columns, source)
-    questions: Rows = []
-    answers: list[Answer] = []
+    draft = Draft(source, rows, [], [])
     for number, (key, row) in enumerate(zip(keys, rows, strict=True), 1):
         location = f"{source}, row {number} (id {key!r})"
         prompt = _read_text(row, columns.prompt, "prompt", location)
@@ -121,14 +176,21 @@ def parse_rows(
             raise ExamError(f"{location}: the prompt is empty.\nFill it in, or delete the row.")
         options = _read_options(row, columns, location)
         _check_equal_options(options, data, location)
-        answers.append(Answer(get_cell(row, columns.answer), options, location))
+        draft.answers.append(Answer(get_cell(row, columns.answer), options, location))
         context = _read_text(row, columns.context, "context", location)
         articles = read_articles(get_cell(row, columns.article), location)
         texts = {"id": key, "prompt": prompt, "context": context}
-        questions.append({**texts, "options": options.texts, "articles": articles})
-    labels, form = read_labels(
-        answers, AnswerForm.text if data.columns.get("correct") else data.answer
-    )
+        draft.questions.append({**texts, "options": options.texts, "articles": articles})
+    return draft
+
+
+def _label(drafts: list[Draft], data: Data) -> AnswerForm | None:
+    """Add labels to the questions of drafts; return the form of the answers if one is needed."""
+    wanted = AnswerForm.text if data.columns.get("correct") else data.answer
+    answers_of = {draft.source: draft.answers for draft in drafts}
+    labels, form = read_labels(answers_of, wanted)
+    questions = [question for draft in drafts for question in draft.questions]
+    answers = [answer for draft in drafts for answer in draft.answers]
     for question, answer, label in zip(questions, answers, labels, strict=True):
         question["label"] = answer.options.right if label is None else label
         if data.shuffle_options:
@@ -136,7 +198,7 @@ def parse_rows(
             Random(digest(question["id"])).shuffle(order)
             order = choose_order(answer.options.texts, order)
             question.update(permute_options(question, order))
-    return questions, form
+    return form
 
 
 def permute_options(question: dict[str, Any], order: list[int]) -> dict[str, Any]:
@@ -237,7 +299,7 @@ def _check_left_out(
 def _read_ids(rows: Rows, columns: Columns, source: str) -> list[str]:
     """Return the questions' ids: those of the file, or numbers from 1."""
     if columns.id is None:
-        return [f"{Path(source).stem}-{number}" for number in range(1, len(rows) + 1)]
+        return [f"{base_name(Path(source).name)}-{number}" for number in range(1, len(rows) + 1)]
     cells = [get_cell(row, columns.id) for row in rows]
     for number, cell in enumerate(cells, 1):
         if not isinstance(cell, SCALARS) or not cell_text(cell):

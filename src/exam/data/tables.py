@@ -130,10 +130,20 @@ def write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
         writer.writerows([header, *rows])
 
 
+def strip_packing(name: str) -> str:
+    """Return a file's name without the ending of its compression."""
+    path = Path(name)
+    return path.stem if path.suffix.lower() in PACKED else name
+
+
+def base_name(name: str) -> str:
+    """Return a file's name without the endings of its format and its compression."""
+    return Path(strip_packing(name)).stem
+
+
 def _ending(name: str) -> str:
     """Return a name's ending in small letters, without that of its compression."""
-    path = Path(name.lower())
-    return (path.with_suffix("") if path.suffix in PACKED else path).suffix
+    return Path(strip_packing(name)).suffix.lower()
 
 
 def _open(
