@@ -282,7 +282,7 @@ def test_a_signal_ends_all_processes_with_one_message(place, tmp_path, number, c
     workers, start = command.workers(), time.monotonic()
     os.killpg(command.process.pid, number)  # as a terminal's Ctrl-C does
     assert command.end() == (code, [message])
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20  # torchrun kills what has not ended after 30 s
     assert len(workers) == 2
     wait_until_gone(workers, 0)
 

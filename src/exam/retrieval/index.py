@@ -175,6 +175,7 @@ def _encode_shards(folder: Path, source: Source, size: int, encoder: SentenceEnc
                     pq.write_table(table, temporary, compression="none", use_dictionary=False)
             shards.append(path)
             bar.update(len(rows))
+            log.debug("index: encoded %d of %d texts", bar.n, source.total)
     encoder.log_counts("index")
     return shards
 
