@@ -2,7 +2,14 @@
 
 import logging
 
+from datasets import Dataset, Features, List, Value
+
 from exam.core import logging as progress
+from exam.data import splits
+
+FEATURES = Features(
+    prompt=Value("string"), options=List(Value("string")), articles=List(Value("string"))
+)
 
 
 def test_long_steps_log_total_and_time_left(caplog, monkeypatch):
@@ -53,3 +60,19 @@ def test_nothing_is_logged_above_the_level(caplog, monkeypatch):
     with caplog.at_level(logging.WARNING, logger="exam"):
         list(progress.track(range(9), "encoded", 9, "texts"))
     assert caplog.messages == []
+
+
+def test_the_search_for_near_duplicates_logs_how_far_it_is(caplog, monkeypatch):
+    monkeypatch.setattr(progress, "BAR_SECONDS", 0)
+    monkeypatch.setattr(splits, "BLOCK", 2)
+    rows = [{"prompt": f"q{i}", "options": ["a", "b"], "articles": []} for i in range(5)]
+    questions = Dataset.from_list(rows, features=FEATURES)
+    with caplog.at_level(logging.INFO, logger="exam"):
+        splits.group_near_duplicates(questions)
+    lines = [line for line in caplog.messages if line.startswith("near-duplicates: ")]
+    assert [line.split(" questions")[0].split(": ")[1] for line in lines] == [
+        "0 of 5",
+        "2 of 5",
+        "4 of 5",
+        "5 of 5",
+    ]

@@ -11,7 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,9 @@ def shared_stage(
         folder, reused = distributed.broadcast_from_rank0(None)
         yield load_stage(folder) if reused else Stage(kind, folder, key)
     else:
-        with open_stage(outputs, kind, name, key, resume) as stage:
+        with ExitStack() as stack:
+            with distributed.release_on_failure():
+                stage = stack.enter_context(open_stage(outputs, kind, name, key, resume))
             distributed.broadcast_from_rank0((stage.folder, stage.reused))
             yield stage
     distributed.barrier()

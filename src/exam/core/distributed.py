@@ -8,17 +8,18 @@ index for hours, and NCCL gives up after minutes.
 import atexit
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from exam.core.errors import ExamError
+from exam.core.errors import ExamError, ExitError
 
 TIMEOUT = timedelta(days=7)
 LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # every launcher sets them
 REPORTS = "EXAM_REPORTS"  # the folder where `launch` reads the errors of its processes
+FAILED = "rank 0 has failed"  # in the place of a value
 
 
 def world_size() -> int:
@@ -90,9 +91,20 @@ def barrier() -> None:
 
 
 def broadcast_from_rank0(value: Any) -> Any:
-    """Return rank 0's `value` in every process."""
+    """Return rank 0's `value` in every process.
+
+    Raises:
+        ExitError: rank 0 fails in a block of `release_on_failure`, and prints why.
+    """
     if world_size() == 1:
         return value
+    status, value = _broadcast(("", value))
+    if status == FAILED:
+        raise ExitError(1)
+    return value
+
+
+def _broadcast(value: Any) -> Any:
     from torch import distributed
 
     values = [value]
@@ -101,10 +113,24 @@ def broadcast_from_rank0(value: Any) -> Any:
 
 
 @contextmanager
+def release_on_failure() -> Iterator[None]:
+    """End the processes that wait for rank 0's next broadcast if its block fails."""
+    try:
+        yield
+    except Exception:
+        if world_size() > 1 and rank() == 0:
+            with suppress(RuntimeError):  # another process has ended
+                _broadcast((FAILED, None))
+        raise
+
+
+@contextmanager
 def main_process_first() -> Iterator[None]:
     """Run the block on rank 0 first; the other ranks then run it and hit the cache."""
     if rank() > 0:
-        barrier()
-    yield
-    if rank() == 0:
-        barrier()
+        broadcast_from_rank0(None)
+        yield
+    else:
+        with release_on_failure():
+            yield
+        broadcast_from_rank0(None)

@@ -12,6 +12,7 @@ from datasets import Dataset, concatenate_datasets
 
 from exam.config import Data, Source, as_list
 from exam.core.errors import ExamError
+from exam.core.logging import progress_bar, track
 from exam.data.files import find_local_files
 from exam.data.questions import MAX_IDS, prefix_ids, read_questions, warn_of_repeats
 from exam.data.schema import LETTERS
@@ -21,7 +22,7 @@ from exam.metrics import count_questions_for
 log = logging.getLogger(__name__)
 
 MIN_COSINE = 0.9  # of near-duplicates
-BLOCK = 2000  # questions compared with all others at a time
+BLOCK = 500  # questions compared with all others at a time
 MIN_DIFFERENCE = 0.005
 PAIRED_STD = 0.37  # of a question's paired difference between two of our readers (n = 300)
 
@@ -154,11 +155,14 @@ def group_near_duplicates(questions: Dataset) -> Any:
         lowercase=False,
         ngram_range=(1, 2),
     )
-    vectors = vectorizer.fit_transform(texts)
-    edges = []
-    for start in range(0, n, BLOCK):
-        similar = ((vectors[start : start + BLOCK] @ vectors.T) >= MIN_COSINE).tocoo()
-        edges.append(np.stack([similar.row + start, similar.col]))
+    vectors = vectorizer.fit_transform(track(texts, "words", n, "questions"))
+    columns, edges = vectors.T.tocsr(), []
+    with progress_bar("near-duplicates", n, "questions") as bar:
+        for start in range(0, n, BLOCK):
+            block = vectors[start : start + BLOCK]
+            similar = ((block @ columns) >= MIN_COSINE).tocoo()
+            edges.append(np.stack([similar.row + start, similar.col]))
+            bar.update(block.shape[0])
     first: dict[str, int] = {}
     articles = [(i, a) for i, ids in enumerate(questions["articles"]) for a in ids or []]
     pairs = [(i, first.setdefault(article, i)) for i, article in articles]
@@ -228,12 +232,12 @@ def _log_sizes(train: Dataset, valid: Dataset) -> None:
     required = count_questions_for(MIN_DIFFERENCE, PAIRED_STD)
     if len(valid) < required:
         log.info(
-            "With %d validation questions, differences under %.3f are noise; to see %.3f "
-            "takes about %d.",
-            len(valid),
+            "With %s validation questions, differences under %.3f are noise; to see %.3f "
+            "takes about %s.",
+            f"{len(valid):,}",
             1.96 * PAIRED_STD / sqrt(len(valid)),
             MIN_DIFFERENCE,
-            required,
+            f"{required:,}",
         )
 
 

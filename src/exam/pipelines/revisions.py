@@ -31,16 +31,10 @@ def pin_revisions(config: Command) -> Command:
     Raises:
         ExamError: a checkpoint or data set does not exist, lacks a file, or cannot be fetched.
     """
-    checkpoints, commits = _checkpoints(config), dict[str, str]()
+    commits: dict[str, str] = {}
     if distributed.rank() == 0:
-        for checkpoint in checkpoints:
-            fetch_checkpoint(checkpoint)
-        for group, repository in _repositories(config, checkpoints).items():
-            commits[group] = resolve_commit(repository)
-            if repository.kind == "dataset":
-                record_commit(repository, commits[group])
-            if repository.revision != commits[group]:
-                log.info("%s: %s at commit %s", group, repository.name, commits[group])
+        with distributed.release_on_failure():
+            commits = _resolve_commits(config)
     commits = distributed.broadcast_from_rank0(commits)
     pinned: dict[str, Any] = {
         group: replace(getattr(config, group), revision=commit)
@@ -51,6 +45,20 @@ def pin_revisions(config: Command) -> Command:
         writer = replace(config.generator.llm, revision=commits["generator.llm"])
         pinned["generator"] = replace(config.generator, llm=writer)
     return replace(config, **pinned)
+
+
+def _resolve_commits(config: Retrieving | Generate) -> dict[str, str]:
+    """Fetch the checkpoints; return the commit of each repository by its group."""
+    checkpoints, commits = _checkpoints(config), dict[str, str]()
+    for checkpoint in checkpoints:
+        fetch_checkpoint(checkpoint)
+    for group, repository in _repositories(config, checkpoints).items():
+        commits[group] = resolve_commit(repository)
+        if repository.kind == "dataset":
+            record_commit(repository, commits[group])
+        if repository.revision != commits[group]:
+            log.info("%s: %s at commit %s", group, repository.name, commits[group])
+    return commits
 
 
 def uses_encoder(config: Retrieving | Generate) -> bool:
