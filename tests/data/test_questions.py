@@ -297,7 +297,7 @@ def test_leaks_between_training_and_reported_questions_are_counted(tmp_path, cap
     assert "questions: dropped 2 training questions (data.drop_leaks)" in caplog.messages
     assert "questions: 8 train, 3 valid" in caplog.messages
     (noise,) = [message for message in caplog.messages if message.startswith("With 3 ")]
-    assert all(figure in noise for figure in ("0.419", "0.005", "21037"))
+    assert all(figure in noise for figure in ("0.419", "0.005", "21,037"))
     assert "questions: 3 valid · right options A 67% B 33%" in caplog.messages
 
 
