@@ -24,11 +24,18 @@ Both 1 and 2; 1 and 3 only; Both statements are true; 以上都对; 以上都不
 Alle genannten; Keine der oben genannten Antworten; Sowohl A als auch B; A et B; Tous les deux
 Toutes les réponses ci-dessus; Todas las anteriores; Nenhuma das anteriores; A y B
 Tutte le precedenti; Всё вышеперечисленное; Tất cả các đáp án trên đều đúng; Cả A và B
-上記のすべて; AとBの両方; उपरोक्त सभी; A और B दोनों; كل ما سبق; أ و ب"""
+上記のすべて; AとBの両方; उपरोक्त सभी; A और B दोनों; كل ما سبق; أ و ب
+None of the mentioned; None of the listed options; None of the answers given; No correct answer
+都不是; 都对; 위의 모두; 모두 맞다; 정답 없음; A와 B; A, B 모두; ถูกทุกข้อ; ไม่มีข้อใดถูก; ข้อ ก และ ข
+Wszystkie powyższe; Żadne z powyższych; Hepsi; Hiçbiri; Yukarıdakilerin hepsi; A ve B; A en B
+Alle bovenstaande; Geen van de bovenstaande; Alla ovanstående; Inget av ovanstående; A och B
+Semua benar; Semua jawaban di atas; A dan B; Keine davon; Tất cả các đáp án trên; いずれでもない
+すべて正しい; همه موارد; هیچکدام; כל התשובות נכונות"""
 ORDINARY = """iron; Both iron and copper; True; False; Vitamins A and D; Hepatitis A and B; 60岁以上
 B12 and D3; 2 and 3; None; E. coli; above the sea; I and II; All living things; none at all; A
 x and y
-A and B cells; alle Vögel; toutes les fleurs; 水和氧; 正确; both of them died in 1912; Not true"""
+A and B cells; alle Vögel; toutes les fleurs; 水和氧; 正确; both of them died in 1912; Not true
+都城; 두 개의 별; 다; ข้อมูล; alle boven de tien; alla ovaler; semua ikan; i; yukarı; いずれ; none the wiser"""
 META = [
     {
         "id": f"m{i}",

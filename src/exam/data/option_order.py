@@ -10,19 +10,31 @@ from exam.core.files import digest
 # "All of the above" and its like, wherever they stand in an option.
 PHRASES = {
     "Arabic": r"(?:كل|جميع|لا شيء|ليس) (?:مما|ما) سبق",
+    "Dutch": r"\b(?:alle|geen|beide)(?: van)?(?: de)? (?:boven\w+|genoemde)\b",
     "Chinese": r"(?:以上|上述|前述)(?:選項)?(?:都|全|皆|均|所|各|选|答|说|两|三|四|任)",
     "English": r"\b(?:all|none|any|both|neither|either|each|two|three|one|more|some|most)(?: \w+)?"
-    r" (?:of )?the (?:above|preceding|foregoing|previous|other (?:options|answers|choices))\b",
+    r" (?:of )?the (?:above|preceding|foregoing|previous|listed|mentioned|given|others|\w+ options|"
+    r"(?:other |given )?(?:answers|choices))\b|\bno correct answer\b",
     "French": r"\b(?:toutes|tous|aucune?) (?:de )?(?:ces|les) réponses\b|ci-dessus\b",
     "German": r"\b(?:alle[sr]?|kein\w*|beide) (?:\w+ )*(?:genannten?|obigen?|anderen antworten)\b",
+    "Hebrew": r"כל התשובות|אף תשובה|כל הנ[\"״]ל",
     "Hindi": r"उपरोक्त|उपर्युक्त|इनमें",
+    "Indonesian": r"\bsemua (?:benar|salah|jawaban)\b|\b(?:semua|bukan|tidak ada)\b.* di atas\b",
     "Italian": r"\b(?:tutt[ei]|nessun\w*) (?:\w+ )+precedenti\b",
-    "Japanese": r"(?:以上|上記|上述)の?(?:す|全|い|ど)",
+    "Japanese": r"(?:以上|上記|上述)の?(?:す|全|い|ど)|(?:いずれ|どれ)(?:も|でも)|(?:すべて|全て)正し",
+    "Korean": r"(?:위|보기|상기)(?:의|에서)?(?: \w+)? ?모두|모두 (?:맞|옳|틀|정답)|정답이? ?없",
+    "Persian": r"همه موارد|هیچ ?کدام|هیچ‌کدام",
+    "Polish": r"\b(?:wszystkie|żadn\w+)(?: \w+)* (?:powyższ\w+|wymienion\w+)",
     "Russian": r"\b(?:вс[её]|ничего|ни одно|ни один)\b.*(?:перечисленн|указанн|названн)",
     "Spanish": r"\b(?:tod[oa]s|ningun[oa]|nenhum\w*) (?:\w+ )+(?:anteriores|acima)\b",
-    "Vietnamese": r"\b(?:tất cả|cả|không)\b.*\b(?:đều đúng|đều sai|ở trên|kể trên|nào đúng)\b",
+    "Swedish": r"\b(?:alla|alle|ingen|inga|inget) (?:av )?(?:de )?ovan\w+",
+    "Thai": r"(?:ถูก|ผิด)ทุกข้อ|ทุกข้อ(?:ถูก|ผิด)|ไม่มีข้อ",
+    "Turkish": r"^(?:hepsi|hiçbiri)\b|\byukarıdaki",
+    "Vietnamese": r"\b(?:tất cả|cả|không)\b.*\b(?:đều đúng|đều sai|ở trên|kể trên|nào đúng)\b"
+    r"|\btất cả\b.* trên$",
 }
 QUANTIFIERS_OF = {
+    "Chinese": "皆 都",
     "English": "all any both either neither none",
     "French": "tous toutes aucun aucune",
     "German": "alle beide keine",
@@ -39,22 +51,28 @@ WORDS_OF = {  # an option of nothing but words of these tables and labels refers
     "English": "above and apply are correct false incorrect is of one or right statement statements"
     " the them these those three true two wrong",
     "French": "correctes deux et les ni ou sont",
-    "German": "als auch falsch noch oder richtig sind sowohl und weder",
+    "Dutch and Swedish": "en och",
+    "German": "als auch davon falsch noch oder richtig sind sowohl und weder",
     "Hindi": "और केवल दोनों या",
+    "Indonesian": "atau benar dan saja",
     "Italian and Portuguese": "ambas entrambi nem o ou sia",
     "Japanese": "い か し と に の は も 両 方",
+    "Korean": "과 다 두 둘 만 모 및 와",
+    "Polish": "i lub oraz",
     "Russian": "верно верны и или ни оба только",
     "Spanish": "ambos o solo son u y",
+    "Thai": "กับ ข้อ ถูก ทั้ง และ หรือ",
+    "Turkish": "ve veya yalnız",
     "Vietnamese": "chỉ cả hoặc sai và đều đúng",
 }
 PHRASE = re.compile("|".join(PHRASES.values()))
-LABELS = {*"abcdefghij", *"абвгд", *"أبجد", *"कखगघ"}
+LABELS = {*"abcdefghij", *"абвгд", *"أبجد", *"कखगघ", *"กขคงจ"}
 QUANTIFIERS, MARKERS, OTHER_WORDS = (
     {word for words in table.values() for word in words.split()}
     for table in (QUANTIFIERS_OF, MARKERS_OF, WORDS_OF)
 )
 WORDS = QUANTIFIERS | MARKERS | OTHER_WORDS
-IDEOGRAPH = re.compile("([\u3040-\u30ff\u3400-\u9fff])")  # no blank separates these
+IDEOGRAPH = re.compile("([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3])")  # no blank separates these
 SEPARATOR = re.compile(r"[\s,;:./&+()\[\]\"'“”„«»、。，（）-]+")
 
 

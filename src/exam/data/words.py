@@ -1,7 +1,7 @@
 """Words: one definition for search, measures, near-duplicates and the lengths of passages.
 
 Words are runs of letters, digits and combining marks in compatibility form (NFKC), case-folded and
-without invisible characters. Scripts without blanks have no such runs. There every pair of
+without invisible characters and the points that Arabic and Hebrew may leave out. Scripts without blanks have no such runs. There every pair of
 neighbouring characters is a word, and so is every single Chinese character. Korean is among them,
 because its particles join the words before them.
 """
@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import regex
 
-WORDS_VERSION = 1  # raise it when any text gets other words or another length
+WORDS_VERSION = 2  # raise it when any text gets other words or another length
 UNSPACED = r"[ー[\p{L}&&[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}\p{Yi}\p{Tangut}"
 UNSPACED += r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}"
 UNSPACED += r"\p{Tai_Viet}\p{Javanese}\p{Balinese}]]]"
@@ -32,6 +32,11 @@ PIECE = regex.compile(
 )
 HAN = regex.compile(r"\p{Han}")
 INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
+# Vowel points, accents of chants, and strokes that lengthen a word; the dot of a folded İ.
+POINTS = regex.compile(
+    r"[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u0652\u0670"
+    r"\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed]|(?<=i)\u0307"
+)
 # Compatibility form would join them to the digit before: 10² is not 102, and 1½ is not 11/2.
 AFTER_DIGIT = re.compile(r"(?<=\d)(?=[²³¹ºª¼-¾⁰-₉⅐-⅞①-⑳])")
 BLANKS = re.compile(r"\s+")
@@ -79,7 +84,7 @@ def _normalize(text: str) -> str:
         return text.lower()
     apart = AFTER_DIGIT.sub(" ", INVISIBLE.sub("", text))
     folded = unicodedata.normalize("NFKC", apart).casefold()
-    return unicodedata.normalize("NFKC", folded)
+    return unicodedata.normalize("NFKC", POINTS.sub("", folded))
 
 
 def _split_run(run: str) -> list[str]:
