@@ -1,7 +1,7 @@
 """Corpora as people have them: retrieval finds the right article, and the score says so."""
 
-import json
 import shutil
+from unicodedata import normalize
 
 import pytest
 from helpers import ROOT, refuses, write_csv
@@ -28,7 +28,8 @@ def score(*arguments, **options):
 
 @pytest.mark.parametrize("retriever", ["bm25", "tfidf"])
 @pytest.mark.parametrize(
-    ("case", "file"), [("08-cjk", "q"), ("09-combining-marks", "nfc"), ("09-combining-marks", "nfd")]
+    ("case", "file"),
+    [("08-cjk", "q"), ("09-combining-marks", "nfc"), ("09-combining-marks", "nfd")],
 )
 def test_scripts_without_blanks_and_with_marks(tmp_path, case, file, retriever):
     folder = CASES / case
@@ -44,7 +45,7 @@ def test_composed_and_decomposed_questions_have_the_same_passages_and_scores(tmp
         retrieve(tmp_path, folder, f"{form}.csv", *words, options="ABCD").stage
         for form in ("nfc", "nfd")
     )
-    keys = [key for key in read_contexts(first)]
+    keys = list(read_contexts(first))
     assert read_contexts(first) == read_contexts(second)
     assert read_support(first, keys) == read_support(second, keys)
 
@@ -85,13 +86,11 @@ OTHER_SCRIPTS = {
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 @pytest.mark.parametrize("language", OTHER_SCRIPTS)
 def test_other_scripts_find_their_articles(tmp_path, language, form):
-    from unicodedata import normalize
-
     articles, rows, qrels = tmp_path / "articles", [], []
     articles.mkdir()
-    for number, (text, prompt, right, wrong) in enumerate(OTHER_SCRIPTS[language]):
+    for number, (text, *parts) in enumerate(OTHER_SCRIPTS[language]):
         (articles / f"{number}.txt").write_text(text, encoding="utf-8")
-        prompt, right, wrong = (normalize(form, part) for part in (prompt, right, wrong))
+        prompt, right, wrong = (normalize(form, part) for part in parts)
         rows.append({"id": f"q{number}", "prompt": prompt, "A": wrong, "B": right, "answer": "B"})
         qrels.append({"question": f"q{number}", "article": f"{number}.txt"})
     write_csv(tmp_path / "q.csv", rows)

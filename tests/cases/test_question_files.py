@@ -253,7 +253,9 @@ def test_decomposed_copies_share_a_fold():
         read("09-combining-marks", "equal_options.csv", "data.strict=true")
 
 
-@pytest.mark.parametrize("name", ["train (1).csv", "données.csv", "it's.csv", "a=b.csv", "题目.csv"])
+@pytest.mark.parametrize(
+    "name", ["train (1).csv", "données.csv", "it's.csv", "a=b.csv", "题目.csv"]
+)
 def test_names_that_people_give_to_files(tmp_path, name):
     write_csv(tmp_path / name, kaggle_rows(2))
     assert len(read(tmp_path, name, options=None)) == 2

@@ -35,7 +35,8 @@ ORDINARY = """iron; Both iron and copper; True; False; Vitamins A and D; Hepatit
 B12 and D3; 2 and 3; None; E. coli; above the sea; I and II; All living things; none at all; A
 x and y
 A and B cells; alle Vögel; toutes les fleurs; 水和氧; 正确; both of them died in 1912; Not true
-都城; 두 개의 별; 다; ข้อมูล; alle boven de tien; alla ovaler; semua ikan; i; yukarı; いずれ; none the wiser"""
+都城; 두 개의 별; 다; ข้อมูล; alle boven de tien; alla ovaler; semua ikan; i; yukarı; いずれ
+none the wiser"""
 META = [
     {
         "id": f"m{i}",

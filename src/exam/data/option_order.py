@@ -21,7 +21,8 @@ PHRASES = {
     "Hindi": r"उपरोक्त|उपर्युक्त|इनमें",
     "Indonesian": r"\bsemua (?:benar|salah|jawaban)\b|\b(?:semua|bukan|tidak ada)\b.* di atas\b",
     "Italian": r"\b(?:tutt[ei]|nessun\w*) (?:\w+ )+precedenti\b",
-    "Japanese": r"(?:以上|上記|上述)の?(?:す|全|い|ど)|(?:いずれ|どれ)(?:も|でも)|(?:すべて|全て)正し",
+    "Japanese": r"(?:以上|上記|上述)の?(?:す|全|い|ど)|(?:いずれ|どれ)(?:も|でも)"
+    r"|(?:すべて|全て)正し",
     "Korean": r"(?:위|보기|상기)(?:의|에서)?(?: \w+)? ?모두|모두 (?:맞|옳|틀|정답)|정답이? ?없",
     "Persian": r"همه موارد|هیچ ?کدام|هیچ‌کدام",
     "Polish": r"\b(?:wszystkie|żadn\w+)(?: \w+)* (?:powyższ\w+|wymienion\w+)",

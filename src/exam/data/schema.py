@@ -140,6 +140,7 @@ def _suggest_columns(rows: Rows, data: Data, source: str) -> Iterator[None]:
         if settings := suggest_settings(header, data, error.missing, attempt):
             remedy = f"Set {settings}{error.alternative}"
         if Path(source).is_file():
+            remedy = remedy.removesuffix(".")
             remedy += f". See its rows: {spell_command('inspect')} {shlex.quote(source)}"
         raise ExamError(f"{observed}\n{remedy}") from None
 

@@ -1,9 +1,9 @@
 """Words: one definition for search, measures, near-duplicates and the lengths of passages.
 
 Words are runs of letters, digits and combining marks in compatibility form (NFKC), case-folded and
-without invisible characters and the points that Arabic and Hebrew may leave out. Scripts without blanks have no such runs. There every pair of
-neighbouring characters is a word, and so is every single Chinese character. Korean is among them,
-because its particles join the words before them.
+without invisible characters and the points that Arabic and Hebrew may leave out. Scripts without
+blanks have no such runs. There every pair of neighbouring characters is a word, and so is every
+single Chinese character. Korean is among them, because its particles join the words before them.
 """
 
 import re

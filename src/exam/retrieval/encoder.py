@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
+from itertools import chain
 from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import regex
 from numpy.typing import NDArray
 
 from exam.config import Checkpoint, Dtype, Encoder
@@ -52,6 +54,13 @@ PROMPTS = "config_sentence_transformers.json"
 QUERY_PROMPTS = ("query",)  # sentence-transformers' names, the first that a checkpoint has
 PASSAGE_PROMPTS = ("document", "passage", "corpus")
 UNKNOWN_SHARE = 0.01  # of the tokens: a larger share is a warning
+LETTER_SHARE = 0.5  # of the tokens: vocabularies of a language hold its words
+# A piece of one letter, in a script whose words have several.
+LETTER = regex.compile(
+    r"(?V1)(?:##|▁)?[\p{L}--[\p{Latin}\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}"
+    r"\p{Myanmar}]]"
+)
+SAMPLE = 64  # texts of a shard whose tokens are looked at
 WIDTH = 16  # tokens
 TEXTS_PER_SHARD = 2048
 Keys = NDArray[np.int64]  # hashes of texts: among ten million, two are equal once in 400,000 times
@@ -64,6 +73,8 @@ class EncodedTexts:
     texts: int = 0
     tokens: int = 0
     unknown: int = 0  # tokens
+    sampled: int = 0  # tokens
+    letters: int = 0  # sampled tokens of one letter
     truncated: int = 0  # texts
     unread: int = 0  # tokens of truncated texts
 
@@ -180,9 +191,17 @@ class SentenceEncoder:
         self.counts.tokens += int(lengths.sum())
         if unknown is not None:
             self.counts.unknown += sum(row.count(unknown) for row in ids)
+        self.counts.sampled += int(lengths[:SAMPLE].sum())
+        self.counts.letters += sum(map(self._letters.__contains__, chain(*ids[:SAMPLE])))
         self.counts.truncated += int((lengths > limit).sum())
         self.counts.unread += int(np.maximum(lengths - limit, 0).sum())
         return np.minimum(lengths, limit)
+
+    @cached_property
+    def _letters(self) -> frozenset[int]:
+        """The ids of tokens that are one letter of a word."""
+        vocabulary: dict[str, int] = self.model.tokenizer.get_vocab()
+        return frozenset(id_ for piece, id_ in vocabulary.items() if LETTER.fullmatch(piece))
 
     def log_counts(self, stage: str) -> None:
         """Log how much of the texts encoded since the last time is unread or unknown."""
@@ -195,12 +214,18 @@ class SentenceEncoder:
                 counts.unread, counts.tokens,
             )  # fmt: skip
         if counts.unknown > UNKNOWN_SHARE * counts.tokens:
-            log.warning(
-                "%s: %.1f %% of the tokens are unknown to the encoder's tokenizer. Choose a "
-                "checkpoint trained on such texts (encoder.name_or_path=<id or folder>), or "
-                "retriever=bm25.",
-                stage, 100 * counts.unknown / counts.tokens,
-            )  # fmt: skip
+            self._warn(stage, counts.unknown / counts.tokens, "unknown to the encoder's tokenizer")
+        elif counts.letters > LETTER_SHARE * counts.sampled:
+            share = counts.letters / counts.sampled
+            self._warn(stage, share, "single letters: the encoder's vocabulary lacks the words")
+
+    def _warn(self, stage: str, share: float, fault: str) -> None:
+        """Say that the encoder does not know the language of the texts."""
+        log.warning(
+            "%s: %.1f %% of the tokens are %s. Choose a checkpoint trained on such texts "
+            "(encoder.name_or_path=<id or folder>), or retriever=bm25.",
+            stage, 100 * share, fault,
+        )  # fmt: skip
 
 
 def _read_prompts(checkpoint: Checkpoint) -> dict[str, str]:
