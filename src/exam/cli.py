@@ -90,7 +90,13 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {  # of commands without a con
         "OVERRIDE": {"nargs": "*", "help": "settings of exam infer: run.corpus.dir=…"},
         "--outputs": {"help": "the folder of the index, if not beside the run"},
     },
-    "inspect": {"FILE": {"nargs": "+", "help": "files or folders of questions"}},
+    "inspect": {
+        "FILE": {
+            "nargs": "+",
+            "help": "files or folders of questions, or a hub data set as owner/name, of which "
+            "data.hub_config=, data.train= and data.revision= choose a part",
+        }
+    },
     "doctor": {"--deep": {"action": "store_true", "help": "also time a computation"}},
     "demo": {
         "--seeds": {

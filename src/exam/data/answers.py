@@ -110,9 +110,10 @@ def _unwrap(answer: Answer) -> Answer:
 def _find(answer: Answer, form: AnswerForm) -> int | None:
     """Return the option that an answer names in a form; None if it names none."""
     options, text = answer.options, _text(answer)
-    if form is AnswerForm.text:
-        return _match_text(text, options.texts)
     names = options.names
+    if form is AnswerForm.text:
+        label = _match_text(text, options.texts)
+        return _match_labelled(_bare(text), names, options.texts) if label is None else label
     if form is not AnswerForm.letter:
         first = 0 if form is AnswerForm.index0 else 1
         names = [str(first + position) for position in range(len(names))]
@@ -133,16 +134,26 @@ def _match_label(text: str, names: list[str], texts: list[str]) -> int | None:
     """Match C, c, C., (C), Option C, and C) followed by the text of option C."""
     if text in names:
         return names.index(text)
+    bare, labels = _bare(text), list(map(fold, names))
+    if bare in labels:
+        return _only([i for i, label in enumerate(labels) if label == bare])
+    return _match_labelled(bare, names, texts)
+
+
+def _bare(text: str) -> str:
+    """Return a text without the words and marks around a label."""
     bare = unicodedata.normalize("NFKC", text).strip(MARKS)
     if (lead := LEAD.match(bare)) is not None:
         bare = bare[lead.end() :].strip(MARKS)
-    bare, labels = fold(bare), list(map(fold, names))
-    if bare in labels:
-        return _only([i for i, label in enumerate(labels) if label == bare])
+    return fold(bare)
+
+
+def _match_labelled(bare: str, names: list[str], texts: list[str]) -> int | None:
+    """Match C) followed by the text of option C."""
     return _only(
         [
             i
-            for i, (label, option) in enumerate(zip(labels, texts, strict=True))
+            for i, (label, option) in enumerate(zip(map(fold, names), texts, strict=True))
             if bare.startswith(label)
             and not (rest := bare[len(label) :])[:1].isalnum()
             and rest.strip(AROUND) == fold(option).strip(AROUND)

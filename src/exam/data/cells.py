@@ -105,9 +105,14 @@ def match_column(name: str, columns: Iterable[str]) -> list[str]:
 
 
 def get_cell(row: Any, column: str | None) -> Any:
-    """Return a row's cell; `question.stem` also names the value `stem` inside of `question`."""
+    """Return a row's cell.
+
+    `question.stem` also names the value `stem` inside of `question`, `wrong.0` the first in a list.
+    """
     if isinstance(row, str):
         row = read_literal(row)
+    if isinstance(row, list):
+        row = {str(number): item for number, item in enumerate(row)}
     if column is None or not isinstance(row, dict):
         return None
     if column in row:

@@ -14,6 +14,9 @@ TEXT = ("text", "texts", "choice", "choices", "option", "options", "value", "con
 LABEL = ("label", "labels", "key", "letter", "id")
 MARK = ("correct", "is_correct", "iscorrect")
 KEY = re.compile(r"(.*?)([A-Za-z]|\d+)")  # of an object's options: A, a, 1, option_a, op1
+WRITTEN = re.compile(r"[(（\[]?([A-Za-z])\s?[)）\].:：、．]\s*")  # a label before its option
+INLINE = re.compile(rf"(?:^|(?<=[\s,;，；|])){WRITTEN.pattern}|^([A-Z])[ \t]+", re.MULTILINE)
+BETWEEN = " \t\r\n,;，；|"  # options
 EXAMPLE = 'a list such as ["first option", "second option"]'
 
 
@@ -89,7 +92,8 @@ def read_listed(
 def _check(texts: list[str], names: list[str], location: str, right: int | None = None) -> Options:
     """Drop blanks at the end, which stand for options that a question lacks; refuse others."""
     count = _count(texts)
-    for name, text in zip(names, texts[:count], strict=False):
+    texts = _strip_labels(texts[:count])
+    for name, text in zip(names, texts, strict=False):
         if not text:
             raise ExamError(
                 f"{location}: option {name} is empty, but option {names[count - 1]} is not.\n"
@@ -104,7 +108,30 @@ def _check(texts: list[str], names: list[str], location: str, right: int | None 
         raise ExamError(
             f"{location}: the option marked as right is empty.\nFill it in, or delete the row."
         )
-    return Options(texts[:count], names[:count], right)
+    return Options(texts, names[:count], right)
+
+
+def _strip_labels(texts: list[str]) -> list[str]:
+    """Return options such as `(A) iron, (B) gold` without their labels, if all have them."""
+    bare = [
+        text[match.end() :]
+        for label, text in zip(LETTERS, texts, strict=False)
+        if (match := WRITTEN.match(text)) and match[1].upper() == label and text[match.end() :]
+    ]
+    return bare if len(bare) == len(texts) else texts
+
+
+def _split_labelled(text: str) -> list[str]:
+    """Return the options of a text such as `A) iron, B) gold`, or with one line for each."""
+    starts: list[re.Match[str]] = []
+    for match in INLINE.finditer(text):
+        label = match[1] or match[2]
+        if label.upper() == LETTERS[len(starts) : len(starts) + 1]:
+            starts.append(match)
+    if len(starts) < 2 or text[: starts[0].start()].strip():
+        return []
+    ends = [*(match.start() for match in starts[1:]), len(text)]
+    return [text[match.end() : end].strip(BETWEEN) for match, end in zip(starts, ends, strict=True)]
 
 
 def _count(texts: list[str]) -> int:
@@ -115,11 +142,11 @@ def _count(texts: list[str]) -> int:
 def _read_value(value: Any, column: str) -> _Listed:
     """Read a cell from the outside in.
 
-    It may be a text that spells a list, an Arrow map, an object of lists, an object of texts, a
-    list of objects, or a list of texts.
+    It may be a text that spells a list or labels its options, an Arrow map, an object of lists, an
+    object of texts, a list of objects, or a list of texts.
     """
     if isinstance(value, str):
-        value = read_literal(value) or value
+        value = read_literal(value) or _split_labelled(value) or value
     if isinstance(value, list) and value and all(isinstance(item, tuple) for item in value):
         value = dict(value)
     if isinstance(value, dict) and any(isinstance(v, list | dict) for v in value.values()):

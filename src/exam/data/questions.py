@@ -181,7 +181,7 @@ def _list_sources(
 
 
 def _read_split(data: Data, split: str) -> Draft:
-    return draft_questions(_hub_rows(data, split), data, f"{data.hub} ({split})")
+    return draft_questions(read_hub_rows(data, split), data, f"{data.hub} ({split})")
 
 
 def _read_file(data: Data, path: Path) -> Draft:
@@ -325,7 +325,7 @@ def _is_relevant(value: Any, number: int, path: Path) -> bool:
         ) from None
 
 
-def _hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
+def read_hub_rows(data: Data, split: str) -> Iterable[dict[str, Any]]:
     """Return a split's rows: of a folder of `save_to_disk`, or at the pinned commit of the hub."""
     from datasets import load_dataset
 
@@ -366,6 +366,11 @@ def _hub_remedy(data: Data, split: str, error: str) -> str:
         return _split_remedy(data, split, names)
     if names:
         return f"Give one of its configurations: data.hub_config={' or '.join(names)}"
+    if re.search(r"Couldn't (reach|find)|Can't (reach|load)|OfflineMode", error):
+        return (
+            "Fetch it once with a connection, which keeps it in the cache, or give files: data=csv "
+            "data.train=<file> data.valid=<file>, with the same data.columns."
+        )
     return (
         "Check data.hub_config and the split; or give files: data=csv data.train=<file> "
         "data.valid=<file>, with the same data.columns."

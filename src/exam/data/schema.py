@@ -45,6 +45,7 @@ FEATURES = Features(
         "articles": List(Value("string")),  # the articles that answer it (qrels); none: unknown
     }
 )
+FEW, ONE_POSITION = 20, 0.8  # answers, and the share of one position that is warned of
 MAX_NAMED = 3  # questions that a warning names
 Rows = list[dict[str, Any]]
 
@@ -106,10 +107,16 @@ def label_drafts(drafts: list[Draft], data: Data) -> list[Dataset]:
     with _suggest_columns(drafts[0].rows, data, drafts[0].source):
         form = _label(drafts, data)
     sources = [draft.source for draft in drafts]
+    names = ", ".join(sources[:MAX_NAMED]) + " …" * (len(sources) > MAX_NAMED)
     if data.answer is AnswerForm.auto and form not in (None, AnswerForm.letter):
-        names = ", ".join(sources[:MAX_NAMED]) + " …" * (len(sources) > MAX_NAMED)
         meaning = MEANING[form]
         log.info("questions: %s: answers are %s (data.answer=%s)", names, meaning, form.value)
+    if warning := describe_positions([q for draft in drafts for q in draft.questions]):
+        log.warning(
+            "questions: %s: %s",
+            sources[0] if len(sources) == 1 else f"{len(sources)} files",
+            warning,
+        )
     for draft in drafts:
         _warn_of_equal_options(draft)
     return [Dataset.from_list(draft.questions, features=FEATURES) for draft in drafts]
@@ -137,12 +144,25 @@ def _suggest_columns(rows: Rows, data: Data, source: str) -> Iterator[None]:
             return ""
 
         observed, _, remedy = str(error).partition("\n")
-        if settings := suggest_settings(header, data, error.missing, attempt):
+        if settings := suggest_settings(rows, header, data, error.missing, attempt):
             remedy = f"Set {settings}{error.alternative}"
         if Path(source).is_file():
             remedy = remedy.removesuffix(".")
             remedy += f". See its rows: {spell_command('inspect')} {shlex.quote(source)}"
         raise ExamError(f"{observed}\n{remedy}") from None
+
+
+def describe_positions(questions: Rows) -> str:
+    """Name the position that most right options share; empty if they vary."""
+    labels = [question["label"] for question in questions if question["label"] is not None]
+    ((label, count),) = Counter(labels).most_common(1) or [(0, 0)]
+    if len(labels) < FEW or count < ONE_POSITION * len(labels):
+        return ""
+    return (
+        f"the right option is {LETTERS[label]} in {count} of {len(labels)} answered questions "
+        f"({count / len(labels):.0%}), which a reader can learn; vary it with "
+        "data.shuffle_options=true"
+    )
 
 
 def _warn_of_equal_options(draft: Draft) -> None:
