@@ -111,7 +111,7 @@ def test_submission_has_every_id_once_in_order(trained):
 def test_infer_repeats_the_scores_of_training_in_another_folder(trained):
     overrides = setting(trained.folder, "data.test=valid.csv")
     run_infer(compose_config("infer", f"ckpt={trained.run}", *overrides))
-    again = trained.find("infer/kaggle-kaggle-*")
+    again = trained.find("infer/kaggle-tiny-*")
     tables = [pq.read_table(p / "predictions.parquet") for p in (trained.run, again)]
     before, after = (t["logit"].to_numpy() for t in tables)
     assert after == pytest.approx(before, abs=1e-6)

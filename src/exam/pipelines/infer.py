@@ -205,6 +205,11 @@ def read_test_questions(config: Train) -> Dataset:
     return questions
 
 
+def answers_name(questions: str, run: Path) -> str:
+    """Return the name of a run's answers: the questions', unless the run's begins with it."""
+    return run.name if run.name.startswith(f"{questions}-") else f"{questions}-{run.name}"
+
+
 def answers_key(run: Stage, config: Train, questions: Dataset, contexts: Stage) -> dict[str, Any]:
     """Return everything that determines a run's answers."""
     return {
@@ -263,7 +268,7 @@ def answer(infer: Infer, rows: Ints | None = None) -> ReaderOutput:
         **(fixed_orders_key(questions["options"]) if infer.option_rotations > 1 else {}),
         **({} if LETTERS.startswith(letters) else {"letters": letters}),
     }
-    outputs, name = Path(infer.outputs), f"{config.data.name}-{folder.name}"
+    outputs, name = Path(infer.outputs), answers_name(config.data.name, folder)
     with shared_stage(outputs, "infer", name, key, infer.resume.value) as stage:
         if not stage.reused:
             reader = load_reader(config, folder / MODEL, stage.folder, merge=infer.merge_adapters)

@@ -33,7 +33,7 @@ from exam.evaluation.results import (
     score_logits,
 )
 from exam.metrics import Floats, rank_options
-from exam.pipelines.infer import answers_key, read_test_questions, restore_run
+from exam.pipelines.infer import answers_key, answers_name, read_test_questions, restore_run
 from exam.pipelines.preflight import check_saved_reader
 from exam.readers.base import load_reader
 from exam.report.run import write_results
@@ -131,7 +131,7 @@ def run_stress(stress: Stress) -> None:
         "conditions": [perturbation.name for perturbation in PERTURBATIONS],
         **fixed_orders_key(questions["options"]),
     }
-    outputs, name = Path(stress.outputs), f"{config.data.name}-{run.folder.name}"
+    outputs, name = Path(stress.outputs), answers_name(config.data.name, run.folder)
     frequencies = retrieval.document_frequencies if config.retriever.kind.searches else None
     with open_stage(outputs, "stress", name, key, stress.resume.value) as stage:
         if not stage.reused:
