@@ -1,5 +1,6 @@
 """Corpora as people have them: retrieval finds the right article, and the score says so."""
 
+import json
 import shutil
 from unicodedata import normalize
 
@@ -203,3 +204,26 @@ def test_every_part_of_a_text_without_stops_is_found(tmp_path):
     ranked = read_contexts(found.stage)
     assert all(facts[int(key)] in passages[0]["text"] for key, passages in ranked.items())
     assert max(len(p["text"].split()) for passages in ranked.values() for p in passages) < 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("retriever", ["two_stage", "passages"])
+def test_an_encoder_reads_every_part_of_a_text_without_stops(tmp_path, retriever):
+    facts = json.loads((CASES / "languages.json").read_text(encoding="utf-8"))["English"]
+    filler = "and many other things are told of it by people who walk about in the old town "
+    parts = [filler * 15 + fact["text"].replace(".", "") for fact in facts]
+    text = " ".join(parts)
+    assert len(text) > 12_000
+    (tmp_path / "long.txt").write_text(text)
+    rows = [
+        {"id": str(n), "prompt": fact["prompt"], "A": fact["right"], "B": fact["wrong"]}
+        for n, fact in enumerate(facts)
+    ]
+    write_csv(tmp_path / "q.csv", [{**row, "answer": "A"} for row in rows])
+    words = ["corpus=text", f"corpus.dir={tmp_path}", "corpus.files=long.txt", "encoder=minilm"]
+    found = retrieve(tmp_path / "o", tmp_path, "q.csv", *words, options="AB", retriever=retriever)
+    ranked = read_contexts(found.stage)
+    names = [fact["title"].split()[0].lower() for fact in facts]
+    hits = [name in ranked[str(n)][0]["text"].lower() for n, name in enumerate(names)]
+    assert sum(hits) >= 9, hits
+    assert found.scores["supported"].value >= 0.9
