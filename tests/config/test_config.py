@@ -186,6 +186,11 @@ def test_a_printed_configuration_holds_no_marker_of_a_missing_value(command):
     assert ("ckpt: null  # required" in done.stdout) == (command in ("stress", "bundle"))
 
 
+@pytest.mark.parametrize("words", [["seed=3", "--cfg", "job"], ["--cfg", "job", "seed=3"]])
+def test_settings_stand_on_both_sides_of_an_option(words):
+    assert "seed: 3" in run_exam("train", "data=csv", *words, "data.limit=9").stdout
+
+
 @pytest.mark.parametrize(
     ("line", "completions"),
     [

@@ -135,6 +135,8 @@ def run_jobs(command: str, arguments: list[str], pipeline: Pipeline) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, and exam prints them
     flags = [word for word in arguments if word in MULTIRUN]
     words = [prepare_override(word) for word in arguments if word not in MULTIRUN]
+    # Hydra's parser refuses settings on both sides of an option.
+    words.sort(key=lambda word: not word.startswith("-") and ("=" in word or word[:1] == "~"))
     sys.argv[1:] = [*flags, *complete_smoke(words)]
     register()
     decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)
