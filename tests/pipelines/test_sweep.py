@@ -49,3 +49,30 @@ def test_answers_without_a_fold_keep_their_order(tmp_path):
     rows = [make_row(tmp_path, name, LABELS, best=None) for name in ("two", "one")]
     assert _sort_by_fold(rows) == rows
     assert "fold" not in format_table({"rows": rows, "paired": []})
+
+
+def test_jobs_of_several_seeds_are_paired_over_seeds_and_questions(tmp_path):
+    def make_job(name, *choices):
+        """A job's row, with one reader for each seed."""
+        for seed, first_choices in enumerate(choices):
+            (tmp_path / "train").mkdir(exist_ok=True)
+            make_row(tmp_path / "train", f"{name}{seed}", first_choices, best=None)
+        folder = tmp_path / "seeds" / name
+        folder.mkdir(parents=True)
+        runs = [f"train/{name}{seed}" for seed in range(len(choices))]
+        seeds = {"runs": runs, "groups": [0, 1, 2, 2]}
+        write_json(folder / "results.json", {"rows": [], "seeds": seeds})
+        return {"system": name, "results": str(folder / "results.json")}
+
+    good = make_job("good", LABELS, LABELS)
+    half = make_job("half", [0, 1, 0, 1], LABELS)
+    third = make_job("third", LABELS, LABELS, LABELS)
+    single = make_row(tmp_path, "single", [0, 0, 0, 0], best=None)
+    pairs = _pair_first([good, half, third, single], "accuracy")
+    assert [(pair["b"], pair["difference"], pair["n"]) for pair in pairs] == [
+        ("half", 0.25, 4),
+        ("single", 0.5, 4),
+    ]
+    low, high = pairs[0]["ci"]
+    assert low < 0.0 < high  # two seeds differ more than four questions say
+    assert _pair_first([{**third, "results": single["results"]}, good], "accuracy")

@@ -99,6 +99,13 @@ def test_each_training_is_a_run_and_a_finished_one_opens_none(place, tmp_path, r
     assert runs[3].project == "theirs"
 
 
+def test_a_name_that_the_user_sets_goes_before_the_variable(place, tmp_path, runs, monkeypatch):
+    monkeypatch.setenv("WANDB_NAME", "variable")
+    train(place, tmp_path, "name=mine")
+    train(place, tmp_path)
+    assert [run.name for run in runs] == ["mine", "variable"]
+
+
 def test_folds_are_runs_of_one_group(place, tmp_path, runs):
     train(place, tmp_path, "data.cross_validate=true", "data.folds=2")
     assert len({run.id for run in runs}) == 2

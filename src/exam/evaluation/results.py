@@ -79,11 +79,13 @@ class Evaluation:
         systems: Baselines first, then the runs in their order.
         pairs: The first run with each system that it is compared with.
         predictions: One for each run, all in the first one's order of questions.
+        warnings: Why the runs' scores may mislead.
     """
 
     systems: list[ScoredSystem]
     pairs: list[tuple[ScoredSystem, ScoredSystem]]
     predictions: list[Predictions]
+    warnings: Sequence[str] = ()
 
     @property
     def differences(self) -> dict[tuple[str, str], Estimate]:
@@ -91,7 +93,7 @@ class Evaluation:
         return {(a.name, b.name): estimate_difference(a, b) for a, b in self.pairs}
 
     def __str__(self) -> str:
-        return format_table(build_results(self.systems, self.pairs, []))
+        return format_table(build_results(self.systems, self.pairs, [], self.warnings))
 
 
 @dataclass(frozen=True)
@@ -303,10 +305,11 @@ def write_scores(
     stages: list[Stage],
     learned: Sequence[str] = (),
     warnings: Sequence[str] = (),
-) -> None:
+) -> list[ScoredSystem]:
     """Write results.json: the reader beside the baselines, paired with those that read.
 
-    `learned` are the ids of the questions that the reader learned from.
+    `learned` are the ids of the questions that the reader learned from. Return the baselines and,
+    last, the reader.
     """
     *baselines, reader = score_systems(stage, questions, contexts)
     stage.measure()
@@ -314,6 +317,7 @@ def write_scores(
     rows = [*baselines, *score_apart(reader, questions, learned), reader]
     results = build_results(rows, pairs, [*stages, stage], warnings)
     write_json(stage.folder / RESULTS, results)
+    return [*baselines, reader]
 
 
 def score_apart(
@@ -331,10 +335,16 @@ def score_apart(
     ]
 
 
-def print_report(stage: Stage, questions: Dataset, contexts: Stage, stages: list[Stage]) -> Run:
-    """Print the saved results, and return the run."""
+def print_report(
+    stage: Stage,
+    questions: Dataset,
+    contexts: Stage,
+    stages: list[Stage],
+    systems: list[ScoredSystem] | None = None,
+) -> Run:
+    """Print the saved results, and return the run; `systems` are its scores if they are known."""
     print_results(stage.folder)
-    return Run(stage, [*stages, stage], score_systems(stage, questions, contexts))
+    return Run(stage, [*stages, stage], systems or score_systems(stage, questions, contexts))
 
 
 def print_results(folder: Path, *notes: str) -> None:

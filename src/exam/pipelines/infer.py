@@ -49,8 +49,10 @@ from exam.evaluation.predictions import (
 from exam.evaluation.results import (
     PREDICTIONS,
     Run,
+    ScoredSystem,
     check_k,
     choose_k,
+    list_warnings,
     load_answers,
     log_warnings,
     metric_key,
@@ -268,6 +270,7 @@ def answer(infer: Infer, rows: Ints | None = None) -> ReaderOutput:
         **(fixed_orders_key(questions["options"]) if infer.option_rotations > 1 else {}),
         **({} if LETTERS.startswith(letters) else {"letters": letters}),
     }
+    systems: list[ScoredSystem] = []
     outputs, name = Path(infer.outputs), answers_name(config.data.name, folder)
     with shared_stage(outputs, "infer", name, key, infer.resume.value) as stage:
         if not stage.reused:
@@ -277,13 +280,15 @@ def answer(infer: Infer, rows: Ints | None = None) -> ReaderOutput:
             predictions, tokens = zip(*rotated, strict=True)
             if distributed.rank() == 0:
                 learned = find_learned(run, questions)
-                warnings = [describe_learned(folder.name, learned, len(questions))] * bool(learned)
+                warnings = list_warnings([run])
+                if learned:
+                    warnings.append(describe_learned(folder.name, learned, len(questions)))
                 write_predictions(stage.folder / PREDICTIONS, predictions)
                 final = load_answers(stage.folder)
                 path, k = stage.folder / SUBMISSION, config.metric.k
                 write_submission(path, final.ids, final.logits, k, letters)
                 if None not in questions["label"]:
-                    write_scores(stage, questions, contexts, inputs, learned, warnings)
+                    systems = write_scores(stage, questions, contexts, inputs, learned, warnings)
                 write_run(stage, config, questions, contexts, tokens[-1])
                 stage.finish(
                     list_run_files(stage.folder), questions=len(questions), warnings=warnings
@@ -291,7 +296,8 @@ def answer(infer: Infer, rows: Ints | None = None) -> ReaderOutput:
         if distributed.rank() == 0:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
             log_warnings(stage)
-    is_scored = (stage.folder / RESULTS).is_file()
+    if not systems and (stage.folder / RESULTS).is_file():
+        systems = score_systems(stage, questions, contexts)
     return ReaderOutput(
         load_answers(stage.folder),
         source=str(stage.folder),
@@ -300,7 +306,7 @@ def answer(infer: Infer, rows: Ints | None = None) -> ReaderOutput:
         seconds=stage.seconds / len(questions),
         letters=letters,
         stages=[*inputs, stage],
-        systems=score_systems(stage, questions, contexts) if is_scored else [],
+        systems=systems,
         opened=retrieval.opened_stages,
     )
 

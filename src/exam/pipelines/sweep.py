@@ -4,19 +4,21 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from exam.config import DEFAULT_K
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import digest, read_json, write_json
 from exam.core.trainer import REPORT, RESULTS, TRAINING
-from exam.evaluation.predictions import align
+from exam.evaluation.predictions import Predictions, align
 from exam.evaluation.results import (
     PREDICTIONS,
+    ScoredSystem,
     format_table,
     load_answers,
     pair_systems,
-    score_logits,
 )
-from exam.metrics import find_metric, metric_name, metric_title
+from exam.metrics import average_precision, find_metric, metric_name, metric_title, rank_options
 from exam.report.charts import Chart, line_chart, score_chart, write_png
 from exam.report.page import Page, write_page
 
@@ -76,25 +78,45 @@ def _sort_by_fold(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _pair_first(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
     """Return the paired differences of the first job from the others that have its questions."""
-    folders = [Path(row["results"]).parent for row in rows]
-    if not all((folder / PREDICTIONS).is_file() for folder in folders):
-        return []  # of several seeds
-    answers, sources = [load_answers(folder) for folder in folders], list(map(str, folders))
+    answers = [_load_answers(Path(row["results"])) for row in rows]
     k = 1 if metric == metric_name(1) else int(metric.rpartition("_")[2])
+    groups = _read_seeds(Path(rows[0]["results"])).get("groups")
     pairs = []
-    for row, other, source in zip(rows[1:], answers[1:], sources[1:], strict=True):
+    for row, other in zip(rows[1:], answers[1:], strict=True):
+        numbers = {len(answers[0]), len(other)}
+        if 0 in numbers or (len(numbers) > 1 and 1 not in numbers):
+            continue  # of an earlier version, or of other seeds
+        sources = [rows[0]["results"]] * len(answers[0]) + [row["results"]] * len(other)
         try:
-            both = align([answers[0], other], [sources[0], source])
+            aligned = align([*answers[0], *other], sources)
         except ExamError:  # other questions
             continue
-        if (labels := both[0].known) is not None:
-            names = rows[0]["system"], row["system"]
-            first, second = (
-                score_logits(name, one.logits, labels, k)
-                for name, one in zip(names, both, strict=True)
+        if aligned[0].known is None:
+            continue
+        labels = np.array(aligned[0].known)
+        precision = [average_precision(rank_options(p.logits), labels, k) for p in aligned]
+        first, second = precision[: len(answers[0])], precision[len(answers[0]) :]
+        clusters = None if groups is None else np.array(groups)
+        pairs.append(
+            pair_systems(
+                ScoredSystem(rows[0]["system"], np.squeeze(first), k, clusters),
+                ScoredSystem(row["system"], np.squeeze(second), k),
             )
-            pairs.append(pair_systems(first, second))
+        )
     return pairs
+
+
+def _load_answers(results: Path) -> list[Predictions]:
+    """Return the answers of a job's training, or of its training with each seed."""
+    folder = results.parent
+    if (folder / PREDICTIONS).is_file():
+        return [load_answers(folder)]
+    return [load_answers(folder.parents[1] / run) for run in _read_seeds(results).get("runs", [])]
+
+
+def _read_seeds(results: Path) -> dict[str, Any]:
+    seeds: dict[str, Any] = read_json(results).get("seeds", {})
+    return seeds
 
 
 def _plot(rows: list[dict[str, Any]], changing: list[str], metric: str) -> list[Chart]:

@@ -84,7 +84,7 @@ def _open_run(config: Train, **identity: Any) -> Iterator[None]:
         return
     import wandb
 
-    name = None if _sets_name() else os.environ.get("WANDB_NAME")
+    name = None if _sets_name(config) else os.environ.get("WANDB_NAME")
     mode: Any = find_mode(config.tracker)
     try:
         wandb.init(
@@ -116,12 +116,15 @@ def _open_run(config: Train, **identity: Any) -> Iterator[None]:
         wandb.finish(exit_code=int(failed))
 
 
-def _sets_name() -> bool:
-    """Tell whether the command line sets `name`."""
+def _sets_name(config: Train) -> bool:
+    """Tell whether the command line or, from Python, the configuration names the run."""
     from hydra.core.hydra_config import HydraConfig
 
-    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return any(word.lstrip("+").startswith("name=") for word in words)
+    if HydraConfig.initialized():
+        words = HydraConfig.get().overrides.task
+        return any(word.lstrip("+").startswith("name=") for word in words)
+    default = f"{config.data.name}-{config.model.name}-{config.retriever.name}"
+    return not config.name.endswith(default)
 
 
 def log_summary(figures: dict[str, Any]) -> None:

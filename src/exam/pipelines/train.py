@@ -184,21 +184,22 @@ def _train_run(config: Train, inputs: Inputs) -> Run:
     key = _stage_key(config, split, pool, valid)
     leads = distributed.rank() == 0
     outputs = Path(config.outputs)
+    systems = None
     with shared_stage(outputs, "train", config.name, key, config.resume) as stage:
         if not stage.reused:
             with track_training(config, stage, inputs.group):
-                _fit(config, stage, inputs)
+                systems = _fit(config, stage, inputs)
         if leads:
             shutil.rmtree(stage.folder / CHECKPOINTS, ignore_errors=True)
     log_warnings(stage)
-    run = print_report(stage, split.valid, valid, inputs.stages)
+    run = print_report(stage, split.valid, valid, inputs.stages, systems)
     if leads and config.hub.push:
         push(stage.folder, config)
     return replace(run, selection_score=_read_selection_score(stage))
 
 
-def _fit(config: Train, stage: Stage, inputs: Inputs) -> None:
-    """Train and score a reader, and finish its stage."""
+def _fit(config: Train, stage: Stage, inputs: Inputs) -> list[ScoredSystem] | None:
+    """Train and score a reader, and finish its stage; on rank 0, return its scores."""
     split, pool, valid = inputs.split, inputs.pool_contexts, inputs.valid_contexts
     leads = distributed.rank() == 0
     if leads:
@@ -208,15 +209,17 @@ def _fit(config: Train, stage: Stage, inputs: Inputs) -> None:
         write_learned(stage.folder, config, split)
     reader = reader_class(config).fit(config, stage.folder, split, pool)
     logits, tokens = reader.predict(split.valid, valid)
-    if leads:
-        warnings = describe_training(stage.folder)
-        write_answers(stage, config, split.valid, valid, logits)
-        write_scores(stage, split.valid, valid, inputs.stages, warnings=warnings)
-        write_run(stage, config, split.valid, valid, tokens)
-        write_card(stage, config)
-        files = list_run_files(stage.folder)
-        stage.finish(files, questions=len(split.train), warnings=warnings)
-        _log_figures(stage, _read_selection_score(stage))
+    if not leads:
+        return None
+    warnings = describe_training(stage.folder)
+    write_answers(stage, config, split.valid, valid, logits)
+    systems = write_scores(stage, split.valid, valid, inputs.stages, warnings=warnings)
+    write_run(stage, config, split.valid, valid, tokens)
+    write_card(stage, config)
+    files = list_run_files(stage.folder)
+    stage.finish(files, questions=len(split.train), warnings=warnings)
+    _log_figures(stage, _read_selection_score(stage))
+    return systems
 
 
 def _read_selection_score(stage: Stage) -> float | None:
@@ -279,16 +282,16 @@ def _cross_validate(config: Train, inputs: Inputs) -> Run:
         "questions": questions_digest(questions),
         **metric_key(config.metric.k),
     }
-    outputs = Path(config.outputs)
+    outputs, systems = Path(config.outputs), None
     with shared_stage(outputs, "folds", config.name, key, config.resume) as stage:
         if not stage.reused and distributed.rank() == 0:
             write_answers(stage, config, questions, contexts, joined)
             warnings = list_warnings(stages)
             previous = [*inputs.stages, *stages]
-            write_scores(stage, questions, contexts, previous, warnings=warnings)
+            systems = write_scores(stage, questions, contexts, previous, warnings=warnings)
             write_run(stage, config, questions, contexts)
             stage.finish([PREDICTIONS, RESULTS, REPORT], questions=len(questions))
-    run = print_report(stage, questions, contexts, [*inputs.stages, *stages])
+    run = print_report(stage, questions, contexts, [*inputs.stages, *stages], systems)
     return replace(run, selection_score=float(run.systems[-1].scores.mean()))
 
 
@@ -318,6 +321,8 @@ def _average_seeds(config: Train, runs: list[Run], questions: Dataset) -> Run:
                 metric: values.tolist(),
                 "mean": float(values.mean()),
                 "sd": float(values.std(ddof=1)),
+                "runs": [f"{run.stage.kind}/{run.folder.name}" for run in runs],
+                "groups": groups.tolist(),
             }
             write_results(stage.folder, figures)
             stage.finish([RESULTS, REPORT], seeds=len(runs), warnings=warnings)

@@ -22,6 +22,7 @@ from exam.evaluation.results import (
     check_k,
     choose_k,
     format_table,
+    list_warnings,
     load_answers,
     non_reading_baselines,
     read_k,
@@ -87,7 +88,8 @@ def evaluate_runs(runs: Sequence[Run], k: int | None = None) -> Evaluation:
     rows = [system for system in runs[0].systems[:-1] if system.k == k]
     rows = rows or non_reading_baselines(options, labels, k)
     pairs = [(first, other) for other in (*rest, *rows[NON_READING:])]
-    return Evaluation([*rows, first, *rest], pairs, predictions)
+    warnings = list_warnings([run.stage for run in runs])
+    return Evaluation([*rows, first, *rest], pairs, predictions, warnings)
 
 
 def compare_runs(folders: list[Path], target: Path, k: int | None = None) -> str:
@@ -98,7 +100,8 @@ def compare_runs(folders: list[Path], target: Path, k: int | None = None) -> str
     """
     runs = [Run(load_stage(folder), [], []) for folder in folders]
     evaluation = evaluate_runs(runs, k)
-    figures = build_results(evaluation.systems, evaluation.pairs, [run.stage for run in runs])
+    stages, warnings = [run.stage for run in runs], evaluation.warnings
+    figures = build_results(evaluation.systems, evaluation.pairs, stages, warnings)
     readers = zip(evaluation.systems[NON_READING:], evaluation.predictions, strict=True)
     figures["statistics"] = {
         system.name: summarize_predictions(p, system.k) for system, p in readers
