@@ -3,11 +3,13 @@
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from processes import GIVEN, start
 
 from exam.core.artifacts import open_stage
+from exam.core.errors import ExamError
 
 LEXICAL = [*GIVEN, "retriever=bm25", "evaluate=false"]
 
@@ -35,6 +37,23 @@ def test_a_waiting_process_says_so_and_reuses(tmp_path, caplog):
     assert [path.suffix for path in (tmp_path / "k").iterdir()] == [""]  # the lock's file is gone
 
 
+def test_a_refused_stage_leaves_no_lock_and_keeps_others_out(tmp_path):
+    inside = []
+
+    def work():
+        with suppress(ExamError), open_stage(tmp_path, "k", "n", {}):
+            inside.append(1)
+            time.sleep(0.05)
+            inside.append(-1)
+            raise ExamError("refused")
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(work) for _ in range(8)]:
+            done.result()
+    assert inside == [1, -1] * 8
+    assert not list(tmp_path.glob("k/.*.lock"))
+
+
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     with open_stage(tmp_path, "k", "n", {}) as stage:
         pass
@@ -59,6 +78,7 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from exam.core.artifacts import open_stage
+from exam.core.errors import ExamError
 from exam.core.logging import setup_logging
 setup_logging("debug")
 _, value, resume, seconds = sys.argv

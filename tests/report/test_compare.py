@@ -4,15 +4,19 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 from helpers import make_place, setting, write_csv
 
+import exam
 from exam.config.compose import compose_config
+from exam.core.artifacts import open_stage
 from exam.core.errors import ExamError
+from exam.evaluation.predictions import Predictions, write_predictions
 from exam.pipelines.infer import run_infer
 from exam.pipelines.retrieve import run_retrieve
 from exam.pipelines.train import train_reader
-from exam.report.compare import compare_context_folders
+from exam.report.compare import compare_context_folders, compare_runs
 
 WORDS = "chunking.chunk_words=20"
 
@@ -79,6 +83,23 @@ def test_without_other_questions_the_reader_is_cross_fitted(retrieved, tmp_path)
     (row,) = json.loads((tmp_path / "c.json").read_text())["rows"]
     assert (row["lexical_reader"], row["n"]) == ("cross-fitted", 40)
     assert "mrr" not in row  # no qrels beside train.csv
+
+
+def test_a_comparison_repeats_the_warnings_of_its_runs(tmp_path):
+    folders = []
+    for name in ("lucky", "flat"):
+        with open_stage(tmp_path, "train", name, {"name": name}) as stage:
+            answers = Predictions(["a", "b"], np.eye(2), [0, 1], name, "c")
+            write_predictions(stage.folder / "predictions.parquet", [answers])
+            stage.finish(
+                ["predictions.parquet"], warnings=["flat did not learn"] * (name == "flat")
+            )
+        folders.append(stage.folder)
+    evaluation = exam.evaluate(folders)
+    assert evaluation.warnings == ["flat did not learn"]
+    assert str(evaluation).endswith("\nwarning: flat did not learn")
+    assert "\nwarning: flat did not learn\n" in compare_runs(folders, tmp_path / "c.json")
+    assert json.loads((tmp_path / "c.json").read_text())["warnings"] == ["flat did not learn"]
 
 
 @pytest.mark.parametrize(

@@ -129,9 +129,7 @@ def open_stage(
                 with _measure(stage, name, log_level):
                     yield stage
         finally:
-            if (folder / MANIFEST).is_file():
-                # A process that still waits for this file, or makes another, reuses the stage.
-                lock_file.unlink(missing_ok=True)
+            lock_file.unlink(missing_ok=True)  # a process that waits for it makes another
 
 
 @contextmanager

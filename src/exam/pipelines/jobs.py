@@ -1,5 +1,6 @@
 """Run the jobs of a command that Hydra configures: one, or several with `-m`."""
 
+import logging
 import os
 import sys
 import traceback
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from exam.config import Command
 
 MULTIRUN = ("-m", "--multirun")
+OPTUNA_LOG = "hydra_plugins.hydra_optuna_sweeper._impl"
 MULTIRUN_FOLDER = Path("outputs", "multirun")  # of Hydra's sweepers
 Pipeline = Callable[[str, "Command"], Any]  # runs a command's body
 
@@ -94,6 +96,21 @@ class Jobs:
         paths = [] if self.records is None else self.records.glob("[0-9]*.json")
         return [read_json(path) for path in sorted(paths, key=lambda path: int(path.stem))]
 
+    @contextmanager
+    def hush_sweeper(self) -> Iterator[None]:
+        """Drop the Optuna sweeper's lines on jobs that failed; `run` has printed why."""
+        logger = logging.getLogger(OPTUNA_LOG)
+
+        def is_new(line: logging.LogRecord) -> bool:
+            has_failed = any(record["has_failed"] for record in self.read_records())
+            return not has_failed or "float-castable" not in line.getMessage()
+
+        logger.addFilter(is_new)
+        try:
+            yield
+        finally:
+            logger.removeFilter(is_new)
+
     def _run_pipeline(self, composed: "DictConfig", *, is_sweep: bool) -> Any:
         """Run the command on its configuration, in this process or in several."""
         from exam.config.compose import to_dataclass
@@ -144,7 +161,8 @@ def run_jobs(command: str, arguments: list[str], pipeline: Pipeline) -> int:
         jobs = Jobs(command, arguments, pipeline, records)
         try:
             check_groups(command, sys.argv[1:])
-            _run_application(decorate(jobs.run), command, arguments)
+            with jobs.hush_sweeper():
+                _run_application(decorate(jobs.run), command, arguments)
             if jobs.failure is not None:
                 raise jobs.failure
         except (HydraException, OmegaConfBaseException) as error:

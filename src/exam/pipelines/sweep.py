@@ -47,8 +47,9 @@ def compare_jobs(jobs: list[dict[str, Any]]) -> str:
     rows = _sort_by_fold(rows)
     plot = f"{metric}.png"
     folder = Path(jobs[0]["folder"]).parents[1] / "sweeps" / digest(settings)[:8]
-    figures = {"rows": rows, "paired": []}
-    figures["paired"] = _pair_first(rows, metric)
+    figures = {"rows": rows, "paired": _pair_first(rows, metric)}
+    if warnings := [text for row in rows for text in _read(row).get("warnings", [])]:
+        figures["warnings"] = warnings
     write_json(folder / RESULTS, figures)
     plots = _plot(rows, changing, metric)
     write_png(plots[-1:], folder / plot)
@@ -78,9 +79,9 @@ def _sort_by_fold(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _pair_first(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
     """Return the paired differences of the first job from the others that have its questions."""
-    answers = [_load_answers(Path(row["results"])) for row in rows]
+    answers = [_load_answers(row) for row in rows]
     k = 1 if metric == metric_name(1) else int(metric.rpartition("_")[2])
-    groups = _read_seeds(Path(rows[0]["results"])).get("groups")
+    groups = _read(rows[0]).get("seeds", {}).get("groups")
     pairs = []
     for row, other in zip(rows[1:], answers[1:], strict=True):
         numbers = {len(answers[0]), len(other)}
@@ -106,17 +107,19 @@ def _pair_first(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]
     return pairs
 
 
-def _load_answers(results: Path) -> list[Predictions]:
+def _load_answers(row: dict[str, Any]) -> list[Predictions]:
     """Return the answers of a job's training, or of its training with each seed."""
-    folder = results.parent
+    folder = Path(row["results"]).parent
     if (folder / PREDICTIONS).is_file():
         return [load_answers(folder)]
-    return [load_answers(folder.parents[1] / run) for run in _read_seeds(results).get("runs", [])]
+    runs = _read(row).get("seeds", {}).get("runs", [])
+    return [load_answers(folder.parents[1] / run) for run in runs]
 
 
-def _read_seeds(results: Path) -> dict[str, Any]:
-    seeds: dict[str, Any] = read_json(results).get("seeds", {})
-    return seeds
+def _read(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a job's results."""
+    results: dict[str, Any] = read_json(Path(row["results"]))
+    return results
 
 
 def _plot(rows: list[dict[str, Any]], changing: list[str], metric: str) -> list[Chart]:
