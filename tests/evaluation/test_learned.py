@@ -95,7 +95,7 @@ def test_learned_questions_only(place):
 def test_stress_scores_learned_questions_apart(place, capsys):
     run_stress(command(place, "stress", "mixed.csv"))
     folder, run = place
-    (stage,) = (folder / "outputs" / "stress").glob(f"kaggle-{run.name}-*")
+    (stage,) = (folder / "outputs" / "stress").glob(f"{run.name}-*")
     rows = json.loads((stage / "results.json").read_text())["rows"]
     assert [(row["system"], row["n"]) for row in rows[-2:]] == [
         ("as given: questions it learned from", 3),

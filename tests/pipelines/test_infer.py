@@ -365,7 +365,7 @@ def test_damaged_predictions_of_an_interrupted_stress_test_are_repeated(place, m
         patched.setattr("exam.pipelines.stress._score", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_stress(stress)
-    (path,) = (place.outputs / "stress").glob(f"kaggle-{place.closed.name}-*/1.parquet")
+    (path,) = (place.outputs / "stress").glob(f"{place.closed.name}-*/1.parquet")
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     run_stress(stress)
