@@ -219,7 +219,7 @@ def test_a_hub_sets_configurations_are_named_and_read(tmp_path, monkeypatch):
     words = ["data=hub", f"data.hub={CASES / '29-hub-config' / 'two'}", "data.options=null"]
     words += ["data.columns.prompt=question", "data.columns.options=choices", "data.test=test"]
     config = compose_config("retrieve", *words)
-    with refuses("data.hub_config=biology or physics"):
+    with refuses("data.hub_config=biology or data.hub_config=physics"):
         read_questions(config.data, config.data.test)
     config = compose_config("retrieve", *words, "data.hub_config=physics")
     assert right_texts(read_questions(config.data, config.data.test)) == ["ampere", "electron"]

@@ -44,7 +44,7 @@ MISTAKES = {
         "Unknown option retriever=two_stages.\n"
         "Did you mean retriever=two_stage? Options: bm25, hybrid, none, passages, "
         "provided, tfidf, two_stage, two_stage_prefiltered. "
-        "For other values, choose one and set retriever.<key>=<value>.\n"
+        "For other values, choose one and set retriever.<key>=<value>\n"
     ),
     "trainer.num_train_epochs=abc": (
         "trainer.num_train_epochs: Value 'abc' of type 'str' could not be converted to Float\n"
@@ -66,7 +66,7 @@ def test_mistakes_get_one_message(override):
 def test_ungrammatical_override():
     done = exam("train", "model")
     assert done.returncode == 2
-    assert done.stderr.endswith("\nWrite overrides as group=option or group.key=value.\n")
+    assert done.stderr.endswith("\nWrite overrides as group=option or group.key=value\n")
     assert "Traceback" not in done.stderr
 
 

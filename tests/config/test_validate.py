@@ -69,7 +69,7 @@ CONTRADICTIONS = {  # what the message names, and its remedy
     "train task=reranker training_pairs.max_rank=30": [
         "training_pairs.max_rank=30",
         "keeps 20",
-        "retriever.top_k",
+        "training_pairs.max_rank=20",
     ],
     "train task=reranker reranker.query=per_option": ["reranker.query=prompt_options"],
     "train reranker=cross_encoder reranker.top_k=40": ["reranker.top_k=40", "retriever.top_k=40"],

@@ -294,5 +294,5 @@ def test_the_refusal_gives_the_settings_that_read_the_file(name):
 
 def test_the_refusal_also_names_a_choice_that_is_left():
     row = {**NATURAL["medmcqa"], "cop": 2}
-    with refuses("data.columns.answer=cop. Set data.answer=index0 or data.answer=index1 too"):
+    with refuses("cop data.answer=index0 or ", "data.columns.answer=cop data.answer=index1"):
         parse_questions([row], Data("q"), "q")

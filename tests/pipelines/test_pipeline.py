@@ -141,13 +141,13 @@ def test_resume_refuses_another_configuration(trained):
         2,
         [
             f"resume={trained.run} is a run of another configuration: seed (42 → 1).",
-            "Give that configuration, or resume=auto.",
+            "Give that configuration, or resume=auto",
         ],
     )
     missing = exam("train", *trained.setting, *TINY, "resume=nowhere")
     assert missing.stderr.splitlines()[-2:] == [
         "resume=nowhere does not exist.",
-        "Give a run folder, or resume=auto.",
+        "Give a run folder, or resume=auto",
     ]
 
 
@@ -159,7 +159,7 @@ def test_overrides_of_a_run_are_logged_and_wrong_ones_refused(trained, caplog):
     assert refused.returncode == 2
     assert refused.stderr == (
         "run: Key 'topk' not in 'Context'\n"
-        f"Override a setting of {trained.run}/config.yaml: run.<key>=<value>.\n"
+        f"Override a setting of {trained.run}/config.yaml: run.<key>=<value>\n"
     )
 
 

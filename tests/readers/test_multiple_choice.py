@@ -403,7 +403,7 @@ def test_features_are_cached_until_an_input_changes(tmp_path, questions):
 def test_an_architecture_that_reads_no_options_is_refused_before_any_work(tmp_path, packing):
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     (tmp_path / "model.safetensors").touch()
-    with refuses(f"{tmp_path} is a t5 model", "such as model=deberta_base."):
+    with refuses(f"{tmp_path} is a t5 model", "such as model=deberta_base"):
         inspect_model(Model(name="t", name_or_path=str(tmp_path), packing=packing))
 
 

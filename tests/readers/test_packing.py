@@ -186,7 +186,7 @@ def test_a_packed_checkpoint_needs_its_packing(tmp_path, questions):
     reader.model.save_pretrained(tmp_path / "m")
     reader.tokenizer.save_pretrained(tmp_path / "m")
     other = replace(reader.config, name_or_path=str(tmp_path / "m"), packing=Packing.none)
-    with refuses(f"{tmp_path / 'm'} was trained with", "Set model.packing=options."):
+    with refuses(f"{tmp_path / 'm'} was trained with", "Set model.packing=options"):
         MultipleChoiceReader.build(other, CPU, tmp_path, 0)
 
 

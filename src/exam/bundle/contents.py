@@ -118,7 +118,7 @@ def collect(
             raise ExamError(
                 f"{different[0]} retrieves from another corpus, or with another encoder, than "
                 f"{stage.folder.name}.\n"
-                "Make a bundle of each, and merge their predictions: predictions=[…] ensemble=mean."
+                "Make a bundle of each, and merge their predictions: predictions=[…] ensemble=mean"
             )
         _add_corpus(contents, bundle, first)
         _add_weights(contents, first.encoder.checkpoint)
@@ -149,7 +149,7 @@ def _add_checkpoint(contents: Contents, run: Path, config: Train, *, is_only: bo
                 f"{run.name} answers with a checkpoint in a local folder, which only a bundle of "
                 "one run can carry.\n"
                 "Make a bundle of each run, and merge their predictions: predictions=[…] "
-                "ensemble=mean."
+                "ensemble=mean"
             )
         _add_weights(contents, checkpoint)
 

@@ -33,12 +33,12 @@ def check_dry_run(target: Target) -> None:
     if missing := [name for name in RUNNER if find_spec(name) is None]:
         raise ExamError(
             f"A rehearsal runs the notebook, which needs {' and '.join(missing)}.\n"
-            f"pip install {' '.join(missing)}, or leave out rehearse=true."
+            f"pip install {' '.join(missing)}, or leave out rehearse=true"
         )
     if not has_namespaces():
         raise ExamError(
             f"A rehearsal needs network namespaces, but {' '.join(NO_NETWORK)} fails here.\n"
-            "Rehearse on Linux, or leave out rehearse=true."
+            "Rehearse on Linux, or leave out rehearse=true"
         )
 
 

@@ -77,7 +77,7 @@ def read_target(bundle: Bundle) -> Target:
     if not re.fullmatch(r"3\.\d+", python):
         raise ExamError(
             f"python={python} must be a version with two parts.\n"
-            f"Set the target's, as in python={KAGGLE_PYTHON}."
+            f"Set the target's, as in python={KAGGLE_PYTHON}"
         )
     if image_python not in (None, python):
         raise ExamError(

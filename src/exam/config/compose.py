@@ -135,7 +135,7 @@ def check_groups(command: str, overrides: Sequence[str]) -> None:
         check_renamed(override)
         group, dot, _ = key.partition(".")
         if not group:
-            raise ExamError(f"{override[:50]!r} has no key.\nWrite <group>.<key>=<value>.")
+            raise ExamError(f"{override[:50]!r} has no key.\nWrite <group>.<key>=<value>")
         if not dot and group in groups:
             _check_option(group, override)
         if dot and group in optional and group not in keys:
@@ -143,7 +143,7 @@ def check_groups(command: str, overrides: Sequence[str]) -> None:
             alternative = f", or change the run's: run.{key}=<value>" if is_of_run else ""
             raise ExamError(
                 f"{key} needs an option of {group}.\n"
-                f"Choose one, {group}=<option> {key}=<value>{alternative}."
+                f"Choose one, {group}=<option> {key}=<value>{alternative}"
             )
 
 
@@ -178,7 +178,7 @@ def _check_option(group: str, override: str) -> None:
     if not parsed.is_sweep_override() and not isinstance(parsed.value(), kinds):
         raise ExamError(
             f"{override.lstrip('+')} does not name an option of {group}.\n"
-            f"Write {group}=<option>, or set a key: {group}.<key>=<value>."
+            f"Write {group}=<option>, or set a key: {group}.<key>=<value>"
         )
 
 
@@ -224,7 +224,7 @@ def _explain_key(error: "OverrideParseException", command: str) -> str:
         )
     if equals:
         return unknown_key(key.lstrip("+~"), command)
-    return f"{str(error).splitlines()[0]}\nWrite overrides as group=option or group.key=value."
+    return f"{str(error).splitlines()[0]}\nWrite overrides as group=option or group.key=value"
 
 
 def _explain_several(key: str, value: str) -> str:
@@ -250,7 +250,7 @@ def _explain_option(text: str) -> str:
     return (
         f"Unknown option {group}={name}.\n"
         f"{hint}Options: {', '.join(options)}. For other values, choose one and set "
-        f"{group}.<key>=<value>."
+        f"{group}.<key>=<value>"
     )
 
 

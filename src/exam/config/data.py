@@ -92,12 +92,12 @@ class Data:
         """Refuse names, options, folds and soft labels that contradict each other."""
         check_folder_name("data.name", self.name)
         if self.source is Source.hub and not self.hub:
-            raise ExamError("data.source=hub needs data.hub.\nSet data.hub=<owner/name>.")
+            raise ExamError("data.source=hub needs data.hub.\nSet data.hub=<owner/name>")
         options = self.options
         if options is not None and not 2 <= len(set(options)) == len(options) <= 26:
             raise ExamError(
                 f"data.options must name 2 to 26 different options (got {options}).\n"
-                "Give one letter for each, such as data.options=ABCD."
+                "Give one letter for each, such as data.options=ABCD"
             )
         for name in self.columns:
             if name not in ROLES and len(name) > 1:
@@ -105,11 +105,12 @@ class Data:
                     f"data.columns.{name} is not a column that exam reads.\nLeave it out, or write "
                     f"data.columns.<name>=<column> with {', '.join(ROLES)} or an option's letter."
                 )
-        if self.fold is not None and self.fold >= self.folds:
+        if self.fold is not None and self.fold >= self.folds and not self.cross_validate:
             raise ExamError(
                 f"data.fold must be below data.folds={self.folds} (got {self.fold}).\n"
-                f"Choose data.fold between 0 and {self.folds - 1}, data.fold=null to train on all "
-                "questions, or data.cross_validate=true to predict every fold."
+                f"Choose data.fold between 0 and {self.folds - 1}, or data.cross_validate=true to "
+                "predict every fold. To train on all questions, set data.fold=null "
+                "trainer.eval_strategy=no trainer.load_best_model_at_end=false"
             )
         if self.soft_labels is not None and self.shuffle_options:
             raise ExamError(

@@ -206,14 +206,14 @@ class Model:
         if not (self.name_or_path or self.config or self.architecture):
             raise ExamError(
                 "model.name_or_path has no value.\n"
-                "Set model.name_or_path=<hub id or folder>, or choose a model, as model=minilm."
+                "Set model.name_or_path=<hub id or folder>, or choose a model, as model=minilm"
             )
         for kind, names in SETTINGS_OF.items():
             for name in names if kind is not self.kind else ():
                 if getattr(self, name) != getattr(Model(), name):
                     raise ExamError(
-                        f"model.{name} has no effect with model.kind={self.kind.value}.\n"
-                        f"Leave it out, or set model.kind={kind.value}."
+                        f"model.{name} has no effect with model.kind={self.kind.value}; it is for "
+                        f"model.kind={kind.value}.\nLeave it out, or choose another model."
                     )
 
     def _check_weights(self) -> None:

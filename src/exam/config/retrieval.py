@@ -193,7 +193,7 @@ class Retriever(Search):
         if unknown := [name for name in self.weights if name not in members]:
             raise ExamError(
                 f"retriever.weights.{unknown[0]} names no member of retriever=hybrid.\n"
-                f"The members are {', '.join(members)}."
+                f"Leave it out; the members are {', '.join(members)}."
             )
 
     @property

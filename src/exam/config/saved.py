@@ -87,7 +87,7 @@ def _explain(error: Exception, path: Path) -> ExamError:
     if (name := new_name(key)) is not None:
         return ExamError(f"{path} sets {key}, which was renamed to {name}.\nTrain the run again.")
     return ExamError(
-        f"run: {str(error).splitlines()[0]}\nOverride a setting of {path}: run.<key>=<value>."
+        f"run: {str(error).splitlines()[0]}\nOverride a setting of {path}: run.<key>=<value>"
     )
 
 
@@ -135,8 +135,8 @@ def _check_code(path: Path, saved: Any, command: Restore) -> None:
             raise ExamError(
                 f"{path} runs code that comes with its checkpoint "
                 f"({group}.trust_remote_code=true).\nRead that code. If you trust it, set "
-                f"run.{group}.trust_remote_code=true.\n"
-                f"Beside training_pairs.reader, set {group}.trust_remote_code=true."
+                f"run.{group}.trust_remote_code=true\n"
+                f"Beside training_pairs.reader, set {group}.trust_remote_code=true"
             )
 
 

@@ -60,7 +60,7 @@ def _check_reranker(config: Retrieving) -> None:
     if not retriever.kind.searches:
         raise ExamError(
             f"reranker={reranker.name} needs a ranking, but retriever={retriever.name} makes none."
-            "\nChoose a retriever that searches, or reranker=none."
+            "\nChoose a retriever that searches, or reranker=none"
         )
     if reranker.top_k > retriever.top_k:
         raise ExamError(
@@ -72,17 +72,18 @@ def _check_reranker(config: Retrieving) -> None:
 def _check_inputs(config: Infer) -> None:
     """Require either runs or saved predictions."""
     if (config.ckpt is None) == (config.predictions is None):
-        state = "are missing" if config.ckpt is None else "exclude each other"
+        if config.ckpt is not None:
+            raise ExamError("ckpt and predictions exclude each other.\nLeave one of them out.")
         raise ExamError(
-            f"ckpt and predictions {state}.\n"
-            "Give runs, ckpt=<folder>, or saved predictions, predictions=[<file>,…]."
+            "ckpt and predictions are missing.\n"
+            "Give runs, ckpt=<folder>, or saved predictions, predictions=[<file>,…]"
         )
     if config.predictions is not None and (
         config.variants or config.option_rotations > 1 or config.run
     ):
         raise ExamError(
             "variants, option_rotations and run.<key> need a run, but predictions=… loads none.\n"
-            "Give the runs: ckpt=[<folder>,…]"
+            "Give the runs instead of predictions: ckpt=[<folder>,…]"
         )
 
 
@@ -92,7 +93,7 @@ def _check_combination(config: Infer | Bundle) -> None:
     if sum(way is not None for way in ways) > 1:
         raise ExamError(
             "ensemble=, cascade.escalate_fraction= and cascade.threshold= exclude each other.\n"
-            "Give one."
+            "Leave all but one of them out."
         )
 
 
@@ -168,7 +169,7 @@ def _check_hub(config: Train) -> None:
     if _trains_several(config) or config.task is not Task.reader:
         raise ExamError(
             "hub.push=true uploads one reader.\n"
-            "Leave it out, or train one: task=reader, one seed, without data.cross_validate."
+            "Leave it out, or train one reader: one seed, and no data.cross_validate."
         )
     if not REPOSITORY.fullmatch(hub.repo or ""):
         raise ExamError(
@@ -214,29 +215,31 @@ def _check_task(config: Train) -> None:
             "Give a hub id or a folder: reranker.ckpt=cross-encoder/ms-marco-MiniLM-L6-v2"
         )
     retriever, pairs = config.retriever, config.training_pairs
-    if not retriever.kind.searches or not 1 <= pairs.min_rank < pairs.max_rank <= retriever.top_k:
+    if config.task is Task.encoder and not retriever.encodes:
+        raise ExamError(
+            "task=encoder needs a retriever that uses the encoder "
+            f"(got retriever={retriever.name}).\nChoose retriever=two_stage, or retriever=passages"
+        )
+    if not 1 <= pairs.min_rank < pairs.max_rank <= retriever.top_k:
+        top_k = max(2, retriever.top_k)
         raise ExamError(
             f"training_pairs.min_rank={pairs.min_rank} and training_pairs.max_rank="
             f"{pairs.max_rank} must be ranks of retriever={retriever.name}, which keeps "
             f"{retriever.top_k}.\n"
-            "Set training_pairs.max_rank to at most retriever.top_k, and training_pairs.min_rank "
-            "below it."
+            f"Set training_pairs.min_rank={max(1, min(pairs.min_rank, top_k - 1))} "
+            f"training_pairs.max_rank={top_k}"
+            + (f" retriever.top_k={top_k}" if retriever.top_k < top_k else "")
         )
     group = "reranker" if config.task is Task.reranker else "retriever"
     if getattr(config, group).query is Query.per_option:
         raise ExamError(
             f"{group}.query=per_option shows one option at a time, but training pairs need the "
-            f"whole question.\nSet {group}.query=prompt_options."
-        )
-    if config.task is Task.encoder and not retriever.encodes:
-        raise ExamError(
-            "task=encoder needs a retriever that uses the encoder "
-            f"(got retriever={retriever.name}).\nChoose retriever=two_stage, passages or hybrid."
+            f"whole question.\nSet {group}.query=prompt_options"
         )
     if config.task is Task.encoder and pairs.target is Target.support:
         raise ExamError(
             "task=encoder needs positives and negatives, but training_pairs.target=support "
-            "grades passages.\nChoose training_pairs=binary."
+            "grades passages.\nChoose training_pairs=binary"
         )
     _check_positives(pairs)
 
@@ -282,13 +285,13 @@ def _check_checkpoints(config: Train, trainer: dict[str, Any]) -> None:
         raise ExamError(
             "data.fold=null leaves no questions to select a checkpoint on, but "
             "trainer.eval_strategy or trainer.load_best_model_at_end needs them.\n"
-            "Set data.fold=0, or trainer.eval_strategy=no trainer.load_best_model_at_end=false."
+            "Set data.fold=0, or trainer.eval_strategy=no trainer.load_best_model_at_end=false"
         )
     if selects and saves not in (evaluates, "best"):
         raise ExamError(
             "trainer.load_best_model_at_end=true needs equal strategies (got "
             f"trainer.eval_strategy={evaluates} and trainer.save_strategy={saves}).\n"
-            f"Set trainer.save_strategy={evaluates}."
+            f"Set trainer.save_strategy={evaluates}"
         )
     if trainer.get("save_total_limit") == 1:
         raise ExamError(
@@ -298,7 +301,7 @@ def _check_checkpoints(config: Train, trainer: dict[str, Any]) -> None:
     if trainer.get("fp16") and trainer.get("use_cpu"):
         raise ExamError(
             "trainer.fp16=true needs a GPU, but trainer.use_cpu=true.\n"
-            "Set trainer.fp16=false, or choose trainer=gpu."
+            "Set trainer.fp16=false, or choose trainer=gpu"
         )
 
 
@@ -311,7 +314,7 @@ def _check_model(config: Train, trainer: dict[str, Any]) -> None:
     if model.batch_by is BatchBy.tokens and sampling != "random":
         raise ExamError(
             f"trainer.train_sampling_strategy={sampling} has no effect with model.batch_by=tokens."
-            "\nLeave it out, or set model.batch_by=questions."
+            "\nLeave it out, or set model.batch_by=questions"
         )
     tuning = replace(config.tuning, awp_start_epoch=Tuning().awp_start_epoch)  # debug=smoke sets it
     if tuning != Tuning() and (config.task is not Task.reader or not model.kind.is_neural):
@@ -335,7 +338,7 @@ def _check_causal_lm(config: Train) -> None:
         raise ExamError(
             f"model.scoring={model.scoring.value} with model.weights_location="
             f"{model.weights_location.value} cannot be trained.\nChoose trainer=zero_shot, or set "
-            "model.scoring=letters model.weights_location=memory."
+            "model.scoring=letters model.weights_location=memory"
         )
 
 

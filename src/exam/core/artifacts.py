@@ -188,12 +188,12 @@ def _make_folder(base: Path, key: dict[str, Any], resume: str) -> Path:
     folder = Path(resume)
     if not (folder / KEY).is_file():
         state = f"has no {KEY}" if folder.is_dir() else "does not exist"
-        raise ExamError(f"resume={folder} {state}.\nGive a run folder, or resume=auto.")
+        raise ExamError(f"resume={folder} {state}.\nGive a run folder, or resume=auto")
     differing = differences(read_object(folder / KEY), key)
     if differing:
         raise ExamError(
             f"resume={folder} is a run of another configuration: {', '.join(differing)}.\n"
-            "Give that configuration, or resume=auto."
+            "Give that configuration, or resume=auto"
         )
     return folder
 

@@ -211,7 +211,7 @@ def access_error(repository: Repository) -> ExamError:
     return ExamError(
         f"{repository.key}={repository.name} is a gated repository, and {state}.\n"
         f"Request access on its page on the hub, then log in (hf auth login) or set HF_TOKEN; or "
-        f"copy its files to a folder and set {repository.key}=<folder>."
+        f"copy its files to a folder and set {repository.key}=<folder>"
     )
 
 
@@ -230,7 +230,7 @@ def _failure(repository: Repository, cause: BaseException) -> ExamError:
         state = f"the hub cannot be reached ({reason})"
     revision = f" at {repository.revision}" if repository.revision else ""
     other_source = (
-        f"copy the repository's files to a folder and set {repository.key}=<folder>. "
+        f"copy the repository's files to a folder and set {repository.key}=<folder>; "
         "model=minilm and encoder=minilm need no hub."
         if repository.kind == "model"
         else "give files: data=csv data.train=<file> data.valid=<file>, with the same data.columns."

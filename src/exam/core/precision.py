@@ -51,7 +51,7 @@ def resolve_dtype(dtype: Dtype, key: str) -> Dtype:
     if (is_bfloat16 and not native) or (dtype is Dtype.float16 and not has_gpu):
         state = "neither a GPU nor a processor with bfloat16" if is_bfloat16 else "no GPU"
         raise ExamError(
-            f"{key}={dtype.value}, but this machine has {state}.\nSet {key}=auto, or {key}=float32."
+            f"{key}={dtype.value}, but this machine has {state}.\nSet {key}=auto, or {key}=float32"
         )
     return dtype
 

@@ -72,7 +72,7 @@ class DebertaV2Tokenizer(SentencePieceBackend):
         if split_by_punct:
             raise ExamError(
                 f"{vocab_file}: tokenizer_config.json sets split_by_punct=true, which is not "
-                "supported.\nChoose a checkpoint without it, such as model=deberta_base."
+                "supported.\nChoose a checkpoint without it, such as model=deberta_base"
             )
         self.do_lower_case = do_lower_case
         for name in ("sp_model_kwargs", "legacy"):  # would change the pieces

@@ -30,9 +30,9 @@ LISTED = 10  # files of a conflict
 class AmbiguityError(ExamError):
     """Answers that fit several forms; `settings` lists those that choose one."""
 
-    def __init__(self, message: str, settings: str) -> None:
+    def __init__(self, message: str, settings: list[str]) -> None:
         """Keep the settings."""
-        super().__init__(f"{message}\n{settings}")
+        super().__init__(f"{message}\nSet {' or '.join(settings)}")
         self.settings = settings
 
 
@@ -183,7 +183,7 @@ def _explain_ambiguity(answers: list[Answer], read: dict[AnswerForm, Labels]) ->
     return AmbiguityError(
         f"{answers[row].location}: answer {_text(answers[row])!r} means {', '.join(readings)}; all "
         "answers fit each reading.",
-        f"Set {' or '.join(settings)}",
+        settings,
     )
 
 
@@ -228,7 +228,7 @@ def _explain_misfit(answers: list[Answer], form: AnswerForm) -> ExamError:
     }[form]
     remedy = (
         "Write the label, the number or the text of the right option, or map another column with "
-        "data.columns.answer=<name>."
+        "data.columns.answer=<name>"
     )
     position = next((p for other in MEANING if (p := _find(answer, other)) is not None), None)
     if fitting:

@@ -100,14 +100,14 @@ def _read_text(file: CorpusFile) -> Article:
     if kind is not None or b"\0" in data:
         raise ExamError(
             f"{path} is {'no text' if kind is None else kind.name}.\n"
-            "Convert it to plain text in UTF-8, or leave it out: corpus.files=<pattern>."
+            "Convert it to plain text in UTF-8, or leave it out: corpus.files=<pattern>"
         )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ExamError(
             f"{path} is not UTF-8 ({error.reason} at byte {error.start}).\n"
-            "Save it as UTF-8, or leave it out: corpus.files=<pattern>."
+            "Save it as UTF-8, or leave it out: corpus.files=<pattern>"
         ) from None
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return Article(file.source, path.stem.replace("_", " "), text)
@@ -131,7 +131,7 @@ def _find_columns(file: CorpusFile, names: Collection[str]) -> dict[str, str | N
             raise ExamError(
                 f"{file.path} has the columns {', '.join(names)}, but no {column!r}.\n"
                 f"Name the column of the {name} with corpus.columns.{name}=<name>{number}, "
-                "or leave the file out with corpus.files=<pattern>."
+                "or leave the file out with corpus.files=<pattern>"
             )
         columns[name] = other
     if columns["title"] not in names:
@@ -160,7 +160,7 @@ def _row_article(file: CorpusFile, number: int, row: dict[str, Any]) -> Article:
         except TypeError as error:
             raise ExamError(
                 f"{file.path}, article {number}: {column!r} holds a {error}.\n"
-                f"Write a text; name another column with corpus.columns.{name}=<name>."
+                f"Write a text; name another column with corpus.columns.{name}=<name>"
             ) from None
     key, title, text = cells["id"], cells["title"], cells["text"]
     if columns["title"] == columns["text"]:
@@ -208,7 +208,7 @@ def _check_types(path: Path, schema: pa.Schema, columns: dict[str, str | None]) 
             problem = f"occurs {len(types)} times" if len(types) > 1 else f"holds {types[0]}"
             raise ExamError(
                 f"{path}: column {column!r} {problem}; it must occur once and hold texts.\n"
-                f"Name another one with corpus.columns.{name}=<name>."
+                f"Name another one with corpus.columns.{name}=<name>"
             )
 
 

@@ -86,7 +86,7 @@ def list_articles(corpus: Corpus, outputs: Path) -> Articles:
             if not len(table):
                 raise ExamError(
                     f"corpus={corpus.name} has no articles.\n"
-                    "Name its files with corpus.dir= and corpus.files="
+                    "Name its files: corpus.dir=<folder> corpus.files=<pattern>"
                 )
             _check_ids(files, table)
             _check_titles(files, parts)
@@ -128,7 +128,7 @@ def list_files(part: CorpusSource, outputs: Path) -> list[CorpusFile]:
         return [CorpusFile(fetch_demo_articles(outputs), part.columns)]
     folder, patterns = Path(part.dir or "."), as_list(part.files)
     if not folder.exists():
-        raise ExamError(f"{folder} does not exist.\nGive the folder with corpus.dir=<folder>.")
+        raise ExamError(f"{folder} does not exist.\nGive the folder with corpus.dir=<folder>")
     columns = {} if part.format is CorpusFormat.text else part.columns
     if folder.is_file():
         if patterns:
@@ -199,7 +199,7 @@ def _count_files(paths: Collection[Path]) -> str:
 
 def _no_files_error(form: CorpusFormat, folder: Path, patterns: list[str]) -> ExamError:
     """Return the error for a folder without files of the corpus: what it holds, and the remedy."""
-    remedy = "Give its folder with corpus.dir=<folder>, its files with corpus.files=<pattern>."
+    remedy = "Give its folder with corpus.dir=<folder>, its files with corpus.files=<pattern>"
     present = sorted(_walk(folder, folder, deep=False))
     tables = [path for path in present if is_table(path)]
     subfolder = next((folder / p for p in patterns if (folder / p).is_dir()), None)
@@ -311,8 +311,8 @@ def _check_ids(files: list[CorpusFile], table: pa.Table) -> None:
     remedy = (
         "Read them from one folder, which tells their names apart: corpus.dir=<folder above all>"
         if has_names
-        else "Give every article a different id; name another column with corpus.columns.id=<name>,"
-        " or number the articles (and write <file>:<number> into qrels): corpus.columns.id=null"
+        else "Give every article a different id; name another column with corpus.columns.id=<name>;"
+        " or, if no qrels name articles, number them: corpus.columns.id=null"
     )
     raise join_errors([ExamError(f"{problem}.\n{remedy}") for problem in problems.values()])
 

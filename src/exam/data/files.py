@@ -108,10 +108,16 @@ def find_question_files(data: Data, entry: str) -> list[Path]:
     present = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, present, n=1)
     hint = f"Did you mean {Path(entry).with_name(near[0])}? " if near else ""
+    parts = ("train", "valid", "test", "extra_train")
+    part = next((name for name in parts if entry in as_list(getattr(data, name))), "test")
+    without = (
+        "; or hold out a share of train: data.valid=null data.valid_fraction=0.2"
+        if part == "valid" and data.train is not None
+        else ""
+    )
     raise ExamError(
-        f"{path} does not exist.\n{hint}Give its folder with data.dir=<folder> and its name with "
-        "data.train=, data.valid= or data.test=<file>; without a valid file, "
-        "data.valid=null data.valid_fraction=0.2 holds out a share of train."
+        f"{path} does not exist.\n{hint}Give its folder and its name: data.dir=<folder> "
+        f"data.{part}=<file>{without}"
     )
 
 

@@ -77,5 +77,5 @@ def check_is_first_row(path: Path, header: list[str], row: list[str]) -> None:
     same = [cell for cell in row if cell.strip().casefold() in names]
     if 2 * len(same) > len(names):
         raise ExamError(
-            f"{path} has a header: {', '.join(row)}.\nRead its names with data.header=null."
+            f"{path} has a header: {', '.join(row)}.\nRead its names with data.header=null"
         )

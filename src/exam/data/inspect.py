@@ -146,13 +146,13 @@ def _find_settings(
         return data, None
     fitting = [data]
 
-    def attempt(other: Data) -> str | None:
+    def attempt(other: Data) -> list[str] | None:
         try:
             _parse(rows, header, other, source)
         except ExamError:
             return None
         fitting[0] = other
-        return ""
+        return []
 
     settings = suggest_settings(rows, header, data, missing, attempt)
     return fitting[0], settings
@@ -168,8 +168,8 @@ def _parse(rows: Rows, header: list[str], data: Data, source: str) -> dict[str, 
     try:
         parse_rows(rows, header, data, source)
     except AmbiguityError as error:
-        forms = [AnswerForm(name) for name in re.findall(r"data\.answer=(\w+)", error.settings)]
-        choices = {f"data.answer={form.value}": replace(data, answer=form) for form in forms}
+        forms = {setting: AnswerForm(setting.partition("=")[2]) for setting in error.settings}
+        choices = {setting: replace(data, answer=form) for setting, form in forms.items()}
         return {name: parse_questions(rows, other, source) for name, other in choices.items()}
     return {"": parse_questions(rows, data, source)}
 

@@ -65,7 +65,7 @@ def read_lettered(row: dict[str, Any], columns: dict[str, str], location: str) -
         if not isinstance(value, SCALARS):
             raise ExamError(
                 f"{location}: option {letter} is {describe(value)}.\n"
-                f"Write a text, or map another column with data.columns.{letter}=<name>."
+                f"Write a text, or map another column with data.columns.{letter}=<name>"
             )
     texts = [cell_text(get_cell(row, column)) for column in columns.values()]
     return _check(texts, list(columns), location)
@@ -249,7 +249,7 @@ def _read_names(listed: _Listed, location: str) -> list[str]:
 
 def _wrong(value: Any, column: str) -> _ShapeError:
     """Say what a cell holds instead of options, and which value inside of it holds some."""
-    remedy = f"Write {EXAMPLE}, or name its column with data.columns.options=<name>."
+    remedy = f"Write {EXAMPLE}, or name its column with data.columns.options=<name>"
     for key, part in value.items() if isinstance(value, dict) else ():
         try:
             count = _count(_read_value(part, column).texts)

@@ -365,7 +365,9 @@ def _hub_remedy(data: Data, split: str, error: str) -> str:
     if names and "split" in error.partition("\n")[0]:
         return _split_remedy(data, split, names)
     if names:
-        return f"Give one of its configurations: data.hub_config={' or '.join(names)}"
+        return "Give one of its configurations: " + " or ".join(
+            f"data.hub_config={name}" for name in names
+        )
     if re.search(r"Couldn't (reach|find)|Can't (reach|load)|OfflineMode", error):
         return (
             "Fetch it once with a connection, which keeps it in the cache, or give files: data=csv "
@@ -380,7 +382,7 @@ def _hub_remedy(data: Data, split: str, error: str) -> str:
 def _split_remedy(data: Data, split: str, names: list[str]) -> str:
     entries = vars(data)
     key = next(k for k in ("train", "valid", "test", "extra_train") if split in as_list(entries[k]))
-    return f"Give one of its splits: data.{key}={' or '.join(names)}"
+    return "Give one of its splits: " + " or ".join(f"data.{key}={name}" for name in names)
 
 
 def _saved_split(data: Data, folder: Path, split: str) -> Iterable[dict[str, Any]]:

@@ -134,21 +134,20 @@ def _suggest_columns(rows: Rows, data: Data, source: str) -> Iterator[None]:
     except ColumnError as error:
         header = _header(rows)
 
-        def attempt(other: Data) -> str | None:
+        def attempt(other: Data) -> list[str] | None:
             try:
                 parse_rows(rows, header, other, source)
             except AmbiguityError as ambiguity:
-                return f". {ambiguity.settings} too"
+                return ambiguity.settings
             except ExamError:
                 return None
-            return ""
+            return []
 
         observed, _, remedy = str(error).partition("\n")
         if settings := suggest_settings(rows, header, data, error.missing, attempt):
             remedy = f"Set {settings}{error.alternative}"
         if Path(source).is_file():
-            remedy = remedy.removesuffix(".")
-            remedy += f". See its rows: {spell_command('inspect')} {shlex.quote(source)}"
+            remedy += f"\nSee its rows: {spell_command('inspect')} {shlex.quote(source)}"
         raise ExamError(f"{observed}\n{remedy}") from None
 
 
@@ -283,9 +282,12 @@ def _missing_error(header: str, missing: list[str], absent: list[str], data: Dat
     mapped = " ".join([*settings, *map(_map, absent)])
     remedy = f"Map them: {mapped}"
     if absent and not has_some:
-        each = f"data.options=AB {_map('A')} {_map('B')} for a column each"
-        settings.append(f"data.options=null {_map('options')} (or {each})")
-        remedy = f"Set {' '.join(settings)} {_map('answer')} (or {_map('correct')} for its text)"
+        base, letters = " ".join([*settings, ""]), " ".join(map(_map, "AB"))
+        remedy = (
+            f"Set {base}data.options=null {_map('options')} {_map('answer')}, or, with a column "
+            f"for each option, {base}data.options=AB {letters} {_map('answer')}; for a column "
+            f"with the right option's text, {_map('correct')} instead of data.columns.answer"
+        )
     return ColumnError(
         f"{header}; missing: {', '.join(names)}.\n{remedy}",
         [*missing, *(["options"] if absent else [])],
@@ -326,7 +328,7 @@ def _read_ids(rows: Rows, columns: Columns, source: str) -> list[str]:
         if not isinstance(cell, SCALARS) or not cell_text(cell):
             raise ExamError(
                 f"{source}, row {number}: the id ({columns.id}) is {describe(cell)}.\n"
-                "Give every question one, or number them with data.columns.id=null."
+                "Give every question one, or number them with data.columns.id=null"
             )
     keys = cell_keys(cells)
     row_of_key: dict[str, int] = {}
@@ -334,7 +336,7 @@ def _read_ids(rows: Rows, columns: Columns, source: str) -> list[str]:
         if row_of_key.setdefault(key, number) != number:
             raise ExamError(
                 f"{source}, row {number} (id {key!r}): row {row_of_key[key]} has the same id.\n"
-                "Give every question a different id, or number them with data.columns.id=null."
+                "Give every question a different id, or number them with data.columns.id=null"
             )
     return keys
 
@@ -352,7 +354,7 @@ def _read_text(row: dict[str, Any], column: str | None, part: str, location: str
     if not isinstance(value, SCALARS):
         raise ExamError(
             f"{location}: the {part} ({column}) is {describe(value)}.\n"
-            f"Write a text, or map another column with data.columns.{part}=<name>."
+            f"Write a text, or map another column with data.columns.{part}=<name>"
         )
     return cell_text(value) or None
 
@@ -365,5 +367,5 @@ def _check_equal_options(options: Options, data: Data, location: str) -> None:
     if count > 1:
         raise ExamError(
             f"{location}: two options are equal ({text!r}).\n"
-            "Correct the row, or accept such rows with data.strict=false."
+            "Correct the row, or accept such rows with data.strict=false"
         )

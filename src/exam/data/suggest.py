@@ -35,7 +35,7 @@ PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # needs no quotes
 DIGITS = [str(number) for number in range(len(LETTERS) + 1)]
 Change = dict[str, str | None]  # data.<key>: its new value
 Rows = list[dict[str, Any]]
-Attempt = Callable[[Data], str | None]
+Attempt = Callable[[Data], list[str] | None]
 
 
 def suggest_settings(
@@ -48,12 +48,15 @@ def suggest_settings(
     """Return the settings with which a file can be read; None if no column fits.
 
     `missing` names the parts of a question to look for. `attempt` reads the file, and returns None
-    if it cannot, or what else the user must choose.
+    if it cannot, or the settings of which the user must choose one.
     """
     for change in _candidates(rows, header, data, missing):
-        choice = attempt(apply_change(data, change))
-        if choice is not None:
-            return " ".join(spell_setting(key, value) for key, value in change.items()) + choice
+        choices = attempt(apply_change(data, change))
+        if choices is not None:
+            settings = [spell_setting(key, value) for key, value in change.items()]
+            return " or ".join(
+                " ".join([*settings, *end]) for end in [[c] for c in choices] or [[]]
+            )
     return None
 
 

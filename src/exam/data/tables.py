@@ -111,7 +111,7 @@ def read_rows(
         if header is not None:
             raise ExamError(
                 f"{path} names its columns, and data.header={header} names them too.\n"
-                "Set data.header=null."
+                "Set data.header=null"
             )
         yield from _without_blanks(rows)
 

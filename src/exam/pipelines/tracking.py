@@ -101,12 +101,12 @@ def _open_run(config: Train, **identity: Any) -> Iterator[None]:
         reason = str(error).splitlines()[0]
         raise ExamError(
             f"tracker={config.tracker.name}: {reason}\n"
-            "Log in once with `wandb login`, or choose tracker=wandb_offline or tracker=none."
+            "Log in once with `wandb login`, or choose tracker=wandb_offline or tracker=none"
         ) from None
     except ValueError as error:  # pydantic's
         raise ExamError(
             f"tracker={config.tracker.name}: {' '.join(str(error).split())}\n"
-            "Correct the variables WANDB_… of the environment, or choose tracker=none."
+            "Correct the variables WANDB_… of the environment, or choose tracker=none"
         ) from None
     failed = True
     try:

@@ -121,6 +121,6 @@ def push(folder: Path, config: Train) -> None:
     if commit is None:
         raise ExamError(
             f"{hub.repo} exists and is public; nothing was pushed.\n"
-            "Set hub.private=false to push to it, or another hub.repo=<owner>/<name>."
+            "Set hub.private=false to push to it, or another hub.repo=<owner>/<name>"
         )
     print_result(str(commit.commit_url))

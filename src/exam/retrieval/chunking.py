@@ -80,7 +80,7 @@ def build_passages(articles: Articles, chunking: Chunking, outputs: Path) -> Pas
             if not count:
                 raise ExamError(
                     f"corpus={articles.name} has no text.\n"
-                    "Name its files with corpus.dir= and corpus.files=, or set a smaller "
+                    "Name its files: corpus.dir=<folder> corpus.files=<pattern>; or set a smaller "
                     "chunking.min_sentence_chars."
                 )
             stage.finish([FILE], articles=len(articles), passages=count)

@@ -149,7 +149,7 @@ class Layerwise:
         if not all(hasattr(base, name) for name in ("embed_tokens", "layers", "norm")):
             raise ExamError(
                 f"A {config.model_type} model lacks a name that model.weights_location=layerwise "
-                "needs (embed_tokens, layers, norm).\nSet model.weights_location=offload."
+                "needs (embed_tokens, layers, norm).\nSet model.weights_location=offload"
             )
         self.base, self.dtype, self.device = base, dtype, device
         self._check_family(config)
@@ -167,7 +167,7 @@ class Layerwise:
         if not torch.equal(unchanged, states):
             raise ExamError(
                 f"A {config.model_type} model changes the embeddings outside of its layers, which "
-                "model.weights_location=layerwise skips.\nSet model.weights_location=offload."
+                "model.weights_location=layerwise skips.\nSet model.weights_location=offload"
             )
 
     # Weights.
@@ -208,7 +208,7 @@ class Layerwise:
         if missing:
             raise ExamError(
                 f"The checkpoint has no tensor {missing[0]}, as transformers names it.\n"
-                "Set model.weights_location=offload."
+                "Set model.weights_location=offload"
             )
         return names
 

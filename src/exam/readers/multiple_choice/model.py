@@ -162,7 +162,7 @@ def _select_class(config: Model, architecture: PreTrainedConfig) -> Any:
         raise ExamError(
             f"{config.name_or_path or config.architecture} is a {architecture.model_type} model, "
             "and transformers has no multiple-choice class for it.\n"
-            "Choose another checkpoint, such as model=deberta_base."
+            "Choose another checkpoint, such as model=deberta_base"
         )
     if config.packing is not Packing.none:
         architecture.packing = config.packing.value
@@ -170,7 +170,7 @@ def _select_class(config: Model, architecture: PreTrainedConfig) -> Any:
     if (trained := getattr(architecture, "packing", None)) is not None:
         raise ExamError(
             f"{config.name_or_path} was trained with model.packing={trained}: it lacks the pooler "
-            f"that model.packing=none needs.\nSet model.packing={trained}."
+            f"that model.packing=none needs.\nSet model.packing={trained}"
         )
     if kind is None and (config.overlap_features or config.cross_option_bias):
         raise ExamError(
@@ -200,7 +200,7 @@ def _get_head(model: Any) -> Any:
     if head is None:
         raise ExamError(
             f"A {model.config.model_type} model has no layer named classifier, which scores the "
-            "options.\nChoose a checkpoint of another architecture, such as model=deberta_base."
+            "options.\nChoose a checkpoint of another architecture, such as model=deberta_base"
         )
     return head
 

@@ -65,7 +65,7 @@ def make_packed_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
         raise ExamError(
             f"model.packing={config.packing} needs one of {', '.join(FAMILIES)}, and this is a "
             f"{config.model_type} model{' with a convolution' if convolves else ''}.\n"
-            "Set model.packing=none."
+            "Set model.packing=none"
         )
     return make_subclass(PackedReader, MODEL_FOR_MULTIPLE_CHOICE_MAPPING[type(config)])
 

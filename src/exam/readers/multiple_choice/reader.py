@@ -350,7 +350,7 @@ def _check_sharding(reader: MultipleChoiceReader, tuning: Tuning) -> None:
         if tuning.lora_rank is not None and _find_whole_base(reader) is None:
             raise ExamError(
                 f"Adapters of a random or adapted model are saved merged, and {name} splits "
-                "weights.\nSet model.name_or_path to a whole checkpoint, or choose tuning=full."
+                "weights.\nSet model.name_or_path to a whole checkpoint, or choose tuning=full"
             )
 
 
