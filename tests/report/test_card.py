@@ -50,7 +50,7 @@ def test_a_push_to_nowhere_is_refused_before_any_work(place):
 
 @pytest.mark.parametrize("value", ["seed=[1,2]", "data.cross_validate=true", "task=encoder"])
 def test_only_one_reader_is_pushed(place, value):
-    with pytest.raises(ExamError, match=r"hub\.push=true .*\n.*one seed, without data"):
+    with pytest.raises(ExamError, match=r"hub\.push=true .*\n.*one seed, and no data"):
         compose_config("train", *tiny(place), "hub.push=true", "hub.repo=me/run", value)
 
 

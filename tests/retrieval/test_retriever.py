@@ -70,7 +70,7 @@ def brute_force(question, retrieval, texts):
 
 
 def test_two_stage_equals_its_definition(retrieval, questions, articles):
-    from exam.data.corpus import Article
+    from exam.data.articles import Article
 
     texts = [Article(**json.loads(line)) for line in articles.read_text().splitlines()]
     contexts = read_contexts(retrieval.contexts(questions, "q"), top_k=3)
