@@ -1,5 +1,6 @@
 """Answers to questions that a run learned from are named, and scored apart."""
 
+import csv
 import json
 import logging
 
@@ -102,3 +103,22 @@ def test_stress_scores_learned_questions_apart(place, capsys):
         ("as given: other questions", 5),
     ]
     assert "3 of 8" in capsys.readouterr().out
+
+
+def test_repeated_questions_widen_no_less_than_single_ones(place):
+    """Each question twice says as much as each once: the interval must not shrink."""
+    folder, _ = place
+    widths = {}
+    once = list(csv.DictReader((folder / "questions" / "new.csv").open(encoding="utf-8")))
+    for name, copies in {"once.csv": 1, "twice.csv": 2}.items():
+        rows = [{**row, "id": f"{row['id']}-{i}"} for i in range(copies) for row in once]
+        write_csv(folder / "questions" / name, rows)
+        run = run_infer(command(place, "infer", name))
+        rows = {
+            row["system"]: row
+            for row in json.loads((run.folder / "results.json").read_text())["rows"]
+        }
+        low, high = rows["longest option first"]["ci"]
+        assert rows["longest option first"]["n"] == 5 * copies
+        widths[name] = high - low
+    assert widths["twice.csv"] == pytest.approx(widths["once.csv"], rel=0.2)

@@ -116,7 +116,7 @@ def warn_of_repeats(questions: Dataset, part: str) -> None:
     if repeats:
         log.warning(
             "questions: %d of %d %s questions repeat an earlier one exactly, and count in every "
-            "score and interval as if they did not: %s",
+            "score; intervals keep repetitions together: %s",
             len(repeats),
             len(questions),
             part,

@@ -172,13 +172,17 @@ def group_near_duplicates(questions: Dataset) -> Any:
     return connected_components(graph, directed=False)[1]
 
 
+def group_repetitions(questions: Dataset) -> Any:
+    """Return the group of every question as `group_near_duplicates` does, by texts only."""
+    texts = questions.remove_columns("articles").add_column("articles", [[]] * len(questions))
+    return group_near_duplicates(texts)
+
+
 def mark_repetitions(questions: Dataset, others: Dataset) -> Any:
     """Mark the questions that equal or nearly repeat one of `others`; a shared article is none."""
     if not len(questions) or not len(others):
         return np.zeros(len(questions), dtype=bool)
-    joined = concatenate_datasets([others, questions])
-    texts = joined.remove_columns("articles").add_column("articles", [[]] * len(joined))
-    groups = group_near_duplicates(texts)
+    groups = group_repetitions(concatenate_datasets([others, questions]))
     return np.isin(groups[len(others) :], groups[: len(others)])
 
 

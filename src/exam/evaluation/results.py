@@ -15,6 +15,7 @@ from exam.core.errors import ExamError
 from exam.core.files import read_json, write_json
 from exam.core.logging import print_result
 from exam.core.trainer import REPORT, RESULTS, TRAINING
+from exam.data.splits import group_repetitions
 from exam.evaluation.ensemble import combine_logits
 from exam.evaluation.predictions import (
     Predictions,
@@ -57,7 +58,7 @@ class ScoredSystem:
         scores: Each question's average precision at k, from 0 to 1; shape `(questions,)`, or
             `(trainings, questions)` for the mean of several trainings.
         k: The ranks that score; 1 is accuracy.
-        groups: Near-duplicates have the same number; only for several trainings.
+        groups: Near-duplicates have the same number; None if there are none.
     """
 
     name: str
@@ -292,10 +293,17 @@ def load_answers(folder: Path) -> Predictions:
 
 
 def score_systems(stage: Stage, questions: Dataset, contexts: Stage) -> list[ScoredSystem]:
-    """Score the baselines and, last, the reader whose predictions the stage holds."""
+    """Score the baselines and, last, the reader whose predictions the stage holds.
+
+    Intervals are over groups of near-duplicate questions.
+    """
     logits, labels, k = load_answers(stage.folder).logits, questions["label"], read_k(stage)
     baselines = score_baselines(questions, read_support(contexts, questions["id"]), k)
-    return [*baselines, score_logits(stage.folder.name, logits, labels, k)]
+    systems = [*baselines, score_logits(stage.folder.name, logits, labels, k)]
+    groups = group_repetitions(questions)
+    if len(np.unique(groups)) < len(questions):
+        return [replace(system, groups=groups) for system in systems]
+    return systems
 
 
 def write_scores(
@@ -329,7 +337,12 @@ def score_apart(
     is_learned = np.isin(questions["id"], learned)
     parts = {"questions it learned from": is_learned, "other questions": ~is_learned}
     return [
-        ScoredSystem(f"{reader.name}: {name}", reader.scores[part], reader.k)
+        replace(
+            reader,
+            name=f"{reader.name}: {name}",
+            scores=reader.scores[part],
+            groups=None if reader.groups is None else reader.groups[part],
+        )
         for name, part in parts.items()
         if part.any()
     ]
