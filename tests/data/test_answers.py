@@ -9,6 +9,7 @@ import pytest
 from helpers import refuses, write_csv
 
 from exam.config import AnswerForm, Data
+from exam.config.compose import compose_config
 from exam.data.questions import read_questions
 from exam.data.schema import parse_questions
 
@@ -184,3 +185,20 @@ def test_csv_parquet_and_jsonl_of_one_frame_read_alike(tmp_path, name):
     read = [read_questions(data, f"q.{form}").to_list() for form in ("csv", "parquet", "jsonl")]
     assert [row["label"] for row in read[0]] == expected
     assert read == [read[0]] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "label"),
+    [
+        (["[0, 1]", "[1, 0]"], "[0, 1]", 0),
+        (["[2]", "[1]", "[0]", "[3]"], "[0]", 2),
+        (["(2, 3)", "(1, 0)", "(0, 0)", "(5, 5)"], "(2, 3)", 0),
+    ],
+)
+def test_an_answer_that_is_the_text_of_an_option_is_no_list(tmp_path, options, answer, label):
+    letters = "ABCD"[: len(options)]
+    row = {"id": "1", "prompt": "print?", **dict(zip(letters, options, strict=True))}
+    path = write_csv(tmp_path / "q.csv", [{**row, "answer": answer}])
+    words = [f"data.test={path}", f"data.options={letters}", "data.answer=text"]
+    config = compose_config("train", "data=csv", *words)
+    assert read_questions(config.data, config.data.test)[0]["label"] == label

@@ -16,7 +16,11 @@ from exam.pipelines.infer import _rotation
 from exam.pipelines.stress import PERTURBATIONS, _change_questions, _flip_rate
 from exam.readers.multiple_choice.features import shuffle_options
 
-REFERRING = """All of the above; none of the above.; Both A and B; Neither A nor B; both a and b
+REFERRING = """None of the options given; None of the options listed
+Keine der Antworten ist richtig
+Aucune des réponses; Todas las respuestas son correctas; Tutte le risposte; Все ответы верны
+Ни один из вариантов; All of the above; none of the above.; Both A and B; Neither A nor B
+both a and b
 A and C; A, B, and C; All of these; None of these; All the above; Options A and B; (a) and (b)
 Both (A) and (B); None of the other answers; A & B; A/B; Only A; A and B only; A but not C
 All except C; All are correct; More than one of the above; Both; Neither; Answers 1 and 2

@@ -296,3 +296,22 @@ def test_the_refusal_also_names_a_choice_that_is_left():
     row = {**NATURAL["medmcqa"], "cop": 2}
     with refuses("cop data.answer=index0 or ", "data.columns.answer=cop data.answer=index1"):
         parse_questions([row], Data("q"), "q")
+
+
+@pytest.mark.parametrize(
+    ("cell", "texts"),
+    [
+        ({"A": True, "B": False}, ["True", "False"]),
+        ({"A": 0, "B": 1}, ["0", "1"]),
+        ({"iron": 1, "tin": 0}, ["iron", "tin"]),
+    ],
+)
+def test_labels_go_before_marks(tmp_path, cell, texts):
+    rows = [{"id": "1", "prompt": "is it?", "options": cell, "answer": texts[1]}]
+    if texts[0] == "iron":
+        del rows[0]["answer"]
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps(rows[0]), encoding="utf-8")
+    words = ["data=csv", f"data.test={path}", "data.columns.options=options", "data.answer=text"]
+    config = compose_config("train", *words)
+    assert read_questions(config.data, config.data.test)[0]["options"] == texts

@@ -84,6 +84,9 @@ def test_several_seeds_give_their_mean_and_spread(place):
     run = train_reader(compose_config("train", *tiny(place, "seed=[1,2,3]", "name=seeds")))
     results = read_results(run)
     scores = [row["map_at_3"] for row in results["rows"][-4:-1]]
+    groups, runs = (results["seeds"].pop(name) for name in ("groups", "runs"))
+    assert len(groups) == 10
+    assert len(runs) == 3
     assert results["seeds"] == {
         "seeds": [1, 2, 3],
         "map_at_3": pytest.approx(scores),

@@ -95,8 +95,13 @@ def _read_form(answers: list[Answer], form: AnswerForm) -> Labels | None:
 
 
 def _unwrap(answer: Answer) -> Answer:
-    """Replace a list of one value by the value, and a list of marks by the marked label."""
+    """Replace a list of one value by the value, and a list of marks by the marked label.
+
+    An answer that is the text of an option is no such list.
+    """
     value, options = answer.value, answer.options
+    if isinstance(value, str) and _match_text(cell_text(value), options.texts) is not None:
+        return answer
     if isinstance(value, str) and isinstance(literal := read_literal(value), list):
         value = literal
     if isinstance(value, list) and len(value) == len(options.names) and all(map(is_mark, value)):

@@ -14,20 +14,24 @@ PHRASES = {
     "Chinese": r"(?:以上|上述|前述)(?:選項)?(?:都|全|皆|均|所|各|选|答|说|两|三|四|任)",
     "English": r"\b(?:all|none|any|both|neither|either|each|two|three|one|more|some|most)(?: \w+)?"
     r" (?:of )?the (?:above|preceding|foregoing|previous|listed|mentioned|given|others|\w+ options|"
+    r"options (?:given|listed|above)|"
     r"(?:other |given )?(?:answers|choices))\b|\bno correct answer\b",
-    "French": r"\b(?:toutes|tous|aucune?) (?:de )?(?:ces|les) réponses\b|ci-dessus\b",
-    "German": r"\b(?:alle[sr]?|kein\w*|beide) (?:\w+ )*(?:genannten?|obigen?|anderen antworten)\b",
+    "French": r"\b(?:toutes|tous|aucune?) (?:de )?(?:ces |les |des )réponses\b|ci-dessus\b",
+    "German": r"\b(?:alle[sr]?|kein\w*|beide) (?:\w+ )*(?:genannten?|obigen?)\b"
+    r"|\b(?:alle|keine|beide) (?:der )?(?:anderen )?antworten\b",
     "Hebrew": r"כל התשובות|אף תשובה|כל הנ[\"״]ל",
     "Hindi": r"उपरोक्त|उपर्युक्त|इनमें",
     "Indonesian": r"\bsemua (?:benar|salah|jawaban)\b|\b(?:semua|bukan|tidak ada)\b.* di atas\b",
-    "Italian": r"\b(?:tutt[ei]|nessun\w*) (?:\w+ )+precedenti\b",
+    "Italian": r"\b(?:tutt[ei]|nessun\w*) (?:\w+ )+(?:precedenti|risposte)\b",
     "Japanese": r"(?:以上|上記|上述)の?(?:す|全|い|ど)|(?:いずれ|どれ)(?:も|でも)"
     r"|(?:すべて|全て)正し",
     "Korean": r"(?:위|보기|상기)(?:의|에서)?(?: \w+)? ?모두|모두 (?:맞|옳|틀|정답)|정답이? ?없",
     "Persian": r"همه موارد|هیچ ?کدام|هیچ‌کدام",
     "Polish": r"\b(?:wszystkie|żadn\w+)(?: \w+)* (?:powyższ\w+|wymienion\w+)",
-    "Russian": r"\b(?:вс[её]|ничего|ни одно|ни один)\b.*(?:перечисленн|указанн|названн)",
-    "Spanish": r"\b(?:tod[oa]s|ningun[oa]|nenhum\w*) (?:\w+ )+(?:anteriores|acima)\b",
+    "Russian": r"\b(?:вс[её]|ничего|ни одно|ни один)\b.*(?:перечисленн|указанн|названн)"
+    r"|\b(?:все ответы|(?:ни один|нет) (?:из )?(?:ответ|вариант))",
+    "Spanish": r"\b(?:tod[oa]s|ningun[oa]|nenhum\w*) (?:\w+ )+(?:anteriores|acima)\b"
+    r"|\b(?:tod[oa]s|ningun[oa]|nenhum\w*) (?:\w+ )*(?:respuestas|respostas)\b",
     "Swedish": r"\b(?:alla|alle|ingen|inga|inget) (?:av )?(?:de )?ovan\w+",
     "Thai": r"(?:ถูก|ผิด)ทุกข้อ|ทุกข้อ(?:ถูก|ผิด)|ไม่มีข้อ",
     "Turkish": r"^(?:hepsi|hiçbiri)\b|\byukarıdaki",

@@ -191,14 +191,14 @@ def _read_objects(rows: list[dict[str, Any]], column: str) -> _Listed:
 
 def _read_object(value: dict[str, Any], column: str) -> _Listed:
     """Read `{A: text, …}`, whose keys are labels, or `{text: 1, text: 0, …}`."""
-    if value and all(is_mark(part) for part in value.values()):
-        return _Listed(list(map(cell_text, value)), marks=list(value.values()))
     parts = [KEY.fullmatch(str(key)) for key in value]
     prefixes = {part[1] for part in parts if part is not None}
     names = [part[2] for part in parts if part is not None]
-    if len(prefixes) != 1 or len(names) < len(value) or not is_sequence(names):
-        raise _wrong(value, column)
-    return _Listed(list(map(cell_text, value.values())), names)
+    if len(prefixes) == 1 and len(names) == len(value) and is_sequence(names):
+        return _Listed(list(map(cell_text, value.values())), names)
+    if value and all(is_mark(part) for part in value.values()):
+        return _Listed(list(map(cell_text, value)), marks=list(value.values()))
+    raise _wrong(value, column)
 
 
 def _find_key(row: dict[str, Any], names: tuple[str, ...]) -> str | None:

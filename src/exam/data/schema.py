@@ -216,7 +216,8 @@ def _label(drafts: list[Draft], data: Data) -> AnswerForm | None:
         if data.shuffle_options:
             order = list(range(len(question["options"])))
             Random(digest(question["id"])).shuffle(order)
-            order = choose_order(answer.options.texts, order)
+            if not data.columns.get("correct"):  # else the columns' order says which is right
+                order = choose_order(answer.options.texts, order)
             question.update(permute_options(question, order))
     return form
 

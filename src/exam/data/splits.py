@@ -126,9 +126,13 @@ def assign_folds(questions: Dataset, folds: int, seed: int) -> Any:
 
     groups = group_near_duplicates(questions)
     if (number := len(set(groups.tolist()))) < folds:
+        remedy = f"Set data.folds={number}"
+        if number == 1:
+            remedy = "Train without a checkpoint fold: data.fold=null trainer.eval_strategy=no "
+            remedy += "trainer.load_best_model_at_end=false"
         raise ExamError(
-            f"{len(questions)} questions form {number} groups of near-duplicates, too few for "
-            f"data.folds={folds}.\nSet data.folds={max(2, number)} or less, or give more questions."
+            f"{len(questions)} questions form {number} groups of near-duplicates or of one article,"
+            f" too few for data.folds={folds}.\n{remedy}"
         )
     fold = np.empty(len(questions), dtype=np.int64)
     splitter = GroupKFold(n_splits=folds, shuffle=True, random_state=seed)

@@ -21,7 +21,7 @@ from exam.core.trainer import CHECKPOINTS, ENVIRONMENT, REPORT, RESULTS, TRAININ
 from exam.data.option_order import fixed_orders_key
 from exam.data.questions import questions_digest
 from exam.data.schema import LETTERS
-from exam.data.splits import Split, assign_folds, group_near_duplicates, read_split
+from exam.data.splits import Split, assign_folds, group_repetitions, read_split
 from exam.evaluation.learned import write_learned
 from exam.evaluation.predictions import read_predictions, to_probabilities
 from exam.evaluation.results import (
@@ -299,7 +299,7 @@ def _average_seeds(config: Train, runs: list[Run], questions: Dataset) -> Run:
     """Report all runs and their mean, whose interval is over seeds and questions."""
     systems = [run.systems[-1] for run in runs]
     scores = np.array([system.scores for system in systems])
-    groups = group_near_duplicates(questions)
+    groups = group_repetitions(questions)
     mean = ScoredSystem(f"mean of {len(runs)} seeds", scores, config.metric.k, groups)
     values = scores.mean(axis=1)
     *baselines, _ = runs[0].systems
