@@ -18,6 +18,7 @@ MANY = HEADER + "".join(
         )
     )
 )
+SAME = HEADER + "".join(f"{n},where?,a,b,c,d,e,A\n" for n in range(4))
 TEST = "retrieve data=csv data.test=q.csv"
 LISTED = "retrieve data=csv data.test=q.jsonl data.options=null"
 TRAIN = "train data=csv data.train=q.csv data.folds=2 data.valid=null data.valid_fraction=0.4"
@@ -164,6 +165,11 @@ SPLITS = [
         "groups of near-duplicates, too few",
         "train data=csv data.train=q.csv data.valid=v.csv data.folds=20",
         files={"q.csv": MANY, "v.csv": GOOD},
+    ),
+    Row(
+        "no fold can choose the checkpoint",
+        "train data=csv data.train=same.csv data.valid=v.csv data.folds=2",
+        files={"same.csv": SAME, "v.csv": GOOD},
     ),
     Row(
         "data.drop_leaks=true drops all",

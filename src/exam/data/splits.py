@@ -125,14 +125,16 @@ def assign_folds(questions: Dataset, folds: int, seed: int) -> Any:
     from sklearn.model_selection import GroupKFold
 
     groups = group_near_duplicates(questions)
-    if (number := len(set(groups.tolist()))) < folds:
-        remedy = f"Set data.folds={number}"
-        if number == 1:
-            remedy = "Train without a checkpoint fold: data.fold=null trainer.eval_strategy=no "
-            remedy += "trainer.load_best_model_at_end=false"
+    if (number := len(set(groups.tolist()))) == 1:
         raise ExamError(
-            f"{len(questions)} questions form {number} groups of near-duplicates or of one article,"
-            f" too few for data.folds={folds}.\n{remedy}"
+            f"All {len(questions)} questions share an article or nearly repeat each other, so that "
+            "no fold can choose the checkpoint.\nTrain without one: data.fold=null "
+            "trainer.eval_strategy=no trainer.load_best_model_at_end=false"
+        )
+    if number < folds:
+        raise ExamError(
+            f"{len(questions)} questions form {number} groups of near-duplicates, too few for "
+            f"data.folds={folds}.\nSet data.folds={number}"
         )
     fold = np.empty(len(questions), dtype=np.int64)
     splitter = GroupKFold(n_splits=folds, shuffle=True, random_state=seed)
