@@ -108,7 +108,7 @@ def packed_heads(tmp_path, asked, dtype):
     """Random queries, keys, values and relative positions of packed questions of many lengths."""
     reader = reader_of(tmp_path, asked)
     rows = rows_of(reader, asked)[:3]
-    rows[1]["context"] = []
+    rows[1]["windows"] = [[]]
     rows[2]["options"] = rows[2]["options"][:2]
     batch = PackedCollator(reader.tokenizer, 5)(rows)
     allowed = attention_mask_for(batch["attention_mask"], batch["option_tokens"])[:, None]

@@ -281,7 +281,7 @@ def reader_of(tmp_path, questions, family, packing, **values):
 def batch_of(reader, questions):
     """Questions of different lengths, one without context and one with three options."""
     rows = features_of(reader, questions).to_list()[:4]
-    rows[1]["context"] = []
+    rows[1]["windows"] = [[]]
     rows[2]["options"] = rows[2]["options"][:3]
     rows[2]["labels"] = 1
     return reader.build_collator(5)(rows)

@@ -36,7 +36,7 @@ def as_on_a_gpu(monkeypatch):
 def batch_of(reader, questions):
     """Six questions; one has no context, one two options, and the lengths differ."""
     rows = rows_of(reader, questions)
-    rows[1]["context"] = []
+    rows[1]["windows"] = [[]]
     rows[2]["options"] = rows[2]["options"][:2]
     batch = reader.build_collator(5)(rows)
     batch.pop("labels")

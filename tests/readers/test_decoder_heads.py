@@ -43,7 +43,7 @@ def test_scores_equal_the_library_classifier(tmp_path, questions, base):
     for row, scores in zip(rows, logits, strict=True):
         for option, score in zip(row["options"], scores, strict=True):
             question = [*row["prompt"], *option]
-            ids = reader.build_collator(5).pair.build(row["context"], question)["input_ids"]
+            ids = reader.build_collator(5).pair.build(row["windows"][0], question)["input_ids"]
             with torch.no_grad():
                 expected = plain(torch.tensor([ids])).logits.item()
             assert score == pytest.approx(expected, abs=1e-5)

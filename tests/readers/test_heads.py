@@ -26,14 +26,14 @@ from exam.readers.trainer import binary_loss
 def test_the_question_comes_first_and_its_context_fills_the_rest(small):
     tokenizer, i = small
     a, b, c, d, e = (i[x] for x in "abcde")
-    row = {"context": [a, b], "prompt": [c], "options": [[d], [e]], "labels": 0}
+    row = {"windows": [[a, b]], "prompt": [c], "options": [[d], [e]], "labels": 0}
     batch = MultipleChoiceCollator(tokenizer, 2, Layout.question_first)([row])
     assert batch["input_ids"].tolist() == [[[2, c, d, 3, a, b, 3], [2, c, e, 3, a, b, 3]]]
     assert batch["token_type_ids"].tolist() == [[[0, 0, 0, 0, 1, 1, 1]] * 2]
     packed = PackedCollator(tokenizer, 2, Layout.question_first)([row])
     assert packed["input_ids"].tolist()[0][:10] == [2, c, 3, a, b, 3, d, 3, e, 3]
     assert packed["position_ids"].tolist()[0][:10] == [0, 1, 2, 3, 4, 5, 6, 7, 6, 7]
-    without = {**row, "context": []}
+    without = {**row, "windows": [[]]}
     for kind in (MultipleChoiceCollator, PackedCollator):
         one, other = (kind(tokenizer, 2, layout)([without]) for layout in Layout)
         assert all(torch.equal(one[name], other[name]) for name in one)
@@ -50,7 +50,7 @@ def test_the_question_comes_first_and_its_context_fills_the_rest(small):
 )
 def test_longformer_attends_globally_from_prompt_and_option(small, layout, context, marks):
     tokenizer, i = small
-    row = {"context": [i[x] for x in context], "prompt": [i["c"]], "options": [[i["d"]]]}
+    row = {"windows": [[i[x] for x in context]], "prompt": [i["c"]], "options": [[i["d"]]]}
     batch = MultipleChoiceCollator(tokenizer, 1, layout, global_attention=True)([row])
     assert batch["global_attention_mask"].tolist() == [[marks]]
 
@@ -85,7 +85,7 @@ def test_the_best_passage_can_stand_next_to_the_question(small):
     questions = as_questions([{**kaggle_rows(1)[0], "prompt": "c", **dict.fromkeys("ABCDE", "d")}])
     contexts = {"0": [{"text": "a b"}, {"text": "e f"}, {"text": "g g g"}]}
     best_last, _ = build_features(questions, contexts, tokenizer, 10, 512, Order.best_last)
-    assert best_last[0]["context"] == [i["g"], i["e"], i["f"], i["a"], i["b"]]
+    assert best_last[0]["windows"][0] == [i["g"], i["e"], i["f"], i["a"], i["b"]]
 
 
 def test_binary_loss_is_the_mean_of_each_option():

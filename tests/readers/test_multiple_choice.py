@@ -67,7 +67,7 @@ def test_only_the_context_is_truncated(questions):
     rows, stats = build_features(
         questions.select([0]), contexts_of(questions, passages), tokenizer, needed + room, 512
     )
-    assert rows[0]["context"] == first[0] + first[1][:2]
+    assert rows[0]["windows"][0] == first[0] + first[1][:2]
     assert rows[0]["prompt"] == token_ids(tokenizer, [questions[0]["prompt"]])[0]
     assert rows[0]["options"] == token_ids(tokenizer, questions[0]["options"])
     left = len(first[1]) - 2 + len(first[2])
@@ -79,7 +79,7 @@ def test_question_longer_than_the_budget_loses_its_context_not_its_options(quest
     rows, _ = build_features(
         questions, contexts_of(questions), tokenizer, max_length=5, longest=512
     )
-    assert rows[0]["context"] == []
+    assert rows[0]["windows"][0] == []
     assert rows[0]["options"] == token_ids(tokenizer, questions[0]["options"])
 
 
@@ -110,7 +110,11 @@ def test_shuffled_options_keep_the_right_text_and_balance_the_letters():
 
 def test_collator_lays_out_literal_tensors(small):
     tokenizer, i = small
-    row = {"context": [i["a"], i["b"]], "prompt": [i["c"]], "options": [[i["d"]], [i["e"], i["f"]]]}
+    row = {
+        "windows": [[i["a"], i["b"]]],
+        "prompt": [i["c"]],
+        "options": [[i["d"]], [i["e"], i["f"]]],
+    }
     before = copy.deepcopy(row)
     batch = MultipleChoiceCollator(tokenizer, options=2)([{**row, "labels": 1}])
     cls, sep, pad = 2, 3, 0
@@ -131,7 +135,7 @@ def test_collator_lays_out_literal_tensors(small):
 
 def test_collator_without_labels_and_without_context(small):
     tokenizer, i = small
-    row = {"context": [], "prompt": [i["c"]], "options": [[i["d"]], [i["e"]]], "labels": None}
+    row = {"windows": [[]], "prompt": [i["c"]], "options": [[i["d"]], [i["e"]]], "labels": None}
     batch = MultipleChoiceCollator(tokenizer, options=2)([row])
     assert "labels" not in batch
     assert batch["input_ids"].tolist() == [[[2, i["c"], i["d"], 3], [2, i["c"], i["e"], 3]]]
@@ -140,8 +144,8 @@ def test_collator_without_labels_and_without_context(small):
 def test_collator_pads_missing_options(small):
     tokenizer, i = small
     rows = [
-        {"context": [], "prompt": [i["c"]], "options": [[i["d"]], [i["e"]], [i["f"]]]},
-        {"context": [], "prompt": [i["c"]], "options": [[i["d"]], [i["e"]]]},
+        {"windows": [[]], "prompt": [i["c"]], "options": [[i["d"]], [i["e"]], [i["f"]]]},
+        {"windows": [[]], "prompt": [i["c"]], "options": [[i["d"]], [i["e"]]]},
     ]
     batch = MultipleChoiceCollator(tokenizer, options=3)(rows)
     assert batch["input_ids"].shape == (2, 3, 4)

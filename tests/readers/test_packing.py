@@ -57,11 +57,13 @@ def alone(reader, row):
     config = copy.deepcopy(model.config)
     backbone = AutoModel.from_config(config, attn_implementation="eager").eval()
     backbone.load_state_dict(model.base_model.state_dict(), strict=False)
-    template = SpecialTokens.from_tokenizer(reader.tokenizer, pair=bool(row["context"]))
-    shared = len(template.build(row["context"], row["prompt"])["input_ids"]) - len(template.suffix)
+    template = SpecialTokens.from_tokenizer(reader.tokenizer, pair=bool(row["windows"][0]))
+    shared = len(template.build(row["windows"][0], row["prompt"])["input_ids"]) - len(
+        template.suffix
+    )
     logits = []
     for option in row["options"]:
-        sequence = template.build(row["context"], [*row["prompt"], *option])
+        sequence = template.build(row["windows"][0], [*row["prompt"], *option])
         ids = torch.tensor([sequence["input_ids"]])
         n = ids.shape[1]
         allowed = torch.ones(n, n, dtype=torch.bool)
@@ -92,7 +94,7 @@ def alone(reader, row):
 def test_packed_logits_equal_those_of_separate_options(tmp_path, questions, family):
     reader = reader_of(tmp_path, questions, family)
     rows = rows_of(reader, questions)[:3]
-    rows[1]["context"] = []
+    rows[1]["windows"] = [[]]
     rows[2]["options"] = rows[2]["options"][:3]
     packed = compute_logits(reader, rows)
     assert np.ptp(packed[0]) > 0.01
@@ -149,8 +151,8 @@ def test_packed_collator_lays_out_literal_tensors():
     tokenizer = tiny_tokenizer(["a b c d e f g"])
     a, b, c, d, e, f = (tokenizer.convert_tokens_to_ids(x) for x in "abcdef")
     rows = [
-        {"context": [a, b], "prompt": [c], "options": [[d], [e, f]], "labels": 1},
-        {"context": [], "prompt": [c], "options": [[d], [e]], "labels": 0},
+        {"windows": [[a, b]], "prompt": [c], "options": [[d], [e, f]], "labels": 1},
+        {"windows": [[]], "prompt": [c], "options": [[d], [e]], "labels": 0},
     ]
     collator = PackedCollator(tokenizer, options=3)
     batch = collator(rows)
@@ -328,7 +330,7 @@ def test_prediction_by_tokens_keeps_the_order(tmp_path, questions):
     )
     rows = features.to_list()
     for i, row in enumerate(rows):
-        row["context"] = row["context"] * (i % 4 + 1)
+        row["windows"] = [row["windows"][0] * (i % 4 + 1)]
     varied = Dataset.from_list(rows, features=features.features)
     one, other = (reader.predict_logits(varied) for reader in by.values())
     assert one == pytest.approx(other, abs=1e-5)

@@ -29,6 +29,7 @@ from exam.config.generation import Generator, GeneratorKind, LanguageModel, Ques
 from exam.config.reader import (
     FLASH,
     BatchBy,
+    ChunkPooling,
     Context,
     Layout,
     Loss,

@@ -64,6 +64,14 @@ class Layout(Enum):
     question_first = "question_first"  # prompt and option, and the context fills the rest
 
 
+class ChunkPooling(Enum):
+    """The way in which an option's scores in several windows become one."""
+
+    sum = "sum"  # log-sum-exp: one softmax over all windows and options
+    max = "max"
+    mean = "mean"
+
+
 class Loss(Enum):
     """The loss of a transformer's training."""
 
@@ -89,8 +97,25 @@ class Context:
     eval_num_passages: int | None = setting(
         None, "Passages in inference; null: num_passages.", minimum=0
     )
-    order: Order = setting(Order.best_first, "Order of the passages.")
+    chunks: int = setting(
+        1, "Windows of max_length tokens that share the passages; each is read.", minimum=1
+    )
+    train_chunks: int | None = setting(
+        None, "Windows that each epoch of training draws for a question; null: all.", minimum=1
+    )
+    chunk_pooling: ChunkPooling = setting(
+        ChunkPooling.sum, "How an option's scores in its windows become one."
+    )
+    order: Order = setting(Order.best_first, "Order of the passages in a window.")
     layout: Layout = setting(Layout.context_first, "Which part of a question comes first.")
+
+    def validate(self) -> None:
+        """Refuse to draw more windows than there are."""
+        if self.train_chunks is not None and self.train_chunks > self.chunks:
+            raise ExamError(
+                f"context.train_chunks={self.train_chunks} exceeds context.chunks={self.chunks}.\n"
+                f"Set context.chunks={self.train_chunks}, or leave context.train_chunks out."
+            )
 
     def passages(self, *, training: bool) -> int:
         """Return how many of the ranked passages the reader reads."""

@@ -310,6 +310,12 @@ def _check_model(config: Train, trainer: dict[str, Any]) -> None:
     model = config.model
     if model.kind is ReaderKind.causal_lm:
         _check_causal_lm(config)
+    if config.context.chunks > 1 and model.kind is not ReaderKind.transformer:
+        raise ExamError(
+            f"context.chunks={config.context.chunks} has no effect with "
+            f"model.kind={model.kind.value}, which reads all passages at once.\n"
+            "Leave context.chunks out, or choose model=minilm."
+        )
     sampling = trainer.get("train_sampling_strategy", "random")
     if model.batch_by is BatchBy.tokens and sampling != "random":
         raise ExamError(

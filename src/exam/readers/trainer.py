@@ -20,7 +20,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from transformers.utils.import_utils import is_bitsandbytes_available
 
-from exam.config import DEFAULT_K, BatchBy, Loss, Model, Tuning
+from exam.config import DEFAULT_K, BatchBy, ChunkPooling, Loss, Model, Tuning
 from exam.core.errors import ExamError
 from exam.core.files import read_object, write_json
 from exam.core.trainer import SingleDeviceArguments, build_training_arguments
@@ -46,6 +46,7 @@ class ReaderTrainingArguments(SingleDeviceArguments):
     loss: Loss = Loss.softmax
     batch_by: BatchBy = BatchBy.questions
     cross_option_bias: bool = False  # the model takes `option_mask`
+    chunk_pooling: ChunkPooling = ChunkPooling.sum
     metric_k: int = DEFAULT_K  # of MAP@k, which chooses the checkpoint
     layer_decay: float = 1.0
     head_learning_rate: float | None = None
@@ -62,7 +63,12 @@ class ReaderTrainingArguments(SingleDeviceArguments):
 
 
 def build_reader_arguments(
-    values: dict[str, Any], folder: Path, seed: int, model: Model, k: int = DEFAULT_K
+    values: dict[str, Any],
+    folder: Path,
+    seed: int,
+    model: Model,
+    k: int = DEFAULT_K,
+    pooling: ChunkPooling = ChunkPooling.sum,
 ) -> ReaderTrainingArguments:
     """Build the Trainer's arguments of a configuration, saving below `folder`."""
     if values.get("optim") == EIGHT_BIT and not (
@@ -83,6 +89,7 @@ def build_reader_arguments(
         loss=model.loss,
         batch_by=model.batch_by,
         cross_option_bias=model.cross_option_bias,
+        chunk_pooling=pooling,
         metric_k=k,
     )
 
@@ -104,6 +111,29 @@ def refuse_nan(logits: Floats) -> None:
             f"The reader returned NaN for {number} of {len(logits)} questions.\n"
             "Train again with a lower trainer.learning_rate, or without fp16."
         )
+
+
+# Windows.
+
+
+def pool_windows(
+    scores: torch.Tensor, owner: torch.Tensor, questions: int, pooling: ChunkPooling
+) -> torch.Tensor:
+    """Return logits `(questions, options)` of scores `(windows, options)`.
+
+    `owner` `(windows,)` holds the number of each window's question. `sum` is the logarithm of the
+    summed exponentials: the softmax of the result is the sum over windows of a softmax over all
+    windows and options.
+    """
+    rows = owner[:, None].expand_as(scores)
+    empty = scores.new_zeros(questions, scores.shape[1])
+    if pooling is ChunkPooling.mean:
+        return empty.scatter_reduce(0, rows, scores, "mean", include_self=False)
+    highest = empty.scatter_reduce(0, rows, scores, "amax", include_self=False)
+    if pooling is ChunkPooling.max:
+        return highest
+    highest = highest.detach()
+    return empty.scatter_add(0, rows, (scores - highest[owner]).exp()).log() + highest
 
 
 # Losses.
@@ -238,18 +268,19 @@ def _divide(lengths: list[int], budget: float, seed: int) -> list[list[int]]:
 
 
 class EpochCallback(TrainerCallback):
-    """Set the epoch of a sampler.
+    """Set the epoch of a sampler and of a collator.
 
     The library does not, when several processes resume within an epoch.
     """
 
-    def __init__(self, sampler: TokenBatches) -> None:
-        """Take the sampler whose epoch to set."""
-        self.sampler = sampler
+    def __init__(self, *counting: Any) -> None:
+        """Take the objects whose `epoch` to set."""
+        self.counting = counting
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set the epoch, also after resuming within it."""
-        self.sampler.set_epoch(int(state.epoch or 0))
+        for part in self.counting:
+            part.epoch = int(state.epoch or 0)
 
 
 # The Trainer.
@@ -278,11 +309,15 @@ class ReaderTrainer(Trainer):
         """Return the loss over the options that exist; None without labels or targets."""
         inputs = dict(inputs)
         mask, labels = inputs["option_mask"], inputs.pop("labels", None)
-        targets = inputs.pop("targets", None)
+        targets, owner = inputs.pop("targets", None), inputs.pop("owner", None)
         if not self.args.cross_option_bias:
             inputs.pop("option_mask")
-        outputs = model(**inputs)
-        logits = outputs.logits.float().masked_fill(~mask, -torch.inf)
+        if owner is not None:  # a row for each window
+            inputs |= {n: inputs[n][owner] for n in ("option_mask", "evidence") if n in inputs}
+        scores = model(**inputs).logits.float()
+        if owner is not None:
+            scores = pool_windows(scores, owner, len(mask), self.args.chunk_pooling)
+        logits = scores.masked_fill(~mask, -torch.inf)
         if targets is None and labels is not None:
             targets = functional.one_hot(labels, logits.shape[1]).float()
         smoothing = self.args.label_smoothing_factor
@@ -376,6 +411,8 @@ class ReaderTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         args, features = self.args, self.train_dataset if train_dataset is None else train_dataset
+        self.remove_callback(EpochCallback)
+        self.add_callback(EpochCallback(self.data_collator))
         if args.batch_by is BatchBy.questions or features is None:
             return super()._get_train_sampler(train_dataset)
         sampler = TokenBatches(
@@ -388,7 +425,7 @@ class ReaderTrainer(Trainer):
         )
         self.mean_size = sampler.mean_size
         self.remove_callback(EpochCallback)
-        self.add_callback(EpochCallback(sampler))
+        self.add_callback(EpochCallback(self.data_collator, sampler))
         return sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:

@@ -22,7 +22,7 @@ from exam.readers.multiple_choice.features import (
     SpecialTokens,
     TokenCounts,
     TruncationStats,
-    join_passages,
+    fill_windows,
 )
 from exam.retrieval.contexts import Contexts
 
@@ -129,7 +129,7 @@ class Prompter:
             lines = token_ids(self.tokenizer, [f"- {passage['text']}\n" for passage in passages])
             options = token_ids(self.tokenizer, question["options"])
             counts.add(question["id"], [*before, *suffixes], options, lines, unknown)
-            context = join_passages(lines, window - fixed, order, cut)
+            (context,) = fill_windows(lines, window - fixed, 1, order, cut)
             prefix = list(self.start)
             for piece, ids in zip(self.pieces, before, strict=False):
                 prefix += context if piece == "{context}" else ids

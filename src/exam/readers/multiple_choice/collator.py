@@ -1,6 +1,7 @@
 """Batches: one padded sequence per option, or one per question."""
 
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from exam.config import Layout
 from exam.readers.lexical import OVERLAP_FEATURES
 from exam.readers.multiple_choice.attention import round_up
-from exam.readers.multiple_choice.features import TARGETS, SpecialTokens
+from exam.readers.multiple_choice.features import DRAWN, TARGETS, SpecialTokens
 
 Row = dict[str, Any]
 
@@ -19,13 +20,17 @@ Row = dict[str, Any]
 class Collator:
     """Batch the features of questions; labels are optional, and the input is unchanged.
 
-    `option_mask` marks the options that exist, for questions with fewer than `options`. The batch
-    has `evidence` if the features have.
+    `option_mask` `(questions, options)` marks the options that exist, for questions with fewer
+    than `options`. The batch has `evidence` if the features have. The model's inputs have a row for
+    each window; where questions may have several, `owner` `(windows,)` holds the number of each
+    window's question. Each epoch draws `row["drawn"]` windows of a question, if it has that value.
     """
 
     tokenizer: PreTrainedTokenizerBase
     options: int
     layout: Layout = Layout.context_first
+    seed: int = 0
+    epoch: int = 0
     single: SpecialTokens = field(init=False)
     pair: SpecialTokens = field(init=False)
 
@@ -35,10 +40,22 @@ class Collator:
 
     def __call__(self, rows: list[Row]) -> dict[str, Tensor]:
         """Return the model's inputs, `option_mask`, and `labels` if every row has one."""
-        batch = self._build_inputs(rows)
-        batch["option_mask"] = torch.tensor(
-            [[i < len(row["options"]) for i in range(self.options)] for row in rows]
+        batch = {  # the mask comes first: the Trainer takes its length as the number of questions
+            "option_mask": torch.tensor(
+                [[i < len(row["options"]) for i in range(self.options)] for row in rows]
+            )
+        }
+        windows = list(map(self._draw_windows, rows))
+        batch |= self._build_inputs(
+            [
+                {**row, "context": window}
+                for row, drawn in zip(rows, windows, strict=True)
+                for window in drawn
+            ]
         )
+        if any(len(drawn) > 1 for drawn in windows):
+            counts = torch.tensor(list(map(len, windows)))
+            batch["owner"] = torch.arange(len(rows)).repeat_interleave(counts)
         if all(row.get("labels") is not None for row in rows):
             batch["labels"] = torch.tensor([row["labels"] for row in rows])
         for name, shape in {TARGETS: (), "evidence": (len(OVERLAP_FEATURES),)}.items():
@@ -50,7 +67,17 @@ class Collator:
 
     def count_tokens(self, row: Row) -> int:
         """Count the tokens of a question in a batch of questions as long, with padding."""
-        return self._build_inputs([row])["input_ids"].numel()
+        windows = [{**row, "context": window} for window in self._draw_windows(row)]
+        return self._build_inputs(windows)["input_ids"].numel()
+
+    def _draw_windows(self, row: Row) -> list[list[int]]:
+        """Return the windows to read in this epoch, in their order."""
+        windows: list[list[int]] = row["windows"]
+        drawn = row.get(DRAWN, len(windows))
+        if drawn >= len(windows):
+            return windows
+        random = Random(f"{self.seed}:{self.epoch}:{row['prompt']}")
+        return [windows[i] for i in sorted(random.sample(range(len(windows)), drawn))]
 
     def _build_inputs(self, rows: list[Row]) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -116,11 +143,11 @@ class PackedCollator(Collator):
         sequences = [self._build_sequence(row) for row in rows]
         batch = self._pad(sequences, round_up(max(len(s["input_ids"]) for s in sequences)))
         numbers = torch.arange(1, self.options + 1)[None, :, None]
-        batch["option_tokens"] = batch.pop("owner")[:, None] == numbers
+        batch["option_tokens"] = batch.pop("option")[:, None] == numbers
         return batch
 
     def _build_sequence(self, row: Row) -> dict[str, list[int]]:
-        """Build the question's tokens; `owner` is 0 in the shared part, 1 in the first option."""
+        """Build the question's tokens; `option` is 0 in the shared part, 1 in the first option."""
         sequence = self._build(row, row["prompt"])
         suffix = self.pair.suffix
         token_type = sequence["token_type_ids"][-1]
@@ -128,12 +155,12 @@ class PackedCollator(Collator):
             end = len(sequence["input_ids"]) - len(suffix)
             sequence = {name: values[:end] for name, values in sequence.items()}
         start = len(sequence["input_ids"])
-        sequence |= {"position_ids": list(range(start)), "owner": [0] * start}
+        sequence |= {"position_ids": list(range(start)), "option": [0] * start}
         for number, option in enumerate(row["options"], start=1):
             ids = [*option, *suffix]
             sequence["input_ids"] += ids
             sequence["token_type_ids"] += [token_type] * len(ids)
             sequence["attention_mask"] += [1] * len(ids)
             sequence["position_ids"] += range(start, start + len(ids))
-            sequence["owner"] += [number] * len(ids)
+            sequence["option"] += [number] * len(ids)
         return sequence

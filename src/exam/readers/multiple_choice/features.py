@@ -24,9 +24,10 @@ log = logging.getLogger(__name__)
 
 MAX_TOKENS_PER_CHARACTER = 4  # its bytes in UTF-8
 TARGETS = "targets"  # each option's probability of being right, in questions with soft labels
+DRAWN = "drawn"  # windows of a question that each epoch reads, in features of training
 FEATURES = Features(
     {
-        "context": List(Value("int32")),
+        "windows": List(List(Value("int32"))),  # of the context
         "prompt": List(Value("int32")),
         "options": List(List(Value("int32"))),
         "labels": Value("int64"),
@@ -172,12 +173,14 @@ def build_features(
     max_length: int,
     longest: int,
     order: Order = Order.best_first,
+    chunks: int = 1,
 ) -> tuple[Dataset, FeatureStats]:
-    """Encode each question as `context`, `prompt` (token ids), `options` (lists) and `labels`.
+    """Encode each question as `windows`, `prompt` (token ids), `options` (lists) and `labels`.
 
-    The context takes the tokens that prompt and longest option leave of `max_length`; the least
-    relevant passage is truncated first. Every option of a question sees the same context. If prompt
-    and option exceed `max_length`, the question gets no context.
+    A window takes the tokens that prompt and longest option leave of `max_length`. The best
+    passages fill up to `chunks` windows, and the least relevant passage is truncated first. Every
+    option of a question sees the same windows. If prompt and option exceed `max_length`, the
+    question gets one empty window.
 
     Raises:
         ExamError: prompt and option need more than `longest` tokens, the model's limit.
@@ -203,7 +206,7 @@ def build_features(
         needed = len(prompt) + max(map(len, options)) + special
         _check_length(row["id"], needed, longest)
         room = max(0, max_length - needed)
-        features["context"].append(join_passages(context_ids, room, order, cut))
+        features["windows"].append(fill_windows(context_ids, room, chunks, order, cut))
         features["prompt"].append(prompt)
         features["options"].append(options)
         features["labels"].append(row["label"])
@@ -257,19 +260,28 @@ def shuffle_options(questions: Dataset, seed: int) -> Dataset:
     return questions.map(shuffle, load_from_cache_file=False)
 
 
-def join_passages(
-    passages: list[list[int]], budget: int, order: Order, cut: TruncationStats
-) -> list[int]:
-    """Join the ids of the best passages within a budget; the least relevant one is truncated.
+def fill_windows(
+    passages: list[list[int]], room: int, number: int, order: Order, cut: TruncationStats
+) -> list[list[int]]:
+    """Join the ids of the best passages to at most `number` windows of `room` tokens.
 
-    `passages` are best first, and `cut` counts what is left out.
+    `passages` are best first. A passage that does not fit opens the next window. If there is none,
+    it is truncated, and `cut` counts what is left out.
     """
-    kept: list[list[int]] = []
+    windows: list[list[list[int]]] = [[]]
+    free = room
     for passage in passages:
-        cut.passages += budget == 0
-        kept.append(passage[:budget])
-        budget -= len(kept[-1])
-    left_out = sum(map(len, passages)) - sum(map(len, kept))
+        if len(passage) > free and windows[-1] and len(windows) < number:
+            windows.append([])
+            free = room
+        cut.passages += free == 0
+        windows[-1].append(passage[:free])
+        free -= len(windows[-1][-1])
+    kept = sum(len(passage) for window in windows for passage in window)
+    left_out = sum(map(len, passages)) - kept
     cut.questions += left_out > 0
     cut.tokens += left_out
-    return list(chain.from_iterable(kept if order is Order.best_first else reversed(kept)))
+    best_first = order is Order.best_first
+    return [
+        list(chain.from_iterable(window if best_first else reversed(window))) for window in windows
+    ]

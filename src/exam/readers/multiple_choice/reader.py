@@ -41,6 +41,7 @@ from exam.metrics import Floats, count_ties
 from exam.readers.lexical import OVERLAP_FEATURES, compute_overlap_features, fit_weights
 from exam.readers.multiple_choice.collator import Collator, MultipleChoiceCollator, PackedCollator
 from exam.readers.multiple_choice.features import (
+    DRAWN,
     EVIDENCE,
     FEATURES,
     TARGETS,
@@ -100,8 +101,10 @@ class MultipleChoiceReader:
 
         `texts` train the tokenizer of a random model. MAP@k chooses the checkpoint.
         """
-        arguments = build_reader_arguments(trainer, folder, seed, config, k)
-        return cls(*cls.load_model(config, seed, texts), arguments, config, context or Context())
+        context = context or Context()
+        pooling = context.chunk_pooling
+        arguments = build_reader_arguments(trainer, folder, seed, config, k, pooling)
+        return cls(*cls.load_model(config, seed, texts), arguments, config, context)
 
     load_model = staticmethod(load_model)
 
@@ -209,12 +212,11 @@ class MultipleChoiceReader:
     def build_collator(self, options: int) -> Collator:
         """Build the collator of questions with at most `options` options."""
         layout = self.context.layout
+        shared = (self.tokenizer, options, layout, self.arguments.seed)
         if self.config.packing is not Packing.none:
-            return PackedCollator(self.tokenizer, options, layout)
+            return PackedCollator(*shared)
         is_longformer = self.model.config.model_type == "longformer"
-        return MultipleChoiceCollator(
-            self.tokenizer, options, layout, global_attention=is_longformer
-        )
+        return MultipleChoiceCollator(*shared, global_attention=is_longformer)
 
     def max_length(self, *, training: bool) -> int:
         """Return how many tokens context, prompt and an option may take."""
@@ -230,11 +232,12 @@ class MultipleChoiceReader:
         The token ids are cached beside the stage as `name`.
         """
         top_k, order = self.context.passages(training=training), self.context.order
+        chunks = self.context.chunks
         max_length = self.max_length(training=training)
         longest = max_input_tokens(self.model, max_length)
         has_evidence = self.config.overlap_features
         key = {
-            "format": 5,
+            "format": 6,
             "questions": questions_digest(questions),
             "contexts": contexts.hash,
             "tokenizer": tokenizer_digest(self.tokenizer),
@@ -242,6 +245,7 @@ class MultipleChoiceReader:
             "max_length": max_length,
             "longest": longest,
             "order": order.value,
+            "chunks": chunks,
             "evidence": list(OVERLAP_FEATURES) if has_evidence else None,
         }
         outputs = contexts.folder.parents[1]
@@ -253,10 +257,11 @@ class MultipleChoiceReader:
             if not stage.reused:
                 passages = read_contexts(contexts, top_k)
                 features, stats = build_features(
-                    questions, passages, self.tokenizer, max_length, longest, order
+                    questions, passages, self.tokenizer, max_length, longest, order, chunks
                 )
                 if has_evidence:
-                    overlap = compute_overlap_features(questions, contexts, top_k, max_length)
+                    budget = max_length * chunks
+                    overlap = compute_overlap_features(questions, contexts, top_k, budget)
                     rows = [
                         row[: len(options)].tolist()
                         for row, options in zip(overlap, questions["options"], strict=True)
@@ -268,7 +273,10 @@ class MultipleChoiceReader:
         tokens = TokenCounts(**stage.metadata["tokens"])
         tokens.warn("features")
         schema = Features({**FEATURES, **EVIDENCE}) if has_evidence else FEATURES
-        return Dataset.from_dict(pq.read_table(path).to_pydict(), features=schema), tokens
+        features = Dataset.from_dict(pq.read_table(path).to_pydict(), features=schema)
+        if training and self.context.train_chunks is not None:
+            features = features.add_column(DRAWN, [self.context.train_chunks] * len(features))
+        return features, tokens
 
     def build_trainer(
         self, train: Dataset | None, dev: Dataset | None, options: int
