@@ -9,7 +9,12 @@ from helpers import write_csv
 from exam.config import Data
 from exam.core.logging import quiet_libraries
 from exam.data.articles import Article
-from exam.data.option_order import choose_order, fixed_orders_key, has_fixed_order
+from exam.data.option_order import (
+    choose_order,
+    classify_reference,
+    fixed_orders_key,
+    has_fixed_order,
+)
 from exam.data.questions import read_questions
 from exam.generation.llm import Request, _format_questions
 from exam.pipelines.infer import _rotation
@@ -144,3 +149,22 @@ def test_questions_of_a_language_model_keep_a_meaningful_order():
     ]
     assert {row["answer"] for row in rows[::2]} == {"C"}
     assert len({row["answer"] for row in rows[1::2]}) > 1
+
+
+@pytest.mark.parametrize(
+    ("option", "reference"),
+    [
+        ("All of the above", (True, False)),
+        ("Both A and B", (True, False)),
+        ("None of the above", (False, True)),
+        ("Neither A nor B", (False, True)),
+        ("Alle genannten", (True, False)),
+        ("Keine der genannten", (False, True)),
+        ("以上都不对", (False, True)),
+        ("以上都对", (True, False)),
+        ("None", (False, False)),
+        ("All cats", (False, False)),
+    ],
+)
+def test_a_reference_affirms_or_denies_other_options(option, reference):
+    assert classify_reference(option) == reference

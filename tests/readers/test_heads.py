@@ -13,6 +13,7 @@ from transformers import LongformerForMultipleChoice
 from exam.config import Layout, Loss, Model, Order, Packing, Tuning
 from exam.readers.lexical import (
     OVERLAP_FEATURES,
+    SPREADS,
     compute_logits,
     compute_overlap_features,
     fit_weights,
@@ -125,7 +126,7 @@ def joined(tmp_path, questions, packing=Packing.options, family="bert", **values
     )
 
 
-def test_overlap_features_are_standardised_over_the_options(tmp_path):
+def test_overlap_features_are_centred_over_the_options(tmp_path):
     rows = [{**kaggle_rows(1)[0], "prompt": "the animal", **dict.fromkeys("ABCDE", "x")}]
     rows[0] |= {"A": "river log marsh", "B": "pond", "answer": "A"}
     questions = as_questions(rows)
@@ -138,14 +139,14 @@ def test_overlap_features_are_standardised_over_the_options(tmp_path):
     assert features.shape == (1, 5, len(OVERLAP_FEATURES))
     by_name = {name: features[0, :, OVERLAP_FEATURES.index(name)] for name in OVERLAP_FEATURES}
 
-    def standardised(values):
-        return pytest.approx((np.array(values) - np.mean(values)) / np.std(values))
+    def centred(name, values):
+        return pytest.approx((np.array(values) - np.mean(values)) / SPREADS[name])
 
-    assert by_name["trigrams"] == standardised([6.0, 0, 0, 0, 0])
-    assert by_name["scored"] == standardised([0.75, 0.25, 0, 0, 0])
+    assert by_name["trigrams"] == centred("trigrams", [6.0, 0, 0, 0, 0])
+    assert by_name["scored"] == centred("scored", [0.75, 0.25, 0, 0, 0])
     # Squared idf: each of river, log, marsh and pond 4, animal 1; x has none.
     one = 1 / np.sqrt(13)
-    assert by_name["similarity"] == standardised([1.0, 2 / np.sqrt(5), one, one, one])
+    assert by_name["similarity"] == centred("similarity", [1.0, 2 / np.sqrt(5), one, one, one])
     assert by_name["centrality"][:2].tolist() == pytest.approx(
         by_name["centrality"][[1, 0]].tolist()
     )

@@ -70,11 +70,24 @@ WORDS_OF = {  # an option of nothing but words of these tables and labels refers
     "Turkish": "ve veya yalnız",
     "Vietnamese": "chỉ cả hoặc sai và đều đúng",
 }
+DENIALS_OF = {  # an option that refers to others with one of these says that they are wrong
+    "Arabic and Hebrew": "ليس لا אף לא",
+    "Chinese": "不 无 没 沒 無 非",
+    "English": "neither no none nor not",
+    "French": "aucun aucune ni",
+    "German": "kein keine keiner keines keins weder",
+    "Italian and Portuguese": "nem nenhum nenhuma nessun nessuna nessuno",
+    "Polish and Turkish": "hiçbiri żaden żadna żadne",
+    "Russian": "не ни ничего",
+    "Spanish": "ni ningun ninguna ninguno",
+    "Swedish": "inga ingen inget",
+    "Vietnamese": "không",
+}
 PHRASE = re.compile("|".join(PHRASES.values()))
 LABELS = {*"abcdefghij", *"абвгд", *"أبجد", *"कखगघ", *"กขคงจ"}
-QUANTIFIERS, MARKERS, OTHER_WORDS = (
+QUANTIFIERS, MARKERS, OTHER_WORDS, DENIALS = (
     {word for words in table.values() for word in words.split()}
-    for table in (QUANTIFIERS_OF, MARKERS_OF, WORDS_OF)
+    for table in (QUANTIFIERS_OF, MARKERS_OF, WORDS_OF, DENIALS_OF)
 )
 WORDS = QUANTIFIERS | MARKERS | OTHER_WORDS
 IDEOGRAPH = re.compile("([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3])")  # no blank separates these
@@ -87,6 +100,16 @@ def has_fixed_order(options: list[str]) -> bool:
     labels = {*"abcdefghij"[: len(options)]}
     letters = sum(len(w) == 1 and w[0] in labels for w in words)
     return letters > 1 or any(map(_refers_to_others, options, words))
+
+
+def classify_reference(option: str) -> tuple[bool, bool]:
+    """Tell whether an option says that others are right, and whether it says that they are wrong.
+
+    "All of the above" gives (True, False), "None of the above" (False, True).
+    """
+    words = _split(option)
+    refers, denies = _refers_to_others(option, words), not DENIALS.isdisjoint(words)
+    return refers and not denies, refers and denies
 
 
 def choose_order(options: list[str], order: list[int]) -> list[int]:

@@ -46,7 +46,7 @@ from exam.metrics import metric_name, metric_title
 from exam.pipelines.preflight import CheckQuestions, check_models, check_reader, check_room
 from exam.pipelines.tracking import find_mode, log_summary, track_sweep, track_training
 from exam.readers.base import reader_class
-from exam.readers.lexical import OVERLAP_FEATURES
+from exam.readers.lexical import FEATURES, OVERLAP_FEATURES
 from exam.readers.multiple_choice.features import TARGETS
 from exam.report.card import push, write_card
 from exam.report.run import write_results, write_run
@@ -232,7 +232,11 @@ def _read_selection_score(stage: Stage) -> float | None:
 def _stage_key(config: Train, split: Split, pool: Stage, valid: Stage) -> dict[str, Any]:
     """Return everything that determines a trained run."""
     parts = {"train": split.train, "dev": split.dev, "valid": split.valid}
-    evidence = {"overlap_features": list(OVERLAP_FEATURES)} if config.model.overlap_features else {}
+    evidence = {}
+    if config.model.overlap_features:
+        evidence = {"overlap_features": list(OVERLAP_FEATURES)}
+    elif config.model.kind is ReaderKind.lexical:
+        evidence = {"features": list(FEATURES)}
     checkpoint = checkpoint_fingerprint(config.model.checkpoint)
     learns = config.model.kind.is_neural and is_trained(config.trainer)
     shuffles = learns and config.model.kind is ReaderKind.transformer

@@ -22,6 +22,7 @@ from exam.core.checkpoints import MODEL
 from exam.core.errors import ExamError, spell_command
 from exam.core.files import read_json, write_json
 from exam.core.logging import track
+from exam.data.option_order import classify_reference
 from exam.data.splits import Split, assign_folds, group_near_duplicates
 from exam.data.words import split_words
 from exam.metrics import (
@@ -43,7 +44,7 @@ WINDOW = 30  # words: about one long sentence
 FOLDS = 5
 PENALTY = 1.0
 MAX_NAMED = 3  # questions that a warning names
-FEATURES = (
+WORD_FEATURES = (
     "window",  # best coverage in a window, times the window's share of the prompt's words
     "coverage",  # best share of the option's new words in a window
     "bigrams",  # word pairs that occur in the passages
@@ -54,12 +55,23 @@ FEATURES = (
     "prompt",  # share of words that occur in the prompt
     "centrality",  # mean Jaccard overlap with the other options' words
 )
+REFERENCES = (  # 1 or 0
+    "affirms",  # says that other options are right, as "All of the above"
+    "denies",  # says that they are wrong, as "None of the above"
+)
+FEATURES = (*REFERENCES, *WORD_FEATURES)
 PASSAGE_FEATURES = (
     "trigrams",  # runs of three words that occur in the passages, by inverse document frequency
     "similarity",  # best cosine of prompt and option with the question's words in a window
     "scored",  # share of the option's new words in a passage, averaged by retrieval scores
 )
 OVERLAP_FEATURES = (*FEATURES, *PASSAGE_FEATURES)  # of a neural reader's score
+# Typical standard deviations within a question, so that one learning rate suits all features.
+SPREADS = {
+    "affirms": 0.1, "denies": 0.1, "window": 0.16, "coverage": 0.26, "bigrams": 14.5,
+    "missing": 1.2, "missing_own": 6.4, "words": 1.9, "characters": 0.25, "prompt": 0.1,
+    "centrality": 0.05, "trigrams": 19.4, "similarity": 0.09, "scored": 0.17,
+}  # fmt: skip
 Words = list[str]
 
 
@@ -87,22 +99,28 @@ def compute_features(
         scores = None
         if names == OVERLAP_FEATURES:
             scores = [passage["score"] for passage in ranked[: len(passages)]]
-        row[: len(options)] = compute_option_features(prompt, options, passages, idf, scores)
+        row[: len(options)] = [
+            [*map(float, classify_reference(text)), *values]
+            for text, values in zip(
+                question["options"],
+                compute_option_features(prompt, options, passages, idf, scores),
+                strict=True,
+            )
+        ]
     return features
 
 
 def compute_overlap_features(questions: Dataset, stage: Stage, top_k: int, budget: int) -> Floats:
     """Compute OVERLAP_FEATURES `(questions, options, features)` with the best passages of a stage.
 
-    Each is standardised over its question's options: 0 where they are equal, NaN for missing
-    options. The `top_k` best passages are read up to `budget` words.
+    Each is centred over its question's options, in units of SPREADS; NaN for missing options. The
+    `top_k` best passages are read up to `budget` words.
     """
     contexts, idf = read_contexts(stage, top_k), read_idf(stage)
     features = compute_features(questions, contexts, idf, budget, OVERLAP_FEATURES)
-    spread = np.nanstd(features, axis=1, keepdims=True)
-    spread[spread < 1e-9] = np.inf  # equal but for rounding
-    standardised: Floats = (features - np.nanmean(features, axis=1, keepdims=True)) / spread
-    return standardised
+    spreads = [SPREADS[name] for name in OVERLAP_FEATURES]
+    centred: Floats = (features - np.nanmean(features, axis=1, keepdims=True)) / spreads
+    return centred
 
 
 def compute_option_features(
@@ -112,7 +130,7 @@ def compute_option_features(
     idf: dict[str, float],
     scores: list[float] | None = None,
 ) -> list[list[float]]:
-    """Compute FEATURES of every option of one question; every text is a list of words.
+    """Compute WORD_FEATURES of every option of one question; every text is a list of words.
 
     With the retrieval scores of the passages, PASSAGE_FEATURES follow.
     """
