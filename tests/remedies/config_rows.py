@@ -107,6 +107,8 @@ CONFIG = [
         "train corpus.columns.text=null",
         fill={"<name>": "body"},
     ),
+    Row("exceeds context.chunks=", "train context.train_chunks=3"),
+    Row("has no effect with model.kind=", "train context.chunks=2 model=lexical"),
     Row("Add one: +retriever@", "train retriever=hybrid ~retriever.members.bm25"),
     Row("names no member of", "train retriever=hybrid +retriever.weights.tfidf=1"),
     Row("is managed by exam", "train trainer.output_dir=x"),

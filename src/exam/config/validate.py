@@ -314,7 +314,7 @@ def _check_model(config: Train, trainer: dict[str, Any]) -> None:
         raise ExamError(
             f"context.chunks={config.context.chunks} has no effect with "
             f"model.kind={model.kind.value}, which reads all passages at once.\n"
-            "Leave context.chunks out, or choose model=minilm."
+            "Leave context.chunks out."
         )
     sampling = trainer.get("train_sampling_strategy", "random")
     if model.batch_by is BatchBy.tokens and sampling != "random":

@@ -72,7 +72,7 @@ class Collator:
 
     def _draw_windows(self, row: Row) -> list[list[int]]:
         """Return the windows to read in this epoch, in their order."""
-        windows: list[list[int]] = row["windows"]
+        windows: list[list[int]] = row.get("windows", [[]])  # a language model's prompt has none
         drawn = row.get(DRAWN, len(windows))
         if drawn >= len(windows):
             return windows
