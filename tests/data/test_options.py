@@ -315,3 +315,69 @@ def test_labels_go_before_marks(tmp_path, cell, texts):
     words = ["data=csv", f"data.test={path}", "data.columns.options=options", "data.answer=text"]
     config = compose_config("train", *words)
     assert read_questions(config.data, config.data.test)[0]["options"] == texts
+
+
+def read_options(tmp_path, value, **more):
+    path = tmp_path / "q.jsonl"
+    row = {"id": "1", "prompt": "which?", "options": value, **more}
+    path.write_text(json.dumps(row), encoding="utf-8")
+    words = ["data=csv", f"data.test={path}", "data.columns.options=options"]
+    (question,) = read_questions(compose_config("train", *words).data, str(path))
+    return question
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (
+            "A) Hepatitis B: acute B) Hepatitis C: chronic C) none",
+            ["Hepatitis B: acute", "Hepatitis C: chronic", "none"],
+        ),
+        ("A. Vitamin B. D\nB. Vitamin C. K\nC. Iron", ["Vitamin B. D", "Vitamin C. K", "Iron"]),
+        ("a) iron, b) tin", ["iron", "tin"]),
+    ],
+)
+def test_labels_of_one_form_divide_a_text(tmp_path, text, options):
+    assert read_options(tmp_path, text, answer="A")["options"] == options
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A. Vitamin B. B. Vitamin C. C. Iron",
+        "a) see part b) of the law; b) see part c) of the law; c) neither",
+    ],
+)
+def test_a_text_with_a_label_twice_is_refused(tmp_path, text):
+    with refuses("options is a text", "list such as"):
+        read_options(tmp_path, text, answer="A")
+
+
+@pytest.mark.parametrize(
+    ("marks", "label"),
+    [
+        ([True, None, None], 0),
+        ([None, True, None], 1),
+        (["false", "false", "true"], 2),
+        (["no", "yes", "no"], 1),
+        ([None, None, None], None),
+    ],
+)
+def test_marks_of_every_spelling_name_the_right_option(tmp_path, marks, label):
+    objects = [
+        {"text": text} | ({} if mark is None else {"correct": mark})
+        for text, mark in zip(["iron", "tin", "gold"], marks, strict=True)
+    ]
+    assert read_options(tmp_path, objects)["label"] == label
+
+
+def test_marks_that_say_nothing_are_refused(tmp_path):
+    with refuses("options marks an option with 'maybe'", "Write true or false"):
+        read_options(tmp_path, [{"text": "a", "correct": "maybe"}, {"text": "b", "correct": "no"}])
+
+
+def test_a_label_without_a_text_is_no_option(tmp_path):
+    question = read_options(tmp_path, ["A. iron", "B. gold", "C. ", ""], answer="B")
+    assert (question["options"], question["label"]) == (["iron", "gold"], 1)
+    question = read_options(tmp_path, ["vitamin A.", "B.", "K"], answer="B")
+    assert question["options"] == ["vitamin A.", "B.", "K"]

@@ -275,3 +275,15 @@ def test_parquet_is_known_by_its_content(tmp_path):
         True,
         False,
     ]
+
+
+def test_json_of_rows_beside_other_values_and_of_pandas(tmp_path):
+    rows = [{"id": f"{i}", "prompt": f"p{i}?", "A": "x", "B": "y", "answer": "A"} for i in range(3)]
+    path = tmp_path / "q.json"
+    columns = {name: {str(i): row[name] for i, row in enumerate(rows)} for name in rows[0]}
+    for value in ({"version": "1.0", "data": rows}, columns, {"questions": rows}):
+        path.write_text(json.dumps(value), encoding="utf-8")
+        assert list(read_rows(path)) == rows
+    row = {**rows[0], "data": [{"text": "x"}], "others": ["y"]}
+    path.write_text(json.dumps(row), encoding="utf-8")
+    assert list(read_rows(path)) == [row]

@@ -13,6 +13,7 @@ LETTERS = string.ascii_uppercase
 TEXT = ("text", "texts", "choice", "choices", "option", "options", "value", "content", "answer")
 LABEL = ("label", "labels", "key", "letter", "id")
 MARK = ("correct", "is_correct", "iscorrect")
+TRUE, FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no", "")
 KEY = re.compile(r"(.*?)([A-Za-z]|\d+)")  # of an object's options: A, a, 1, option_a, op1
 WRITTEN = re.compile(r"[(（\[]?([A-Za-z])\s?[)）\].:：、．]\s*")  # a label before its option
 INLINE = re.compile(rf"(?:^|(?<=[\s,;，；|])){WRITTEN.pattern}|^([A-Z])[ \t]+", re.MULTILINE)
@@ -91,6 +92,7 @@ def read_listed(
 
 def _check(texts: list[str], names: list[str], location: str, right: int | None = None) -> Options:
     """Drop blanks at the end, which stand for options that a question lacks; refuse others."""
+    texts = _blank_labels(texts)
     count = _count(texts)
     texts = _strip_labels(texts[:count])
     for name, text in zip(names, texts, strict=False):
@@ -111,6 +113,20 @@ def _check(texts: list[str], names: list[str], location: str, right: int | None 
     return Options(texts, names[:count], right)
 
 
+def _blank_labels(texts: list[str]) -> list[str]:
+    """Replace options of a label and nothing else by blanks, if the first has a label and a text.
+
+    `C.` after `A. iron` and `B. gold` stands for no option.
+    """
+    labelled = [WRITTEN.match(text) for text in texts]
+    if not texts or labelled[0] is None or not texts[0][labelled[0].end() :]:
+        return texts
+    return [
+        "" if match and match[1].upper() == label and match.end() == len(text) else text
+        for label, text, match in zip(LETTERS, texts, labelled, strict=False)
+    ] + texts[len(LETTERS) :]
+
+
 def _strip_labels(texts: list[str]) -> list[str]:
     """Return options such as `(A) iron, (B) gold` without their labels, if all have them."""
     bare = [
@@ -122,16 +138,30 @@ def _strip_labels(texts: list[str]) -> list[str]:
 
 
 def _split_labelled(text: str) -> list[str]:
-    """Return the options of a text such as `A) iron, B) gold`, or with one line for each."""
-    starts: list[re.Match[str]] = []
-    for match in INLINE.finditer(text):
-        label = match[1] or match[2]
-        if label.upper() == LETTERS[len(starts) : len(starts) + 1]:
-            starts.append(match)
-    if len(starts) < 2 or text[: starts[0].start()].strip():
+    """Return the options of a text such as `A) iron, B) gold`, or with one line for each.
+
+    All labels are written as the first one is. Return no options if one occurs twice.
+    """
+    found = list(INLINE.finditer(text))
+    if not found or text[: found[0].start()].strip():
         return []
-    ends = [*(match.start() for match in starts[1:]), len(text)]
-    return [text[match.end() : end].strip(BETWEEN) for match, end in zip(starts, ends, strict=True)]
+    form = _label_form(found[0])
+    alike = [match for match in found if _label_form(match) == form]
+    lines = [m for m in alike if m.start() == text.rfind("\n", 0, m.start()) + 1]
+    for starts in (lines, alike):
+        names = [(match[1] or match[2]).upper() for match in starts]
+        number = next((i for i, name in enumerate(names) if name != LETTERS[i : i + 1]), len(names))
+        if number >= 2 and not {*names[number:]} & {*LETTERS[: number + 1]}:
+            ends = [*(match.start() for match in starts[1:number]), len(text)]
+            pairs = zip(starts[:number], ends, strict=True)
+            return [text[match.end() : end].strip(BETWEEN) for match, end in pairs]
+    return []
+
+
+def _label_form(match: re.Match[str]) -> tuple[str, bool]:
+    """Return the signs around a label, and whether it is a capital."""
+    label = match[1] or match[2]
+    return re.sub(r"\s", "", match[0]).replace(label, "", 1), label.isupper()
 
 
 def _count(texts: list[str]) -> int:
@@ -179,14 +209,29 @@ def _read_columns(value: dict[str, Any], column: str) -> _Listed:
 
 def _read_objects(rows: list[dict[str, Any]], column: str) -> _Listed:
     """Read a list of objects, such as `[{label: A, text: …}, …]`."""
-    text, label, mark = (_find_key(rows[0], names) for names in (TEXT, LABEL, MARK))
+    keys = {key: None for row in rows for key in row}
+    text, label, mark = (_find_key(keys, names) for names in (TEXT, LABEL, MARK))
     if text is None or not all(isinstance(row.get(text), SCALARS) for row in rows):
         raise _wrong(rows, column)
     return _Listed(
         [cell_text(row.get(text)) for row in rows],
         None if label is None else [row.get(label) for row in rows],
-        None if mark is None else [row.get(mark) for row in rows],
+        None if mark is None else _read_marks([row.get(mark) for row in rows], column),
     )
+
+
+def _read_marks(values: list[Any], column: str) -> list[Any] | None:
+    """Read marks of true and false, also as texts or only at the right option; None without any."""
+    texts = [fold(cell_text(value)) for value in values]
+    if not any(texts):
+        return None
+    if not {*texts} <= {*TRUE, *FALSE}:
+        other = next(text for text in texts if text not in (*TRUE, *FALSE))
+        raise _ShapeError(
+            f"{column} marks an option with {other!r}, which says neither right nor wrong.\n"
+            "Write true or false."
+        )
+    return [text in TRUE for text in texts]
 
 
 def _read_object(value: dict[str, Any], column: str) -> _Listed:

@@ -28,6 +28,7 @@ from exam.data.headers import check_is_first_row, check_names
 
 DELIMITED, JSON, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json"), (".parquet",)
 PACKED = {".gz", ".bz2", ".xz", ".zip"}
+ROWS = ("data", "examples", "instances", "items", "questions", "records", "results", "rows")
 DELIMITERS = ",;\t|"
 UNPACKERS: dict[bytes, Any] = {
     b"\x1f\x8b": gzip.open,
@@ -313,11 +314,33 @@ def _unwrap(item: Any, location: str) -> Iterator[dict[str, Any]]:
     """Yield an object, or the objects of the one list that it holds."""
     if not isinstance(item, dict):
         raise ExamError(f"{location} is a {type(item).__name__}.\nWrite one object for each row.")
-    lists = [value for value in item.values() if isinstance(value, list) and value]
-    if len(item) == len(lists) == 1 and all(isinstance(value, dict) for value in lists[0]):
-        yield from lists[0]
-        return
-    yield item
+    tables = [key for key, value in item.items() if _is_table(value)]
+    others = [value for key, value in item.items() if key not in tables]
+    is_named = bool(tables) and tables[0].casefold() in ROWS and not any(map(_is_list, others))
+    if len(tables) == 1 and (not others or is_named):
+        yield from item[tables[0]]
+    elif _is_frame(item):
+        number = len(next(iter(item.values())))
+        yield from ({name: column[str(i)] for name, column in item.items()} for i in range(number))
+    else:
+        yield item
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(isinstance(row, dict) for row in value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _is_frame(item: dict[str, Any]) -> bool:
+    """Tell whether an object holds the columns of a data frame, as pandas writes one."""
+    columns = list(item.values())
+    if len(columns) < 2 or not all(isinstance(column, dict) and column for column in columns):
+        return False
+    rows = [*map(str, range(len(columns[0])))]
+    return all(list(column) == rows for column in columns)
 
 
 def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
