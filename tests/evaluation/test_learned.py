@@ -18,6 +18,7 @@ from exam.metrics import average_precision, rank_options
 from exam.pipelines.infer import run_infer
 from exam.pipelines.stress import run_stress
 from exam.pipelines.train import train_reader
+from exam.report.compare import compare_runs
 
 TOOLS = ["hammer", "saw", "drill", "chisel", "plane"]
 
@@ -45,10 +46,10 @@ def place(tmp_path_factory):
     return folder, train_reader(compose_config("train", *words)).stage.folder
 
 
-def command(place, verb, test):
+def command(place, verb, test, *more):
     folder, run = place
     words = ["data=kaggle", f"data.dir={folder / 'questions'}", f"outputs={folder / 'outputs'}"]
-    return compose_config(verb, f"ckpt={run}", *words, f"data.test={test}")
+    return compose_config(verb, f"ckpt={run}", *words, f"data.test={test}", *more)
 
 
 def test_a_run_holds_the_questions_it_learned_from(place):
@@ -120,5 +121,17 @@ def test_repeated_questions_widen_no_less_than_single_ones(place):
         }
         low, high = rows["longest option first"]["ci"]
         assert rows["longest option first"]["n"] == 5 * copies
+        widths[name] = high - low
+    assert widths["twice.csv"] == pytest.approx(widths["once.csv"], rel=0.2)
+
+
+def test_compared_runs_keep_repetitions_together(place):
+    widths = {}
+    for name in ("once.csv", "twice.csv"):
+        first = run_infer(command(place, "infer", name)).folder
+        second = run_infer(command(place, "infer", name, "run.context.num_passages=1")).folder
+        target = first / "compared.json"
+        compare_runs([first, second], target)
+        low, high = json.loads(target.read_text())["rows"][-1]["ci"]
         widths[name] = high - low
     assert widths["twice.csv"] == pytest.approx(widths["once.csv"], rel=0.2)

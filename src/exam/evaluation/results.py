@@ -324,8 +324,17 @@ def write_scores(
     pairs = [(reader, row) for row in baselines[NON_READING:]]
     rows = [*baselines, *score_apart(reader, questions, learned), reader]
     results = build_results(rows, pairs, [*stages, stage], warnings)
+    if reader.groups is not None:
+        results["groups"] = reader.groups.tolist()
     write_json(stage.folder / RESULTS, results)
     return [*baselines, reader]
+
+
+def read_groups(folder: Path) -> Ints | None:
+    """Return the groups of near-duplicates of a run's questions, in their order; None without."""
+    path = folder / RESULTS
+    groups = read_json(path).get("groups") if path.is_file() else None
+    return None if groups is None else np.array(groups)
 
 
 def score_apart(

@@ -306,8 +306,11 @@ def _score(
     logits = [output.logits for output in outputs]
     readers, best = _score_readers(number_names(outputs), logits, labels, k)
     *means, result = [score_logits(name, values, labels, k) for name, values in combined]
+    groups = outputs[0].systems[-1].groups if outputs[0].systems else None
+    result = replace(result, groups=groups)
     pairs = [(result, system) for system in (best, *means)]
-    return [*baselines, *readers, *means, result], pairs
+    grouped = [replace(system, groups=groups) for system in (*readers, *means)]
+    return [*baselines, *grouped, result], pairs
 
 
 def _cascade_charts(points: list[dict[str, Any]], k: int) -> list[Chart]:

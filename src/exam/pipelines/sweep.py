@@ -81,7 +81,8 @@ def _pair_first(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]
     """Return the paired differences of the first job from the others that have its questions."""
     answers = [_load_answers(row) for row in rows]
     k = 1 if metric == metric_name(1) else int(metric.rpartition("_")[2])
-    groups = _read(rows[0]).get("seeds", {}).get("groups")
+    results = _read(rows[0])
+    groups = results.get("seeds", results).get("groups")
     pairs = []
     for row, other in zip(rows[1:], answers[1:], strict=True):
         numbers = {len(answers[0]), len(other)}

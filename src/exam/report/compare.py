@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from exam.evaluation.results import (
     list_warnings,
     load_answers,
     non_reading_baselines,
+    read_groups,
     read_k,
     score_logits,
 )
@@ -82,7 +84,10 @@ def evaluate_runs(runs: Sequence[Run], k: int | None = None) -> Evaluation:
             "Give a run of answered questions."
         )
     named = zip(_names(folders), predictions, strict=True)
-    first, *rest = (score_logits(name, p.logits, labels, k) for name, p in named)
+    groups = read_groups(folders[0])
+    first, *rest = (
+        replace(score_logits(name, p.logits, labels, k), groups=groups) for name, p in named
+    )
     options = np.isfinite(predictions[0].logits).sum(axis=1)
     check_k(k, options.max())
     rows = [system for system in runs[0].systems[:-1] if system.k == k]
