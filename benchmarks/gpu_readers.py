@@ -172,7 +172,7 @@ def rows_of(size: str, length: int, number: int) -> Dataset:
 
     rows = [
         {
-            "context": ids(length - PROMPT - OPTION - 4),  # with four special tokens
+            "windows": [ids(length - PROMPT - OPTION - 4)],  # with four special tokens
             "prompt": ids(PROMPT),
             "options": [ids(OPTION) for _ in range(OPTIONS)],
             "labels": int(random.integers(OPTIONS)),
