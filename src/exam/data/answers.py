@@ -97,7 +97,7 @@ def _read_form(answers: list[Answer], form: AnswerForm) -> Labels | None:
 def _unwrap(answer: Answer) -> Answer:
     """Replace a list of one value by the value, and a list of marks by the marked label.
 
-    An answer that is the text of an option is no such list.
+    An answer that equals the text of an option stays a text.
     """
     value, options = answer.value, answer.options
     if isinstance(value, str) and _match_text(cell_text(value), options.texts) is not None:

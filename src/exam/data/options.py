@@ -142,11 +142,11 @@ def _split_labelled(text: str) -> list[str]:
 
     All labels are written as the first one is. Return no options if one occurs twice.
     """
-    found = list(INLINE.finditer(text))
-    if not found or text[: found[0].start()].strip():
+    matches = list(INLINE.finditer(text))
+    if not matches or text[: matches[0].start()].strip():
         return []
-    form = _label_form(found[0])
-    alike = [match for match in found if _label_form(match) == form]
+    form = _label_form(matches[0])
+    alike = [match for match in matches if _label_form(match) == form]
     lines = [m for m in alike if m.start() == text.rfind("\n", 0, m.start()) + 1]
     for starts in (lines, alike):
         names = [(match[1] or match[2]).upper() for match in starts]

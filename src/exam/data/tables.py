@@ -315,9 +315,9 @@ def _unwrap(item: Any, location: str) -> Iterator[dict[str, Any]]:
     if not isinstance(item, dict):
         raise ExamError(f"{location} is a {type(item).__name__}.\nWrite one object for each row.")
     tables = [key for key, value in item.items() if _is_table(value)]
-    others = [value for key, value in item.items() if key not in tables]
-    is_named = bool(tables) and tables[0].casefold() in ROWS and not any(map(_is_list, others))
-    if len(tables) == 1 and (not others or is_named):
+    rest = [value for key, value in item.items() if key not in tables]
+    is_named = bool(tables) and tables[0].casefold() in ROWS and not any(map(_is_list, rest))
+    if len(tables) == 1 and (not rest or is_named):
         yield from item[tables[0]]
     elif _is_frame(item):
         number = len(next(iter(item.values())))
